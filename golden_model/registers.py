@@ -182,7 +182,7 @@ REGIONS: tuple[Region, ...] = (
     Region("MULTIPLIERS", 4, "w", 4, "bits 15:0 = requantisation multiplier per output channel"),
     Region("PADS", 5, "w", 4, "bits 7:0 = border value per input channel"),
     Region("REFERENCE", 6, "w", 4, "sampled level of every count: entry = layer * (ou_rows + 1) + count"),
-    Region("ACTIVATIONS", 7, "rw", 4, "activation buffers, 4 bytes a word; entry = buffer * (activation_bytes / 4) + word"),
+    Region("ACTIVATIONS", 7, "rw", 4, "activations, 4 bytes a word; entry = buffer * (activation_bytes / 4) + word"),
     Region("LOGITS", 8, "r", 4, "signed 32-bit result of the last layer, one per output"),
     Region("EVENTS", 9, "r", 4, "event counters: entry = (layer * 16 + counter) * 2, low word then high word"),
 )

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from fractions import Fraction
+from functools import lru_cache
+from math import ceil
+from typing import Any, Literal
+
+import numpy as np
+
+from golden_model.config import HardwareConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,3 +51,201 @@ class AdcRegisters:
         value = getattr(self, name)
         if not low <= value <= high:
             raise ValueError(f"AdcRegisters.{name} must be in {low}..{high}, got {value}")
+
+
+@dataclass(frozen=True, eq=False)
+class ConversionResult:
+    """What a conversion gives; int64 arrays shaped like the input (system.md §4.3).
+
+    range_flag : 0 = R1, 1 = R2 (uniform counts as R2).
+    code : search result, 0..2**n_r1 - 1 in R1, 0..2**n_r2 - 1 in R2.
+    value : decoded result in units of Delta_R1, 0..2**R - 1.
+    operations : comparator decisions.
+    """
+
+    range_flag: np.ndarray
+    code: np.ndarray
+    value: np.ndarray
+    operations: np.ndarray
+
+
+def _half(s: int) -> int:
+    """h(s), half a step in LSB, rounded down."""
+    return (1 << s) >> 1
+
+
+def _steps(adc_bits: int, registers: AdcRegisters) -> tuple[int, int]:
+    """(s1, s2): log2 of the R1 and R2 steps in LSB (system.md §4.2)."""
+    s2 = adc_bits - registers.n_r2
+    return s2 - registers.m, s2
+
+
+def _window(registers: AdcRegisters) -> tuple[int, int]:
+    """(lo, hi): the R1 window in units of Delta_R1, half open."""
+    return registers.bias << registers.n_r1, (registers.bias + 1) << registers.n_r1
+
+
+def detection_thresholds(adc_bits: int, registers: AdcRegisters) -> tuple[int, ...]:
+    """DAC codes of the detection, in the order they are compared: none (uniform), (hi,) or (hi, lo)."""
+    registers.check(adc_bits)
+    if registers.mode == "uniform":
+        return ()
+    s1, _ = _steps(adc_bits, registers)
+    lo, hi = _window(registers)
+    t_hi, t_lo = (hi << s1) - _half(s1), (lo << s1) - _half(s1)
+    return (t_hi,) if registers.bias == 0 else (t_hi, t_lo)
+
+
+def thresholds(adc_bits: int, registers: AdcRegisters) -> dict[str, tuple[int, ...]]:
+    """Every DAC code that a setting can use, ascending: {"detection", "r1", "r2"}; all in 1..2**R - 1."""
+    registers.check(adc_bits)
+    s1, s2 = _steps(adc_bits, registers)
+    lo, _ = _window(registers)
+    r1 = ()
+    if registers.mode == "twin":
+        r1 = tuple(((lo + trial) << s1) - _half(s1) for trial in range(1, 1 << registers.n_r1))
+    r2 = tuple((trial << s2) - _half(s2) for trial in range(1, 1 << registers.n_r2))
+    return {"detection": tuple(sorted(detection_thresholds(adc_bits, registers))), "r1": r1, "r2": r2}
+
+
+def _search(v: np.ndarray, steps: int, shift: int, origin: int) -> np.ndarray:
+    """Binary search of `steps` decisions v >= ((origin + trial) << shift) - h(shift); returns the code."""
+    code = np.zeros_like(v)
+    for bit in reversed(range(steps)):
+        trial = code | (1 << bit)
+        code = np.where(v >= ((origin + trial) << shift) - _half(shift), trial, code)
+    return code
+
+
+@lru_cache(maxsize=4096)
+def _table(adc_bits: int, registers: AdcRegisters, early_detection: bool) -> np.ndarray:
+    """Conversion of every v in 0..2**R - 1: int64 (4, 2**R) = range flag, code, value, operations."""
+    registers.check(adc_bits)
+    v = np.arange(1 << adc_bits, dtype=np.int64)
+    s1, s2 = _steps(adc_bits, registers)
+    r2_code = _search(v, registers.n_r2, s2, 0)
+    if registers.mode == "uniform":
+        result = np.array([np.ones_like(v), r2_code, r2_code << registers.m, np.full_like(v, registers.n_r2)])
+    else:
+        lo, _ = _window(registers)
+        answers = [v >= t for t in detection_thresholds(adc_bits, registers)]
+        in_r1 = ~answers[0] if registers.bias == 0 else ~answers[0] & answers[1]
+        detection = np.full_like(v, len(answers))
+        if early_detection and len(answers) == 2:
+            detection[answers[0]] = 1  # already known to be above the window
+        r1_code = _search(v, registers.n_r1, s1, lo)
+        result = np.array(
+            [
+                np.where(in_r1, 0, 1),
+                np.where(in_r1, r1_code, r2_code),
+                np.where(in_r1, lo + r1_code, r2_code << registers.m),
+                detection + np.where(in_r1, registers.n_r1, registers.n_r2),
+            ]
+        )
+    result.setflags(write=False)
+    return result
+
+
+def convert(v: Any, adc_bits: int, registers: AdcRegisters, *, early_detection: bool = False) -> ConversionResult:
+    """Convert sampled bit-line values (system.md §4.3; TRQ Eq. 7-11).
+
+    Parameters
+    ----------
+    v : bit-line voltage in LSB of the full grid, integer or real, any shape. The comparator answers
+        v >= t - 1/2, so a real v converts as floor(v + 1/2); values below 0 give 0, values above the
+        top code give the top code.
+    adc_bits : R, 1..8.
+    registers : a legal setting for R.
+    early_detection : stop the two-compare detection after the first when it already decides. *Ours*;
+        off when reproducing the paper.
+
+    Returns a `ConversionResult` with arrays shaped like v.
+
+    Raises
+    ------
+    ValueError for illegal registers or NaN, TypeError for v that is neither integer nor real.
+
+    Deviation: the paper prints Delta_R1 = V_ref / 2**(N_R1 + M); only N_R2 + M agrees with its Eq. 8
+    and 11 (system.md §4.2).
+    """
+    if isinstance(adc_bits, bool) or not isinstance(adc_bits, (int, np.integer)):
+        raise TypeError(f"convert: adc_bits must be an integer, got {adc_bits!r}")
+    if not 1 <= adc_bits <= 8:
+        raise ValueError(f"convert: adc_bits must be in 1..8, got {adc_bits}")
+    table = _table(int(adc_bits), registers, bool(early_detection))
+    index = _to_index(v, (1 << int(adc_bits)) - 1)
+    flag, code, value, operations = (row[index] for row in table)
+    return ConversionResult(flag, code, value, operations)
+
+
+def _to_index(v: Any, top: int) -> np.ndarray:
+    """floor(v + 1/2) clamped to 0..top, without the rounding error of v + 1/2."""
+    v = np.asarray(v)
+    if v.dtype.kind in "iub":
+        return np.clip(v, 0, top).astype(np.intp) if v.dtype.kind != "b" else v.astype(np.intp)
+    if v.dtype.kind != "f":
+        raise TypeError(f"convert: v must be integer or real, got dtype {v.dtype}")
+    if np.isnan(v).any():
+        raise ValueError("convert: v must not be NaN")
+    v = np.clip(v, 0, top)
+    whole = np.floor(v)
+    return whole.astype(np.intp) + (v - whole >= 0.5)
+
+
+def min_count(adc_bits: int, counts_per_lsb: float = 1.0) -> np.ndarray:
+    """Smallest count that answers 1 to threshold t: ceil(lambda * (t - 1/2)), t = 1..2**R - 1 (system.md §4.4).
+
+    counts_per_lsb : lambda > 0, counts per LSB of the full grid. Computed exactly from the given float.
+
+    Returns int64 of shape (2**R - 1,), entry t - 1; non-decreasing, at least 1.
+    """
+    if not 0 < counts_per_lsb < float("inf"):
+        raise ValueError(f"min_count: counts_per_lsb must be positive and finite, got {counts_per_lsb}")
+    scale = Fraction(counts_per_lsb)
+    return np.array([ceil(scale * (2 * t - 1) / 2) for t in range(1, 1 << adc_bits)], dtype=np.int64)
+
+
+def check_min_count(adc_bits: int, values: Any) -> np.ndarray:
+    """`values` as int64, or ValueError unless it is a legal min_count table for R = adc_bits."""
+    values = np.asarray(values)
+    if values.dtype.kind not in "iu" or values.shape != ((1 << adc_bits) - 1,):
+        raise ValueError(
+            f"min_count must hold {(1 << adc_bits) - 1} integers, got shape {values.shape}, dtype {values.dtype}"
+        )
+    values = values.astype(np.int64)
+    if values[0] < 1 or (np.diff(values) < 0).any():
+        raise ValueError("min_count must start at 1 or more and never fall")
+    return values
+
+
+def levels(adc_bits: int, ou_rows: int, min_count_table: Any = None) -> np.ndarray:
+    """Level that a count samples to: how many thresholds t have min_count[t - 1] <= c, for c = 0..ou_rows.
+
+    A comparator's answer to t is level[c] >= t, so converting the level converts the count.
+    min_count_table None means lambda = 1 (level = min(count, 2**R - 1)). Returns int64 (ou_rows + 1,).
+    """
+    table = min_count(adc_bits) if min_count_table is None else check_min_count(adc_bits, min_count_table)
+    return np.searchsorted(table, np.arange(ou_rows + 1), side="right").astype(np.int64)
+
+
+def convert_counts(
+    adc_bits: int,
+    ou_rows: int,
+    registers: AdcRegisters,
+    min_count_table: Any = None,
+    *,
+    early_detection: bool = False,
+) -> ConversionResult:
+    """Conversion of every count 0..ou_rows, as tables of shape (ou_rows + 1,)."""
+    return convert(levels(adc_bits, ou_rows, min_count_table), adc_bits, registers, early_detection=early_detection)
+
+
+def lossless(registers: AdcRegisters, hardware: HardwareConfig, min_count: Any = None) -> bool:
+    """Whether every count 0..ou_rows converts to itself (system.md §4.3); min_count None means lambda = 1."""
+    value = convert_counts(hardware.adc_bits, hardware.ou_rows, registers, min_count).value
+    return bool((value == np.arange(hardware.ou_rows + 1)).all())
+
+
+def monotonic(adc_bits: int, registers: AdcRegisters) -> bool:
+    """Whether the value never falls while v rises; guaranteed for n_r1 >= m only (system.md §4.1)."""
+    return bool((np.diff(_table(adc_bits, registers, False)[2]) >= 0).all())

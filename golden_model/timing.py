@@ -1,0 +1,64 @@
+"""Clock cycles of a run, exact (system.md §5).
+
+A window takes
+    K + c_group * groups + W + sum_r max(C_r, W unless r is the last segment) + N + c_window
+clocks, a layer c_layer plus its windows, a network c_start plus its layers. C_r is the time of the
+OU activations of segment r; an OU takes max(1, sample_interval, most A/D operations of any started
+lane). The four constants belong to the tile; they depend on the hardware configuration only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from golden_model.config import HardwareConfig
+
+
+def c_start(hardware: HardwareConfig) -> int:
+    """Clocks of a run outside all layers."""
+    return 0
+
+
+def c_layer(hardware: HardwareConfig) -> int:
+    """Clocks of a layer outside all windows: descriptor, settling of the A/D reference."""
+    return 0
+
+
+def c_group(hardware: HardwareConfig) -> int:
+    """Clocks that a dynamic-precision group adds to the loading of a window; spent in static layers too."""
+    return 0
+
+
+def c_window(hardware: HardwareConfig) -> int:
+    """Clocks of a window outside loading, conversion and post-processing."""
+    return 0
+
+
+def groups(hardware: HardwareConfig, k: int) -> int:
+    """Dynamic-precision groups of a window of `k` rows (system.md §6)."""
+    segments = -(-k // hardware.ou_rows)
+    return -(-segments // hardware.segments_per_group)
+
+
+def window_cycles(hardware: HardwareConfig, k: int, outputs: int, segment_cycles: Any) -> np.ndarray:
+    """Clocks of windows.
+
+    Parameters
+    ----------
+    k, outputs : K and N of the layer.
+    segment_cycles : C_r in clocks, shape (..., segments).
+
+    Returns int64 of shape (...).
+    """
+    block_cols = -(-outputs // hardware.ou_cols)
+    busy = np.array(segment_cycles, dtype=np.int64)
+    busy[..., :-1] = np.maximum(busy[..., :-1], block_cols)
+    fixed = k + c_group(hardware) * groups(hardware, k) + block_cols + outputs + c_window(hardware)
+    return busy.sum(axis=-1) + fixed
+
+
+def network_cycles(hardware: HardwareConfig, layer_cycles: Any) -> np.ndarray:
+    """Clocks from start to done: c_start plus the layers' cycles, shape (..., layers) -> (...)."""
+    return np.asarray(layer_cycles, dtype=np.int64).sum(axis=-1) + c_start(hardware)

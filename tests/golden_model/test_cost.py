@@ -1,0 +1,291 @@
+"""Energy from counted events: hand-worked figures, table errors, and the baseline against a slow count."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from golden_model import cost, timing
+from golden_model.config import PAPER, TINY, HardwareConfig
+from golden_model.program import Layer, Network
+from golden_model.registers import COUNTER_NAMES
+from golden_model.trq import AdcRegisters
+
+
+def make_layer(hardware: HardwareConfig, *, outputs=3, channels=2, size=4, kernel=3, pool=1, widths=None, last=True):
+    k = channels * kernel * kernel
+    shape = (-(-k // hardware.ou_rows), -(-outputs // hardware.ou_cols))
+    return Layer(
+        name="conv",
+        kind="conv",
+        channels=channels,
+        height=size,
+        width=size,
+        kernel_height=kernel,
+        kernel_width=kernel,
+        stride=1,
+        pad=0,
+        pool=pool,
+        outputs=outputs,
+        weights=np.zeros((k, outputs), dtype=np.int64),
+        bias=np.zeros(outputs, dtype=np.int64),
+        multipliers=np.ones(outputs, dtype=np.int64),
+        shift=0,
+        block_widths=np.zeros(shape, dtype=np.int64) if widths is None else np.asarray(widths),
+        registers=AdcRegisters(mode="uniform", n_r2=hardware.adc_bits),
+        min_count=np.arange(1, 2**hardware.adc_bits),
+        input_bits=hardware.input_bits,
+        output_bits=hardware.input_bits,
+        last=last,
+    )
+
+
+def make_network(hardware: HardwareConfig, *layers: Layer) -> Network:
+    return Network(name="test", hardware=hardware, layers=layers)
+
+
+def named(events) -> dict[str, int]:
+    return events.as_dict()
+
+
+def value_of(expression: str) -> float:
+    """An arithmetic expression of numbers, products and quotients; anything else is an error."""
+    operations = {ast.Mult: operator.mul, ast.Div: operator.truediv}
+
+    def walk(node):
+        if isinstance(node, ast.BinOp):
+            return operations[type(node.op)](walk(node.left), walk(node.right))
+        assert isinstance(node, ast.Constant)
+        return node.value
+
+    return walk(ast.parse(expression, mode="eval").body)
+
+
+# ---- tables -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", cost.table_names())
+def test_every_energy_equals_its_derivation(name):
+    for row in cost.load_table(name).components:
+        assert row.energy_pj == pytest.approx(value_of(row.derivation) * 1e12, rel=2e-3), row.name
+
+
+@pytest.mark.parametrize("name", cost.table_names())
+def test_every_row_names_a_source(name):
+    assert all(len(row.source) > 20 for row in cost.load_table(name).components)
+
+
+def test_trq_table_differs_from_isaac_only_in_the_converter():
+    isaac, trq = cost.load_table("isaac-32nm"), cost.load_table("trq-adc")
+    changed = {a.name for a, b in zip(isaac.components, trq.components, strict=True) if a != b}
+    assert changed == {"adc_operation"}
+    assert trq.component("adc_operation").energy_pj == 0.4545
+
+
+ROW = """
+[[component]]
+name = "a"
+group = "g"
+quantity = "outputs"
+energy_pj = 1.5
+derivation = "1.5e-12"
+source = "s"
+why = "w"
+"""
+
+
+def test_a_table_may_be_a_file_of_the_user(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(ROW)
+    table = cost.load_table(path)
+    assert (table.name, table.components[0].energy_pj) == ("mine", 1.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ROW.replace("1.5\n", "-1\n"), "row a: energy_pj must be a number of at least 0, got -1"),
+        (ROW.replace("1.5\n", "nan\n"), "row a: energy_pj must be a number of at least 0, got nan"),
+        (ROW.replace('"outputs"', '"photons"'), "row a: quantity must be one of ad_operations.*got 'photons'"),
+        (ROW.replace('source = "s"\n', ""), r"row a: missing fields \['source'\], unknown fields \[\]"),
+        (ROW.replace('"s"', '" "'), "row a: source must be a text, got ' '"),
+        ("title = 'x'", r"no \[\[component\]\] rows"),
+        ("base = 'nothing'", "base must be another of"),
+        ("][", "not TOML"),
+    ],
+)
+def test_a_bad_table_is_refused_by_name(tmp_path, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"energy table .*bad.toml.*{message}"):
+        cost.load_table(path)
+
+
+def test_an_unknown_table_lists_the_known_ones():
+    with pytest.raises(ValueError, match="energy table nowhere: no such file, and not one of isaac-32nm, trq-adc"):
+        cost.load_table("nowhere")
+
+
+# ---- energy -------------------------------------------------------------------------------------
+def test_energy_is_events_times_rows():
+    network = make_network(TINY, make_layer(TINY))
+    events = np.zeros((1, len(COUNTER_NAMES)), dtype=np.int64)
+    for name, value in [
+        ("ou_activations", 10),
+        ("conversions_r1", 3),
+        ("conversions_r2", 4),
+        ("ad_operations", 20),
+        ("input_bits_streamed", 5),
+        ("cycles", 999),
+    ]:
+        events[0, COUNTER_NAMES.index(name)] = value
+    report = cost.energy(events, network)
+    counts = dict(zip((c.name for c in report.table.components), report.counts[0].tolist(), strict=True))
+    windows, k, outputs = 4, 18, 3
+    assert counts == {
+        "adc_operation": 20,
+        "sample_and_hold": 7,
+        "crossbar": 10 * 2 * 4 * 2,
+        "word_line_driver": 10 * 2 * 4 * 2,
+        "shift_and_add": 7,
+        "output_register": 7,
+        "input_register": 5 * 4,
+        "activation_buffer": windows * k * 4 + windows * outputs * 32,
+        "bus": windows * k * 4 + windows * outputs * 32,
+        "width_table": windows * 5 * 2 * 4,
+        "post_processing": windows * outputs,
+    }
+    total = sum(c.energy_pj * counts[c.name] for c in report.table.components)
+    assert report.total_pj == pytest.approx(total)
+    assert sum(report.by_group.values()) == pytest.approx(total)
+    assert report.by_layer.sum() == pytest.approx(total)
+
+
+def test_trace_lists_every_product_and_adds_up():
+    network = make_network(PAPER, make_layer(PAPER))
+    report = cost.energy(cost.baseline_events(network), network)
+    rows = report.trace_rows()
+    assert len(rows) == len(report.table.components)
+    assert sum(r["events"] * r["energy_pj"] for r in rows) == pytest.approx(report.total_pj)
+    assert all(r["source"] and r["formula"] for r in rows)
+    assert len(report.trace()) == len(rows) + 1
+
+
+def test_a_machine_without_width_table_does_not_pay_for_it():
+    network = make_network(PAPER, make_layer(PAPER))
+    events = cost.baseline_events(network)
+    paid, free = cost.energy(events, network), cost.energy(events, network, width_table=False)
+    row = [c.name for c in paid.table.components].index("width_table")
+    assert paid.counts[0, row] > 0
+    assert free.counts[0, row] == 0
+    assert np.array_equal(np.delete(paid.counts, row, 1), np.delete(free.counts, row, 1))
+
+
+def test_energy_of_several_images_is_the_mean_of_one():
+    network = make_network(PAPER, make_layer(PAPER))
+    one = cost.baseline_events(network)
+    several = np.stack([one.counts, 3 * one.counts])
+    assert np.allclose(cost.per_image(several, network), 2 * one.counts)
+
+
+@pytest.mark.parametrize("shape", [(2, 9), (9,), (0, 1, 9), (1, 8)])
+def test_events_of_another_shape_are_refused(shape):
+    network = make_network(PAPER, make_layer(PAPER))
+    with pytest.raises(ValueError, match="events must have shape"):
+        cost.energy(np.zeros(shape), network)
+
+
+def test_negative_events_are_refused():
+    network = make_network(PAPER, make_layer(PAPER))
+    with pytest.raises(ValueError, match="at least 0"):
+        cost.energy(-cost.baseline_events(network).counts, network)
+
+
+# ---- baseline -----------------------------------------------------------------------------------
+def slow_baseline(layer: Layer, hardware: HardwareConfig, planes) -> dict[str, int]:
+    """Walks windows, segments, input bits, block columns, planes, polarities and columns one by one."""
+    counts = dict.fromkeys(COUNTER_NAMES, 0)
+    for _ in range(layer.windows):
+        for segment in range(layer.segments(hardware)):
+            for _ in range(hardware.input_bits):
+                counts["input_bits_streamed"] += 1
+                for block in range(layer.block_cols(hardware)):
+                    for plane in range(hardware.weight_bits):
+                        if plane >= planes[segment][block]:
+                            counts["skipped_planes"] += 1
+                            continue
+                        counts["ou_activations"] += 1
+                        for column in range(hardware.ou_cols):
+                            if block * hardware.ou_cols + column < layer.outputs:
+                                counts["conversions_r2"] += 2
+                                counts["ad_operations"] += 2 * hardware.ideal_bits
+    return counts
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    outputs=st.integers(1, 7),
+    channels=st.integers(1, 3),
+    kernel=st.integers(1, 3),
+    pool=st.integers(1, 2),
+    data=st.data(),
+)
+def test_uniform_events_equal_a_walk_over_every_conversion(outputs, channels, kernel, pool, data):
+    k = channels * kernel * kernel
+    shape = (-(-k // TINY.ou_rows), -(-outputs // TINY.ou_cols))
+    widths = np.array(
+        data.draw(
+            st.lists(st.integers(0, TINY.weight_bits), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1])
+        )
+    ).reshape(shape)
+    layer = make_layer(TINY, outputs=outputs, channels=channels, kernel=kernel, pool=pool, widths=widths)
+    network = make_network(TINY, layer)
+    for events, planes in [
+        (cost.block_width_events(network), widths),
+        (cost.baseline_events(network), np.full(shape, TINY.weight_bits)),
+    ]:
+        got, expected = named(events[0]), slow_baseline(layer, TINY, planes)
+        assert {n: v for n, v in got.items() if n != "cycles"} == {n: v for n, v in expected.items() if n != "cycles"}
+
+
+def test_baseline_has_seven_planes_and_eight_on_request():
+    network = make_network(PAPER, make_layer(PAPER))
+    seven, eight = named(cost.baseline_events(network)[0]), named(cost.baseline_events(network, 8)[0])
+    windows, segments, block_columns = 4, 2, 1
+    assert seven["ou_activations"] == windows * segments * block_columns * 7 * 8
+    assert eight["ou_activations"] == windows * segments * block_columns * 8 * 8
+    assert seven["ad_operations"] == windows * segments * 3 * 2 * 7 * 8 * 4
+    assert seven["skipped_planes"] + seven["ou_activations"] == eight["ou_activations"]
+
+
+def test_baseline_does_not_depend_on_weights_registers_or_widths():
+    dense = make_network(PAPER, make_layer(PAPER, widths=np.full((2, 1), 8)))
+    empty = make_network(PAPER, make_layer(PAPER, widths=np.zeros((2, 1), dtype=np.int64)))
+    assert cost.baseline_events(dense) == cost.baseline_events(empty)
+
+
+def test_widths_outside_the_hardware_are_refused():
+    network = make_network(TINY, make_layer(TINY))
+    with pytest.raises(ValueError, match=r"layer conv: block widths must be \(5, 2\) integers in 0..3"):
+        cost.baseline_events(network, 4)
+
+
+def test_baseline_cycles_are_the_lock_step_formula():
+    """Two segments of one block: 7 planes x 8 bits x 4 operations each, W hidden behind them."""
+    layer = make_layer(PAPER)
+    windows, k, columns, outputs = 4, 18, 1, 3
+    segment = 7 * 8 * 4
+    fixed = k + timing.c_group(PAPER) * 1 + columns + outputs + timing.c_window(PAPER)
+    expected = timing.c_layer(PAPER) + windows * (fixed + 2 * segment)
+    assert named(cost.baseline_events(make_network(PAPER, layer))[0])["cycles"] == expected
+
+
+def test_a_slow_array_sets_the_pace_of_the_baseline():
+    slow = replace(PAPER, sample_interval=9)
+    fast_cycles = named(cost.baseline_events(make_network(PAPER, make_layer(PAPER)))[0])["cycles"]
+    slow_cycles = named(cost.baseline_events(make_network(slow, make_layer(slow)))[0])["cycles"]
+    assert slow_cycles - fast_cycles == 4 * 2 * 7 * 8 * (9 - 4)

@@ -1,0 +1,140 @@
+"""Every record that blocks of the RTL exchange, as data layouts sized by one `HardwareConfig`.
+
+Layouts are functions of the configuration, never stored; field names are part of the contract between
+blocks. Widths of indices come from `bits_for(largest)`.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Shape, signed, unsigned
+from amaranth.lib import data
+
+from golden_model.config import HardwareConfig, bits_for
+from golden_model.registers import COUNTER_BITS, COUNTER_NAMES, descriptor_fields
+
+#: Bits of one width table entry: bit planes of a block, 0..8 (system.md §5).
+WIDTH_BITS = 4
+
+
+def layer_settings(config: HardwareConfig) -> data.StructLayout:
+    """All fields of a layer descriptor, in the order of `descriptor_fields` (system.md §5a)."""
+    return data.StructLayout({field.name: unsigned(field.bits) for field in descriptor_fields(config)})
+
+
+def layer_index(config: HardwareConfig) -> Shape:
+    """Index of a layer, 0..max_layers - 1."""
+    return unsigned(bits_for(config.max_layers - 1))
+
+
+def pair_index(config: HardwareConfig) -> Shape:
+    """Index of a crossbar pair, 0..crossbar_pairs - 1."""
+    return unsigned(bits_for(config.crossbar_pairs - 1))
+
+
+def block_column(config: HardwareConfig) -> Shape:
+    """Index of a block column, 0..max_block_cols - 1; also the address of a word of partial sums."""
+    return unsigned(bits_for(config.max_block_cols - 1))
+
+
+def width_address(config: HardwareConfig) -> Shape:
+    """Entry of the width table, 0..width_entries - 1."""
+    return unsigned(bits_for(config.width_entries - 1))
+
+
+def ou_address(config: HardwareConfig) -> data.StructLayout:
+    """Place of an OU: crossbar pair, OU row and OU column inside the crossbar."""
+    return data.StructLayout(
+        {
+            "pair": pair_index(config),
+            "ou_row": unsigned(bits_for(config.grid_rows - 1)),
+            "ou_col": unsigned(bits_for(config.grid_cols - 1)),
+        }
+    )
+
+
+def sample(config: HardwareConfig) -> data.StructLayout:
+    """A sample request: which OU, and the input slice on its word lines (bit r drives row r)."""
+    return data.StructLayout({**ou_address(config).members, "slice": unsigned(config.ou_rows)})
+
+
+def cell_write(config: HardwareConfig) -> data.StructLayout:
+    """Cells of one OU of a pair to be programmed; cell bit index = lane * ou_rows + row."""
+    return data.StructLayout({**ou_address(config).members, "cells": unsigned(config.ou_cells)})
+
+
+def reference_write(config: HardwareConfig) -> data.StructLayout:
+    """One entry of the emulated reference: count c of layer `layer` reads as `level` (system.md §4.4)."""
+    return data.StructLayout(
+        {
+            "enable": unsigned(1),
+            "layer": layer_index(config),
+            "count": unsigned(bits_for(config.ou_rows)),
+            "level": unsigned(config.adc_bits),
+        }
+    )
+
+
+def thresholds(config: HardwareConfig) -> data.ArrayLayout:
+    """One DAC code per lane, 1..2**adc_bits - 1 while the lane converts; lane = polarity * ou_cols + column."""
+    return data.ArrayLayout(unsigned(config.adc_bits), config.lanes)
+
+
+def segment(config: HardwareConfig) -> data.StructLayout:
+    """Input of one segment of a window.
+
+    slices[i] : bit i of the (already rounded and shifted back, system.md §6) activation of every row;
+        rows >= K are 0.
+    mask : bit i set = position i is streamed, before zero slices are skipped.
+    """
+    return data.StructLayout(
+        {
+            "slices": data.ArrayLayout(unsigned(config.ou_rows), config.input_bits),
+            "mask": unsigned(config.input_bits),
+        }
+    )
+
+
+def counters(config: HardwareConfig) -> data.StructLayout:
+    """Event counters that the macro keeps: all of EVENT_COUNTERS but `cycles` (system.md §10)."""
+    return data.StructLayout({name: unsigned(COUNTER_BITS) for name in COUNTER_NAMES if name != "cycles"})
+
+
+def scheduled_ou(config: HardwareConfig) -> data.StructLayout:
+    """Everything that identifies one OU activation of a window, in system.md §5's order of activations."""
+    return data.StructLayout(
+        {
+            "segment": unsigned(bits_for(config.max_segments - 1)),
+            "input_bit": unsigned(bits_for(config.input_bits - 1)),
+            "block_col": block_column(config),
+            "plane": unsigned(bits_for(config.weight_bits - 1)),
+            **ou_address(config).members,
+            "started": unsigned(config.lanes),
+        }
+    )
+
+
+def trace(config: HardwareConfig) -> data.StructLayout:
+    """One record per OU activation, strobed by `valid` when all its codes are complete.
+
+    started : bit per lane, 1 = the lane converted (its column is < N).
+    range_flags : bit per lane, 0 = R1, 1 = R2. codes : code of every lane. Both mean nothing where
+        `started` is 0.
+    """
+    return data.StructLayout(
+        {
+            "valid": unsigned(1),
+            **scheduled_ou(config).members,
+            "range_flags": unsigned(config.lanes),
+            "codes": data.ArrayLayout(unsigned(config.adc_bits), config.lanes),
+        }
+    )
+
+
+def width_write(config: HardwareConfig) -> data.StructLayout:
+    """Write port of the width table: with `enable`, entry `address` becomes `data` (bit planes, 0..8)."""
+    return data.StructLayout({"enable": unsigned(1), "address": width_address(config), "data": unsigned(WIDTH_BITS)})
+
+
+def partial_sums(config: HardwareConfig) -> data.ArrayLayout:
+    """A word of partial sums: one signed accumulator per column of a block column, in units of Delta_R1."""
+    return data.ArrayLayout(signed(config.accumulator_bits), config.ou_cols)

@@ -1,0 +1,247 @@
+"""A design as a shared library: exported Verilog, compiled by Verilator, clocked and driven from C++.
+
+The clock loop, the bus accesses and the wait for the end of a run are in `harness.cpp`, so Python is
+called once per job. A library is kept in the build directory under the hash of everything that it
+depends on (Verilog, harness, options, machine) and is made once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from amaranth.back import verilog
+
+from sim import toolchain
+from sim.bus import Bus, BusError, BusTimeout
+from sim.records import TraceLayout
+
+_HARNESS = Path(__file__).with_name("harness.cpp")
+_VERILATOR_OPTIONS = (
+    "--cc",
+    "-O3",
+    "--x-assign",
+    "fast",
+    "--x-initial",
+    "fast",
+    "--noassert",
+    "--no-timing",
+    "-Wno-fatal",
+    "-Wno-lint",
+    "-Wno-style",
+    "--output-split",
+    "20000",
+)
+_COMPILER_OPTIONS = ("-std=gnu++20", "-fPIC", "-shared", "-w", "-fno-plt", "-march=native")
+
+
+@dataclass(frozen=True)
+class Library:
+    """A compiled design: the shared library, its trace and whether it can write waveforms."""
+
+    path: Path
+    trace: TraceLayout | None
+    waves: bool
+    built: bool  # False when it came from the cache
+
+
+def export(component: Any, name: str = "dut") -> str:
+    """The component as Verilog text, without source paths; the same on every machine."""
+    os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
+    return verilog.convert(component, name=name, emit_src=False)
+
+
+def for_verilator(text: str) -> str:
+    """The Verilog with every signal called `trace` renamed: the C++ class of a design has a member of that name."""
+    return re.sub(r"\btrace\b", "trace_port", text)
+
+
+def cpp_name(port: str) -> str:
+    """The C++ member of a port in the class that Verilator makes."""
+    return "trace_port" if port == "trace" else port.replace("__", "___05F")
+
+
+def build(component: Any, *, waves: bool = False, optimise: str = "-O3") -> Library:
+    """Compile a component with flat `s_axil_*` ports and, if it has one, a `trace` member.
+
+    Raises ToolError when g++ is missing or a tool fails. A finished library appears under its final
+    name at once, so that an interrupted build leaves nothing half-made behind.
+    """
+    text = for_verilator(export(component))
+    trace = TraceLayout.of(component)
+    definitions = [*_trace_definitions(trace), *(["-DWAVES"] if waves else [])]
+    options = [*_VERILATOR_OPTIONS, *(["--trace"] if waves else [])]
+    flags = [*_COMPILER_OPTIONS, optimise]
+    toolchain.need("g++", "perl")
+    key = toolchain.digest(
+        text, _HARNESS.read_text(), repr(definitions), repr(options), repr(flags), toolchain.machine_key()
+    )
+    final = toolchain.build_root() / key
+    library = final / "dut.so"
+    if library.exists():
+        return Library(library, trace, waves, built=False)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=final.parent))
+    log = final.parent / f"{key}.log"
+    log.unlink(missing_ok=True)
+    try:
+        (work / "dut.v").write_text(text)
+        root = toolchain.verilator_root()
+        toolchain.call(
+            [root / "bin" / "verilator", *options, "--prefix", "Vdut", "--top-module", "dut", "--Mdir", "obj", "dut.v"],
+            cwd=work,
+            log=log,
+            env={},
+        )
+        include = root / "include"
+        sources = [*sorted((work / "obj").glob("*.cpp")), _HARNESS, include / "verilated.cpp"]
+        sources += [include / "verilated_threads.cpp", *([include / "verilated_vcd_c.cpp"] if waves else [])]
+        command = ["g++", *flags, *definitions, "-I", work / "obj", "-I", include, "-I", include / "vltstd"]
+        toolchain.call([*command, *sources, "-o", "dut.so", "-pthread"], cwd=work, log=log)
+        shutil.rmtree(work / "obj")
+        try:
+            work.rename(final)
+        except OSError:
+            if not library.exists():  # not another process that finished first
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Library(library, trace, waves, built=True)
+
+
+def _trace_definitions(trace: TraceLayout | None) -> list[str]:
+    if trace is None:
+        return []
+    valid = trace["valid"]
+    port = cpp_name(trace.ports[valid.port].name)
+    ports = " ".join(f"PORT({cpp_name(port.name)}, {port.words})" for port in trace.ports)
+    return [
+        f"-DTRACE_VALID=(word_of(top->{port},{valid.offset // 32})>>{valid.offset % 32}&1)",
+        f"-DTRACE_PORTS={ports}",
+    ]
+
+
+class CompiledBus(Bus):
+    """The bus of one running instance of a library; the design is reset when it is made.
+
+    waves : VCD file to write (the library must have been built with waves), or None.
+    Use as a context manager, or call `close`: the waveform file is complete only then.
+    """
+
+    def __init__(self, library: Library, *, waves: str | Path | None = None):
+        self._trace_layout = library.trace
+        self._library = lib = ctypes.CDLL(str(library.path))
+        lib.sim_new.restype = ctypes.c_void_p
+        lib.sim_clocks.restype = lib.sim_trace_words.restype = ctypes.c_uint64
+        lib.sim_trace_data.restype = ctypes.POINTER(ctypes.c_uint32)
+        self._sim = ctypes.c_void_p(lib.sim_new())
+        if waves is not None and lib.sim_waves(self._sim, str(waves).encode()):
+            self.close()
+            raise OSError(f"cannot write waveforms to {waves}")
+        lib.sim_reset(self._sim)
+
+    def __enter__(self) -> CompiledBus:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the instance; the object must not be used afterwards."""
+        if self._sim is not None:
+            self._library.sim_delete(self._sim)
+            self._sim = None
+
+    @property
+    def clocks(self) -> int:
+        return self._library.sim_clocks(self._sim)
+
+    async def wait(self, clocks: int) -> None:
+        self._library.sim_wait(self._sim, ctypes.c_uint64(clocks))
+
+    async def write(self, address: int, word: int) -> None:
+        await self.write_many([address], [word])
+
+    async def read(self, address: int) -> int:
+        return (await self.read_many([address]))[0]
+
+    async def write_many(self, addresses: Sequence[int], words: Sequence[int]) -> None:
+        if len(addresses) != len(words):
+            raise ValueError(f"{len(addresses)} addresses for {len(words)} words")
+        at, values = _words(addresses), _words(words)
+        done = ctypes.c_uint64()
+        status = self._library.sim_write_many(
+            self._sim, _pointer(at), _pointer(values), ctypes.c_uint64(len(at)), ctypes.byref(done)
+        )
+        self._check("write", status, addresses, done.value)
+
+    async def read_many(self, addresses: Sequence[int]) -> list[int]:
+        at = _words(addresses)
+        values = np.zeros(len(at), dtype=np.uint32)
+        done = ctypes.c_uint64()
+        status = self._library.sim_read_many(
+            self._sim, _pointer(at), _pointer(values), ctypes.c_uint64(len(at)), ctypes.byref(done)
+        )
+        self._check("read", status, addresses, done.value)
+        return values.tolist()
+
+    async def poll(self, address: int, mask: int, value: int, limit: int, interval: int = 64) -> int:
+        word = ctypes.c_uint32()
+        clocks = [ctypes.c_uint64(limit), ctypes.c_uint64(interval)]
+        status = self._library.sim_poll(
+            self._sim,
+            ctypes.c_uint32(address),
+            ctypes.c_uint32(mask),
+            ctypes.c_uint32(value),
+            *clocks,
+            ctypes.byref(word),
+        )
+        if status == -2:
+            raise BusTimeout(
+                f"address 0x{address:06X} still reads 0x{word.value:08X} after {limit} clocks "
+                f"(waiting for 0x{value:X} under mask 0x{mask:X})"
+            )
+        self._check("read", status, [address], 0)
+        return word.value
+
+    def trace(self, enable: bool) -> None:
+        """Start (with an empty list) or stop recording the trace port."""
+        if enable and self._trace_layout is None:
+            raise ValueError("the compiled design has no trace port")
+        self._library.sim_trace(self._sim, int(enable))
+
+    def records(self) -> dict[str, np.ndarray]:
+        """What was recorded since `trace(True)`, by field (see `sim.records`)."""
+        if self._trace_layout is None:
+            raise ValueError("the compiled design has no trace port")
+        count = self._library.sim_trace_words(self._sim)
+        words = np.zeros(0, dtype=np.uint32)
+        if count:
+            words = np.ctypeslib.as_array(self._library.sim_trace_data(self._sim), shape=(count,)).copy()
+        return self._trace_layout.decode(words)
+
+    @staticmethod
+    def _check(kind: str, status: int, addresses: Sequence[int], done: int) -> None:
+        if status < 0:
+            raise BusTimeout(f"the device did not answer a {kind} at address 0x{int(addresses[done]):06X}")
+        if status > 0:
+            raise BusError(kind, int(addresses[done]), status)
+
+
+def _words(values: Sequence[int]) -> np.ndarray:
+    words = np.asarray(values, dtype=np.int64)
+    if words.size and not (words.min() >= 0 and words.max() < 1 << 32):
+        raise ValueError("bus addresses and words must be in 0..4294967295")
+    return np.ascontiguousarray(words, dtype=np.uint32)
+
+
+def _pointer(array: np.ndarray) -> Any:
+    return array.ctypes.data_as(ctypes.c_void_p)

@@ -30,9 +30,11 @@ class Precision:
 
 
 def check(redy: DynamicPrecision) -> None:
-    """Raise ValueError unless l_max is in 0..7 and tau_sq in 0..65535."""
+    """Raise ValueError unless l_max is in 0..7 and tau_sq in 0..65535, TypeError unless they are integers."""
     for name, top in (("l_max", 7), ("tau_sq", 65535)):
         value = getattr(redy, name)
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"DynamicPrecision.{name} must be an integer, got {value!r}")
         if not 0 <= value <= top:
             raise ValueError(f"DynamicPrecision.{name} must be in 0..{top}, got {value}")
 

@@ -60,7 +60,7 @@ def precision(activations: np.ndarray, hardware: HardwareConfig, redy: DynamicPr
     windows, k = q.shape
     rows = hardware.ou_rows * hardware.segments_per_group
     starts = np.arange(0, k, rows)
-    n = np.diff(np.append(starts, k))
+    n = np.minimum(k - starts, rows)  # valid rows of every group
     if windows == 0:
         empty = np.zeros((0, len(starts)), dtype=np.int64)
         return Precision(empty - 1, empty, empty, q)

@@ -138,3 +138,67 @@ def width_write(config: HardwareConfig) -> data.StructLayout:
 def partial_sums(config: HardwareConfig) -> data.ArrayLayout:
     """A word of partial sums: one signed accumulator per column of a block column, in units of Delta_R1."""
     return data.ArrayLayout(signed(config.accumulator_bits), config.ou_cols)
+
+
+def adc_registers(config: HardwareConfig) -> data.StructLayout:
+    """The registers of the SAR controllers, widths as in the layer descriptor (system.md §4.1)."""
+    widths = {field.name: field.bits for field in descriptor_fields(config)}
+    names = {"mode": "adc_mode", "n_r1": "n_r1", "n_r2": "n_r2", "m": "m", "bias": "adc_bias"}
+    return data.StructLayout({name: unsigned(widths[field]) for name, field in names.items()})
+
+
+def search(config: HardwareConfig) -> data.StructLayout:
+    """What a SAR lane needs to know about the registers, decoded once for all lanes (system.md §4.3).
+
+    twin : detection before the search. two_detections : bias != 0. r1_is_point : n_r1 = 0.
+    first : threshold of the first decision, whatever it is. low : threshold of the second detection.
+    r1_first, r2_first : threshold of the first search decision in R1 and R2.
+    r1_step, r2_step : weight of that decision in LSB, one-hot. r1_unit, r2_unit : Delta_R1, Delta_R2 in
+        LSB, one-hot; the search ends with the decision of this weight.
+    window_low : lo = bias << n_r1, in Delta_R1. m : R2 codes are shifted left by m.
+    """
+    word = unsigned(config.adc_bits)
+    return data.StructLayout(
+        {
+            "twin": unsigned(1),
+            "two_detections": unsigned(1),
+            "r1_is_point": unsigned(1),
+            "first": word,
+            "low": word,
+            "r1_first": word,
+            "r2_first": word,
+            "r1_step": word,
+            "r2_step": word,
+            "r1_unit": word,
+            "r2_unit": word,
+            "window_low": word,
+            "m": unsigned(bits_for(config.adc_bits - 1)),
+        }
+    )
+
+
+def listed_ou(config: HardwareConfig) -> data.StructLayout:
+    """An OU that the address generator points at: its block column and plane, and where its cells are."""
+    return data.StructLayout(
+        {
+            "block_col": block_column(config),
+            "plane": unsigned(bits_for(config.weight_bits - 1)),
+            **ou_address(config).members,
+        }
+    )
+
+
+def segment_events(config: HardwareConfig) -> data.StructLayout:
+    """What the counters need to know of a segment when it begins (system.md §10).
+
+    valid : strobe. planes : bit planes of all blocks of the segment. streamed : bit positions streamed,
+    zero slices included. zero_slices : streamed positions left out because their slice is all zero.
+    """
+    return data.StructLayout(
+        {
+            "valid": unsigned(1),
+            "planes": unsigned(bits_for(config.max_block_cols * config.weight_bits)),
+            "streamed": unsigned(bits_for(config.input_bits)),
+            "zero_slices": unsigned(bits_for(config.input_bits)),
+        }
+    )

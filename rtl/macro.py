@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
 from rtl import layouts
+from rtl.address_generator import AddressGenerator
+from rtl.decode_shift_add import DecodeShiftAdd
+from rtl.event_counters import EventCounters
 from rtl.interfaces import ConversionPort
+from rtl.ou_scheduler import OuScheduler
+from rtl.trq_sar import TrqSar
+from rtl.trq_settings import TrqSettings
 
 
 class Macro(wiring.Component):
@@ -45,6 +53,10 @@ class Macro(wiring.Component):
     trace : one strobe per OU activation, in order, in the clock after its last A/D operation.
     """
 
+    #: Clocks of a window beside expansion and conversion: reading the first width, then decoding, adding
+    #: and writing the last OU's sums. Part of c_window.
+    window_overhead = 4
+
     def __init__(self, config: HardwareConfig):
         self.config = config
         super().__init__(
@@ -66,10 +78,140 @@ class Macro(wiring.Component):
             }
         )
 
-    @property
-    def window_overhead(self) -> int:
-        """Clocks of a window beside expansion and conversion; part of c_window."""
-        return 4
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self.config
+        m.submodules.trq_settings = trq = TrqSettings(config)
+        m.submodules.addresses = addresses = AddressGenerator(config)
+        m.submodules.scheduler = scheduler = OuScheduler(config)
+        m.submodules.events = events = EventCounters(config)
+        settings = self.settings
+        start = Signal()
 
-    def elaborate(self, platform):
-        raise NotImplementedError
+        m.d.comb += [
+            # A/D registers
+            trq.registers.mode.eq(settings.adc_mode),
+            trq.registers.n_r1.eq(settings.n_r1),
+            trq.registers.n_r2.eq(settings.n_r2),
+            trq.registers.m.eq(settings.m),
+            trq.registers.bias.eq(settings.adc_bias),
+            trq.check.eq(self.window_start),
+            trq.clear.eq(self.counters_clear),
+            self.configuration_error.eq(trq.error),
+            start.eq(self.window_start & ~trq.error),
+            # OUs
+            addresses.settings.eq(settings),
+            addresses.width_write.eq(self.width_write),
+            addresses.start.eq(start),
+            addresses.switch.eq(scheduler.switch),
+            addresses.from_next.eq(scheduler.from_next),
+            addresses.step.eq(scheduler.step),
+            scheduler.settings.eq(settings),
+            scheduler.start.eq(start),
+            scheduler.next_ready.eq(addresses.next_ready),
+            scheduler.next_empty.eq(addresses.next_empty),
+            scheduler.next_planes.eq(addresses.next_planes),
+            scheduler.ou.eq(addresses.ou),
+            scheduler.ou_last.eq(addresses.ou_last),
+            # crossbar
+            self.crossbar.sample.valid.eq(scheduler.sample.valid),
+            self.crossbar.sample.payload.eq(scheduler.sample.payload),
+            scheduler.sample.ready.eq(self.crossbar.sample.ready),
+            self.crossbar.layer.eq(self.layer),
+        ]
+        wiring.connect(m, scheduler.segments, wiring.flipped(self.segments))
+
+        codes, range_flags = self._lanes(m, trq, scheduler)
+        self._accumulate(m, trq, scheduler, start, codes, range_flags)
+
+        completed = Signal()
+        m.d.sync += completed.eq(scheduler.completed)
+        m.d.comb += [
+            events.clear.eq(self.counters_clear),
+            events.block_cols.eq(settings.block_cols),
+            events.segment.eq(scheduler.segment_events),
+            events.activation.eq(scheduler.activation),
+            events.operations.eq(scheduler.lane_busy),
+            events.completed.eq(scheduler.completed),
+            events.started.eq(scheduler.completed_ou.started),
+            events.range_flags.eq(range_flags),
+            self.counters.eq(events.counters),
+            self.trace.valid.eq(completed),
+            *(self.trace[name].eq(scheduler.completed_ou[name]) for name in layouts.scheduled_ou(config).members),
+            self.trace.range_flags.eq(range_flags),
+            self.trace.codes.eq(codes),
+        ]
+        return m
+
+    def _lanes(self, m: Module, trq: TrqSettings, scheduler: OuScheduler) -> tuple[Value, Value]:
+        """All A/D lanes in lock step; returns their codes and range flags."""
+        lanes = [TrqSar(self.config) for _ in range(self.config.lanes)]
+        for i, lane in enumerate(lanes):
+            m.submodules[f"lane{i}"] = lane
+            m.d.comb += [
+                lane.search.eq(trq.search),
+                lane.start.eq(scheduler.lane_start[i]),
+                lane.comparator.eq(self.crossbar.comparators[i]),
+                self.crossbar.thresholds[i].eq(lane.threshold),
+            ]
+        m.d.comb += [
+            scheduler.lane_busy.eq(Cat(lane.busy for lane in lanes)),
+            scheduler.lane_last.eq(Cat(lane.last for lane in lanes)),
+        ]
+        return Cat(lane.code for lane in lanes), Cat(lane.range_flag for lane in lanes)
+
+    def _accumulate(self, m: Module, trq, scheduler: OuScheduler, start: Signal, codes, range_flags) -> None:
+        """Clock 1 after `completed`: decode and shift. Clock 2: read, add and write the partial sums."""
+        config = self.config
+        decode = Signal()
+        ou = scheduler.completed_ou
+        shift = ou.input_bit + ou.plane
+        add = Signal()
+        block_col = Signal(layouts.block_column(config))
+        m.d.sync += [decode.eq(scheduler.completed), add.eq(decode), block_col.eq(ou.block_col)]
+
+        # Words are cleared one by one while the first segment's width row is expanded.
+        clearing = Signal()
+        clear_col = Signal(layouts.block_column(config))
+        with m.If(clearing):
+            m.d.sync += clear_col.eq(clear_col + 1)
+            with m.If(clear_col + 1 == self.settings.block_cols):
+                m.d.sync += clearing.eq(0)
+        with m.If(start):
+            m.d.sync += [clearing.eq(1), clear_col.eq(0)]
+
+        memory = Memory(shape=layouts.partial_sums(config), depth=config.max_block_cols, init=[])
+        m.submodules.partial_sums = memory
+        read, write = memory.read_port(domain="comb"), memory.write_port()
+        m.d.comb += [
+            read.addr.eq(Mux(add, block_col, self.sums_address)),
+            self.sums_data.eq(read.data),
+            write.en.eq(add | clearing),
+            write.addr.eq(Mux(clearing, clear_col, block_col)),
+        ]
+        overflows = []
+        for j in range(config.ou_cols):
+            m.submodules[f"column{j}"] = column = DecodeShiftAdd(config)
+            negative = config.ou_cols + j
+            m.d.comb += [
+                column.m.eq(trq.search.m),
+                column.window_low.eq(trq.search.window_low),
+                column.positive.code.eq(codes.word_select(j, config.adc_bits)),
+                column.positive.range_flag.eq(range_flags[j]),
+                column.negative.code.eq(codes.word_select(negative, config.adc_bits)),
+                column.negative.range_flag.eq(range_flags[negative]),
+                column.started.eq(ou.started[j]),
+                column.shift.eq(shift),
+                column.enable.eq(decode),
+                column.partial.eq(read.data[j]),
+                write.data[j].eq(Mux(clearing, 0, column.total)),
+            ]
+            overflows.append(column.overflow)
+
+        with m.If(self.counters_clear):
+            m.d.sync += self.overflow.eq(0)
+        with m.If(add & Cat(*overflows).any()):
+            m.d.sync += self.overflow.eq(1)
+
+        finished = Signal(2)
+        m.d.sync += Cat(finished, self.window_done).eq(Cat(scheduler.done, finished))

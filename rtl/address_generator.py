@@ -1,0 +1,238 @@
+"""Precision-aware address generator: width table -> OUs with their places, by counting."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from golden_model.config import HardwareConfig, bits_for
+from rtl import layouts
+
+
+class AddressGenerator(wiring.Component):
+    """Expands the width table into the OUs of each segment, in the order of the placement (system.md §5).
+
+    The only metadata is the width table: the number of bit planes p of every block, in the order
+    (segment, block column). Placement: a layer starts at crossbar pair `crossbar_base`; the OUs of a
+    segment follow each other in the order (block column, plane) along OU columns, then OU rows, then
+    pairs; a segment that has planes starts at a fresh OU row. Running counters follow it; there is no
+    multiplier, divider or stored pointer.
+
+    Two lists of (block column, p) are kept: the current segment's, walked by `step`, and the next
+    segment's, which is filled at one block column per clock (p = 0 fills nothing).
+
+    Latency: the first list is complete W + 1 clocks after `start` (W = settings.block_cols); a further
+    list is complete W clocks after the `switch` to the segment before it, and its first block column is
+    expanded in the clock of that switch.
+    Reset: idle, no list.
+
+    Parameters
+    ----------
+    config : sizes.
+
+    Members
+    -------
+    settings : layer descriptor, stable from `start` to the end of the window.
+    width_write : write port of the width table; entries are 0..weight_bits.
+    start : strobe, begins a window: back to the first segment. Not while a window is running.
+    next_ready : the next segment's list is complete. next_empty : it has no plane. next_planes : the sum
+        of its p. The latter two hold while `next_ready`.
+    switch : strobe, allowed with `next_ready`: the next segment becomes the current one.
+    from_next : 0: `ou` points into the current segment; 1: `ou` is the first OU of the next one.
+    ou : the OU pointed at. ou_last : it is the last one of its segment's list.
+    step : strobe, the pointer moves on from `ou`; after the last one back to the first. With `from_next`
+        only together with `switch`.
+    """
+
+    def __init__(self, config: HardwareConfig):
+        self.config = config
+        super().__init__(
+            {
+                "settings": In(layouts.layer_settings(config)),
+                "width_write": In(layouts.width_write(config)),
+                "start": In(1),
+                "next_ready": Out(1),
+                "next_empty": Out(1),
+                "next_planes": Out(layouts.segment_events(config)["planes"].shape),
+                "switch": In(1),
+                "from_next": In(1),
+                "ou": Out(layouts.listed_ou(config)),
+                "ou_last": Out(1),
+                "step": In(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self.config
+        width = self._width_table(m)
+
+        # Registers of the list being filled (the next segment's) and of the one being walked.
+        bank = Signal()  # which half of the item memory is the current segment's
+        place = layouts.ou_address(config)
+        next_count, count = (Signal(bits_for(config.max_block_cols), name=n) for n in ("next_count", "count"))
+        next_base, base = Signal(place), Signal(place)
+
+        item = data.StructLayout({"block_col": layouts.block_column(config), "planes": unsigned(len(width))})
+        m.submodules.items = items = Memory(shape=item, depth=2 << len(self.ou.block_col), init=[])
+        self._fill(m, items, width, bank, next_count, next_base)
+        self._walk(m, items, bank, next_count, count, next_base, base)
+
+        m.d.comb += self.next_empty.eq(next_count == 0)
+        with m.If(self.switch):
+            m.d.sync += [bank.eq(~bank), count.eq(next_count), base.eq(next_base)]
+        return m
+
+    def _width_table(self, m: Module) -> Signal:
+        """The width table, read one entry ahead; returns the entry to expand."""
+        config = self.config
+        m.submodules.widths = widths = Memory(shape=layouts.WIDTH_BITS, depth=config.width_entries, init=[])
+        write = widths.write_port()
+        m.d.comb += [
+            write.en.eq(self.width_write.enable),
+            write.addr.eq(self.width_write.address),
+            write.data.eq(self.width_write.data),
+        ]
+        read = widths.read_port()
+        entry = Signal(layouts.width_address(config))
+        self._expand = Signal()  # an entry is used up in this clock
+        with m.If(self.start):
+            m.d.comb += read.addr.eq(self.settings.width_base)
+        with m.Else():
+            m.d.comb += read.addr.eq(entry + self._expand)
+        m.d.sync += entry.eq(read.addr)
+        width = Signal(bits_for(config.weight_bits), name="width")
+        m.d.comb += width.eq(read.data)
+        return width
+
+    def _fill(self, m: Module, items: Memory, width: Signal, bank: Signal, next_count: Signal, next_base) -> None:
+        """Expand one block column per clock into the next segment's list."""
+        config = self.config
+        left = Signal(bits_for(config.max_segments))  # segments not yet expanded
+        column = Signal(layouts.block_column(config))
+        last = Signal()
+        free = Signal(layouts.ou_address(config))  # first OU that no expanded block owns
+        m.d.comb += [
+            self._expand.eq((left != 0) & (~self.next_ready | self.switch)),
+            last.eq(column + 1 == self.settings.block_cols),
+        ]
+
+        # A switch in this clock hands the old current list over, empty.
+        present = Signal.like(next_count)
+        planes = Signal.like(self.next_planes)
+        first = column == 0
+        m.d.comb += [
+            present.eq(Mux(first, 0, next_count)),
+            planes.eq(Mux(first, 0, self.next_planes)),
+        ]
+        write = items.write_port()
+        m.d.comb += [
+            write.en.eq(self._expand & (width != 0)),
+            write.addr.eq(Cat(present[: len(self.ou.block_col)], Mux(self.switch, bank, ~bank))),
+            write.data.block_col.eq(column),
+            write.data.planes.eq(width),
+        ]
+
+        behind = self._after(m, free, width, "behind")
+        fresh = self._fresh_row(m, behind, "fresh")
+        with m.If(self.switch):
+            m.d.sync += self.next_ready.eq(0)
+        with m.If(self._expand):
+            m.d.sync += [
+                next_count.eq(present + (width != 0)),
+                self.next_planes.eq(planes + width),
+                column.eq(Mux(last, 0, column + 1)),
+                free.eq(Mux(last, fresh, behind)),
+            ]
+            with m.If(first):
+                m.d.sync += next_base.eq(free)
+            with m.If(last):
+                m.d.sync += [self.next_ready.eq(1), left.eq(left - 1)]
+        with m.If(self.start):
+            m.d.sync += [
+                self.next_ready.eq(0),
+                left.eq(self.settings.segments),
+                column.eq(0),
+                free.pair.eq(self.settings.crossbar_base),
+                free.ou_row.eq(0),
+                free.ou_col.eq(0),
+            ]
+
+    def _walk(self, m: Module, items: Memory, bank: Signal, next_count, count, next_base, base) -> None:
+        """Point at the OUs of the current segment one after the other."""
+        config = self.config
+        index = Signal.like(self.ou.block_col, name="index")
+        plane = Signal.like(self.ou.plane, name="plane")
+        position = Signal(layouts.ou_address(config))
+
+        # The OU pointed at: the walk's, or the first of the next segment.
+        shown_index, shown_count = Signal.like(index), Signal.like(count)
+        shown_base, shown = Signal.like(base), Signal.like(position)
+        with m.If(self.from_next):
+            m.d.comb += [shown.eq(next_base), shown_base.eq(next_base), shown_count.eq(next_count)]
+        with m.Else():
+            m.d.comb += [
+                shown.eq(position),
+                shown_base.eq(base),
+                shown_count.eq(count),
+                shown_index.eq(index),
+                self.ou.plane.eq(plane),
+            ]
+        read = items.read_port(domain="comb")
+        m.d.comb += [
+            read.addr.eq(Cat(shown_index, bank ^ self.from_next)),
+            self.ou.block_col.eq(read.data.block_col),
+            self.ou.pair.eq(shown.pair),
+            self.ou.ou_row.eq(shown.ou_row),
+            self.ou.ou_col.eq(shown.ou_col),
+        ]
+
+        last_plane = Signal()
+        m.d.comb += [
+            last_plane.eq(self.ou.plane + 1 == read.data.planes),
+            self.ou_last.eq(last_plane & (shown_index + 1 == shown_count)),
+        ]
+        behind = self._after(m, shown, 1, "walked")
+        with m.If(self.step & ~self.ou_last):
+            m.d.sync += [
+                position.eq(behind),
+                plane.eq(Mux(last_plane, 0, self.ou.plane + 1)),
+                index.eq(shown_index + last_plane),
+            ]
+        with m.Elif(self.step | self.switch):
+            m.d.sync += [position.eq(shown_base), plane.eq(0), index.eq(0)]
+
+    # ---- counting in OU columns, OU rows and pairs -------------------------------------------
+    def _wrapped(self, value, limit: int, largest: int):
+        """(value mod limit, value div limit) for value <= largest, by conditional subtraction."""
+        carry = 0
+        for _ in range(largest // limit):
+            wraps = value >= limit
+            value = Mux(wraps, value - limit, value)
+            carry = carry + wraps
+        return value, carry
+
+    def _carry_rows(self, m: Module, result, place, rows, most: int) -> None:
+        """result = `place`'s OU row and pair, `rows` <= `most` OU rows further."""
+        config = self.config
+        row, pairs = self._wrapped(place.ou_row + rows, config.grid_rows, config.grid_rows - 1 + most)
+        m.d.comb += [result.ou_row.eq(row), result.pair.eq(place.pair + pairs)]
+
+    def _after(self, m: Module, place, amount, name: str):
+        """The place `amount` OUs behind `place`: an int, or a signal of at most weight_bits."""
+        config = self.config
+        most = amount if isinstance(amount, int) else config.weight_bits
+        result = Signal(layouts.ou_address(config), name=name)
+        largest = config.grid_cols - 1 + most
+        column, rows = self._wrapped(place.ou_col + amount, config.grid_cols, largest)
+        m.d.comb += result.ou_col.eq(column)
+        self._carry_rows(m, result, place, rows, largest // config.grid_cols)
+        return result
+
+    def _fresh_row(self, m: Module, place, name: str):
+        """The first OU row that starts at or behind `place`."""
+        result = Signal(layouts.ou_address(self.config), name=name)
+        self._carry_rows(m, result, place, place.ou_col != 0, 1)
+        return result

@@ -1,0 +1,95 @@
+"""Event counters of one macro."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from golden_model.config import HardwareConfig
+from rtl import layouts
+from rtl.bit_count import bit_count
+
+
+class EventCounters(wiring.Component):
+    """Counts every event of system.md §10 but the cycles.
+
+    Per segment of a window with W block columns, Σp planes, s streamed positions and z zero slices among
+    them: skipped_planes += (W * weight_bits - Σp) * input_bits, skipped_bits += Σp * (input_bits - s),
+    skipped_zero_slices += Σp * z, input_bits_streamed += s. Together with `ou_activations` the three
+    skipped counts add up to the dense count.
+
+    Latency: a strobe is counted 2 clocks later. Throughput: every strobe may come every clock.
+    Reset: all 0.
+
+    Parameters
+    ----------
+    config : sizes.
+
+    Members
+    -------
+    clear : strobe, all counters become 0; events of this clock and the clock before are lost.
+    block_cols : W. segment : figures of a segment, with its strobe.
+    activation : strobe. operations : lanes that make an A/D operation in this clock.
+    completed : strobe; in the clock after it, `started` and `range_flags` tell the lanes that converted
+        and their ranges.
+    counters : `layouts.counters`.
+    """
+
+    def __init__(self, config: HardwareConfig):
+        self.config = config
+        super().__init__(
+            {
+                "clear": In(1),
+                "block_cols": In(layouts.layer_settings(config)["block_cols"].shape),
+                "segment": In(layouts.segment_events(config)),
+                "activation": In(1),
+                "operations": In(config.lanes),
+                "completed": In(1),
+                "started": In(config.lanes),
+                "range_flags": In(config.lanes),
+                "counters": Out(layouts.counters(config)),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self.config
+        counters = self.counters
+
+        # One clock of registers in front of the adders.
+        segment = Signal(self.segment.shape())
+        activation = Signal()
+        completed = Signal()
+        operations = Signal(config.lanes)
+        m.d.sync += [
+            segment.eq(self.segment),
+            activation.eq(self.activation),
+            completed.eq(self.completed),
+            operations.eq(self.operations),
+        ]
+        dense_planes = self.block_cols * config.weight_bits
+
+        with m.If(activation):
+            m.d.sync += counters.ou_activations.eq(counters.ou_activations + 1)
+        with m.If(segment.valid):
+            m.d.sync += [
+                counters.skipped_planes.eq(
+                    counters.skipped_planes
+                    + (dense_planes - segment.planes)[: len(self.block_cols) + 4] * config.input_bits
+                ),
+                counters.skipped_bits.eq(
+                    counters.skipped_bits + segment.planes * (config.input_bits - segment.streamed)
+                ),
+                counters.skipped_zero_slices.eq(counters.skipped_zero_slices + segment.planes * segment.zero_slices),
+                counters.input_bits_streamed.eq(counters.input_bits_streamed + segment.streamed),
+            ]
+        with m.If(completed):
+            m.d.sync += [
+                counters.conversions_r1.eq(counters.conversions_r1 + bit_count(self.started & ~self.range_flags)),
+                counters.conversions_r2.eq(counters.conversions_r2 + bit_count(self.started & self.range_flags)),
+            ]
+        m.d.sync += counters.ad_operations.eq(counters.ad_operations + bit_count(operations))
+        with m.If(self.clear):
+            m.d.sync += counters.eq(0)
+        return m

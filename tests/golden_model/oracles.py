@@ -1,0 +1,121 @@
+"""Step-by-step scalar versions of the golden model, written from system.md alone."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from golden_model import timing
+from golden_model.config import HardwareConfig
+from golden_model.program import DynamicPrecision
+from golden_model.trq import AdcRegisters
+
+
+def search(answer, adc_bits: int, registers: AdcRegisters, early: bool = False):
+    """§4.3 with a comparator `answer(t)`: (range flag, code, value, operations)."""
+    operations = 0
+
+    def compare(t: int) -> bool:
+        nonlocal operations
+        assert 1 <= t <= 2**adc_bits - 1
+        operations += 1
+        return answer(t)
+
+    s2 = adc_bits - registers.n_r2
+    s1 = s2 - registers.m
+    half1, half2 = (1 << s1) // 2, (1 << s2) // 2
+    lo, hi = registers.bias * 2**registers.n_r1, (registers.bias + 1) * 2**registers.n_r1
+    in_r1 = False
+    if registers.mode == "twin":
+        above = compare(hi * 2**s1 - half1)
+        if registers.bias == 0:
+            in_r1 = not above
+        elif not (early and above):
+            in_r1 = compare(lo * 2**s1 - half1) and not above
+    code = 0
+    if in_r1:
+        for step in range(registers.n_r1 - 1, -1, -1):
+            if compare((lo + code + 2**step) * 2**s1 - half1):
+                code += 2**step
+        return 0, code, lo + code, operations
+    for step in range(registers.n_r2 - 1, -1, -1):
+        if compare((code + 2**step) * 2**s2 - half2):
+            code += 2**step
+    return 1, code, code * 2**registers.m, operations
+
+
+def convert(v, adc_bits: int, registers: AdcRegisters, early: bool = False):
+    """§4.2: the comparator answers v >= t - 1/2, exactly."""
+    return search(lambda t: Fraction(v) >= t - Fraction(1, 2), adc_bits, registers, early)
+
+
+def dynamic_group(q: list[int], redy: DynamicPrecision) -> tuple[int, int, list[int]]:
+    """§6 for one group of valid rows: (hi, lo, q' << lo)."""
+    if max(q) == 0:
+        return -1, 0, [0] * len(q)
+    n, hi = len(q), max(q).bit_length() - 1
+    spread = n * sum(x * x for x in q) - sum(q) ** 2
+    lo = 0
+    for low in range(1, min(redy.l_max, hi) + 1):
+        if (n * n) << (2 * low + 12) <= redy.tau_sq * spread:
+            lo = low
+    half = (1 << lo) >> 1
+    return hi, lo, [min((x + half) >> lo, 2 ** (hi - lo + 1) - 1) << lo for x in q]
+
+
+def window(
+    q: list[int],
+    weights: list[list[int]],
+    hardware: HardwareConfig,
+    registers_of,
+    widths,
+    redy: DynamicPrecision | None,
+    skip_zero_slices: bool,
+    min_count: list[int],
+    bits: int,
+) -> tuple[list[int], dict[str, int]]:
+    """One window through one layer, OU by OU: (sums, counters)."""
+    k, n = len(q), len(weights[0])
+    segments, block_cols = -(-k // hardware.ou_rows), -(-n // hardware.ou_cols)
+    low, high = [0] * segments, [bits - 1] * segments
+    if redy is not None:
+        q = list(q)
+        rows = hardware.ou_rows * hardware.segments_per_group
+        for start in range(0, k, rows):
+            hi, lo, q[start : start + rows] = dynamic_group(q[start : start + rows], redy)
+            for segment in range(start // hardware.ou_rows, min(segments, (start + rows) // hardware.ou_rows)):
+                low[segment], high[segment] = lo, hi
+    sums = [0] * n
+    names = "ou_activations skipped_planes skipped_bits skipped_zero_slices conversions_r1 conversions_r2 ad_operations"
+    count = dict.fromkeys([*names.split(), "input_bits_streamed"], 0)
+    cycles = k + timing.c_group(hardware) * -(-segments // hardware.segments_per_group) + block_cols
+    for r in range(segments):
+        row_range = range(r * hardware.ou_rows, min(k, (r + 1) * hardware.ou_rows))
+        streamed = high[r] - low[r] + 1
+        count["input_bits_streamed"] += streamed
+        zero = [all(not q[x] >> i & 1 for x in row_range) for i in range(low[r], high[r] + 1)]
+        for w in range(block_cols):
+            p = int(widths[r][w])
+            count["skipped_planes"] += (hardware.weight_bits - p) * hardware.input_bits
+            count["skipped_bits"] += p * (hardware.input_bits - streamed)
+            count["skipped_zero_slices"] += p * sum(zero) if skip_zero_slices else 0
+        busy = 0
+        for i in range(low[r], high[r] + 1):
+            if skip_zero_slices and zero[i - low[r]]:
+                continue
+            for w in range(block_cols):
+                for b in range(int(widths[r][w])):
+                    count["ou_activations"] += 1
+                    slowest = 0
+                    for column in range(w * hardware.ou_cols, min(n, (w + 1) * hardware.ou_cols)):
+                        for sign in (1, -1):
+                            c = sum((q[x] >> i & 1) * (max(0, sign * weights[x][column]) >> b & 1) for x in row_range)
+                            flag, _, value, operations = search(
+                                lambda t, c=c: c >= min_count[t - 1], hardware.adc_bits, registers_of(i, b)
+                            )
+                            sums[column] += sign * (value << (i + b))
+                            count["conversions_r2" if flag else "conversions_r1"] += 1
+                            count["ad_operations"] += operations
+                            slowest = max(slowest, operations)
+                    busy += max(1, hardware.sample_interval, slowest)
+        cycles += busy if r == segments - 1 else max(busy, block_cols)
+    return sums, count | {"cycles": cycles + n + timing.c_window(hardware)}

@@ -13,6 +13,7 @@ import re
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 
@@ -32,7 +33,7 @@ _INK = "#010203"
 #: Machines in bar charts, baseline first.
 MACHINES = ("#8a94a6", "#d99a3d", "#1f9e89")
 R1, R2 = "#1f9e89", "#d9823b"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ohmloom",
     "font.family": "sans-serif",

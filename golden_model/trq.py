@@ -120,7 +120,6 @@ def _search(v: np.ndarray, steps: int, shift: int, origin: int) -> np.ndarray:
 @lru_cache(maxsize=4096)
 def _table(adc_bits: int, registers: AdcRegisters, early_detection: bool) -> np.ndarray:
     """Conversion of every v in 0..2**R - 1: int64 (4, 2**R) = range flag, code, value, operations."""
-    registers.check(adc_bits)
     v = np.arange(1 << adc_bits, dtype=np.int64)
     s1, s2 = _steps(adc_bits, registers)
     r2_code = _search(v, registers.n_r2, s2, 0)
@@ -172,6 +171,7 @@ def convert(v: Any, adc_bits: int, registers: AdcRegisters, *, early_detection: 
         raise TypeError(f"convert: adc_bits must be an integer, got {adc_bits!r}")
     if not 1 <= adc_bits <= 8:
         raise ValueError(f"convert: adc_bits must be in 1..8, got {adc_bits}")
+    registers.check(int(adc_bits))  # before the cache, where n_r2 = 4.0 would be found as 4
     table = _table(int(adc_bits), registers, bool(early_detection))
     index = _to_index(v, (1 << int(adc_bits)) - 1)
     flag, code, value, operations = (row[index] for row in table)
@@ -248,4 +248,4 @@ def lossless(registers: AdcRegisters, hardware: HardwareConfig, min_count: Any =
 
 def monotonic(adc_bits: int, registers: AdcRegisters) -> bool:
     """Whether the value never falls while v rises; guaranteed for n_r1 >= m only (system.md §4.1)."""
-    return bool((np.diff(_table(adc_bits, registers, False)[2]) >= 0).all())
+    return bool((np.diff(convert(np.arange(1 << adc_bits), adc_bits, registers).value) >= 0).all())

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from golden_model import timing
+from golden_model.config import PAPER, TINY
+
+
+@pytest.fixture
+def constants(monkeypatch):
+    for name, value in (("c_start", 1000), ("c_layer", 100), ("c_group", 10), ("c_window", 5)):
+        monkeypatch.setattr(timing, name, lambda hardware, value=value: value)
+
+
+@pytest.mark.usefixtures("constants")
+def test_a_segment_lasts_at_least_as_long_as_the_next_ones_expansion():
+    # K = 9 (3 segments of 4 rows, 2 groups), N = 7 (4 block columns of 2).
+    cycles = timing.window_cycles(TINY, 9, 7, [[0, 0, 0], [3, 4, 3], [9, 5, 0]])
+    fixed = 9 + 10 * 2 + 4 + 7 + 5
+    assert cycles.tolist() == [fixed + 8, fixed + 11, fixed + 14]
+
+
+@pytest.mark.usefixtures("constants")
+def test_a_run_adds_the_start_to_its_layers():
+    assert timing.network_cycles(TINY, [[1, 2, 3], [4, 5, 6]]).tolist() == [1006, 1015]
+
+
+def test_groups_hold_whole_segments():
+    assert [timing.groups(PAPER, k) for k in (1, 126, 127, 252, 253)] == [1, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize("hardware", [TINY, PAPER])
+def test_constants_are_whole_clocks(hardware):
+    for constant in (timing.c_start, timing.c_layer, timing.c_group, timing.c_window):
+        assert isinstance(constant(hardware), int)
+        assert constant(hardware) >= 0
+
+
+def test_the_given_segment_times_are_not_changed():
+    busy = np.zeros((1, 2), dtype=np.int64)
+    timing.window_cycles(TINY, 8, 4, busy)
+    assert (busy == 0).all()

@@ -1,0 +1,463 @@
+"""BWQ-A: block-wise mixed-precision training (Wu et al., IEEE TCAD 43(12), 2024; system.md §8).
+
+Two formulations, both ending in a finetune with frozen block widths:
+
+`msq` (default, after MSQ 2025): one float weight and one learned log-step per layer; the width p of a
+block is read from its largest magnitude at every step; penalty n_blk * ||relu(|w/s| - (2**(p-1) - 1/2))||_2
+/ 2**(p-1); alpha is steered so that the mean width follows a schedule.
+
+`bitplane` (reference of the paper's family, after BSQ): continuous bit planes in [0, 2], group Lasso per
+block and plane weighted by memory, periodic requantisation and stripping of empty high planes, optimiser
+state recreated each time.
+Deviation: the shortened CPU recipe of system.md §8 (pretrained start, few epochs), not the papers' 350 epochs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from golden_model.config import HardwareConfig
+from quant.modules import BitPlaneWeight, FloatWeight, QuantNetwork, bit_length, block_sizes, to_blocks
+
+Weighting = Literal["memory", "activations"]
+
+
+# ---- statistics -----------------------------------------------------------------------------------
+def width_statistics(network: QuantNetwork) -> dict[str, Any]:
+    """Mean magnitude bits and compression, all layers included.
+
+    mean_bits : planes x weights in the block, over weights; a pruned block counts 0, padding does not count.
+    compression : 32 x weights / bits of the magnitudes alone (`magnitude`), plus one sign bit for every weight
+    of a block that is not pruned (`with_sign`), plus 4 bits per block of width table (`with_sign_and_table`).
+    """
+    layers, totals = [], np.zeros(3)
+    weights = 0
+    for layer in network:
+        n, k = layer.stage.outputs, layer.stage.k
+        widths = layer.source.block_widths()
+        sizes = block_sizes((n, k), network.hardware.ou_rows, network.hardware.ou_cols)
+        magnitude = int((widths * sizes).sum())
+        signs = int(sizes[widths > 0].sum())
+        table = 4 * widths.numel()
+        totals += magnitude, signs, table
+        weights += n * k
+        layers.append(
+            {
+                "name": layer.stage.name,
+                "weights": n * k,
+                "mean_bits": magnitude / (n * k),
+                "pruned_blocks": int((widths == 0).sum()),
+                "blocks": widths.numel(),
+                "widths": {str(p): int((widths == p).sum()) for p in range(int(widths.max()) + 1)},
+                "activation_bits": layer.bits if layer.stage.relu else None,
+            }
+        )
+    bits = np.cumsum(totals)
+    names = ("magnitude", "with_sign", "with_sign_and_table")
+    return {
+        "weights": weights,
+        "mean_bits": float(totals[0] / weights),
+        "compression": {name: (float(32 * weights / b) if b else None) for name, b in zip(names, bits, strict=True)},
+        "layers": layers,
+    }
+
+
+@torch.no_grad()
+def mean_bits(network: QuantNetwork) -> float:
+    """Mean magnitude bits per weight, pruned blocks counting 0."""
+    bits = weights = 0
+    for layer in network:
+        n, k = layer.stage.outputs, layer.stage.k
+        sizes = block_sizes((n, k), network.hardware.ou_rows, network.hardware.ou_cols)
+        bits += int((layer.source.block_widths() * sizes).sum())
+        weights += n * k
+    return bits / weights
+
+
+# ---- penalties ------------------------------------------------------------------------------------
+class BlockPenalty:
+    """Penalty on the width of blocks, and the mean width it acts on.
+
+    weighting "memory": a block weighs its share of all weights (BWQ); "activations": that share times
+    the windows of its layer, scaled to the same total, so that OU activations are saved (*ours*).
+    """
+
+    def __init__(self, network: QuantNetwork, weighting: Weighting = "memory") -> None:
+        self.network = network
+        hardware = network.hardware
+        self.sizes = [
+            block_sizes((layer.stage.outputs, layer.stage.k), hardware.ou_rows, hardware.ou_cols).to(torch.float32)
+            for layer in network
+        ]
+        self.total = float(sum(s.sum() for s in self.sizes))
+        factors = [float(layer.stage.windows) if weighting == "activations" else 1.0 for layer in network]
+        scale = self.total / sum(f * float(s.sum()) for f, s in zip(factors, self.sizes, strict=True))
+        self.weights = [s * (f * scale / self.total) for f, s in zip(factors, self.sizes, strict=True)]
+
+    def __call__(self) -> tuple[Tensor, float]:
+        """(penalty, mean magnitude bits now)."""
+        loss: Tensor = torch.zeros(())
+        bits = 0.0
+        for layer, sizes, weights in zip(self.network, self.sizes, self.weights, strict=True):
+            source = layer.source
+            if isinstance(source, BitPlaneWeight):
+                norms = source.group_norms()
+                loss = loss + (norms.sum(0) * weights).sum()
+                widths = source.block_widths()
+            else:
+                assert isinstance(source, FloatWeight)
+                magnitude = to_blocks(source.scaled().abs(), source.ou_rows, source.ou_cols)
+                with torch.no_grad():
+                    largest = torch.floor(magnitude.amax((1, 3)) + 0.5)
+                    widths = bit_length(largest)
+                    half = torch.pow(2.0, widths.to(torch.float32) - 1)
+                    threshold = torch.where(widths > 0, half - 0.5, largest + 1)[:, None, :, None]
+                excess = F.relu(magnitude - threshold)
+                norms = (excess.square().sum((1, 3)) + 1e-12).sqrt()
+                loss = loss + (norms / half * weights * (widths > 0)).sum()
+            bits += float((widths * sizes).sum())
+        return loss, bits / self.total
+
+
+class AlphaController:
+    """Steers alpha so that the mean width follows a schedule: multiplied by (1 + rate) while above, divided below.
+
+    The band of +-2 % around the schedule leaves alpha alone. Planes fall off a cliff when alpha is large
+    (system.md §8), so it is bounded.
+    """
+
+    def __init__(self, alpha: float, rate: float = 0.02, bounds: tuple[float, float] = (1e-6, 1e3)) -> None:
+        self.alpha, self.rate, self.bounds = alpha, rate, bounds
+
+    def update(self, bits: float, wanted: float) -> None:
+        if bits > 1.02 * wanted:
+            self.alpha *= 1 + self.rate
+        elif bits < 0.98 * wanted:
+            self.alpha /= 1 + self.rate
+        self.alpha = min(max(self.alpha, self.bounds[0]), self.bounds[1])
+
+
+# ---- activation widths ----------------------------------------------------------------------------
+@torch.no_grad()
+def evaluate(network: nn.Module, pixels: Tensor, labels: Tensor, *, chunk: int = 500) -> float:
+    """Accuracy of the (fake-quantised) forward on uint8 pixels (B, C, H, W)."""
+    right = 0
+    for start in range(0, len(pixels), chunk):
+        logits = network(pixels[start : start + chunk].float())
+        right += int((logits.argmax(1) == labels[start : start + chunk]).sum())
+    return right / max(1, len(pixels))
+
+
+def lower_activation_widths(
+    network: QuantNetwork, pixels: Tensor, labels: Tensor, *, tolerance: float, minimum: int
+) -> list[int]:
+    """Lower the width of each hidden activation while accuracy on the given images holds.
+
+    Layer by layer, first to last, one bit at a time, as long as accuracy stays above that of the
+    unchanged network minus `tolerance` (a share, shared by all layers) and the width above `minimum`.
+    Returns the widths of all layers.
+    """
+    floor = evaluate(network, pixels, labels) - tolerance
+    for layer in network:
+        while layer.stage.relu and layer.bits > minimum:
+            layer.set_bits(layer.bits - 1)
+            if evaluate(network, pixels, labels) < floor:
+                layer.set_bits(layer.bits + 1)
+                break
+    return [layer.bits for layer in network]
+
+
+# ---- training -------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that decides the result of training, besides data and hardware.
+
+    method : "msq", "bitplane" or "ptq" (post-training only). seed : of every random draw.
+    float_epochs, quantise_epochs, finetune_epochs : 0 skips the phase. batch : images per step.
+    float_lr : peak of the one-cycle schedule. lr : of quantised training; finetune decays it to 0 by a
+    cosine. step_lr : of the log-steps.
+    target_bits : mean magnitude bits at which the schedule of `msq` ends. start_bits : width at the start.
+    weight_bits : largest width of a block. alpha : first (msq) or constant (bitplane) penalty factor.
+    weighting : "memory" or "activations". interval : epochs between requantisations (bitplane).
+    activation_bits : width of hidden activations; lower_activations : lowest width that may be tried for
+    one layer before the finetune (None: leave them); activation_tolerance : accuracy that this may cost.
+    shift : training images are moved by up to this many pixels in both directions, filled with 0.
+    normalise : the float network sees (pixel / 255 - mean) / std of the training images.
+    """
+
+    method: Literal["msq", "bitplane", "ptq"] = "msq"
+    model: str = "lenet5"
+    seed: int = 0
+    float_epochs: int = 6
+    quantise_epochs: int = 6
+    finetune_epochs: int = 6
+    batch: int = 128
+    float_lr: float = 4e-3
+    lr: float = 2e-3
+    step_lr: float = 5e-3
+    target_bits: float = 0.4
+    start_bits: int = 7
+    weight_bits: int = 8
+    alpha: float = 1e-2
+    weighting: Weighting = "memory"
+    interval: int = 2
+    activation_bits: int = 8
+    lower_activations: int | None = 4
+    activation_tolerance: float = 0.003
+    shift: int = 0
+    normalise: bool = False
+
+
+class Shifter:
+    """Moves every image by its own whole number of pixels, at most `most` in each direction, filled with 0."""
+
+    def __init__(self, most: int, generator: torch.Generator) -> None:
+        self.most, self.generator = most, generator
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        if not self.most:
+            return pixels
+        batch, _, height, width = pixels.shape
+        offsets = torch.randint(0, 2 * self.most + 1, (2, batch), generator=self.generator)
+        padded = F.pad(pixels, (self.most,) * 4)
+        rows = (torch.arange(height) + offsets[0][:, None])[:, :, None]
+        columns = (torch.arange(width) + offsets[1][:, None])[:, None, :]
+        return padded[torch.arange(batch)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
+
+
+def one_cycle(fraction: float) -> float:
+    """Learning rate over its peak: linear up over the first 30 %, then a cosine to 0."""
+    return fraction / 0.3 if fraction < 0.3 else 0.5 * (1 + math.cos(math.pi * (fraction - 0.3) / 0.7))
+
+
+def cosine(fraction: float) -> float:
+    """Learning rate over its start: a cosine to 0."""
+    return 0.5 * (1 + math.cos(math.pi * fraction))
+
+
+def constant(fraction: float) -> float:
+    return 1.0
+
+
+class Phase:
+    """One phase of training: a module, an optimiser, a learning-rate schedule and an extra loss.
+
+    Subclasses change `extra_loss` (called with the share of the phase that is done), `after_step` and
+    `after_epoch`. `state` / `load` carry what a resumed run needs beside module and generator.
+    """
+
+    name = "float"
+
+    def __init__(self, module: nn.Module, epochs: int, groups: list[dict[str, Any]], schedule: Callable) -> None:
+        self.module, self.epochs, self.schedule = module, epochs, schedule
+        self._optimise(groups)
+
+    def _optimise(self, groups: list[dict[str, Any]]) -> None:
+        self.optimiser = torch.optim.Adam(groups)
+        self._peaks = [group["lr"] for group in self.optimiser.param_groups]
+
+    def set_rate(self, fraction: float) -> None:
+        for group, peak in zip(self.optimiser.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * self.schedule(fraction)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.module(pixels)
+
+    def extra_loss(self, fraction: float) -> Tensor | None:
+        return None
+
+    def after_step(self) -> None: ...
+
+    def after_epoch(self, epoch: int) -> None: ...
+
+    def record(self) -> dict[str, float]:
+        """Figures for the history, after an epoch."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        return {"optimiser": self.optimiser.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+class FloatPhase(Phase):
+    """Cross-entropy training of the float network, one-cycle learning rate."""
+
+    def __init__(self, module: nn.Module, settings: Settings, prepare: Callable[[Tensor], Tensor]) -> None:
+        groups = [{"params": list(module.parameters()), "lr": settings.float_lr}]
+        super().__init__(module, settings.float_epochs, groups, one_cycle)
+        self.prepare = prepare
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.module(self.prepare(pixels))
+
+
+def _groups(network: QuantNetwork, settings: Settings) -> list[dict[str, Any]]:
+    steps = [s.log_step for s in network.sources() if isinstance(s, FloatWeight)]
+    known = {id(p) for p in steps}
+    rest = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
+    return [{"params": rest, "lr": settings.lr}] + ([{"params": steps, "lr": settings.step_lr}] if steps else [])
+
+
+class MsqPhase(Phase):
+    """The cheap formulation of system.md §8; the schedule falls geometrically and ends at 90 % of the phase."""
+
+    name = "quantise"
+
+    def __init__(self, network: QuantNetwork, settings: Settings) -> None:
+        super().__init__(network, settings.quantise_epochs, _groups(network, settings), constant)
+        self.penalty = BlockPenalty(network, settings.weighting)
+        self.controller = AlphaController(settings.alpha, rate=0.05)
+        self.first_bits = self.bits = mean_bits(network)
+        self.target = min(settings.target_bits, self.first_bits)
+
+    def extra_loss(self, fraction: float) -> Tensor | None:
+        penalty, self.bits = self.penalty()
+        wanted = self.first_bits * (self.target / self.first_bits) ** min(1.0, fraction / 0.9)
+        self.controller.update(self.bits, wanted)
+        return self.controller.alpha * penalty
+
+    def record(self) -> dict[str, float]:
+        return {"mean_bits": self.bits, "alpha": self.controller.alpha}
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"alpha": self.controller.alpha, "first_bits": self.first_bits, "bits": self.bits}
+
+    def load(self, state: dict[str, Any]) -> None:
+        super().load(state)
+        self.controller.alpha, self.first_bits, self.bits = state["alpha"], state["first_bits"], state["bits"]
+
+
+class BitPlanePhase(Phase):
+    """Bit planes with group Lasso; requantised and stripped every `interval` epochs and at the end."""
+
+    name = "quantise"
+
+    def __init__(self, network: QuantNetwork, settings: Settings) -> None:
+        self.network, self.settings = network, settings
+        super().__init__(network, settings.quantise_epochs, _groups(network, settings), constant)
+        self.penalty = BlockPenalty(network, settings.weighting)
+
+    def extra_loss(self, fraction: float) -> Tensor | None:
+        return self.settings.alpha * self.penalty()[0]
+
+    def _planes(self) -> list[BitPlaneWeight]:
+        return [s for s in self.network.sources() if isinstance(s, BitPlaneWeight)]
+
+    def after_step(self) -> None:
+        for source in self._planes():
+            source.clamp_planes()
+
+    def after_epoch(self, epoch: int) -> None:
+        if (epoch + 1) % self.settings.interval == 0 or epoch + 1 == self.epochs:
+            for source in self._planes():
+                source.requantise()
+            self._optimise(_groups(self.network, self.settings))
+
+    def record(self) -> dict[str, float]:
+        return {"mean_bits": mean_bits(self.network), "alpha": self.settings.alpha}
+
+
+class FinetunePhase(Phase):
+    """Cross-entropy training with frozen block widths, cosine learning rate."""
+
+    name = "finetune"
+
+    def __init__(self, network: QuantNetwork, settings: Settings) -> None:
+        super().__init__(network, settings.finetune_epochs, _groups(network, settings), cosine)
+
+
+#: Called after every epoch with (phase name, epochs done in it, record).
+Report = Callable[[str, int, dict[str, float]], None]
+#: Called during an epoch with the number of images of the last step.
+Tick = Callable[[int], None]
+
+
+def run_epoch(
+    phase: Phase,
+    epoch: int,
+    pixels: Tensor,
+    labels: Tensor,
+    settings: Settings,
+    generator: torch.Generator,
+    tick: Tick | None = None,
+) -> dict[str, float]:
+    """One epoch of a phase over uint8 pixels (N, C, H, W); returns its record (loss and the phase's figures).
+
+    ValueError if the loss stops being a finite number.
+    """
+    count = len(pixels)
+    batch = min(settings.batch, count)
+    steps = count // batch
+    order = torch.randperm(count, generator=generator)
+    shifter = Shifter(settings.shift, generator)
+    total = 0.0
+    for step in range(steps):
+        fraction = (epoch * steps + step) / (phase.epochs * steps)
+        phase.set_rate(fraction)
+        index = order[step * batch : (step + 1) * batch]
+        loss = F.cross_entropy(phase.forward(shifter(pixels[index]).float()), labels[index])
+        total += loss.item()
+        extra = phase.extra_loss(fraction)
+        phase.optimiser.zero_grad()
+        (loss if extra is None else loss + extra).backward()
+        phase.optimiser.step()
+        phase.after_step()
+        if tick is not None:
+            tick(batch)
+    if not math.isfinite(total):
+        raise ValueError(f"training diverged in phase {phase.name}, epoch {epoch + 1}: the loss is not a finite number")
+    phase.after_epoch(epoch)
+    return {"loss": total / steps, **phase.record()}
+
+
+def bit_plane_network(network: QuantNetwork) -> QuantNetwork:
+    """The same integers as continuous bit planes; `network` is changed and returned."""
+    with torch.no_grad():
+        for layer in network:
+            source = layer.source
+            layer.source = BitPlaneWeight(
+                source.integers().detach(), float(source.step()), network.hardware, network.weight_bits
+            )
+    return network
+
+
+def check_settings(settings: Settings, hardware: HardwareConfig) -> None:
+    """ValueError naming the first setting out of its range."""
+    limits: dict[str, tuple[float, float]] = {
+        "float_epochs": (0, 10_000),
+        "quantise_epochs": (0, 10_000),
+        "finetune_epochs": (0, 10_000),
+        "batch": (1, 100_000),
+        "interval": (1, 10_000),
+        "shift": (0, 8),
+        "float_lr": (0, 10),
+        "lr": (0, 10),
+        "step_lr": (0, 10),
+        "alpha": (0, 1e3),
+        "target_bits": (0.01, hardware.weight_bits),
+        "weight_bits": (1, hardware.weight_bits),
+        "start_bits": (1, settings.weight_bits),
+        "activation_bits": (1, hardware.input_bits),
+        "activation_tolerance": (0, 1),
+    }
+    for name, (low, high) in limits.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name.replace('_', '-')} must be in {low:g}..{high:g}, got {value}")
+    if settings.lower_activations is not None and not 1 <= settings.lower_activations <= settings.activation_bits:
+        raise ValueError(
+            f"lower-activations must be in 1..{settings.activation_bits}, got {settings.lower_activations}"
+        )
+    for name, allowed in (("method", ("msq", "bitplane", "ptq")), ("weighting", ("memory", "activations"))):
+        if getattr(settings, name) not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(settings, name)!r}")

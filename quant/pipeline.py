@@ -1,0 +1,130 @@
+"""What the three commands share: fingerprints, atomic files, errors, the working directory.
+
+A stage is skipped when its output carries the fingerprint of the same options, data, upstream output
+and source code. Layout of a working directory:
+
+    train.pt          float and quantised network (quant.checkpoint); train.json its results
+    train.partial.pt  present while training is unfinished
+    calibration.json  A/D settings, dynamic precision, histograms
+    export.json       what the deployment image was made from
+    image/            the deployment image (golden_model.image)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+
+PACKAGE = Path(__file__).resolve().parent
+#: Source files that decide the result of training.
+TRAIN_SOURCES = ("data", "models", "ste", "modules", "bwq", "integer", "checkpoint", "train")
+
+console = Console(stderr=True, highlight=False)
+
+Result = TypeVar("Result")
+
+
+def source_hash(files: Iterable[Path]) -> str:
+    """Hash of the contents of source files, independent of where they lie."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def train_sources() -> list[Path]:
+    return [PACKAGE / f"{name}.py" for name in TRAIN_SOURCES]
+
+
+def golden_sources() -> list[Path]:
+    """The golden model's modules that decide arithmetic and images."""
+    directory = PACKAGE.parent / "golden_model"
+    return [p for p in directory.glob("*.py") if p.name not in ("run.py", "cost.py")]
+
+
+def fingerprint(stage: str, options: dict[str, Any], sources: Iterable[Path], **inputs: str) -> str:
+    """sha256 over everything that decides a stage's output.
+
+    options : JSON-able. inputs : hashes or fingerprints of what the stage reads. Library versions count.
+    """
+    everything = {
+        "stage": stage,
+        "options": options,
+        "inputs": inputs,
+        "sources": source_hash(sources),
+        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+    }
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a temporary sibling of `path`, then rename it: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object; ValueError with one sentence if the file is missing or broken."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: {what}")
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def fail(message: str) -> NoReturn:
+    """One sentence on stderr, exit status 2."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise typer.Exit(2)
+
+
+def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
+    """Turn the errors of bad input into one sentence and exit status 2; Ctrl-C into status 130."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Result:
+        try:
+            return command(*args, **kwargs)
+        except (ValueError, TypeError) as error:
+            fail(str(error))
+        except OSError as error:
+            fail(f"{error.filename or 'file'}: {error.strerror or error}")
+        except KeyboardInterrupt:
+            print("interrupted: run the same command again to go on", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return wrapped

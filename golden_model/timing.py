@@ -13,27 +13,37 @@ from typing import Any
 
 import numpy as np
 
-from golden_model.config import HardwareConfig
+from golden_model.config import HardwareConfig, bits_for
+from golden_model.registers import COUNTER_NAMES, descriptor_words
 
 
 def c_start(hardware: HardwareConfig) -> int:
-    """Clocks of a run outside all layers."""
+    """Clocks of a run outside all layers (clocks are those in which STATUS.busy is 1)."""
     return 0
 
 
 def c_layer(hardware: HardwareConfig) -> int:
-    """Clocks of a layer outside all windows: descriptor, settling of the A/D reference."""
-    return 0
+    """Clocks of a layer outside all windows.
+
+    The descriptor is read word by word and checked by nine serial products; the A/D reference settles
+    meanwhile, in ou_rows + 4 clocks. At the end the event counters are stored, one a clock.
+    """
+    size_bits = bits_for(max(hardware.activation_bytes, hardware.max_k, hardware.max_n, 255))
+    read, check = descriptor_words(hardware) + 2, 9 * (size_bits + 2) + 1
+    return max(read + check + 1, hardware.ou_rows + 3) + 1 + len(COUNTER_NAMES)
 
 
 def c_group(hardware: HardwareConfig) -> int:
-    """Clocks that a dynamic-precision group adds to the loading of a window; spent in static layers too."""
+    """Clocks that a dynamic-precision group adds to the loading of a window: its statistics are a pipeline."""
     return 0
 
 
 def c_window(hardware: HardwareConfig) -> int:
-    """Clocks of a window outside loading, conversion and post-processing."""
-    return 0
+    """Clocks of a window outside loading, conversion and post-processing: the latencies of the blocks.
+
+    Window generator 2, dynamic precision 7, macro 4, post-processing 5, of which one falls on the last channel.
+    """
+    return 2 + 7 + 4 + 5 - 1
 
 
 def groups(hardware: HardwareConfig, k: int) -> int:

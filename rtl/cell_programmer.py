@@ -1,0 +1,141 @@
+"""Run-time programming of the cells, and their checksum read back."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Signal, unsigned
+from amaranth.lib import stream, wiring
+from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
+from amaranth.lib.wiring import In, Out
+
+from golden_model.config import HardwareConfig
+from golden_model.registers import REGISTER
+from rtl import layouts
+from rtl import tile_layouts as tile
+
+
+class CellProgrammer(wiring.Component):
+    """Collects bus words to the cells of an OU and writes them; reads all cells back into a CRC-32.
+
+    OU column counts fastest, then OU row, then crossbar pair. A word of cells is `cell_words` bus words,
+    least significant first. The checksum is that of zlib over the little-endian words, in that order.
+
+    Throughput: a word a clock while collecting, one more clock per OU; a check takes
+    `check_clocks_per_ou` clocks per OU on a crossbar that answers in one clock. Latency: an OU is
+    offered to the crossbar in the clock after its last word.
+
+    Parameters
+    ----------
+    config : sizes.
+
+    Members
+    -------
+    select : with `enable`, programming goes on at OU row 0, OU column 0 of pair `data`.
+    cells : stream of words. full : 1 when the place of the next word is beyond the last pair.
+    check : strobe, read the first `pairs` pairs; ignored while `busy`. busy : a check runs.
+    checksum : result of the last check.
+    program, readback_request, readback : the crossbar's port.
+    """
+
+    #: Bits of a word that the CRC takes in a clock.
+    _STEP = 8
+
+    def __init__(self, config: HardwareConfig):
+        self.config = config
+        super().__init__(
+            {
+                "select": In(tile.memory_write(layouts.pair_index(config), layouts.pair_index(config))),
+                "cells": In(stream.Signature(unsigned(tile.WORD))),
+                "full": Out(1),
+                "check": In(1),
+                "pairs": In(REGISTER["CELL_PAIRS"].fields[0].bits),
+                "busy": Out(1),
+                "checksum": Out(tile.WORD),
+                "program": Out(stream.Signature(layouts.cell_write(config))),
+                "readback_request": Out(stream.Signature(layouts.ou_address(config))),
+                "readback": In(stream.Signature(unsigned(config.ou_cells))),
+            }
+        )
+
+    @classmethod
+    def check_clocks_per_ou(cls, config: HardwareConfig) -> int:
+        """Clocks that the check of one OU takes."""
+        return config.cell_words * tile.WORD // cls._STEP + 2
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        words, bits = config.cell_words, config.cell_words * tile.WORD
+        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=self._STEP).create()
+
+        # One shift register collects words on the way in and delivers bytes on the way back.
+        cells = Signal(bits)
+        word = Signal(range(words))
+        steps = Signal(range(bits // self._STEP))
+        address = Signal(layouts.ou_address(config))
+        # One more than the last pair, so that `full` can be told.
+        pair = Signal(range(config.crossbar_pairs + 1))
+        step_address, restart, check_wanted = Signal(), Signal(), Signal()
+        m.d.comb += [
+            address.pair.eq(pair),
+            self.full.eq(pair == config.crossbar_pairs),
+            self.program.payload.cells.eq(cells),
+            self.readback_request.payload.eq(address),
+            self.checksum.eq(crc.crc),
+            crc.data.eq(cells[: self._STEP]),
+        ]
+        for name, _ in layouts.ou_address(config):
+            m.d.comb += self.program.payload[name].eq(address[name])
+        with m.If(step_address):
+            m.d.sync += address.ou_col.eq(address.ou_col + 1)
+            with m.If(address.ou_col == config.grid_cols - 1):
+                m.d.sync += [address.ou_col.eq(0), address.ou_row.eq(address.ou_row + 1)]
+                with m.If(address.ou_row == config.grid_rows - 1):
+                    m.d.sync += [address.ou_row.eq(0), pair.eq(pair + 1)]
+        with m.If(restart):
+            m.d.sync += [address.ou_col.eq(0), address.ou_row.eq(0), word.eq(0)]
+
+        with m.FSM() as fsm:
+            with m.State("COLLECT"):
+                m.d.comb += self.cells.ready.eq(~self.full & ~check_wanted & ~self.select.enable)
+                with m.If(check_wanted):
+                    m.d.comb += [restart.eq(1), crc.start.eq(1)]
+                    m.d.sync += [pair.eq(0), check_wanted.eq(0)]
+                    m.next = "REQUEST"
+                with m.Elif(self.select.enable):
+                    m.d.comb += restart.eq(1)
+                    m.d.sync += pair.eq(self.select.data)
+                with m.Elif(self.cells.valid & self.cells.ready):
+                    m.d.sync += [cells.eq(Cat(cells, self.cells.payload) >> tile.WORD), word.eq(word + 1)]
+                    with m.If(word == words - 1):
+                        m.d.sync += word.eq(0)
+                        m.next = "PROGRAM"
+            with m.State("PROGRAM"):
+                m.d.comb += self.program.valid.eq(1)
+                with m.If(self.program.ready):
+                    m.d.comb += step_address.eq(1)
+                    m.next = "COLLECT"
+            with m.State("REQUEST"):
+                with m.If(pair == self.pairs):
+                    # Programming must say anew where it goes on.
+                    m.d.sync += pair.eq(config.crossbar_pairs)
+                    m.next = "COLLECT"
+                with m.Else():
+                    m.d.comb += self.readback_request.valid.eq(1)
+                    with m.If(self.readback_request.ready):
+                        m.next = "RECEIVE"
+            with m.State("RECEIVE"):
+                m.d.comb += self.readback.ready.eq(1)
+                m.d.sync += [cells.eq(self.readback.payload), steps.eq(0)]
+                with m.If(self.readback.valid):
+                    m.next = "CHECK"
+            with m.State("CHECK"):
+                m.d.comb += crc.valid.eq(1)
+                m.d.sync += [cells.eq(Cat(cells[self._STEP :], Const(0, self._STEP))), steps.eq(steps + 1)]
+                with m.If(steps == bits // self._STEP - 1):
+                    m.d.comb += step_address.eq(1)
+                    m.next = "REQUEST"
+        running = fsm.ongoing("REQUEST") | fsm.ongoing("RECEIVE") | fsm.ongoing("CHECK")
+        m.d.comb += self.busy.eq(running | check_wanted)
+        with m.If(self.check & ~self.busy):
+            m.d.sync += check_wanted.eq(1)
+        return m

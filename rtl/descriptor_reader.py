@@ -1,0 +1,88 @@
+"""Program memory and the descriptor of the running layer (system.md §5a)."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Signal, unsigned
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from golden_model.config import HardwareConfig
+from golden_model.registers import DESCRIPTOR_STRIDE, descriptor_layout, descriptor_words
+from rtl import layouts
+from rtl import tile_layouts as tile
+
+
+def descriptor_record(config: HardwareConfig) -> data.FlexibleLayout:
+    """A descriptor as it lies in program memory: the fields at their places in the 32-bit words."""
+    words = descriptor_layout(config)
+    fields = {}
+    for index, word in enumerate(words):
+        offset = index * tile.WORD
+        for field in word:
+            fields[field.name] = data.Field(unsigned(field.bits), offset)
+            offset += field.bits
+    return data.FlexibleLayout(len(words) * tile.WORD, fields)
+
+
+class DescriptorReader(wiring.Component):
+    """Reads a layer's descriptor, word by word, into a register.
+
+    Latency: `done` comes `latency(config)` clocks after `start`; `settings` are those of the new layer
+    from then on. Throughput: one descriptor per that many clocks.
+
+    Parameters
+    ----------
+    config : sizes.
+
+    Members
+    -------
+    start : strobe; `layer` must hold until `done`. done : strobe.
+    settings : the descriptor read last.
+    program_write : write port of program memory; between runs.
+    """
+
+    def __init__(self, config: HardwareConfig):
+        self.config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "done": Out(1),
+                "layer": In(layouts.layer_index(config)),
+                "settings": Out(layouts.layer_settings(config)),
+                "program_write": In(tile.memory_write(tile.program_address(config), unsigned(tile.WORD))),
+            }
+        )
+
+    @staticmethod
+    def latency(config: HardwareConfig) -> int:
+        """Clocks from `start` to `done`."""
+        return descriptor_words(config) + 2
+
+    def elaborate(self, platform):
+        m = Module()
+        count = descriptor_words(self.config)
+        m.submodules.program = program = memory.Memory(
+            shape=unsigned(tile.WORD), depth=self.config.max_layers * DESCRIPTOR_STRIDE, init=[]
+        )
+        write, read = program.write_port(), program.read_port()
+        record = descriptor_record(self.config)
+        words = Signal(record)
+        word = Signal(range(DESCRIPTOR_STRIDE))
+        reading, arrived = Signal(), Signal()
+        m.d.comb += [
+            write.en.eq(self.program_write.enable),
+            write.addr.eq(self.program_write.address),
+            write.data.eq(self.program_write.data),
+            read.en.eq(reading),
+            read.addr.eq(Cat(word, self.layer)),
+        ]
+        with m.If(self.start):
+            m.d.sync += [reading.eq(1), word.eq(0)]
+        with m.Elif(reading):
+            m.d.sync += [word.eq(word + 1), reading.eq(word != count - 1)]
+        m.d.sync += [arrived.eq(reading), self.done.eq(arrived & ~reading)]
+        # The word read first ends up lowest.
+        with m.If(arrived):
+            m.d.sync += words.eq(Cat(words.as_value()[tile.WORD :], read.data))
+        m.d.comb += [self.settings[name].eq(words[name]) for name, _ in record]
+        return m

@@ -1,0 +1,132 @@
+"""A digital stand-in for the analog macro: exact counts, ideal comparators (system.md §4.4, §10)."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Signal, unsigned
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In
+
+from golden_model.config import HardwareConfig, bits_for
+from rtl import layouts
+from rtl.interfaces import CrossbarPort
+
+
+def population_count(bits):
+    """Number of ones of a value, as a tree of partial counts in one word (fast to simulate, the same gates)."""
+    width = len(bits)
+    value = bits
+    step = 1
+    while step < width:
+        # Every field of `step` bits is a count of at most `step`; add neighbours into fields of 2 * step.
+        mask = sum(((1 << step) - 1) << i for i in range(0, width, 2 * step))
+        value = ((value & mask) + ((value >> step) & mask))[:width]
+        step *= 2
+    return value
+
+
+class EmulatedCrossbar(wiring.Component):
+    """Cells in a memory, bit lines by counting, comparators by comparing levels.
+
+    A sample reads the cells of its OU; in the clock after the transfer the count of rows where input
+    bit and cell are both 1 is there for every lane, the reference turns it into a level, and the
+    comparator answers level >= threshold, which is the count's comparison with min_count[threshold]
+    (system.md §4.4). The levels of the running layer are copied from the reference memory whenever the
+    layer changes or the memory is written; `settle_clocks` clocks later they are valid.
+
+    Throughput: a sample, or an OU programmed or read back, a clock; always ready, except that a read
+    back waits for the one before it. There is no reset of the contents, and cells and references have
+    no initial value.
+
+    Parameters
+    ----------
+    config : sizes.
+
+    Members
+    -------
+    port : the analog macro's port, seen from the crossbar.
+    """
+
+    def __init__(self, config: HardwareConfig):
+        self.config = config
+        super().__init__({"port": In(CrossbarPort(config))})
+
+    @staticmethod
+    def settle_clocks(config: HardwareConfig) -> int:
+        """Clocks from a change of `layer` until the comparators follow it."""
+        return config.ou_rows + 4
+
+    def elaborate(self, platform):
+        m = Module()
+        config, port = self.config, self.port
+
+        # ---- cells; address bits: OU column, OU row, pair, so that no multiplier is needed
+        def cell_address(place):
+            return Cat(place.ou_col, place.ou_row, place.pair)
+
+        address_bits = layouts.ou_address(config).size - layouts.pair_index(config).width
+        m.submodules.cells = cells = memory.Memory(
+            shape=unsigned(config.ou_cells), depth=config.crossbar_pairs << address_bits, init=[]
+        )
+        write, read = cells.write_port(), cells.read_port()
+        sampled, requested = Signal(), Signal()
+        input_slice = Signal(config.ou_rows)
+        m.d.comb += [
+            port.program.ready.eq(1),
+            write.en.eq(port.program.valid),
+            write.addr.eq(cell_address(port.program.payload)),
+            write.data.eq(port.program.payload.cells),
+            port.sample.ready.eq(1),
+            sampled.eq(port.sample.valid),
+            port.readback_request.ready.eq(~sampled & ~port.readback.valid),
+            requested.eq(port.readback_request.valid & port.readback_request.ready),
+            read.en.eq(sampled | requested),
+            read.addr.eq(cell_address(port.sample.payload)),
+            port.readback.payload.eq(read.data),
+        ]
+        with m.If(requested):
+            m.d.comb += read.addr.eq(cell_address(port.readback_request.payload))
+            m.d.sync += port.readback.valid.eq(1)
+        with m.Elif(port.readback.ready):
+            m.d.sync += port.readback.valid.eq(0)
+        with m.If(sampled):
+            m.d.sync += input_slice.eq(port.sample.payload.slice)
+
+        # ---- reference: levels of all layers, and a copy for the running one
+        count_bits = bits_for(config.ou_rows)
+        m.submodules.references = references = memory.Memory(
+            shape=unsigned(config.adc_bits), depth=config.max_layers << count_bits, init=[]
+        )
+        m.submodules.levels = levels = memory.Memory(shape=unsigned(config.adc_bits), depth=1 << count_bits, init=[])
+        reference_write, reference_read = references.write_port(), references.read_port()
+        level_write = levels.write_port()
+        loaded, stale, loading, arriving = Signal(layouts.layer_index(config)), Signal(init=1), Signal(), Signal()
+        count, arriving_count = Signal(count_bits), Signal(count_bits)
+        m.d.comb += [
+            reference_write.en.eq(port.reference_write.enable),
+            reference_write.addr.eq(Cat(port.reference_write.count, port.reference_write.layer)),
+            reference_write.data.eq(port.reference_write.level),
+            reference_read.en.eq(loading),
+            reference_read.addr.eq(Cat(count, loaded)),
+            level_write.en.eq(arriving),
+            level_write.addr.eq(arriving_count),
+            level_write.data.eq(reference_read.data),
+        ]
+        m.d.sync += [arriving.eq(loading), arriving_count.eq(count)]
+        with m.If(port.reference_write.enable):
+            m.d.sync += stale.eq(1)
+        with m.Elif(stale | (loaded != port.layer)):
+            m.d.sync += [loaded.eq(port.layer), stale.eq(0), loading.eq(1), count.eq(0)]
+        with m.Elif(loading):
+            m.d.sync += [count.eq(count + 1), loading.eq(count != config.ou_rows)]
+
+        # ---- bit lines and comparators
+        for lane in range(config.lanes):
+            column = read.data[lane * config.ou_rows : (lane + 1) * config.ou_rows]
+            level_read = levels.read_port(domain="comb")
+            active = Signal(config.ou_rows, name=f"active{lane}")
+            m.d.comb += [
+                active.eq(column & input_slice),
+                level_read.addr.eq(population_count(active)),
+                port.comparators[lane].eq(level_read.data >= port.thresholds[lane]),
+            ]
+        return m

@@ -1,0 +1,130 @@
+"""Which bits of a group of activations are worth streaming: the statistics of the dynamic-precision unit."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Signal, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from golden_model.config import HardwareConfig
+from rtl import layouts
+from rtl import tile_layouts as tile
+
+
+class GroupPrecision(wiring.Component):
+    """Decides hi and lo of every group of a window while its bytes pass by (system.md §6).
+
+    Per group of `segments_per_group` segments it accumulates max, Σq, Σq² and the number n of rows. hi
+    is the position of the leading one of the max; lo the largest 1 <= l <= min(l_max, hi) with
+    (n² << (2l + 12)) <= tau_sq·(n·Σq² - (Σq)²), else 0. The condition holds for all l up to the largest
+    one, so the number of l that meet it is the answer: no search, no root, no division. With
+    `settings.dynamic` 0 every group streams the `stream_bits` low bits.
+
+    Throughput: a byte a clock, groups of any length back to back: the four steps from the sums to the
+    answer are a pipeline, so a group costs no clocks of its own. Latency: the answer is on `precisions`
+    `latency` clocks after the group's last byte.
+
+    Parameters
+    ----------
+    config : sizes.
+
+    Members
+    -------
+    settings : the layer's descriptor, stable while the layer runs.
+    bytes : rows of a window; no ready.
+    precisions : one answer per group, in order, for one clock; no ready. A group of zeros has mask 0.
+    """
+
+    #: Clocks from the last byte of a group to its precision.
+    latency = 4
+
+    def __init__(self, config: HardwareConfig):
+        self.config = config
+        super().__init__(
+            {
+                "settings": In(layouts.layer_settings(config)),
+                "bytes": In(tile.window_byte(config)),
+                "precisions": Out(
+                    data.StructLayout({"valid": unsigned(1), "value": tile.group_precision(config)}),
+                ),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config, settings = self.config, self.settings
+        bits = config.input_bits
+        rows = min(config.segments_per_group * config.ou_rows, config.max_k)
+        top = (1 << bits) - 1
+
+        # ---- sums; `ended` = the sums are those of a whole group
+        first, ended = Signal(init=1), Signal()
+        count = Signal(range(rows + 1))
+        maximum = Signal(bits)
+        total, squares = Signal(range(rows * top + 1)), Signal(range(rows * top * top + 1))
+        q, group_end = self.bytes.value, Signal()
+        square = Signal(2 * bits)
+        m.d.comb += [group_end.eq(self.bytes.last | (count == rows - 1) & ~first), square.eq(q * q)]
+        if rows == 1:
+            m.d.comb += group_end.eq(1)
+        m.d.sync += ended.eq(0)
+        with m.If(self.bytes.valid):
+            # Only the leading one of the maximum matters, so a bitwise OR serves as well.
+            with m.If(first):
+                m.d.sync += [count.eq(1), maximum.eq(q), total.eq(q), squares.eq(square)]
+            with m.Else():
+                m.d.sync += [count.eq(count + 1), maximum.eq(maximum | q)]
+                m.d.sync += [total.eq(total + q), squares.eq(squares + square)]
+            m.d.sync += [first.eq(group_end), ended.eq(group_end)]
+
+        # ---- products
+        products_valid, products_maximum = Signal(), Signal(bits)
+        count_square = Signal(range(rows * rows + 1))
+        n_squares = Signal(range(rows * rows * top * top + 1))
+        total_square = Signal(range(rows * rows * top * top + 1))
+        m.d.sync += products_valid.eq(ended)
+        with m.If(ended):
+            m.d.sync += [
+                products_maximum.eq(maximum),
+                count_square.eq(count * count),
+                n_squares.eq(count * squares),
+                total_square.eq(total * total),
+            ]
+
+        # ---- n² times the variance; never negative
+        variance_valid, variance_maximum = Signal(), Signal(bits)
+        variance, variance_count = Signal.like(n_squares), Signal.like(count_square)
+        m.d.sync += variance_valid.eq(products_valid)
+        with m.If(products_valid):
+            m.d.sync += [
+                variance.eq(n_squares - total_square),
+                variance_maximum.eq(products_maximum),
+                variance_count.eq(count_square),
+            ]
+
+        # ---- tolerance
+        tolerance_valid, tolerance_maximum = Signal(), Signal(bits)
+        tolerance = Signal(len(variance) + 16)
+        tolerance_count = Signal.like(count_square)
+        m.d.sync += tolerance_valid.eq(variance_valid)
+        with m.If(variance_valid):
+            m.d.sync += [
+                tolerance.eq(variance * settings.tau_sq),
+                tolerance_maximum.eq(variance_maximum),
+                tolerance_count.eq(variance_count),
+            ]
+
+        # ---- answer: upto = bits 0..hi; low = bits 0..lo - 1
+        upto, low = Signal(bits), Signal(bits)
+        for i in range(bits):
+            m.d.comb += upto[i].eq(tolerance_maximum[i:].any())
+        for lossy in range(1, bits):
+            allowed = (tolerance_count << (2 * lossy + 12)) <= tolerance
+            m.d.comb += low[lossy - 1].eq(allowed & (settings.l_max >= lossy) & upto[lossy])
+        value = self.precisions.value
+        m.d.comb += self.precisions.valid.eq(tolerance_valid)
+        with m.If(settings.dynamic):
+            m.d.comb += [value.mask.eq(upto & ~low), value.half.eq(low & ~(low >> 1))]
+        with m.Else():
+            m.d.comb += value.mask.eq(Cat(settings.stream_bits > i for i in range(bits)))
+        return m

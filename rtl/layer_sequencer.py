@@ -1,0 +1,156 @@
+"""The layer sequencer: runs a whole network program without the host."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from golden_model.config import HardwareConfig
+from golden_model.registers import COUNTER_BITS, REGISTER, ErrorCode
+from rtl import layouts
+from rtl import tile_layouts as tile
+
+
+class LayerSequencer(wiring.Component):
+    """Starts the other blocks one after the other, layer by layer, window by window (system.md §5a).
+
+    Per layer: read the descriptor, check it, wait until the A/D reference has settled; then per window
+    load, convert, post-process; then store the event counters. No block waits for data elsewhere, so
+    the clocks of a run follow from the formula in `golden_model.timing`, of which this block spends the
+    clocks between the strobes: a layer has `layer_clocks` of them, a window `window_clocks`.
+
+    Parameters
+    ----------
+    config : sizes. settle_clocks : least clocks from a change of `layer` to the first window.
+
+    Members
+    -------
+    start : strobe, run `layer_count` layers; ignored while busy. abort : strobe, stop; ignored when idle.
+    status : busy, done, error, layer, overflow for register STATUS (cells_busy stays 0).
+    cycles : clocks with busy = 1 of the run, so far or in total.
+    layer : index of the running layer. window : index of the window inside the layer, for traces.
+    flush : strobe, every other block must return to its reset state.
+    layer_start, window counters and the pairs of strobes: see the block that each names.
+    """
+
+    #: Clocks of a layer that no other block accounts for: one per state outside the windows.
+    layer_clocks = 3
+    #: Clocks of a window that no other block accounts for.
+    window_clocks = 2
+
+    def __init__(self, config: HardwareConfig, *, settle_clocks: int):
+        self.config = config
+        self.settle_clocks = settle_clocks
+        super().__init__(
+            {
+                "start": In(1),
+                "abort": In(1),
+                "layer_count": In(REGISTER["LAYER_COUNT"].fields[0].bits),
+                "status": Out(tile.status()),
+                "cycles": Out(COUNTER_BITS),
+                "layer": Out(layouts.layer_index(config)),
+                "window": Out(tile.window_index(config)),
+                "flush": Out(1),
+                # descriptor
+                "read_start": Out(1),
+                "read_done": In(1),
+                "check_start": Out(1),
+                "check_done": In(1),
+                "check_error": In(4),
+                "adc_error": In(1),
+                # windows
+                "layer_start": Out(1),
+                "load_start": Out(1),
+                "window_loaded": In(1),
+                "place": In(tile.window_place(config)),
+                "window_start": Out(1),
+                "window_done": In(1),
+                "post_start": Out(1),
+                "post_done": In(1),
+                # events
+                "overflow": In(1),
+                "counters_clear": Out(1),
+                "store_events": Out(1),
+                "events_stored": In(1),
+                "layer_cycles": Out(COUNTER_BITS),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        status, count = self.status, self.layer_count
+        run_end, error = Signal(), Signal.like(status.error)
+        m.d.comb += [
+            self.layer.eq(status.layer),
+            run_end.eq(self.events_stored & (status.layer + 1 == count)),
+            self.flush.eq(status.busy & self.abort),
+        ]
+
+        @contextmanager
+        def running(name: str):
+            """A state that an abort or an error leaves for IDLE."""
+            with m.State(name):
+                yield
+                with m.If(self.abort | (error != ErrorCode.NONE)):
+                    m.next = "IDLE"
+
+        with m.FSM():
+            with m.State("IDLE"), m.If(self.start):
+                m.d.sync += [status.done.eq(0), status.overflow.eq(0), status.layer.eq(0), self.cycles.eq(0)]
+                with m.If((count == 0) | (count > self.config.max_layers)):
+                    m.d.sync += status.error.eq(ErrorCode.LAYER_COUNT)
+                with m.Else():
+                    m.d.sync += [status.error.eq(ErrorCode.NONE), status.busy.eq(1)]
+                    m.next = "FETCH"
+            with running("FETCH"):
+                m.d.comb += [self.read_start.eq(1), self.counters_clear.eq(1)]
+                m.d.sync += self.window.eq(0)
+                m.next = "READ"
+            with running("READ"), m.If(self.read_done):
+                m.d.comb += self.check_start.eq(1)
+                m.next = "CHECK"
+            with running("CHECK"), m.If(self.check_done):
+                m.d.comb += error.eq(self.check_error)
+                with m.If(self.adc_error & (self.check_error == ErrorCode.NONE)):
+                    m.d.comb += error.eq(ErrorCode.ADC_CONFIGURATION)
+                m.next = "SETTLE"
+            with running("SETTLE"), m.If(self.layer_cycles >= self.settle_clocks):
+                m.d.comb += self.layer_start.eq(1)
+                m.next = "LOAD"
+            with running("LOAD"):
+                m.d.comb += self.load_start.eq(1)
+                m.next = "PREPARE"
+            with running("PREPARE"), m.If(self.window_loaded):
+                m.d.comb += self.window_start.eq(1)
+                m.next = "CONVERT"
+            with running("CONVERT"), m.If(self.window_done):
+                m.d.comb += self.post_start.eq(1)
+                m.next = "DRAIN"
+            with running("DRAIN"), m.If(self.post_done):
+                m.d.sync += self.window.eq(self.window + 1)
+                m.next = "LOAD"
+                with m.If(self.place.last):
+                    m.d.comb += self.store_events.eq(1)
+                    m.next = "STORE"
+            with running("STORE"), m.If(self.events_stored):
+                with m.If(run_end):
+                    m.d.sync += [status.busy.eq(0), status.done.eq(1)]
+                    m.next = "IDLE"
+                with m.Else():
+                    m.d.sync += status.layer.eq(status.layer + 1)
+                    m.next = "FETCH"
+
+        with m.If(status.busy):
+            m.d.sync += [self.cycles.eq(self.cycles + 1), self.layer_cycles.eq(self.layer_cycles + 1)]
+            with m.If(self.overflow):
+                m.d.sync += status.overflow.eq(1)
+        with m.If(self.start & ~status.busy | self.events_stored):
+            m.d.sync += self.layer_cycles.eq(1)
+        with m.If(error != ErrorCode.NONE):
+            m.d.sync += [status.busy.eq(0), status.error.eq(error)]
+        with m.If(self.flush):
+            m.d.sync += [status.busy.eq(0), status.done.eq(0), status.error.eq(ErrorCode.ABORTED)]
+        return m

@@ -1,0 +1,261 @@
+"""The register bank: what the host's accesses do, straight from the table in `golden_model.registers`."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from golden_model.config import HardwareConfig
+from golden_model.registers import (
+    COUNTER_BITS,
+    COUNTER_NAMES,
+    COUNTERS_PER_LAYER,
+    DESCRIPTOR_STRIDE,
+    IDENTITY,
+    REGION,
+    REGION_SHIFT,
+    REGISTERS,
+)
+from rtl import layouts
+from rtl import tile_layouts as tile
+
+
+def region_entries(config: HardwareConfig) -> dict[str, int]:
+    """Entries of every memory region."""
+    return {
+        "PROGRAM": config.max_layers * DESCRIPTOR_STRIDE,
+        "WIDTHS": config.width_entries,
+        "BIAS": config.channel_entries,
+        "MULTIPLIERS": config.channel_entries,
+        "PADS": config.pad_entries,
+        "REFERENCE": config.max_layers * (config.ou_rows + 1),
+        "ACTIVATIONS": 2 * tile.activation_words(config),
+        "LOGITS": config.max_n,
+        "EVENTS": config.max_layers * COUNTERS_PER_LAYER * 2,
+    }
+
+
+class RegisterBank(wiring.Component):
+    """Registers and memory windows of the tile on a bus of single accesses.
+
+    An access is refused (`error`, no effect) if its address is unaligned or names nothing, if the access
+    rights forbid it, if a register or table entry is written with a byte strobe at 0 (activations may
+    be), if tables, activations, cells, LAYER_COUNT or CELL_PAIRS are written or activations read while
+    a network runs, if cells are touched while the cell check runs, if CELL_DATA goes beyond the last
+    crossbar pair, if CELL_PAIR, CELL_PAIRS or a width is larger than the hardware, or if CONTROL asks
+    for the cell check while something runs, or for start beside or during a cell check.
+
+    Throughput: one access at a time. Latency: a response follows 2 clocks after its request, 3 for a
+    read of a memory, up to `max_layers` more for REFERENCE (its entry is divided into layer and count
+    by repeated subtraction), and as long as the crossbar is not ready for CELL_DATA.
+
+    Parameters
+    ----------
+    config : sizes.
+
+    Members
+    -------
+    requests, responses : accesses and their answers, in order.
+    control : strobes. status, cycles, checksum : what the registers of the same names read.
+    layer_count, cell_pairs : values of LAYER_COUNT and CELL_PAIRS; reset to 0.
+    cell_select, cells, cells_full : cell programming.
+    program_write ... reference_write : write ports of the tables.
+    activations, activation_data : the activation buffers, which answer in the next clock.
+    logit_*, event_* : read ports of the results, which answer in the next clock.
+    """
+
+    def __init__(self, config: HardwareConfig):
+        self.config = config
+        super().__init__(
+            {
+                "requests": In(stream.Signature(tile.bus_request())),
+                "responses": Out(stream.Signature(tile.bus_response())),
+                "control": Out(tile.control()),
+                "status": In(tile.status()),
+                "cycles": In(COUNTER_BITS),
+                "checksum": In(tile.WORD),
+                "layer_count": Out(tile.register_fields("LAYER_COUNT")["layers"].shape),
+                "cell_pairs": Out(tile.register_fields("CELL_PAIRS")["pairs"].shape),
+                "cell_select": Out(tile.memory_write(layouts.pair_index(config), layouts.pair_index(config))),
+                "cells": Out(stream.Signature(unsigned(tile.WORD))),
+                "cells_full": In(1),
+                "program_write": Out(tile.memory_write(tile.program_address(config), unsigned(tile.WORD))),
+                "width_write": Out(layouts.width_write(config)),
+                "bias_write": Out(tile.memory_write(tile.channel_entry(config), signed(tile.WORD))),
+                "multiplier_write": Out(tile.memory_write(tile.channel_entry(config), unsigned(tile.MULTIPLIER_BITS))),
+                "pad_write": Out(tile.memory_write(tile.pad_entry(config), unsigned(tile.BYTE))),
+                "reference_write": Out(layouts.reference_write(config)),
+                "activations": Out(tile.activation_bus(config)),
+                "activation_data": In(tile.WORD),
+                "logit_enable": Out(1),
+                "logit_address": Out(tile.logit_index(config)),
+                "logit_data": In(tile.WORD),
+                "event_enable": Out(1),
+                "event_address": Out(tile.event_address(config)),
+                "event_data": In(COUNTER_BITS),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config, status = self.config, self.status
+        request = Signal(tile.bus_request())
+        response = self.responses.payload
+        region = request.address[REGION_SHIFT:]
+        entry = Signal(REGION_SHIFT - 2)
+        aligned = request.address[:2] == 0
+        whole_word = request.strobe.all()
+        idle = ~status.busy
+        execute = Signal()  # the registered request is being carried out in this clock
+        refused, waits, reads_memory = Signal(), Signal(), Signal()
+        m.d.comb += [entry.eq(request.address[2:]), refused.eq(1)]
+
+        writes = {
+            "PROGRAM": self.program_write,
+            "WIDTHS": self.width_write,
+            "BIAS": self.bias_write,
+            "MULTIPLIERS": self.multiplier_write,
+            "PADS": self.pad_write,
+        }
+        for port in writes.values():
+            m.d.comb += [port.address.eq(entry), port.data.eq(request.data)]
+
+        # ---- memory regions
+        entries = region_entries(config)
+        words = tile.activation_words(config)
+        in_second = entry >= words
+        count, layer, locate = Signal.like(entry), Signal(layouts.layer_index(config)), Signal()
+        m.d.comb += [
+            self.cells.payload.eq(request.data),
+            self.cell_select.data.eq(request.data),
+            self.activations.data.eq(request.data),
+            self.activations.buffer.eq(in_second),
+            self.activations.word.eq(Mux(in_second, entry - words, entry)),
+            self.logit_address.eq(entry),
+            self.event_address.eq(entry >> 1),
+            self.reference_write.layer.eq(layer),
+            self.reference_write.count.eq(count),
+            self.reference_write.level.eq(request.data),
+        ]
+        event_exists = entry[1:5] < len(COUNTER_NAMES)
+        with m.Switch(region):
+            with m.Case(0):
+                self._registers(m, request, entry, refused, waits, execute)
+            for name, port in writes.items():
+                with m.Case(REGION[name].index):
+                    legal = idle & request.write & whole_word & (entry < entries[name])
+                    if name == "WIDTHS":
+                        legal &= request.data[: layouts.WIDTH_BITS] <= config.weight_bits
+                    m.d.comb += [refused.eq(~legal), port.enable.eq(execute & legal & aligned)]
+            with m.Case(REGION["REFERENCE"].index):
+                legal = idle & request.write & whole_word & (entry < entries["REFERENCE"])
+                m.d.comb += [refused.eq(~legal), locate.eq(legal)]
+            with m.Case(REGION["ACTIVATIONS"].index):
+                legal = idle & (entry < entries["ACTIVATIONS"])
+                m.d.comb += [refused.eq(~legal), reads_memory.eq(1)]
+                with m.If(execute & legal & aligned):
+                    m.d.comb += self.activations.read.eq(~request.write)
+                    m.d.comb += self.activations.write.eq(Mux(request.write, request.strobe, 0))
+            with m.Case(REGION["LOGITS"].index):
+                m.d.comb += [refused.eq(request.write | (entry >= entries["LOGITS"])), reads_memory.eq(1)]
+                m.d.comb += self.logit_enable.eq(execute)
+            with m.Case(REGION["EVENTS"].index):
+                m.d.comb += refused.eq(request.write | (entry >= entries["EVENTS"]) | ~event_exists)
+                m.d.comb += [self.event_enable.eq(execute), reads_memory.eq(1)]
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.requests.ready.eq(1)
+                m.d.sync += request.eq(self.requests.payload)
+                with m.If(self.requests.valid):
+                    m.next = "EXECUTE"
+            with m.State("EXECUTE"):
+                m.d.comb += execute.eq(1)
+                m.d.sync += [response.error.eq(refused | ~aligned), count.eq(entry), layer.eq(0)]
+                with m.If(refused | ~aligned):
+                    m.d.sync += response.data.eq(0)
+                    m.next = "RESPOND"
+                with m.Elif(locate):
+                    m.next = "LOCATE"
+                with m.Elif(reads_memory & ~request.write):
+                    m.next = "READ"
+                with m.Elif(~waits):
+                    m.next = "RESPOND"
+            with m.State("LOCATE"):
+                with m.If(count > config.ou_rows):
+                    m.d.sync += [count.eq(count - (config.ou_rows + 1)), layer.eq(layer + 1)]
+                with m.Else():
+                    m.d.comb += self.reference_write.enable.eq(1)
+                    m.next = "RESPOND"
+            with m.State("READ"):
+                event = Mux(entry[0], self.event_data[tile.WORD :], self.event_data[: tile.WORD])
+                with m.Switch(region):
+                    with m.Case(REGION["ACTIVATIONS"].index):
+                        m.d.sync += response.data.eq(self.activation_data)
+                    with m.Case(REGION["LOGITS"].index):
+                        m.d.sync += response.data.eq(self.logit_data)
+                    with m.Case(REGION["EVENTS"].index):
+                        m.d.sync += response.data.eq(event)
+                m.next = "RESPOND"
+            with m.State("RESPOND"):
+                m.d.comb += self.responses.valid.eq(1)
+                with m.If(self.responses.ready):
+                    m.next = "IDLE"
+        return m
+
+    def _registers(self, m: Module, request, entry, refused, waits, execute) -> None:
+        """The register page: value read, access rights and effect of every register."""
+        config, status = self.config, self.status
+        values = {
+            "IDENTITY": IDENTITY,
+            "HARDWARE_HASH": config.hash_word,
+            "CONTROL": 0,
+            "STATUS": status,
+            "LAYER_COUNT": self.layer_count,
+            "CYCLES_LOW": self.cycles[: tile.WORD],
+            "CYCLES_HIGH": self.cycles[tile.WORD :],
+            "CELL_PAIRS": self.cell_pairs,
+            "CELL_CHECKSUM": self.checksum,
+        }
+        cells_idle = ~status.busy & ~status.cells_busy
+        command = Signal(tile.control())
+        m.d.comb += command.eq(request.data)
+        writable = {
+            "CONTROL": ~(command.check_cells & (~cells_idle | command.start)) & ~(command.start & status.cells_busy),
+            "LAYER_COUNT": ~status.busy,
+            "CELL_PAIR": cells_idle & (request.data[:16] < config.crossbar_pairs),
+            "CELL_DATA": cells_idle & ~self.cells_full,
+            "CELL_PAIRS": cells_idle & (request.data[:16] <= config.crossbar_pairs),
+        }
+        aligned = request.address[:2] == 0
+        with m.Switch(entry):
+            for register in REGISTERS:
+                with m.Case(register.offset >> 2):
+                    with m.If(request.write):
+                        if register.access != "r":
+                            m.d.comb += refused.eq(~(request.strobe.all() & writable[register.name]))
+                    with m.Elif(execute):
+                        if register.access != "w":
+                            m.d.comb += refused.eq(0)
+                            m.d.sync += self.responses.payload.data.eq(values[register.name])
+                    if register.access == "r":
+                        continue
+                    with m.If(execute & request.write & aligned & ~refused):
+                        self._effect(m, register.name, request, command, waits)
+
+    def _effect(self, m: Module, name: str, request, command, waits) -> None:
+        """What a legal write does."""
+        match name:
+            case "CONTROL":
+                m.d.comb += self.control.eq(command)
+            case "LAYER_COUNT":
+                m.d.sync += self.layer_count.eq(request.data)
+            case "CELL_PAIRS":
+                m.d.sync += self.cell_pairs.eq(request.data)
+            case "CELL_PAIR":
+                m.d.comb += self.cell_select.enable.eq(1)
+            case "CELL_DATA":
+                m.d.comb += [self.cells.valid.eq(1), waits.eq(~self.cells.ready)]
+            case _:
+                raise NotImplementedError(f"register {name} has no effect defined for a write")

@@ -1,0 +1,216 @@
+"""The tile: a macro and everything that lets it run whole networks from a bus (system.md §1, §10)."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, ResetInserter
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from golden_model.config import HardwareConfig
+from rtl import axi_lite, layouts
+from rtl import tile_layouts as tile
+from rtl.activation_buffer import ActivationBuffer
+from rtl.axi_lite import AxiLite
+from rtl.cell_programmer import CellProgrammer
+from rtl.descriptor_check import DescriptorCheck
+from rtl.descriptor_reader import DescriptorReader
+from rtl.dynamic_precision import DynamicPrecision
+from rtl.emulated_crossbar import EmulatedCrossbar
+from rtl.event_memory import EventMemory
+from rtl.interfaces import CrossbarPort, forward_conversion
+from rtl.layer_sequencer import LayerSequencer
+from rtl.logit_memory import LogitMemory
+from rtl.macro import Macro
+from rtl.post_processing import PostProcessing
+from rtl.register_bank import RegisterBank
+from rtl.window_generator import WindowGenerator
+
+#: Prefix of the bus signals at the top, where test benches look for them.
+BUS_PREFIX = "s_axil_"
+
+
+def bus_members() -> dict:
+    """The AXI4-Lite slave as flat ports (no `__` in the Verilog names)."""
+    return {BUS_PREFIX + name: member for name, member in axi_lite.SIGNALS.items()}
+
+
+def connect_bus(m: Module, outer, inner, prefix: str = "") -> None:
+    """Connect a component's flat bus ports to those of a part of it, called `prefix` + name there."""
+    for name, member in axi_lite.SIGNALS.items():
+        outside, inside = getattr(outer, BUS_PREFIX + name), getattr(inner, prefix + name)
+        m.d.comb += inside.eq(outside) if member.flow == In else outside.eq(inside)
+
+
+class Tile(wiring.Component):
+    """Runs a network program on an analog macro; the host only writes tables and input and reads results.
+
+    Data path: activation buffer -> window generator -> dynamic precision -> macro -> post-processing ->
+    activation buffer; the layer sequencer starts them one after the other. Clocks of a run: exactly
+    those of `golden_model.timing`, whose constants are `start_clocks`, `layer_clocks`, `group_clocks`
+    and `window_clocks` here. Reset: idle; the memories keep what they hold.
+
+    Parameters
+    ----------
+    config : sizes.
+
+    Members
+    -------
+    s_axil_* : AXI4-Lite slave, registers and memories of `golden_model.registers` (rtl/REGISTERS.md).
+    crossbar : the analog macro, or a model of it.
+    trace : one record per OU activation, see `layouts.trace`, with layer and window.
+    """
+
+    def __init__(self, config: HardwareConfig):
+        self.config = config
+        super().__init__(
+            {
+                **bus_members(),
+                "crossbar": Out(CrossbarPort(config)),
+                "trace": Out(tile.tile_trace(config)),
+            }
+        )
+
+    # ---- constants of the timing formula ------------------------------------------------------
+    @staticmethod
+    def start_clocks(config: HardwareConfig) -> int:
+        """c_start: clocks with busy = 1 outside all layers."""
+        return 0
+
+    @staticmethod
+    def group_clocks(config: HardwareConfig) -> int:
+        """c_group: clocks that a group adds to loading; the statistics are a pipeline."""
+        return 0
+
+    @staticmethod
+    def settle_clocks(config: HardwareConfig) -> int:
+        """Clocks from a change of the crossbar's `layer` to the first window that use its reference."""
+        return EmulatedCrossbar.settle_clocks(config)
+
+    @classmethod
+    def layer_clocks(cls, config: HardwareConfig) -> int:
+        """c_layer: descriptor, check or settling (whichever is longer), storing of the event counters."""
+        checked = DescriptorReader.latency(config) + DescriptorCheck.latency(config) + 1
+        return max(checked, cls.settle_clocks(config) - 1) + 1 + EventMemory.latency
+
+    @staticmethod
+    def window_clocks(config: HardwareConfig) -> int:
+        """c_window: latencies of the blocks that a window passes, beside its bytes, OUs and channels.
+
+        Each block starts in the clock in which the one before it ends, the last one takes its last clock.
+        """
+        latencies = WindowGenerator.latency + DynamicPrecision.latency + PostProcessing.latency
+        return latencies + Macro.window_overhead - 1
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.axi_lite = bus = AxiLite()
+        m.submodules.registers = registers = RegisterBank(config)
+        m.submodules.programmer = programmer = CellProgrammer(config)
+        m.submodules.sequencer = sequencer = LayerSequencer(config, settle_clocks=self.settle_clocks(config))
+        m.submodules.activations = activations = ActivationBuffer(config)
+        m.submodules.logits = logits = LogitMemory(config)
+        reader, check = DescriptorReader(config), DescriptorCheck(config)
+        windows, precision = WindowGenerator(config), DynamicPrecision(config)
+        macro, post, events = Macro(config), PostProcessing(config), EventMemory(config)
+        # An abort returns all of these to their reset state in one clock.
+        flush = ResetInserter(sequencer.flush)
+        m.submodules.reader = flush(reader)
+        m.submodules.check = flush(check)
+        m.submodules.windows = flush(windows)
+        m.submodules.precision = flush(precision)
+        m.submodules.macro = flush(macro)
+        m.submodules.post = flush(post)
+        m.submodules.events = flush(events)
+
+        self._connect_host(m, bus, registers, programmer, sequencer)
+        settings = reader.settings
+        m.d.comb += [
+            # tables
+            reader.program_write.eq(registers.program_write),
+            macro.width_write.eq(registers.width_write),
+            post.bias_write.eq(registers.bias_write),
+            post.multiplier_write.eq(registers.multiplier_write),
+            windows.pad_write.eq(registers.pad_write),
+            self.crossbar.reference_write.eq(registers.reference_write),
+            # descriptor
+            *(block.settings.eq(settings) for block in (check, windows, precision, macro, post)),
+            reader.start.eq(sequencer.read_start),
+            reader.layer.eq(sequencer.layer),
+            sequencer.read_done.eq(reader.done),
+            check.start.eq(sequencer.check_start),
+            sequencer.check_done.eq(check.done),
+            sequencer.check_error.eq(check.error),
+            sequencer.adc_error.eq(macro.configuration_error),
+            # activations
+            activations.layer_parity.eq(sequencer.layer[0]),
+            activations.read.eq(windows.read),
+            windows.read_data.eq(activations.read_data),
+            activations.store.eq(post.store),
+            activations.bus.eq(registers.activations),
+            registers.activation_data.eq(activations.bus_data),
+            # windows
+            windows.row_step.eq(check.row_step),
+            windows.pad_rows.eq(check.pad_rows),
+            windows.layer_start.eq(sequencer.layer_start),
+            windows.start.eq(sequencer.load_start),
+            sequencer.place.eq(windows.place),
+            precision.bytes.eq(windows.bytes),
+            sequencer.window_loaded.eq(precision.segments.valid),
+            # macro
+            macro.layer.eq(sequencer.layer),
+            macro.window_start.eq(sequencer.window_start),
+            sequencer.window_done.eq(macro.window_done),
+            macro.counters_clear.eq(sequencer.counters_clear),
+            sequencer.overflow.eq(macro.overflow | post.overflow),
+            # results
+            post.layer_start.eq(sequencer.layer_start),
+            post.start.eq(sequencer.post_start),
+            post.place.eq(windows.place),
+            post.clear.eq(sequencer.counters_clear),
+            macro.sums_address.eq(post.sums_address),
+            post.sums_data.eq(macro.sums_data),
+            sequencer.post_done.eq(post.done),
+            logits.write.eq(post.logits),
+            logits.read_enable.eq(registers.logit_enable),
+            logits.read_address.eq(registers.logit_address),
+            registers.logit_data.eq(logits.read_data),
+            events.store.eq(sequencer.store_events),
+            events.layer.eq(sequencer.layer),
+            events.counters.eq(macro.counters),
+            events.cycles.eq(sequencer.layer_cycles),
+            sequencer.events_stored.eq(events.done),
+            events.read_enable.eq(registers.event_enable),
+            events.read_address.eq(registers.event_address),
+            registers.event_data.eq(events.read_data),
+            # trace
+            *(self.trace[name].eq(macro.trace[name]) for name in layouts.trace(config).members),
+            self.trace.layer.eq(sequencer.layer),
+            self.trace.window.eq(sequencer.window),
+        ]
+        wiring.connect(m, precision.segments, macro.segments)
+        forward_conversion(m, macro.crossbar, self.crossbar)
+        return m
+
+    def _connect_host(self, m: Module, bus, registers, programmer, sequencer) -> None:
+        """Bus, registers and cell programming."""
+        connect_bus(m, self, bus)
+        wiring.connect(m, bus.requests, registers.requests)
+        wiring.connect(m, registers.responses, bus.responses)
+        wiring.connect(m, registers.cells, programmer.cells)
+        wiring.connect(m, programmer.program, wiring.flipped(self.crossbar.program))
+        wiring.connect(m, programmer.readback_request, wiring.flipped(self.crossbar.readback_request))
+        wiring.connect(m, wiring.flipped(self.crossbar.readback), programmer.readback)
+        m.d.comb += [
+            sequencer.start.eq(registers.control.start),
+            sequencer.abort.eq(registers.control.abort),
+            sequencer.layer_count.eq(registers.layer_count),
+            registers.status.eq(sequencer.status),
+            registers.status.cells_busy.eq(programmer.busy),
+            registers.cycles.eq(sequencer.cycles),
+            registers.checksum.eq(programmer.checksum),
+            registers.cells_full.eq(programmer.full),
+            programmer.select.eq(registers.cell_select),
+            programmer.check.eq(registers.control.check_cells),
+            programmer.pairs.eq(registers.cell_pairs),
+        ]

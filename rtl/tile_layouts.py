@@ -1,0 +1,156 @@
+"""Records that the tile's own blocks exchange, beside those of `rtl.layouts`, sized by one `HardwareConfig`."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Shape, signed, unsigned
+from amaranth.lib import data
+
+from golden_model.config import HardwareConfig, bits_for
+from golden_model.registers import ADDRESS_BITS, COUNTERS_PER_LAYER, DESCRIPTOR_STRIDE, REGISTER
+from rtl import layouts
+
+#: Bits of an activation in its buffer: one byte each, whatever `input_bits` is (system.md §5a).
+BYTE = 8
+#: Bits of a bias, of a logit and of a bus word.
+WORD = 32
+#: Bits of a requantisation multiplier (system.md §3).
+MULTIPLIER_BITS = 16
+
+
+# ---- indices and addresses ----------------------------------------------------------------------
+def activation_address(config: HardwareConfig) -> Shape:
+    """Byte of one activation buffer, 0..activation_bytes - 1."""
+    return unsigned(bits_for(config.activation_bytes - 1))
+
+
+def activation_words(config: HardwareConfig) -> int:
+    """32-bit words of one activation buffer."""
+    return -(-config.activation_bytes // 4)
+
+
+def channel_entry(config: HardwareConfig) -> Shape:
+    """Entry of the bias and multiplier tables."""
+    return unsigned(bits_for(config.channel_entries - 1))
+
+
+def pad_entry(config: HardwareConfig) -> Shape:
+    """Entry of the pad table."""
+    return unsigned(bits_for(config.pad_entries - 1))
+
+
+def logit_index(config: HardwareConfig) -> Shape:
+    """Index of an output of the last layer, 0..max_n - 1."""
+    return unsigned(bits_for(config.max_n - 1))
+
+
+def program_address(config: HardwareConfig) -> Shape:
+    """Word of program memory: layer * DESCRIPTOR_STRIDE + word."""
+    return unsigned(bits_for(config.max_layers * DESCRIPTOR_STRIDE - 1))
+
+
+def event_address(config: HardwareConfig) -> Shape:
+    """Counter of the event memory: layer * COUNTERS_PER_LAYER + counter."""
+    return unsigned(bits_for(config.max_layers * COUNTERS_PER_LAYER - 1))
+
+
+def window_index(config: HardwareConfig) -> Shape:
+    """Index of a window inside its layer, for traces."""
+    return unsigned(32)
+
+
+# ---- data path ----------------------------------------------------------------------------------
+def memory_write(address: Shape, data_shape: Shape) -> data.StructLayout:
+    """Write port of a table: with `enable`, entry `address` becomes `data`; no handshake."""
+    return data.StructLayout({"enable": unsigned(1), "address": address, "data": data_shape})
+
+
+def activation_read(config: HardwareConfig) -> data.StructLayout:
+    """Read request of one activation; the byte is on the answer port in the next clock."""
+    return data.StructLayout({"enable": unsigned(1), "address": activation_address(config)})
+
+
+def activation_write(config: HardwareConfig) -> data.StructLayout:
+    """One activation to store."""
+    return memory_write(activation_address(config), unsigned(BYTE))
+
+
+def logit_write(config: HardwareConfig) -> data.StructLayout:
+    """One result of the last layer to store."""
+    return memory_write(logit_index(config), signed(WORD))
+
+
+def window_byte(config: HardwareConfig) -> data.StructLayout:
+    """One activation of a window in the order of K (C outermost, then kernel row, kernel column).
+
+    There is no ready: the consumer takes a byte a clock. `last` marks row K - 1.
+    """
+    return data.StructLayout({"valid": unsigned(1), "value": unsigned(config.input_bits), "last": unsigned(1)})
+
+
+def window_place(config: HardwareConfig) -> data.StructLayout:
+    """Where a window lies in its layer; stable from the window's start until the next one's.
+
+    pool_first, pool_last : first and last window of a pooling window. last : last window of the layer.
+    """
+    return data.StructLayout({"pool_first": unsigned(1), "pool_last": unsigned(1), "last": unsigned(1)})
+
+
+def group_precision(config: HardwareConfig) -> data.StructLayout:
+    """Dynamic precision of one group (system.md §6).
+
+    mask : bit i set = position i is streamed (lo..hi). half : half of 2**lo, what rounding adds (0 if lo = 0).
+    """
+    return data.StructLayout({"mask": unsigned(config.input_bits), "half": unsigned(config.input_bits)})
+
+
+# ---- bus ----------------------------------------------------------------------------------------
+def bus_request() -> data.StructLayout:
+    """One access of the host: a write of `data` under byte strobes, or a read; byte address."""
+    return data.StructLayout(
+        {
+            "write": unsigned(1),
+            "address": unsigned(ADDRESS_BITS),
+            "data": unsigned(WORD),
+            "strobe": unsigned(WORD // 8),
+        }
+    )
+
+
+def bus_response() -> data.StructLayout:
+    """Answer to one access; `error` = SLVERR, and nothing was done."""
+    return data.StructLayout({"data": unsigned(WORD), "error": unsigned(1)})
+
+
+def activation_bus(config: HardwareConfig) -> data.StructLayout:
+    """The host's access to the activation buffers, one word of four activations; only while idle."""
+    return data.StructLayout(
+        {
+            "read": unsigned(1),
+            "write": unsigned(4),  # byte strobes
+            "buffer": unsigned(1),
+            "word": unsigned(bits_for(activation_words(config) - 1)),
+            "data": unsigned(WORD),
+        }
+    )
+
+
+def control() -> data.StructLayout:
+    """Command strobes, the fields of register CONTROL."""
+    return register_fields("CONTROL")
+
+
+def status() -> data.StructLayout:
+    """State of the tile, the fields of register STATUS."""
+    return register_fields("STATUS")
+
+
+def register_fields(name: str) -> data.StructLayout:
+    """The fields of a register of `golden_model.registers` as a layout."""
+    return data.StructLayout({field.name: unsigned(field.bits) for field in REGISTER[name].fields})
+
+
+# ---- trace --------------------------------------------------------------------------------------
+def tile_trace(config: HardwareConfig) -> data.StructLayout:
+    """The macro's trace record and where in the network it belongs."""
+    members = dict(layouts.trace(config).members)
+    return data.StructLayout({**members, "layer": layouts.layer_index(config), "window": window_index(config)})

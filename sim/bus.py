@@ -11,6 +11,8 @@ from collections.abc import Coroutine, Sequence
 from enum import IntEnum
 from typing import Any, TypeVar
 
+import numpy as np
+
 Result = TypeVar("Result")
 
 
@@ -67,6 +69,14 @@ class Bus(ABC):
     async def read_many(self, addresses: Sequence[int]) -> list[int]:
         """Read words in order."""
         return [await self.read(int(address)) for address in addresses]
+
+    def trace(self, enable: bool) -> None:
+        """Start (with an empty list) or stop recording the device's trace port."""
+        raise ValueError("this device has no trace port")
+
+    def records(self) -> dict[str, np.ndarray]:
+        """What was recorded since `trace(True)`, by field (see `sim.records`)."""
+        raise ValueError("this device has no trace port")
 
     async def poll(self, address: int, mask: int, value: int, limit: int, interval: int = 64) -> int:
         """Read every `interval` clocks until (word & mask) == value; the word. `BusTimeout` after `limit` clocks."""

@@ -19,10 +19,14 @@ from typing import Any
 
 import numpy as np
 from amaranth.back import verilog
+from amaranth.hdl import Shape
 
+from golden_model.config import HardwareConfig
+from rtl import layouts
 from sim import toolchain
 from sim.bus import Bus, BusError, BusTimeout
-from sim.records import TraceLayout
+from sim.crossbars import Crossbar
+from sim.records import TraceLayout, unpack
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _VERILATOR_OPTIONS = (
@@ -40,16 +44,20 @@ _VERILATOR_OPTIONS = (
     "--output-split",
     "20000",
 )
+#: Clocks per call into C++ while a run is waited for.
+_PART = 4_000_000
 _COMPILER_OPTIONS = ("-std=gnu++20", "-fPIC", "-shared", "-w", "-fno-plt", "-march=native")
 
 
 @dataclass(frozen=True)
 class Library:
-    """A compiled design: the shared library, its trace and whether it can write waveforms."""
+    """A compiled design: the shared library, its trace, whether it can write waveforms and whether the analog
+    port is at its top, to be answered by a `Crossbar`."""
 
     path: Path
     trace: TraceLayout | None
     waves: bool
+    analog: bool
     built: bool  # False when it came from the cache
 
 
@@ -64,20 +72,30 @@ def for_verilator(text: str) -> str:
     return re.sub(r"\btrace\b", "trace_port", text)
 
 
+def verilator_port(port: str) -> str:
+    """A port's name after `for_verilator`."""
+    return "trace_port" if port == "trace" else port
+
+
 def cpp_name(port: str) -> str:
     """The C++ member of a port in the class that Verilator makes."""
-    return "trace_port" if port == "trace" else port.replace("__", "___05F")
+    return verilator_port(port).replace("__", "___05F")
 
 
 def build(component: Any, *, waves: bool = False, optimise: str = "-O3") -> Library:
-    """Compile a component with flat `s_axil_*` ports and, if it has one, a `trace` member.
+    """Compile a component with flat `s_axil_*` ports and, if it has them, a `trace` and a `crossbar` member.
+
+    A `crossbar` member is the analog macro's port (rtl.interfaces.CrossbarPort, with `component.config`).
 
     Raises ToolError when g++ is missing or a tool fails. A finished library appears under its final
     name at once, so that an interrupted build leaves nothing half-made behind.
     """
     text = for_verilator(export(component))
     trace = TraceLayout.of(component)
+    analog = "crossbar" in component.signature.members
     definitions = [*_trace_definitions(trace), *(["-DWAVES"] if waves else [])]
+    if analog:
+        definitions += _crossbar_definitions(component.config)
     options = [*_VERILATOR_OPTIONS, *(["--trace"] if waves else [])]
     flags = [*_COMPILER_OPTIONS, optimise]
     toolchain.need("g++", "perl")
@@ -87,7 +105,7 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O3") -> Libr
     final = toolchain.build_root() / key
     library = final / "dut.so"
     if library.exists():
-        return Library(library, trace, waves, built=False)
+        return Library(library, trace, waves, analog, built=False)
     final.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=final.parent))
     log = final.parent / f"{key}.log"
@@ -114,7 +132,7 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O3") -> Libr
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Library(library, trace, waves, built=True)
+    return Library(library, trace, waves, analog, built=True)
 
 
 def _trace_definitions(trace: TraceLayout | None) -> list[str]:
@@ -129,14 +147,100 @@ def _trace_definitions(trace: TraceLayout | None) -> list[str]:
     ]
 
 
+def _crossbar_definitions(config: HardwareConfig) -> list[str]:
+    def words(layout: Any) -> int:
+        return -(-Shape.cast(layout).width // 32)
+
+    values = {
+        "LANES": config.lanes,
+        "ADC_BITS": config.adc_bits,
+        "SAMPLE_WORDS": words(layouts.sample(config)),
+        "PROGRAM_WORDS": words(layouts.cell_write(config)),
+        "ADDRESS_WORDS": words(layouts.ou_address(config)),
+        "CELL_WORDS": config.cell_words,
+    }
+    return ["-DCROSSBAR", *(f"-D{name}={value}" for name, value in values.items())]
+
+
+_SAMPLE = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32), ctypes.c_uint32)
+_PROGRAM = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32))
+_READBACK = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(ctypes.c_uint32))
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        ("sample", _SAMPLE),
+        ("program", _PROGRAM),
+        ("readback", _READBACK),
+        ("held", ctypes.c_void_p),
+        ("limits", ctypes.c_void_p),
+        ("layers", ctypes.c_uint32),
+    )
+
+
+class _Analog:
+    """A `Crossbar` as callbacks of the harness. Keeps everything alive that C++ points to."""
+
+    def __init__(self, crossbar: Crossbar):
+        config = crossbar.hardware
+        self.error: Exception | None = None
+        self._held = np.zeros(config.lanes)
+        self._limits = np.ascontiguousarray(crossbar.limits)
+        sample, write, address = layouts.sample(config), layouts.cell_write(config), layouts.ou_address(config)
+
+        def guarded(action: Any) -> Any:
+            # An exception cannot pass through C++: keep the first one, the bus raises it afterwards.
+            def call(*arguments: Any) -> None:
+                if self.error is None:
+                    try:
+                        action(*arguments)
+                    except Exception as error:
+                        self.error = error
+
+            return call
+
+        def take(payload: Any, layer: int) -> None:
+            place = unpack(sample, _integer(payload, sample))
+            crossbar.sample(place["pair"], place["ou_row"], place["ou_col"], place["slice"], layer)
+            self._held[:] = crossbar.held
+
+        def program(payload: Any) -> None:
+            place = unpack(write, _integer(payload, write))
+            crossbar.program(place["pair"], place["ou_row"], place["ou_col"], place["cells"])
+
+        def readback(payload: Any, cells: Any) -> None:
+            place = unpack(address, _integer(payload, address))
+            word = crossbar.readback(place["pair"], place["ou_row"], place["ou_col"])
+            for i in range(config.cell_words):
+                cells[i] = (word >> (32 * i)) & 0xFFFFFFFF
+
+        self.model = _Model(
+            _SAMPLE(guarded(take)),
+            _PROGRAM(guarded(program)),
+            _READBACK(guarded(readback)),
+            self._held.ctypes.data,
+            self._limits.ctypes.data,
+            crossbar.layers,
+        )
+
+
+def _integer(words: Any, layout: Any) -> int:
+    """The first words of a C array as the unsigned integer of a packed structure."""
+    count = -(-Shape.cast(layout).width // 32)
+    return sum(words[i] << (32 * i) for i in range(count))
+
+
 class CompiledBus(Bus):
     """The bus of one running instance of a library; the design is reset when it is made.
 
     waves : VCD file to write (the library must have been built with waves), or None.
+    crossbar : the model behind the analog port; needed if and only if the library has that port.
     Use as a context manager, or call `close`: the waveform file is complete only then.
     """
 
-    def __init__(self, library: Library, *, waves: str | Path | None = None):
+    def __init__(self, library: Library, *, waves: str | Path | None = None, crossbar: Crossbar | None = None):
+        if library.analog != (crossbar is not None):
+            raise ValueError("a crossbar model is needed if and only if the design has an analog port")
         self._trace_layout = library.trace
         self._library = lib = ctypes.CDLL(str(library.path))
         lib.sim_new.restype = ctypes.c_void_p
@@ -146,6 +250,9 @@ class CompiledBus(Bus):
         if waves is not None and lib.sim_waves(self._sim, str(waves).encode()):
             self.close()
             raise OSError(f"cannot write waveforms to {waves}")
+        self._analog = None if crossbar is None else _Analog(crossbar)
+        if self._analog is not None:
+            lib.sim_model(self._sim, ctypes.byref(self._analog.model))
         lib.sim_reset(self._sim)
 
     def __enter__(self) -> CompiledBus:
@@ -195,15 +302,16 @@ class CompiledBus(Bus):
 
     async def poll(self, address: int, mask: int, value: int, limit: int, interval: int = 64) -> int:
         word = ctypes.c_uint32()
-        clocks = [ctypes.c_uint64(limit), ctypes.c_uint64(interval)]
-        status = self._library.sim_poll(
-            self._sim,
-            ctypes.c_uint32(address),
-            ctypes.c_uint32(mask),
-            ctypes.c_uint32(value),
-            *clocks,
-            ctypes.byref(word),
-        )
+        place = [ctypes.c_uint32(x) for x in (address, mask, value)]
+        left = limit
+        while True:  # in parts, so that Ctrl-C is noticed
+            part = min(left, _PART)
+            status = self._library.sim_poll(
+                self._sim, *place, ctypes.c_uint64(part), ctypes.c_uint64(interval), ctypes.byref(word)
+            )
+            left -= part
+            if status != -2 or left <= 0:
+                break
         if status == -2:
             raise BusTimeout(
                 f"address 0x{address:06X} still reads 0x{word.value:08X} after {limit} clocks "
@@ -228,8 +336,9 @@ class CompiledBus(Bus):
             words = np.ctypeslib.as_array(self._library.sim_trace_data(self._sim), shape=(count,)).copy()
         return self._trace_layout.decode(words)
 
-    @staticmethod
-    def _check(kind: str, status: int, addresses: Sequence[int], done: int) -> None:
+    def _check(self, kind: str, status: int, addresses: Sequence[int], done: int) -> None:
+        if self._analog is not None and self._analog.error is not None:
+            raise self._analog.error
         if status < 0:
             raise BusTimeout(f"the device did not answer a {kind} at address 0x{int(addresses[done]):06X}")
         if status > 0:

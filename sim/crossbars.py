@@ -91,6 +91,9 @@ class Crossbar:
     min_count : per layer, (2**adc_bits - 1,) integers; min_count[t - 1] is the smallest count that answers 1
         to threshold t. The ideal array compares with it alone. Default for both: the count grid (λ = 1).
 
+    Attributes: `limits` (layers, 2**adc_bits), threshold t of a layer in counts (-inf for t = 0); `held`
+    (lanes,), the present sample in counts.
+
     Cells hold 0 until programmed. Everything is reproducible: the device depends on `settings.seed` and
     on the cell's place only, the noise on the seed and on the order of samples.
     """
@@ -120,14 +123,20 @@ class Crossbar:
         # Threshold t in counts, at index t; threshold 0 is below everything.
         exact = [np.asarray(table, dtype=np.float64) for table in min_count]
         analog = [scale * (levels - 0.5) for scale in self._counts_per_lsb]
-        self._limits = [np.concatenate([[-np.inf], limits]) for limits in (exact if self.settings.ideal else analog)]
+        chosen = exact if self.settings.ideal else analog
+        self.limits = np.array([np.concatenate([[-np.inf], limits]) for limits in chosen])
         shape = (hardware.crossbar_pairs, hardware.grid_rows, hardware.grid_cols)
         self._words: dict[tuple[int, int, int], int] = {}
         self._conductance: dict[tuple[int, int, int], np.ndarray] = {}
         self._device: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._shape = shape
         self._noise = np.random.default_rng([self.settings.seed, 1])
-        self._held = np.zeros(hardware.lanes)
+        self.held = np.zeros(hardware.lanes)
+
+    @property
+    def layers(self) -> int:
+        """Layers with a reference of their own."""
+        return len(self.limits)
 
     # ---- cells ----------------------------------------------------------------------------
     def program(self, pair: int, row: int, col: int, cells: int) -> None:
@@ -167,12 +176,12 @@ class Crossbar:
         held = conductance @ self._bits(slice_bits, self.hardware.ou_rows)
         if self.settings.read_noise:
             held = held + self._noise.normal(0.0, self.settings.read_noise, held.shape)
-        self._held = held
+        self.held = held
         return held / self._counts_per_lsb[layer]
 
     def compare(self, thresholds: Sequence[int] | np.ndarray, layer: int = 0) -> np.ndarray:
         """Comparator bits (lanes,) for integer DAC codes: 1 where v >= t - 1/2 LSB, t in 0..2**adc_bits - 1."""
-        return (self._held >= self._limits[layer][np.asarray(thresholds)]).astype(np.uint8)
+        return (self.held >= self.limits[layer][np.asarray(thresholds)]).astype(np.uint8)
 
     # ---- inside ---------------------------------------------------------------------------
     def _where(self, pair: int, row: int, col: int) -> tuple[int, int, int]:

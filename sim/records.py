@@ -127,3 +127,12 @@ def _field(name: str, port: int, offset: int, shape: Any) -> TraceField:
 
 #: One bit per lane, whether the port declares them as an array or as a plain number.
 _PER_LANE = ("started", "range_flags")
+
+
+def unpack(layout: data.StructLayout, word: int) -> dict[str, int]:
+    """Fields of a packed structure port, each as an unsigned integer."""
+    fields = {}
+    for name, where in layout:
+        width = Shape.cast(where.shape).width
+        fields[str(name)] = (word >> where.offset) & ((1 << width) - 1)
+    return fields

@@ -1,0 +1,231 @@
+"""Write the Verilog of tile, system, macro and every block: `python -m rtl.generate`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from amaranth.back import rtlil
+from amaranth.back import verilog as amaranth_verilog
+from rich.console import Console
+from rich.table import Table
+
+from golden_model.config import PRESETS, HardwareConfig
+from rtl.activation_buffer import ActivationBuffer
+from rtl.address_generator import AddressGenerator
+from rtl.axi_lite import AxiLite
+from rtl.cell_programmer import CellProgrammer
+from rtl.decode_shift_add import DecodeShiftAdd
+from rtl.descriptor_check import DescriptorCheck
+from rtl.descriptor_reader import DescriptorReader
+from rtl.dynamic_precision import DynamicPrecision
+from rtl.emulated_crossbar import EmulatedCrossbar
+from rtl.event_counters import EventCounters
+from rtl.event_memory import EventMemory
+from rtl.group_precision import GroupPrecision
+from rtl.layer_sequencer import LayerSequencer
+from rtl.logit_memory import LogitMemory
+from rtl.macro import Macro
+from rtl.ou_scheduler import OuScheduler
+from rtl.post_processing import PostProcessing
+from rtl.register_bank import RegisterBank
+from rtl.register_map import render
+from rtl.system import System
+from rtl.tile import Tile
+from rtl.trq_sar import TrqSar
+from rtl.trq_settings import TrqSettings
+from rtl.window_generator import WindowGenerator
+
+#: Every component that is exported: name of its Verilog module and file -> how to make it.
+COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
+    "system": System,
+    "tile": Tile,
+    "macro": Macro,
+    "trq_sar": TrqSar,
+    "trq_settings": TrqSettings,
+    "decode_shift_add": DecodeShiftAdd,
+    "address_generator": AddressGenerator,
+    "ou_scheduler": OuScheduler,
+    "event_counters": EventCounters,
+    "window_generator": WindowGenerator,
+    "activation_buffer": ActivationBuffer,
+    "group_precision": GroupPrecision,
+    "dynamic_precision": DynamicPrecision,
+    "post_processing": PostProcessing,
+    "descriptor_reader": DescriptorReader,
+    "descriptor_check": DescriptorCheck,
+    "layer_sequencer": lambda config: LayerSequencer(config, settle_clocks=Tile.settle_clocks(config)),
+    "event_memory": EventMemory,
+    "logit_memory": LogitMemory,
+    "cell_programmer": CellProgrammer,
+    "register_bank": RegisterBank,
+    "axi_lite": lambda config: AxiLite(),
+    "emulated_crossbar": EmulatedCrossbar,
+}
+
+#: Lint messages that Amaranth's style of Verilog cannot avoid, with the reasons.
+WAIVER = Path(__file__).with_name("verilator.vlt")
+
+# A memory's initial contents in RTLIL. All memories of the design are written before they are read, so
+# their contents need not be set: one line of Verilog per word made compiled models 2.6 times slower.
+_INITIAL_CONTENTS = re.compile(r"^  cell \$meminit_v2 .*?^  end\n", re.MULTILINE | re.DOTALL)
+_DATA = re.compile(r"^    connect \\DATA (?:\d+'0*|\{  \})$", re.MULTILINE)
+
+
+def component(name: str, config: HardwareConfig) -> Any:
+    """A new component; ValueError for an unknown name."""
+    if name not in COMPONENTS:
+        raise ValueError(f"there is no block {name!r}; there are {', '.join(COMPONENTS)}")
+    return COMPONENTS[name](config)
+
+
+def to_verilog(elaboratable: Any, name: str) -> str:
+    """Verilog text of any component as module `name`; the same on every machine, without source paths.
+
+    Memories whose initial contents are all zero come without initial contents.
+    """
+    os.environ["AMARANTH_USE_YOSYS"] = "builtin"
+    text = rtlil.convert(elaboratable, name=name, emit_src=False)
+    text = _INITIAL_CONTENTS.sub(lambda found: "" if _DATA.search(found[0]) else found[0], text)
+    # The step between RTLIL and Verilog that `verilog.convert` takes; it has no public name.
+    return amaranth_verilog._convert_rtlil_text(text, strip_internal_attrs=True)
+
+
+def verilog(name: str, config: HardwareConfig, *, top: str | None = None) -> str:
+    """Verilog text of the block `name` of `COMPONENTS`; its module is called `top`, or `name`."""
+    return to_verilog(component(name, config), top or name)
+
+
+def read_config(path: Path) -> HardwareConfig:
+    """A hardware configuration from JSON: an object with every field of HardwareConfig; ValueError else."""
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: is not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: must hold a JSON object with the fields of HardwareConfig")
+    try:
+        return HardwareConfig.from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename it: it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def lint(path: Path, top: str) -> list[str]:
+    """Messages of Verilator's lint for one file under the waiver; empty if it is clean."""
+    command = [sys.executable, "-m", "verilator", "--lint-only", "-Wall", "-Wno-fatal", "--top-module", top]
+    environment = {key: value for key, value in os.environ.items() if key != "VERILATOR_ROOT"}
+    done = subprocess.run([*command, str(WAIVER), str(path)], env=environment, capture_output=True, text=True)
+    messages = [line for line in done.stderr.splitlines() if line.startswith("%")]
+    if done.returncode and not messages:
+        raise ValueError(f"Verilator could not be run: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return messages
+
+
+console = Console(width=None if sys.stdout.isatty() else 140)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _registers(path: Path, check: bool) -> bool:
+    text = render()
+    if not check:
+        write_text(path, text)
+        return True
+    try:
+        return path.read_text() == text
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _generate(config: HardwareConfig, output: Path, names: list[str], with_lint: bool) -> list[dict[str, Any]]:
+    results = []
+    for name in names:
+        started = time.monotonic()
+        path = output / f"{name}.v"
+        text = verilog(name, config)
+        write_text(path, text)
+        messages = lint(path, name) if with_lint else []
+        seconds = time.monotonic() - started
+        results.append({"block": name, "file": str(path), "lines": text.count("\n"), "messages": messages})
+        console.print(f"{name:20} {text.count(chr(10)):7} lines {seconds:6.1f} s", highlight=False)
+        for message in messages:
+            console.print(f"  {message}", highlight=False, markup=False)
+    return results
+
+
+@app.command()
+def main(
+    preset: Annotated[str | None, typer.Option(help=f"hardware configuration: {', '.join(PRESETS)}")] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="hardware configuration as JSON, every field")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="directory for one .v file per block")] = Path("build/verilog"),
+    block: Annotated[list[str] | None, typer.Option(help="only this block; may be given several times")] = None,
+    with_lint: Annotated[bool, typer.Option("--lint", help="check every file with Verilator's lint")] = False,
+    list_blocks: Annotated[bool, typer.Option("--list", help="list the blocks, write nothing")] = False,
+    registers: Annotated[Path | None, typer.Option(help="write the register map to this file, nothing else")] = None,
+    check: Annotated[bool, typer.Option("--check", help="with --registers: only compare; status 1 if stale")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
+) -> None:
+    """Write the Verilog of tile, system (tile and emulated crossbar), macro and every block.
+
+    Exit status: 0 success, 1 lint messages or a stale register map, 2 a bad call.
+    """
+    try:
+        if list_blocks:
+            table = Table("block", "what it does")
+            for name in COMPONENTS:
+                made = component(name, PRESETS["tiny"])
+                table.add_row(name, (type(made).__doc__ or "").splitlines()[0])
+            console.print(table)
+            return
+        if registers is not None:
+            if not _registers(registers, check):
+                print(f"{registers} is stale: run `make regs`", file=sys.stderr)
+                raise typer.Exit(1)
+            return
+        if check:
+            raise ValueError("--check needs --registers FILE")
+        if preset is not None and config_file is not None:
+            raise ValueError("give --preset or --config, not both")
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        config = read_config(config_file) if config_file is not None else PRESETS[preset or "paper"]
+        names = list(block or COMPONENTS)
+        for name in names:
+            if name not in COMPONENTS:
+                raise ValueError(f"there is no block {name!r}; there are {', '.join(COMPONENTS)}")
+        results = _generate(config, output, names, with_lint)
+        if json_file is not None:
+            report = {"hardware": config.as_dict(), "hardware_hash": config.hash, "blocks": results}
+            write_text(json_file, json.dumps(report, indent=1) + "\n")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    if any(result["messages"] for result in results):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,122 @@
+"""The register map as Markdown, from the one table in `golden_model.registers` (rtl/REGISTERS.md)."""
+
+from __future__ import annotations
+
+from golden_model.config import PRESETS
+from golden_model.registers import (
+    ADDRESS_BITS,
+    COUNTER_BITS,
+    COUNTERS_PER_LAYER,
+    DESCRIPTOR_STRIDE,
+    EVENT_COUNTERS,
+    IDENTITY,
+    REGIONS,
+    REGISTERS,
+    ErrorCode,
+    Field,
+    descriptor_layout,
+)
+from rtl.register_bank import region_entries
+
+_ACCESS = {"r": "read", "w": "write", "rw": "read, write", "w1": "write 1 to act, reads 0"}
+
+_ERRORS = {
+    ErrorCode.NONE: "no error",
+    ErrorCode.ADC_CONFIGURATION: "illegal twin-range registers (system.md §4.1)",
+    ErrorCode.LAYER_COUNT: "LAYER_COUNT is zero or more than max_layers",
+    ErrorCode.LAYER_GEOMETRY: "a size, a base address or a width does not fit the hardware, or sizes contradict each other",
+    ErrorCode.UNSUPPORTED: "residual add or average pooling is asked for",
+    ErrorCode.ABORTED: "stopped by CONTROL.abort",
+}
+
+_RULES = """\
+An access is answered with SLVERR and has no effect if
+
+- its address is not a multiple of 4, or names no register and no entry of a memory;
+- the access rights forbid it;
+- a register or table is written with a byte strobe at 0 (ACTIVATIONS takes byte strobes);
+- it writes a memory, LAYER_COUNT, CELL_PAIR, CELL_DATA or CELL_PAIRS, or reads ACTIVATIONS, while STATUS.busy is 1;
+- it writes CELL_PAIR, CELL_DATA or CELL_PAIRS while STATUS.cells_busy is 1;
+- CELL_DATA goes beyond the last crossbar pair (after reset and after check_cells a write of CELL_PAIR must come first);
+- CELL_PAIR, CELL_PAIRS or a bit-plane width is larger than the hardware has;
+- CONTROL asks for check_cells while STATUS.busy or STATUS.cells_busy is 1, or for start together with or during it.
+
+CONTROL.start while busy and CONTROL.abort while idle do nothing. Registers reset to 0; memories are
+undefined until written.
+"""
+
+
+def _rows(fields: tuple[Field, ...]) -> list[str]:
+    lines, low = [], 0
+    for field in fields:
+        high = low + field.bits - 1
+        bits = str(low) if field.bits == 1 else f"{high}:{low}"
+        lines.append(f"| {bits} | `{field.name}` | {field.doc} |")
+        low = high + 1
+    return lines
+
+
+def render() -> str:
+    """The whole register map as Markdown text."""
+    paper = PRESETS["paper"]
+    lines = [
+        "# Register map",
+        "",
+        "Written by `make regs` from `golden_model/registers.py`; do not edit.",
+        "",
+        f"32-bit AXI4-Lite slave, {ADDRESS_BITS}-bit byte addresses. IDENTITY reads 0x{IDENTITY:08X}.",
+        "",
+        _RULES,
+        "## Registers",
+        "",
+    ]
+    for register in REGISTERS:
+        lines += [
+            f"### 0x{register.offset:02X} {register.name} ({_ACCESS[register.access]})",
+            "",
+            register.doc,
+            "",
+            "| bits | field | meaning |",
+            "|---|---|---|",
+            *_rows(register.fields),
+            "",
+        ]
+    lines += ["## Error codes", "", "| STATUS.error | name | meaning |", "|---|---|---|"]
+    lines += [f"| {code.value} | `{code.name}` | {_ERRORS[code]} |" for code in ErrorCode]
+    lines += [
+        "",
+        "## Memories",
+        "",
+        "Entry i is at the address given plus 4·i. Sizes of the preset `paper`.",
+        "",
+        "| address | memory | access | entries | contents |",
+        "|---|---|---|---|---|",
+    ]
+    entries = region_entries(paper)
+    for region in REGIONS:
+        lines.append(
+            f"| 0x{region.address(0):06X} | `{region.name}` | {_ACCESS[region.access]} | {entries[region.name]} "
+            f"| {region.doc} |"
+        )
+    lines += [
+        "",
+        "## Event counters",
+        "",
+        f"{COUNTER_BITS} bits each; entry = (layer * {COUNTERS_PER_LAYER} + counter) * 2, low word first. "
+        "A layer's counters are stored when it ends.",
+        "",
+        "| counter | name | counts |",
+        "|---|---|---|",
+        *(f"| {index} | `{name}` | {doc} |" for index, (name, doc) in enumerate(EVENT_COUNTERS)),
+        "",
+        "## Layer descriptor",
+        "",
+        f"{DESCRIPTOR_STRIDE} words per layer in PROGRAM. The widths of the A/D fields depend on the converter's",
+        "resolution; here those of the preset `paper`.",
+        "",
+        "| word | bits | field | meaning |",
+        "|---|---|---|---|",
+    ]
+    for index, word in enumerate(descriptor_layout(paper)):
+        lines += [f"| {index} {row}" for row in _rows(word)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,154 @@
+"""Precision-aware address generator against the golden placement (system.md §5)."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from golden_model.config import TINY, HardwareConfig
+from golden_model.mapping import place_layer
+from golden_model.registers import descriptor_fields
+from rtl.address_generator import AddressGenerator
+from sim.bench import fetch, put, simulate
+
+pytestmark = pytest.mark.rtl
+
+
+def _hardware(rng: random.Random) -> HardwareConfig:
+    """Any grid, also one with fewer OU columns than a block has planes."""
+    ou_rows, ou_cols = rng.randint(1, 4), rng.randint(1, 4)
+    return replace(
+        TINY,
+        ou_rows=ou_rows,
+        ou_cols=ou_cols,
+        rows=ou_rows * rng.randint(1, 4) + rng.randint(0, ou_rows - 1),
+        cols=ou_cols * rng.choice([1, 2, 3, 5, 9]),
+        weight_bits=rng.randint(1, 8),
+        max_k=ou_rows * 6,
+        max_n=ou_cols * rng.randint(1, 6),
+        crossbar_pairs=300,
+        width_entries=64,
+    )
+
+
+def _layer(dut: AddressGenerator, widths: np.ndarray, crossbar_base: int, width_base: int) -> dict[str, int]:
+    values = {f.name: (1 << f.bits) - 1 for f in descriptor_fields(dut.config)}
+    segments, block_cols = widths.shape
+    return values | {
+        "segments": segments,
+        "block_cols": block_cols,
+        "crossbar_base": crossbar_base,
+        "width_base": width_base,
+    }
+
+
+async def _load(ctx, dut: AddressGenerator, widths: np.ndarray, crossbar_base: int, width_base: int) -> None:
+    put(ctx, dut.settings, _layer(dut, widths, crossbar_base, width_base))
+    for i, width in enumerate(widths.ravel()):
+        put(ctx, dut.width_write, {"enable": 1, "address": width_base + i, "data": int(width)})
+        await ctx.tick()
+    ctx.set(dut.width_write.enable, 0)
+
+
+def _walk(hardware: HardwareConfig, widths: np.ndarray, *, base: int, width_base: int, passes: list[int], rng) -> list:
+    """OUs as the generator shows them: per segment `passes[segment]` times the whole list, then a switch."""
+    dut = AddressGenerator(hardware)
+    seen = []
+
+    async def bench(ctx):
+        await _load(ctx, dut, widths, base, width_base)
+        for _ in range(2):  # a second window must see the same
+            seen.clear()
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            ctx.set(dut.from_next, 1)
+            for segment in range(len(widths)):
+                while not ctx.get(dut.next_ready):
+                    await ctx.tick()
+                for _ in range(rng.choice([0, 0, 3])):
+                    await ctx.tick()
+                planes = int(widths[segment].sum())
+                assert ctx.get(dut.next_ready)
+                assert ctx.get(dut.next_planes) == planes
+                assert ctx.get(dut.next_empty) == (planes == 0)
+                at_once = planes > 0 and passes[segment] > 0 and rng.random() < 0.5
+                left = planes * passes[segment]
+                if at_once:  # the first OU is taken in the clock of the switch
+                    seen.append((segment, *_shown(ctx, dut)))
+                    left -= 1
+                ctx.set(dut.switch, 1)
+                ctx.set(dut.step, int(at_once))
+                await ctx.tick()
+                ctx.set(dut.switch, 0)
+                ctx.set(dut.from_next, 0)
+                while left:
+                    take = rng.random() < 0.7
+                    ctx.set(dut.step, int(take))
+                    if take:
+                        seen.append((segment, *_shown(ctx, dut)))
+                        left -= 1
+                    await ctx.tick()
+                ctx.set(dut.step, 0)
+                ctx.set(dut.from_next, 1)
+            assert not ctx.get(dut.next_ready), "there is no segment behind the last one"
+
+    simulate(dut, bench, limit=20_000)
+    return seen
+
+
+def _shown(ctx, dut: AddressGenerator) -> tuple:
+    ou = fetch(ctx, dut.ou)
+    place = (ou["block_col"], ou["plane"], ou["pair"], ou["ou_row"], ou["ou_col"])
+    return (*place, ctx.get(dut.ou_last))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_walk_visits_every_plane_where_the_placement_put_it(seed):
+    rng, numbers = random.Random(seed), np.random.default_rng(seed)
+    hardware = _hardware(rng)
+    shape = (rng.randint(1, 6), rng.randint(1, hardware.max_block_cols))
+    widths = numbers.integers(0, hardware.weight_bits + 1, shape)
+    widths[numbers.random(shape) < rng.choice([0, 0.4, 0.8])] = 0
+    if seed == 0:
+        widths[:] = hardware.weight_bits
+    base, width_base = rng.randint(0, 9), rng.randint(0, 64 - widths.size)
+    passes = [rng.randint(0, 3) for _ in range(shape[0])]
+    placed = place_layer(widths, hardware, crossbar_base=base)
+    expected = []
+    for segment in range(shape[0]):
+        ous = range(placed.first[segment], placed.first[segment + 1])
+        for _ in range(passes[segment]):
+            for i in ous:
+                fields = (placed.block_col, placed.plane, placed.pair, placed.ou_row, placed.ou_col)
+                expected.append((segment, *(int(f[i]) for f in fields), int(i == ous[-1])))
+    actual = _walk(hardware, widths, base=base, width_base=width_base, passes=passes, rng=rng)
+    assert actual == expected
+
+
+@pytest.mark.parametrize("block_cols", [1, 2, 4])
+def test_one_block_column_is_expanded_per_clock(block_cols):
+    dut = AddressGenerator(TINY)
+    widths = np.tile([[3, 0, 1, 2]], (4, 1))[:, :block_cols]
+
+    async def bench(ctx):
+        await _load(ctx, dut, widths, 0, 0)
+        ctx.set(dut.start, 1)
+        ctx.set(dut.from_next, 1)
+        for clock in range(block_cols + 1):
+            assert not ctx.get(dut.next_ready), f"clock {clock} after start"
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+        for _ in range(3):
+            assert ctx.get(dut.next_ready)
+            ctx.set(dut.switch, 1)
+            await ctx.tick()  # expands the first block column of the segment behind
+            ctx.set(dut.switch, 0)
+            for clock in range(1, block_cols):
+                assert not ctx.get(dut.next_ready), f"clock {clock} after the switch"
+                await ctx.tick()
+
+    simulate(dut, bench, limit=200)

@@ -408,6 +408,8 @@ def _load_npz(directory: Path, name: str, data: bytes) -> dict[str, np.ndarray]:
 
 
 def _check_hardware(directory: Path, manifest: dict[str, Any], expected: HardwareConfig | None) -> HardwareConfig:
+    if not isinstance(manifest.get("hardware"), dict):
+        raise ImageError(f"{directory}: hardware is missing")
     try:
         hardware = HardwareConfig.from_dict(manifest["hardware"])
     except (TypeError, ValueError) as error:

@@ -39,7 +39,7 @@ def refuse_unsupported(where: str, features: dict[str, Any]) -> None:
     """ValueError naming the first feature of `UNSUPPORTED` that is switched on in `features`."""
     for key, words in UNSUPPORTED.items():
         if features.get(key):
-            raise ValueError(f"{where}: {words} is not supported")
+            raise ValueError(f"{where}: this version does not support {words}")
 
 
 def accumulator_bits_needed(layer: Layer, hardware: HardwareConfig) -> int:
@@ -69,7 +69,7 @@ def check_layer(layer: Layer, hardware: HardwareConfig) -> None:
     """Raise ValueError or TypeError, one sentence naming the layer, unless the hardware can run it."""
     where = f"layer {layer.name}"
     if layer.kind in UNSUPPORTED:
-        raise ValueError(f"{where}: {UNSUPPORTED[layer.kind]} is not supported")
+        raise ValueError(f"{where}: this version does not support {UNSUPPORTED[layer.kind]}")
     if layer.kind not in ("conv", "linear"):
         raise ValueError(f"{where}: kind must be 'conv' or 'linear', got {layer.kind!r}")
     limits = {
@@ -276,7 +276,7 @@ class Runner:
         if images.ndim != 4 or images.shape[1:] != shape:
             raise ValueError(f"images must have shape (B, {', '.join(map(str, shape))}), got {images.shape}")
         if images.dtype != np.uint8:
-            signed = " (signed activations are not supported)" if images.dtype.kind == "i" else ""
+            signed = " (this version does not support signed activations)" if images.dtype.kind == "i" else ""
             raise TypeError(f"images must be uint8, got dtype {images.dtype}{signed}")
         top = (1 << first.input_bits) - 1
         if images.size and images.max() > top:

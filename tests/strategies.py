@@ -96,7 +96,7 @@ def make_network(seed: int, hardware: HardwareConfig) -> Network:
     bits = hardware.adc_bits
     twin = AdcRegisters(mode="twin", n_r2=bits, n_r1=1)
     coarse = AdcRegisters(mode="twin", n_r2=bits - 1, n_r1=1, m=1, bias=1)
-    shape = {"channels": 1, "height": 6, "width": 6, "kernel_height": 3, "kernel_width": 3}
+    shape = {"channels": 1, "height": 6, "width": 6, "kernel_height": 3, "kernel_width": 2}
     layers = (
         make_layer(
             rng,
@@ -119,7 +119,7 @@ def make_network(seed: int, hardware: HardwareConfig) -> Network:
             width=3,
             kernel_height=2,
             kernel_width=2,
-            outputs=5,
+            outputs=3,
             registers=coarse,
             dynamic=DynamicPrecision(l_max=2, tau_sq=400),
         ),
@@ -128,16 +128,16 @@ def make_network(seed: int, hardware: HardwareConfig) -> Network:
             hardware,
             name="linear",
             kind="linear",
-            channels=5,
+            channels=3,
             height=2,
             width=2,
-            outputs=4,
+            outputs=3,
             registers=twin,
             dynamic=DynamicPrecision(),
             last=True,
         ),
     )
-    return Network(name="tiny", hardware=hardware, layers=layers, classes=("a", "b", "c", "d"), info={"seed": seed})
+    return Network(name="tiny", hardware=hardware, layers=layers, classes=("a", "b", "c"), info={"seed": seed})
 
 
 def make_images(seed: int, network: Network, count: int) -> np.ndarray:

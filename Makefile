@@ -15,7 +15,7 @@ setup: $(VENV)/.ready ## make the virtual environment with everything that demo 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; Python 3.11 or newer is needed" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[quant,test,lint]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[quant,fast,test,lint]'
 	touch $@
 
 # ---- the main job ------------------------------------------------------------------------------

@@ -3,13 +3,15 @@
 Every operation unit (OU) converts, for each streamed input bit i and stored weight plane b, the count
 of rows where input bit and cell are both 1; the value is accumulated as +-(value << (i + b)).
 
-Two engines give identical results: `direct` converts every slice that occurs; `patterns` converts all
-2**ou_rows slices of a segment once and looks the results up, which is faster as soon as slices repeat
-(small OUs, many windows). `engine` picks one.
+Two engines in plain NumPy give identical results: `direct` converts every slice that occurs; `patterns`
+converts all 2**ou_rows slices of a segment once and looks the results up, which is faster as soon as
+slices repeat (small OUs, many windows). `engine` picks one. The compiled engine of compiled.py, again
+identical, takes over where numba is installed and there is enough to do.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,11 +27,11 @@ from golden_model.trq import AdcRegisters, convert_counts
 
 #: Registers of a layer: one setting, or one per class (input bit i, weight plane b).
 Registers = AdcRegisters | Mapping[tuple[int, int], AdcRegisters] | Callable[[int, int], AdcRegisters]
-EngineName = Literal["auto", "direct", "patterns"]
+EngineName = Literal["auto", "direct", "patterns", "compiled"]
 
 _CHUNK_BYTES = 48 << 20
 #: `patterns` holds tables of 2**ou_rows entries; above this many rows only `direct` is used.
-_PATTERN_ROWS = 12
+PATTERN_ROWS = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +97,7 @@ class Prepared:
     skip_zero_slices: bool
     classes: tuple[tuple[_Converter, ...], ...]  # [input bit][weight plane]
     segments: tuple[tuple[_Plane, ...], ...]
-    tables: dict[Any, _SliceResult] = field(default_factory=dict, repr=False)
+    tables: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def lanes_per_slice(self) -> np.ndarray:
@@ -280,7 +282,7 @@ def _direct(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> _To
     return totals
 
 
-def _slice_table(prepared: Prepared, segment: int, i: int) -> _SliceResult:
+def slice_table(prepared: Prepared, segment: int, i: int) -> _SliceResult:
     """Results of all 2**ou_rows slices of a segment for input bit i, made on first use."""
     classes = prepared.classes[i]
     key = (segment, *(id(c) for c in classes))
@@ -306,7 +308,7 @@ def _patterns(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> _
             if not on.any():
                 continue
             pattern = (((window_rows >> i) & 1).astype(np.float32) @ place).astype(np.intp)
-            table = _slice_table(prepared, segment, i)
+            table = slice_table(prepared, segment, i)
             totals.sums[...] += table.sums.take(pattern, axis=0).astype(np.int64) << i  # a slice of zeros adds 0
             totals.operations[...] += np.where(on, table.operations[pattern], 0)
             totals.in_r1[...] += np.where(on, table.in_r1[pattern], 0)
@@ -317,25 +319,20 @@ def _patterns(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> _
 def engine(prepared: Prepared, streamed: np.ndarray, active: np.ndarray, name: EngineName = "auto") -> _Totals:
     """Run the conversions of a chunk of windows; the seam behind which engines can be exchanged."""
     if name not in ("auto", "direct", "patterns"):
-        raise ValueError(f"engine must be 'auto', 'direct' or 'patterns', got {name!r}")
+        raise ValueError(f"engine must be 'auto', 'direct', 'patterns' or 'compiled', got {name!r}")
     rows = prepared.hardware.ou_rows
     if name == "auto":
         repeats = len(streamed) * prepared.bits >= 1 << rows or bool(prepared.tables)
-        name = "patterns" if rows <= _PATTERN_ROWS and repeats else "direct"
+        name = "patterns" if rows <= PATTERN_ROWS and repeats else "direct"
     if name == "patterns":
-        if rows > _PATTERN_ROWS:
-            raise ValueError(f"engine 'patterns' takes at most {_PATTERN_ROWS} OU rows, got {rows}")
+        if rows > PATTERN_ROWS:
+            raise ValueError(f"engine 'patterns' takes at most {PATTERN_ROWS} OU rows, got {rows}")
         return _patterns(prepared, streamed, active)
     return _direct(prepared, streamed, active)
 
 
-def run(prepared: Prepared, activations: Any, *, engine_name: EngineName = "auto") -> tuple[np.ndarray, Events]:
-    """Run windows through a prepared layer.
-
-    activations : (P, K) unsigned integers below 2**activation_bits.
-
-    Returns (sums, events): sums (P, N) int64 in units of Delta_R1; events with leading shape (P,).
-    """
+def check_activations(prepared: Prepared, activations: Any) -> np.ndarray:
+    """`activations` as an array (P, K) of unsigned integers below 2**activation_bits, or one clear error."""
     activations = np.asarray(activations)
     if activations.ndim != 2 or activations.shape[1] != prepared.k:
         raise ValueError(f"activations must have shape (P, {prepared.k}), got {activations.shape}")
@@ -346,6 +343,17 @@ def run(prepared: Prepared, activations: Any, *, engine_name: EngineName = "auto
             f"activations must be in 0..{(1 << prepared.bits) - 1}, "
             f"got {int(activations.min())}..{int(activations.max())}"
         )
+    return activations
+
+
+def run(prepared: Prepared, activations: Any, *, engine_name: EngineName = "auto") -> tuple[np.ndarray, Events]:
+    """Run windows through a prepared layer.
+
+    activations : (P, K) unsigned integers below 2**activation_bits.
+
+    Returns (sums, events): sums (P, N) int64 in units of Delta_R1; events with leading shape (P,).
+    """
+    activations = check_activations(prepared, activations)
     windows = len(activations)
     sums = np.zeros((windows, prepared.outputs), dtype=np.int64)
     counters = np.zeros((windows, Events().counts.size), dtype=np.int64)
@@ -429,7 +437,7 @@ def matmul(
     min_count : smallest count per threshold (`trq.min_count`), None for lambda = 1.
     activation_bits : width of the activations, default hardware.input_bits.
     early_detection : as for `trq.convert` (*ours*, off by default).
-    engine : "auto", "direct" or "patterns"; results are identical.
+    engine : "auto", "direct", "patterns" or "compiled" (compiled.py); results are identical.
     per_window : events keep a leading shape (P,) instead of being summed.
 
     Returns (sums, events): sums (P, N) int64 in units of Delta_R1; events of all windows, `cycles` is the
@@ -449,5 +457,39 @@ def matmul(
         activation_bits=activation_bits,
         early_detection=early_detection,
     )
+    if engine == "compiled" or (engine == "auto" and not per_window and compiling_pays(prepared, len(activations))):
+        if per_window:
+            raise ValueError("engine 'compiled' does not keep the events of single windows (per_window)")
+        activations = check_activations(prepared, activations)
+        tables = compiled_tables(prepared)
+        if tables is not None:
+            from golden_model import compiled
+
+            return compiled.run_matrix(prepared, tables, activations)
+        if engine == "compiled":
+            raise ValueError(NOT_COMPILED)
     sums, events = run(prepared, activations, engine_name=engine)
     return sums, events if per_window else events.sum()
+
+
+# ---- the compiled engine (compiled.py), which needs numba ---------------------------------------
+NOT_COMPILED = "engine 'compiled' needs numba, at most 12 OU rows and sums that fit 32 bits"
+_COMPILING_PAYS = 200_000_000  # conversions; below, starting the compiled engine would take longer
+
+
+def compiling_pays(prepared: Prepared, windows: int) -> bool:
+    """Whether a layer has enough conversions to be worth the start-up time of the compiled engine."""
+    per_window = int(prepared.lanes_per_slice.sum()) * prepared.bits
+    return "compiled" in prepared.tables or windows * per_window > _COMPILING_PAYS
+
+
+def compiled_tables(prepared: Prepared) -> Any:
+    """Tables of the compiled engine for a layer, made on first use and kept with it; None where it has none."""
+    if "compiled" not in prepared.tables:
+        tables = None
+        if importlib.util.find_spec("numba") and prepared.hardware.ou_rows <= PATTERN_ROWS:
+            from golden_model import compiled  # takes a moment to load
+
+            tables = compiled.make_tables(prepared)
+        prepared.tables["compiled"] = tables
+    return prepared.tables["compiled"]

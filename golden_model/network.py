@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ from golden_model import redy as dynamic_precision
 from golden_model.config import HardwareConfig
 from golden_model.events import Events
 from golden_model.program import Layer, Network
+from golden_model.registers import COUNTER_NAMES
 from golden_model.rounding import round_half_up_shift
 from golden_model.trq import check_min_count
 
-#: Called after every layer of every part of the batch: (images finished * layers, images * layers).
+#: Called after every part of the batch: (images finished, images).
 Progress = Callable[[int, int], None]
 
 #: What the descriptor reserves or the papers do, and this version does not: name -> words for people.
@@ -32,6 +35,7 @@ UNSUPPORTED = {
 }
 
 _CHUNK_BYTES = 64 << 20
+_IMAGES_PER_PART = 16  # images that a thread takes at a time
 
 
 # ---- checks -------------------------------------------------------------------------------------
@@ -242,11 +246,20 @@ def run_layer(
     """Run one layer.
 
     activations : uint8 (B, C, H, W) below 2**input_bits. prepared : from `prepare_layer`, to save time.
+    engine : "compiled", one of `layer.matmul`, or "auto": compiled where it exists and pays.
 
     Returns (output, events): output as `finish_layer`; events (B,), `cycles` with c_layer.
     """
     if prepared is None:
         prepared = prepare_layer(layer, hardware)
+    if engine == "compiled" or (
+        engine == "auto" and crossbar.compiling_pays(prepared, len(activations) * layer.windows)
+    ):
+        tables = crossbar.compiled_tables(prepared)
+        if tables is not None:
+            return _run_compiled(layer, prepared, tables, activations)
+        if engine == "compiled":
+            raise ValueError(f"layer {layer.name}: {crossbar.NOT_COMPILED}")
     rows = windows(layer, activations).reshape(-1, layer.k)
     sums, events = crossbar.run(prepared, rows, engine_name=engine)
     per_image = Events(events.counts.reshape(len(activations), layer.windows, -1)).sum(axis=1)
@@ -254,18 +267,35 @@ def run_layer(
     return finish_layer(layer, sums.reshape(len(activations), layer.windows, layer.outputs)), per_image
 
 
+def _run_compiled(
+    layer: Layer, prepared: crossbar.Prepared, tables: Any, activations: np.ndarray
+) -> tuple[np.ndarray, Events]:
+    from golden_model import compiled
+
+    outputs, counters = [], []
+    for image in activations:
+        sums, counted = compiled.run_image(layer, prepared, tables, image)
+        outputs.append(compiled.finish_image(layer, sums))
+        counters.append(counted)
+    events = Events(np.stack(counters)) + Events.of(cycles=np.full(len(counters), timing.c_layer(prepared.hardware)))
+    return np.stack(outputs), events
+
+
 # ---- networks -----------------------------------------------------------------------------------
 class Runner:
     """A checked network that is ready to run.
 
     Attributes: `network`, `hardware`, `placement` (where its planes lie).
+
+    engine : as for `run_layer`. threads : images run side by side in the compiled engine; None takes all cores.
     """
 
-    def __init__(self, network: Network, *, engine: crossbar.EngineName = "auto") -> None:
+    def __init__(self, network: Network, *, engine: crossbar.EngineName = "auto", threads: int | None = None) -> None:
         self.network = network
         self.hardware = network.hardware
         self.placement = check_network(network)
         self.engine: crossbar.EngineName = engine
+        self.threads = threads or os.cpu_count() or 1
         self._prepared = [prepare_layer(layer, network.hardware) for layer in network.layers]
 
     def check_images(self, images: Any) -> np.ndarray:
@@ -302,26 +332,45 @@ class Runner:
     def _run(self, images: Any, progress: Progress | None, keep: bool) -> tuple[list[np.ndarray], Events]:
         images = self.check_images(images)
         layers = self.network.layers
-        largest = max(layer.windows * (layer.k + 32 * layer.outputs) for layer in layers)
-        step = max(1, _CHUNK_BYTES // largest)
+        compiling = self.engine == "compiled" or (
+            self.engine == "auto"
+            and any(
+                crossbar.compiling_pays(prepared, len(images) * layer.windows)
+                for layer, prepared in zip(layers, self._prepared, strict=True)
+            )
+        )
+        if compiling:
+            for prepared in self._prepared:
+                crossbar.compiled_tables(prepared)  # before threads share them
+            step = _IMAGES_PER_PART
+        else:
+            step = max(1, _CHUNK_BYTES // max(layer.windows * (layer.k + 32 * layer.outputs) for layer in layers))
+        starts = range(0, len(images), step)
         parts: list[list[np.ndarray]] = []
-        events = Events(shape=(len(images), len(layers)))
-        for start in range(0, len(images), step):
-            x = images[start : start + step]
-            made = []
-            for index, (layer, prepared) in enumerate(zip(layers, self._prepared, strict=True)):
-                x = x.reshape(len(x), layer.channels, layer.height, layer.width)
-                x, counted = run_layer(layer, self.hardware, x, prepared=prepared, engine=self.engine)
-                events.counts[start : start + len(x), index] = counted.counts
-                if keep or layer.last:
-                    made.append(x)
+        counters = [np.zeros((0, len(layers), len(COUNTER_NAMES)), dtype=np.int64)]
+        with ThreadPoolExecutor(self.threads if compiling else 1) as pool:
+            for start, (made, counted) in zip(
+                starts, pool.map(lambda start: self._run_part(images[start : start + step], keep), starts), strict=True
+            ):
+                parts.append(made)
+                counters.append(counted)
                 if progress is not None:
-                    progress(start * len(layers) + len(x) * (index + 1), len(images) * len(layers))
-            parts.append(made)
+                    progress(min(start + step, len(images)), len(images))
         if not parts:
             empty = [_empty_output(layer) for layer in layers]
-            return (empty if keep else empty[-1:]), events
-        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)], events
+            parts = [empty if keep else empty[-1:]]
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)], Events(np.concatenate(counters))
+
+    def _run_part(self, x: np.ndarray, keep: bool) -> tuple[list[np.ndarray], np.ndarray]:
+        """Outputs to keep, and counters (B, layers, counters) of a few images."""
+        made, counters = [], []
+        for layer, prepared in zip(self.network.layers, self._prepared, strict=True):
+            x = x.reshape(len(x), layer.channels, layer.height, layer.width)
+            x, counted = run_layer(layer, self.hardware, x, prepared=prepared, engine=self.engine)
+            counters.append(counted.counts)
+            if keep or layer.last:
+                made.append(x)
+        return made, np.stack(counters, axis=1)
 
 
 def _empty_output(layer: Layer) -> np.ndarray:

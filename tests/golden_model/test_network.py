@@ -187,7 +187,7 @@ def test_cutting_the_batch_changes_nothing(monkeypatch):
     assert events == expected[1]
     assert len(steps) > 3
     assert steps == sorted(steps)
-    assert steps[-1] == (21, 21)
+    assert steps[-1] == (7, 7)
 
 
 def test_no_images_give_no_logits():

@@ -1,0 +1,162 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from golden_model import layer as crossbar
+from golden_model import network, timing
+from golden_model.config import PAPER
+from golden_model.program import DynamicPrecision
+from golden_model.trq import AdcRegisters
+from tests.strategies import adc_registers, dynamic_precisions, hardware_configs, make_images, make_layer, make_network
+
+compiled = pytest.importorskip("golden_model.compiled", reason="numba is not installed")
+
+
+def both(layer, hardware, images, registers=None):
+    """(output, counters) of the compiled engine and of the plain NumPy model, image by image."""
+    prepared = network.prepare_layer(layer, hardware)
+    if registers is not None:
+        prepared = crossbar.prepare(
+            layer.weights,
+            hardware,
+            registers,
+            block_widths=layer.block_widths,
+            redy=layer.dynamic,
+            skip_zero_slices=layer.skip_zero_slices,
+            min_count=layer.min_count,
+            activation_bits=layer.input_bits,
+        )
+    expected, events = network.run_layer(layer, hardware, images, prepared=prepared, engine="direct")
+    tables = compiled.make_tables(prepared)
+    assert tables is not None
+    for index, image in enumerate(images):
+        sums, counters = compiled.run_image(layer, prepared, tables, image)
+        counters[-1] += timing.c_layer(hardware)
+        yield compiled.finish_image(layer, sums), counters, expected[index], events.counts[index]
+
+
+def assert_equal(*arguments):
+    for output, counters, expected, events in both(*arguments):
+        np.testing.assert_array_equal(output, expected)
+        np.testing.assert_array_equal(counters, events)
+
+
+@st.composite
+def cases(draw):
+    hardware = draw(hardware_configs(max_k=512))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kernel = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    pad, pool = draw(st.integers(0, 1)), draw(st.integers(1, 2))
+    shape = {"channels": draw(st.integers(1, 4)), "height": draw(st.integers(4, 7)), "width": draw(st.integers(4, 7))}
+    top = 1 << hardware.input_bits
+    layer = make_layer(
+        rng,
+        hardware,
+        **shape,
+        kernel_height=kernel[0],
+        kernel_width=kernel[1],
+        stride=draw(st.integers(1, 2)) if pool == 1 else 1,
+        pad=pad,
+        pool=pool,
+        outputs=draw(st.sampled_from([1, 3, 16, 17, 33])),
+        pad_values=rng.integers(0, top, shape["channels"]) if draw(st.booleans()) else None,
+        registers=draw(adc_registers(hardware.adc_bits)),
+        dynamic=draw(st.none() | dynamic_precisions()),
+        skip_zero_slices=draw(st.booleans()),
+    )
+    images = rng.integers(0, top, (2, *shape.values())) * (rng.random((2, *shape.values())) < draw(st.floats(0, 1)))
+    return layer, hardware, images.astype(np.uint8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_compiled_and_plain_engine_agree_on_outputs_and_every_event(case):
+    assert_equal(*case)
+
+
+@settings(max_examples=20, deadline=None)
+@given(cases(), st.data())
+def test_they_agree_with_registers_per_input_bit_and_weight_plane(case, data):
+    layer, hardware, images = case
+    scale = layer.registers.n_r2 + layer.registers.m
+    n_r2 = data.draw(st.integers(1, scale))
+    other = AdcRegisters(mode="uniform", n_r2=n_r2, m=scale - n_r2)
+    assert_equal(layer, hardware, images, lambda i, b: other if (i + b) % 2 else layer.registers)
+
+
+def saturated(value, sign):
+    weights = np.full((9 * 40, 48), sign * 255)
+    layer = make_layer(
+        np.random.default_rng(0),
+        PAPER,
+        channels=40,
+        height=5,
+        width=5,
+        kernel_height=3,
+        kernel_width=3,
+        pad=1,
+        outputs=48,
+        weights=weights,
+        pad_values=np.full(40, value),
+    )
+    return layer, PAPER, np.full((1, 40, 5, 5), value, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("value", [0, 255])
+def test_saturated_data_does_not_overflow(value, sign):
+    assert_equal(*saturated(value, sign))
+
+
+def test_values_too_large_for_16_bit_tables_use_32_bits():
+    hardware = replace(PAPER, adc_bits=8)
+    layer, _, images = saturated(255, 1)
+    # Every count is read as the top code, 255.
+    layer = replace(layer, registers=AdcRegisters(mode="uniform", n_r2=8), min_count=np.ones(255, dtype=np.int64))
+    tables = compiled.make_tables(network.prepare_layer(layer, hardware))
+    assert tables.rows.dtype == np.int32
+    assert_equal(layer, hardware, images)
+
+
+def test_numbers_that_do_not_fit_the_compact_form_are_left_to_the_plain_model():
+    hardware = replace(PAPER, max_n=4096)
+    layer = make_layer(
+        np.random.default_rng(0), hardware, kind="linear", channels=1, height=1, width=9, outputs=4096,
+        weights=np.full((9, 4096), 255), dynamic=DynamicPrecision(),
+        registers=AdcRegisters(mode="uniform", n_r2=4),
+    )  # fmt: skip
+    assert compiled.make_tables(network.prepare_layer(layer, hardware)) is None
+
+
+@pytest.mark.parametrize("redy", [None, DynamicPrecision(l_max=2, tau_sq=300)])
+def test_a_matrix_product_gives_the_same_sums_and_events(redy):
+    rng = np.random.default_rng(3)
+    activations, weights = rng.integers(0, 256, (57, 40)), rng.integers(-127, 128, (40, 11))
+    registers = AdcRegisters(mode="twin", n_r2=3, n_r1=2, m=1)
+    run = {
+        engine: crossbar.matmul(activations, weights, PAPER, registers, redy=redy, engine=engine)
+        for engine in ("direct", "compiled")
+    }
+    np.testing.assert_array_equal(run["compiled"][0], run["direct"][0])
+    assert run["compiled"][1] == run["direct"][1]
+
+
+def test_a_whole_network_gives_the_same_logits_and_events_on_several_threads():
+    made = make_network(4, PAPER)
+    images = make_images(5, made, 40)
+    expected = network.Runner(made, engine="direct").run(images)
+    logits, events = network.Runner(made, engine="compiled", threads=2).run(images)
+    np.testing.assert_array_equal(logits, expected[0])
+    assert events == expected[1]
+
+
+def test_what_the_compiled_engine_cannot_do_is_refused_by_name():
+    hardware = replace(PAPER, ou_rows=16)
+    with pytest.raises(ValueError, match="engine 'compiled' needs numba, at most 12 OU rows"):
+        crossbar.matmul(
+            np.ones((1, 16), dtype=int), np.ones((16, 1), dtype=int), hardware,
+            AdcRegisters(mode="uniform", n_r2=4), engine="compiled",
+        )  # fmt: skip

@@ -48,7 +48,7 @@ def collect(
     read.
     """
     network, hardware, vectors = image.network, image.network.hardware, image.vectors
-    energy_table = cost.load_table(table)
+    energy_table, shown_run = cost.load_table(table), _run(run, image)
     if not len(vectors.images):
         raise ValueError(f"network {network.name}: the image holds no test vectors to report on")
     count = min(images, len(vectors.images))
@@ -100,11 +100,8 @@ def collect(
             "baseline_trace": reports["baseline"].trace_rows(),
             "tables": [_table(name, baseline, ours, network) for name in cost.table_names()],
         },
-        "rtl": _run(run, image),
-        "digits": {
-            "labels": np.asarray(vectors.labels[:count]).tolist(),
-            "predicted": np.asarray(vectors.logits[:count]).argmax(axis=1).tolist(),
-        },
+        "rtl": shown_run,
+        "digits": _digits(vectors, count, run),
         "hardware": {
             **hardware.as_dict(),
             "hash": hardware.hash,
@@ -203,6 +200,16 @@ def _accuracy(info: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict) and {"stage", "accuracy"} <= set(row)]
 
 
+def _digits(vectors: Any, count: int, run: dict[str, Any] | None) -> dict[str, Any]:
+    """Labels and predicted classes; the hardware's where it ran (`simulated` counts them), else the golden model's."""
+    predicted = np.asarray(vectors.logits[:count]).argmax(axis=1).tolist()
+    simulated = [row for row in (run or {}).get("images", []) if 0 <= row["index"] < count]
+    for row in simulated:
+        predicted[row["index"]] = row["predicted"]
+    labels = np.asarray(vectors.labels[:count]).tolist()
+    return {"labels": labels, "predicted": predicted, "simulated": len(simulated)}
+
+
 def _step(step: measure.Step, network: Any, table: cost.EnergyTable) -> dict[str, Any]:
     report = cost.energy(step.events, network, table, width_table=step.width_table)
     named = {name: step.events[:, i].tolist() for name, i in _INDEX.items()}
@@ -233,8 +240,44 @@ def _table(name: str, baseline: measure.Step, ours: measure.Step, network: Any) 
     }
 
 
+#: What `python -m sim.run --json` writes, as far as the report reads it.
+RUN_SCHEMA, RUN_VERSION = "ohmloom-run", 1
+_RUN_FIELDS = (
+    "image_sha256",
+    "backend",
+    "crossbar",
+    "judged",
+    "agrees",
+    "first_difference",
+    "images",
+    "cycles_per_image",
+    "clocks_per_second",
+    "seconds",
+    "build_seconds",
+)
+
+
 def _run(run: dict[str, Any] | None, image: Any) -> dict[str, Any] | None:
-    return run
+    """The fields of a run that the report shows; ValueError for a run of another image or another form."""
+    if run is None:
+        return None
+    if (run.get("schema"), run.get("version")) != (RUN_SCHEMA, RUN_VERSION):
+        raise ValueError(
+            f"run file: schema and version must be {RUN_SCHEMA!r} and {RUN_VERSION}, "
+            f"got {run.get('schema')!r} and {run.get('version')!r}"
+        )
+    missing = [name for name in _RUN_FIELDS if name not in run]
+    if missing:
+        raise ValueError(f"run file: {missing[0]} is missing")
+    needed = {"index", "label", "predicted", "golden_predicted"}
+    rows = run["images"]
+    if not isinstance(rows, list) or any(not isinstance(row, dict) or not needed <= set(row) for row in rows):
+        raise ValueError(f"run file: images must be a list of objects with {', '.join(sorted(needed))}")
+    if not isinstance(run["crossbar"], dict):
+        raise ValueError(f"run file: crossbar must be an object, got {run['crossbar']!r}")
+    if run["image_sha256"] != image.manifest["manifest_sha256"]:
+        raise ValueError("run file: it belongs to another image, run python -m sim.run on this one")
+    return {name: run[name] for name in _RUN_FIELDS}
 
 
 # ---- showing ------------------------------------------------------------------------------------
@@ -382,7 +425,7 @@ def _cards(data: dict[str, Any]) -> list[dict[str, str]]:
     rtl = _rtl_view(data["rtl"])
     if rtl is not None:
         kind = "good" if rtl["agreed"] else "bad"
-        cards.append({"value": "equal" if rtl["agreed"] else "DIFFERENT", "kind": kind, "label": rtl["short"]})
+        cards.append({"value": rtl["value"], "kind": kind, "label": rtl["short"]})
     weights = sum(x["weights"] for x in data["layers"])
     bits = sum(x["plane_bits"] for x in data["layers"])
     cards += [
@@ -440,8 +483,11 @@ def _digits_view(data: dict[str, Any], pictures: np.ndarray) -> dict[str, Any]:
                 "right": predicted == label if label >= 0 else None,
             }
         )
-    rtl = data["rtl"] is not None
-    return {"pictures": items, "who": "simulated hardware and golden model" if rtl else "golden model"}
+    simulated, count = data["digits"]["simulated"], len(items)
+    who = "golden model" if not simulated else "simulated hardware"
+    if 0 < simulated < count:
+        who = f"simulated hardware ({simulated} of {count}) or the golden model (the others)"
+    return {"pictures": items, "who": who}
 
 
 def _accuracy_view(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -598,7 +644,49 @@ def _hardware_view(hardware: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rtl_view(rtl: dict[str, Any] | None) -> dict[str, Any] | None:
-    return rtl
+    if rtl is None:
+        return None
+    rows, count = rtl["images"], len(rtl["images"])
+    changed = sum(row["predicted"] != row["golden_predicted"] for row in rows)
+    labelled = [row for row in rows if row["label"] >= 0]
+    right = sum(row["label"] == row["predicted"] for row in labelled)
+    kind = rtl["crossbar"].get("kind", "")
+    if rtl["agrees"]:
+        verdict = (
+            f"{_plural(count, 'picture')} through the complete network in hardware: scores, every event counter and "
+            "the number of clocks equal the golden model’s."
+        )
+        value, short = "equal", f"hardware and golden model, {_plural(count, 'picture')}"
+    elif rtl["judged"]:
+        verdict = "Hardware and golden model differ."
+        value, short = "DIFFERENT", "hardware and golden model"
+    else:
+        verdict = f"The crossbar was not ideal, so differences are expected: {changed} of {count} classes changed."
+        value, short = f"{changed} of {count}", "classes changed by the imperfect crossbar"
+    settings = ", ".join(
+        f"{_words(k)} {_text(v)}" for k, v in rtl["crossbar"].items() if k not in ("kind", "seed") and v not in (0, "")
+    )
+    table = [
+        ("simulator", str(rtl["backend"])),
+        ("crossbar", f"{kind} ({settings})" if rtl["crossbar"].keys() - {"kind"} and not rtl["agrees"] else kind),
+        ("pictures", _number(count)),
+        ("right, of those with a label", f"{right} of {len(labelled)}"),
+        ("clocks per picture", _optional(rtl["cycles_per_image"])),
+        ("simulated clocks per second", _optional(rtl["clocks_per_second"])),
+        ("simulation time", f"{rtl['seconds']:.2f} s, after {rtl['build_seconds']:.1f} s to build the simulation"),
+    ]
+    return {
+        "agreed": rtl["agrees"] or not rtl["judged"],
+        "value": value,
+        "short": short,
+        "verdict": verdict,
+        "rows": table,
+        "mismatch": rtl["first_difference"] if rtl["judged"] else None,
+    }
+
+
+def _optional(value: float | None) -> str:
+    return "–" if value is None else _number(value)
 
 
 def render(data: dict[str, Any], pictures: np.ndarray) -> str:
@@ -673,7 +761,7 @@ def main(
             )
     Console(soft_wrap=True, highlight=False, markup=False).print(f"report: {target}")
     rtl = data["rtl"]
-    if rtl is not None and not rtl["agreed"]:
+    if rtl is not None and rtl["judged"] and not rtl["agrees"]:
         errors.print("error: the hardware run in this report differs from the golden model")
         raise typer.Exit(1)
 

@@ -272,6 +272,118 @@ def test_energy_rows_add_up_to_the_total(data):
     )
 
 
+# ---- a run of the hardware ----------------------------------------------------------------------
+def make_run(image, **changes):
+    """What `python -m sim.run --json` writes, for two pictures that agree."""
+    vectors = image.vectors
+    rows = [
+        {
+            "index": i,
+            "label": int(vectors.labels[i]),
+            "predicted": int(vectors.logits[i].argmax()),
+            "golden_predicted": int(vectors.logits[i].argmax()),
+            "cycles": int(vectors.cycles[i]),
+            "agrees": True,
+        }
+        for i in range(2)
+    ]
+    run = {
+        "schema": "ohmloom-run",
+        "version": 1,
+        "image_sha256": image.manifest["manifest_sha256"],
+        "backend": "compiled",
+        "crossbar": {"kind": "emulated"},
+        "judged": True,
+        "agrees": True,
+        "first_difference": None,
+        "images": rows,
+        "cycles_per_image": 1234.0,
+        "clocks_per_second": 1e6,
+        "seconds": 0.5,
+        "build_seconds": 9.0,
+    }
+    return run | changes
+
+
+def test_report_reads_what_the_simulation_writes(image):
+    """The form above is that of sim.run itself."""
+    from sim import run as sim_run
+    from sim.backends import Report
+    from sim.session import ImageResult, Outcome
+
+    vectors = image.vectors
+    results = [
+        ImageResult(i, vectors.logits[i].tolist(), vectors.events.counts[i].tolist(), int(vectors.cycles[i]), 0.1)
+        for i in range(2)
+    ]
+    outcome = Outcome(results=results, clocks=1000, seconds=0.5)
+    report_of_run = Report(outcome=outcome, build_seconds=9.0)
+    run = sim_run.summarise(
+        image, report_of_run, directory=None, backend="compiled", crossbar={"kind": "emulated"}, judge=True
+    )
+    assert set(make_run(image)) <= set(run)
+    assert "equal the golden model" in report.render(report.collect(image, run), vectors.images)
+
+
+def write_run(tmp_path, run):
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(run))
+    return path
+
+
+def test_an_agreeing_run_is_shown_with_its_clocks(image_dir, image, tmp_path):
+    result = invoke(image_dir, "--run", write_run(tmp_path, make_run(image)), "--output", tmp_path / "r.html")
+    assert result.exit_code == 0, result.output
+    html = (tmp_path / "r.html").read_text()
+    assert "2 pictures through the complete network in hardware" in html
+    assert "1,234" in html
+    assert "simulated hardware (2 of 4)" in html
+
+
+def test_a_differing_run_is_shown_and_gives_status_1(image_dir, image, tmp_path):
+    run = make_run(image, agrees=False, first_difference="vector 0: logit 1 is 5 instead of 4. First difference in <x>")
+    result = invoke(image_dir, "--run", write_run(tmp_path, run), "--output", tmp_path / "r.html")
+    assert result.exit_code == 1
+    html = (tmp_path / "r.html").read_text()
+    assert "Hardware and golden model differ." in html
+    assert "First difference in &lt;x&gt;" in html
+
+
+def test_an_imperfect_crossbar_may_differ(image_dir, image, tmp_path):
+    run = make_run(image, agrees=False, judged=False, crossbar={"kind": "noise", "read_noise": 0.2, "variation": 0.0})
+    run["images"][0]["predicted"] = (run["images"][0]["predicted"] + 1) % 4
+    result = invoke(image_dir, "--run", write_run(tmp_path, run), "--output", tmp_path / "r.html")
+    assert result.exit_code == 0
+    html = (tmp_path / "r.html").read_text()
+    assert "1 of 2 classes changed" in html
+    assert "noise (read noise 0.2)" in html
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_sha256": "0" * 64}, "it belongs to another image"),
+        ({"version": 2}, "schema and version must be 'ohmloom-run' and 1, got 'ohmloom-run' and 2"),
+        ({"schema": "other"}, "schema and version must be"),
+        ({"images": [{"index": 0}]}, "images must be a list of objects with golden_predicted, index"),
+        ({"crossbar": "ideal"}, "crossbar must be an object, got 'ideal'"),
+    ],
+)
+def test_a_run_that_does_not_belong_is_refused(image_dir, image, tmp_path, change, message):
+    result = invoke(image_dir, "--run", write_run(tmp_path, make_run(image, **change)), "--output", tmp_path / "r.html")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize(("text", "message"), [("][", "not JSON"), ("[]", "must hold a JSON object")])
+def test_a_broken_run_file_is_refused(image_dir, tmp_path, text, message):
+    (tmp_path / "run.json").write_text(text)
+    result = invoke(image_dir, "--run", tmp_path / "run.json", "--output", tmp_path / "r.html")
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 # ---- command line -------------------------------------------------------------------------------
 def test_command_writes_page_and_json(image_dir, tmp_path):
     result = invoke(image_dir, "--output", tmp_path / "out" / "r.html", "--json", tmp_path / "r.json", "--images", 2)

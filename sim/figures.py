@@ -100,8 +100,13 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
         return plt.subplots(figsize=(width, height))
 
 
+def _beside(axes: Axes, x: float, y: float, text: str, points: float, **style: Any) -> None:
+    """Text to the right of a data point, `points` away."""
+    axes.annotate(text, (x, y), xytext=(points, 0), textcoords="offset points", va="center", ha="left", **style)
+
+
 def accuracy_ladder(stages: Sequence[str], accuracies: Sequence[float]) -> Markup:
-    """Accuracy (0..1) of every stage, as bars from a common start just below the lowest."""
+    """Accuracy (0..1) of every stage, as points: the axis does not start at 0, so lengths must not be compared."""
     with plt.rc_context(_STYLE):
         figure, axes = _axes(6.4, 0.5 + 0.38 * len(stages))
         percent = 100 * np.asarray(accuracies, dtype=float)
@@ -109,10 +114,12 @@ def accuracy_ladder(stages: Sequence[str], accuracies: Sequence[float]) -> Marku
         margin = max(0.5, 0.5 * (highest - lowest))
         start = max(0.0, np.floor((lowest - margin) * 2) / 2)
         places = np.arange(len(stages))[::-1]
-        axes.barh(places, percent - start, left=start, color=R1, height=0.62)
+        axes.hlines(places, start, percent, color=MACHINES[0], lw=1, ls=(0, (1, 2)))
+        axes.plot(percent, places, "o", color=R1, ms=8)
         for place, value in zip(places, percent, strict=True):
-            axes.text(value, place, f" {value:.2f} %", va="center", ha="left")
+            _beside(axes, value, place, f"{value:.2f} %", 8)
         axes.set_yticks(places, list(stages))
+        axes.set_ylim(-0.6, len(stages) - 0.4)
         axes.set_xlim(start, max(highest + 0.18 * (highest - start), start + 0.1))
         axes.set_xlabel(f"correct, % (axis starts at {start:g} %)")
         return svg(figure, "Accuracy after every step")
@@ -175,7 +182,7 @@ def count_histogram(histogram: np.ndarray, range_flag: np.ndarray, operations: n
         second.set_ylabel("A/D operations")
         second.spines["right"].set_visible(True)
         second.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        handles = [Patch(color=R2, label="R2")]
+        handles = [Patch(color=R2, label="R2" if in_r1.any() else "uniform")]
         if in_r1.any():
             handles.insert(0, Patch(color=R1, label="R1 window"))
         axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1)
@@ -201,7 +208,7 @@ def layer_bars(layers: Sequence[str], machines: Sequence[tuple[str, Sequence[flo
             heights = np.maximum(np.asarray(values, dtype=float), floor)
             axes.barh(where, heights - floor, left=floor, height=height * 0.92, color=MACHINES[i], label=name)
             for y, value, end in zip(where, values, heights, strict=True):
-                axes.text(end, y, f" {short(value)}", va="center", ha="left", fontsize=8)
+                _beside(axes, end, y, short(value), 3, fontsize=8)
         axes.set_xscale("log")
         axes.set_xlim(floor, max(positive, default=10.0) * 4)
         axes.set_yticks(places, list(layers))
@@ -221,7 +228,7 @@ def stacked_bars(machines: Sequence[str], parts: Sequence[tuple[str, Sequence[fl
             axes.barh(places, values, left=start, color=colours[i % len(colours)], height=0.6, label=name)
             start = start + np.asarray(values, dtype=float)
         for place, total in zip(places, start, strict=True):
-            axes.text(total, place, f" {short(total)}", va="center", ha="left", fontsize=9)
+            _beside(axes, total, place, short(total), 4, fontsize=9)
         axes.set_yticks(places, list(machines))
         axes.set_xlim(0, max(float(start.max()), 1e-12) * 1.15)
         axes.set_xlabel(label)

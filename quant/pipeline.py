@@ -77,7 +77,7 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a temporary sibling of `path`, then rename it: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -104,6 +104,15 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
     return value
+
+
+def finished(path: Path, mark: str) -> dict[str, Any] | None:
+    """A stage's JSON output if it carries the fingerprint `mark`, else None (also for an unreadable file)."""
+    try:
+        value = read_json(path, "")
+    except ValueError:
+        return None
+    return value if value.get("fingerprint") == mark else None
 
 
 def fail(message: str) -> NoReturn:

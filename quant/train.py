@@ -40,8 +40,6 @@ from quant.integer import accuracy, exact_logits, to_layers
 from quant.modules import Normalisation, QuantNetwork, quantise
 
 PHASES = ("float", "quantise", "finetune")
-#: Training images used to choose activation widths.
-VALIDATION_IMAGES = 2000
 #: Magnitude bits of the post-training 8-bit symmetric setting (sign + 7).
 EIGHT_BIT_PLANES = 7
 
@@ -116,25 +114,25 @@ def train(
     check_settings(settings, hardware)
     watcher = watcher or Watcher()
     generator = torch.Generator().manual_seed(settings.seed)
-    pixels = torch.from_numpy(np.array(dataset.train_images))
-    labels = torch.from_numpy(np.array(dataset.train_labels))
+    learning = dataset.learning()
+    pixels, labels = (torch.from_numpy(np.array(array)) for array in learning)
     model = models.build(settings.model, dataset.shape, dataset.classes, generator)
     if weights is not None:
         load_weights(model, weights)
-    normalisation = (
-        Normalisation.of(dataset.train_images) if settings.normalise else Normalisation.none(dataset.shape[0])
-    )
+    normalisation = Normalisation.of(learning[0]) if settings.normalise else Normalisation.none(dataset.shape[0])
     models.capture(model, dataset.shape)  # refuse an unsupported network before training it
     network: QuantNetwork | None = None
     history: list[dict[str, Any]] = []
     progress: dict[str, Any] | None = None
+    reached = 0
     if resume is not None:
-        progress, history = resume["progress"], list(resume["results"]["history"])
+        progress = dict(resume["progress"])
+        history = list(resume["results"]["history"])
         model.load_state_dict(resume["float"])
         if resume["network"] is not None:
             network = QuantNetwork.rebuild(resume["network"], resume["state"])
         generator.set_state(progress["generator"])
-    reached = PHASES.index(progress["phase"]) if progress else 0
+        reached = PHASES.index(progress["phase"])
 
     def content(results: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -204,7 +202,7 @@ def train(
             for source in network.sources():
                 source.freeze()  # type: ignore[operator]
             if settings.lower_activations is not None:
-                images, classes = dataset.validation(VALIDATION_IMAGES)
+                images, classes = dataset.validation()
                 lower_activation_widths(
                     network,
                     torch.from_numpy(np.array(images)),
@@ -220,7 +218,7 @@ def train(
         "activation_bits": [layer.bits for layer in network if layer.stage.relu],
         "history": history,
         "test_images": len(dataset.test_images),
-        "train_images": len(dataset.train_images),
+        "train_images": len(learning[0]),
     }
     return content(results)
 
@@ -352,7 +350,7 @@ def main(
         torch.set_num_threads(threads)
     config = hardware_option(hardware)
     dataset = data.load(data_dir)
-    by_size = default_epochs(len(dataset.train_images))
+    by_size = default_epochs(len(dataset.learning()[0]))
     given = (0 if weights is not None and float_epochs is None else float_epochs, quantise_epochs, finetune_epochs)
     epochs = [default if value is None else value for value, default in zip(given, by_size, strict=True)]
     settings = Settings(

@@ -59,7 +59,8 @@ def collect(
 
     layers = []
     for i, (layer, m) in enumerate(zip(network.layers, measured, strict=True)):
-        layers.append(_layer(layer, m, image, ours.events[i]))
+        family = network.info.get("families", {}).get(layer.name, "")
+        layers.append(_layer(layer, m, image, ours.events[i]) | {"family": str(family)})
     reports = {
         name: cost.energy(step.events, network, energy_table, width_table=step.width_table)
         for name, step in (("baseline", baseline), ("ours", ours))
@@ -69,7 +70,7 @@ def collect(
         "classes": list(network.classes),
         "images": count,
         "accuracy": _accuracy(network.info),
-        "info": {k: v for k, v in network.info.items() if k != "accuracy"},
+        "info": {k: v for k, v in network.info.items() if k not in _SHOWN_ELSEWHERE},
         "layers": layers,
         "layer_names": [layer.name for layer in network.layers],
         "histogram_images": min(2, count),
@@ -192,12 +193,32 @@ def _storage(layer: Layer, hardware: Any) -> dict[str, Any]:
     }
 
 
+#: Keys of info["accuracy"] in the order of the ladder, and what the report calls them.
+ACCURACY_STAGES = {
+    "float": "float",
+    "eight_bit": "8-bit",
+    "bwq": "BWQ",
+    "trq": "with TRQ",
+    "redy": "with ReDy",
+}
+#: Entries of `info` that the report shows elsewhere, or measures itself.
+_SHOWN_ELSEWHERE = ("accuracy", "histograms", "families", "operations_per_conversion", "isaac_like", "mean_bits")
+
+
 def _accuracy(info: dict[str, Any]) -> list[dict[str, Any]]:
-    """info["accuracy"]: list of {"stage", "accuracy" 0..1, "images"}; anything else is left out."""
-    rows = info.get("accuracy", [])
-    if not isinstance(rows, list):
+    """The ladder in order, rows {"stage", "accuracy" 0..1, "images" or None}; empty if the image has none.
+
+    info["accuracy"] maps the keys of `ACCURACY_STAGES` (those that exist; others follow under their own
+    name) to a share of info["test_images"]; a list of finished rows is taken as it is.
+    """
+    found = info.get("accuracy", {})
+    if isinstance(found, list):
+        return [row for row in found if isinstance(row, dict) and {"stage", "accuracy"} <= set(row)]
+    if not isinstance(found, dict):
         return []
-    return [row for row in rows if isinstance(row, dict) and {"stage", "accuracy"} <= set(row)]
+    order = [*(k for k in ACCURACY_STAGES if k in found), *(k for k in found if k not in ACCURACY_STAGES)]
+    images = info.get("test_images")
+    return [{"stage": ACCURACY_STAGES.get(k, k), "accuracy": float(found[k]), "images": images} for k in order]
 
 
 def _digits(vectors: Any, count: int, run: dict[str, Any] | None) -> dict[str, Any]:
@@ -321,7 +342,7 @@ def view(data: dict[str, Any], pictures: np.ndarray) -> dict[str, Any]:
             "histogram_figure": figures.count_histogram(
                 np.array(layer["histogram"]), np.array(layer["range_flag"]), np.array(layer["operations"])
             ),
-            "adc_text": _adc_text(layer["adc"]),
+            "adc_text": _adc_text(layer["adc"]) + (f", family {layer['family']}" if layer["family"] else ""),
             "adc": _adc_view(layer["adc"]),
         }
         for layer in data["layers"]

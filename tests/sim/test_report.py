@@ -62,10 +62,10 @@ def make_network(**changes) -> Network:
         make_layer(rng, "fc", channels=3, size=2, kernel=2, outputs=4, last=True, **changes),
     )
     info = {
-        "accuracy": [
-            {"stage": "float", "accuracy": 0.97, "images": 200},
-            {"stage": "with ReDy", "accuracy": 0.955, "images": 200},
-        ],
+        "accuracy": {"redy": 0.955, "bwq": 0.96, "float": 0.97, "eight_bit": 0.97, "trq": 0.96},
+        "test_images": 200,
+        "families": {"conv": "ideal"},
+        "histograms": {"conv": [1, 2, 3]},
         "note": "<script>alert(1)</script>",
     }
     return Network(name="tiny <net>", hardware=TINY, layers=layers, classes=("a", "b", "c", "<d>"), info=info)
@@ -253,6 +253,18 @@ def test_totals_are_the_recorded_events(image, data):
     assert ours["ad_operations"] == pytest.approx(events.ad_operations.sum(axis=1).mean())
     assert ours["conversions"] == pytest.approx(events.conversions.sum(axis=1).mean())
     assert ours["cycles"] == pytest.approx(image.vectors.cycles.mean())
+
+
+def test_accuracy_ladder_is_in_order_with_its_pictures(data):
+    assert [row["stage"] for row in data["accuracy"]] == ["float", "8-bit", "BWQ", "with TRQ", "with ReDy"]
+    assert [row["accuracy"] for row in data["accuracy"]] == [0.97, 0.97, 0.96, 0.96, 0.955]
+    assert {row["images"] for row in data["accuracy"]} == {200}
+
+
+def test_ladder_shows_the_change_of_every_step(image, data):
+    html = report.render(data, image.vectors.images)
+    ladder = html[html.index('<section id="accuracy">') : html.index('<section id="widths">')]
+    assert re.findall(r"<td>([+-][\d.]+)</td>", ladder) == ["+0.00", "-1.00", "+0.00", "-0.50"]
 
 
 def test_storage_counts_real_weights_only(image, data):

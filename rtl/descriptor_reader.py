@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Signal, unsigned
-from amaranth.lib import data, memory, wiring
+from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
 from golden_model.registers import DESCRIPTOR_STRIDE, descriptor_layout, descriptor_words
 from rtl import layouts
 from rtl import tile_layouts as tile
-
-
-def descriptor_record(config: HardwareConfig) -> data.FlexibleLayout:
-    """A descriptor as it lies in program memory: the fields at their places in the 32-bit words."""
-    words = descriptor_layout(config)
-    fields = {}
-    for index, word in enumerate(words):
-        offset = index * tile.WORD
-        for field in word:
-            fields[field.name] = data.Field(unsigned(field.bits), offset)
-            offset += field.bits
-    return data.FlexibleLayout(len(words) * tile.WORD, fields)
 
 
 class DescriptorReader(wiring.Component):
@@ -65,9 +53,7 @@ class DescriptorReader(wiring.Component):
             shape=unsigned(tile.WORD), depth=self.config.max_layers * DESCRIPTOR_STRIDE, init=[]
         )
         write, read = program.write_port(), program.read_port()
-        record = descriptor_record(self.config)
-        words = Signal(record)
-        word = Signal(range(DESCRIPTOR_STRIDE))
+        word, arrived_word = Signal(range(DESCRIPTOR_STRIDE)), Signal(range(DESCRIPTOR_STRIDE))
         reading, arrived = Signal(), Signal()
         m.d.comb += [
             write.en.eq(self.program_write.enable),
@@ -80,9 +66,12 @@ class DescriptorReader(wiring.Component):
             m.d.sync += [reading.eq(1), word.eq(0)]
         with m.Elif(reading):
             m.d.sync += [word.eq(word + 1), reading.eq(word != count - 1)]
-        m.d.sync += [arrived.eq(reading), self.done.eq(arrived & ~reading)]
-        # The word read first ends up lowest.
-        with m.If(arrived):
-            m.d.sync += words.eq(Cat(words.as_value()[tile.WORD :], read.data))
-        m.d.comb += [self.settings[name].eq(words[name]) for name, _ in record]
+        m.d.sync += [arrived.eq(reading), arrived_word.eq(word), self.done.eq(arrived & ~reading)]
+        with m.If(arrived), m.Switch(arrived_word):
+            for index, fields in enumerate(descriptor_layout(self.config)):
+                with m.Case(index):
+                    offset = 0
+                    for field in fields:
+                        m.d.sync += self.settings[field.name].eq(read.data[offset : offset + field.bits])
+                        offset += field.bits
         return m

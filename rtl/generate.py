@@ -15,6 +15,9 @@ from typing import Annotated, Any
 import typer
 from amaranth.back import rtlil
 from amaranth.back import verilog as amaranth_verilog
+from amaranth.hdl import ClockDomain, Module, ResetInserter, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
 from rich.console import Console
 from rich.table import Table
 
@@ -87,13 +90,41 @@ def component(name: str, config: HardwareConfig) -> Any:
     return COMPONENTS[name](config)
 
 
+class RegisteredReset(wiring.Component):
+    """A component behind one flip-flop for its reset input.
+
+    Amaranth merges reset into the logic in front of every register. With the reset taken straight from
+    an input, a compiled model works all of that logic out once more whenever an input may have changed.
+
+    Latency: reset takes effect one clock after `rst`. Ports: those of the component, `clk` and `rst`.
+    """
+
+    def __init__(self, component: Any):
+        self._component = component
+        super().__init__({**component.signature.members, "clk": In(1), "rst": In(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.domains.sync = domain = ClockDomain("sync", reset_less=True)
+        domain.clk = self.clk
+        reset = Signal(init=1)
+        m.d.sync += reset.eq(self.rst)
+        m.submodules.core = ResetInserter(reset)(self._component)
+        for path, member, inner in self._component.signature.flatten(self._component):
+            outer: Any = self
+            for step in path:
+                outer = outer[step] if isinstance(step, int) else getattr(outer, step)
+            m.d.comb += inner.eq(outer) if member.flow == In else outer.eq(inner)
+        return m
+
+
 def to_verilog(elaboratable: Any, name: str) -> str:
     """Verilog text of any component as module `name`; the same on every machine, without source paths.
 
     Memories whose initial contents are all zero come without initial contents.
     """
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
-    text = rtlil.convert(elaboratable, name=name, emit_src=False)
+    text = rtlil.convert(RegisteredReset(elaboratable), name=name, emit_src=False)
     text = _INITIAL_CONTENTS.sub(lambda found: "" if _DATA.search(found[0]) else found[0], text)
     # The step between RTLIL and Verilog that `verilog.convert` takes; it has no public name.
     return amaranth_verilog._convert_rtlil_text(text, strip_internal_attrs=True)

@@ -24,7 +24,7 @@ _ERRORS = {
     ErrorCode.NONE: "no error",
     ErrorCode.ADC_CONFIGURATION: "illegal twin-range registers (system.md §4.1)",
     ErrorCode.LAYER_COUNT: "LAYER_COUNT is zero or more than max_layers",
-    ErrorCode.LAYER_GEOMETRY: "a size, a base address or a width does not fit the hardware, or sizes contradict each other",
+    ErrorCode.LAYER_GEOMETRY: "a size, base address or width does not fit the hardware, or sizes contradict each other",
     ErrorCode.UNSUPPORTED: "residual add or average pooling is asked for",
     ErrorCode.ABORTED: "stopped by CONTROL.abort",
 }

@@ -10,26 +10,8 @@ from golden_model.config import HardwareConfig, bits_for
 from rtl import layouts
 from rtl.interfaces import CrossbarPort
 
-
-def count_fields(bits, width: int):
-    """Number of ones in every field of `width` bits, each count at the place of its field.
-
-    A tree of partial counts, for all fields of the word at once: as many gates as field by field, and
-    several times faster to simulate.
-    """
-    fields = range(0, len(bits), width)
-    step = 1
-    while step < width:
-        # Groups of `step` bits hold a count each; a group takes in its upper neighbour in the same field.
-        low = sum(((1 << min(step, width - i)) - 1) << base + i for base in fields for i in range(0, width, 2 * step))
-        high = sum(
-            ((1 << min(step, width - i - step)) - 1) << base + i
-            for base in fields
-            for i in range(0, width - step, 2 * step)
-        )
-        bits = ((bits & low) + ((bits >> step) & high))[: len(bits)]
-        step *= 2
-    return bits
+#: Rows that one look-up counts: as many as a look-up table of an FPGA has inputs.
+_ROWS_TOGETHER = 6
 
 
 class EmulatedCrossbar(wiring.Component):
@@ -127,19 +109,23 @@ class EmulatedCrossbar(wiring.Component):
         with m.Elif(loading):
             m.d.sync += [count.eq(count + 1), loading.eq(count != config.ou_rows)]
 
-        # ---- bit lines and comparators; lanes together in words that a processor handles at once
-        rows = config.ou_rows
-        together = max(1, 64 // rows)
-        for first in range(0, config.lanes, together):
-            lanes = range(first, min(first + together, config.lanes))
-            active = Signal(len(lanes) * rows, name=f"active{first}")
-            m.d.comb += active.eq(read.data[first * rows :][: len(active)] & input_slice.replicate(len(lanes)))
-            counts = Signal(len(active), name=f"counts{first}")
-            m.d.comb += counts.eq(count_fields(active, rows))
-            for lane in lanes:
-                level_read = levels.read_port(domain="comb")
-                m.d.comb += [
-                    level_read.addr.eq(counts.word_select(lane - first, rows)),
-                    port.comparators[lane].eq(level_read.data >= port.thresholds[lane]),
-                ]
+        # ---- bit lines and comparators. Counts by table: few gates, and fast to simulate.
+        together = min(config.ou_rows, _ROWS_TOGETHER)
+        m.submodules.ones = ones = memory.Memory(
+            shape=unsigned(bits_for(together)), depth=1 << together, init=[i.bit_count() for i in range(1 << together)]
+        )
+        for lane in range(config.lanes):
+            column = read.data[lane * config.ou_rows : (lane + 1) * config.ou_rows]
+            active = Signal(config.ou_rows, name=f"active{lane}")
+            level_read = levels.read_port(domain="comb")
+            count_parts = []
+            for row in range(0, config.ou_rows, together):
+                ones_read = ones.read_port(domain="comb")
+                m.d.comb += ones_read.addr.eq(active[row : row + together])
+                count_parts.append(ones_read.data)
+            m.d.comb += [
+                active.eq(column & input_slice),
+                level_read.addr.eq(sum(count_parts)),
+                port.comparators[lane].eq(level_read.data >= port.thresholds[lane]),
+            ]
         return m

@@ -7,6 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
+from golden_model.registers import COUNTER_BITS
 from rtl import layouts
 from rtl.bit_count import bit_count
 
@@ -55,7 +56,12 @@ class EventCounters(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         config = self.config
-        counters = self.counters
+        # One register per counter; the record is only how they leave.
+        counters = {name: Signal(COUNTER_BITS, name=name) for name in layouts.counters(config).members}
+        m.d.comb += [self.counters[name].eq(counter) for name, counter in counters.items()]
+
+        def count(name: str, amount) -> None:
+            m.d.sync += counters[name].eq(counters[name] + amount)
 
         # One clock of registers in front of the adders.
         segment = Signal(self.segment.shape())
@@ -71,25 +77,17 @@ class EventCounters(wiring.Component):
         dense_planes = self.block_cols * config.weight_bits
 
         with m.If(activation):
-            m.d.sync += counters.ou_activations.eq(counters.ou_activations + 1)
+            count("ou_activations", 1)
         with m.If(segment.valid):
-            m.d.sync += [
-                counters.skipped_planes.eq(
-                    counters.skipped_planes
-                    + (dense_planes - segment.planes)[: len(self.block_cols) + 4] * config.input_bits
-                ),
-                counters.skipped_bits.eq(
-                    counters.skipped_bits + segment.planes * (config.input_bits - segment.streamed)
-                ),
-                counters.skipped_zero_slices.eq(counters.skipped_zero_slices + segment.planes * segment.zero_slices),
-                counters.input_bits_streamed.eq(counters.input_bits_streamed + segment.streamed),
-            ]
+            missing = (dense_planes - segment.planes)[: len(self.block_cols) + 4]
+            count("skipped_planes", missing * config.input_bits)
+            count("skipped_bits", segment.planes * (config.input_bits - segment.streamed))
+            count("skipped_zero_slices", segment.planes * segment.zero_slices)
+            count("input_bits_streamed", segment.streamed)
         with m.If(completed):
-            m.d.sync += [
-                counters.conversions_r1.eq(counters.conversions_r1 + bit_count(self.started & ~self.range_flags)),
-                counters.conversions_r2.eq(counters.conversions_r2 + bit_count(self.started & self.range_flags)),
-            ]
-        m.d.sync += counters.ad_operations.eq(counters.ad_operations + bit_count(operations))
+            count("conversions_r1", bit_count(self.started & ~self.range_flags))
+            count("conversions_r2", bit_count(self.started & self.range_flags))
+        count("ad_operations", bit_count(operations))
         with m.If(self.clear):
-            m.d.sync += counters.eq(0)
+            m.d.sync += [counter.eq(0) for counter in counters.values()]
         return m

@@ -189,7 +189,7 @@ class Settings:
     method : "msq", "bitplane" or "ptq" (post-training only). seed : of every random draw.
     float_epochs, quantise_epochs, finetune_epochs : 0 skips the phase. batch : images per step.
     float_lr : peak of the one-cycle schedule. lr : of quantised training; finetune decays it to 0 by a
-    cosine. step_lr : of the log-steps.
+    cosine. step_lr : of the log-steps. plane_lr : of bit planes, which must travel by about 1.
     target_bits : mean magnitude bits at which the schedule of `msq` ends. start_bits : width at the start.
     weight_bits : largest width of a block. alpha : first (msq) or constant (bitplane) penalty factor.
     weighting : "memory" or "activations". interval : epochs between requantisations (bitplane).
@@ -209,6 +209,7 @@ class Settings:
     float_lr: float = 4e-3
     lr: float = 2e-3
     step_lr: float = 5e-3
+    plane_lr: float = 2e-2
     target_bits: float = 0.4
     start_bits: int = 7
     weight_bits: int = 8
@@ -218,7 +219,7 @@ class Settings:
     activation_bits: int = 8
     lower_activations: int | None = 4
     activation_tolerance: float = 0.003
-    shift: int = 0
+    shift: int = 1
     normalise: bool = False
 
 
@@ -308,10 +309,13 @@ class FloatPhase(Phase):
 
 
 def _groups(network: QuantNetwork, settings: Settings) -> list[dict[str, Any]]:
+    """Parameters with their learning rates: log-steps, bit planes, everything else."""
     steps = [s.log_step for s in network.sources() if isinstance(s, FloatWeight)]
-    known = {id(p) for p in steps}
+    planes = [p for s in network.sources() if isinstance(s, BitPlaneWeight) for p in (s.positive, s.negative)]
+    known = {id(p) for p in (*steps, *planes)}
     rest = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
-    return [{"params": rest, "lr": settings.lr}] + ([{"params": steps, "lr": settings.step_lr}] if steps else [])
+    groups = ((rest, settings.lr), (steps, settings.step_lr), (planes, settings.plane_lr))
+    return [{"params": parameters, "lr": rate} for parameters, rate in groups if parameters]
 
 
 class MsqPhase(Phase):
@@ -449,6 +453,7 @@ def check_settings(settings: Settings, hardware: HardwareConfig) -> None:
         "float_lr": (0, 10),
         "lr": (0, 10),
         "step_lr": (0, 10),
+        "plane_lr": (0, 10),
         "alpha": (0, 1e3),
         "target_bits": (0.01, hardware.weight_bits),
         "weight_bits": (1, hardware.weight_bits),

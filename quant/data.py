@@ -19,6 +19,8 @@ IDX_NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+#: One training image in this many is held out from training.
+HELD_OUT = 12
 #: Fewest images of each part.
 FEWEST = {"train": 48, "test": 1}
 #: Images used by every calibration (system.md §7, §8).
@@ -66,25 +68,20 @@ class Dataset:
         """The first 32 training images, uint8 (32, C, H, W)."""
         return self.train_images[:CALIBRATION_IMAGES]
 
-    @property
-    def held_out(self) -> int:
-        """Number of training images, the last ones, that training never sees: a twelfth."""
-        return len(self.train_images) // 12
-
     def learning(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images and labels to train on: all but those held out."""
-        stop = len(self.train_images) - self.held_out
-        return self.train_images[:stop], self.train_labels[:stop]
+        """Images and labels to train on: all but every twelfth."""
+        kept = np.arange(len(self.train_images)) % HELD_OUT != HELD_OUT - 1
+        return self.train_images[kept], self.train_labels[kept]
 
     def validation(self, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The first `count` (default all) of the images held out, with labels.
+        """The first `count` (default all) of the training images that `learning` leaves out, with labels.
 
         Choices (activation widths, converters, dynamic precision) are made on these: never on the test
-        part, and not on images that the network has learned by heart, where accuracy hardly falls.
+        part, and not on images that the network has learned by heart, where accuracy hardly falls. They
+        are spread over the whole set because some sets (MNIST) are ordered by difficulty.
         """
-        start = len(self.train_images) - self.held_out
-        stop = None if count is None else start + count
-        return self.train_images[start:stop], self.train_labels[start:stop]
+        held = slice(HELD_OUT - 1, None, HELD_OUT)
+        return self.train_images[held][:count], self.train_labels[held][:count]
 
 
 def load(directory: Path | None = None, *, seed: int = 0, test_count: int = 1000) -> Dataset:

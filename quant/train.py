@@ -325,6 +325,7 @@ def main(
     float_lr: Annotated[float, typer.Option(help="Peak learning rate of float training.")] = Settings.float_lr,
     lr: Annotated[float, typer.Option(help="Learning rate of quantised training.")] = Settings.lr,
     step_lr: Annotated[float, typer.Option(help="Learning rate of the weight steps.")] = Settings.step_lr,
+    plane_lr: Annotated[float, typer.Option(help="Learning rate of bit planes (bitplane).")] = Settings.plane_lr,
     target_bits: Annotated[float, typer.Option(help="Mean magnitude bits to reach (msq).")] = Settings.target_bits,
     start_bits: Annotated[int, typer.Option(help="Magnitude bits at the start.")] = Settings.start_bits,
     alpha: Annotated[Optional[float], typer.Option(help="Penalty: first (msq) or constant (bitplane).")] = None,  # noqa: UP045
@@ -364,6 +365,7 @@ def main(
         float_lr=float_lr,
         lr=lr,
         step_lr=step_lr,
+        plane_lr=plane_lr,
         target_bits=target_bits,
         start_bits=start_bits,
         weight_bits=config.weight_bits,
@@ -415,7 +417,7 @@ def main(
 
 
 #: Default group-Lasso factor of `bitplane` for short CPU runs.
-BITPLANE_ALPHA = 0.1
+BITPLANE_ALPHA = 1.0
 
 
 def _finished(path: Path, mark: str) -> dict[str, Any] | None:

@@ -1,0 +1,246 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from quant import bwq
+from quant import train as training
+from quant.bwq import AlphaController, BlockPenalty, Settings, mean_bits, width_statistics
+from quant.data import Dataset
+from quant.modules import BitPlaneWeight, FloatWeight, QuantNetwork
+from quant.train import Watcher, train
+from tests.quant.conftest import SMALL, random_network
+
+QUICK = Settings(
+    float_epochs=4,
+    quantise_epochs=4,
+    finetune_epochs=3,
+    batch=20,
+    start_bits=4,
+    weight_bits=4,
+    target_bits=0.8,
+    lower_activations=None,
+)
+
+
+def _set_integers(network: QuantNetwork, value: float) -> None:
+    for source in network.sources():
+        assert isinstance(source, FloatWeight)
+        source.limits.fill_(15)
+        source.log_step.data.fill_(0)
+        source.weight.data.fill_(value)
+
+
+def test_mean_bits_counts_pruned_blocks_as_zero_and_leaves_padding_out():
+    network, _ = random_network(0)
+    _set_integers(network, 3.0)
+    assert mean_bits(network) == 2
+    head = network.sources()[-1]
+    assert isinstance(head, FloatWeight)
+    head.weight.data.fill_(0)
+    weights = [4 * 18, 5 * 16, 7 * 20]
+    assert mean_bits(network) == pytest.approx(2 * (weights[0] + weights[1]) / sum(weights))
+
+
+def test_compression_counts_signs_and_width_table():
+    network, _ = random_network(0)
+    _set_integers(network, 3.0)
+    head = network.sources()[-1]
+    assert isinstance(head, FloatWeight)
+    head.weight.data.fill_(0)
+    statistics = width_statistics(network)
+    weights, kept = 72 + 80 + 140, 72 + 80
+    blocks = 4 * 2 + 4 * 2 + 4 * 3
+    assert statistics["weights"] == weights
+    assert statistics["compression"]["magnitude"] == pytest.approx(32 * weights / (2 * kept))
+    assert statistics["compression"]["with_sign"] == pytest.approx(32 * weights / (3 * kept))
+    assert statistics["compression"]["with_sign_and_table"] == pytest.approx(32 * weights / (3 * kept + 4 * blocks))
+
+
+def test_penalty_is_the_norm_of_the_excess_over_the_width_below():
+    """One block: p = 2, threshold 2**1 - 1/2, divided by 2**1, weighed by its share."""
+    network, _ = random_network(0)
+    _set_integers(network, 0.0)
+    source = network.sources()[0]
+    assert isinstance(source, FloatWeight)
+    source.weight.data[0, 0], source.weight.data[1, 1], source.weight.data[2, 2] = 3.0, -2.0, 1.0
+    loss, bits = BlockPenalty(network)()
+    share = 15 / (72 + 80 + 140)
+    assert loss.item() == pytest.approx(share * (1.5**2 + 0.5**2) ** 0.5 / 2, rel=1e-4)
+    assert bits == pytest.approx(2 * share)
+
+
+def test_penalty_gradient_is_finite_for_empty_blocks():
+    network, _ = random_network(0)
+    _set_integers(network, 0.0)
+    BlockPenalty(network)()[0].backward()
+    for source in network.sources():
+        assert isinstance(source, FloatWeight)
+        assert torch.isfinite(source.weight.grad).all()  # type: ignore[arg-type]
+
+
+def test_weighting_by_activations_favours_layers_with_many_windows():
+    network, _ = random_network(0)
+    by_memory, by_activations = (BlockPenalty(network, w).weights for w in ("memory", "activations"))
+    ratios = [float((a / m).max()) for a, m in zip(by_activations, by_memory, strict=True)]
+    windows = [layer.stage.windows for layer in network]
+    assert ratios[0] / ratios[2] == pytest.approx(windows[0] / windows[2])
+    assert sum(float(w.sum()) for w in by_activations) == pytest.approx(1)
+
+
+def test_controller_raises_alpha_above_the_schedule_and_lowers_it_below():
+    controller = AlphaController(1.0, lead=0)
+    controller.update(4.0, 2.0)
+    raised = controller.alpha
+    assert raised > 1
+    for _ in range(50):
+        controller.update(1.0, 2.0)
+    assert controller.alpha < raised
+
+
+def test_controller_keeps_alpha_in_its_bounds():
+    controller = AlphaController(1.0, bounds=(0.5, 2.0))
+    for _ in range(200):
+        controller.update(8.0, 0.1)
+    assert controller.alpha == 2.0
+    for _ in range(400):
+        controller.update(0.0, 8.0)
+    assert controller.alpha == 0.5
+
+
+def test_shifted_images_are_the_image_moved_and_filled_with_zero():
+    pixels = torch.arange(1, 26, dtype=torch.uint8).reshape(1, 1, 5, 5).repeat(40, 1, 1, 1)
+    moved = bwq.Shifter(2, torch.Generator().manual_seed(0))(pixels)
+    padded = torch.nn.functional.pad(pixels[0, 0], (2, 2, 2, 2))
+    allowed = [padded[y : y + 5, x : x + 5] for y in range(5) for x in range(5)]
+    assert all(any(torch.equal(image[0], a) for a in allowed) for image in moved)
+    assert len({image.numpy().tobytes() for image in moved}) > 10
+    assert torch.equal(bwq.Shifter(0, torch.Generator())(pixels), pixels)
+
+
+def test_activation_widths_fall_to_the_minimum_when_any_loss_is_tolerated():
+    network, images = random_network(0)
+    labels = torch.zeros(6, dtype=torch.int64)
+    assert bwq.lower_activation_widths(network, torch.from_numpy(images), labels, tolerance=1.0, minimum=3) == [3, 3, 8]
+
+
+def test_activation_widths_stay_where_accuracy_would_fall(monkeypatch: pytest.MonkeyPatch):
+    network, images = random_network(0)
+    monkeypatch.setattr(bwq, "evaluate", lambda net, p, y: 1.0 if net.layers[0].bits >= 6 else 0.5)
+    widths = bwq.lower_activation_widths(network, torch.from_numpy(images), torch.zeros(6), tolerance=0.1, minimum=2)
+    assert widths == [6, 2, 8]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 0}, "batch must be in 1..100000, got 0"),
+        ({"start_bits": 5}, "start-bits must be in 1..4, got 5"),
+        ({"target_bits": 9.0}, "target-bits must be in 0.01..4, got 9.0"),
+        ({"method": "magic"}, "method must be one of msq, bitplane, ptq, got 'magic'"),
+        ({"lower_activations": 9}, "lower-activations must be in 1..8, got 9"),
+        ({"shift": -1}, "shift must be in 0..8, got -1"),
+    ],
+)
+def test_setting_out_of_range_is_named(changes: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        bwq.check_settings(dataclasses.replace(QUICK, **changes), SMALL)
+
+
+# ---- whole trainings on a toy data set ------------------------------------------------------------
+@pytest.mark.parametrize(("method", "alpha"), [("msq", 1e-2), ("bitplane", 2.0)])
+def test_training_lowers_the_width_and_keeps_accuracy(toy: Dataset, method, alpha):
+    settings = dataclasses.replace(QUICK, method=method, alpha=alpha, quantise_epochs=8)
+    results = train(toy, settings, SMALL_WIDE)["results"]
+    first = next(r for r in results["history"] if r["phase"] == "quantise")
+    assert results["accuracy"]["float"] > 0.95
+    assert results["accuracy"]["bwq"] > 0.9
+    assert results["widths"]["mean_bits"] < min(1.5, first["mean_bits"])
+
+
+SMALL_WIDE = dataclasses.replace(SMALL, max_k=1024, max_n=128, adc_bits=3, width_entries=20000, channel_entries=512)
+
+
+def test_post_training_method_needs_no_quantised_training(toy: Dataset):
+    content = train(toy, dataclasses.replace(QUICK, method="ptq"), SMALL_WIDE)
+    assert {r["phase"] for r in content["results"]["history"]} == {"float"}
+    assert set(content["results"]["accuracy"]) == {"float", "eight_bit"}
+    network = QuantNetwork.rebuild(content["network"], content["state"])
+    widths = torch.cat([s.block_widths().flatten() for s in network.sources()])
+    assert widths.max() == 4
+    assert widths.min() < 4  # blocks lose their empty high planes
+
+
+def test_widths_stay_frozen_during_the_finetune(toy: Dataset):
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(content: dict) -> None:
+        if content["network"] is not None:
+            network = QuantNetwork.rebuild(content["network"], content["state"])
+            widths = torch.cat([s.block_widths().flatten() for s in network.sources()])
+            seen.setdefault(content["progress"]["phase"] + "-first", widths)
+            seen[content["progress"]["phase"] + "-last"] = widths
+
+    train(toy, QUICK, SMALL_WIDE, keep=keep)
+    assert (seen["finetune-first"] <= seen["quantise-last"]).all()
+    assert (seen["finetune-last"] <= seen["quantise-last"]).all()
+
+
+class _Stop(Watcher):
+    """Interrupts training in the second epoch of a phase."""
+
+    def __init__(self, phase: str) -> None:
+        self.stop_in, self.now, self.epochs_done = phase, "", 0
+
+    def phase(self, name: str, images: int, done: int) -> None:
+        self.now, self.epochs_done = name, 0
+
+    def epoch(self, name: str, epoch: int, epochs: int, record: dict[str, float]) -> None:
+        self.epochs_done += 1
+
+    def tick(self, images: int) -> None:
+        if self.now == self.stop_in and self.epochs_done == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("method", ["msq", "bitplane"])
+@pytest.mark.parametrize("phase", training.PHASES)
+def test_interrupted_training_resumes_to_the_same_result(toy: Dataset, tmp_path: Path, method, phase: str):
+    settings = dataclasses.replace(QUICK, method=method, float_epochs=2, quantise_epochs=3, finetune_epochs=2, shift=1)
+    whole = train(toy, settings, SMALL_WIDE)
+    file = tmp_path / "kept.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train(toy, settings, SMALL_WIDE, keep=lambda c: torch.save(c, file), watcher=_Stop(phase))
+    resumed = train(toy, settings, SMALL_WIDE, resume=torch.load(file, weights_only=True))
+    for name, tensor in whole["state"].items():
+        assert torch.equal(tensor, resumed["state"][name]), name
+    assert len(whole["results"]["history"]) == len(resumed["results"]["history"])
+    assert whole["results"]["accuracy"] == resumed["results"]["accuracy"]
+
+
+def test_diverged_training_is_reported(toy: Dataset, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        bwq.FloatPhase, "forward", lambda self, pixels: self.module(self.prepare(pixels)) * float("nan")
+    )
+    with pytest.raises(ValueError, match="training diverged in phase float, epoch 1: the loss is not a finite number"):
+        train(toy, QUICK, SMALL_WIDE)
+
+
+def test_bit_planes_stay_between_0_and_2(toy: Dataset):
+    def keep(content: dict) -> None:
+        for name, tensor in (content["state"] or {}).items():
+            if name.endswith(("positive", "negative")):
+                assert tensor.min() >= 0
+                assert tensor.max() <= 2
+
+    settings = dataclasses.replace(QUICK, method="bitplane", alpha=0.1, lr=0.5, interval=10)
+    train(toy, settings, SMALL_WIDE, keep=keep)
+
+
+def test_bit_plane_network_keeps_the_integers():
+    network, _ = random_network(4)
+    integers = [s.integers().detach().clone() for s in network.sources()]
+    planes = bwq.bit_plane_network(network).sources()
+    assert all(isinstance(s, BitPlaneWeight) for s in planes)
+    assert all(torch.equal(a, s.integers()) for a, s in zip(integers, planes, strict=True))

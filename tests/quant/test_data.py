@@ -1,0 +1,106 @@
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quant import data
+from tests.quant.conftest import toy_dataset, write_idx, write_toy
+
+
+def test_default_digits_are_5000_split_4000_and_1000_with_a_fixed_seed():
+    first, again = data.load(), data.load()
+    assert first.train_images.shape == (4000, 1, 28, 28)
+    assert first.test_images.shape == (1000, 1, 28, 28)
+    assert first.sha256 == again.sha256
+    assert first.sha256 != data.load(seed=1).sha256
+    assert set(first.train_labels) == set(first.test_labels) == set(range(10))
+
+
+def test_idx_directory_gives_the_arrays_that_were_written(toy_directory: Path):
+    loaded, toy = data.load(toy_directory), toy_dataset()
+    assert (loaded.train_images == toy.train_images).all()
+    assert (loaded.test_labels == toy.test_labels).all()
+    assert loaded.classes == 4
+    assert loaded.shape == (1, 12, 12)
+
+
+def test_gzip_files_are_read_like_plain_ones(toy_directory: Path):
+    plain = data.load(toy_directory)
+    for path in list(toy_directory.iterdir()):
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert data.load(toy_directory).sha256 == plain.sha256
+
+
+def test_every_twelfth_training_image_is_held_out():
+    toy = toy_dataset(train=240)
+    learned, learned_labels = toy.learning()
+    held, held_labels = toy.validation()
+    assert len(learned) == len(learned_labels) == 220
+    assert (held == toy.train_images[11::12]).all()
+    assert (held_labels == toy.train_labels[11::12]).all()
+    known = {image.tobytes() for image in learned}
+    assert not any(image.tobytes() in known for image in held)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("train-images-idx3-ubyte", lambda raw: raw[:-1], "is truncated"),
+        ("train-images-idx3-ubyte", lambda raw: raw + b"\0", "is too long"),
+        ("t10k-labels-idx1-ubyte", lambda raw: b"PK" + raw[2:], "must start with two zero bytes"),
+        ("t10k-labels-idx1-ubyte", lambda raw: raw[:2] + b"\x0d" + raw[3:], "must hold unsigned bytes"),
+        ("train-labels-idx1-ubyte", lambda raw: raw[:6], "broken idx header"),
+        ("train-labels-idx1-ubyte", lambda raw: b"", "must start with two zero bytes"),
+    ],
+)
+def test_damaged_idx_file_is_refused_by_name(toy_directory: Path, name, damage, message):
+    path = toy_directory / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(data.DataError, match=message) as caught:
+        data.load(toy_directory)
+    assert name in str(caught.value)
+
+
+def test_missing_file_is_named(toy_directory: Path):
+    (toy_directory / "t10k-images-idx3-ubyte").unlink()
+    with pytest.raises(data.DataError, match=r"has no file t10k-images-idx3-ubyte or t10k-images-idx3-ubyte\.gz"):
+        data.load(toy_directory)
+
+
+def test_missing_directory_is_named(tmp_path: Path):
+    with pytest.raises(data.DataError, match="is not a directory"):
+        data.load(tmp_path / "nowhere")
+
+
+def test_broken_gzip_is_refused(toy_directory: Path):
+    path = toy_directory / "train-images-idx3-ubyte"
+    path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes())[:-20])
+    path.unlink()
+    with pytest.raises(data.DataError, match="cannot be read"):
+        data.load(toy_directory)
+
+
+def test_different_numbers_of_images_and_labels_are_refused(toy_directory: Path):
+    write_idx(toy_directory / "train-labels-idx1-ubyte", np.zeros(17))
+    with pytest.raises(data.DataError, match=r"240 images but .* 17 labels"):
+        data.load(toy_directory)
+
+
+def test_test_images_of_another_size_are_refused(tmp_path: Path):
+    directory = write_toy(tmp_path, size=12)
+    write_idx(directory / "t10k-images-idx3-ubyte", np.zeros((60, 14, 14)))
+    with pytest.raises(data.DataError, match="training images are 12x12 pixels but test images are 14x14"):
+        data.load(directory)
+
+
+def test_test_label_beyond_the_training_classes_is_refused(toy_directory: Path):
+    write_idx(toy_directory / "t10k-labels-idx1-ubyte", np.full(60, 9))
+    with pytest.raises(data.DataError, match="holds label 9, but training labels end at 3"):
+        data.load(toy_directory)
+
+
+def test_too_few_training_images_are_refused(tmp_path: Path):
+    with pytest.raises(data.DataError, match="must hold at least 48 images, got 20"):
+        data.load(write_toy(tmp_path, train=20))

@@ -107,7 +107,8 @@ class DescriptorCheck(wiring.Component):
             (s.out_bits, 1, config.input_bits),
         ]
         fits = Signal()
-        in_range = (s.crossbar_base < config.crossbar_pairs) & (block_columns == s.outputs)
+        # A layer without planes needs no crossbar, so its base may be just beyond the last one.
+        in_range = (s.crossbar_base <= config.crossbar_pairs) & (block_columns == s.outputs)
         in_range &= s.channel_base + s.outputs <= config.channel_entries
         in_range &= ~s.pad_enable | (s.pad_base + s.channels <= config.pad_entries)
         in_range &= ~s.last | (s.out_plane == 1) & (s.pool == 1)

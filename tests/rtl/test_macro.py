@@ -12,13 +12,16 @@ from golden_model import layer as golden_layer
 from golden_model import mapping, redy
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
 from golden_model.events import Events
-from golden_model.program import DynamicPrecision
+from golden_model.program import DynamicPrecision, Layer
+from golden_model.trace import window_trace
 from golden_model.trq import AdcRegisters, min_count
 from rtl.macro import Macro
 from tests.rtl.macro_bench import (
     Case,
     check,
+    first_difference,
     full_masks,
+    meaningful,
     random_case,
     random_registers,
     random_weights,
@@ -26,6 +29,9 @@ from tests.rtl.macro_bench import (
 )
 
 pytestmark = pytest.mark.rtl
+
+#: Fields of a trace record that hold a bit per lane.
+_LANE_FLAGS = ("started", "range_flags")
 
 LOSSLESS = AdcRegisters(mode="twin", n_r2=3, n_r1=1)
 #: TINY with enough crossbars for its largest layer at full width.
@@ -135,6 +141,55 @@ def test_sums_events_and_clocks_equal_golden_matmul(seed):
         outside = golden_layer.timing.window_cycles(hardware, k, n, np.zeros((1, shape[0])))[0]
         outside -= (shape[0]) * shape[1]
         assert actual.clocks[window] == int(golden["cycles"]) - int(outside) + Macro.window_overhead
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trace_equals_golden_trace_in_order(seed):
+    rng, numbers = random.Random(seed), np.random.default_rng(seed)
+    hardware = replace(TINY, crossbar_pairs=16)
+    k, n = rng.randint(1, hardware.max_k), rng.randint(1, hardware.max_n)
+    shape = (-(-k // hardware.ou_rows), -(-n // hardware.ou_cols))
+    widths = numbers.integers(0, hardware.weight_bits + 1, shape)
+    layer = Layer(
+        name="fc",
+        kind="linear",
+        channels=k,
+        height=1,
+        width=1,
+        kernel_height=1,
+        kernel_width=1,
+        stride=1,
+        pad=0,
+        pool=1,
+        outputs=n,
+        weights=random_weights(numbers, hardware, k, n, widths),
+        bias=np.zeros(n, dtype=np.int64),
+        multipliers=np.ones(n, dtype=np.int64),
+        shift=0,
+        block_widths=widths,
+        registers=random_registers(rng, hardware.adc_bits),
+        min_count=min_count(hardware.adc_bits),
+        skip_zero_slices=bool(seed % 2),
+        input_bits=3,
+    )
+    activations = numbers.integers(0, 8, (1, k)) * (numbers.random((1, k)) < 0.5)
+    case = _plain_case(
+        hardware,
+        layer.weights,
+        activations,
+        layer.registers,
+        widths=widths,
+        masks=full_masks(hardware, 1, shape[0], bits=3),
+        skip_zero_slices=layer.skip_zero_slices,
+        crossbar_base=1,
+    )
+    golden = []
+    for record in window_trace(layer, hardware, mapping.place_layer(widths, hardware, crossbar_base=1), activations[0]):
+        names = ("segment", "input_bit", "block_col", "plane", "pair", "ou_row", "ou_col")
+        flags = {name: sum(int(x) << i for i, x in enumerate(getattr(record, name))) for name in _LANE_FLAGS}
+        golden.append({name: getattr(record, name) for name in names} | flags | {"codes": record.codes.tolist()})
+    actual = [meaningful(record) for record in run(case).records[0]]
+    assert first_difference(actual, golden) is None
 
 
 def test_lossless_setting_gives_the_integer_product():

@@ -153,6 +153,12 @@ class Crossbar:
         self._conductance[where] = conductance.reshape(self.hardware.lanes, self.hardware.ou_rows)
         self._words[where] = int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little")
 
+    def load(self, cells: np.ndarray) -> None:
+        """Program whole crossbar pairs from 0: bool (pairs, grid_rows, grid_cols, lanes, ou_rows)."""
+        for where in np.ndindex(*cells.shape[:3]):
+            raw = np.packbits(np.asarray(cells[where], dtype=bool).ravel(), bitorder="little")
+            self.program(*where, int.from_bytes(raw.tobytes(), "little"))
+
     def readback(self, pair: int, row: int, col: int) -> int:
         """The cells as a digital read finds them: what was programmed, but stuck cells show their state."""
         where = self._where(pair, row, col)

@@ -309,7 +309,7 @@ int sim_poll(Simulation* sim, uint32_t address, uint32_t mask, uint32_t value, u
 
 void sim_trace(Simulation* sim, int enable) {
     sim->tracing = enable != 0;
-    sim->trace.clear();
+    if (enable) sim->trace.clear();
 }
 
 uint64_t sim_trace_words(Simulation* sim) { return sim->trace.size(); }

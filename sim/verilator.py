@@ -81,12 +81,14 @@ def run_tests(
         except (SystemExit, Exception) as error:
             if not results.exists():
                 raise toolchain.ToolError(f"the cocotb run failed ({error}); see {log}") from None
+    cases = list(ElementTree.parse(results).iter("testcase"))
+    if not cases:
+        raise toolchain.ToolError(f"the cocotb run found no test in {module}; see {log}")
     failures = []
-    for case in ElementTree.parse(results).iter("testcase"):
-        for kind in ("failure", "error"):
-            for found in case.iter(kind):
-                message = found.get("error_msg") or found.get("message") or found.text or "failed"
-                failures.append(f"{case.get('name')}: {message.strip()}")
+    for case in cases:
+        for found in [*case.iter("failure"), *case.iter("error")]:
+            message = found.get("error_msg") or found.get("message") or found.text or "failed"
+            failures.append(f"{case.get('name')}: {message.strip()}")
     return failures
 
 

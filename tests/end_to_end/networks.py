@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from golden_model import mapping, trq
 from golden_model.config import TINY, HardwareConfig
 from golden_model.program import DynamicPrecision, Layer, Network
 
+#: TINY with room for every random network of this file.
+SMALL = replace(TINY, crossbar_pairs=16)
 #: 9 x 8 OUs and a 4-bit ADC as in the paper, on arrays small enough to simulate.
 NINE = HardwareConfig(
     rows=27,
@@ -88,7 +92,7 @@ def layer(
     )
 
 
-def random_network(seed: int, hardware: HardwareConfig = TINY, *, saturated: bool = False) -> Network:
+def random_network(seed: int, hardware: HardwareConfig = SMALL, *, saturated: bool = False) -> Network:
     """Convolution with border values and pooling, a strided convolution, a fully connected layer.
 
     K and N are not multiples of the OU; the layers differ in A/D registers, dynamic precision and

@@ -1,0 +1,186 @@
+"""cocotb module: the exported macro runs windows of random layers; sums, trace and counters must be golden's.
+
+OHMLOOM_CONFIG names the hardware configuration (see `tests.cocotb.designs`).
+"""
+
+import os
+
+import cocotb
+import numpy as np
+from cocotb.triggers import FallingEdge, ReadOnly, with_timeout
+
+from golden_model import layer as crossbar_layer
+from golden_model import mapping, network, redy, trace
+from golden_model.events import Events
+from golden_model.image import descriptor
+from golden_model.program import DynamicPrecision
+from golden_model.registers import COUNTER_NAMES
+from rtl import layouts
+from rtl.macro import Macro
+from sim import cocotb_bench
+from sim.crossbars import Crossbar
+from sim.records import TraceLayout, unpack
+from tests.cocotb.designs import CONFIGURATIONS
+from tests.end_to_end.networks import layer as random_layer
+
+HARDWARE = CONFIGURATIONS[os.environ["OHMLOOM_CONFIG"]]
+#: Nanoseconds that one window may take.
+WATCHDOG = 100_000 * cocotb_bench.PERIOD
+
+
+class Bench:
+    """The macro with an ideal array behind it, one layer loaded."""
+
+    def __init__(self, dut, layer):
+        self.dut, self.layer = dut, layer
+        self.placed = mapping.place_layer(layer.block_widths, HARDWARE)
+        cells = mapping.empty_cells(HARDWARE, HARDWARE.crossbar_pairs)
+        mapping.program_layer(cells, self.placed, layer.weights, HARDWARE)
+        self.crossbar = Crossbar(HARDWARE, min_count=[layer.min_count])
+        self.crossbar.load(cells)
+        traced = TraceLayout.of(Macro(HARDWARE))
+        self.monitor = cocotb_bench.TraceMonitor(dut, traced, {"trace": "trace_port"})
+        self.monitor.enabled = True
+        self.analog = cocotb_bench.Analog(dut, self.crossbar, self.monitor)
+
+    async def load(self):
+        dut, layer = self.dut, self.layer
+        for signal in ("layer", "window_start", "segments__valid", "segments__payload", "sums_address", "width_write"):
+            getattr(dut, signal).value = 0
+        dut.settings.value = cocotb_bench.pack(
+            layouts.layer_settings(HARDWARE), descriptor(layer, self.placed, HARDWARE)
+        )
+        dut.counters_clear.value = 1
+        cocotb.start_soon(self.analog.run())
+        await cocotb_bench.start(dut)
+        for index, width in enumerate(layer.block_widths.ravel()):
+            await FallingEdge(dut.clk)
+            write = {"enable": 1, "address": index, "data": int(width)}
+            dut.width_write.value = cocotb_bench.pack(layouts.width_write(HARDWARE), write)
+        await FallingEdge(dut.clk)
+        dut.width_write.value = 0
+        dut.counters_clear.value = 0
+        for _ in range(3):
+            await FallingEdge(dut.clk)
+        assert not cocotb_bench.number(dut.configuration_error)
+
+    async def window(self, beats):
+        """Run one window; returns its partial sums."""
+        dut = self.dut
+        feeder = cocotb.start_soon(self.feed(beats))
+        await FallingEdge(dut.clk)
+        dut.window_start.value = 1
+        await FallingEdge(dut.clk)
+        dut.window_start.value = 0
+        while True:
+            await ReadOnly()
+            if cocotb_bench.number(dut.window_done):
+                break
+            await FallingEdge(dut.clk)
+        await FallingEdge(dut.clk)
+        assert feeder.done(), "the macro did not take every segment"
+        sums, bits = [], HARDWARE.accumulator_bits
+        for column in range(self.layer.block_cols(HARDWARE)):
+            dut.sums_address.value = column
+            await ReadOnly()
+            word = cocotb_bench.number(dut.sums_data)
+            for i in range(HARDWARE.ou_cols):
+                raw = (word >> (bits * i)) & ((1 << bits) - 1)
+                sums.append(raw - (raw >> (bits - 1) << bits))
+            await FallingEdge(dut.clk)
+        return np.array(sums[: self.layer.outputs])
+
+    async def feed(self, beats):
+        dut = self.dut
+        for slices, mask in beats:
+            await FallingEdge(dut.clk)
+            packed = sum(int(s) << (HARDWARE.ou_rows * i) for i, s in enumerate(slices))
+            layout = layouts.segment(HARDWARE)
+            dut.segments__payload.value = packed << layout["slices"].offset | int(mask) << layout["mask"].offset
+            dut.segments__valid.value = 1
+            while True:
+                await ReadOnly()
+                if cocotb_bench.number(dut.segments__ready):
+                    break
+                await FallingEdge(dut.clk)
+        await FallingEdge(dut.clk)
+        dut.segments__valid.value = 0
+
+
+def beats_of(layer, row):
+    """(slices, mask) per segment, as the dynamic-precision unit would send them."""
+    segments = layer.segments(HARDWARE)
+    q, lo, hi = row.astype(np.int64), np.zeros(segments, int), np.full(segments, layer.input_bits - 1)
+    if layer.dynamic is not None:
+        choice = redy.precision(q[None], HARDWARE, layer.dynamic)
+        group = np.arange(segments) // HARDWARE.segments_per_group
+        q, lo, hi = choice.streamed[0], choice.lo[0, group], choice.hi[0, group]
+    padded = np.zeros(segments * HARDWARE.ou_rows, dtype=np.int64)
+    padded[: layer.k] = q
+    rows = padded.reshape(segments, HARDWARE.ou_rows)
+    place = 1 << np.arange(HARDWARE.ou_rows)
+    for segment in range(segments):
+        slices = [int(((rows[segment] >> i) & 1) @ place) for i in range(HARDWARE.input_bits)]
+        mask = sum(1 << i for i in range(int(lo[segment]), int(hi[segment]) + 1))
+        yield slices, mask
+
+
+async def check(dut, layer, rows):
+    bench = Bench(dut, layer)
+    await bench.load()
+    sums, events = crossbar_layer.run(network.prepare_layer(layer, HARDWARE), rows)
+    for index, row in enumerate(rows):
+        bench.monitor.clear()
+        found = await with_timeout(cocotb.start_soon(bench.window(beats_of(layer, row))), WATCHDOG, "ns")
+        records = bench.monitor.records()
+        expected = list(trace.window_trace(layer, HARDWARE, bench.placed, row))
+        assert len(records["valid"]) == len(expected), f"window {index}: number of OU activations"
+        for ou, golden in enumerate(expected):
+            for name in ("segment", "input_bit", "block_col", "plane", "pair", "ou_row", "ou_col"):
+                assert records[name][ou] == getattr(golden, name), f"window {index}, OU {ou}: {name}"
+            started = golden.started.astype(bool)
+            assert (records["started"][ou] == started).all(), f"window {index}, OU {ou}: started"
+            for name in ("range_flags", "codes"):
+                same = (records[name][ou] == getattr(golden, name)) | ~started
+                assert same.all(), f"window {index}, OU {ou}, lane {int(np.argmin(same))}: {name}"
+        assert (found == sums[index]).all(), f"window {index}: partial sums {found} instead of {sums[index]}"
+    counted = unpack(layouts.counters(HARDWARE), cocotb_bench.number(dut.counters))
+    total = Events(events.counts).sum().as_dict()
+    for name in COUNTER_NAMES:
+        if name != "cycles":
+            assert counted[name] == total[name], f"event counter {name}: {counted[name]} instead of {total[name]}"
+    assert not cocotb_bench.number(dut.overflow)
+
+
+def random_rows(rng, layer, count):
+    return rng.integers(0, 1 << layer.input_bits, (count, layer.k))
+
+
+def wide_layer(rng, **options):
+    """K and N not multiples of the OU, two segments at least."""
+    outputs = HARDWARE.ou_cols + 1
+    return random_layer(rng, HARDWARE, "layer", (2, 3, 3), outputs=outputs, **options)
+
+
+@cocotb.test()
+async def random_layers_with_dynamic_precision(dut):
+    rng = np.random.default_rng(1)
+    layer = wide_layer(rng, dynamic=DynamicPrecision(l_max=2, tau_sq=600), counts_per_lsb=1.2)
+    await check(dut, layer, random_rows(rng, layer, 3))
+
+
+@cocotb.test()
+async def saturated_data_in_every_cell_and_input(dut):
+    rng = np.random.default_rng(2)
+    layer = wide_layer(rng, saturated=True)
+    rows = np.full((2, layer.k), (1 << layer.input_bits) - 1)
+    await check(dut, layer, rows)
+
+
+@cocotb.test()
+async def zero_slices_are_skipped(dut):
+    rng = np.random.default_rng(3)
+    layer = wide_layer(rng, skip_zero_slices=True)
+    rows = random_rows(rng, layer, 3) & 0b101
+    rows[1] = 0
+    await check(dut, layer, rows)

@@ -1,0 +1,18 @@
+"""The exported macro in cocotb on Verilator, a behavioural array answering its comparators, against golden."""
+
+import pytest
+
+from rtl.macro import Macro
+from sim import verilator
+from tests.cocotb.designs import CONFIGURATIONS
+
+pytestmark = pytest.mark.rtl
+
+
+@pytest.mark.parametrize("name", ["tiny", "nine"])
+def test_exported_macro_equals_golden(name, tmp_path):
+    design = verilator.build(Macro(CONFIGURATIONS[name]))
+    failures = verilator.run_tests(
+        design, "tests.cocotb.macro_session", environment={"OHMLOOM_CONFIG": name}, workspace=tmp_path
+    )
+    assert not failures

@@ -1,0 +1,25 @@
+"""The exported tile in cocotb on Verilator: whole networks and the bus, through a bus model that is not ours."""
+
+import pytest
+
+from golden_model import image
+from rtl.tile import Tile
+from sim import verilator
+from tests.cocotb.designs import CONFIGURATIONS
+from tests.end_to_end.networks import random_images, random_network
+
+pytestmark = pytest.mark.rtl
+
+
+@pytest.mark.parametrize("name", ["small", pytest.param("nine", marks=pytest.mark.slow)])
+def test_exported_tile_equals_golden(name, tmp_path):
+    hardware = CONFIGURATIONS[name]
+    network = random_network(11, hardware)
+    image.write(tmp_path / "image", network, random_images(11, network, 3))
+    failures = verilator.run_tests(
+        verilator.build(Tile(hardware)),
+        "tests.cocotb.tile_session",
+        environment={"OHMLOOM_CONFIG": name, "OHMLOOM_IMAGE": str(tmp_path / "image")},
+        workspace=tmp_path,
+    )
+    assert not failures

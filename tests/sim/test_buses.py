@@ -1,0 +1,171 @@
+"""Each simulator's bus on the same small device: accesses, error answers, time limits, trace, waveforms."""
+
+import numpy as np
+import pytest
+from amaranth.hdl import Module, Signal
+
+from sim import bench, compiled, toolchain, verilator
+from sim.bus import BusError, BusTimeout, run_now
+from sim.pysim import PysimBus
+from sim.records import TraceLayout
+from tests.sim.stand_in import COUNTER, StandIn
+
+pytestmark = pytest.mark.rtl
+
+
+async def exercise(bus):
+    """What every bus must do; raises AssertionError otherwise."""
+    addresses, words = [0, 4, 8, 28], [1, 0xFFFFFFFF, 0x80000000, 12345]
+    await bus.write_many(addresses, words)
+    assert await bus.read_many(addresses) == words
+    await bus.write(4, 7)
+    assert await bus.read(4) == 7
+    for access, kind in ((bus.read(0x100), "read"), (bus.write(0x104, 1), "write")):
+        with pytest.raises(BusError, match=f"answered a {kind} at address 0x00010[04] with SLVERR"):
+            await access
+    assert await bus.read(0) == 1
+    before = bus.clocks
+    await bus.wait(100)
+    assert bus.clocks == before + 100
+    # The counter follows the clock, so a poll must see it move and stop in time.
+    await bus.write(COUNTER, 0)
+    word = await bus.poll(COUNTER, 0xFFFFFF00, 0x100, limit=1000, interval=4)
+    assert 0x100 <= word < 0x200
+    with pytest.raises(BusTimeout, match="still reads 0x00000007 after 300 clocks"):
+        await bus.poll(4, 0xFFFFFFFF, 8, limit=300)
+
+
+def test_bus_in_amaranths_simulator():
+    dut = StandIn()
+
+    async def testbench(ctx):
+        await exercise(PysimBus(ctx, dut))
+
+    bench.simulate(dut, testbench, limit=10_000)
+
+
+def test_bus_of_the_compiled_simulation():
+    with compiled.CompiledBus(compiled.build(StandIn())) as bus:
+        run_now(exercise(bus))
+
+
+def test_bus_in_cocotb(tmp_path):
+    assert not verilator.run_tests(
+        verilator.build(StandIn()), "tests.sim.stand_in_session", environment={}, workspace=tmp_path
+    )
+
+
+class Clocked(StandIn):
+    """Has a clock and never answers."""
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.sync += Signal(name="idle").eq(1)
+        return m
+
+
+def test_a_device_that_never_answers_times_out():
+    dut, met = Clocked(), []
+
+    async def testbench(ctx):
+        for access in (PysimBus(ctx, dut).read(8), PysimBus(ctx, dut).write(8, 1)):
+            with pytest.raises(BusTimeout, match=r"did not answer a .* at address 0x000008"):
+                await access
+            met.append(True)
+
+    bench.simulate(dut, testbench, limit=30_000)
+    assert len(met) == 2
+
+
+def test_trace_records_arrive_with_every_field_and_only_while_recording():
+    with compiled.CompiledBus(compiled.build(StandIn())) as bus:
+        run_now(bus.write(0, 5))
+        bus.trace(True)
+        run_now(bus.write_many([4, 28], [0x7FFF, 0b0110]))
+        bus.trace(False)
+        run_now(bus.write(8, 9))
+        records = bus.records()
+    assert records["index"].tolist() == [1, 7]
+    assert records["started"].tolist() == [[1, 1, 1, 1], [0, 1, 1, 0]]
+    assert records["codes"].tolist() == [[0x7FFF, 0, 1, 2], [6, 7, 8, 9]]
+
+
+class Unconnected(StandIn):
+    """Nothing inside: a bench can drive the outputs."""
+
+    def elaborate(self, platform):
+        return Module()
+
+
+def test_trace_layout_decodes_what_amaranth_packs():
+    dut, decoded = Unconnected(), []
+    layout = TraceLayout.of(dut)
+    assert layout is not None
+    value = {"valid": 1, "index": 21, "started": 0b1010, "codes": [1, 0x7FFF, 0x4000, 3]}
+
+    async def testbench(ctx):
+        bench.put(ctx, dut.trace, value)
+        assert ctx.get(layout.strobe(dut)) == 1
+        decoded.append(layout.decode(layout.to_words([ctx.get(layout.value(dut))] * 2)))
+
+    bench.simulate(dut, testbench)
+    assert decoded[0]["codes"].tolist() == [value["codes"]] * 2
+    assert decoded[0]["started"].tolist() == [[0, 1, 0, 1]] * 2
+    assert decoded[0]["index"].tolist() == [21, 21]
+
+
+def test_a_second_build_comes_from_the_cache(monkeypatch):
+    compiled.build(StandIn())
+    monkeypatch.setattr(toolchain, "call", lambda *a, **k: pytest.fail("built again"))
+    assert not compiled.build(StandIn()).built
+
+
+def test_a_failed_build_leaves_nothing_and_names_the_log(tmp_path, monkeypatch):
+    monkeypatch.setenv("OHMLOOM_BUILD", str(tmp_path))
+    monkeypatch.setattr(compiled, "_VERILATOR_OPTIONS", ("--no-such-option",))
+    with pytest.raises(toolchain.ToolError, match=r"verilator failed with status .*\(see .*\.log\)"):
+        compiled.build(StandIn())
+    assert {path.suffix for path in (tmp_path / "sim").iterdir()} == {".lock", ".log"}
+
+
+def test_missing_compiler_is_one_clear_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("OHMLOOM_BUILD", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(toolchain.ToolError, match=r"g\+\+ and perl not found on PATH: .* or use --backend pysim"):
+        compiled.build(StandIn())
+    with pytest.raises(toolchain.ToolError, match=r"g\+\+, make and perl not found on PATH"):
+        verilator.build(StandIn())
+
+
+@pytest.mark.slow
+def test_waveforms_are_written(tmp_path):
+    library = compiled.build(StandIn(), waves=True)
+    with compiled.CompiledBus(library, waves=tmp_path / "w.vcd") as bus:
+        run_now(bus.write(0, 5))
+    text = (tmp_path / "w.vcd").read_text()
+    assert "s_axil_awaddr" in text
+    assert "$enddefinitions" in text
+
+
+def test_waveforms_need_a_library_built_for_them(tmp_path):
+    with pytest.raises(OSError, match="cannot write waveforms"):
+        compiled.CompiledBus(compiled.build(StandIn()), waves=tmp_path / "w.vcd")
+
+
+def test_words_outside_32_bits_are_refused():
+    with compiled.CompiledBus(compiled.build(StandIn())) as bus:
+        with pytest.raises(ValueError, match=r"must be in 0\.\.4294967295"):
+            run_now(bus.write(0, 1 << 32))
+        with pytest.raises(ValueError, match="2 addresses for 1 words"):
+            run_now(bus.write_many(np.array([0, 4]), [1]))
+
+
+def test_initial_zeros_of_memories_and_nothing_else_are_left_out():
+    text = (
+        "  reg [3:0] cells [2:0];\n  initial begin\n    cells[0] = 4'h0;\n    cells[1] = 4'h3;\n"
+        "    cells[2] = 4'h0;\n  end\n  always @* begin\n    next[0] = 1'h0;\n  end\n  wire trace;\n"
+    )
+    assert compiled.for_verilator(text) == (
+        "  reg [3:0] cells [2:0];\n  initial begin\n    cells[1] = 4'h3;\n  end\n"
+        "  always @* begin\n    next[0] = 1'h0;\n  end\n  wire trace_port;\n"
+    )

@@ -1,0 +1,144 @@
+"""The host driver against a device made of a dictionary: every refusal and every device error has its sentence."""
+
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from golden_model.image import build_tables
+from golden_model.network import check_network
+from golden_model.registers import IDENTITY, REGION, REGISTER, ErrorCode
+from sim.bus import Bus, BusTimeout, run_now
+from sim.driver import ChecksumError, DeviceError, Driver, poke_words
+from tests.end_to_end.networks import SMALL, random_network
+
+
+class FakeDevice(Bus):
+    """Registers and memories in a dictionary; `status` is what STATUS reads once a run was started."""
+
+    def __init__(self, *, status=None, identity=IDENTITY, hash_word=SMALL.hash_word, flip=0):
+        self.memory = {REGISTER["IDENTITY"].offset: identity, REGISTER["HARDWARE_HASH"].offset: hash_word}
+        self.status = status or {"done": 1}
+        self.flip = flip
+        self.cells = []
+        self.count = 0
+
+    @property
+    def clocks(self):
+        return self.count
+
+    async def wait(self, clocks):
+        self.count += clocks
+
+    async def write(self, address, word):
+        self.count += 1
+        assert 0 <= word < 1 << 32
+        self.memory[address] = word
+        if address == REGISTER["CELL_DATA"].offset:
+            self.cells.append(word)
+        if address == REGISTER["CONTROL"].offset:
+            control = REGISTER["CONTROL"].unpack(word)
+            if control["start"]:
+                self.memory[REGISTER["STATUS"].offset] = REGISTER["STATUS"].pack(**self.status)
+            if control["check_cells"]:
+                crc = zlib.crc32(np.array(self.cells, dtype="<u4").tobytes()) ^ self.flip
+                self.memory[REGISTER["CELL_CHECKSUM"].offset] = crc
+                self.memory.setdefault(REGISTER["STATUS"].offset, 0)
+
+    async def read(self, address):
+        self.count += 1
+        return self.memory.get(address, 0)
+
+
+def test_a_device_that_is_something_else_is_refused():
+    with pytest.raises(DeviceError, match="the device identifies as 0x12345678, not as 0x4F484D01"):
+        run_now(Driver(FakeDevice(identity=0x12345678), SMALL).identify())
+
+
+def test_a_device_of_another_hardware_configuration_is_refused():
+    other = replace(SMALL, crossbar_pairs=9)
+    message = f"made from hardware configuration 0x{other.hash_word:08X}, the network needs 0x{SMALL.hash_word:08X}"
+    with pytest.raises(DeviceError, match=message):
+        run_now(Driver(FakeDevice(hash_word=other.hash_word), SMALL).identify())
+
+
+def test_loading_writes_every_table_to_its_region():
+    network = random_network(3)
+    tables = build_tables(network, check_network(network))
+    device = FakeDevice()
+    run_now(Driver(device, SMALL).load(tables))
+    bias = [device.memory[REGION["BIAS"].address(i)] for i in range(len(tables.bias))]
+    assert np.array(bias, dtype=np.uint32).view(np.int32).tolist() == tables.bias.tolist()
+    for name, expected in (
+        ("WIDTHS", tables.widths),
+        ("MULTIPLIERS", tables.multipliers),
+        ("PADS", tables.pads),
+        ("REFERENCE", tables.levels.ravel()),
+    ):
+        found = [device.memory[REGION[name].address(i)] for i in range(len(expected))]
+        assert found == expected.tolist(), name
+    program = [device.memory[REGION["PROGRAM"].address(i)] for i in range(tables.program.size)]
+    assert program == tables.program.ravel().tolist()
+    assert device.cells == tables.cell_words.ravel().tolist()
+    assert device.memory[REGISTER["CELL_PAIRS"].offset] == len(tables.cells)
+
+
+def test_cells_that_read_back_differently_are_reported():
+    network = random_network(3)
+    tables = build_tables(network, check_network(network))
+    with pytest.raises(ChecksumError, match=r"the cells read back have CRC-32 0x\w{8}, those programmed have 0x\w{8}"):
+        run_now(Driver(FakeDevice(flip=1 << 17), SMALL).load(tables))
+
+
+@pytest.mark.parametrize("code", [code for code in ErrorCode if code])
+def test_every_device_error_is_named_with_its_layer(code):
+    driver = Driver(FakeDevice(status={"error": int(code), "layer": 2}), SMALL)
+    with pytest.raises(DeviceError, match=f"the device stopped in layer 2 with error {code.name}"):
+        run_now(driver.start(1, expected_cycles=10))
+
+
+def test_overflow_is_reported():
+    driver = Driver(FakeDevice(status={"done": 1, "overflow": 1}), SMALL)
+    with pytest.raises(DeviceError, match="a partial sum did not fit 32 bits"):
+        run_now(driver.start(1, expected_cycles=10))
+
+
+def test_a_run_that_hangs_meets_the_watchdog():
+    driver = Driver(FakeDevice(status={"busy": 1, "layer": 1}), SMALL)
+    with pytest.raises(BusTimeout, match=r"did not end within 10020 clocks .10 expected.; it hangs in layer 1"):
+        run_now(driver.start(1, expected_cycles=10))
+
+
+def test_counters_and_logits_keep_their_upper_bits_and_sign():
+    device = FakeDevice()
+    driver = Driver(device, SMALL)
+    device.memory[REGION["LOGITS"].address(1)] = 0xFFFFFFFE
+    assert run_now(driver.logits(2)).tolist() == [0, -2]
+    device.memory[REGION["EVENTS"].address(2 * (16 + 6))] = 5
+    device.memory[REGION["EVENTS"].address(2 * (16 + 6) + 1)] = 0x8001
+    assert run_now(driver.events(2)).ad_operations.tolist() == [0, 0x8001_0000_0005]
+    device.memory[REGISTER["CYCLES_HIGH"].offset] = 2
+    assert run_now(driver.cycles()) == 2 << 32
+
+
+def test_activations_come_from_the_buffer_that_the_layer_wrote():
+    device = FakeDevice()
+    driver = Driver(device, SMALL)
+    run_now(driver.write_input(np.arange(6, dtype=np.uint8).reshape(1, 2, 3)))
+    assert run_now(driver.activations(0, (1, 2, 3))).tolist() == [[[0, 1, 2], [3, 4, 5]]]
+    device.memory[REGION["ACTIVATIONS"].address(SMALL.activation_bytes // 4)] = 0x04030201
+    assert run_now(driver.activations(1, (3,))).tolist() == [1, 2, 3]
+
+
+def test_an_input_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="an input of 257 bytes does not fit 256 bytes"):
+        run_now(Driver(FakeDevice(), SMALL).write_input(np.zeros(257)))
+
+
+@pytest.mark.parametrize(
+    ("poke", "message"), [((2, 0), "multiple of 4"), ((1 << 24, 0), "multiple of 4"), ((0, -1), "a bus word must be")]
+)
+def test_illegal_pokes_are_refused(poke, message):
+    with pytest.raises(ValueError, match=message):
+        poke_words([poke])

@@ -14,15 +14,14 @@ Slices lie in contiguous one-dimensional uint64 arrays that start on a multiple 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import llvmlite.binding as llvm
-import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
+from numba.core import config, types
+from numba.extending import intrinsic as _numba_intrinsic
 
 #: Vector registers of 512 bits that hold one slice.
 VECTORS = 2
@@ -42,6 +41,7 @@ _ZERO = ir.Constant(_LANES, [0] * 8)
 _ONES = ir.Constant(_LANES, [-1] * 8)
 
 Slice = list[Any]  # VECTORS LLVM values of type _LANES
+intrinsic: Any = _numba_intrinsic  # the decorated functions lose their first parameter, which type checkers miss
 
 
 def aligned_words(words: int) -> np.ndarray:
@@ -61,10 +61,10 @@ def padded_size(rows: int) -> int:
 
 def _three_input_logic() -> bool:
     """Whether numba compiles for a processor with AVX-512."""
-    given = numba.config.CPU_FEATURES
-    if given is not None:
-        return "+avx512f" in given
-    return numba.config.CPU_NAME is None and bool(llvm.get_host_cpu_features().get("avx512f"))
+    settings: Any = config
+    if settings.CPU_FEATURES is not None:
+        return "+avx512f" in settings.CPU_FEATURES
+    return settings.CPU_NAME is None and bool(llvm.get_host_cpu_features().get("avx512f"))
 
 
 def _pointer(context: Any, builder: Any, signature: Any, args: Any, index: int) -> Any:
@@ -126,6 +126,23 @@ class _Code:
             return self.builder.xor(z, self.builder.and_(s, self.builder.xor(y, z)))
 
         return self._logic(choose, one, zero, 0xCA, plain)
+
+    def subtract(self, a: Slice, b: Slice, c: Slice) -> tuple[Slice, Slice]:
+        """Full adder of a, ~b and c: (sum, carry)."""
+
+        def carry(x: Any, y: Any, z: Any) -> Any:
+            return self.builder.xor(z, self.builder.and_(self.builder.xor(y, z), self.builder.xor(x, z)))
+
+        def total(x: Any, y: Any, z: Any) -> Any:
+            return self.builder.xor(self.builder.xor(self.builder.xor(x, y), z), _ONES)
+
+        return self._logic(a, b, c, 0x69, total), self._logic(a, b, c, 0xB2, carry)
+
+    def splat(self, word: Any) -> Slice:
+        """A 64-bit value in every word."""
+        vector = self.builder.insert_element(ir.Constant(_LANES, ir.Undefined), word, _I32(0))
+        lanes = ir.Constant(ir.VectorType(_I32, 8), [0] * 8)
+        return [self.builder.shuffle_vector(vector, vector, lanes)] * VECTORS
 
     def invert(self, a: Slice) -> Slice:
         return [self.builder.xor(x, _ONES) for x in a]
@@ -263,35 +280,157 @@ def count_rows(typingctx: Any, digits: Any, at: Any, rows: Any, rows_at: Any, of
 
 # ---- multiplexer programs -----------------------------------------------------------------------
 @intrinsic
-def multiplex(typingctx: Any, slots: Any, at: Any, nodes: Any, first: Any, count: Any, low: Any, high: Any, out: Any):
-    """slots[at + out + k] = one of four slots, chosen per window by the two selector slots, for `count` nodes.
+def run_program(typingctx: Any, slots: Any, at: Any, nodes: Any, steps: Any, first: Any, end: Any, out: Any):
+    """Evaluate multiplexers: slots[at + out...] = one slot per node of the steps first..end - 1, in order.
 
-    nodes : uint16, four byte offsets per node from slice `at`: taken for (high, low) = 00, 01, 10, 11. low, high :
-    slot numbers relative to `at`.
+    steps : int64, four numbers per step: byte offsets from slice `at` of the low and the high selector of its nodes,
+    its first node and the one after its last. nodes : uint16, four byte offsets from slice `at` per node: what
+    is taken for (high, low) = 00, 01, 10, 11.
     """
-    signature = types.void(slots, types.int64, nodes, *([types.int64] * 5))
+    signature = types.void(slots, types.int64, nodes, steps, types.int64, types.int64, types.int64)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         code = _Code(builder)
         base = code.slice_at(_pointer(context, builder, signature, args, 0), args[1])
-        nodes_at = builder.gep(_pointer(context, builder, signature, args, 2), [builder.mul(args[3], _I64(4))])
-        low, high = (code.load(code.slice_at(base, args[k])) for k in (5, 6))
-        out_at = code.slice_at(base, args[7])
+        nodes_at = _pointer(context, builder, signature, args, 2)
+        steps_at = builder.gep(_pointer(context, builder, signature, args, 3), [builder.mul(args[4], _I64(4))])
 
-        def body(index: Any, state: list[Slice]) -> list[Slice]:
-            first = builder.mul(index, _I64(4))
-            inputs = []
-            for k in range(4):
-                offset = code.offset(nodes_at, builder.add(first, _I64(k)))
-                inputs.append(code.load(code.bytes_at(base, offset)))
-            below, above = code.select(low, inputs[1], inputs[0]), code.select(low, inputs[3], inputs[2])
-            code.store(code.select(high, above, below), code.slice_at(out_at, index))
-            return state
+        def entry(step: Any, k: int) -> Any:
+            return builder.load(builder.gep(steps_at, [builder.add(builder.mul(step, _I64(4)), _I64(k))]))
 
-        code.loop(args[4], [], body)
+        out_at = code.slice_at(base, args[6])
+        out_at = code.slice_at(out_at, builder.neg(entry(_I64(0), 2)))
+
+        def body(step: Any, state: list[Slice]) -> list[Slice]:
+            low, high = (code.load(code.bytes_at(base, entry(step, k))) for k in (0, 1))
+            begin = entry(step, 2)
+
+            def node(index: Any, state: list[Slice]) -> list[Slice]:
+                index = builder.add(begin, index)
+                place = builder.mul(index, _I64(4))
+                inputs = []
+                for k in range(4):
+                    offset = code.offset(nodes_at, builder.add(place, _I64(k)))
+                    inputs.append(code.load(code.bytes_at(base, offset)))
+                below, above = code.select(low, inputs[1], inputs[0]), code.select(low, inputs[3], inputs[2])
+                code.store(code.select(high, above, below), code.slice_at(out_at, index))
+                return state
+
+            return code.loop(builder.sub(entry(step, 3), begin), state, node)
+
+        code.loop(builder.sub(args[5], args[4]), [], body)
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@intrinsic
+def call_program(typingctx: Any, address: Any, slots: Any, at: Any):
+    """Run a program compiled by `CompiledPrograms` on the slots from `at` on."""
+    signature = types.void(types.int64, slots, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code = _Code(builder)
+        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer()])
+        function = builder.inttoptr(args[0], kind.as_pointer())
+        builder.call(function, [code.slice_at(_pointer(context, builder, signature, args, 1), args[2])])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _program_text(
+    name: str, nodes: Sequence[tuple[int, ...]], first: int, inputs: int, outputs: Iterable[int]
+) -> list[str]:
+    """LLVM text of a function that evaluates multiplexers (low, high, four inputs: slot numbers) into slots first...
+
+    Slots 0 and 1 are the constants, below `inputs` are inputs; only the slots in `outputs` are stored.
+    """
+    ternary = _three_input_logic()
+    lines = [f"define void @{name}(ptr %base) {{"]
+    fresh = 0
+
+    def emit(text: str) -> str:
+        nonlocal fresh
+        fresh += 1
+        lines.append(f"%x{fresh} = {text}")
+        return f"%x{fresh}"
+
+    def address(slot: int, vector: int) -> str:
+        return emit(f"getelementptr i8, ptr %base, i64 {slot * BYTES + 64 * vector}")
+
+    zero, one = "zeroinitializer", "splat (i64 -1)"
+
+    def both(operation: str, a: str, b: str) -> str:
+        return emit(f"{operation} <8 x i64> {a}, {b}")
+
+    def select(choose: str, yes: str, no: str) -> str:
+        if yes == no:
+            return yes
+        if choose in (zero, one):
+            return no if choose == zero else yes
+        if (yes, no) == (one, zero) or (yes == choose and no == zero) or (yes == one and no == choose):
+            return choose
+        if no == zero:
+            return both("and", choose, yes)
+        if yes == one:
+            return both("or", choose, no)
+        if yes == zero or no == one:
+            inverse = both("xor", choose, one)
+            if (yes, no) == (zero, one):
+                return inverse
+            return both("and", inverse, no) if yes == zero else both("or", inverse, yes)
+        if ternary:
+            operands = ", ".join(f"<8 x i64> {x}" for x in (choose, yes, no))
+            return emit(f"call <8 x i64> @llvm.x86.avx512.pternlog.q.512({operands}, i32 202)")
+        return both("xor", no, both("and", choose, both("xor", yes, no)))
+
+    for vector in range(VECTORS):
+        values = {0: zero, 1: one}
+
+        def value(slot: int, vector: int = vector, values: dict[int, str] = values) -> str:
+            if slot not in values:
+                assert slot < inputs
+                values[slot] = emit(f"load <8 x i64>, ptr {address(slot, vector)}, align 64")
+            return values[slot]
+
+        for k, (low, high, *chosen) in enumerate(nodes):
+            below, above = (select(value(low), value(chosen[j + 1]), value(chosen[j])) for j in (0, 2))
+            values[first + k] = select(value(high), above, below)
+        for slot in sorted(outputs):
+            if slot >= first:
+                lines.append(f"store <8 x i64> {values[slot]}, ptr {address(slot, vector)}, align 64")
+    return [*lines, "ret void", "}"]
+
+
+class CompiledPrograms:
+    """Multiplexer programs as machine code, three times as fast as `run_program`.
+
+    Takes milliseconds per program, so it pays for long runs. The code lives as long as the object.
+
+    programs : (nodes, first, inputs, outputs) each, as in `_program_text`. addresses : int64, one per program, for
+    `call_program`.
+    """
+
+    def __init__(self, programs: Sequence[tuple[Sequence[tuple[int, ...]], int, int, Iterable[int]]]) -> None:
+        lines = []
+        if _three_input_logic():
+            lines.append("declare <8 x i64> @llvm.x86.avx512.pternlog.q.512(<8 x i64>, <8 x i64>, <8 x i64>, i32)")
+        for index, program in enumerate(programs):
+            lines += _program_text(f"program_{index}", *program)
+        settings: Any = config
+        features = llvm.get_host_cpu_features().flatten()
+        machine = llvm.Target.from_default_triple().create_target_machine(
+            cpu=settings.CPU_NAME or llvm.get_host_cpu_name(),
+            features=features if settings.CPU_FEATURES is None else settings.CPU_FEATURES,
+            opt=1,
+        )
+        module = llvm.parse_assembly("\n".join(lines))
+        self._engine = llvm.create_mcjit_compiler(module, machine)
+        self._engine.finalize_object()
+        self.addresses = np.array(
+            [self._engine.get_function_address(f"program_{k}") for k in range(len(programs))], dtype=np.int64
+        )
 
 
 # ---- shift and add ------------------------------------------------------------------------------
@@ -314,28 +453,30 @@ def add_difference(
         plus_at, minus_at = code.slice_at(slots_at, args[3]), code.slice_at(slots_at, args[4])
         outputs_at = _pointer(context, builder, signature, args, 5)
         plus_out, minus_out = (builder.gep(outputs_at, [args[k]]) for k in (6, 7))
-        digits = args[8]
-
-        def body(index: Any, state: list[Slice]) -> list[Slice]:
-            first_carry, second_carry = state
-            one = code.load(code.bytes_at(plus_at, code.offset(plus_out, index)))
-            other = code.load(code.bytes_at(minus_at, code.offset(minus_out, index)))
-            place = code.slice_at(total_at, index)
-            old = code.load(place)
-            other = code.invert(other)  # -x = ~x + 1; the 1 is the first carry's start
-            partial, next_first = code.add(one, other, old)
-            new, next_second = code.add(partial, first_carry, second_carry)
+        after = builder.append_basic_block("added")
+        switch = builder.switch(args[8], after)
+        for digits in range(1, 9):  # a loop would cost as much as its body
+            block = builder.append_basic_block(f"digits_{digits}")
+            switch.add_case(_I64(digits), block)
+            builder.position_at_end(block)
+            first_carry, second_carry = _constant(_ONES), _constant(_ZERO)  # -x = ~x + 1
+            for k in range(digits):
+                one = code.load(code.bytes_at(plus_at, code.offset(plus_out, _I64(k))))
+                other = code.load(code.bytes_at(minus_at, code.offset(minus_out, _I64(k))))
+                place = code.slice_at(total_at, _I64(k))
+                partial, next_first = code.subtract(one, other, code.load(place))
+                new, second_carry = code.add(partial, first_carry, second_carry)
+                first_carry = next_first
+                code.store(new, place)
+            # Above the values' digits: 0 + ~0 + sign gives ~sign, carry sign.
+            place = code.slice_at(total_at, _I64(digits))
+            sign = code.load(place)
+            inverse = code.invert(sign)
+            new, second_carry = code.add(inverse, first_carry, second_carry)
             code.store(new, place)
-            return [next_first, next_second]
-
-        first_carry, second_carry = code.loop(digits, [_constant(_ONES), _constant(_ZERO)], body)
-        # Above the values' digits: 0 + ~0 + sign gives ~sign, carry sign.
-        place = code.slice_at(total_at, digits)
-        sign = code.load(place)
-        inverse = code.invert(sign)
-        code.store(code.xor3(inverse, first_carry, second_carry), place)
-        second_carry = code.majority(inverse, first_carry, second_carry)
-        code.store(code.xor3(inverse, sign, second_carry), code.slice_at(total_at, builder.add(digits, _I64(1))))
+            code.store(code.xor3(inverse, sign, second_carry), code.slice_at(total_at, _I64(digits + 1)))
+            builder.branch(after)
+        builder.position_at_end(after)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -356,13 +497,7 @@ def add_slices(typingctx: Any, total: Any, at: Any, width: Any, terms: Any, term
         terms_at = code.slice_at(_pointer(context, builder, signature, args, 3), args[4])
         mask = code.load(code.slice_at(_pointer(context, builder, signature, args, 6), args[7]))
         width, digits = args[2], args[5]
-        sign_mask = builder.sub(_I64(0), args[8])
-        undefined = ir.Constant(_LANES, ir.Undefined)
-        splat = builder.shuffle_vector(
-            builder.insert_element(undefined, sign_mask, _I32(0)),
-            undefined,
-            ir.Constant(ir.VectorType(_I32, 8), [0] * 8),
-        )
+        keep = code.splat(builder.sub(_I64(0), args[8]))
 
         def body(index: Any, state: list[Slice]) -> list[Slice]:
             carry, _ = state
@@ -373,7 +508,7 @@ def add_slices(typingctx: Any, total: Any, at: Any, width: Any, terms: Any, term
             return [carry, term]
 
         carry, last = code.loop(digits, [_constant(_ZERO)] * 2, body)
-        sign = [builder.and_(x, splat) for x in last]
+        sign = code.both(last, keep)
 
         def extend(index: Any, state: list[Slice]) -> list[Slice]:
             place = code.slice_at(total_at, builder.add(digits, index))
@@ -408,14 +543,13 @@ def fill(typingctx: Any, slots: Any, at: Any, count: Any):
 
 
 @intrinsic
-def copy_slice(typingctx: Any, target: Any, target_at: Any, source: Any, source_at: Any, source_byte: Any):
-    """target[target_at] = the slice `source_byte` bytes behind source[source_at]."""
-    signature = types.void(target, types.int64, source, types.int64, types.int64)
+def copy_slice(typingctx: Any, target: Any, target_at: Any, source: Any, source_at: Any):
+    """target[target_at] = source[source_at]."""
+    signature = types.void(target, types.int64, source, types.int64)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         code = _Code(builder)
-        source_at = code.slice_at(_pointer(context, builder, signature, args, 2), args[3])
-        value = code.load(code.bytes_at(source_at, args[4]))
+        value = code.load(code.slice_at(_pointer(context, builder, signature, args, 2), args[3]))
         code.store(value, code.slice_at(_pointer(context, builder, signature, args, 0), args[1]))
         return context.get_dummy_value()
 
@@ -423,20 +557,28 @@ def copy_slice(typingctx: Any, target: Any, target_at: Any, source: Any, source_
 
 
 @intrinsic
-def or_slice(typingctx: Any, target: Any, target_at: Any, source: Any, source_at: Any, source_byte: Any, flip: Any):
-    """target[target_at] |= (that slice, as `copy_slice`) ^ flip; flip is 0 or -1."""
-    signature = types.void(target, types.int64, source, types.int64, types.int64, types.int64)
+def note_flags(
+    typingctx: Any, flags: Any, plus_to: Any, minus_to: Any, slow: Any, slow_at: Any, flip: Any, slots: Any, plus: Any,
+    plus_byte: Any, minus: Any, minus_byte: Any,
+):  # fmt: skip
+    """Keep the R1 flags of both polarities: flags[plus_to], then flags[minus_to]; slow[slow_at] |= either ^ flip.
+
+    A flag lies `..._byte` bytes behind slot `plus` or `minus`. flip is 0 or -1.
+    """
+    signature = types.void(flags, types.int64, types.int64, slow, types.int64, types.int64, slots, *([types.int64] * 4))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         code = _Code(builder)
-        source_at = code.slice_at(_pointer(context, builder, signature, args, 2), args[3])
-        value = code.load(code.bytes_at(source_at, args[4]))
-        undefined = ir.Constant(_LANES, ir.Undefined)
-        flip = builder.shuffle_vector(
-            builder.insert_element(undefined, args[5], _I32(0)), undefined, ir.Constant(ir.VectorType(_I32, 8), [0] * 8)
-        )
-        place = code.slice_at(_pointer(context, builder, signature, args, 0), args[1])
-        code.store(code.either(code.load(place), [builder.xor(x, flip) for x in value]), place)
+        flags_at = _pointer(context, builder, signature, args, 0)
+        slots_at = _pointer(context, builder, signature, args, 6)
+        one = code.load(code.bytes_at(code.slice_at(slots_at, args[7]), args[8]))
+        other = code.load(code.bytes_at(code.slice_at(slots_at, args[9]), args[10]))
+        code.store(one, code.slice_at(flags_at, args[1]))
+        code.store(other, code.slice_at(flags_at, args[2]))
+        place = code.slice_at(_pointer(context, builder, signature, args, 3), args[4])
+        flip = code.splat(args[5])
+        late = code.either(code.xor(one, flip), code.xor(other, flip))
+        code.store(code.either(code.load(place), late), place)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -462,6 +604,42 @@ def pack_bytes(typingctx: Any, slices: Any, at: Any, stride: Any, data: Any, sta
                 bits = builder.bitcast(builder.icmp_unsigned("!=", chosen, ir.Constant(many, [0] * 64)), _I64)
                 target = builder.gep(places[i], [_I64(8 * word)])
                 builder.store(bits, builder.bitcast(target, _I64.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
+    """Transpose 16 vectors of 16 elements."""
+    rows = list(rows)
+    for step in (1, 2, 4, 8):
+        low = [lane if not lane & step else 16 + lane - step for lane in range(16)]
+        high = [lane + step if not lane & step else 16 + lane for lane in range(16)]
+        lanes = ir.VectorType(_I32, 16)
+        for k in range(16):
+            if not k & step:
+                one, other = rows[k], rows[k + step]
+                rows[k] = builder.shuffle_vector(one, other, ir.Constant(lanes, low))
+                rows[k + step] = builder.shuffle_vector(one, other, ir.Constant(lanes, high))
+    return rows
+
+
+@intrinsic
+def transpose_bytes(typingctx: Any, target: Any, target_at: Any, stride: Any, source: Any, source_at: Any, pitch: Any):
+    """target[target_at + j * stride + k] = source[source_at + k * pitch + j], uint8, j, k = 0..15."""
+    signature = types.void(target, types.int64, types.int64, source, types.int64, types.int64)
+    kind = ir.VectorType(_I8, 16)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        to, start = (_pointer(context, builder, signature, args, k) for k in (0, 3))
+
+        def place(base: Any, at: Any, pitch: Any, k: int) -> Any:
+            offset = builder.add(at, builder.mul(pitch, _I64(k)))
+            return builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
+
+        rows = [builder.load(place(start, args[4], args[5], k), align=1) for k in range(16)]
+        for k, row in enumerate(_transpose(builder, rows)):
+            builder.store(row, place(to, args[1], args[2], k), align=1)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -534,16 +712,7 @@ def to_integers(typingctx: Any, integers: Any, start: Any, slices: Any, at: Any,
                 step //= 2
             # Transpose lanes, so that 16 windows in a row lie in one vector.
             for first in (0, 16):
-                block = rows[first : first + 16]
-                for step in (1, 2, 4, 8):
-                    low = [lane if not lane & step else 16 + lane - step for lane in range(16)]
-                    high = [lane + step if not lane & step else 16 + lane for lane in range(16)]
-                    kind = ir.VectorType(_I32, 16)
-                    for k in range(16):
-                        if not k & step:
-                            one, other = block[k], block[k + step]
-                            block[k] = builder.shuffle_vector(one, other, ir.Constant(kind, low))
-                            block[k + step] = builder.shuffle_vector(one, other, ir.Constant(kind, high))
+                block = _transpose(builder, rows[first : first + 16])
                 for lane in range(16):
                     place = builder.add(builder.mul(vector, _I64(512)), _I64(32 * lane + first))
                     builder.store(

@@ -17,30 +17,36 @@ all conversions of one range, which early detection breaks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+import zlib
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
-from golden_model import timing
+from golden_model import bit_slices, timing
 from golden_model.bit_slices import (
     BYTES,
     SIZES,
     WINDOWS,
     WORDS,
+    CompiledPrograms,
     add_difference,
     add_slices,
     aligned_words,
+    call_program,
     copy_bytes,
     copy_slice,
     count_rows,
     fill,
-    multiplex,
-    or_slice,
+    note_flags,
     pack_bytes,
     padded_size,
+    run_program,
     to_integers,
+    transpose_bytes,
 )
 from golden_model.program import Layer
 from golden_model.registers import COUNTER_NAMES
@@ -79,8 +85,9 @@ class Programs(NamedTuple):
     """Conversion programs and costs of the A/D settings.
 
     setting : (8, planes), setting of the class (input bit, plane). program : (settings, 9), program for counts of
-    so many digits. nodes : uint16 (n, 4), `bit_slices.multiplex`. levels : (programs, 4, 4) low selector, high
-    selector, first node, nodes. outputs : uint16 (programs, 11) byte offsets of the slots of value digits and flag.
+    so many digits. nodes : uint16 (n, 4) and steps : (n, 4) as `bit_slices.run_program` reads them; program p's
+    steps are start[p]..start[p + 1] - 1. code : (programs,) addresses of compiled programs, or 0. outputs :
+    uint16 (programs, 11) byte offsets of the slots of value digits and flag.
     flagged, clocked : (settings,) bool, R1 must be counted, slow OUs must be counted. flip : (settings,) -1 where
     R2 is the slow range, else 0. digits : of the largest value. area : slots of one conversion.
     """
@@ -88,7 +95,9 @@ class Programs(NamedTuple):
     setting: np.ndarray
     program: np.ndarray
     nodes: np.ndarray
-    levels: np.ndarray
+    steps: np.ndarray
+    start: np.ndarray
+    code: np.ndarray
     outputs: np.ndarray
     flagged: np.ndarray
     clocked: np.ndarray
@@ -124,6 +133,7 @@ class Tables:
     width: int
     r1_width: int
     slow_width: int
+    compiled: CompiledPrograms | None = None
 
 
 # ---- tables -------------------------------------------------------------------------------------
@@ -132,31 +142,28 @@ def make_cells(prepared: Any) -> Cells:
     hardware, segments = prepared.hardware, len(prepared.segments)
     shape = (segments, prepared.outputs, hardware.weight_bits, 2)
     count = np.zeros(shape, dtype=np.int64)
-    lists, rows = [], []
-    index = np.arange(count.size).reshape(shape)
+
+    def lists(plane: Any) -> tuple[Any, int, np.ndarray]:
+        """Where the plane's lists lie in (N, planes, 2), in the order of its cells: polarity, column."""
+        return np.arange(prepared.outputs)[plane.columns], plane.bit, np.arange(2)[:, None]
+
     for segment, planes in enumerate(prepared.segments):
         for plane in planes:
-            columns = np.arange(prepared.outputs)[plane.columns]
-            names = index[segment, columns, plane.bit].T.ravel()
-            which, row = np.nonzero(plane.cells)
-            lists.append(names[which])
-            rows.append(row)
-    which = np.concatenate(lists) if lists else np.zeros(0, dtype=np.int64)
-    row = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
-    count = np.bincount(which, minlength=index.size)
-    order = np.argsort(which, kind="stable")
-    which, row = which[order], row[order]
+            count[segment][lists(plane)] = plane.cells.sum(axis=1).reshape(2, -1)
     size = _PADDED[count]
-    first = np.cumsum(size) - size
-    within = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+    first = (np.cumsum(size) - size.ravel()).reshape(shape)
     offsets = np.full(max(1, int(size.sum())), hardware.ou_rows * BYTES, dtype=np.uint16)
-    offsets[first[which] + within] = row * BYTES
+    for segment, planes in enumerate(prepared.segments):
+        for plane in planes:
+            which, row = np.nonzero(plane.cells)
+            begin = np.searchsorted(which, np.arange(len(plane.cells)))
+            offsets[first[segment][lists(plane)].ravel()[which] + np.arange(len(which)) - begin[which]] = row * BYTES
     digits = np.array([n.bit_length() for n in range(129)], dtype=np.uint8)
     return Cells(
         offsets=offsets,
-        first=first.reshape(shape),
-        size=size.astype(np.uint8).reshape(shape),
-        ones=digits[count].reshape(shape),
+        first=first,
+        size=size.astype(np.uint8),
+        ones=digits[count],
         widths=prepared.widths,
         ou_cols=hardware.ou_cols,
     )
@@ -214,7 +221,7 @@ class _Builder:
         return low, high
 
 
-def _make_program(tables: np.ndarray, digits: int) -> tuple[list[tuple[int, ...]], np.ndarray, list[int]]:
+def _make_program(tables: np.ndarray, digits: int) -> tuple[list[tuple[int, ...]], list[list[int]], list[int]]:
     """Program of several 0/1 functions of a count.
 
     tables : (functions, counts). Returns (nodes as slot numbers, levels (4, 4), slot of every function).
@@ -233,9 +240,11 @@ def _make_program(tables: np.ndarray, digits: int) -> tuple[list[tuple[int, ...]
         return index if level < 0 else _NODES + int(starts[level]) + index
 
     nodes = [tuple(slot((node[2 * k], node[2 * k + 1])) for k in range(4)) for level in builder.nodes for node in level]
-    steps = np.zeros((_LEVELS, 4), dtype=np.int64)
-    for level, here in enumerate(builder.nodes):
-        steps[level] = (*builder.selectors(level), starts[level], len(here))
+    steps = [
+        [low * BYTES, high * BYTES, int(starts[level]), int(starts[level + 1])]
+        for level, (low, high) in enumerate(map(builder.selectors, range(_LEVELS)))
+        if builder.nodes[level]
+    ]
     return nodes, steps, [slot(root) for root in roots]
 
 
@@ -252,7 +261,9 @@ def make_programs(prepared: Any, digits_used: np.ndarray) -> tuple[Programs, lis
             setting[i, b] = converters.index(converter)
     program = np.zeros((len(converters), _DIGITS + 1), dtype=np.int64)
     nodes: list[tuple[int, ...]] = []
-    levels, outputs = [], []
+    all_steps: list[list[int]] = []
+    start, outputs = [0], []
+    largest = 0
     flagged, clocked, flip = (np.zeros(len(converters), dtype=kind) for kind in (bool, bool, np.int64))
     widest = 1
     for s, converter in enumerate(converters):
@@ -269,28 +280,31 @@ def make_programs(prepared: Any, digits_used: np.ndarray) -> tuple[Programs, lis
         flip[s] = -1 if clocks[1] > clocks[0] else 0
         for digits in np.flatnonzero(digits_used):
             top = min(rows, (1 << int(digits)) - 1)
-            functions = [(value[: top + 1] >> k) & 1 for k in range(_DIGITS)]
+            functions = (value[: top + 1] >> np.arange(_DIGITS)[:, None]) & 1
             if flagged[s]:
-                functions.append(in_r1[: top + 1])
-            made, steps, slots = _make_program(np.array(functions), int(digits))
+                functions = np.vstack([functions, in_r1[: top + 1]])
+            made, steps, slots = _make_program(functions, int(digits))
             widest = max(widest, int(value[: top + 1].max()).bit_length())
-            steps[:, 2] += len(nodes)
-            program[s, digits] = len(levels)
+            program[s, digits] = len(outputs)
+            all_steps += [[low, high, len(nodes) + first, len(nodes) + end] for low, high, first, end in steps]
+            start.append(len(all_steps))
             nodes += made
-            levels.append(steps)
+            largest = max(largest, len(made))
             outputs.append(slots[:_DIGITS] + [_ZERO, _ZERO] + (slots[_DIGITS:] or [_ZERO]))
     return (
         Programs(
             setting=setting,
             program=program,
             nodes=(np.array(nodes, dtype=np.int64).reshape(-1, 4) * BYTES).astype(np.uint16),
-            levels=np.array(levels),
+            steps=np.array([*all_steps, [0] * 4], dtype=np.int64),  # a program may have no step, and still read one
+            start=np.array(start, dtype=np.int64),
+            code=np.zeros(len(outputs), dtype=np.int64),
             outputs=(np.array(outputs) * BYTES).astype(np.uint16),
             flagged=flagged,
             clocked=clocked,
             flip=flip,
             digits=widest,
-            area=_NODES + int(max(x[:, 3].sum() for x in levels)),
+            area=_NODES + largest,
         ),
         converters,
     )
@@ -376,6 +390,25 @@ def make_tables(prepared: Any, cells: Cells | None = None) -> Tables | None:
     )
 
 
+_compiled = lru_cache(maxsize=1024)(CompiledPrograms)  # layers often share settings
+
+
+def compile_programs(tables: Tables) -> Tables:
+    """The same tables with the conversion programs as machine code; worth its milliseconds in long runs."""
+    programs = tables.programs
+    described = []
+    for p, outputs in enumerate(programs.outputs):
+        steps = programs.steps[programs.start[p] : programs.start[p + 1]]
+        nodes = [
+            (int(low) // BYTES, int(high) // BYTES, *(int(x) // BYTES for x in node))
+            for low, high, first, end in steps
+            for node in programs.nodes[first:end]
+        ]
+        described.append((tuple(nodes), _NODES, _NODES, frozenset(int(x) // BYTES for x in outputs)))
+    compiled = _compiled(tuple(described))
+    return replace(tables, programs=programs._replace(code=compiled.addresses), compiled=compiled)
+
+
 # ---- conversion of one segment ------------------------------------------------------------------
 @_njit
 def _count_flags(flags, pending, digits, counter, at, width, active, i):
@@ -401,10 +434,8 @@ def _convert_bit(
     rows : slices of the rows from rows_at on. active : slices, which windows switch on bit i. sums : width slices
     per column. r1, slow_count : slices of the counters of every setting.
     """
-    outputs = programs.outputs
-    output_words = outputs.shape[1]
-    flat_outputs = outputs.reshape(-1)
-    nodes = programs.nodes.reshape(-1)
+    words = programs.outputs.shape[1]
+    outputs, nodes, steps = programs.outputs.reshape(-1), programs.nodes.reshape(-1), programs.steps.reshape(-1)
     top, area = programs.digits, programs.area
     columns = cells.first.shape[1]
     pending, pending_setting = 0, 0
@@ -418,53 +449,36 @@ def _convert_bit(
             fill(total, 0, top + 1)
             for b in range(planes):
                 s = programs.setting[i, b]
-                flagged, clocked = programs.flagged[s], programs.clocked[s]
+                plus = minus = 0
                 for polarity in range(2):
                     base = polarity * area
                     size = np.int64(cells.size[segment, n, b, polarity])
                     p = programs.program[s, cells.ones[segment, n, b, polarity]]
+                    plus, minus = minus, p
                     if size:
-                        count_rows(
-                            slots,
-                            base + _COUNT,
-                            rows,
-                            rows_at,
-                            cells.offsets,
-                            cells.first[segment, n, b, polarity],
-                            size,
+                        first = cells.first[segment, n, b, polarity]
+                        count_rows(slots, base + _COUNT, rows, rows_at, cells.offsets, first, size)
+                        if programs.code[p]:
+                            call_program(programs.code[p], slots, base)
+                        else:
+                            run_program(slots, base, nodes, steps, programs.start[p], programs.start[p + 1], _NODES)
+                add_difference(total, b, slots, 0, area, outputs, plus * words, minus * words, top)
+                if programs.flagged[s]:
+                    plus_flag, minus_flag = (
+                        np.int64(outputs[plus * words + _FLAG]),
+                        np.int64(outputs[minus * words + _FLAG]),
+                    )
+                    both = (plus_flag > _ONE * BYTES) + (minus_flag > _ONE * BYTES)
+                    if both or programs.clocked[s]:
+                        if pending > _PENDING - 2 or (pending and pending_setting != s):
+                            _count_flags(flags, pending, digits, r1, pending_setting * r1_width, r1_width, active, i)
+                            pending = 0
+                        pending_setting = s
+                        minus_to = pending + (plus_flag > _ONE * BYTES)
+                        note_flags(
+                            flags, pending, minus_to, slow, b, programs.flip[s], slots, 0, plus_flag, area, minus_flag
                         )
-                        out = _NODES
-                        for level in range(_LEVELS):
-                            count = programs.levels[p, level, 3]
-                            if count:
-                                multiplex(
-                                    slots,
-                                    base,
-                                    nodes,
-                                    programs.levels[p, level, 2],
-                                    count,
-                                    programs.levels[p, level, 0],
-                                    programs.levels[p, level, 1],
-                                    out,
-                                )
-                                out += count
-                    if flagged:
-                        flag = np.int64(outputs[p, _FLAG])
-                        if flag > _ONE * BYTES:
-                            if pending == _PENDING or (pending and pending_setting != s):
-                                _count_flags(
-                                    flags, pending, digits, r1, pending_setting * r1_width, r1_width, active, i
-                                )
-                                pending = 0
-                            copy_slice(flags, pending, slots, base, flag)
-                            pending += 1
-                            pending_setting = s
-                        if clocked:
-                            or_slice(slow, b, slots, base, flag, programs.flip[s])
-                    if polarity == 0:
-                        plus = p * output_words
-                    else:
-                        add_difference(total, b, slots, 0, area, flat_outputs, plus, p * output_words, top)
+                        pending += both
             add_slices(sums, n * width + i, width - i, total, 0, planes + top + 1, slots, _ONE, 1)
         for b in range(planes):
             s = programs.setting[i, b]
@@ -474,7 +488,7 @@ def _convert_bit(
                         slow_flags, slow_pending, digits, slow_count, slow_setting * slow_width, slow_width, active, i
                     )
                     slow_pending = 0
-                copy_slice(slow_flags, slow_pending, slow, b, 0)
+                copy_slice(slow_flags, slow_pending, slow, b)
                 slow_pending += 1
                 slow_setting = s
     _count_flags(flags, pending, digits, r1, pending_setting * r1_width, r1_width, active, i)
@@ -485,10 +499,15 @@ def _convert_bit(
 @_njit
 def _load_matrix(matrix, first, count, start, stop, data):
     """data[(k - start) * WINDOWS + w] = matrix[first + w, k] for k = start..stop - 1, w < count."""
-    for k0 in range(start, stop, 16):
-        for w in range(count):
-            for k in range(k0, min(k0 + 16, stop)):
-                data[(k - start) * WINDOWS + w] = matrix[first + w, k]
+    pitch = matrix.shape[1]
+    flat = matrix.reshape(-1)
+    whole_rows, whole_windows = start + (stop - start) // 16 * 16, count // 16 * 16
+    for k in range(start, whole_rows, 16):
+        for w in range(0, whole_windows, 16):
+            transpose_bytes(data, (k - start) * WINDOWS + w, WINDOWS, flat, (first + w) * pitch + k, pitch)
+    for k in range(start, stop):
+        for w in range(whole_windows if k < whole_rows else 0, count):
+            data[(k - start) * WINDOWS + w] = matrix[first + w, k]
 
 
 @_njit
@@ -554,15 +573,15 @@ def _choose_precision(data, rows, count, l_max, tau_sq, total, squares, largest,
 
 
 @_njit
-def _sum_bits(per_bit, chosen, table):
-    """table[byte] = sum of per_bit[i, :] over the bits i of byte & chosen, for every byte."""
+def _sum_bits(seen_cost, seen, other_cost, table):
+    """table[byte] = sum of seen_cost[i] over the bits i of byte & seen and of other_cost[i] over the rest."""
     table[0, :] = 0
     for byte in range(1, 256):
         i = 0
         while not byte >> i & 1:
             i += 1
         for k in range(table.shape[1]):
-            table[byte, k] = table[byte & (byte - 1), k] + (per_bit[i, k] if chosen >> i & 1 else 0)
+            table[byte, k] = table[byte & (byte - 1), k] + (seen_cost[i, k] if seen >> i & 1 else other_cost[i, k])
 
 
 @_njit
@@ -584,8 +603,9 @@ def _run(
     squares, largest, lowest, numbers = np.empty((4, WINDOWS), dtype=np.int32)
     totals = np.empty(WINDOWS, dtype=np.int32)
     mask, used, on = np.empty((3, WINDOWS), dtype=np.uint8)
-    found_r1, operations, clocks = np.empty((3, WINDOWS), dtype=np.int64)
-    known, silent = np.empty((2, 256, 3), dtype=np.int64)
+    clocks = np.zeros(WINDOWS, dtype=np.int64)
+    events = np.empty((WINDOWS, 9), dtype=np.int64)
+    cost = np.empty((256, 3), dtype=np.int64)
     runs = np.empty((WINDOWS, 3), dtype=np.int64)
     ones_of = np.zeros(256, dtype=np.int64)
     for byte in range(256):
@@ -597,8 +617,7 @@ def _run(
             found = _find_runs(start_window, count, images[0], images[1], images[2], images[3], runs)
         fill(acc, 0, columns * width)
         fill(r1, 0, settings * r1_width)
-        found_r1[:] = 0
-        operations[:] = 0
+        events[:] = 0
         for group in range(0, segments, group_segments):
             start = group * ou_rows
             stop = min(k_rows, (group + group_segments) * ou_rows)
@@ -637,14 +656,10 @@ def _run(
                                     r1_width, slow_count, slow_width,
                                 )  # fmt: skip
                 # Events of the segment, window by window.
-                _sum_bits(costs.known[segment], seen, known)
-                _sum_bits(costs.silent[segment], ~seen, silent)
-                for w in range(count):
-                    byte = on[w]
-                    found_r1[w] += known[byte, 0] + silent[byte, 0]
-                    operations[w] += known[byte, 1] + silent[byte, 1]
-                    clocks[w] = known[byte, 2] + silent[byte, 2]
+                _sum_bits(costs.known[segment], seen, costs.silent[segment], cost)
+                planes, lanes = costs.planes[segment], costs.lanes[segment]
                 if count_slow:
+                    clocks[:] = 0
                     for s in range(settings):
                         if programs.clocked[s]:
                             to_integers(numbers, 0, slow_count, s * slow_width, slow_width)
@@ -652,31 +667,50 @@ def _run(
                                 clocks[w] += numbers[w] * costs.clocks[s]
                 least = block_cols if segment < segments - 1 else 0
                 for w in range(count):
-                    row = counters[(start_window + w) // per_group]
+                    row, cost_row = events[w], cost[on[w]]
                     streamed, switched = ones_of[mask[w]], ones_of[on[w]]
-                    row[0] += switched * costs.planes[segment]
-                    row[2] += (input_bits - streamed) * costs.planes[segment]
-                    row[3] += (streamed - switched) * costs.planes[segment]
-                    row[5] += switched * costs.lanes[segment]
+                    row[0] += switched * planes
+                    row[2] += (input_bits - streamed) * planes
+                    row[3] += (streamed - switched) * planes
+                    row[4] += cost_row[0]
+                    row[5] += switched * lanes
+                    row[6] += cost_row[1]
                     row[7] += streamed
-                    row[8] += max(clocks[w], least)
+                    row[8] += max(cost_row[2] + clocks[w], least)
         if count_r1:
             for s in range(settings):
                 if programs.flagged[s]:
                     to_integers(numbers, 0, r1, s * r1_width, r1_width)
                     for w in range(count):
-                        found_r1[w] += numbers[w]
-                        operations[w] += numbers[w] * costs.operations[s]
+                        events[w, 4] += numbers[w]
+                        events[w, 6] += numbers[w] * costs.operations[s]
+        group, left = start_window // per_group, per_group - start_window % per_group
         for w in range(count):
-            row = counters[(start_window + w) // per_group]
+            row, event = counters[group], events[w]
+            for k in range(9):
+                row[k] += event[k]
             row[1] += missing_planes * input_bits
-            row[4] += found_r1[w]
-            row[5] -= found_r1[w]
-            row[6] += operations[w]
+            row[5] -= event[4]
             row[8] += fixed_cycles
+            left -= 1
+            if left == 0:
+                group, left = group + 1, per_group
         for n in range(columns):
             to_integers(sums[n], start_window, acc, n * width, width)
 
+
+def _cached(stamp: int) -> Any:
+    """`_run`, kept on disk; numba watches this file only, so `stamp` stands for the text of bit_slices.py."""
+
+    @numba.njit(nogil=True, cache=True, error_model="numpy")
+    def run(*arguments):
+        if stamp >= 0:
+            _run(*arguments)
+
+    return run
+
+
+_run_cached = _cached(zlib.crc32(inspect.getsource(bit_slices).encode()))
 
 _NO_MATRIX = np.zeros((0, 0), dtype=np.uint8)
 _NO_NUMBERS = np.zeros(0, dtype=np.int64)
@@ -711,7 +745,7 @@ def _execute(
     ones = slots.reshape(2, programs.area, WORDS)[:, _ONE]
     ones[...] = ~np.uint64(0)
     fixed = timing.window_cycles(hardware, prepared.k, prepared.outputs, np.zeros((1, segments), dtype=np.int64))
-    _run(
+    _run_cached(
         matrix,
         pixels,
         sources,

@@ -1,3 +1,9 @@
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,17 +20,17 @@ from tests.strategies import adc_registers, dynamic_precisions, hardware_configs
 WIDE = HardwareConfig(ou_rows=128, adc_bits=8, weight_bits=7)
 
 
-def same_as_direct(weights, q, hardware, registers, **options):
-    """Assert that both engines agree on sums and on every counter of every window; returns the tables."""
+def same_as_direct(weights, q, hardware, registers, compiled=True, **options):
+    """Assert that the engines agree on sums and on every counter of every window, with compiled programs too."""
     prepared = layer.prepare(weights, hardware, registers, **options)
     tables = columns.make_tables(prepared)
     assert tables is not None
-    sums, counters = columns.run_windows(prepared, tables, q.astype(np.uint8))
     expected_sums, expected = layer.run(prepared, q, engine_name="direct")
-    assert (expected_sums == sums.T).all()
-    for index, name in enumerate(COUNTER_NAMES):
-        assert (counters[:, index] == expected.counts[:, index]).all(), name
-    return tables
+    for each in (tables, columns.compile_programs(tables)) if compiled else (tables,):
+        sums, counters = columns.run_windows(prepared, each, q.astype(np.uint8))
+        assert (expected_sums == sums.T).all()
+        for index, name in enumerate(COUNTER_NAMES):
+            assert (counters[:, index] == expected.counts[:, index]).all(), name
 
 
 def random_min_count(rng, adc_bits, largest):
@@ -56,6 +62,7 @@ def test_every_layer_equals_the_direct_engine(data, ou_rows, seed):
         skip_zero_slices=data.draw(st.booleans()),
         min_count=random_min_count(rng, hardware.adc_bits, ou_rows) if isinstance(min_count, str) else min_count,
         activation_bits=bits,
+        compiled=data.draw(st.booleans()),
     )
 
 
@@ -220,6 +227,42 @@ def test_batches_of_images_equal_the_plain_network(shape, dynamic):
     events = events.counts.copy()
     events[:, -1] -= network.timing.c_layer(WIDE)
     assert (counters == events).all()
+
+
+def test_threads_may_share_the_tables():
+    rng = np.random.default_rng(12)
+    weights, q = rng.integers(-127, 128, (200, 30)), rng.integers(0, 256, (4, 700, 200)).astype(np.uint8)
+    prepared = layer.prepare(weights, WIDE, AdcRegisters(mode="twin", n_r2=4, n_r1=3, m=2))
+    tables = columns.compile_programs(columns.make_tables(prepared))
+    alone = [columns.run_windows(prepared, tables, part) for part in q]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda part: columns.run_windows(prepared, tables, part), q))
+    for (sums, counters), (expected_sums, expected) in zip(together, alone, strict=True):
+        assert (sums == expected_sums).all()
+        assert (counters == expected).all()
+
+
+def test_an_empty_batch_gives_nothing():
+    one = make_layer(np.random.default_rng(13), WIDE, **IMAGES[0])
+    prepared = network.prepare_layer(one, WIDE)
+    images = np.zeros((0, one.channels, one.height, one.width), dtype=np.uint8)
+    sums, counters = columns.run_batch(one, prepared, columns.make_tables(prepared), images)
+    assert (sums.shape, len(counters)) == ((one.outputs, 0, one.out_height, one.out_width), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", ["x86-64", "x86-64-v3"])
+def test_processors_without_wide_vectors_compute_the_same(processor, tmp_path):
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("names x86 processors")
+    features = "+avx2" if processor == "x86-64-v3" else ""
+    options = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
+    tests = ["any_characteristic", "batches_of_images", "saturated"]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-k", " or ".join(tests), __file__],
+        env=os.environ | options,
+        check=True,
+    )
 
 
 def test_the_last_layer_gives_logits():

@@ -7,7 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
+from golden_model.config import HardwareConfig, bits_for
 from golden_model.registers import REGISTER
 from rtl import layouts
 from rtl import tile_layouts as tile
@@ -29,7 +29,7 @@ class CellProgrammer(wiring.Component):
 
     Members
     -------
-    select : with `enable`, programming goes on at OU row 0, OU column 0 of pair `data`.
+    select : with `enable`, programming goes on at OU row 0, OU column 0 of `pair`.
     cells : stream of words. full : 1 when the place of the next word is beyond the last pair.
     check : strobe, read the first `pairs` pairs; ignored while `busy`. busy : a check runs.
     checksum : result of the last check.
@@ -43,7 +43,7 @@ class CellProgrammer(wiring.Component):
         self.config = config
         super().__init__(
             {
-                "select": In(tile.memory_write(layouts.pair_index(config), layouts.pair_index(config))),
+                "select": In(tile.pair_select(config)),
                 "cells": In(stream.Signature(unsigned(tile.WORD))),
                 "full": Out(1),
                 "check": In(1),
@@ -69,8 +69,8 @@ class CellProgrammer(wiring.Component):
 
         # One shift register collects words on the way in and delivers bytes on the way back.
         cells = Signal(bits)
-        word = Signal(range(words))
-        steps = Signal(range(bits // self._STEP))
+        word = Signal(bits_for(words - 1))
+        steps = Signal(bits_for(bits // self._STEP - 1))
         address = Signal(layouts.ou_address(config))
         # One more than the last pair, so that `full` can be told.
         pair = Signal(range(config.crossbar_pairs + 1))
@@ -103,7 +103,7 @@ class CellProgrammer(wiring.Component):
                     m.next = "REQUEST"
                 with m.Elif(self.select.enable):
                     m.d.comb += restart.eq(1)
-                    m.d.sync += pair.eq(self.select.data)
+                    m.d.sync += pair.eq(self.select.pair)
                 with m.Elif(self.cells.valid & self.cells.ready):
                     m.d.sync += [cells.eq(Cat(cells, self.cells.payload) >> tile.WORD), word.eq(word + 1)]
                     with m.If(word == words - 1):

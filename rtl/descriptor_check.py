@@ -93,8 +93,6 @@ class DescriptorCheck(wiring.Component):
             (s.in_plane, 1, largest),
             (s.kernel_height, 1, config.max_k),
             (s.kernel_width, 1, config.max_k),
-            (s.stride, 1, 255),
-            (s.pool, 1, 255),
             (s.out_height, 1, largest),
             (s.out_width, 1, largest),
             (s.out_plane, 1, largest),
@@ -112,6 +110,7 @@ class DescriptorCheck(wiring.Component):
         in_range &= s.channel_base + s.outputs <= config.channel_entries
         in_range &= ~s.pad_enable | (s.pad_base + s.channels <= config.pad_entries)
         in_range &= ~s.last | (s.out_plane == 1) & (s.pool == 1)
+        in_range &= s.stride.any() & s.pool.any()
         for value, low, high in limits:
             in_range &= (value >= low) & (value <= high)
 

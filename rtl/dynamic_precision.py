@@ -104,7 +104,7 @@ class DynamicPrecision(wiring.Component):
         # ---- out: address, then the buffers' outputs, then the rounded slices
         reading, read_valid, advance = Signal(), Signal(), Signal()
         read_index = Signal(segment_index)
-        in_group, group_index = Signal(range(config.segments_per_group)), Signal.like(group_read.addr)
+        in_group, group_index = Signal(bits_for(config.segments_per_group - 1)), Signal.like(group_read.addr)
         m.d.comb += [
             advance.eq(~self.segments.valid | self.segments.ready),
             window_read.en.eq((start | reading) & advance),

@@ -50,7 +50,7 @@ class EventMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.events = events = memory.Memory(
+        m.submodules.stored = events = memory.Memory(
             shape=unsigned(COUNTER_BITS), depth=self.config.max_layers * COUNTERS_PER_LAYER, init=[]
         )
         write, read = events.write_port(), events.read_port()

@@ -6,7 +6,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
+from golden_model.config import HardwareConfig, bits_for
 from rtl import layouts
 from rtl import tile_layouts as tile
 
@@ -77,7 +77,7 @@ class PostProcessing(wiring.Component):
 
         # ---- step 0: walk the channels; select the channel's sum, read its tables
         active, channel_last = Signal(), Signal()
-        channel, column = Signal(channel_index), Signal(range(config.ou_cols))
+        channel, column = Signal(channel_index), Signal(bits_for(config.ou_cols - 1))
         entry = Signal(tile.channel_entry(config))
         selected = Signal(signed(config.accumulator_bits))
         column_last = column == config.ou_cols - 1

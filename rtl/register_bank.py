@@ -77,7 +77,7 @@ class RegisterBank(wiring.Component):
                 "checksum": In(tile.WORD),
                 "layer_count": Out(tile.register_fields("LAYER_COUNT")["layers"].shape),
                 "cell_pairs": Out(tile.register_fields("CELL_PAIRS")["pairs"].shape),
-                "cell_select": Out(tile.memory_write(layouts.pair_index(config), layouts.pair_index(config))),
+                "cell_select": Out(tile.pair_select(config)),
                 "cells": Out(stream.Signature(unsigned(tile.WORD))),
                 "cells_full": In(1),
                 "program_write": Out(tile.memory_write(tile.program_address(config), unsigned(tile.WORD))),
@@ -128,7 +128,7 @@ class RegisterBank(wiring.Component):
         count, layer, locate = Signal.like(entry), Signal(layouts.layer_index(config)), Signal()
         m.d.comb += [
             self.cells.payload.eq(request.data),
-            self.cell_select.data.eq(request.data),
+            self.cell_select.pair.eq(request.data),
             self.activations.data.eq(request.data),
             self.activations.buffer.eq(in_second),
             self.activations.word.eq(Mux(in_second, entry - words, entry)),

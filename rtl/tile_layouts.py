@@ -103,6 +103,11 @@ def group_precision(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout({"mask": unsigned(config.input_bits), "half": unsigned(config.input_bits)})
 
 
+def pair_select(config: HardwareConfig) -> data.StructLayout:
+    """With `enable`, cell programming goes on at the start of crossbar pair `pair`."""
+    return data.StructLayout({"enable": unsigned(1), "pair": layouts.pair_index(config)})
+
+
 # ---- bus ----------------------------------------------------------------------------------------
 def bus_request() -> data.StructLayout:
     """One access of the host: a write of `data` under byte strobes, or a read; byte address."""

@@ -303,14 +303,14 @@ class _Translator:
     def _add(self, kind: str, *inputs: _Ref, **attributes: Any) -> _Ref:
         """A new op with the shape and range that was seen for the present node."""
         seen = self.seen[self.node]
-        shape = seen.shape or ()
+        shape: tuple[int, ...] = seen.shape or ()
         self._require(
             len(shape) in (2, 4),
             f"its output has {len(shape)} dimensions; maps (B, C, H, W) and vectors (B, F) are supported",
         )
         for ref in inputs:
             self._require(isinstance(ref, _Ref), "an operand is not made from the network's input")
-        c, h, w = shape[1:] if len(shape) == 4 else (shape[1], 1, 1)
+        c, h, w = (*shape, 1, 1)[1:4]
         name, count = _name(self.node), 1
         while name in self.ops:  # a module that is called again
             count += 1
@@ -364,6 +364,8 @@ class _Translator:
         training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
     ) -> _Ref:  # fmt: skip
         self._require(running_mean is not None and running_var is not None, "it needs running statistics")
+        assert running_mean is not None
+        assert running_var is not None
         scale = 1 / torch.sqrt(running_var.double() + eps)
         scale = scale if weight is None else scale * weight.detach().double()
         shift = -running_mean.double() * scale
@@ -724,12 +726,12 @@ class _Simplifier:
         return op.relu
 
     def _share_scales(self) -> None:
-        """Give the inputs of a concatenation its range where nobody else uses them: no requantisation is needed then."""
+        """Give the inputs of a concatenation its range where nobody else uses them; nothing is requantised then."""
         for op in reversed(list(self.ops.values())):
             if op.kind != "cat":
                 continue
-            op.low = min(self.ops[i].low for i in op.inputs)
-            op.high = max(self.ops[i].high for i in op.inputs)
+            op.low = min(op.low, *(self.ops[i].low for i in op.inputs))
+            op.high = max(op.high, *(self.ops[i].high for i in op.inputs))
             for name in op.inputs:
                 chain = [self.ops[name]]
                 while chain[-1].kind in _TRANSPARENT:
@@ -744,7 +746,7 @@ class _Simplifier:
 
 # ---- integers -----------------------------------------------------------------------------------
 def quantise_weights(weight: np.ndarray, bits: int) -> tuple[np.ndarray, float]:
-    """(integers, step): symmetric, step = largest magnitude / (2**bits - 1), halves away from 0; step 0 if all are 0."""
+    """(integers, step): symmetric, step = largest magnitude / (2**bits - 1), halves away from 0; step 0 for zeros."""
     step = float(np.abs(weight).max(initial=0.0)) / (2**bits - 1)
     if step == 0:
         return np.zeros(weight.shape, dtype=np.int64), 0.0

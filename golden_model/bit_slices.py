@@ -131,7 +131,8 @@ class _Code:
         """Full adder of a, ~b and c: (sum, carry)."""
 
         def carry(x: Any, y: Any, z: Any) -> Any:
-            return self.builder.xor(z, self.builder.and_(self.builder.xor(y, z), self.builder.xor(x, z)))
+            differs = self.builder.xor(self.builder.xor(y, z), _ONES)
+            return self.builder.xor(z, self.builder.and_(differs, self.builder.xor(x, z)))
 
         def total(x: Any, y: Any, z: Any) -> Any:
             return self.builder.xor(self.builder.xor(self.builder.xor(x, y), z), _ONES)

@@ -246,8 +246,9 @@ def main(
     try:
         kind, settings = choose_crossbar(backend, crossbar, {k: v for k, v in given.items() if v is not None})
         pokes = tuple(parse_poke(text) for text in poke or ())
-        if waves is not None and not waves.resolve().parent.is_dir():
-            raise ValueError(f"{waves}: there is no such directory to write to")
+        for path in (waves, json_file):
+            if path is not None and not path.resolve().parent.is_dir():
+                raise ValueError(f"{path}: cannot be written (there is no such directory)")
         image = read(image_dir)
         held = len(image.vectors.images)
         if not held:
@@ -280,7 +281,7 @@ def main(
 
 def _run(backend: BackendName, request: Request) -> Report:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(backend.value, total=None)
 
         def progress(stage: str, done: int, total: int) -> None:

@@ -61,7 +61,7 @@ def test_compiled_system_with_nine_by_eight_units_equals_golden(seed, tmp_path):
 
 
 def test_one_noisy_device_answers_alike_in_every_simulator(tmp_path):
-    device = CrossbarSettings(variation=0.2, on_off_ratio=30, stuck_off=0.01, read_noise=0.3, seed=9)
+    device = CrossbarSettings(variation=0.2, on_off_ratio=30, stuck_on=0.02, read_noise=0.3, seed=9)
     network = random_network(6)
     found = {}
     for backend in ("compiled", "verilator", "pysim"):

@@ -73,9 +73,13 @@ def cell_pokes(written, pair, ou_row, ou_col, lane, row):
 @pytest.mark.parametrize("polarity", [0, 1])
 def test_a_flipped_cell_is_found_where_its_row_is_first_driven(number, polarity, tmp_path, written):
     hardware = written.network.hardware
-    _, _, target = list(layer_records(written, number))[-1]
+    # An output that is neither always 0 nor saturated, so that the fault reaches the logits.
+    outputs = Runner(written.network).run_layers(written.vectors.images)[0][number][0]
+    output = int(np.argmax(outputs.std(axis=(1, 2)) * (outputs.max(axis=(1, 2)) < 15)))
+    column, lane_column = divmod(output, hardware.ou_cols)
+    target = [record for _, _, record in layer_records(written, number) if record.block_col == column][-1]
     place = (target.pair, target.ou_row, target.ou_col)
-    lane, row = polarity * hardware.ou_cols, 0
+    lane, row = polarity * hardware.ou_cols + lane_column, 0
     expected = next(
         (window, record.index)
         for window, values, record in layer_records(written, number)
@@ -151,7 +155,7 @@ def test_a_wrong_block_width_is_found_where_the_activations_part(tmp_path, writt
 
 
 def test_an_unexpected_device_error_is_reported_with_its_layer(tmp_path, written):
-    outcome = run(tmp_path, written, descriptor_pokes(written, 1, adc_mode=1, n_r1=7))
+    outcome = run(tmp_path, written, descriptor_pokes(written, 1, adc_mode=1, n_r1=3, m=3))
     assert "error ADC_CONFIGURATION" in outcome.difference
 
 

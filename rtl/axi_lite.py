@@ -68,8 +68,8 @@ class AxiLite(wiring.Component):
             write.eq(Mux(holding, chosen, write_offered & ~(self.arvalid & last_was_write))),
             self.requests.payload.write.eq(write),
             self.requests.payload.address.eq(Mux(write, self.awaddr, self.araddr)),
-            self.requests.payload.data.eq(self.wdata),
-            self.requests.payload.strobe.eq(self.wstrb),
+            self.requests.payload.data.eq(Mux(write, self.wdata, 0)),
+            self.requests.payload.strobe.eq(Mux(write, self.wstrb, 0)),
         ]
         response = self.responses.payload
         with m.FSM():

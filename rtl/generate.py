@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -159,7 +160,8 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text)
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
 
 

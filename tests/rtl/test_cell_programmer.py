@@ -1,0 +1,109 @@
+"""Cell programming and check against a crossbar that stalls."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import replace
+
+import pytest
+
+from golden_model.config import TINY
+from rtl.cell_programmer import CellProgrammer
+from sim.bench import put, receive, send, simulate, stream_rule
+from tests.rtl.tile_tools import strobe
+
+pytestmark = pytest.mark.rtl
+
+#: Three words an OU; grid and OU sizes that are no powers of two.
+ODD = replace(TINY, ou_rows=7, rows=21, ou_cols=5, cols=10, crossbar_pairs=3)
+
+
+def _places(hardware, first):
+    return [
+        (pair, row, col)
+        for pair in range(first, hardware.crossbar_pairs)
+        for row in range(hardware.grid_rows)
+        for col in range(hardware.grid_cols)
+    ]
+
+
+@pytest.mark.parametrize("hardware", [TINY, ODD], ids=["tiny", "odd"])
+@pytest.mark.parametrize("stall", [0.0, 0.5])
+@pytest.mark.parametrize("first", [0, 2])
+def test_words_become_units_in_programming_order(hardware, stall, first):
+    dut = CellProgrammer(hardware)
+    rng = random.Random(1)
+    places = _places(hardware, first)
+    words = [[rng.randrange(1 << 32) for _ in range(hardware.cell_words)] for _ in places]
+    got = []
+
+    async def host(ctx):
+        put(ctx, dut.select, {"enable": 1, "pair": first})
+        await ctx.tick()
+        put(ctx, dut.select, {"enable": 0, "pair": 0})
+        await send(ctx, dut.cells, [word for unit in words for word in unit], stall=stall, seed=2)
+
+    async def crossbar(ctx):
+        got.extend(await receive(ctx, dut.program, len(places), stall=stall, seed=3))
+        assert ctx.get(dut.full)
+        assert not ctx.get(dut.cells.ready)
+
+    simulate(dut, host, crossbar, background=[stream_rule(dut.program, "program")], limit=20_000)
+    assert [(g["pair"], g["ou_row"], g["ou_col"]) for g in got] == places
+    mask = (1 << hardware.ou_cells) - 1
+    assert [g["cells"] for g in got] == [sum(w << 32 * i for i, w in enumerate(unit)) & mask for unit in words]
+
+
+@pytest.mark.parametrize("hardware", [TINY, ODD], ids=["tiny", "odd"])
+@pytest.mark.parametrize("pairs", [0, 1, 3])
+@pytest.mark.parametrize("stall", [0.0, 0.5])
+def test_check_reads_the_asked_pairs_in_order_and_gives_zlibs_crc(hardware, pairs, stall):
+    dut = CellProgrammer(hardware)
+    rng = random.Random(4)
+    cells = {place: rng.randrange(1 << hardware.ou_cells) for place in _places(hardware, 0)}
+    wanted = [place for place in cells if place[0] < pairs]
+    asked = []
+
+    async def host(ctx):
+        ctx.set(dut.pairs, pairs)
+        for _ in range(2):  # the second check starts afresh
+            await strobe(ctx, dut.check)
+            assert ctx.get(dut.busy)
+            await ctx.tick().until(~dut.busy)
+            data = b"".join(cells[p].to_bytes(4 * hardware.cell_words, "little") for p in wanted)
+            assert ctx.get(dut.checksum) == zlib.crc32(data)
+
+    async def crossbar(ctx):
+        for turn in range(2 * len(wanted)):
+            (request,) = await receive(ctx, dut.readback_request, 1, stall=stall, seed=turn)
+            place = (request["pair"], request["ou_row"], request["ou_col"])
+            asked.append(place)
+            await send(ctx, dut.readback, [cells[place]], stall=stall, seed=turn)
+
+    rule = stream_rule(dut.readback_request, "readback_request")
+    simulate(dut, host, crossbar, background=[rule], limit=20_000)
+    assert asked == wanted * 2
+
+
+def test_check_that_follows_the_last_word_waits_for_the_crossbar():
+    dut = CellProgrammer(TINY)
+    order = []
+
+    async def host(ctx):
+        put(ctx, dut.select, {"enable": 1, "pair": 0})
+        await ctx.tick()
+        put(ctx, dut.select, {"enable": 0, "pair": 0})
+        ctx.set(dut.pairs, 1)
+        await send(ctx, dut.cells, [0x1234])
+        await strobe(ctx, dut.check)
+        assert ctx.get(dut.busy)
+        await ctx.tick().repeat(3)
+        order.extend(await receive(ctx, dut.program, 1))
+        order.extend(await receive(ctx, dut.readback_request, 1))
+
+    simulate(dut, host, limit=100)
+    assert order == [
+        {"pair": 0, "ou_row": 0, "ou_col": 0, "cells": 0x1234},
+        {"pair": 0, "ou_row": 0, "ou_col": 0},
+    ]

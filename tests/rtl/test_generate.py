@@ -1,0 +1,162 @@
+"""Exported Verilog and the register map."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from golden_model.config import TINY
+from golden_model.registers import EVENT_COUNTERS, REGIONS, REGISTERS, descriptor_fields
+from rtl import generate
+from rtl.register_map import render
+from rtl.system import System
+
+ROOT = Path(__file__).resolve().parents[2]
+runner = CliRunner()
+
+
+def _call(*arguments):
+    return runner.invoke(generate.app, [str(a) for a in arguments])
+
+
+def test_verilog_is_the_same_every_time():
+    assert generate.verilog("tile", TINY) == generate.verilog("tile", TINY)
+
+
+def test_verilog_of_a_component_equals_that_of_its_name():
+    assert generate.to_verilog(System(TINY), "dut") == generate.verilog("system", TINY, top="dut")
+
+
+def test_verilog_has_no_initial_zeros_of_memories_and_no_paths():
+    text = generate.verilog("system", TINY)
+    assert "/home" not in text
+    assert str(ROOT) not in text
+    zeros = re.findall(r"^ +\w+\[\d+\] = \d+'h0+;$", text, re.MULTILINE)
+    initial = [block for block in re.findall(r"initial begin.*?end", text, re.DOTALL) if len(block) > 40]
+    # The only table with contents is the emulated crossbar's count of ones.
+    assert len(initial) == 1, zeros
+    assert initial[0].count("=") == 1 << TINY.ou_rows
+
+
+def test_bus_ports_have_flat_names():
+    for name in ("tile", "system"):
+        text = generate.verilog(name, TINY)
+        module = (
+            text[text.index(f"module {name} ") :]
+            if f"module {name} " in text
+            else text[text.index(f"module {name}(") :]
+        )
+        head = module[: module.index("endmodule")]
+        for port in ("s_axil_awaddr", "s_axil_wstrb", "s_axil_bresp", "s_axil_rdata"):
+            assert re.search(rf"(input|output) (\[\d+:0\] )?{port};", head)
+        assert "input clk;" in head
+        assert "input rst;" in head
+
+
+def test_every_block_is_written_and_listed(tmp_path):
+    result = _call("--preset", "tiny", "--output", tmp_path, "--json", tmp_path / "result.json")
+    assert result.exit_code == 0, result.output
+    assert {p.stem for p in tmp_path.glob("*.v")} == set(generate.COMPONENTS)
+    report = json.loads((tmp_path / "result.json").read_text())
+    assert [b["block"] for b in report["blocks"]] == list(generate.COMPONENTS)
+    assert report["hardware_hash"] == TINY.hash
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_every_component_file_is_exported():
+    files = {p.stem for p in (ROOT / "rtl").glob("*.py") if "(wiring.Component)" in p.read_text()}
+    assert files - {"generate"} == set(generate.COMPONENTS)
+
+
+def test_configuration_from_json_is_the_one_exported(tmp_path):
+    hardware = replace(TINY, ou_cols=3, cols=9)
+    (tmp_path / "config.json").write_text(json.dumps(hardware.as_dict()))
+    result = _call("--config", tmp_path / "config.json", "--block", "macro", "--output", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "macro.v").read_text() == generate.verilog("macro", hardware)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "huge"], "error: --preset must be one of tiny, fpga, paper, isaac, got 'huge'"),
+        (["--block", "alu"], "error: there is no block 'alu'; there are system, tile, macro"),
+        (["--config", "missing.json"], "error: missing.json: cannot be read (No such file or directory)"),
+        (["--preset", "tiny", "--config", "x.json"], "error: give --preset or --config, not both"),
+        (["--check"], "error: --check needs --registers FILE"),
+    ],
+)
+def test_bad_call_is_one_sentence_and_status_2(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = _call(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "must hold a JSON object"),
+        ("{}", "missing fields"),
+        (json.dumps(TINY.as_dict() | {"ou_rows": 0}), "HardwareConfig.ou_rows must be in 1..128, got 0"),
+        (json.dumps(TINY.as_dict() | {"ou_rows": "4"}), "HardwareConfig.ou_rows must be an integer"),
+    ],
+)
+def test_bad_configuration_file_is_named(text, message, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    result = _call("--config", tmp_path / "config.json", "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "config.json" in result.stderr
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_unwritable_output_is_status_2(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = _call("--preset", "tiny", "--block", "axi_lite", "--output", tmp_path / "file")
+    assert result.exit_code == 2
+    assert "cannot be written" in result.stderr
+
+
+# ---- lint ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("block", ["macro", "tile"])
+def test_verilog_is_lint_clean_under_the_waiver(block, tmp_path):
+    result = _call("--preset", "tiny", "--block", block, "--output", tmp_path, "--lint")
+    assert result.exit_code == 0, result.output
+
+
+def test_lint_finds_a_fault(tmp_path):
+    path = tmp_path / "bad.v"
+    path.write_text("module bad(input a, output b, output c); assign b = a; endmodule\n")
+    assert any("UNDRIVEN" in message for message in generate.lint(path, "bad"))
+
+
+# ---- register map -------------------------------------------------------------------------------
+def test_register_map_is_current():
+    assert (ROOT / "rtl/REGISTERS.md").read_text() == render(), "run `make regs`"
+
+
+def test_register_map_names_everything_of_the_tables():
+    text = render()
+    names = [r.name for r in REGISTERS] + [f.name for r in REGISTERS for f in r.fields]
+    names += [r.name for r in REGIONS] + [name for name, _ in EVENT_COUNTERS]
+    names += [f.name for f in descriptor_fields(TINY)]
+    assert not [name for name in names if name not in text]
+
+
+def test_register_check_tells_a_stale_file(tmp_path):
+    path = tmp_path / "REGISTERS.md"
+    assert _call("--registers", path).exit_code == 0
+    assert _call("--registers", path, "--check").exit_code == 0
+    path.write_text(path.read_text() + "more\n")
+    result = _call("--registers", path, "--check")
+    assert result.exit_code == 1
+    assert "is stale" in result.stderr

@@ -1,0 +1,251 @@
+"""Accesses of the host over the real bus, on a whole idle system."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from golden_model.config import TINY
+from golden_model.registers import DESCRIPTOR_STRIDE, IDENTITY, REGION, REGISTER
+from rtl.register_bank import region_entries
+from rtl.system import System
+from rtl.tile import Tile
+from sim.bench import collector, simulate
+from sim.bus import BusError
+from sim.driver import Driver
+from sim.pysim import PysimBus
+
+pytestmark = pytest.mark.rtl
+
+#: Two bus words for the cells of an OU, of which the second is not full.
+TWO_WORDS = replace(TINY, ou_rows=5, rows=10, crossbar_pairs=3, ou_cols=4)
+
+
+def _run(job, hardware=TINY, limit=60_000):
+    device = System(hardware)
+
+    async def bench(ctx):
+        bus = PysimBus(ctx, device)
+        await job(bus, Driver(bus, hardware), ctx, device)
+
+    simulate(device, bench, limit=limit)
+
+
+async def _refused(access):
+    with pytest.raises(BusError, match="SLVERR"):
+        await access
+
+
+def test_identity_and_hardware_hash_read_as_they_should():
+    async def job(bus, driver, ctx, device):
+        assert await bus.read(REGISTER["IDENTITY"].offset) == IDENTITY
+        assert await bus.read(REGISTER["HARDWARE_HASH"].offset) == TINY.hash_word
+        await driver.identify()
+
+    _run(job)
+
+
+def test_read_only_and_write_only_registers_refuse_the_other_access():
+    async def job(bus, driver, ctx, device):
+        for register in REGISTER.values():
+            if register.access == "r":
+                await _refused(bus.write(register.offset, 0))
+                await bus.read(register.offset)
+            elif register.access == "w":
+                await _refused(bus.read(register.offset))
+            else:
+                assert await bus.read(register.offset) == 0
+
+    _run(job)
+
+
+def test_memories_refuse_the_wrong_direction_and_entries_beyond_their_end():
+    async def job(bus, driver, ctx, device):
+        for name, entries in region_entries(TINY).items():
+            region = REGION[name]
+            for entry in (entries, entries + 1, (1 << 18) - 1):
+                await _refused(bus.read(region.address(entry)))
+                await _refused(bus.write(region.address(entry), 0))
+            if "r" not in region.access:
+                await _refused(bus.read(region.address(0)))
+            if "w" not in region.access:
+                await _refused(bus.write(region.address(0), 0))
+            else:
+                await bus.write(region.address(entries - 1), 0)
+
+    _run(job)
+
+
+def test_addresses_without_a_register_or_memory_are_refused():
+    async def job(bus, driver, ctx, device):
+        beyond = max(r.offset for r in REGISTER.values()) + 4
+        for address in (beyond, 0x0FFFFC, 0xA00000, 0xF00000):
+            await _refused(bus.read(address))
+            await _refused(bus.write(address, 1))
+
+    _run(job)
+
+
+def test_unaligned_addresses_are_refused_and_change_nothing():
+    async def job(bus, driver, ctx, device):
+        await bus.write(REGISTER["LAYER_COUNT"].offset, 3)
+        for offset in (1, 2, 3):
+            await _refused(bus.write(REGISTER["LAYER_COUNT"].offset + offset, 1))
+            await _refused(bus.read(REGISTER["LAYER_COUNT"].offset + offset))
+            await _refused(bus.write(REGION["ACTIVATIONS"].address(0) + offset, 1))
+        assert await bus.read(REGISTER["LAYER_COUNT"].offset) == 3
+
+    _run(job)
+
+
+async def _strobed_write(ctx, device, address, data, strobes):
+    """Response code of a write with byte strobes."""
+    ctx.set(device.s_axil_awaddr, address)
+    ctx.set(device.s_axil_awvalid, 1)
+    ctx.set(device.s_axil_wdata, data)
+    ctx.set(device.s_axil_wstrb, strobes)
+    ctx.set(device.s_axil_wvalid, 1)
+    ctx.set(device.s_axil_bready, 1)
+    await ctx.tick().until(device.s_axil_awready)
+    ctx.set(device.s_axil_awvalid, 0)
+    ctx.set(device.s_axil_wvalid, 0)
+    (response,) = await ctx.tick().sample(device.s_axil_bresp).until(device.s_axil_bvalid)
+    ctx.set(device.s_axil_bready, 0)
+    return response
+
+
+def test_byte_strobes_work_on_activations_and_are_refused_elsewhere():
+    async def job(bus, driver, ctx, device):
+        word = REGION["ACTIVATIONS"].address(3)
+        await bus.write(word, 0x44332211)
+        assert await _strobed_write(ctx, device, word, 0xAABBCCDD, 0b0110) == 0
+        assert await bus.read(word) == 0x44BBCC11
+        await bus.write(REGISTER["LAYER_COUNT"].offset, 2)
+        assert await _strobed_write(ctx, device, REGISTER["LAYER_COUNT"].offset, 1, 0b0001) == 2
+        assert await bus.read(REGISTER["LAYER_COUNT"].offset) == 2
+        assert await _strobed_write(ctx, device, REGION["BIAS"].address(0), 1, 0b0111) == 2
+
+    _run(job)
+
+
+def test_activation_buffers_read_back_what_was_written():
+    rng = random.Random(1)
+
+    async def job(bus, driver, ctx, device):
+        words = [rng.randrange(1 << 32) for _ in range(region_entries(TINY)["ACTIVATIONS"])]
+        addresses = [REGION["ACTIVATIONS"].address(i) for i in range(len(words))]
+        await bus.write_many(addresses, words)
+        assert await bus.read_many(addresses) == words
+
+    _run(job)
+
+
+def test_events_exist_for_the_counters_of_the_table_only():
+    async def job(bus, driver, ctx, device):
+        await bus.read(REGION["EVENTS"].address(2 * 8 + 1))
+        await _refused(bus.read(REGION["EVENTS"].address(2 * 9)))
+        await _refused(bus.read(REGION["EVENTS"].address(2 * 15 + 1)))
+        await bus.read(REGION["EVENTS"].address(2 * 16))
+
+    _run(job)
+
+
+def test_widths_beyond_the_hardware_are_refused():
+    async def job(bus, driver, ctx, device):
+        await bus.write(REGION["WIDTHS"].address(0), TINY.weight_bits)
+        await _refused(bus.write(REGION["WIDTHS"].address(0), TINY.weight_bits + 1))
+
+    _run(job)
+
+
+def test_reference_entries_are_split_into_layer_and_count():
+    device = Tile(replace(TINY, max_layers=3))
+    counts = TINY.ou_rows + 1
+    seen = []
+
+    async def bench(ctx):
+        bus = PysimBus(ctx, device)
+        for entry in range(3 * counts):
+            await bus.write(REGION["REFERENCE"].address(entry), entry % 8)
+
+    write = device.crossbar.reference_write
+    monitor = collector(write.enable, write.layer, write.count, write.level, into=seen)
+    simulate(device, bench, background=[monitor], limit=5000)
+    assert seen == [(entry // counts, entry % counts, entry % 8) for entry in range(3 * counts)]
+
+
+# ---- cells --------------------------------------------------------------------------------------
+def _words(hardware, pairs, seed=0):
+    rng = np.random.default_rng(seed)
+    top = 1 << (hardware.ou_cells - 32 * (hardware.cell_words - 1))
+    words = rng.integers(0, 1 << 32, (pairs * hardware.ous_per_crossbar, hardware.cell_words), dtype=np.uint64)
+    words[:, -1] %= top
+    return words.astype(np.uint32)
+
+
+@pytest.mark.parametrize("hardware", [TINY, TWO_WORDS], ids=["one word", "two words"])
+def test_checksum_read_back_is_that_of_the_words_written(hardware):
+    words = _words(hardware, hardware.crossbar_pairs)
+
+    async def job(bus, driver, ctx, device):
+        await driver.program_cells(words)
+        for pairs in (1, 2):
+            part = words[: pairs * hardware.ous_per_crossbar]
+            assert await driver.cell_checksum(pairs) == zlib.crc32(part.astype("<u4").tobytes())
+        assert await driver.cell_checksum(0) == 0
+
+    _run(job, hardware)
+
+
+def test_one_wrong_cell_changes_the_checksum():
+    words = _words(TINY, 2)
+
+    async def job(bus, driver, ctx, device):
+        await driver.program_cells(words)
+        good = await driver.cell_checksum(2)
+        await driver.write_register("CELL_PAIR", pair=1)
+        await bus.write(REGISTER["CELL_DATA"].offset, int(words[TINY.ous_per_crossbar, 0]) ^ 0x10)
+        assert await driver.cell_checksum(2) != good
+        await driver.write_register("CELL_PAIR", pair=1)
+        await bus.write(REGISTER["CELL_DATA"].offset, int(words[TINY.ous_per_crossbar, 0]))
+        assert await driver.cell_checksum(2) == good
+
+    _run(job)
+
+
+def test_cell_addresses_beyond_the_last_pair_are_refused():
+    async def job(bus, driver, ctx, device):
+        last = TINY.crossbar_pairs - 1
+        await _refused(driver.write_register("CELL_PAIR", pair=last + 1))
+        await _refused(driver.write_register("CELL_PAIRS", pairs=last + 2))
+        await driver.write_register("CELL_PAIRS", pairs=last + 1)
+        await driver.write_register("CELL_PAIR", pair=last)
+        for _ in range(TINY.ous_per_crossbar):
+            await bus.write(REGISTER["CELL_DATA"].offset, 0)
+        await _refused(bus.write(REGISTER["CELL_DATA"].offset, 0))
+
+    _run(job)
+
+
+def test_during_the_cell_check_cells_and_start_are_refused():
+    async def job(bus, driver, ctx, device):
+        await driver.write_register("CELL_PAIRS", pairs=TINY.crossbar_pairs)
+        await _refused(driver.write_register("CONTROL", check_cells=1, start=1))
+        await driver.write_register("CONTROL", check_cells=1)
+        assert (await driver.read_register("STATUS"))["cells_busy"] == 1
+        await _refused(driver.write_register("CONTROL", start=1))
+        await _refused(driver.write_register("CONTROL", check_cells=1))
+        for name in ("CELL_PAIR", "CELL_DATA", "CELL_PAIRS"):
+            await _refused(bus.write(REGISTER[name].offset, 0))
+        assert (await driver.read_register("STATUS"))["cells_busy"] == 1
+        assert (await driver.read_register("STATUS"))["busy"] == 0
+
+    _run(job)
+
+
+def test_program_memory_has_room_for_every_descriptor():
+    assert region_entries(TINY)["PROGRAM"] == TINY.max_layers * DESCRIPTOR_STRIDE

@@ -1,0 +1,256 @@
+"""Accuracy of a trained network, in floating point and as 8-bit integers on the crossbars.
+
+    python -m quant.evaluate --model resnet20 --weights FILE --data DIR
+
+prints the float accuracy (torch), the accuracy after quantisation with a lossless converter ("8/f": all test
+images through quant.reference), and what the golden model counts per image. The golden model runs a few of the
+images and must give the same logits; exit status 1 if it does not.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import numpy as np
+import torch
+import typer
+from rich.progress import Progress as Bar
+from torch import nn
+
+from golden_model.config import PRESETS
+from golden_model.graph import Graph, GraphRunner
+from quant import datasets, networks, pipeline
+from quant.import_network import from_torch
+from quant.integer import accuracy
+from quant.modules import Normalisation
+from quant.reference import Progress, exact_logits
+
+_FLOAT_BYTES = 64 << 20
+
+
+@torch.no_grad()
+def float_logits(
+    model: nn.Module, images: np.ndarray, normalisation: Normalisation, progress: Progress | None = None
+) -> np.ndarray:
+    """Logits (B, N) float of uint8 images (B, C, H, W) in the float network, in evaluation mode."""
+    model.eval()
+    step = max(1, _FLOAT_BYTES // (64 * int(np.prod(images.shape[1:]))))
+    parts = []
+    for start in range(0, len(images), step):
+        batch = normalisation.apply(torch.from_numpy(images[start : start + step]).float())
+        parts.append(model(batch).flatten(1).numpy())
+        if progress is not None:
+            progress(min(start + step, len(images)), len(images))
+    return np.concatenate(parts)
+
+
+def per_image(graph: Graph, events: Any, images: int) -> dict[str, Any]:
+    """Event counts per image, of the whole network and of every crossbar layer, JSON-able."""
+    total = {k: v / images for k, v in events.sum().as_dict(derived=True).items()}
+    layers = {}
+    for index, node in enumerate(graph.crossbars):
+        counted = events[:, index].sum()
+        layers[node.name] = {k: v / images for k, v in counted.as_dict(derived=True).items()}
+    return {"network": total, "layers": layers}
+
+
+def own_model(where: str) -> nn.Module:
+    """The network that `FILE.py:NAME` makes; NAME is a class, a function without arguments or a network."""
+    file, _, name = where.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"--model: {file} is not a file; a network of your own is FILE.py:NAME")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--model: {file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+        made = getattr(module, name)
+        made = made if isinstance(made, nn.Module) else made()
+    except Exception as error:
+        raise ValueError(f"--model: {where} cannot be made: {type(error).__name__}: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"--model: {where} must give a torch.nn.Module, got {type(made).__name__}")
+    return made
+
+
+def _numbers(option: str, text: str | None, channels: int) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} must be numbers between commas, got {text!r}") from None
+    values = values * channels if len(values) == 1 else values
+    if len(values) != channels:
+        raise ValueError(f"{option} must be 1 or {channels} numbers, got {len(values)}")
+    return values
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: datasets.ImageSet,
+    *,
+    hardware: Any,
+    normalisation: Normalisation,
+    name: str,
+    images: int | None = None,
+    golden_images: int = 16,
+    engine: Any = "auto",
+    threads: int | None = None,
+    weight_bits: int = 7,
+    activation_bits: int = 8,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Everything that the command prints, JSON-able.
+
+    progress : called with (what is done, images done, images).
+    """
+    test, labels = dataset.test_images[:images], dataset.test_labels[:images]
+
+    def told(what: str) -> Progress | None:
+        return None if progress is None else lambda done, total: progress(what, done, total)
+
+    result: dict[str, Any] = {
+        "network": name,
+        "data": dataset.source,
+        "images": len(test),
+        "calibration_images": len(dataset.calibration()),
+        "calibration_images_are_test_images": dataset.one_part,
+        "hardware": hardware.as_dict(),
+    }
+    result["float_accuracy"] = accuracy(float_logits(model, test, normalisation, told("float network")), labels)
+    graph = from_torch(
+        model,
+        dataset.shape,
+        hardware,
+        dataset.calibration(),
+        normalisation=normalisation,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        name=name,
+    )
+    result["weight_bits"], result["activation_bits"] = weight_bits, activation_bits
+    exact = exact_logits(graph, test, progress=told("integer network"))
+    result["integer_accuracy"] = accuracy(exact, labels)
+    count = min(golden_images, len(test))
+    if count:
+        runner = GraphRunner(graph, engine=engine, threads=threads)
+        start = time.perf_counter()
+        logits, events = runner.run(test[:count], progress=told("golden model"))
+        result["golden_model"] = {
+            "engine": engine,
+            "images": count,
+            "seconds": time.perf_counter() - start,
+            "logits_equal": bool((logits == exact[:count]).all()),
+            "per_image": per_image(graph, events, count),
+        }
+    return result
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@pipeline.reports_errors
+def main(
+    model: Annotated[str, typer.Option(help=f"{', '.join(networks.READY)}, or FILE.py:NAME for your own network.")],
+    data: Annotated[Path, typer.Option(help="idx files, CIFAR-10 batches, a folder of pictures or an .npz file.")],
+    weights: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads it at run time
+        typer.Option(help="State dict, .npz or .safetensors; needed unless your own network has its weights."),
+    ] = None,
+    images: Annotated[Optional[int], typer.Option(min=1, help="Test images; default all.")] = None,  # noqa: UP045
+    golden_images: Annotated[int, typer.Option(min=0, help="Images that the golden model runs, 0 for none.")] = 16,
+    engine: Annotated[str, typer.Option(help="Of the golden model: auto, compiled, patterns or direct.")] = "auto",
+    threads: Annotated[Optional[int], typer.Option(min=1, help="Of the golden model; default all cores.")] = None,  # noqa: UP045
+    preset: Annotated[str, typer.Option(help=f"Hardware: {', '.join(PRESETS)}.")] = "paper",
+    weight_bits: Annotated[int, typer.Option(help="Magnitude bits of a weight, beside its sign.")] = 7,
+    activation_bits: Annotated[int, typer.Option(help="Bits of an activation.")] = 8,
+    mean: Annotated[str | None, typer.Option(help="Mean of pixel / 255 per channel: 0.5,0.5,0.5.")] = None,
+    std: Annotated[Optional[str], typer.Option(help="Standard deviation of pixel / 255 per channel.")] = None,  # noqa: UP045
+    size: Annotated[Optional[int], typer.Option(min=1, help="Pictures only: scale and crop to size x size.")] = None,  # noqa: UP045
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the results here.")] = None,  # noqa: UP045
+) -> None:
+    """Accuracy of a network in floating point and as integers, and its events per image."""
+    if preset not in PRESETS:
+        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    if engine not in ("auto", "compiled", "patterns", "direct"):
+        raise ValueError(f"--engine must be auto, compiled, patterns or direct, got {engine!r}")
+    own = ":" in model
+    known = None if own else networks.ready(model)
+    pictures = known.shape if known else None
+    dataset = datasets.load(
+        data,
+        size=size or (pictures[1] if pictures else None),
+        channels=pictures[0] if pictures else None,
+    )
+    if known:
+        if dataset.shape != known.shape:
+            raise ValueError(f"{data}: images are {dataset.shape}, {model} takes {known.shape}")
+        if weights is None:
+            raise ValueError(f"--weights is needed: {model} has no weights of its own")
+        network, normalisation = known.make(known.classes), known.normalisation
+    else:
+        network, normalisation = own_model(model), Normalisation.none(dataset.shape[0])
+    if weights is not None:
+        networks.load_weights(network, weights)
+    channels = dataset.shape[0]
+    normalisation = Normalisation(
+        mean=_numbers("--mean", mean, channels) or normalisation.mean,
+        std=_numbers("--std", std, channels) or normalisation.std,
+    )
+    console = pipeline.console
+    with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        result = evaluate(
+            network,
+            dataset,
+            hardware=PRESETS[preset],
+            normalisation=normalisation,
+            name=model.rpartition(":")[2] if own else model,
+            images=images,
+            golden_images=golden_images,
+            engine=engine,
+            threads=threads,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+        )
+    print_result(result)
+    if json_file is not None:
+        pipeline.write_json(json_file, result)
+    if not result.get("golden_model", {}).get("logits_equal", True):
+        raise typer.Exit(1)
+
+
+def print_result(result: dict[str, Any]) -> None:
+    show = pipeline.console.print
+    note = ", which are among them" if result["calibration_images_are_test_images"] else ""
+    show(f"{result['network']} on {result['images']} images of {result['data']}")
+    show(f"float accuracy    {100 * result['float_accuracy']:.2f} %")
+    show(
+        f"integer accuracy  {100 * result['integer_accuracy']:.2f} %  ({result['activation_bits']}-bit activations,"
+        f" sign + {result['weight_bits']}-bit weights, lossless converter, calibrated on"
+        f" {result['calibration_images']} images{note})"
+    )
+    if "golden_model" not in result:
+        return
+    golden = result["golden_model"]
+    events = golden["per_image"]["network"]
+    words = "equal" if golden["logits_equal"] else "NOT EQUAL"
+    show(f"golden model      {golden['images']} images in {golden['seconds']:.1f} s, logits {words}")
+    show(
+        f"per image         {events['conversions']:,.0f} A/D conversions,"
+        f" {events['ad_operations']:,.0f} A/D operations, {events['ou_activations']:,.0f} OU activations"
+    )
+
+
+if __name__ == "__main__":
+    app()

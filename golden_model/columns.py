@@ -7,12 +7,20 @@ characteristic works, and changing it needs no compilation. Values of both polar
 accumulated as slices, and become integers once per column. R1 conversions and slow OUs are counted the same way,
 so every event is exact for every window.
 
-A block of WINDOWS windows may span images: give batches that fill it. Memory per thread: the block's
-activations, one segment's slices (128 KiB * ou_rows / 128), 4 KiB per column, and the sums; the tables, shared
-by all threads, take 2 bytes per cell that is 1.
+A block of WINDOWS windows may span images: give batches that fill it, 1000 windows or more. The kernels release the
+interpreter lock and only read the tables, so threads may share those, each with its own batch.
 
-Limits (`make_tables` returns None): sums must fit 32 bits, and a setting's A/D operations must be the same for
-all conversions of one range, which early detection breaks.
+    prepared = network.prepare_layer(layer, hardware)
+    tables = make_tables(prepared)  # None: use the plain model
+    tables = compile_programs(tables)  # about 10 ms per setting, wins back from about 10**9 conversions on
+    sums, counters = run_batch(layer, prepared, tables, images)
+    output = finish_batch(layer, sums)
+
+Memory per thread: sums (4 bytes per window and output), 4 KiB per output, 1 KiB per row of a dynamic-precision group
+and a segment's slices, 1 KiB per OU row. The tables take 2 bytes per cell that is 1 and 10 per column and plane.
+
+Limits, where `make_tables` returns None: sums must fit 32 bits, and a setting must spend the same A/D operations
+on all conversions of a range, which early detection does not.
 """
 
 from __future__ import annotations
@@ -556,8 +564,7 @@ def _choose_precision(data, rows, count, l_max, tau_sq, total, squares, largest,
         lo = 0
         for low in range(1, min(l_max, hi) + 1):
             if (n * n) << (2 * low + 12) <= spread:
-                low_found = low
-                lo = low_found
+                lo = low
         lowest[w] = lo
         largest[w] = (2 << hi >> lo) - 1 if hi >= 0 else 0
         mask[w] = ((2 << hi) - 1) & ~((1 << lo) - 1) if hi >= 0 else 0
@@ -684,9 +691,9 @@ def _run(
                     for w in range(count):
                         events[w, 4] += numbers[w]
                         events[w, 6] += numbers[w] * costs.operations[s]
-        group, left = start_window // per_group, per_group - start_window % per_group
+        owner, left = start_window // per_group, per_group - start_window % per_group
         for w in range(count):
-            row, event = counters[group], events[w]
+            row, event = counters[owner], events[w]
             for k in range(9):
                 row[k] += event[k]
             row[1] += missing_planes * input_bits
@@ -694,7 +701,7 @@ def _run(
             row[8] += fixed_cycles
             left -= 1
             if left == 0:
-                group, left = group + 1, per_group
+                owner, left = owner + 1, per_group
         for n in range(columns):
             to_integers(sums[n], start_window, acc, n * width, width)
 
@@ -842,7 +849,7 @@ def run_batch(layer: Layer, prepared: Any, tables: Tables, images: np.ndarray) -
     return sums.reshape(prepared.outputs, batch, rows, columns), counters
 
 
-@_njit
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _finish(sums, bias, multipliers, shift, top, pool, output):
     """Requantise and max-pool sums (N, B, rows, columns) into uint8 (B, N, H', W') (system.md §3)."""
     half = np.int64(1) << shift >> 1

@@ -21,6 +21,7 @@ QUICK = Settings(
     weight_bits=4,
     target_bits=0.8,
     lower_activations=None,
+    shift=0,
 )
 
 

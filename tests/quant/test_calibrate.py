@@ -213,24 +213,37 @@ def test_lossy_settings_are_measured_in_the_golden_model():
 
 
 # ---- dynamic precision --------------------------------------------------------------------------------
-def test_tau_is_the_largest_candidate_that_accuracy_tolerates(monkeypatch: pytest.MonkeyPatch):
+def _tau(layer) -> float:
+    return (layer.dynamic.tau_sq / 4096) ** 0.5
+
+
+def test_tau_is_the_largest_candidate_that_loses_no_more_images_than_tolerated(monkeypatch: pytest.MonkeyPatch):
     network, images = random_network(7)
-    layers = to_layers(network)
     limit = {"first": 0.5, "second": 0.0, "head": 9.0}
 
-    def accuracy(layers, *rest):
-        taus = {layer.name: (layer.dynamic.tau_sq / 4096) ** 0.5 for layer in layers}
-        return 1.0 if all(tau <= limit[name] + 1e-3 for name, tau in taus.items()) else 0.9
+    def right(layers, *rest):
+        return np.arange(6) < (6 if all(_tau(layer) <= limit[layer.name] + 1e-3 for layer in layers) else 4)
 
-    monkeypatch.setattr(calibrate, "measure", accuracy)
-    found = calibrate_dynamic(layers, SMALL, images, np.zeros(6), tolerance=0.01, l_max=3)
+    monkeypatch.setattr(calibrate, "right_images", right)
+    found = calibrate_dynamic(to_layers(network), SMALL, images, np.zeros(6), tolerance=0.2, l_max=3)
     assert found[0] == DynamicPrecision(l_max=3, tau_sq=1024)
     assert found[1] == DynamicPrecision()
     assert found[2].tau_sq == round(max(calibrate.TAU_CANDIDATES) ** 2 * 4096)
 
 
-def test_without_lossy_dropping_accuracy_is_never_measured(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(calibrate, "measure", lambda *a: pytest.fail("measured"))
+def test_images_that_turn_right_do_not_pay_for_lost_ones(monkeypatch: pytest.MonkeyPatch):
+    network, images = random_network(7)
+
+    def right(layers, *rest):
+        return np.arange(6) < 3 if all(_tau(layer) == 0 for layer in layers) else np.arange(6) > 1
+
+    monkeypatch.setattr(calibrate, "right_images", right)
+    found = calibrate_dynamic(to_layers(network), SMALL, images, np.zeros(6), tolerance=0.2, l_max=3)
+    assert found == [DynamicPrecision()] * 3
+
+
+def test_without_lossy_dropping_nothing_is_measured(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(calibrate, "right_images", lambda *a: pytest.fail("measured"))
     network, images = random_network(7)
     found = calibrate_dynamic(to_layers(network), SMALL, images, np.zeros(6), tolerance=0.0, l_max=0)
     assert found == [DynamicPrecision()] * 3

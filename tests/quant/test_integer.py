@@ -77,6 +77,15 @@ def test_fake_quantised_forward_gives_the_integers_where_all_scales_are_exact(se
         assert (np.floor(found + 0.5) == expected).all()
 
 
+def test_bias_is_rounded_half_up_in_units_of_the_sum():
+    network, _ = random_network(0)
+    layer = next(iter(network))
+    unit = float(layer.source.step().detach()) / PIXEL_LEVELS
+    with torch.no_grad():
+        layer.bias.copy_(torch.tensor([7.4, 7.6, -7.4, -7.6]) * unit)
+    assert to_layers(network)[0].bias.tolist() == [7, 8, -7, -8]
+
+
 def test_predictions_follow_the_fake_quantised_network():
     agreed = total = 0
     for seed in range(12):

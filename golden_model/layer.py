@@ -463,9 +463,7 @@ def matmul(
         activations = check_activations(prepared, activations)
         tables = compiled_tables(prepared)
         if tables is not None:
-            from golden_model import compiled
-
-            return compiled.run_matrix(prepared, tables, activations)
+            return _run_matrix(prepared, tables, activations)
         if engine == "compiled":
             raise ValueError(NOT_COMPILED)
     sums, events = run(prepared, activations, engine_name=engine)
@@ -473,8 +471,19 @@ def matmul(
 
 
 # ---- the compiled engine (compiled.py), which needs numba ---------------------------------------
-NOT_COMPILED = "engine 'compiled' needs numba, at most 12 OU rows and sums that fit 32 bits"
+NOT_COMPILED = "engine 'compiled' needs numba, sums that fit 32 bits, and at most one cost per range"
 _COMPILING_PAYS = 200_000_000  # conversions; below, starting the compiled engine would take longer
+
+
+def _run_matrix(prepared: Prepared, tables: Any, activations: np.ndarray) -> tuple[np.ndarray, Events]:
+    if prepared.hardware.ou_rows <= PATTERN_ROWS:
+        from golden_model import compiled
+
+        return compiled.run_matrix(prepared, tables, activations)
+    from golden_model import columns
+
+    sums, counters = columns.run_windows(prepared, tables, np.ascontiguousarray(activations, dtype=np.uint8))
+    return np.ascontiguousarray(sums.T, dtype=np.int64), Events(counters).sum()
 
 
 def compiling_pays(prepared: Prepared, windows: int) -> bool:
@@ -484,12 +493,22 @@ def compiling_pays(prepared: Prepared, windows: int) -> bool:
 
 
 def compiled_tables(prepared: Prepared) -> Any:
-    """Tables of the compiled engine for a layer, made on first use and kept with it; None where it has none."""
-    if "compiled" not in prepared.tables:
-        tables = None
-        if importlib.util.find_spec("numba") and prepared.hardware.ou_rows <= PATTERN_ROWS:
-            from golden_model import compiled  # takes a moment to load
+    """Tables of the compiled engine for a layer, made on first use and kept with it; None where it has none.
 
-            tables = compiled.make_tables(prepared)
+    `compiled.Tables` up to PATTERN_ROWS rows, `columns.Tables` above.
+    """
+    if "compiled" not in prepared.tables:
+        tables: Any = None
+        if importlib.util.find_spec("numba") is not None:  # the modules take a moment to load
+            if prepared.hardware.ou_rows <= PATTERN_ROWS:
+                from golden_model import compiled
+
+                tables = compiled.make_tables(prepared)
+            else:
+                from golden_model import columns
+
+                tables = columns.make_tables(prepared)
+                if tables is not None:
+                    tables = columns.compile_programs(tables)
         prepared.tables["compiled"] = tables
     return prepared.tables["compiled"]

@@ -280,16 +280,35 @@ def run_layer(
 def _run_compiled(
     layer: Layer, prepared: crossbar.Prepared, tables: Any, activations: np.ndarray, finish: Finish | None
 ) -> tuple[np.ndarray, Events]:
-    from golden_model import compiled
+    constant = np.full(len(activations), timing.c_layer(prepared.hardware))
+    if prepared.hardware.ou_rows > crossbar.PATTERN_ROWS:
+        from golden_model import columns
 
-    outputs, counters = [], []
-    for index, image in enumerate(activations):
-        sums, counted = compiled.run_image(layer, prepared, tables, image)
-        flat = sums.reshape(len(sums), -1)
-        outputs.append(compiled.finish_image(layer, sums) if finish is None else finish(index, flat))
-        counters.append(counted)
-    events = Events(np.stack(counters)) + Events.of(cycles=np.full(len(counters), timing.c_layer(prepared.hardware)))
-    return np.stack(outputs), events
+        sums, counters = columns.run_batch(layer, prepared, tables, activations)
+        if finish is None:
+            output = columns.finish_batch(layer, sums)
+        else:
+            output = np.stack(
+                [finish(index, _in_window_order(layer, sums[:, index])) for index in range(len(constant))]
+            )
+    else:
+        from golden_model import compiled
+
+        outputs, counted = [], []
+        for index, image in enumerate(activations):
+            sums, events = compiled.run_image(layer, prepared, tables, image)
+            flat = sums.reshape(len(sums), -1)
+            outputs.append(compiled.finish_image(layer, sums) if finish is None else finish(index, flat))
+            counted.append(events)
+        output, counters = np.stack(outputs), np.stack(counted)
+    return output, Events(counters) + Events.of(cycles=constant)
+
+
+def _in_window_order(layer: Layer, sums: np.ndarray) -> np.ndarray:
+    """Sums (N, rows, columns) of one image in raster order -> (windows, N) in hardware order (system.md §5a)."""
+    pool = layer.pool
+    split = sums.reshape(layer.outputs, layer.out_height, pool, layer.out_width, pool)
+    return np.ascontiguousarray(split.transpose(1, 3, 2, 4, 0)).reshape(layer.windows, layer.outputs)
 
 
 # ---- networks -----------------------------------------------------------------------------------

@@ -154,9 +154,34 @@ def test_a_whole_network_gives_the_same_logits_and_events_on_several_threads():
 
 
 def test_what_the_compiled_engine_cannot_do_is_refused_by_name():
-    hardware = replace(PAPER, ou_rows=16)
-    with pytest.raises(ValueError, match="engine 'compiled' needs numba, at most 12 OU rows"):
+    with pytest.raises(ValueError, match="engine 'compiled' needs numba, sums that fit 32 bits"):
         crossbar.matmul(
-            np.ones((1, 16), dtype=int), np.ones((16, 1), dtype=int), hardware,
-            AdcRegisters(mode="uniform", n_r2=4), engine="compiled",
+            np.ones((1, 16), dtype=int), np.ones((16, 1), dtype=int), replace(PAPER, ou_rows=16, adc_bits=5),
+            AdcRegisters(mode="twin", n_r2=4, m=1, n_r1=1, bias=1), engine="compiled", early_detection=True,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [9, 40, 128])
+def test_every_size_of_operation_unit_has_a_compiled_engine(rows):
+    hardware = replace(PAPER, rows=128, ou_rows=rows, adc_bits=8)
+    rng = np.random.default_rng(rows)
+    layer = make_layer(
+        rng, hardware, channels=5, height=6, width=6, kernel_height=3, kernel_width=3, pad=1, pool=2, outputs=9,
+        registers=AdcRegisters(mode="twin", n_r2=5, n_r1=3, m=2), dynamic=DynamicPrecision(l_max=2, tau_sq=300),
+    )  # fmt: skip
+    images = rng.integers(0, 256, (3, 5, 6, 6)).astype(np.uint8)
+    expected, events = network.run_layer(layer, hardware, images, engine="direct")
+    output, counted = network.run_layer(layer, hardware, images, engine="compiled")
+    np.testing.assert_array_equal(output, expected)
+    assert counted == events
+    output, _ = network.run_layer(layer, hardware, images, engine="compiled", finish=lambda _, sums: sums[:, :9].copy())
+    direct, _ = network.run_layer(layer, hardware, images, engine="direct", finish=lambda _, sums: sums)
+    np.testing.assert_array_equal(output, direct)
+    rows_in = network.windows(layer, images).reshape(-1, layer.k)
+    given = {"redy": layer.dynamic, "min_count": layer.min_count}
+    both = [
+        crossbar.matmul(rows_in, layer.weights, hardware, layer.registers, engine=engine, **given)
+        for engine in ("direct", "compiled")
+    ]
+    np.testing.assert_array_equal(both[0][0], both[1][0])
+    assert both[0][1] == both[1][1]

@@ -6,8 +6,8 @@ the ideal array, whose answers are exactly those of `count >= min_count[t - 1]`.
 
 The sampled quantity is the *analog count* of a bit line: the sum over its word lines of
 input bit x cell conductance / nominal on-conductance. In LSB, v = analog count / λ, with λ (counts per
-LSB) the layer's reference. Comparisons are made in counts, `analog count >= λ (t - 1/2)`, the same
-expression that the exporter rounds up to `min_count`, so that no division can move a tie.
+LSB) the layer's reference. Comparisons are made in counts, `analog count >= λ (t - 1/2)`, as the
+exporter computes `min_count`, so that no division can move a tie.
 
 The device models (conductance spread, on/off ratio, stuck cells, read noise) and their default forms are
 *ours*: textbook behavioural models, not taken from the three papers.
@@ -155,9 +155,9 @@ class Crossbar:
 
     def load(self, cells: np.ndarray) -> None:
         """Program whole crossbar pairs from 0: bool (pairs, grid_rows, grid_cols, lanes, ou_rows)."""
-        for where in np.ndindex(*cells.shape[:3]):
-            raw = np.packbits(np.asarray(cells[where], dtype=bool).ravel(), bitorder="little")
-            self.program(*where, int.from_bytes(raw.tobytes(), "little"))
+        for pair, row, col in np.ndindex(*cells.shape[:3]):
+            raw = np.packbits(np.asarray(cells[pair, row, col], dtype=bool).ravel(), bitorder="little")
+            self.program(pair, row, col, int.from_bytes(raw.tobytes(), "little"))
 
     def readback(self, pair: int, row: int, col: int) -> int:
         """The cells as a digital read finds them: what was programmed, but stuck cells show their state."""

@@ -25,6 +25,8 @@ NINE = HardwareConfig(
     channel_entries=64,
     pad_entries=8,
 )
+#: 80 lanes of 5-bit ADCs: the ports of the analog macro are wider than any machine word.
+WIDE = replace(SMALL, rows=20, cols=80, ou_rows=10, ou_cols=40, adc_bits=5, max_n=80)
 
 
 def random_weights(

@@ -9,7 +9,7 @@ from golden_model import image
 from sim.backends import BACKENDS, Request
 from sim.crossbars import CrossbarSettings
 from sim.session import Job
-from tests.end_to_end.networks import NINE, SMALL, random_images, random_network
+from tests.end_to_end.networks import NINE, SMALL, WIDE, random_images, random_network
 
 pytestmark = pytest.mark.rtl
 
@@ -58,6 +58,12 @@ def test_compiled_tile_with_an_ideal_array_equals_golden(tmp_path):
 @pytest.mark.parametrize("seed", range(8))
 def test_compiled_system_with_nine_by_eight_units_equals_golden(seed, tmp_path):
     assert_equal(*run(tmp_path, "compiled", random_network(seed, NINE, saturated=seed == 7), seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("crossbar", [None, CrossbarSettings()])
+def test_compiled_hardware_with_more_lanes_than_a_machine_word_equals_golden(crossbar, tmp_path):
+    assert_equal(*run(tmp_path, "compiled", random_network(1, WIDE), 1, crossbar=crossbar))
 
 
 def test_one_noisy_device_answers_alike_in_every_simulator(tmp_path):

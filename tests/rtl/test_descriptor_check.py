@@ -112,6 +112,7 @@ GEOMETRY = [
     )
 ] + [
     {"in_plane": 21},
+    {"in_plane": 19},
     {"channels": 3},
     {"kernel_width": 3},
     {"kernel_height": 1},
@@ -120,6 +121,7 @@ GEOMETRY = [
     {"last_rows": 3},
     {"last_rows": 5},
     {"out_plane": 10},
+    {"out_plane": 8},
     {"out_height": 2},
     {"outputs": 6},
     {"block_cols": 2},

@@ -206,11 +206,11 @@ class Op:
 
 @dataclass(frozen=True)
 class _Ref:
-    """The tensor that an operator gives. softmax : behind a final softmax, which does not change predictions."""
+    """The tensor that an operator gives. softmax : name of a softmax before it, which may only end the network."""
 
     op: str
     rank: int
-    softmax: bool = False
+    softmax: str = ""
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -284,7 +284,7 @@ class _Translator:
             if value in self.refs:
                 ref = self.refs[value]
                 if ref.softmax:
-                    raise self._refused("softmax before the end of the network")
+                    raise UnsupportedOperator(f"layer {ref.softmax!r}: softmax is supported only at the network's end")
                 return ref
             return self.seen[value].value
         if isinstance(value, tuple | list):
@@ -466,7 +466,8 @@ class _Translator:
         return x
 
     def softmax(self, x: _Ref, *arguments: Any, **options: Any) -> _Ref:
-        return _Ref(x.op, x.rank, softmax=True)
+        """A softmax at the end does not change predictions; it is left out."""
+        return _Ref(x.op, x.rank, softmax=_name(self.node))
 
     def getitem(self, x: _Ref, index: Any) -> _Ref:
         """x[:, :, ::s, ::s]"""
@@ -738,7 +739,8 @@ class _Simplifier:
                     chain.append(self.ops[chain[-1].inputs[0]])
                 base = chain[-1]
                 alone = all(len(self._users(o.name)) == 1 for o in chain)
-                fits = base.cap is None or op.high <= base.cap
+                # A ReLU is the clamp at the ends of the range.
+                fits = (not base.relu or op.low == 0) and (base.cap is None or op.high <= base.cap)
                 if alone and fits and base.kind in ("matrix", "add", "mean", "cat"):
                     for member in chain:
                         member.low, member.high = op.low, op.high

@@ -1,0 +1,227 @@
+"""Data sets from local files: what is read, and what is refused in one sentence."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from quant import datasets
+from quant.data import DataError
+
+
+def random_images(count: int, shape=(3, 32, 32), seed: int = 0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, *shape)).astype(np.uint8), rng.integers(0, 10, count)
+
+
+def write_cifar(directory, *, binary: bool, protocol: int = 2):
+    """Six batches of 4 images; returns training and test images and labels."""
+    made = []
+    for index, name in enumerate((*datasets.CIFAR_TRAIN, datasets.CIFAR_TEST)):
+        images, labels = random_images(4, seed=index)
+        if binary:
+            records = np.concatenate([labels[:, None].astype(np.uint8), images.reshape(4, -1)], axis=1)
+            (directory / f"{name}.bin").write_bytes(records.tobytes())
+        else:
+            content = {b"data": images.reshape(4, -1), b"labels": labels.tolist(), b"batch_label": b"x"}
+            (directory / name).write_bytes(pickle.dumps(content, protocol=protocol))
+        made.append((images, labels))
+    return made
+
+
+def refuse(path, match, **options):
+    with pytest.raises(DataError, match=match) as error:
+        datasets.load(path, **options)
+    assert "\n" not in str(error.value)
+
+
+# ---- CIFAR-10 -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("binary", [True, False])
+def test_cifar10_batches_are_read_in_their_order(tmp_path, binary):
+    made = write_cifar(tmp_path, binary=binary)
+    found = datasets.load(tmp_path)
+    assert (found.train_images == np.concatenate([images for images, _ in made[:5]])).all()
+    assert (found.train_labels == np.concatenate([labels for _, labels in made[:5]])).all()
+    assert (found.test_images == made[5][0]).all()
+    assert found.test_labels.dtype == np.int64
+    assert (found.shape, found.classes, found.names[8], found.one_part) == ((3, 32, 32), 10, "ship", False)
+
+
+def test_cifar10_files_that_are_damaged_are_named(tmp_path):
+    write_cifar(tmp_path, binary=True)
+    file = tmp_path / "data_batch_3.bin"
+    file.write_bytes(file.read_bytes()[:-1])
+    refuse(tmp_path, r"data_batch_3.bin must be a multiple of 3073 bytes")
+    file.write_bytes(b"\x0a" + bytes(3072))
+    refuse(tmp_path, "data_batch_3.bin holds label 10, CIFAR-10 has 0..9")
+    file.unlink()
+    refuse(tmp_path, "has no file data_batch_3.bin")
+
+
+def test_python_batches_that_are_damaged_are_named(tmp_path):
+    write_cifar(tmp_path, binary=False)
+    file = tmp_path / "data_batch_2"
+    file.write_bytes(b"junk")
+    refuse(tmp_path, "data_batch_2 is not a CIFAR-10 python batch")
+    file.write_bytes(pickle.dumps({b"data": np.zeros((4, 5), np.uint8), b"labels": [0] * 4}))
+    refuse(tmp_path, "data_batch_2: 'data' must be uint8 rows of 3072 pixels")
+    file.write_bytes(pickle.dumps({b"data": np.zeros((4, 3072), np.uint8), b"labels": [0] * 3}))
+    refuse(tmp_path, "data_batch_2: 4 images but 3 labels")
+
+
+def test_code_in_a_python_batch_is_not_run(tmp_path, capsys):
+    class Evil:
+        def __reduce__(self):
+            return print, ("run",)
+
+    write_cifar(tmp_path, binary=False)
+    (tmp_path / "test_batch").write_bytes(pickle.dumps({b"data": Evil()}))
+    refuse(tmp_path, r"test_batch is not a CIFAR-10 python batch: (builtins|__builtin__).print is not allowed")
+    assert "run" not in capsys.readouterr().out
+
+
+def test_python_batches_of_old_numpy_are_read(tmp_path):
+    write_cifar(tmp_path, binary=False, protocol=2)
+    for file in tmp_path.iterdir():
+        text = file.read_bytes()
+        assert b"numpy._core" in text
+        file.write_bytes(text.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
+    assert len(datasets.load(tmp_path).test_images) == 4
+
+
+# ---- idx and archives ---------------------------------------------------------------------------
+def test_idx_files_are_found_in_a_directory(tmp_path):
+    for part, count in (("train", 60), ("t10k", 50)):
+        for kind, shape in (("images-idx3", (count, 4, 6)), ("labels-idx1", (count,))):
+            header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
+            data = (np.arange(np.prod(shape)) % 10).astype(np.uint8)
+            (tmp_path / f"{part}-{kind}-ubyte").write_bytes(header + data.tobytes())
+    found = datasets.load(tmp_path)
+    assert found.shape == (1, 4, 6)
+    assert (len(found.train_images), len(found.test_images)) == (60, 50)
+
+
+@pytest.mark.parametrize(
+    "layout", [lambda x: x, lambda x: x.transpose(0, 2, 3, 1), lambda x: x[:, :1], lambda x: x[:, 0]]
+)
+def test_archives_may_hold_maps_in_any_usual_order(tmp_path, layout):
+    images, labels = random_images(6, (3, 5, 7))
+    path = tmp_path / "data.npz"
+    np.savez(path, x_train=layout(images), y_train=labels[:, None], x_test=layout(images[:2]), y_test=labels[:2])
+    found = datasets.load(path)
+    channels = 3 if layout(images).shape in ((6, 3, 5, 7), (6, 5, 7, 3)) else 1
+    assert (found.train_images == images[:, :channels]).all()
+    assert (found.test_labels == labels[:2]).all()
+
+
+def test_an_archive_with_one_part_serves_as_both(tmp_path):
+    images, labels = random_images(40, (1, 4, 4))
+    np.savez(tmp_path / "data.npz", images=images, labels=labels)
+    found = datasets.load(tmp_path / "data.npz")
+    assert found.one_part
+    assert (found.test_images == found.train_images).all()
+    assert (found.calibration() == images[:32]).all()
+
+
+def test_archives_that_do_not_fit_are_refused(tmp_path):
+    path = tmp_path / "data.npz"
+    images, labels = random_images(4, (3, 5, 5))
+    cases = [
+        ({"images": images.astype(np.float32), "labels": labels}, "images must be uint8, 0..255, got float32"),
+        ({"images": images}, "has images but no labels"),
+        ({"pictures": images}, "must hold images and labels .* it holds pictures"),
+        ({"images": images, "labels": labels[:3]}, "4 images but 3 labels"),
+        ({"images": images, "labels": labels - 50}, "labels must be in 0..65534, got -"),
+        ({"images": images, "labels": labels / 2}, "labels must be integers"),
+        ({"images": images[:, :2], "labels": labels}, "images must have shape"),
+        ({"images": images[:0], "labels": labels[:0]}, "it holds no training image"),
+        (
+            {"x_train": images, "y_train": labels, "x_test": images[:, :, 1:], "y_test": labels},
+            r"training images are \(3, 5, 5\), test images \(3, 4, 5\)",
+        ),
+    ]
+    for arrays, message in cases:
+        np.savez(path, **arrays)
+        refuse(path, message)
+    path.write_bytes(b"PK not an archive")
+    refuse(path, "cannot be read as an .npz archive")
+    refuse(tmp_path / "nothing", "there is no such file or directory")
+    (tmp_path / "data.csv").write_text("a")
+    refuse(tmp_path / "data.csv", "a file must be an .npz archive")
+
+
+# ---- pictures -----------------------------------------------------------------------------------
+def save(file, pixels):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels if pixels.ndim == 2 else pixels.transpose(1, 2, 0)).save(file)
+
+
+def test_a_folder_per_class_gives_labels_in_the_order_of_names(tmp_path):
+    images, _ = random_images(4, (3, 6, 5))
+    for name, pixels in zip(("dog/b.png", "cat/z.png", "dog/a.png", "cat/y.png"), images, strict=True):
+        save(tmp_path / name, pixels)
+    (tmp_path / "dog" / "notes.txt").write_text("no picture")
+    found = datasets.load(tmp_path)
+    assert found.names == ("cat", "dog")
+    assert found.test_labels.tolist() == [0, 0, 1, 1]
+    assert (found.test_images == images[[3, 1, 2, 0]]).all()
+    assert found.one_part
+
+
+def test_a_table_gives_labels_in_its_order(tmp_path):
+    images, _ = random_images(3, (3, 6, 5))
+    for index, pixels in enumerate(images):
+        save(tmp_path / f"{index}.png", pixels)
+    (tmp_path / "labels.csv").write_text("file,label\n2.png,7\n0.png,0\n\n1.png,7\n")
+    found = datasets.load(tmp_path)
+    assert found.test_labels.tolist() == [7, 0, 7]
+    assert (found.test_images == images[[2, 0, 1]]).all()
+    assert found.classes == 8
+    (tmp_path / "labels.csv").write_text("2.png,dog\n0.png,cat\n")
+    assert datasets.load(tmp_path).test_labels.tolist() == [1, 0]
+
+
+def test_train_and_test_folders_are_two_parts(tmp_path):
+    images, _ = random_images(3, (3, 6, 5))
+    for name, pixels in zip(("train/cat/a.png", "train/dog/a.png", "val/dog/a.png"), images, strict=True):
+        save(tmp_path / name, pixels)
+    found = datasets.load(tmp_path)
+    assert (found.train_labels.tolist(), found.test_labels.tolist()) == ([0, 1], [1])
+    assert not found.one_part
+
+
+def test_grey_pictures_stay_grey_unless_asked_otherwise(tmp_path):
+    save(tmp_path / "a" / "1.png", np.full((6, 5), 77, dtype=np.uint8))
+    assert datasets.load(tmp_path).shape == (1, 6, 5)
+    assert datasets.load(tmp_path, channels=3).test_images[0, :, 0, 0].tolist() == [77] * 3
+
+
+def test_pictures_are_scaled_and_cropped_in_the_middle(tmp_path):
+    pixels = np.zeros((40, 80), dtype=np.uint8)
+    pixels[:, 40:] = 200
+    save(tmp_path / "a" / "1.png", pixels)
+    found = datasets.load(tmp_path, size=14).test_images[0, 0]
+    assert found.shape == (14, 14)
+    assert (found[:, :5].max(), found[:, 9:].min()) == (0, 200)
+
+
+def test_pictures_that_do_not_fit_are_refused(tmp_path):
+    refuse(tmp_path, "holds no data set: neither idx files, nor CIFAR-10 batches")
+    save(tmp_path / "a" / "1.png", np.zeros((6, 5), dtype=np.uint8))
+    save(tmp_path / "a" / "2.png", np.zeros((6, 6), dtype=np.uint8))
+    refuse(tmp_path, "2.png is 1x6x6 but .*1.png is 1x6x5")
+    (tmp_path / "a" / "2.png").write_bytes(b"broken")
+    refuse(tmp_path, "2.png cannot be read as a picture")
+    table = tmp_path / "labels.csv"
+    cases = [
+        ("a/1.png,3,4\n", "line 1: it must be"),
+        ("a/1.png,0\nb.png,1\n", "line 2: there is no picture b.png"),
+        ("a/1.png,99999\n", "line 1: a label must be at most 65534, got 99999"),
+        ("a/1.png,0\na/1.png,dog\n", "labels must be all numbers or all names"),
+    ]
+    for text, message in cases:
+        table.write_text(text)
+        refuse(tmp_path, message)

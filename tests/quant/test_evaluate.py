@@ -1,0 +1,119 @@
+"""The command that measures a network: what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from golden_model import graph
+from quant import evaluate, networks
+from quant.models import LeNet5
+
+OWN = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Conv2d(1, 3, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(108, 4))
+
+not_a_network = make
+broken = int
+"""
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Weights of a random LeNet-5, 40 images of 28 x 28 and of 14 x 14."""
+    torch.manual_seed(0)
+    torch.save(LeNet5().state_dict(), tmp_path / "lenet.pt")
+    rng = np.random.default_rng(0)
+    for size in (28, 14):
+        images = rng.integers(0, 256, (40, size, size)).astype(np.uint8)
+        np.savez(tmp_path / f"{size}.npz", images=images, labels=rng.integers(0, 4, 40))
+    (tmp_path / "own.py").write_text(OWN)
+    return tmp_path
+
+
+def call(*arguments: str):
+    return CliRunner().invoke(evaluate.app, [str(a) for a in arguments])
+
+
+def lenet(files, *more):
+    return call("--model", "lenet5", "--weights", files / "lenet.pt", "--data", files / "28.npz", *more)
+
+
+def test_a_ready_network_is_measured(files):
+    done = lenet(files, "--images", 20, "--golden-images", 2, "--engine", "direct", "--json", files / "out.json")
+    assert done.exit_code == 0, done.output
+    result = json.loads((files / "out.json").read_text())
+    assert result["images"] == 20
+    assert result["golden_model"]["logits_equal"]
+    conversions = result["golden_model"]["per_image"]["network"]["conversions"]
+    layers = result["golden_model"]["per_image"]["layers"]
+    assert conversions == sum(layer["conversions"] for layer in layers.values())
+    assert list(layers) == ["conv1", "conv2", "fc1", "fc2", "fc3"]
+    assert result["calibration_images_are_test_images"]
+    for text in ("float accuracy", "integer accuracy", "logits equal", f"{conversions:,.0f} A/D"):
+        assert text in done.stderr.replace("\n", " ")
+
+
+def test_the_accuracy_is_the_share_of_right_predictions(files):
+    model = LeNet5()
+    networks.load_weights(model, files / "lenet.pt")
+    with np.load(files / "28.npz") as data:
+        images, labels = data["images"][:, None], data["labels"]
+    logits = evaluate.float_logits(model, images, networks.ready("lenet5").normalisation)
+    lenet(files, "--golden-images", 0, "--json", files / "out.json")
+    result = json.loads((files / "out.json").read_text())
+    assert result["float_accuracy"] == pytest.approx((logits.argmax(1) == labels).mean())
+    assert "golden_model" not in result
+
+
+def test_a_network_of_ones_own_is_measured(files):
+    done = call(
+        "--model", f"{files / 'own.py'}:make", "--data", files / "14.npz", "--mean", "0.5", "--std", "0.25",
+        "--golden-images", 3, "--activation-bits", 6, "--weight-bits", 4,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "6-bit activations, sign + 4-bit weights" in done.stderr.replace("\n", " ")
+
+
+def test_a_golden_model_that_differs_is_a_failed_check(files, monkeypatch):
+    right = graph.GraphRunner.run
+
+    def wrong(self, *arguments, **options):
+        logits, events = right(self, *arguments, **options)
+        return logits + 1, events
+
+    monkeypatch.setattr(graph.GraphRunner, "run", wrong)
+    done = lenet(files, "--images", 4, "--golden-images", 2, "--engine", "direct")
+    assert done.exit_code == 1
+    assert "NOT EQUAL" in done.stderr
+
+
+def test_bad_input_is_told_in_one_sentence(files):
+    data, weights = ("--data", files / "28.npz"), ("--weights", files / "lenet.pt")
+    cases = [
+        (("--model", "alexnet", *data), "unknown network 'alexnet'"),
+        (("--model", "lenet5", *data), "--weights is needed: lenet5 has no weights of its own"),
+        (("--model", "lenet5", *weights, "--data", files / "14.npz"), "images are (1, 14, 14), lenet5 takes (1, 28,"),
+        (("--model", "resnet20", *weights, *data), "images are (1, 28, 28), resnet20 takes (3, 32, 32)"),
+        (("--model", "lenet5", *weights, *data, "--preset", "big"), "--preset must be one of"),
+        (("--model", "lenet5", *weights, *data, "--engine", "gpu"), "--engine must be auto, compiled"),
+        (("--model", "lenet5", *weights, *data, "--mean", "a,b"), "--mean must be numbers between commas"),
+        (("--model", "lenet5", *weights, *data, "--std", "1,1"), "--std must be 1 or 1 numbers, got 2"),
+        (("--model", f"{files}/none.py:make", *data), "none.py is not a file"),
+        (("--model", f"{files}/own.py:broken", *data), "must give a torch.nn.Module, got int"),
+        (("--model", f"{files}/own.py:missing", *data), "own.py:missing cannot be made: AttributeError"),
+        (("--model", "lenet5", *weights, "--data", files / "nothing"), "there is no such file or directory"),
+    ]  # fmt: skip
+    for arguments, message in cases:
+        done = call(*arguments)
+        assert done.exit_code == 2, done.output
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr

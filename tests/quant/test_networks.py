@@ -1,0 +1,134 @@
+"""Ready-made networks and weights from files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from golden_model.config import PAPER
+from golden_model.graph import GraphRunner
+from quant import networks
+from quant.import_network import from_torch
+from quant.reference import exact_logits
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "logits"),
+    [
+        ("lenet5", 61_706, 10),
+        ("resnet20", 269_722, 10),
+        ("resnet32", 464_154, 10),
+        ("squeezenet", 1_235_496, 1000),
+        ("resnet18", 11_689_512, 1000),
+    ],
+)
+def test_networks_have_the_published_numbers_of_parameters(name, parameters, logits):
+    ready = networks.ready(name)
+    model = ready.make(ready.classes).eval()
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert model(torch.zeros(1, *ready.shape)).shape == (1, logits)
+
+
+def test_parameters_have_the_names_of_pretrained_files():
+    names = {name: set(networks.ready(name).make(10).state_dict()) for name in ("resnet20", "squeezenet", "resnet18")}
+    assert {"layer2.0.conv1.weight", "layer3.2.bn2.running_var", "linear.bias"} <= names["resnet20"]
+    assert {"features.3.expand3x3.weight", "features.12.squeeze.bias", "classifier.1.weight"} <= names["squeezenet"]
+    assert {"layer2.0.downsample.1.running_mean", "layer4.1.conv2.weight", "fc.weight"} <= names["resnet18"]
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg"])
+def test_ready_networks_run_exactly_on_the_crossbars(name):
+    torch.manual_seed(0)
+    ready = networks.ready(name)
+    model = ready.make(10)
+    images = np.random.default_rng(0).integers(0, 256, (4, *ready.shape)).astype(np.uint8)
+    made = from_torch(model, ready.shape, PAPER, images, normalisation=ready.normalisation)
+    assert (GraphRunner(made, engine="compiled").run(images[:1])[0] == exact_logits(made, images[:1])).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["squeezenet", "resnet18"])
+def test_large_networks_run_exactly_on_the_crossbars(name):
+    torch.manual_seed(0)
+    ready = networks.ready(name)
+    model = ready.make(20)
+    images = np.random.default_rng(0).integers(0, 256, (2, *ready.shape)).astype(np.uint8)
+    made = from_torch(model, ready.shape, PAPER, images, normalisation=ready.normalisation)
+    assert (GraphRunner(made, engine="compiled").run(images[:1])[0] == exact_logits(made, images[:1])).all()
+
+
+def test_an_unknown_network_is_refused():
+    with pytest.raises(ValueError, match="unknown network 'alexnet'; there are lenet5, resnet20"):
+        networks.ready("alexnet")
+
+
+# ---- weights ------------------------------------------------------------------------------------
+def small() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+
+
+def state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return small().state_dict()
+
+
+def save_npz(path, tensors):
+    np.savez(path, **{name: t.numpy() for name, t in tensors.items() if "num_batches" not in name})
+
+
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [
+        ("w.pt", lambda path, t: torch.save(t, path)),
+        ("w.th", lambda path, t: torch.save({"state_dict": t, "epoch": 3}, path)),
+        ("w.pth", lambda path, t: torch.save({"model": t}, path)),
+        ("w.npz", save_npz),
+        ("w.safetensors", lambda path, t: save_file(t, path)),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_come_from_every_kind_of_file(tmp_path, name, save, prefix):
+    save(tmp_path / name, {prefix + key: tensor for key, tensor in state().items()})
+    model = small()
+    networks.load_weights(model, tmp_path / name)
+    assert all(torch.equal(value, state()[key]) for key, value in model.state_dict().items())
+
+
+def refuse(path, match):
+    with pytest.raises(ValueError, match=match) as error:
+        networks.load_weights(small(), path)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_do_not_fit_are_refused_in_one_sentence(tmp_path):
+    path = tmp_path / "w.pt"
+    refuse(path, "there is no such file")
+    path.write_bytes(b"not weights")
+    refuse(path, "w.pt cannot be read as weights")
+    torch.save([1, 2], path)
+    refuse(path, "does not hold a state dict")
+    torch.save({k: v for k, v in state().items() if k != "0.bias"}, path)
+    refuse(path, "it has no 0.bias$")
+    torch.save({**state(), "2.weight": torch.zeros(1)}, path)
+    refuse(path, "Sequential has no 2.weight$")
+    torch.save({f"x{i}": torch.zeros(1) for i in range(9)}, path)
+    refuse(path, r"it has no 0.weight, 0.bias, 1.weight and 3 more; Sequential has no x0, x1, x2 and 6 more")
+    torch.save({**state(), "0.weight": torch.zeros(2, 1, 5, 5)}, path)
+    refuse(path, r"0.weight must have shape \(2, 1, 3, 3\), it has \(2, 1, 5, 5\)")
+    torch.save({**state(), "0.bias": torch.tensor([1.0, float("inf")])}, path)
+    refuse(path, "0.bias holds a value that is not a finite number")
+    for name in ("w.npz", "w.safetensors"):
+        (tmp_path / name).write_bytes(b"nothing of the kind")
+        refuse(tmp_path / name, f"{name} cannot be read as weights")
+
+
+def test_code_in_a_weights_file_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("run",)
+
+    torch.save({"0.weight": Evil()}, tmp_path / "w.pt")
+    refuse(tmp_path / "w.pt", "cannot be read as weights")

@@ -41,7 +41,7 @@ class AxiLite(wiring.Component):
     A write waits for both its address and its data. When a read and a write are offered in the same
     clock they take turns. Throughput: a transaction every three clocks plus the bank's own. Latency: the
     request is offered in the clock in which address (and data) are valid; the answer is on the bus in
-    the clock after the bank gave it.
+    the clock after the bank gave it. Reset: nothing is accepted until the clock after it.
 
     Members
     -------
@@ -71,10 +71,13 @@ class AxiLite(wiring.Component):
             self.requests.payload.data.eq(Mux(write, self.wdata, 0)),
             self.requests.payload.strobe.eq(Mux(write, self.wstrb, 0)),
         ]
+        # Nothing is accepted in reset, where it would be lost.
+        running = Signal()
+        m.d.sync += running.eq(1)
         response = self.responses.payload
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.requests.valid.eq(write_offered | self.arvalid)
+                m.d.comb += self.requests.valid.eq(running & (write_offered | self.arvalid))
                 m.d.sync += [holding.eq(self.requests.valid & ~self.requests.ready), chosen.eq(write)]
                 with m.If(self.requests.valid & self.requests.ready):
                     m.d.comb += [self.awready.eq(write), self.wready.eq(write), self.arready.eq(~write)]

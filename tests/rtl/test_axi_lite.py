@@ -6,6 +6,7 @@ import random
 from itertools import pairwise
 
 import pytest
+from amaranth.hdl import Module, ResetInserter, Signal
 
 from rtl.axi_lite import OKAY, SLVERR, AxiLite
 from sim.bench import plain, put, simulate, stream_rule
@@ -128,3 +129,29 @@ def test_neither_direction_starves_the_other():
     order = [request["write"] for request in served]
     assert len(order) > 10
     assert all(a != b for a, b in pairwise(order))
+
+
+def test_nothing_is_accepted_in_reset_and_an_early_request_is_answered_after_it():
+    dut = AxiLite()
+    reset = Signal()
+    top = Module()
+    top.submodules.dut = ResetInserter(reset)(dut)
+    served: list[dict] = []
+
+    async def bus(ctx):
+        ctx.set(reset, 1)
+        ctx.set(dut.araddr, 8)
+        ctx.set(dut.arvalid, 1)
+        ctx.set(dut.rready, 1)
+        for _ in range(3):
+            assert not ctx.get(dut.arready)
+            await ctx.tick()
+        ctx.set(reset, 0)
+        assert not ctx.get(dut.arready)
+        await ctx.tick().until(dut.arready)
+        ctx.set(dut.arvalid, 0)
+        (data,) = await ctx.tick().sample(dut.rdata).until(dut.rvalid)
+        assert data == 9
+
+    simulate(top, bus, background=[_bank(dut, served, 0, 0.0)], limit=100)
+    assert len(served) == 1

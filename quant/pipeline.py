@@ -30,7 +30,8 @@ PACKAGE = Path(__file__).resolve().parent
 #: Source files that decide the result of training.
 TRAIN_SOURCES = ("data", "models", "ste", "modules", "bwq", "integer", "checkpoint", "train")
 
-console = Console(stderr=True, highlight=False)
+#: Lines are never wrapped, so that paths stay whole in logs.
+console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Result = TypeVar("Result")
 

@@ -19,18 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from amaranth.back import verilog
 from amaranth.hdl import Shape
 
 from golden_model.config import HardwareConfig
-from rtl import layouts
+from rtl import generate, layouts
 from sim import toolchain
 from sim.bus import Bus, BusError, BusTimeout
 from sim.crossbars import Crossbar
 from sim.records import TraceLayout, unpack
 
-_INITIAL_BLOCK = re.compile(r"^  initial begin\n(?: +\S+ ?\[\d+\] = \d+'h[0-9a-f]+;\n)+  end\n", re.MULTILINE)
-_ZERO_ROW = re.compile(r"^.* = \d+'h0+;\n", re.MULTILINE)
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _VERILATOR_OPTIONS = (
     "--cc",
@@ -65,20 +62,13 @@ class Library:
 
 
 def export(component: Any, name: str = "dut") -> str:
-    """The component as Verilog text, without source paths; the same on every machine."""
-    os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
-    return verilog.convert(component, name=name, emit_src=False)
+    """The component as Verilog text: what `python -m rtl.generate` writes."""
+    return generate.to_verilog(component, name)
 
 
 def for_verilator(text: str) -> str:
-    """The Verilog as Verilator compiles it best; it behaves the same.
-
-    Every signal called `trace` is renamed: the C++ class of a design has a member of that name. The
-    initial zeros of memories, one statement a row, are left out: with `--x-initial fast` everything starts
-    at zero, and they would be two thirds of the C++ code.
-    """
-    renamed = re.sub(r"\btrace\b", "trace_port", text)
-    return _INITIAL_BLOCK.sub(lambda block: _ZERO_ROW.sub("", block[0]), renamed)
+    """The Verilog with every signal called `trace` renamed: the C++ class of a design has a member of that name."""
+    return re.sub(r"\btrace\b", "trace_port", text)
 
 
 def verilator_port(port: str) -> str:

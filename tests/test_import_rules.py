@@ -15,7 +15,18 @@ ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = {
     "golden_model": {"numpy", "numba", "llvmlite"},  # the compiler only for engines that may be missing, see below
     "rtl": {"amaranth", "amaranth_boards", "golden_model.config", "golden_model.registers"},
-    "quant": {"torch", "numpy", "golden_model", "mlxtend", "safetensors", "PIL", "typer", "rich", "jinja2", "matplotlib"},
+    "quant": {
+        "torch",
+        "numpy",
+        "golden_model",
+        "mlxtend",
+        "safetensors",
+        "PIL",
+        "typer",
+        "rich",
+        "jinja2",
+        "matplotlib",
+    },
     "sim": {
         "rtl",
         "golden_model",

@@ -27,7 +27,7 @@ DIGITS ?= 10
 PRESET ?= paper
 DEMO := build/demo
 
-.PHONY: demo test test-all sim verilog lint format formal regs clean
+.PHONY: demo test test-all sim bench verilog lint format formal regs clean
 demo: setup ## train, calibrate, map, simulate the whole network in RTL, report (first README command)
 	$(RUN) -m quant.train --work $(DEMO) --hardware $(PRESET) $(if $(DATA),--data $(DATA))
 	$(RUN) -m quant.calibrate --work $(DEMO) --lossless
@@ -47,6 +47,9 @@ test-all: setup ## every test, the slow ones too
 
 sim: setup ## the RTL tests: every block, macro and tile against the golden model
 	$(PYTEST) -n 2 -m rtl
+
+bench: setup ## how fast the golden model is; keeps a history in build/bench
+	OMP_NUM_THREADS=1 $(RUN) -m golden_model.bench --history build/bench/history.jsonl
 
 # ---- hardware ----------------------------------------------------------------------------------
 verilog: setup ## Verilog of tile, macro and every block into build/verilog

@@ -6,6 +6,7 @@ RUN := $(VENV)/bin/python
 export AMARANTH_USE_YOSYS := builtin
 export OMP_WAIT_POLICY := passive
 
+.DELETE_ON_ERROR:
 .PHONY: help setup
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -13,7 +14,7 @@ help: ## list the targets
 setup: $(VENV)/.ready ## make the virtual environment with everything that demo and tests need
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; Python 3.11 or newer is needed" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "error: $(PYTHON) is missing or too old; Python 3.11 or newer is needed (make PYTHON=/path/to/python3.11)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[quant,fast,test,lint]'
 	touch $@
@@ -32,10 +33,26 @@ demo: setup ## train, calibrate, map, simulate the whole network in RTL, report 
 	$(RUN) -m quant.train --work $(DEMO) --hardware $(PRESET) $(if $(DATA),--data $(DATA))
 	$(RUN) -m quant.calibrate --work $(DEMO) --lossless
 	$(RUN) -m quant.export --work $(DEMO)
-	$(RUN) -m rtl.generate --preset $(PRESET) --output $(DEMO)/verilog
-	$(RUN) -m sim.run $(DEMO)/image --backend compiled --images $(DIGITS) --json $(DEMO)/run.json
-	$(RUN) -m sim.report $(DEMO)/image --run $(DEMO)/run.json --output $(DEMO)/report.html
+	@$(MAKE) --no-print-directory $(DEMO)/report.html
 	@echo "Report: $(DEMO)/report.html   Verilog: $(DEMO)/verilog"
+
+# What follows the image is made again only when the image, the code or the number of digits has changed;
+# training, calibration and export look after that themselves.
+HARDWARE_CODE := $(wildcard golden_model/*.py rtl/*.py)
+SIM_CODE := $(wildcard sim/*.py sim/*.cpp sim/templates/* golden_model/data/*)
+
+$(DEMO)/.verilog-$(PRESET): $(HARDWARE_CODE)
+	$(RUN) -m rtl.generate --preset $(PRESET) --output $(DEMO)/verilog
+	@rm -f $(DEMO)/.verilog-* && touch $@
+
+$(DEMO)/.digits-$(DIGITS):
+	@rm -f $(DEMO)/.digits-* && touch $@
+
+$(DEMO)/run.json: $(DEMO)/image/manifest.json $(DEMO)/.digits-$(DIGITS) $(HARDWARE_CODE) $(SIM_CODE)
+	$(RUN) -m sim.run $(DEMO)/image --backend compiled --images $(DIGITS) --json $@
+
+$(DEMO)/report.html: $(DEMO)/run.json $(DEMO)/.verilog-$(PRESET)
+	$(RUN) -m sim.report $(DEMO)/image --run $(DEMO)/run.json --output $@ --json $(DEMO)/report.json
 
 # ---- tests -------------------------------------------------------------------------------------
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest

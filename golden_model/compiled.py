@@ -28,6 +28,7 @@ from golden_model.registers import COUNTER_NAMES
 _njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 _COLUMNS = simd.COLUMNS
+_CHUNK_BYTES = 512 << 10  # packed patterns that the tables are walked for at a time
 _BLOCK_BYTES = 256 << 10  # tables that are walked together; about half of a level-2 cache
 _FIELD_BITS = 21  # three event counts of one slice share a 64-bit word
 _FIELD = (1 << _FIELD_BITS) - 1
@@ -361,57 +362,71 @@ def _finish(sums, bias, multipliers, shift, top, pool, output):
             output[n, place] = best[n]
 
 
-def run_image(
-    layer: Layer | SimpleNamespace, prepared: crossbar.Prepared, tables: Tables, image: np.ndarray
+def run_images(
+    layer: Layer | SimpleNamespace, prepared: crossbar.Prepared, tables: Tables, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One image through one layer.
+    """Images through one layer.
 
-    image : uint8 (C, H, W). Returns (sums, counters): sums int32 (windows, column groups, COLUMNS), columns
-    >= N are 0; counters int64 (COUNTER_NAMES,), `cycles` the sum of the windows without c_layer.
+    images : uint8 (B, C, H, W). Returns (sums, counters): sums int32 (B, windows, column groups, COLUMNS),
+    columns >= N are 0; counters int64 (B, COUNTER_NAMES), `cycles` the sum of the windows without c_layer.
     """
     hardware, redy = prepared.hardware, prepared.redy
     segments, block_cols = prepared.widths.shape
+    windows = layer.windows
     border = np.zeros(layer.channels, dtype=np.uint8)
     if layer.pad_values is not None:
         border[:] = layer.pad_values
-    sums = np.zeros((layer.windows, tables.rows.shape[1], _COLUMNS), dtype=np.int32)
-    counters = np.zeros(len(COUNTER_NAMES), dtype=np.int64)
+    sums = np.zeros((len(images), windows, tables.rows.shape[1], _COLUMNS), dtype=np.int32)
+    counters = np.zeros((len(images), len(COUNTER_NAMES)), dtype=np.int64)
     block = max(1, _BLOCK_BYTES // tables.rows.strides[2])
-    step = max(1, min(layer.windows, _BLOCK_BYTES // (16 * segments)))
-    words = np.empty((step, segments, 2), dtype=np.uint64)
+    # Tables are walked once for a chunk: several images, or a part of the windows of a large one.
+    chunk = max(1, _CHUNK_BYTES // (16 * segments))
+    step, together = min(windows, chunk), max(1, min(len(images), chunk // windows))
+    words = np.empty((together, step, segments, 2), dtype=np.uint64)
     lowest = np.zeros((step, segments), dtype=np.uint8)
     streamed = np.full((step, segments), prepared.bits, dtype=np.uint8)
     if redy is None:
         map_height, map_width = layer.height + 2 * layer.pad, layer.width + 2 * layer.pad
         spreads = np.empty((layer.channels, map_height, map_width, 2), dtype=np.uint64)
+        pixels = spreads.reshape(-1, 2)
         run = layer.kernel_width if hardware.ou_rows % layer.kernel_width == 0 else 1
-        _spread_map(image, border, layer.pad, run, _SPREAD, spreads)
-        spreads = spreads.reshape(-1, 2)
         c, y, x = np.indices((layer.channels, layer.kernel_height, layer.kernel_width))[..., ::run]
         offsets = ((c * map_height + y) * map_width + x).ravel()
-    for first in range(0, layer.windows, step):
-        count = min(step, layer.windows - first)
-        part = words[:count], lowest[:count], streamed[:count]
-        if redy is None:
-            shape = (layer.stride, layer.pool, layer.out_width, map_width)
-            _pack(spreads, first, offsets, shape, run, hardware.ou_rows, part[0])
-        else:
-            shape = (layer.kernel_height, layer.kernel_width, layer.stride, layer.pad, layer.pool, layer.out_width)
-            group_rows = hardware.ou_rows * hardware.segments_per_group
-            _pack_dynamic(
-                image, first, shape, border, hardware.ou_rows, group_rows, prepared.k, redy.l_max, redy.tau_sq,
-                _SPREAD, *part,
-            )  # fmt: skip
-        _count(
-            *part, tables.costs, tables.class_of_bit, tables.planes, tables.lanes, prepared.skip_zero_slices,
-            prepared.bits, hardware.input_bits, block_cols, counters,
-        )  # fmt: skip
-        _ACCUMULATE[tables.kind](part[0], tables.rows, tables.class_of_bit, block, sums[first : first + count])
+        shape = (layer.stride, layer.pool, layer.out_width, map_width)
+    else:
+        shape = (layer.kernel_height, layer.kernel_width, layer.stride, layer.pad, layer.pool, layer.out_width)
+        group_rows = hardware.ou_rows * hardware.segments_per_group
+    for start in range(0, len(images), together):
+        part = images[start : start + together]
+        for first in range(0, windows, step):
+            count = min(step, windows - first)
+            for index, image in enumerate(part):
+                packed = words[index, :count], lowest[:count], streamed[:count]
+                if redy is None:
+                    if first == 0 or together > 1:
+                        _spread_map(image, border, layer.pad, run, _SPREAD, spreads)
+                    _pack(pixels, first, offsets, shape, run, hardware.ou_rows, packed[0])
+                else:
+                    _pack_dynamic(
+                        image, first, shape, border, hardware.ou_rows, group_rows, prepared.k, redy.l_max, redy.tau_sq,
+                        _SPREAD, *packed,
+                    )  # fmt: skip
+                _count(
+                    *packed, tables.costs, tables.class_of_bit, tables.planes, tables.lanes, prepared.skip_zero_slices,
+                    prepared.bits, hardware.input_bits, block_cols, counters[start + index],
+                )  # fmt: skip
+            _ACCUMULATE[tables.kind](
+                words[: len(part), :count].reshape(-1, segments, 2),
+                tables.rows,
+                tables.class_of_bit,
+                block,
+                sums[start : start + len(part), first : first + count].reshape(-1, *sums.shape[2:]),
+            )
     missing = hardware.weight_bits * segments * block_cols - int(tables.planes.sum())
-    counters[1] += layer.windows * missing * hardware.input_bits
+    counters[:, 1] += windows * missing * hardware.input_bits
     # `_count` summed max(C_r, W); the formula's other terms are those of a window without any conversion.
     empty = int(timing.window_cycles(hardware, prepared.k, prepared.outputs, np.zeros(segments, dtype=np.int64)))
-    counters[8] += layer.windows * (empty - (segments - 1) * block_cols)
+    counters[:, 8] += windows * (empty - (segments - 1) * block_cols)
     return sums, counters
 
 
@@ -425,23 +440,19 @@ def run_matrix(prepared: crossbar.Prepared, tables: Tables, activations: np.ndar
         channels=prepared.k, height=1, width=windows, kernel_height=1, kernel_width=1, stride=1, pad=0, pool=1,
         out_width=windows, windows=windows, pad_values=None,
     )  # fmt: skip
-    image = np.ascontiguousarray(activations.T, dtype=np.uint8).reshape(prepared.k, 1, windows)
-    sums, counters = run_image(walk, prepared, tables, image)
-    return sums.reshape(windows, -1)[:, : prepared.outputs].astype(np.int64), Events(counters)
+    image = np.ascontiguousarray(activations.T, dtype=np.uint8).reshape(1, prepared.k, 1, windows)
+    sums, counters = run_images(walk, prepared, tables, image)
+    return sums.reshape(windows, -1)[:, : prepared.outputs].astype(np.int64), Events(counters[0])
 
 
-def finish_image(layer: Layer, sums: np.ndarray) -> np.ndarray:
-    """Sums of one image -> logits int64 (N,) of the last layer, else uint8 (N, H', W')."""
+def finish_images(layer: Layer, sums: np.ndarray) -> np.ndarray:
+    """Sums of `run_images` -> logits int64 (B, N) of the last layer, else uint8 (B, N, H', W')."""
+    images = len(sums)
     if layer.last:
-        return sums[0].reshape(-1)[: layer.outputs].astype(np.int64) + layer.bias
-    output = np.empty((layer.outputs, layer.out_height * layer.out_width), dtype=np.uint8)
-    _finish(
-        sums.reshape(len(sums), -1),
-        np.asarray(layer.bias, dtype=np.int64),
-        np.asarray(layer.multipliers, dtype=np.int64),
-        layer.shift,
-        (1 << layer.output_bits) - 1,
-        layer.pool,
-        output,
-    )
-    return output.reshape(layer.outputs, layer.out_height, layer.out_width)
+        return sums.reshape(images, -1)[:, : layer.outputs].astype(np.int64) + layer.bias
+    output = np.empty((images, layer.outputs, layer.out_height, layer.out_width), dtype=np.uint8)
+    bias, multipliers = (np.asarray(x, dtype=np.int64) for x in (layer.bias, layer.multipliers))
+    top = (1 << layer.output_bits) - 1
+    for one, made in zip(sums.reshape(images, layer.windows, -1), output, strict=True):
+        _finish(one, bias, multipliers, layer.shift, top, layer.pool, made.reshape(layer.outputs, -1))
+    return output

@@ -294,13 +294,12 @@ def _run_compiled(
     else:
         from golden_model import compiled
 
-        outputs, counted = [], []
-        for index, image in enumerate(activations):
-            sums, events = compiled.run_image(layer, prepared, tables, image)
-            flat = sums.reshape(len(sums), -1)
-            outputs.append(compiled.finish_image(layer, sums) if finish is None else finish(index, flat))
-            counted.append(events)
-        output, counters = np.stack(outputs), np.stack(counted)
+        sums, counters = compiled.run_images(layer, prepared, tables, activations)
+        if finish is None:
+            output = compiled.finish_images(layer, sums)
+        else:
+            flat = sums.reshape(len(sums), layer.windows, -1)
+            output = np.stack([finish(index, one) for index, one in enumerate(flat)])
     return output, Events(counters) + Events.of(cycles=constant)
 
 

@@ -16,7 +16,7 @@ compiled = pytest.importorskip("golden_model.compiled", reason="numba is not ins
 
 
 def both(layer, hardware, images, registers=None):
-    """(output, counters) of the compiled engine and of the plain NumPy model, image by image."""
+    """Output and counters of the compiled engine, then those of the plain NumPy model."""
     prepared = network.prepare_layer(layer, hardware)
     if registers is not None:
         prepared = crossbar.prepare(
@@ -32,16 +32,15 @@ def both(layer, hardware, images, registers=None):
     expected, events = network.run_layer(layer, hardware, images, prepared=prepared, engine="direct")
     tables = compiled.make_tables(prepared)
     assert tables is not None
-    for index, image in enumerate(images):
-        sums, counters = compiled.run_image(layer, prepared, tables, image)
-        counters[-1] += timing.c_layer(hardware)
-        yield compiled.finish_image(layer, sums), counters, expected[index], events.counts[index]
+    sums, counters = compiled.run_images(layer, prepared, tables, images)
+    counters[:, -1] += timing.c_layer(hardware)
+    return compiled.finish_images(layer, sums), counters, expected, events.counts
 
 
 def assert_equal(*arguments):
-    for output, counters, expected, events in both(*arguments):
-        np.testing.assert_array_equal(output, expected)
-        np.testing.assert_array_equal(counters, events)
+    output, counters, expected, events = both(*arguments)
+    np.testing.assert_array_equal(output, expected)
+    np.testing.assert_array_equal(counters, events)
 
 
 @st.composite
@@ -185,3 +184,14 @@ def test_every_size_of_operation_unit_has_a_compiled_engine(rows):
     ]
     np.testing.assert_array_equal(both[0][0], both[1][0])
     assert both[0][1] == both[1][1]
+
+
+def test_cutting_images_and_windows_into_chunks_changes_nothing(monkeypatch):
+    rng = np.random.default_rng(8)
+    layer = make_layer(
+        rng, PAPER, channels=3, height=8, width=8, kernel_height=3, kernel_width=3, pad=1, pool=2, outputs=5
+    )  # fmt: skip
+    images = rng.integers(0, 256, (5, 3, 8, 8)).astype(np.uint8)
+    for size in (16 * 3 * 7, 16 * 3 * 130):  # 7 windows of one image; 2 images together
+        monkeypatch.setattr(compiled, "_CHUNK_BYTES", size)
+        assert_equal(layer, PAPER, images)

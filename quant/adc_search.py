@@ -1,0 +1,379 @@
+"""Search of A/D settings for integer graphs, at scale (TRQ Algorithm 1, corrected; system.md §7).
+
+One pass over the calibration images gives the counts of every layer (golden_model.histograms). All candidates are
+then scored from them at once: A/D operations per conversion, squared error of single conversions, and squared error of
+the layer's sums. Nothing is simulated again until whole settings are checked end to end.
+
+    counts = graph_counts(graph, images)
+    scores = score_layers(counts, graph.hardware, limit=4)
+    settings = choose(scores, price=1e-3)
+    other = apply(graph, settings)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+
+from golden_model.config import HardwareConfig
+from golden_model.graph import Graph, with_settings
+from golden_model.histograms import LayerCounts
+from golden_model.trq import AdcRegisters, convert
+from quant.calibrate import SEARCH_ALPHA, SEARCH_BETA, SEARCH_CANDIDATES, SEARCH_M
+from quant.integer import AdcSetting
+
+Family = Literal["ideal", "normal", "general", "free", "uniform"]
+#: system.md §7, and "free" (*ours*): bias 0, n_r1, n_r2, m and lambda searched.
+PAPER_FAMILIES: tuple[Family, ...] = ("ideal", "normal", "general", "uniform")
+TWIN: tuple[Family, ...] = ("ideal", "normal", "general", "free")
+FAMILIES: tuple[Family, ...] = (*TWIN, "uniform")
+Grid = Literal["aligned", "continuous"]
+
+
+# ---- candidates ---------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Shapes:
+    """Register settings, whatever lambda is.
+
+    family : per setting. registers : per setting. searched : bool, whether lambda is searched; otherwise Delta_R1 is
+    one count. value, operations : uint8 (settings, 2**R), conversion of every level.
+    """
+
+    family: tuple[Family, ...]
+    registers: tuple[AdcRegisters, ...]
+    searched: np.ndarray
+    value: np.ndarray
+    operations: np.ndarray
+
+
+@lru_cache(maxsize=64)
+def shapes(adc_bits: int, limit: int, families: tuple[Family, ...], largest_count: int) -> Shapes:
+    """All register settings with n_r1, n_r2 <= limit of some families."""
+    found: list[tuple[Family, AdcRegisters, bool]] = []
+
+    def add(family: Family, searched: bool, **fields: Any) -> None:
+        mode = "uniform" if family == "uniform" else "twin"
+        found.append((family, AdcRegisters(mode=mode, **fields), searched))
+
+    for n_r2 in range(1, min(limit, adc_bits) + 1):
+        if "uniform" in families:
+            add("uniform", True, n_r2=n_r2)
+        for m in SEARCH_M[: adc_bits - n_r2 + 1]:
+            for n_r1 in range(min(limit, n_r2 + m - 1) + 1):
+                if "ideal" in families:
+                    add("ideal", False, n_r2=n_r2, n_r1=n_r1, m=m)
+                if "normal" in families:
+                    for bias in range(1, (1 << (n_r2 + m - n_r1)) - 1):
+                        if bias << n_r1 > largest_count:
+                            break
+                        add("normal", False, n_r2=n_r2, n_r1=n_r1, m=m, bias=bias)
+                if "general" in families and n_r1 == n_r2:
+                    add("general", True, n_r2=n_r2, n_r1=n_r1, m=m)
+                elif "free" in families:
+                    add("free", True, n_r2=n_r2, n_r1=n_r1, m=m)
+    levels = np.arange(1 << adc_bits)
+    tables = [convert(levels, adc_bits, registers) for _, registers, _ in found]
+    return Shapes(
+        family=tuple(family for family, _, _ in found),
+        registers=tuple(registers for _, registers, _ in found),
+        searched=np.array([searched for _, _, searched in found], dtype=bool),
+        value=np.array([t.value for t in tables], dtype=np.uint8).reshape(-1, len(levels)),
+        operations=np.array([t.operations for t in tables], dtype=np.uint8).reshape(-1, len(levels)),
+    )
+
+
+def scales(hardware: HardwareConfig, largest_count: int, grid: Grid) -> np.ndarray:
+    """Candidates of lambda, counts per LSB: powers of two, and with "continuous" 50 full-scale ranges between 0.1 and
+    1.2 times the largest count. Each has at most 24 significant bits, so that lambda * (t - 1/2) is exact in float64.
+    """
+    aligned = 2.0 ** np.arange(-hardware.adc_bits, hardware.ou_rows.bit_length() + 1)
+    if grid == "aligned":
+        return aligned
+    full = max(1, largest_count) * np.linspace(SEARCH_ALPHA, SEARCH_BETA, SEARCH_CANDIDATES)
+    return np.concatenate([aligned, (full / 2**hardware.adc_bits).astype(np.float32).astype(np.float64)])
+
+
+def level_tables(adc_bits: int, counts: int, lambdas: np.ndarray) -> np.ndarray:
+    """Level of every count 0..counts - 1 for many lambdas at once: intp (lambdas, counts); as `trq.levels`."""
+    thresholds = np.ceil(lambdas[:, None] * (np.arange(1, 1 << adc_bits) - 0.5))  # smallest count for each code
+    capped = np.minimum(thresholds, counts).astype(np.intp)
+    passed = np.zeros((len(lambdas), counts + 1), dtype=np.intp)
+    np.add.at(passed, (np.arange(len(lambdas))[:, None], capped), 1)
+    return np.cumsum(passed, axis=1)[:, :counts]
+
+
+# ---- scores -------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of all candidates of one layer; arrays (candidates,).
+
+    shape : which of `shapes`. scale : lambda. operations : mean per conversion. error : mean squared error of a
+    conversion, counts**2 (weighted by 4**(i + b) if asked for). output_error : squared error of the sums over their
+    mean square. conversions : of the layer, over the calibration images.
+    """
+
+    shapes: Shapes
+    hardware: HardwareConfig
+    shape: np.ndarray
+    scale: np.ndarray
+    operations: np.ndarray
+    error: np.ndarray
+    output_error: np.ndarray
+    signal: float
+    conversions: int
+
+    def setting(self, candidate: int) -> AdcSetting:
+        return AdcSetting(
+            registers=self.shapes.registers[self.shape[candidate]], counts_per_lsb=float(self.scale[candidate])
+        )
+
+    def family(self, candidate: int) -> Family:
+        return self.shapes.family[self.shape[candidate]]
+
+
+def score_layer(
+    counts: LayerCounts,
+    hardware: HardwareConfig,
+    limit: int,
+    *,
+    families: Sequence[Family] = FAMILIES,
+    grid: Grid = "continuous",
+    weighted: bool = False,
+    skip_zero_slices: bool = False,
+) -> Scores:
+    """Scores of every candidate with n_r1, n_r2 <= limit, without simulating anything.
+
+    skip_zero_slices : operations are those of a machine that skips input slices of zeros.
+    """
+    used = counts.used(skip_zero_slices)
+    histogram = used.sum(axis=(0, 1))
+    largest = int(np.flatnonzero(histogram)[-1]) if histogram.any() else 0
+    size = largest + 1
+    made = shapes(hardware.adc_bits, limit, tuple(families), largest)
+    s1 = np.array([hardware.adc_bits - r.n_r2 - r.m for r in made.registers])
+    lambdas = scales(hardware, largest, grid)
+    own = 2.0 ** -s1.astype(float)
+    searched = np.flatnonzero(made.searched)
+    fixed = np.flatnonzero(~made.searched)
+    # The paper's fixed grids first, so that they win ties.
+    shape = np.concatenate([fixed, np.repeat(searched, len(lambdas))])
+    scale = np.concatenate([own[fixed], np.tile(lambdas, len(searched))])
+    distinct, where = np.unique(scale, return_inverse=True)
+    level = level_tables(hardware.adc_bits, size, distinct)[where]
+    unit = (scale * 2.0 ** s1[shape])[:, None]
+    difference = made.value[shape[:, None], level] * unit - np.arange(size)
+    operations = made.operations[shape[:, None], level].astype(np.float64) @ histogram[:size]
+    squares = difference**2
+    if weighted:
+        i, b = np.indices(used.shape[:2])
+        weights = np.tensordot(4.0 ** (i + b), used, axes=2)[:size]
+    else:
+        weights = histogram[:size].astype(np.float64)
+    ideal = np.arange(size, dtype=np.float64)
+    gram = counts.gram[:size, :size]
+    produced = np.einsum("xc,xc->x", difference @ gram, difference)
+    output = max(float(ideal @ gram @ ideal), 1e-300)
+    total = max(int(histogram.sum()), 1)
+    return Scores(
+        shapes=made,
+        hardware=hardware,
+        shape=shape,
+        scale=scale,
+        operations=operations / total,
+        error=squares @ weights / max(float(weights.sum()), 1e-300),
+        output_error=np.maximum(produced, 0.0) / output,
+        signal=float(ideal**2 @ weights) / max(float(weights.sum()), 1e-300),
+        conversions=total,
+    )
+
+
+def score_layers(
+    counts: Mapping[str, LayerCounts], hardware: HardwareConfig, limit: int, **how: Any
+) -> dict[str, Scores]:
+    """`score_layer` for every layer."""
+    return {name: score_layer(one, hardware, limit, **how) for name, one in counts.items()}
+
+
+# ---- choices ------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Chosen:
+    """The candidate that a layer takes; fields as in `Scores`."""
+
+    family: Family
+    setting: AdcSetting
+    operations: float
+    error: float
+    output_error: float
+    conversions: int
+
+    def as_dict(self) -> dict[str, Any]:
+        registers = self.setting.registers
+        return {
+            "family": self.family,
+            "mode": registers.mode,
+            "n_r2": registers.n_r2,
+            "n_r1": registers.n_r1,
+            "m": registers.m,
+            "bias": registers.bias,
+            "counts_per_lsb": self.setting.counts_per_lsb,
+            "operations": self.operations,
+            "error": self.error,
+            "output_error": self.output_error,
+            "conversions": self.conversions,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Chosen:
+        registers = AdcRegisters(**{k: values[k] for k in ("mode", "n_r2", "n_r1", "m", "bias")})
+        setting = AdcSetting(registers=registers, counts_per_lsb=values["counts_per_lsb"])
+        rest = {k: float("nan") if values[k] is None else values[k] for k in ("operations", "error", "output_error")}
+        rest["conversions"] = values["conversions"]
+        return cls(family=values["family"], setting=setting, **rest)
+
+
+def _take(scores: Scores, candidate: int) -> Chosen:
+    return Chosen(
+        family=scores.family(candidate),
+        setting=scores.setting(candidate),
+        operations=float(scores.operations[candidate]),
+        error=float(scores.error[candidate]),
+        output_error=float(scores.output_error[candidate]),
+        conversions=scores.conversions,
+    )
+
+
+def most_accurate(scores: Mapping[str, Scores], *, n_r2: int | None = None) -> dict[str, Chosen]:
+    """Per layer the least error of the sums, then the fewest operations. n_r2 : only candidates with this n_r2."""
+    made = {}
+    for name, one in scores.items():
+        allowed = np.ones(len(one.shape), dtype=bool)
+        if n_r2 is not None:
+            allowed = np.array([r.n_r2 == n_r2 for r in one.shapes.registers])[one.shape]
+        error = np.where(allowed, one.output_error, np.inf)
+        made[name] = _take(one, int(np.lexsort((one.operations, error))[0]))
+    return made
+
+
+def choose(
+    scores: Mapping[str, Scores], price: float, sensitivity: Mapping[str, float] | None = None
+) -> dict[str, Chosen]:
+    """Settings that share one price between accuracy and operations (*ours*).
+
+    Minimises sum over layers of sensitivity * output_error + price * (operations of all conversions of the network, in
+    mean operations per conversion): for errors that add up, no other choice has both fewer operations and less error.
+    """
+    conversions = sum(one.conversions for one in scores.values())
+    made = {}
+    for name, one in scores.items():
+        weight = 1.0 if sensitivity is None else sensitivity[name]
+        total = weight * one.output_error + price * one.operations * one.conversions / conversions
+        made[name] = _take(one, int(np.argmin(total)))
+    return made
+
+
+def choose_within(scores: Mapping[str, Scores], bound: float) -> dict[str, Chosen]:
+    """The paper's rule: per layer the fewest operations, then the least error, under a bound on the error.
+
+    bound : mean squared error over the mean squared count. A layer without such a candidate takes its least error.
+    """
+    made = {}
+    for name, one in scores.items():
+        legal = one.error <= bound * one.signal
+        if legal.any():
+            order = np.lexsort((one.error, one.operations, ~legal))
+        else:
+            order = np.lexsort((one.operations, one.error))
+        made[name] = _take(one, int(order[0]))
+    return made
+
+
+def mean_operations(settings: Mapping[str, Chosen]) -> float:
+    """A/D operations per conversion, mean over all conversions of the network (calibration images)."""
+    conversions = sum(s.conversions for s in settings.values())
+    return sum(s.operations * s.conversions for s in settings.values()) / max(conversions, 1)
+
+
+def apply(graph: Graph, settings: Mapping[str, Chosen]) -> Graph:
+    """The graph with these converters."""
+    return with_settings(
+        graph,
+        registers={name: s.setting.registers for name, s in settings.items()},
+        counts_per_lsb={name: s.setting.counts_per_lsb for name, s in settings.items()},
+    )
+
+
+# ---- search -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Step:
+    """One bound of the descending search. accepted : settings that hold at it, or None."""
+
+    limit: int
+    accepted: dict[str, Chosen] | None
+    price: float | None
+    checks: int
+
+
+#: Prices of `choose` from the dearest to the cheapest converter.
+PRICES: tuple[float, ...] = tuple(float(p) for p in np.geomspace(1e-5, 10, 37))
+
+
+def cheapest(
+    scores: Mapping[str, Scores],
+    holds: Callable[[dict[str, Chosen]], bool],
+    *,
+    sensitivity: Mapping[str, float] | None = None,
+    prices: Sequence[float] = PRICES,
+) -> tuple[dict[str, Chosen] | None, float | None, int]:
+    """(settings, price, checks) with the highest price at which `holds`; by bisection, (None, None, checks) if none.
+
+    holds : an end-to-end check of settings; assumed to hold below any price at which it holds.
+    """
+    low, high = 0, len(prices)  # holds below low, fails from high on
+    best: tuple[dict[str, Chosen] | None, float | None] = (None, None)
+    checks = 0
+    while low < high:
+        middle = (low + high) // 2
+        settings = choose(scores, prices[middle], sensitivity)
+        checks += 1
+        if holds(settings):
+            best, low = (settings, prices[middle]), middle + 1
+        else:
+            high = middle
+    return *best, checks
+
+
+def descend(
+    scores_of: Callable[[int], Mapping[str, Scores]],
+    limits: Sequence[int],
+    holds: Callable[[dict[str, Chosen]], bool],
+    start: dict[str, Chosen],
+    *,
+    sensitivity: Mapping[str, float] | None = None,
+    done: Callable[[Step], None] = lambda step: None,
+    known: Mapping[int, Step] | None = None,
+) -> tuple[dict[str, Chosen], list[Step]]:
+    """Descending search: (settings, steps).
+
+    limits : bounds on n_r1, n_r2, falling. start : settings that hold. done : told about every step, to save it.
+    known : steps of an interrupted search.
+
+    A step whose settings spend more than those accepted before, or that has none that hold, leaves the accepted
+    settings as they are; after one that has none, the search ends. (The printed algorithm keeps the failing one.)
+    """
+    accepted, steps = start, []
+    for limit in limits:
+        if known is not None and limit in known:
+            step = known[limit]
+        else:
+            step = Step(limit, *cheapest(scores_of(limit), holds, sensitivity=sensitivity))
+            done(step)
+        steps.append(step)
+        if step.accepted is None:
+            break
+        if mean_operations(step.accepted) <= mean_operations(accepted):
+            accepted = step.accepted
+    return accepted, steps

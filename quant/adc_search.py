@@ -318,7 +318,7 @@ class Step:
 
 
 #: Prices of `choose` from the dearest to the cheapest converter.
-PRICES: tuple[float, ...] = tuple(float(p) for p in np.geomspace(1e-5, 10, 37))
+PRICES: tuple[float, ...] = tuple(float(p) for p in np.geomspace(1e-5, 10, 73))
 
 
 def cheapest(

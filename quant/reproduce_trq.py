@@ -163,18 +163,18 @@ def search(
         graph, calibration, threads=check.threads, progress=lambda done, all_: tell("histograms", done, all_)
     )
     state["histogram_seconds"] = time.perf_counter() - start
-    smallest = min(b for b in bounds if b >= 2)
-    adc_search.score_layers(counts, hardware, smallest, families=("general",))  # register tables exist from here on
+    adc_search.score_layers(counts, hardware, hardware.adc_bits)  # register tables exist from here on
     start = time.perf_counter()
-    timed = adc_search.score_layers(counts, hardware, smallest, families=("general",))
+    timed = adc_search.score_layers(counts, hardware, hardware.adc_bits)
     state["scoring"] = {
         "seconds": time.perf_counter() - start,
-        "candidates_per_layer": min(len(s.shape) for s in timed.values()),
+        "candidates": sum(len(s.shape) for s in timed.values()),
         "layers": len(timed),
     }
+    del timed
     log(
         f"histograms of {len(calibration)} images: {state['histogram_seconds']:.1f} s; then"
-        f" {state['scoring']['candidates_per_layer']} candidates or more for each of {len(timed)} layers scored in"
+        f" {state['scoring']['candidates']:,} candidates of {len(counts)} layers scored in"
         f" {state['scoring']['seconds']:.2f} s"
     )
     scored: dict[tuple[str, int], Mapping[str, adc_search.Scores]] = {}
@@ -519,7 +519,10 @@ def reproduce(
         settings: dict[str, Any] = measured.setdefault("settings", {})
         mine = [n for n in BOUNDS[rows] if n in bounds]
         for setting in names_of(mine, choices, kinds):
-            if setting not in settings:
+            same = [other for other in settings if state["choices"].get(other) == state["choices"][setting]]
+            if setting not in settings and same:  # a lower bound often changes nothing
+                settings[setting] = settings[same[0]]
+            elif setting not in settings:
                 settings[setting] = measure(
                     graph, choices[setting], test, labels, exact, threads=threads,
                     progress=lambda done, all_, s=setting, rows=rows: tell(f"{rows} rows, {s}", done, all_),

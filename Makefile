@@ -28,7 +28,12 @@ DIGITS ?= 10
 PRESET ?= paper
 DEMO := build/demo
 
-.PHONY: demo test test-all sim bench verilog lint format formal regs clean
+# make reproduce-trq NETWORK=resnet20 WEIGHTS=FILE DATA=DIR   twin range on a trained network
+NETWORK ?= resnet20
+WEIGHTS ?=
+REPRODUCE ?=
+
+.PHONY: demo test test-all sim bench reproduce-trq verilog lint format formal regs clean
 demo: setup ## train, calibrate, map, simulate the whole network in RTL, report (first README command)
 	$(RUN) -m quant.train --work $(DEMO) --hardware $(PRESET) $(if $(DATA),--data $(DATA))
 	$(RUN) -m quant.calibrate --work $(DEMO) --lossless
@@ -67,6 +72,10 @@ sim: setup ## the RTL tests: every block, macro and tile against the golden mode
 
 bench: setup ## how fast the golden model is; keeps a history in build/bench
 	OMP_NUM_THREADS=1 $(RUN) -m golden_model.bench --history build/bench/history.jsonl
+
+reproduce-trq: setup ## twin-range against uniform converters: NETWORK=resnet20 WEIGHTS=FILE DATA=DIR
+	@[ -n "$(WEIGHTS)" ] && [ -n "$(DATA)" ] || { echo "error: give WEIGHTS=FILE and DATA=DIR" >&2; exit 2; }
+	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce_trq --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
 
 # ---- hardware ----------------------------------------------------------------------------------
 verilog: setup ## Verilog of tile, macro and every block into build/verilog

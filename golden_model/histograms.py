@@ -41,7 +41,7 @@ class LayerCounts:
     counts : int64 (input_bits, weight_bits, ou_rows + 1). zero_slices : int64 (input_bits, weight_bits), those of
     `counts[..., 0]` that belong to input slices of zeros and do not happen with zero-slice skipping.
     gram : float64 (ou_rows + 1, ou_rows + 1) of `sums` sums.
-    total : float64 (ou_rows + 1,), sum of w over the same sums.
+    total : float64 (ou_rows + 1,), sum of w over the same sums. power : sum of their squares, as they should be.
     """
 
     counts: np.ndarray
@@ -49,6 +49,7 @@ class LayerCounts:
     gram: np.ndarray
     total: np.ndarray
     sums: int
+    power: float
 
     def __add__(self, other: LayerCounts) -> LayerCounts:
         return LayerCounts(
@@ -57,6 +58,7 @@ class LayerCounts:
             self.gram + other.gram,
             self.total + other.total,
             self.sums + other.sums,
+            self.power + other.power,
         )
 
     @property
@@ -86,15 +88,26 @@ class _Cells:
     sign: np.ndarray
 
 
-def _cells(layer: Layer, hardware: HardwareConfig) -> list[_Cells]:
-    stored = mapping.planes(layer.weights, hardware)  # (segments, weight_bits, 2, ou_rows, N)
-    widths = np.repeat(layer.block_widths, hardware.ou_cols, axis=1)[:, : layer.outputs]
+def _cells(layer: Layer, hardware: HardwareConfig, offset: bool) -> list[_Cells]:
+    weights, block_widths = layer.weights, layer.block_widths
+    if offset:
+        added = 1 << int(np.abs(weights).max(initial=1)).bit_length()
+        if added > 1 << (hardware.weight_bits - 1):
+            raise ValueError(
+                f"layer {layer.name}: offset encoding needs magnitudes below {1 << (hardware.weight_bits - 1)}"
+            )
+        weights = weights + added
+        block_widths = mapping.block_widths(weights, hardware)
+    stored = mapping.planes(weights, hardware)  # (segments, weight_bits, 2, ou_rows, N)
+    widths = np.repeat(block_widths, hardware.ou_cols, axis=1)[:, : layer.outputs]
     made = []
     for segment, planes in enumerate(stored):
         exists = np.broadcast_to(
             (widths[segment] > np.arange(hardware.weight_bits)[:, None])[:, None],
             (hardware.weight_bits, 2, layer.outputs),
         )
+        if offset:
+            exists = exists & np.array([True, False])[:, None]  # there is one array only
         plane, polarity, output = np.nonzero(exists)
         bits = planes.transpose(0, 1, 3, 2)[plane, polarity, output]
         made.append(_Cells(_words(bits), plane, output, 1 - 2 * polarity))
@@ -171,14 +184,22 @@ def _plain_sums(slices: np.ndarray, cells: _Cells, rows: int, sums: np.ndarray) 
 
 
 def layer_counts(
-    layer: Layer, hardware: HardwareConfig, activations: np.ndarray, *, gram_windows: int = GRAM_WINDOWS
+    layer: Layer,
+    hardware: HardwareConfig,
+    activations: np.ndarray,
+    *,
+    gram_windows: int = GRAM_WINDOWS,
+    offset: bool = False,
 ) -> LayerCounts:
     """Counts of one layer for its input activations, uint8 (B, C, H, W).
 
     gram_windows : so many windows, drawn from a fixed seed, go into `gram`; all windows go into `counts`.
+    offset : what the counts would be on one array instead of a pair, whose cells hold weight + 2**p > 0 (the sum of
+        the inputs times 2**p is subtracted digitally); p is the bit length of the layer's largest magnitude. Counts
+        are larger there. Our machine has pairs.
     """
     rows = windows(layer, activations).reshape(-1, layer.k)
-    cells = _cells(layer, hardware)
+    cells = _cells(layer, hardware, offset)
     size = hardware.ou_rows + 1
     counts = np.zeros((hardware.input_bits, hardware.weight_bits, size), dtype=np.int64)
     zero_slices = np.zeros(counts.shape[:2], dtype=np.int64)
@@ -198,13 +219,13 @@ def layer_counts(
                 histograms_compiled.add_counts(slices[segment], columns.words, columns.plane, counts)
             else:
                 _plain_counts(slices[segment], columns, hardware.ou_rows, counts)
-    gram, total, number = _gram(layer, hardware, rows, cells, gram_windows, compiled)
-    return LayerCounts(counts, zero_slices, gram, total, number)
+    return LayerCounts(counts, zero_slices, *_gram(layer, hardware, rows, cells, gram_windows, compiled))
 
 
 def _gram(
     layer: Layer, hardware: HardwareConfig, rows: np.ndarray, cells: list[_Cells], gram_windows: int, compiled: bool
-) -> tuple[np.ndarray, np.ndarray, int]:
+) -> tuple[np.ndarray, np.ndarray, int, float]:
+    """`gram`, `total`, `sums` and `power` of `LayerCounts`."""
     size = hardware.ou_rows + 1
     if len(rows) > gram_windows:
         random = np.random.default_rng(zlib.crc32(layer.name.encode()))
@@ -226,7 +247,8 @@ def _gram(
         flat = sums.reshape(-1, size)
         gram += flat.T @ flat
         total += flat.sum(axis=0)
-    return gram, total, len(rows) * layer.outputs
+    exact = rows.astype(np.float64) @ layer.weights
+    return gram, total, len(rows) * layer.outputs, float((exact**2).sum())
 
 
 # ---- a network ----------------------------------------------------------------------------------
@@ -235,12 +257,14 @@ def graph_counts(
     images: np.ndarray,
     *,
     gram_windows: int = GRAM_WINDOWS,
+    offset: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, LayerCounts]:
     """Counts of every crossbar node in one pass of uint8 images (B, C, H, W), by name.
 
-    The network runs with the converters that it has: give it lossless ones to see exact activations.
+    gram_windows, offset : as for `layer_counts`. The network runs with the converters that it has: give it lossless
+    ones to see exact activations.
     """
     if any(layer.dynamic is not None for layer in graph.layers):
         raise ValueError("histograms are taken without dynamic precision: switch it off with with_settings")
@@ -248,7 +272,7 @@ def graph_counts(
     lock = threading.Lock()
 
     def observe(name: str, layer: Layer, activations: np.ndarray) -> None:
-        mine = layer_counts(layer, graph.hardware, activations, gram_windows=gram_windows)
+        mine = layer_counts(layer, graph.hardware, activations, gram_windows=gram_windows, offset=offset)
         with lock:
             found[name] = found[name] + mine if name in found else mine
 

@@ -13,14 +13,16 @@ _njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 _COPIES = 4  # histograms side by side, so that equal counts in a row do not wait for each other
 
 
-@intrinsic
-def _ones(typingctx: Any, word: Any) -> Any:
+def _ones_of(typingctx: Any, word: Any) -> Any:
     """How many bits of a 64-bit word are 1."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.ctpop(args[0])
 
     return types.uint64(types.uint64), codegen
+
+
+_ones: Any = intrinsic(_ones_of)
 
 
 @_njit
@@ -68,6 +70,8 @@ def add_sums(
     _add_sums(
         np.ascontiguousarray(slices),
         np.ascontiguousarray(cells),
-        *(x.astype(np.int64) for x in (plane, output, sign)),
+        plane.astype(np.int64),
+        output.astype(np.int64),
+        sign.astype(np.int64),
         sums,
     )

@@ -176,7 +176,7 @@ def score_layer(
     ideal = np.arange(size, dtype=np.float64)
     gram = counts.gram[:size, :size]
     produced = np.einsum("xc,xc->x", difference @ gram, difference)
-    output = max(float(ideal @ gram @ ideal), 1e-300)
+    output = max(counts.power, 1e-300)
     total = max(int(histogram.sum()), 1)
     return Scores(
         shapes=made,
@@ -230,9 +230,17 @@ class Chosen:
     def from_dict(cls, values: Mapping[str, Any]) -> Chosen:
         registers = AdcRegisters(**{k: values[k] for k in ("mode", "n_r2", "n_r1", "m", "bias")})
         setting = AdcSetting(registers=registers, counts_per_lsb=values["counts_per_lsb"])
-        rest = {k: float("nan") if values[k] is None else values[k] for k in ("operations", "error", "output_error")}
-        rest["conversions"] = values["conversions"]
-        return cls(family=values["family"], setting=setting, **rest)
+        operations, error, output_error = (
+            float("nan") if values[k] is None else values[k] for k in ("operations", "error", "output_error")
+        )
+        return cls(
+            family=values["family"],
+            setting=setting,
+            operations=operations,
+            error=error,
+            output_error=output_error,
+            conversions=values["conversions"],
+        )
 
 
 def _take(scores: Scores, candidate: int) -> Chosen:
@@ -306,6 +314,23 @@ def apply(graph: Graph, settings: Mapping[str, Chosen]) -> Graph:
     )
 
 
+def error_for(
+    scores: Mapping[str, Scores], budgets: Sequence[float], sensitivity: Mapping[str, float] | None = None
+) -> list[float | None]:
+    """Least error of the sums for a budget of mean operations per conversion; None where nothing is that cheap.
+
+    The error is the layers' mean, weighted by `sensitivity`. Settings are those of `choose` at 200 prices, so a budget
+    may not be spent to the last operation.
+    """
+    weights = {name: 1.0 if sensitivity is None else sensitivity[name] for name in scores}
+    points = []
+    for price in np.geomspace(1e-8, 1e3, 200):
+        made = choose(scores, float(price), sensitivity)
+        error = sum(weights[n] * c.output_error for n, c in made.items()) / sum(weights.values())
+        points.append((mean_operations(made), error))
+    return [min((error for spent, error in points if spent <= budget), default=None) for budget in budgets]
+
+
 # ---- search -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Step:
@@ -333,17 +358,18 @@ def cheapest(
     holds : an end-to-end check of settings; assumed to hold below any price at which it holds.
     """
     low, high = 0, len(prices)  # holds below low, fails from high on
-    best: tuple[dict[str, Chosen] | None, float | None] = (None, None)
+    best: dict[str, Chosen] | None = None
+    price: float | None = None
     checks = 0
     while low < high:
         middle = (low + high) // 2
         settings = choose(scores, prices[middle], sensitivity)
         checks += 1
         if holds(settings):
-            best, low = (settings, prices[middle]), middle + 1
+            best, price, low = settings, prices[middle], middle + 1
         else:
             high = middle
-    return *best, checks
+    return best, price, checks
 
 
 def descend(

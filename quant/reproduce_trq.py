@@ -57,6 +57,10 @@ KINDS = {
 PAPER_SHARE = (42.0, 62.0)
 PAPER_RESNET20 = "91.09 % top-1 at n <= 4, where a uniform converter needs at least 7 bits"
 
+#: Mean operations per conversion of table (d).
+BUDGETS: dict[int, tuple[float, ...]] = {128: (2, 2.5, 3, 3.5, 4, 5, 6), 9: (1, 1.25, 1.5, 2, 2.5, 3)}
+ENCODINGS = {"pair": "pair of arrays, sign chooses", "offset": "one array, weight + 128"}
+
 Tell = Callable[[str, int, int], None]
 
 
@@ -251,6 +255,25 @@ def search(
     return read()
 
 
+def curves(
+    graph: Graph, calibration: np.ndarray, budgets: Sequence[float], threads: int | None, tell: Tell
+) -> dict[str, Any]:
+    """Error of the layers' sums for budgets of operations, of both ways to store signed weights; table (d)."""
+    made: dict[str, Any] = {}
+    for encoding in ENCODINGS:
+        tell(f"errors, {encoding}", 0, 0)
+        counts = graph_counts(graph, calibration, offset=encoding == "offset", threads=threads)
+        totals = np.sum([one.counts.sum(axis=(0, 1)) for one in counts.values()], axis=0)
+        made[encoding] = {
+            "mean_count": float(totals @ np.arange(len(totals)) / totals.sum()),
+            "zero_counts": float(totals[0] / totals.sum()),
+        }
+        for kind, families in (("uniform", ("uniform",)), ("twin", adc_search.TWIN)):
+            scores = adc_search.score_layers(counts, graph.hardware, graph.hardware.adc_bits, families=families)
+            made[encoding][kind] = adc_search.error_for(scores, budgets)
+    return made
+
+
 # ---- measurements -------------------------------------------------------------------------------
 def measure(
     graph: Graph, settings: Mapping[str, Chosen], images: np.ndarray, labels: np.ndarray, exact: np.ndarray, **how: Any
@@ -320,6 +343,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
         shown = [n for n in bounds if f"{FEWEST} {n}" in found]
         if shown:
             made.append(_layer_table(part, f"{FEWEST} {shown[-1]}", where))
+        made.append(_error_table(part, where))
     return made
 
 
@@ -337,6 +361,24 @@ def _layer_table(part: dict[str, Any], name: str, where: str) -> Table:
             f"{spent:.2f}", _share(spent, bits), f"{s['output_error']:.1e}",
         )  # fmt: skip
     return c
+
+
+def _decibel(error: float | None) -> str:
+    return "-" if error is None else "exact" if error < 1e-12 else f"{-10 * np.log10(error):.1f}"
+
+
+def _error_table(part: dict[str, Any], where: str) -> Table:
+    d = Table(
+        "weights stored as", "mean count", "zero", "converter", *(f"{b:g}" for b in part["budgets"]),
+        title=f"(d) signal to error of the layers' sums in dB, for mean operations per conversion: {where}",
+        caption="From the counts of the calibration images, any number of bits up to R; nothing simulated.",
+    )  # fmt: skip
+    for encoding, words in ENCODINGS.items():
+        one = part["curves"][encoding]
+        for kind in ("uniform", "twin"):
+            share = f"{100 * one['zero_counts']:.0f} %"
+            d.add_row(words, f"{one['mean_count']:.2f}", share, kind, *map(_decibel, one[kind]))
+    return d
 
 
 def picture(result: dict[str, Any], path: Path) -> None:
@@ -512,6 +554,9 @@ def reproduce(
             check, dataset.calibration(), BOUNDS[rows], options, state,
             lambda path=path, state=state: pipeline.write_json(path, state), tell, log,
         )  # fmt: skip
+        if "curves" not in state:
+            state["curves"] = curves(graph, dataset.calibration(), BUDGETS[rows], threads, tell)
+            pipeline.write_json(path, state)
         exact = exact_logits(graph, test, progress=lambda done, all_: tell("integer network", done, all_))
         measured_path = work / f"measured-{rows}-{len(test)}.json"
         choice_mark = pipeline.fingerprint("trq measured", {"choices": state["choices"], "images": len(test)}, [])
@@ -543,6 +588,8 @@ def reproduce(
             "sensitivity": state["sensitivity"],
             "histogram_seconds": state["histogram_seconds"],
             "scoring": state["scoring"],
+            "budgets": BUDGETS[rows],
+            "curves": state["curves"],
         }
     return result
 

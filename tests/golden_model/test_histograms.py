@@ -66,6 +66,8 @@ def check(found, hardware, activations):
     assert made.sums == len(flat)
     assert (made.gram == flat.T @ flat).all()
     assert (made.total == flat.sum(axis=0)).all()
+    count = np.arange(hardware.ou_rows + 1)
+    assert made.power == count @ made.gram @ count
 
 
 @engines
@@ -167,3 +169,32 @@ def test_pattern_histograms_and_population_counts_agree(monkeypatch: pytest.Monk
     by_patterns = layer_counts(found, FEW, activations)
     monkeypatch.setattr(histograms, "PATTERN_ROWS", 0)
     assert (layer_counts(found, FEW, activations).counts == by_patterns.counts).all()
+
+
+@engines
+@pytest.mark.parametrize("hardware", [FEW, MANY], ids=["5 rows", "70 rows"])
+def test_offset_encoding_stores_shifted_weights_in_one_array(engine, hardware):
+    rng = np.random.default_rng(7)
+    found = make_layer(rng, hardware, channels=9, height=3, width=3, kernel_height=2, kernel_width=2, outputs=4)
+    found = replace(found, weights=rng.integers(-3, 4, found.weights.shape))
+    found.weights[0, 0] = -3
+    activations = rng.integers(0, 256, (2, 9, 3, 3)).astype(np.uint8)
+    made = layer_counts(found, hardware, activations, gram_windows=10**6, offset=True)
+    moved = found.weights + 4
+    shifted = replace(found, weights=moved, block_widths=np.full_like(found.block_widths, 3))
+    counts, _, sums = one_by_one(shifted, hardware, activations)
+    half = counts.sum(axis=2) // 2
+    counts[..., 0] -= half  # conversions of the second array
+    assert (made.counts == counts).all()
+    exact = windows(found, activations).reshape(-1, found.k).astype(int) @ found.weights
+    assert made.power == (exact**2).sum()
+    flat = sums.reshape(-1, sums.shape[-1])[:, 1:]
+    assert (made.gram[1:, 1:] == flat.T @ flat).all()
+
+
+def test_offset_encoding_needs_a_spare_plane():
+    rng = np.random.default_rng(8)
+    found = make_layer(rng, FEW, channels=2, height=2, width=2, kernel_height=1, kernel_width=1, outputs=2)
+    found = replace(found, weights=np.full_like(found.weights, 9), block_widths=np.full_like(found.block_widths, 4))
+    with pytest.raises(ValueError, match="offset encoding needs magnitudes below 8"):
+        layer_counts(found, FEW, np.zeros((1, 2, 2, 2), dtype=np.uint8), offset=True)

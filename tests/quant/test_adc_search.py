@@ -30,7 +30,8 @@ def random_counts(seed: int, hardware: HardwareConfig, top: int = 1000) -> Layer
     counts = (rng.integers(0, top, (hardware.input_bits, hardware.weight_bits, size)) * fall).astype(np.int64)
     sums = rng.normal(0, 50, (40, size)) * fall
     zeros = counts[..., 0] // 2
-    return LayerCounts(counts, zeros, sums.T @ sums, sums.sum(axis=0), 40)
+    power = float(((sums @ np.arange(size)) ** 2).sum())
+    return LayerCounts(counts, zeros, sums.T @ sums, sums.sum(axis=0), 40, power)
 
 
 def scores(seed: int = 0, layers: int = 3, limit: int = 2, **how) -> dict[str, Scores]:
@@ -115,7 +116,7 @@ def test_layer_without_conversions_scores_nothing():
     size = SMALL.ou_rows + 1
     empty = LayerCounts(
         np.zeros((8, 4, size), dtype=np.int64), np.zeros((8, 4), dtype=np.int64), np.zeros((size,) * 2),
-        np.zeros(size), 0,
+        np.zeros(size), 0, 0.0,
     )  # fmt: skip
     found = score_layer(empty, SMALL, 2)
     assert np.isfinite(found.operations).all()
@@ -180,6 +181,15 @@ def test_choice_within_a_bound_is_the_cheapest_legal_one(bound, seed):
             assert chosen.error == one.error.min()
 
 
+def test_error_falls_with_the_budget_and_is_reached_within_it():
+    found = scores(limit=3)
+    errors = adc_search.error_for(found, (0.5, 1.5, 2, 3, 9))
+    assert errors[0] is None
+    rest = [e for e in errors if e is not None]
+    assert rest == sorted(rest, reverse=True)
+    assert rest[-1] == pytest.approx(np.mean([one.output_error.min() for one in found.values()]), rel=1e-3)
+
+
 def test_settings_survive_json():
     for chosen in most_accurate(scores()).values():
         assert Chosen.from_dict(chosen.as_dict()) == chosen
@@ -201,6 +211,7 @@ def test_bisection_finds_the_highest_price_that_holds(least):
         assert chosen is None
         assert price is None
     else:
+        assert price is not None
         assert chosen == choose(found, price)
         assert price >= adc_search.PRICES[min(least, len(adc_search.PRICES)) - 1]
 

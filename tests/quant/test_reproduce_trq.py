@@ -109,8 +109,25 @@ def test_figures_are_those_of_the_golden_model(files, result):
     assert measured["operations"] == events.sum().ad_operations / events.sum().conversions
 
 
+def test_offset_encoding_has_denser_counts_and_both_converters_improve_with_operations(result):
+    part = result["machines"]["128"]
+    assert part["curves"]["offset"]["mean_count"] > part["curves"]["pair"]["mean_count"]
+    for encoding in ("pair", "offset"):
+        for kind in ("uniform", "twin"):
+            errors = [e for e in part["curves"][encoding][kind] if e is not None]
+            assert len(errors) >= 5
+            assert errors == sorted(errors, reverse=True)
+
+
 def test_tables_and_picture_are_made_and_the_paper_is_named(files, done):
-    for text in ("(a) top-1", "(b) remaining", "(c) every layer", "The paper: 42 to 62 %", "twin, fewest operations"):
+    for text in (
+        "(a) top-1",
+        "(b) remaining",
+        "(c) every layer",
+        "(d) signal to error",
+        "The paper: 42 to 62 %",
+        "twin, fewest operations",
+    ):
         assert text in done.stdout
     assert (files / "work" / "result.png").read_bytes().startswith(b"\x89PNG")
 

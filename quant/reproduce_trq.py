@@ -522,7 +522,7 @@ def reproduce(
     log: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Everything that the command prints, JSON-able; resumes from and saves into `work`."""
-    test, labels = dataset.test_images[:images], dataset.test_labels[:images]
+    test, labels = np.array(dataset.test_images[:images]), dataset.test_labels[:images]
     result: dict[str, Any] = {
         "network": name,
         "data": dataset.source,

@@ -63,6 +63,9 @@ def check(found, hardware, activations):
     flat = sums.reshape(-1, sums.shape[-1])
     assert (made.counts == counts).all()
     assert (made.zero_slices == zeros).all()
+    assert (made.used(False) == counts).all()
+    counts[..., 0] -= zeros
+    assert (made.used(True) == counts).all()
     assert made.sums == len(flat)
     assert (made.gram == flat.T @ flat).all()
     assert (made.total == flat.sum(axis=0)).all()

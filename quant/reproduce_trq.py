@@ -393,17 +393,17 @@ def picture(result: dict[str, Any], path: Path) -> None:
     for row, (rows, part) in zip(axes, machines.items(), strict=True):
         bits, bounds, found = part["adc_bits"], part["bounds"], part["settings"]
         a, b, c = row
-        for kind, words in KINDS.items():
+        for index, (kind, words) in enumerate(KINDS.items()):
             points = [(n, found[f"{kind} {n}"]) for n in bounds if f"{kind} {n}" in found]
             if points:
                 style = "-" if kind in (ACCURATE, FEWEST) else "--"
-                a.plot([n for n, _ in points], [100 * x["accuracy"] for _, x in points], style, marker="o", label=words)
-                b.plot(
-                    [100 * x["operations"] / bits for _, x in points], [100 * x["accuracy"] for _, x in points], style,
-                    marker="o", label=words,
-                )  # fmt: skip
+                look = {"marker": "o", "color": f"C{index}", "label": words}
+                tops = [100 * x["accuracy"] for _, x in points]
+                a.plot([n for n, _ in points], tops, style, **look)
+                b.plot([100 * x["operations"] / bits for _, x in points], tops, style, **look)
         a.axhline(100 * part["exact_accuracy"], color="0.6", linewidth=1)
         a.set(xlabel="bound n on search steps", ylabel="top-1, %", title=f"(a) {result['network']}, {rows} rows")
+        a.set_xticks(bounds)
         a.invert_xaxis()
         a.legend(fontsize=8)
         if bits == 8:

@@ -19,8 +19,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from golden_model import graph_compiled, simd, timing
 from golden_model import layer as crossbar
-from golden_model import simd, timing
 from golden_model.events import Events
 from golden_model.program import Layer
 from golden_model.registers import COUNTER_NAMES
@@ -344,24 +344,6 @@ def _make_accumulate(add_rows: Any) -> Any:
 _ACCUMULATE = tuple(_make_accumulate(f) for f in (simd.add_rows_16_pairs, simd.add_rows_16, simd.add_rows_32))
 
 
-@_njit
-def _finish(sums, bias, multipliers, shift, top, pool, output):
-    """Requantise and max-pool one image's sums (windows, columns) into uint8 (N, places) (system.md §3)."""
-    half = np.int64(1) << shift >> 1
-    area = pool * pool
-    outputs, places = output.shape
-    best = np.empty(outputs, dtype=np.int64)
-    for place in range(places):
-        best[:] = 0
-        for inside in range(area):
-            row = sums[place * area + inside]
-            for n in range(outputs):
-                value = ((np.int64(row[n]) + bias[n]) * multipliers[n] + half) >> shift
-                best[n] = max(best[n], min(value, top))
-        for n in range(outputs):
-            output[n, place] = best[n]
-
-
 def run_images(
     layer: Layer | SimpleNamespace, prepared: crossbar.Prepared, tables: Tables, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -450,9 +432,5 @@ def finish_images(layer: Layer, sums: np.ndarray) -> np.ndarray:
     images = len(sums)
     if layer.last:
         return sums.reshape(images, -1)[:, : layer.outputs].astype(np.int64) + layer.bias
-    output = np.empty((images, layer.outputs, layer.out_height, layer.out_width), dtype=np.uint8)
-    bias, multipliers = (np.asarray(x, dtype=np.int64) for x in (layer.bias, layer.multipliers))
-    top = (1 << layer.output_bits) - 1
-    for one, made in zip(sums.reshape(images, layer.windows, -1), output, strict=True):
-        _finish(one, bias, multipliers, layer.shift, top, layer.pool, made.reshape(layer.outputs, -1))
-    return output
+    flat = sums.reshape(images, layer.windows, -1)
+    return np.stack([graph_compiled.finish(layer, one, None, 0) for one in flat])

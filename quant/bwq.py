@@ -43,7 +43,7 @@ def width_statistics(network: QuantNetwork) -> dict[str, Any]:
     for layer in network:
         n, k = layer.stage.outputs, layer.stage.k
         widths = layer.source.block_widths()
-        sizes = block_sizes((n, k), network.hardware.ou_rows, network.hardware.ou_cols)
+        sizes = block_sizes((n, k), layer.source.ou_rows, layer.source.ou_cols)
         magnitude = int((widths * sizes).sum())
         signs = int(sizes[widths > 0].sum())
         table = 4 * widths.numel()
@@ -76,7 +76,7 @@ def mean_bits(network: QuantNetwork) -> float:
     bits = weights = 0
     for layer in network:
         n, k = layer.stage.outputs, layer.stage.k
-        sizes = block_sizes((n, k), network.hardware.ou_rows, network.hardware.ou_cols)
+        sizes = block_sizes((n, k), layer.source.ou_rows, layer.source.ou_cols)
         bits += int((layer.source.block_widths() * sizes).sum())
         weights += n * k
     return bits / weights
@@ -92,9 +92,10 @@ class BlockPenalty:
 
     def __init__(self, network: QuantNetwork, weighting: Weighting = "memory") -> None:
         self.network = network
-        hardware = network.hardware
         self.sizes = [
-            block_sizes((layer.stage.outputs, layer.stage.k), hardware.ou_rows, hardware.ou_cols).to(torch.float32)
+            block_sizes((layer.stage.outputs, layer.stage.k), layer.source.ou_rows, layer.source.ou_cols).to(
+                layer.bias.device, torch.float32
+            )
             for layer in network
         ]
         self.total = float(sum(s.sum() for s in self.sizes))
@@ -104,8 +105,8 @@ class BlockPenalty:
 
     def __call__(self) -> tuple[Tensor, float]:
         """(penalty, mean magnitude bits now)."""
-        loss: Tensor = torch.zeros(())
-        bits = 0.0
+        loss: Tensor = torch.zeros((), device=self.sizes[0].device)
+        bits: Any = 0.0
         for layer, sizes, weights in zip(self.network, self.sizes, self.weights, strict=True):
             source = layer.source
             if isinstance(source, BitPlaneWeight):
@@ -123,8 +124,8 @@ class BlockPenalty:
                 excess = F.relu(magnitude - threshold)
                 norms = (excess.square().sum((1, 3)) + 1e-12).sqrt()
                 loss = loss + (norms / half * weights * (widths > 0)).sum()
-            bits += float((widths * sizes).sum())
-        return loss, bits / self.total
+            bits += (widths * sizes).sum()
+        return loss, float(bits) / self.total
 
 
 class AlphaController:

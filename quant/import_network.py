@@ -30,7 +30,7 @@ from golden_model.mapping import block_widths
 from golden_model.program import Layer
 from golden_model.trq import min_count
 from quant.models import UnsupportedOperator
-from quant.modules import PIXEL_LEVELS, Normalisation
+from quant.modules import PIXEL_LEVELS, Normalisation, QuantActivation, QuantMatrix
 
 Shape = tuple[int, int, int]
 
@@ -109,11 +109,18 @@ def _check_arguments(
 
 
 # ---- capture ------------------------------------------------------------------------------------
+class _Tracer(fx.Tracer):
+    """Keeps quantised layers whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, QuantMatrix | QuantActivation) or super().is_leaf_module(m, module_qualified_name)
+
+
 def trace(model: nn.Module) -> fx.GraphModule:
     """A copy of the model, in evaluation mode, as a torch.fx graph."""
     model = copy.deepcopy(model).cpu().float().eval()
     try:
-        return fx.symbolic_trace(model)
+        return fx.GraphModule(model, _Tracer().trace(model), type(model).__name__)
     except Exception as error:
         reason = " ".join(str(error).split())
         raise UnsupportedOperator(f"the network cannot be captured by torch.fx: {reason}") from error
@@ -181,6 +188,9 @@ class Op:
     kind : image, matrix, norm, relu, max, mean, cat, add, border or reshape. inputs : names of ops; the second
     input of a matrix is a residual. shape : (C, H, W) of the output; low, high : its real range.
     relu : clamped at 0 after it. cap : its upper clamp (ReLU6), None for none.
+    integers, scale : a trained integer weight, shaped as `weight`, and its real step per output (N,), negative where
+    a batch norm turns the sign; None and empty for a weight that is still to be quantised.
+    bits : of a trained activation, whose range is exactly 0..cap; None otherwise.
     """
 
     name: str
@@ -202,6 +212,16 @@ class Op:
     border: tuple[int, int, int, int] = (0, 0, 0, 0)
     steps: tuple[int, int] = (1, 1)
     channels: tuple[int, int] = (0, 0)
+    integers: Tensor | None = None
+    scale: Tensor = field(default_factory=lambda: torch.zeros(0))
+    bits: int | None = None
+
+    def clamp(self, relu: Op) -> None:
+        """Take over what a ReLU does."""
+        self.relu, self.cap, self.bits, self.low = True, relu.cap, relu.bits, 0.0
+        self.high = max(0.0, self.high)
+        if relu.cap is not None:
+            self.high = relu.cap if relu.bits is not None else min(self.high, relu.cap)
 
 
 @dataclass(frozen=True)
@@ -375,6 +395,20 @@ class _Translator:
     def relu(self, x: _Ref) -> _Ref:
         return self._add("relu", x)
 
+    def quantised_matrix(self, x: _Ref, m: QuantMatrix) -> _Ref:
+        weight = m.weight().detach()
+        if m.stage.kind == "linear":
+            ref = self.linear(x, weight, m.bias)
+        else:
+            ref = self.conv2d(x, weight, m.bias, m.stage.stride, m.stage.pad)
+        op = self.ops[ref.op]
+        op.integers = m.source.integers().detach().double().reshape(op.weight.shape)
+        op.scale = m.source.step().detach().double().repeat(len(op.weight))
+        return ref
+
+    def quantised_activation(self, x: _Ref, m: QuantActivation) -> _Ref:
+        return self._add("relu", x, cap=float(m.clip), bits=m.bits)
+
     def relu6(self, x: _Ref) -> _Ref:
         return self._add("relu", x, cap=6.0)
 
@@ -531,6 +565,8 @@ _MODULES: dict[type[nn.Module], Callable[[_Translator, _Ref, Any], _Ref]] = {
     nn.Dropout: lambda t, x, m: x,
     nn.Dropout2d: lambda t, x, m: x,
     nn.Identity: lambda t, x, m: x,
+    QuantMatrix: lambda t, x, m: t.quantised_matrix(x, m),
+    QuantActivation: lambda t, x, m: t.quantised_activation(x, m),
     nn.Softmax: lambda t, x, m: t.softmax(x),
     nn.LogSoftmax: lambda t, x, m: t.softmax(x),
 }
@@ -591,6 +627,38 @@ _METHODS: dict[Any, str] = {
 _IN_PLACE = {operator.iadd, "__iadd__"}
 
 
+_KINDS = {
+    "conv": ("conv2d",),
+    "linear": ("linear",),
+    "relu": ("relu", "relu6", "clamp", "hardtanh"),
+    "mean": ("avg_pool2d", "adaptive_avg_pool2d", "mean"),
+    "cat": ("cat",),
+    "same": ("max_pool2d", "adaptive_max_pool2d", "reshape", "getitem", "pad", "same"),
+}
+
+
+def kind_of_call(node: fx.Node) -> str:
+    """What a function or method call does to values: conv, linear, relu, mean, cat, same (they pass) or other."""
+    table: dict[Any, str] = _FUNCTIONS if node.op == "call_function" else _METHODS
+    method = table.get(node.target, "")
+    return next((kind for kind, methods in _KINDS.items() if method in methods), "other")
+
+
+def relu_cap(node: fx.Node, module: fx.GraphModule) -> float | None:
+    """Upper clamp of a ReLU, None for none."""
+    if node.op == "call_module":
+        return getattr(module.get_submodule(str(node.target)), "max_val", None)
+    table: dict[Any, str] = _FUNCTIONS if node.op == "call_function" else _METHODS
+    method = table.get(node.target, "")
+    if method == "relu6":
+        return 6.0
+    names = {"clamp": "max", "hardtanh": "max_val"}
+    if method in names:
+        cap = node.kwargs.get(names[method], node.args[2] if len(node.args) > 2 else None)
+        return None if cap is None else float(cap)  # type: ignore[arg-type]
+    return None
+
+
 # ---- folding ------------------------------------------------------------------------------------
 #: Kinds whose output holds values of their input (and zeros), so that scale and sign pass through.
 _TRANSPARENT = ("max", "border", "reshape")
@@ -643,6 +711,7 @@ class _Simplifier:
                 )
             before.weight = before.weight * op.weight[:, None, None, None]
             before.bias = before.bias * op.weight + op.bias
+            before.scale = before.scale * op.weight if before.integers is not None else before.scale
             before.low, before.high = op.low, op.high
             self._replace(op.name, before.name)
 
@@ -658,11 +727,9 @@ class _Simplifier:
             if self._unsigned(op.inputs[0]) and op.cap is None:
                 self._replace(op.name, op.inputs[0])
             elif base.kind in ("matrix", "add", "mean") and alone and not base.relu:
-                base.relu, base.cap = True, op.cap
-                for changed in (base, *between):
-                    changed.low, changed.high = 0.0, max(0.0, changed.high)
-                    if op.cap is not None:
-                        changed.high = min(changed.high, op.cap)
+                base.clamp(op)
+                for changed in between:
+                    changed.low, changed.high = 0.0, base.high
                 self._replace(op.name, op.inputs[0])
             else:
                 op.kind, op.relu = "add", True  # an addition of one input that clamps
@@ -680,7 +747,7 @@ class _Simplifier:
             chosen = max(candidates, key=lambda b: b.weight[0].numel())
             other = op.inputs[1] if op.inputs[0] == chosen.name else op.inputs[0]
             chosen.inputs = [chosen.inputs[0], other]
-            chosen.relu, chosen.cap, chosen.low, chosen.high = op.relu, op.cap, op.low, op.high
+            chosen.relu, chosen.cap, chosen.low, chosen.high, chosen.bits = op.relu, op.cap, op.low, op.high, op.bits
             self._replace(op.name, chosen.name)
 
     def _fold_pooling(self) -> None:
@@ -804,7 +871,7 @@ class _Emitter:
 
     def _encoding(self, op: Op) -> Encoding:
         low, high = min(0.0, op.low), max(0.0, op.high)
-        return Encoding(low=low, high=high if high > 0 else max(1e-6, -low / 255), bits=self.activation_bits)
+        return Encoding(low=low, high=high if high > 0 else max(1e-6, -low / 255), bits=op.bits or self.activation_bits)
 
     def _from_image(self, name: str) -> bool:
         """Whether a tensor holds pixels (passed on by pooling or a border)."""
@@ -844,9 +911,17 @@ class _Emitter:
         if not (np.isfinite(weight).all() and bool(torch.isfinite(op.bias).all())):
             raise ValueError(f"layer {op.name!r}: a weight or bias is not a finite number")
         base = self._base(op, source.name, *op.inputs[1:])
-        integers, step = quantise_weights(weight.reshape(outputs, -1), self.weight_bits)
+        if op.integers is None:
+            integers, step = quantise_weights(weight.reshape(outputs, -1), self.weight_bits)
+            steps = np.full(outputs, step)
+        else:
+            sign = np.where(op.scale.numpy() < 0, -1, 1)
+            integers = op.integers.numpy().astype(np.int64).reshape(outputs, -1) * sign[:, None]
+            steps = np.abs(op.scale.numpy())
+            step = float(steps.max())
         if step == 0:  # a layer of zeros: a step that shows the bias well
             step = max(float(op.bias.abs().max()) / self.encodings[source.name].scale, 1e-6) * 2.0**-20
+            steps = np.full(outputs, step)
         last = op.name == self.output and not op.relu and (len(op.inputs), op.groups, op.shape[1:]) == (1, 1, (1, 1))
         per_group = outputs // op.groups
         registers = integer.lossless_uniform(self.hardware)
@@ -876,9 +951,7 @@ class _Emitter:
                     last=last,
                 )
             )
-        return integer.Crossbar(
-            **base, layers=tuple(layers), step=np.full(outputs, step), bias=op.bias.numpy().astype(np.float64)
-        )
+        return integer.Crossbar(**base, layers=tuple(layers), step=steps, bias=op.bias.numpy().astype(np.float64))
 
     def _max(self, op: Op) -> integer.Node:
         assert op.window is not None

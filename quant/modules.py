@@ -24,6 +24,7 @@ from quant.ste import fake_quantise_activation, round_magnitude, round_ste
 
 #: Largest value of a network input; its scale is 1 / PIXEL_LEVELS.
 PIXEL_LEVELS = 255
+_VALUES_WATCHED = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,18 @@ class Normalisation:
         """Pixels 0..255 (B, C, H, W) -> the float network's input."""
         mean, std = (torch.tensor(v, dtype=pixels.dtype).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
         return (pixels / PIXEL_LEVELS - mean) / std
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows and columns of the weights that share one width; an operation unit, or a whole layer (BSQ)."""
+
+    ou_rows: int
+    ou_cols: int
+
+    def __post_init__(self) -> None:
+        if min(self.ou_rows, self.ou_cols) < 1:
+            raise ValueError(f"a block must have at least 1 row and 1 column, got {self.ou_rows} x {self.ou_cols}")
 
 
 def to_blocks(matrix: Tensor, ou_rows: int, ou_cols: int) -> Tensor:
@@ -110,9 +123,9 @@ class FloatWeight(WeightSource):
     limits : (N, K) largest magnitude, 2**weight_bits - 1 until `freeze` sets 2**p - 1 per block.
     """
 
-    def __init__(self, weight: Tensor, step: float, hardware: HardwareConfig, weight_bits: int) -> None:
+    def __init__(self, weight: Tensor, step: float, block: Block | HardwareConfig, weight_bits: int) -> None:
         super().__init__()
-        self.ou_rows, self.ou_cols = hardware.ou_rows, hardware.ou_cols
+        self.ou_rows, self.ou_cols = block.ou_rows, block.ou_cols
         self.weight = nn.Parameter(weight.detach().clone())
         self.log_step = nn.Parameter(torch.tensor(float(np.log(step)), dtype=weight.dtype))
         self.limits: Tensor
@@ -145,9 +158,9 @@ class BitPlaneWeight(WeightSource):
     scale : the real step.
     """
 
-    def __init__(self, integers: Tensor, step: float, hardware: HardwareConfig, weight_bits: int) -> None:
+    def __init__(self, integers: Tensor, step: float, block: Block | HardwareConfig, weight_bits: int) -> None:
         super().__init__()
-        self.ou_rows, self.ou_cols, self.weight_bits = hardware.ou_rows, hardware.ou_cols, weight_bits
+        self.ou_rows, self.ou_cols, self.weight_bits = block.ou_rows, block.ou_cols, weight_bits
         self.scale: Tensor
         self.register_buffer("scale", torch.tensor(step, dtype=torch.float32))
         self._set(integers)
@@ -159,7 +172,7 @@ class BitPlaneWeight(WeightSource):
         widths = bit_length(to_blocks(magnitude, self.ou_rows, self.ou_cols).amax((1, 3)))
         spread = spread_blocks(widths, (n, k), self.ou_rows, self.ou_cols)
         planes = max(1, int(widths.max()))
-        index = torch.arange(planes).reshape(-1, 1, 1)
+        index = torch.arange(planes, device=integers.device).reshape(-1, 1, 1)
         bits = (magnitude >> index & 1).to(torch.float32)
         self.positive = nn.Parameter(bits * (integers > 0))
         self.negative = nn.Parameter(bits * (integers < 0))
@@ -167,7 +180,7 @@ class BitPlaneWeight(WeightSource):
         self.register_buffer("mask", (index < spread).to(torch.float32))
 
     def integers(self) -> Tensor:
-        powers = 2.0 ** torch.arange(len(self.mask), dtype=torch.float32).reshape(-1, 1, 1)
+        powers = 2.0 ** torch.arange(len(self.mask), dtype=torch.float32, device=self.mask.device).reshape(-1, 1, 1)
         return round_ste(((self.positive - self.negative) * self.mask * powers).sum(0))
 
     def step(self) -> Tensor:
@@ -243,6 +256,71 @@ class QuantLayer(nn.Module):
         if not self.stage.relu:
             return y
         return fake_quantise_activation(y, self.clip, 2**self.bits - 1) if self.quantise_output else F.relu(y)
+
+
+class QuantMatrix(nn.Module):
+    """A convolution or linear layer with quantised weights.
+
+    stage : its geometry. source : its weight (N, K). bias : (N,).
+    offset : (C,) what a border pixel stands for, minus 0, in the image's units; None behind the first layers.
+        Border pixels of a normalised image are whole bytes, so that they are a little off 0 (system.md §3).
+    """
+
+    def __init__(self, stage: Stage, source: WeightSource, bias: Tensor, offset: Tensor | None = None) -> None:
+        super().__init__()
+        self.stage, self.source = stage, source
+        self.bias = nn.Parameter(bias.detach().clone())
+        self.offset: Tensor | None
+        self.register_buffer("offset", offset)
+
+    def weight(self) -> Tensor:
+        """Quantised weight, (N, C, kh, kw) or (N, K) of a linear layer."""
+        stage = self.stage
+        weight = self.source.integers() * self.source.step()
+        if stage.kind == "linear":
+            return weight
+        return weight.reshape(stage.outputs, stage.channels, stage.kernel_height, stage.kernel_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight(), self.bias
+        if self.stage.kind == "linear":
+            return F.linear(x, weight, bias)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        if self.offset is not None:
+            bias = bias + weight.sum((2, 3)) @ self.offset
+            x = x - self.offset.reshape(1, -1, 1, 1)
+        return F.conv2d(x, weight, bias, self.stage.stride, self.stage.pad)
+
+
+class QuantActivation(nn.Module):
+    """ReLU and an unsigned activation of `bits` bits: clamp to 0..clip, 2**bits - 1 equal steps.
+
+    clip : largest real value; fixed above 3 bits (as ReLU6), learned up to 3 bits (PACT; system.md §8).
+    cap : upper end of a ReLU6, None for none. watching : list that receives inputs instead of quantising them.
+    """
+
+    def __init__(self, bits: int, cap: float | None = None) -> None:
+        super().__init__()
+        self.cap = cap
+        self.watching: list[Tensor] | None = None
+        self.clip = nn.Parameter(torch.tensor(1.0), requires_grad=False)
+        self.set_bits(bits)
+
+    def set_bits(self, bits: int) -> None:
+        self.bits = bits
+        self.clip.requires_grad_(bits <= 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.watching is not None:
+            y = F.relu(x) if self.cap is None else F.hardtanh(x, 0.0, self.cap)
+            self.watching.append(_sample(y.detach().float()))
+            return y
+        return fake_quantise_activation(x, self.clip, 2**self.bits - 1)
+
+
+def _sample(values: Tensor) -> Tensor:
+    flat = values.flatten()
+    return torch.cat([flat[:: max(1, flat.numel() // _VALUES_WATCHED)], flat.max().reshape(1)])
 
 
 class QuantNetwork(nn.Module):

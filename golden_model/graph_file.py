@@ -58,6 +58,8 @@ KINDS: dict[str, type[Node]] = {
 _NAMES = {kind: name for name, kind in KINDS.items()}
 _INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64)
 _MANIFEST_BYTES = 64 << 20
+#: Bits of the width table per block (system.md §5).
+_TABLE_BITS = 4
 _PARTS = {"schema", "version", "tool_versions", "name", "classes", "info", "hardware", "hardware_hash", "derived",
           "nodes", "arrays", "manifest_sha256"}  # fmt: skip
 
@@ -453,9 +455,19 @@ def _summary(layers: Sequence[Layer], hardware: HardwareConfig) -> dict[str, Any
     parts = [_widths(layer, hardware) for layer in layers]
     width, weights = (np.concatenate(x) for x in zip(*parts, strict=True))
     histogram = np.bincount(width, minlength=hardware.weight_bits + 1)
+    whole = int(weights.sum())
+    magnitude = int(width @ weights)
+    with_sign = magnitude + int(weights[width > 0].sum())
+    bits = {
+        "magnitude": magnitude,
+        "with_sign": with_sign,
+        "with_sign_and_table": with_sign + _TABLE_BITS * len(width),
+    }
     return {
-        "weights": int(weights.sum()),
-        "bits_per_weight": float(width @ weights / weights.sum()),
+        "weights": whole,
+        "bits_per_weight": magnitude / whole,
+        # 32 * weights / bits; the sign is one bit for every weight of a block that is not empty
+        "compression": {name: 32 * whole / value if value else None for name, value in bits.items()},
         "zero_weights": float(np.mean(np.concatenate([x.weights.ravel() for x in layers]) == 0)),
         "blocks": len(width),
         "block_widths": {str(bits): int(count) for bits, count in enumerate(histogram)},
@@ -534,6 +546,10 @@ def _print_description(what: dict[str, Any]) -> None:
     console.print(
         f"{what['bits_per_weight']:.3f} magnitude bits per weight; blocks by width: "
         + ", ".join(f"{count} of {bits} bits" for bits, count in what["block_widths"].items() if count)
+    )
+    console.print(
+        "compression against 32-bit weights: "
+        + ", ".join(f"{value:.1f}x {name.replace('_', ' ')}" for name, value in what["compression"].items() if value)
     )
     if not what["integers_follow_from_real_numbers"]:
         console.print("integers are as they were given, they do not follow from real numbers")

@@ -364,13 +364,16 @@ def test_a_description_counts_bits_and_blocks():
     made = everything()
     what = graph_file.describe(made)
     weights = sum(layer.weights.size for layer in made.layers)
-    bits = 0
+    bits, full = 0, 0
     for layer in made.layers:
         for (row, col), width in np.ndenumerate(layer.block_widths):
             block = layer.weights[row * 5 : row * 5 + 5, col * 3 : col * 3 + 3]
             bits += width * block.size
+            full += (width + (width > 0)) * block.size + 4
     assert what["weights"] == weights
     assert what["bits_per_weight"] == pytest.approx(bits / weights)
+    assert what["compression"]["magnitude"] == pytest.approx(32 * weights / bits)
+    assert what["compression"]["with_sign_and_table"] == pytest.approx(32 * weights / full)
     assert sum(what["block_widths"].values()) == sum(layer.block_widths.size for layer in made.layers)
     assert what["integers_follow_from_real_numbers"]
     assert not graph_file.describe(graph.from_network(make_network(0, TINY)))["integers_follow_from_real_numbers"]

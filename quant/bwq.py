@@ -25,13 +25,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from golden_model.config import HardwareConfig
-from quant.modules import BitPlaneWeight, FloatWeight, QuantNetwork, bit_length, block_sizes, to_blocks
+from quant.modules import (
+    BitPlaneWeight,
+    Block,
+    FloatWeight,
+    QuantLayer,
+    QuantNetwork,
+    bit_length,
+    block_sizes,
+    to_blocks,
+)
+from quant.quantised import QuantisedNetwork
 
 Weighting = Literal["memory", "activations"]
+#: Networks that can be trained: chains, and anything that quant.quantised.prepare takes.
+Trainable = QuantNetwork | QuantisedNetwork
 
 
 # ---- statistics -----------------------------------------------------------------------------------
-def width_statistics(network: QuantNetwork) -> dict[str, Any]:
+def width_statistics(network: Trainable) -> dict[str, Any]:
     """Mean magnitude bits and compression, all layers included.
 
     mean_bits : planes x weights in the block, over weights; a pruned block counts 0, padding does not count.
@@ -57,7 +69,7 @@ def width_statistics(network: QuantNetwork) -> dict[str, Any]:
                 "pruned_blocks": int((widths == 0).sum()),
                 "blocks": widths.numel(),
                 "widths": {str(p): int((widths == p).sum()) for p in range(int(widths.max()) + 1)},
-                "activation_bits": layer.bits if layer.stage.relu else None,
+                "activation_bits": layer.bits if isinstance(layer, QuantLayer) and layer.stage.relu else None,
             }
         )
     bits = np.cumsum(totals)
@@ -71,7 +83,7 @@ def width_statistics(network: QuantNetwork) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def mean_bits(network: QuantNetwork) -> float:
+def mean_bits(network: Trainable) -> float:
     """Mean magnitude bits per weight, pruned blocks counting 0."""
     bits = weights = 0
     for layer in network:
@@ -90,7 +102,7 @@ class BlockPenalty:
     the windows of its layer, scaled to the same total, so that OU activations are saved (*ours*).
     """
 
-    def __init__(self, network: QuantNetwork, weighting: Weighting = "memory") -> None:
+    def __init__(self, network: Trainable, weighting: Weighting = "memory") -> None:
         self.network = network
         self.sizes = [
             block_sizes((layer.stage.outputs, layer.stage.k), layer.source.ou_rows, layer.source.ou_cols).to(
@@ -197,6 +209,9 @@ class Settings:
     activation_bits : width of hidden activations; lower_activations : lowest width that may be tried for
     one layer before the finetune (None: leave them); activation_tolerance : accuracy that this may cost.
     shift : training images are moved by up to this many pixels in both directions, filled with 0.
+    flip : every second training image, drawn at random, is mirrored.
+    distil : weight of the float network's outputs in the loss, 0..1, instead of the labels; softened by
+    `temperature` (Hinton et al., 2015). half : activations and products in bfloat16 while training.
     normalise : the float network sees (pixel / 255 - mean) / std of the training images.
     """
 
@@ -221,24 +236,37 @@ class Settings:
     lower_activations: int | None = 4
     activation_tolerance: float = 0.003
     shift: int = 1
+    flip: bool = False
+    distil: float = 0.0
+    temperature: float = 4.0
+    half: bool = False
     normalise: bool = False
 
 
-class Shifter:
-    """Moves every image by its own whole number of pixels, at most `most` in each direction, filled with 0."""
+class Augmentation:
+    """Moves and mirrors every image by its own draw, on the device of the images.
 
-    def __init__(self, most: int, generator: torch.Generator) -> None:
-        self.most, self.generator = most, generator
+    shift : most pixels in each direction, filled with 0. flip : mirror every second image, drawn at random.
+    """
+
+    def __init__(self, shift: int, flip: bool, generator: torch.Generator) -> None:
+        self.shift, self.flip, self.generator = shift, flip, generator
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        if not self.most:
-            return pixels
         batch, _, height, width = pixels.shape
-        offsets = torch.randint(0, 2 * self.most + 1, (2, batch), generator=self.generator)
-        padded = F.pad(pixels, (self.most,) * 4)
-        rows = (torch.arange(height) + offsets[0][:, None])[:, :, None]
-        columns = (torch.arange(width) + offsets[1][:, None])[:, None, :]
-        return padded[torch.arange(batch)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
+        if not (self.shift or self.flip):
+            return pixels
+        span = 2 * self.shift + 1
+        offsets = torch.randint(0, span, (2, batch), generator=self.generator)
+        rows = torch.arange(height) + offsets[0][:, None]
+        columns = torch.arange(width) + offsets[1][:, None]
+        if self.flip:
+            mirrored = torch.rand(batch, generator=self.generator) < 0.5
+            columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+        device = pixels.device
+        rows, columns = rows[:, :, None].to(device), columns[:, None, :].to(device)
+        padded = F.pad(pixels, (self.shift,) * 4)
+        return padded[torch.arange(batch, device=device)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
 
 
 def one_cycle(fraction: float) -> float:
@@ -255,6 +283,28 @@ def constant(fraction: float) -> float:
     return 1.0
 
 
+class Objective:
+    """Cross-entropy and, if there is a teacher, the divergence from its softened outputs.
+
+    teacher : takes pixels like the network, None for labels alone. distil, temperature, half : see `Settings`.
+    """
+
+    def __init__(self, teacher: nn.Module | None, settings: Settings) -> None:
+        self.teacher = teacher if settings.distil else None
+        self.distil, self.temperature, self.half = settings.distil, settings.temperature, settings.half
+
+    def __call__(self, network: Callable[[Tensor], Tensor], pixels: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=self.half):
+            logits = network(pixels).float()
+            loss = F.cross_entropy(logits, labels)
+            if self.teacher is None:
+                return loss
+            with torch.no_grad():
+                wanted = F.softmax(self.teacher(pixels).float() / self.temperature, 1)
+        soft = F.cross_entropy(logits / self.temperature, wanted) * self.temperature**2
+        return (1 - self.distil) * loss + self.distil * soft
+
+
 class Phase:
     """One phase of training: a module, an optimiser, a learning-rate schedule and an extra loss.
 
@@ -263,6 +313,7 @@ class Phase:
     """
 
     name = "float"
+    objective: Objective | None = None
 
     def __init__(self, module: nn.Module, epochs: int, groups: list[dict[str, Any]], schedule: Callable) -> None:
         self.module, self.epochs, self.schedule = module, epochs, schedule
@@ -278,6 +329,12 @@ class Phase:
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.module(pixels)
+
+    def loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """Loss of the predictions, pixels 0..255 float (B, C, H, W)."""
+        if self.objective is not None:
+            return self.objective(self.forward, pixels, labels)
+        return F.cross_entropy(self.forward(pixels), labels)
 
     def extra_loss(self, fraction: float) -> Tensor | None:
         return None
@@ -309,7 +366,7 @@ class FloatPhase(Phase):
         return self.module(self.prepare(pixels))
 
 
-def _groups(network: QuantNetwork, settings: Settings) -> list[dict[str, Any]]:
+def _groups(network: Trainable, settings: Settings) -> list[dict[str, Any]]:
     """Parameters with their learning rates: log-steps, bit planes, everything else."""
     steps = [s.log_step for s in network.sources() if isinstance(s, FloatWeight)]
     planes = [p for s in network.sources() if isinstance(s, BitPlaneWeight) for p in (s.positive, s.negative)]
@@ -324,7 +381,7 @@ class MsqPhase(Phase):
 
     name = "quantise"
 
-    def __init__(self, network: QuantNetwork, settings: Settings) -> None:
+    def __init__(self, network: Trainable, settings: Settings) -> None:
         super().__init__(network, settings.quantise_epochs, _groups(network, settings), constant)
         self.penalty = BlockPenalty(network, settings.weighting)
         self.controller = AlphaController(settings.alpha)
@@ -353,7 +410,7 @@ class BitPlanePhase(Phase):
 
     name = "quantise"
 
-    def __init__(self, network: QuantNetwork, settings: Settings) -> None:
+    def __init__(self, network: Trainable, settings: Settings) -> None:
         self.network, self.settings = network, settings
         super().__init__(network, settings.quantise_epochs, _groups(network, settings), constant)
         self.penalty = BlockPenalty(network, settings.weighting)
@@ -383,7 +440,7 @@ class FinetunePhase(Phase):
 
     name = "finetune"
 
-    def __init__(self, network: QuantNetwork, settings: Settings) -> None:
+    def __init__(self, network: Trainable, settings: Settings) -> None:
         super().__init__(network, settings.finetune_epochs, _groups(network, settings), cosine)
 
 
@@ -410,13 +467,14 @@ def run_epoch(
     batch = min(settings.batch, count)
     steps = count // batch
     order = torch.randperm(count, generator=generator)
-    shifter = Shifter(settings.shift, generator)
+    augment = Augmentation(settings.shift, settings.flip, generator)
     total = 0.0
     for step in range(steps):
         fraction = (epoch * steps + step) / (phase.epochs * steps)
         phase.set_rate(fraction)
         index = order[step * batch : (step + 1) * batch]
-        loss = F.cross_entropy(phase.forward(shifter(pixels[index]).float()), labels[index])
+        index = index.to(pixels.device)
+        loss = phase.loss(augment(pixels[index]).float(), labels[index])
         total += loss.item()
         extra = phase.extra_loss(fraction)
         phase.optimiser.zero_grad()
@@ -431,13 +489,16 @@ def run_epoch(
     return {"loss": total / steps, **phase.record()}
 
 
-def bit_plane_network(network: QuantNetwork) -> QuantNetwork:
+def bit_plane_network(network: Trainable) -> Trainable:
     """The same integers as continuous bit planes; `network` is changed and returned."""
     with torch.no_grad():
         for layer in network:
             source = layer.source
             layer.source = BitPlaneWeight(
-                source.integers().detach(), float(source.step()), network.hardware, network.weight_bits
+                source.integers().detach(),
+                float(source.step()),
+                Block(source.ou_rows, source.ou_cols),
+                network.weight_bits,
             )
     return network
 
@@ -461,6 +522,8 @@ def check_settings(settings: Settings, hardware: HardwareConfig) -> None:
         "start_bits": (1, settings.weight_bits),
         "activation_bits": (1, hardware.input_bits),
         "activation_tolerance": (0, 1),
+        "distil": (0, 1),
+        "temperature": (0.1, 100),
     }
     for name, (low, high) in limits.items():
         value = getattr(settings, name)

@@ -25,7 +25,16 @@ from golden_model.graph import Graph
 from quant import import_network
 from quant.import_network import Shape
 from quant.models import Stage, UnsupportedOperator
-from quant.modules import PIXEL_LEVELS, Block, FloatWeight, Normalisation, QuantActivation, QuantMatrix, WeightSource
+from quant.modules import (
+    PIXEL_LEVELS,
+    BitPlaneWeight,
+    Block,
+    FloatWeight,
+    Normalisation,
+    QuantActivation,
+    QuantMatrix,
+    WeightSource,
+)
 
 #: Clips that `calibrate_clips` tries, as shares of the largest value.
 _CLIP_SHARES = np.linspace(0.1, 1.0, 46)
@@ -47,6 +56,11 @@ class QuantisedNetwork(nn.Module):
     def __iter__(self) -> Iterator[QuantMatrix]:
         return (m for m in self.body.modules() if isinstance(m, QuantMatrix))
 
+    @property
+    def weight_bits(self) -> int:
+        """Largest width of a block."""
+        return self.hardware.weight_bits
+
     def activations(self) -> list[QuantActivation]:
         return [m for m in self.body.modules() if isinstance(m, QuantActivation)]
 
@@ -67,6 +81,21 @@ class QuantisedNetwork(nn.Module):
             body, self.shape, self.hardware, images, normalisation=self.normalisation, name=name, classes=classes
         )
 
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """A state_dict, whichever sources (float or bit planes) its weights had; shapes must fit otherwise."""
+        for name, layer in self.body.named_modules():
+            if isinstance(layer, QuantMatrix) and f"body.{name}.source.positive" in state:
+                planes = torch.zeros_like(state[f"body.{name}.source.positive"])
+                source = layer.source
+                with torch.no_grad():
+                    made = BitPlaneWeight(
+                        source.integers() * 0, 1.0, Block(source.ou_rows, source.ou_cols), self.weight_bits
+                    )
+                made.positive, made.negative = nn.Parameter(planes), nn.Parameter(planes.clone())
+                made.mask = planes.clone()
+                layer.source = made
+        self.load_state_dict(state)
+
     def float_weights(self) -> QuantisedNetwork:
         """The same network with a `FloatWeight` at the present integers in every layer (for finetuning)."""
         network = copy.deepcopy(self)
@@ -77,7 +106,7 @@ class QuantisedNetwork(nn.Module):
                     step = source.step()
                     layer.source = FloatWeight(
                         source.integers() * step, float(step), Block(source.ou_rows, source.ou_cols),
-                        self.hardware.weight_bits,
+                        self.weight_bits,
                     )  # fmt: skip
         return network
 

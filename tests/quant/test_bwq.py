@@ -112,12 +112,12 @@ def test_controller_keeps_alpha_in_its_bounds():
 
 def test_shifted_images_are_the_image_moved_and_filled_with_zero():
     pixels = torch.arange(1, 26, dtype=torch.uint8).reshape(1, 1, 5, 5).repeat(40, 1, 1, 1)
-    moved = bwq.Shifter(2, torch.Generator().manual_seed(0))(pixels)
+    moved = bwq.Augmentation(2, False, torch.Generator().manual_seed(0))(pixels)
     padded = torch.nn.functional.pad(pixels[0, 0], (2, 2, 2, 2))
     allowed = [padded[y : y + 5, x : x + 5] for y in range(5) for x in range(5)]
     assert all(any(torch.equal(image[0], a) for a in allowed) for image in moved)
     assert len({image.numpy().tobytes() for image in moved}) > 10
-    assert torch.equal(bwq.Shifter(0, torch.Generator())(pixels), pixels)
+    assert torch.equal(bwq.Augmentation(0, False, torch.Generator())(pixels), pixels)
 
 
 def test_activation_widths_fall_to_the_minimum_when_any_loss_is_tolerated():

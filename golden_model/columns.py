@@ -20,7 +20,8 @@ Memory per thread: sums (4 bytes per window and output), 4 KiB per output, 1 KiB
 and a segment's slices, 1 KiB per OU row. The tables take 2 bytes per cell that is 1 and 10 per column and plane.
 
 Limits, where `make_tables` returns None: sums must fit 32 bits, and a setting must spend the same A/D operations
-on all conversions of a range, which early detection does not.
+on all conversions of a range, which early detection does not. Searches of ours (system.md §13) do not either: their
+sums and other events come from here, their operations and clocks from population counts (lanes.py), more slowly.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ from golden_model.bit_slices import (
     to_integers,
     transpose_bytes,
 )
+from golden_model.lanes import spend
 from golden_model.program import Layer
 from golden_model.registers import COUNTER_NAMES
 
@@ -133,7 +135,10 @@ class Costs(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """A prepared layer as the engine reads it. width, r1_width, slow_width : digits of the sums and counters."""
+    """A prepared layer as the engine reads it. width, r1_width, slow_width : digits of the sums and counters.
+
+    searches : operations and clocks come from lanes.py.
+    """
 
     cells: Cells
     programs: Programs
@@ -142,6 +147,7 @@ class Tables:
     r1_width: int
     slow_width: int
     compiled: CompiledPrograms | None = None
+    searches: bool = False
 
 
 # ---- tables -------------------------------------------------------------------------------------
@@ -333,6 +339,9 @@ def make_tables(prepared: Any, cells: Cells | None = None) -> Tables | None:
     cells : from the tables of the same weights and widths under another A/D setting, to save time.
     """
     hardware, segments, bits = prepared.hardware, len(prepared.segments), prepared.bits
+    searches = any(c.searches is not None for row in prepared.classes[:bits] for c in row)
+    if searches:
+        prepared = replace(prepared, classes=_at_one_operation(prepared.classes))
     if cells is None:
         cells = make_cells(prepared)
     stored = np.zeros((segments, prepared.outputs, hardware.weight_bits), dtype=bool)
@@ -395,7 +404,22 @@ def make_tables(prepared: Any, cells: Cells | None = None) -> Tables | None:
         width=width,
         r1_width=counted.bit_length() + 1,
         slow_width=(int(blocks.sum(axis=1).max(initial=0)) * bits).bit_length() + 1,
+        searches=searches,
     )
+
+
+def _at_one_operation(classes: tuple[tuple[Any, ...], ...]) -> tuple[tuple[Any, ...], ...]:
+    """The same values at one operation each, equal converters staying one object."""
+    known = {c: replace(c, operations=bytes([1]) * 256) for row in classes for c in row}
+    return tuple(tuple(known[c] for c in row) for row in classes)
+
+
+def _add_searches(prepared: Any, activations: np.ndarray, counters: np.ndarray) -> None:
+    """Write A/D operations and clocks of windows (P, K) into counters (P, COUNTER_NAMES) or their sums over groups."""
+    spent = spend(prepared, activations)
+    cycles = timing.window_cycles(prepared.hardware, prepared.k, prepared.outputs, spent.lock_step)
+    counters[:, 6] = spent.operations.reshape(len(counters), -1).sum(axis=1)
+    counters[:, 8] = cycles.reshape(len(counters), -1).sum(axis=1)
 
 
 _compiled = lru_cache(maxsize=1024)(CompiledPrograms)  # layers often share settings
@@ -801,7 +825,11 @@ def run_windows(prepared: Any, tables: Tables, activations: np.ndarray) -> tuple
     activations : uint8 (P, K) below 2**bits. Returns (sums, counters): sums int32 (N, P) in units of Delta_R1;
     counters int64 (P, COUNTER_NAMES), `cycles` without c_layer.
     """
-    return _execute(prepared, tables, len(activations), 1, matrix=np.ascontiguousarray(activations, dtype=np.uint8))
+    matrix = np.ascontiguousarray(activations, dtype=np.uint8)
+    sums, counters = _execute(prepared, tables, len(activations), 1, matrix=matrix)
+    if tables.searches:
+        _add_searches(prepared, matrix, counters)
+    return sums, counters
 
 
 def split_phases(layer: Layer, images: np.ndarray) -> np.ndarray:
@@ -846,6 +874,11 @@ def run_batch(layer: Layer, prepared: Any, tables: Tables, images: np.ndarray) -
         sources=sources.astype(np.int64),
         images=np.array([layer.windows, columns, phases[0].size if batch else 0, pixel_columns], dtype=np.int64),
     )
+    if tables.searches:
+        from golden_model.network import windows
+
+        for image, counted in zip(images, counters, strict=True):
+            _add_searches(prepared, windows(layer, image[None])[0], counted[None])
     return sums.reshape(prepared.outputs, batch, rows, columns), counters
 
 

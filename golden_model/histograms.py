@@ -24,6 +24,7 @@ import numpy as np
 from golden_model import mapping
 from golden_model.config import HardwareConfig
 from golden_model.graph import Graph, GraphRunner
+from golden_model.lanes import pack_words as _words
 from golden_model.network import Progress, windows
 from golden_model.program import Layer
 
@@ -112,15 +113,6 @@ def _cells(layer: Layer, hardware: HardwareConfig, offset: bool) -> list[_Cells]
         bits = planes.transpose(0, 1, 3, 2)[plane, polarity, output]
         made.append(_Cells(_words(bits), plane, output, 1 - 2 * polarity))
     return made
-
-
-def _words(bits: np.ndarray) -> np.ndarray:
-    """0/1 (..., rows) -> uint64 (..., W), row r is bit r % 64 of word r // 64."""
-    packed = np.packbits(bits.astype(np.uint8), axis=-1, bitorder="little")
-    size = -(-packed.shape[-1] // 8) * 8
-    padded = np.zeros((*packed.shape[:-1], size), dtype=np.uint8)
-    padded[..., : packed.shape[-1]] = packed
-    return padded.view("<u8").astype(np.uint64)
 
 
 def _slices(layer: Layer, hardware: HardwareConfig, rows: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ def _ones_of(typingctx: Any, word: Any) -> Any:
     return types.uint64(types.uint64), codegen
 
 
-_ones: Any = intrinsic(_ones_of)
+ones_of: Any = intrinsic(_ones_of)
 
 
 @_njit
@@ -33,11 +33,11 @@ def _add_counts(slices, cells, plane, counts):
             if words == 1:
                 low = slices[i, w, 0]
                 for column in range(len(cells)):
-                    counts[column & 3, i, plane[column], _ones(low & cells[column, 0])] += 1
+                    counts[column & 3, i, plane[column], ones_of(low & cells[column, 0])] += 1
             else:
                 low, high = slices[i, w, 0], slices[i, w, 1]
                 for column in range(len(cells)):
-                    count = _ones(low & cells[column, 0]) + _ones(high & cells[column, 1])
+                    count = ones_of(low & cells[column, 0]) + ones_of(high & cells[column, 1])
                     counts[column & 3, i, plane[column], count] += 1
 
 
@@ -59,7 +59,7 @@ def _add_sums(slices, cells, plane, output, sign, sums):
             for column in range(len(cells)):
                 count = np.uint64(0)
                 for k in range(words):
-                    count += _ones(slices[i, w, k] & cells[column, k])
+                    count += ones_of(slices[i, w, k] & cells[column, k])
                 sums[w, output[column], count] += sign[column] * (1 << (plane[column] + i))
 
 

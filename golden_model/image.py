@@ -111,8 +111,26 @@ class Image:
 
 
 # ---- tables -------------------------------------------------------------------------------------
+#: Fields of `AdcRegisters` that the RTL has; the others must hold their defaults.
+RTL_REGISTERS = ("mode", "n_r2", "n_r1", "m", "bias")
+
+
+def check_rtl_registers(layer: Layer) -> None:
+    """ValueError unless the RTL has the layer's conversion; searches of ours (system.md §13) it has not yet."""
+    if layer.registers.searches:
+        bound = "" if layer.registers.column_bound_bits is None else " with a bound"
+        raise ValueError(
+            f"layer {layer.name}: the RTL has no conversion of mode {layer.registers.mode!r}{bound}, "
+            "only 'uniform' and 'twin' without one"
+        )
+
+
 def descriptor(layer: Layer, placed: mapping.LayerPlacement, hardware: HardwareConfig) -> dict[str, int]:
-    """Field values of a layer's hardware descriptor (system.md §5a; `registers.descriptor_fields`)."""
+    """Field values of a layer's hardware descriptor (system.md §5a; `registers.descriptor_fields`).
+
+    Raises ValueError for registers that the RTL does not have.
+    """
+    check_rtl_registers(layer)
     segments, block_cols = layer.segments(hardware), layer.block_cols(hardware)
     dynamic = layer.dynamic or DynamicPrecision()
     return {
@@ -223,7 +241,7 @@ def _layer_record(layer: Layer, placed: mapping.LayerPlacement) -> dict[str, Any
         return value.item() if isinstance(value, np.generic) else value
 
     return {name: plain(getattr(layer, name)) for name in _SCALARS} | {
-        "registers": asdict(layer.registers),
+        "registers": {name: getattr(layer.registers, name) for name in RTL_REGISTERS},
         "dynamic": None if layer.dynamic is None else asdict(layer.dynamic),
         "scales": {key: float(value) for key, value in layer.scales.items()},
         "placement": {
@@ -265,6 +283,8 @@ def write(
     run or for bad vectors, ImageError if the directory holds something else; nothing is left behind.
     """
     directory = Path(directory)
+    for layer in network.layers:
+        check_rtl_registers(layer)
     runner = Runner(network)
     images = runner.check_images(images)
     labels = np.full(len(images), -1) if labels is None else np.asarray(labels)

@@ -23,7 +23,7 @@ from golden_model import redy as dynamic_precision
 from golden_model.config import HardwareConfig
 from golden_model.events import Events
 from golden_model.program import DynamicPrecision
-from golden_model.trq import AdcRegisters, convert_counts
+from golden_model.trq import AdcRegisters, check_search, column_bounds, convert_counts, search_operations
 
 #: Registers of a layer: one setting, or one per class (input bit i, weight plane b).
 Registers = AdcRegisters | Mapping[tuple[int, int], AdcRegisters] | Callable[[int, int], AdcRegisters]
@@ -39,42 +39,69 @@ class _Plane:
     """One weight plane of one segment, only the columns whose block stores it.
 
     cells : float32 (2 * columns, ou_rows), positive polarity first. columns : indices into 0..N-1.
-    starts : where each block column begins in `columns`.
+    starts : where each block column begins in `columns`. ones : uint8 (2 * columns,), cells that are 1.
     """
 
     bit: int
     cells: np.ndarray
+    ones: np.ndarray
     columns: slice | np.ndarray
     starts: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class _Converter:
-    """Conversion of every count as byte tables for `bytes.translate`, four times faster than `take`."""
+    """Conversion of every count as byte tables for `bytes.translate`, four times faster than `take`.
 
+    registers : what it was made from. searches : for searches of ours (system.md §13) uint8
+    (ou_rows + 1, ou_rows + 1), A/D operations by [bound B, count]; `operations` then holds those without a bound.
+    """
+
+    registers: AdcRegisters
     value: bytes
     operations: bytes
     in_r1: bytes
     identity: bool
     constant_operations: int | None
     any_r1: bool
+    searches: np.ndarray | None = None
 
     @classmethod
     def of(cls, hardware: HardwareConfig, registers: AdcRegisters, min_count: Any, early: bool) -> _Converter:
         table = convert_counts(hardware.adc_bits, hardware.ou_rows, registers, min_count, early_detection=early)
+        check_search(registers, hardware, min_count)
+        searches = None
+        if registers.searches:
+            searches = search_operations(hardware.adc_bits, hardware.ou_rows, registers).astype(np.uint8)
 
         def pad(x: np.ndarray) -> bytes:
             return x.astype(np.uint8).tobytes().ljust(256, b"\0")
 
         operations = np.unique(table.operations)
         return cls(
+            registers=registers,
             value=pad(table.value),
             operations=pad(table.operations),
             in_r1=pad(1 - table.range_flag),
             identity=bool((table.value == np.arange(hardware.ou_rows + 1)).all()),
-            constant_operations=int(operations[0]) if len(operations) == 1 else None,
+            constant_operations=int(operations[0]) if len(operations) == 1 and not registers.bounded else None,
             any_r1=bool((table.range_flag == 0).any()),
+            searches=searches,
         )
+
+    def spent(self, counts: np.ndarray, active_rows: np.ndarray, ones: np.ndarray) -> np.ndarray:
+        """A/D operations of conversions, uint8 (columns, X).
+
+        counts : uint8 (columns, X). active_rows : k, uint8 (X,). ones : uint8 (columns,), cells that are 1.
+        """
+        bits = self.registers.column_bound_bits
+        if self.searches is None or bits is None:
+            return _translate(counts, self.operations)
+        size = len(self.searches)
+        bound = np.minimum(active_rows, column_bounds(ones, size - 1, bits)[:, None])
+        if self.searches.size <= 256:
+            return _translate(bound * np.uint8(size) + counts, self.searches.tobytes().ljust(256, b"\0"))
+        return self.searches.ravel().take(bound.astype(np.uint16) * np.uint16(size) + counts)
 
 
 def _translate(counts: np.ndarray, table: bytes) -> np.ndarray:
@@ -154,6 +181,7 @@ def prepare(
                 _Plane(
                     bit=bit,
                     cells=cells.astype(np.float32),
+                    ones=cells.sum(axis=1).astype(np.uint8),
                     columns=slice(0, n) if len(columns) == n else columns,
                     starts=np.arange(len(blocks)) * hardware.ou_cols,
                 )
@@ -217,6 +245,7 @@ def _convert_slices(prepared: Prepared, segment: int, classes: tuple[_Converter,
     sums = np.zeros((prepared.outputs, x), dtype=np.int32)
     operations, in_r1, clocks = (np.zeros(x, dtype=np.int32) for _ in range(3))
     shortest = max(1, hardware.sample_interval)
+    active_rows = slices.sum(axis=0).astype(np.uint8)
     for plane in prepared.segments[segment]:
         adc = classes[plane.bit]
         columns = len(plane.cells) // 2
@@ -225,7 +254,7 @@ def _convert_slices(prepared: Prepared, segment: int, classes: tuple[_Converter,
         difference = np.subtract(values[:columns], values[columns:], dtype=np.int16)
         sums[plane.columns] += difference.astype(np.int32) << plane.bit
         if adc.constant_operations is None:
-            spent = _translate(counts, adc.operations)
+            spent = adc.spent(counts, active_rows, plane.ones)
             operations += spent.sum(axis=0, dtype=np.int32)
             slowest = np.maximum.reduceat(np.maximum(spent[:columns], spent[columns:]), plane.starts, axis=0)
             clocks += np.maximum(slowest, shortest).sum(axis=0, dtype=np.int32)
@@ -366,27 +395,42 @@ def run(prepared: Prepared, activations: Any, *, engine_name: EngineName = "auto
     return sums, Events(counters)
 
 
-def _run_chunk(prepared: Prepared, activations: np.ndarray, engine_name: EngineName) -> tuple[np.ndarray, Events]:
+def streams(prepared: Prepared, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What windows (P, K) stream, before zero-slice skipping.
+
+    Returns (q'', mask): q'' uint8 (P, segments, ou_rows); mask bool (P, segments, bits), the bit positions that are
+    streamed.
+    """
     hardware, windows = prepared.hardware, len(activations)
-    segments, block_cols = prepared.widths.shape
+    segments = len(prepared.widths)
     bit = np.arange(prepared.bits)
     if prepared.redy is None:
         q = activations
-        streamed_bits = np.full((windows, segments), prepared.bits, dtype=np.int64)
         mask = np.ones((windows, segments, prepared.bits), dtype=bool)
     else:
         choice = dynamic_precision.precision(activations, hardware, prepared.redy)
         q = choice.streamed
         group = np.arange(segments) // hardware.segments_per_group
-        streamed_bits = choice.bits[:, group]
         mask = (bit >= choice.lo[:, group, None]) & (bit <= choice.hi[:, group, None])
     padded = np.zeros((windows, segments * hardware.ou_rows), dtype=np.uint8)
     padded[:, : prepared.k] = q
-    streamed = padded.reshape(windows, segments, hardware.ou_rows)
-    active = mask
-    if prepared.skip_zero_slices:
-        used = np.bitwise_or.reduce(streamed, axis=2)
-        active = mask & ((used[:, :, None] >> bit) & 1).astype(bool)
+    return padded.reshape(windows, segments, hardware.ou_rows), mask
+
+
+def switched_on(prepared: Prepared, streamed: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`mask` of `streams` without the slices that zero-slice skipping leaves out."""
+    if not prepared.skip_zero_slices:
+        return mask
+    used = np.bitwise_or.reduce(streamed, axis=2)
+    return mask & ((used[:, :, None] >> np.arange(prepared.bits)) & 1).astype(bool)
+
+
+def _run_chunk(prepared: Prepared, activations: np.ndarray, engine_name: EngineName) -> tuple[np.ndarray, Events]:
+    hardware, windows = prepared.hardware, len(activations)
+    segments, block_cols = prepared.widths.shape
+    streamed, mask = streams(prepared, activations)
+    streamed_bits = mask.sum(axis=2)
+    active = switched_on(prepared, streamed, mask)
     totals = engine(prepared, streamed, active, engine_name)
 
     planes = prepared.widths.sum(axis=1)  # (segments,)

@@ -19,7 +19,7 @@ from golden_model.events import Events
 from golden_model.program import Layer, Network
 from golden_model.registers import COUNTER_NAMES
 from golden_model.rounding import round_half_up_shift
-from golden_model.trq import check_min_count
+from golden_model.trq import check_min_count, check_search
 
 #: Called after every part of the batch: (images finished, images).
 Progress = Callable[[int, int], None]
@@ -136,6 +136,7 @@ def check_layer(layer: Layer, hardware: HardwareConfig, *, capacity: bool = True
         mapping.check_widths(layer.block_widths, layer.weights, hardware)
         layer.registers.check(hardware.adc_bits)
         check_min_count(hardware.adc_bits, layer.min_count)
+        check_search(layer.registers, hardware, layer.min_count)
         if layer.dynamic is not None:
             dynamic_precision.check(layer.dynamic)
     except (ValueError, TypeError) as error:

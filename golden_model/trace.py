@@ -15,7 +15,7 @@ from golden_model import redy as dynamic_precision
 from golden_model.config import HardwareConfig
 from golden_model.network import Runner, windows
 from golden_model.program import Layer
-from golden_model.trq import convert_counts
+from golden_model.trq import column_bounds, convert, levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ def window_trace(
     rows = padded.reshape(segments, hardware.ou_rows)
     weights = np.zeros((segments * hardware.ou_rows, block_cols * hardware.ou_cols), dtype=np.int64)
     weights[: layer.k, : layer.outputs] = layer.weights
-    table = convert_counts(hardware.adc_bits, hardware.ou_rows, layer.registers, layer.min_count)
+    registers, level = layer.registers, levels(hardware.adc_bits, hardware.ou_rows, layer.min_count)
     index = 0
     for segment in range(segments):
         for bit in range(int(lo[segment]), int(hi[segment]) + 1):
@@ -87,7 +87,11 @@ def window_trace(
                     column * hardware.ou_cols : (column + 1) * hardware.ou_cols,
                 ]
                 stored = np.concatenate([np.maximum(block, 0), np.maximum(-block, 0)], axis=1) >> plane & 1
-                counts = inputs @ stored
+                bound = None
+                if registers.column_bound_bits is not None:
+                    u = column_bounds(stored.sum(axis=0), hardware.ou_rows, registers.column_bound_bits)
+                    bound = np.minimum(inputs.sum(), u)
+                made = convert(level[inputs @ stored], hardware.adc_bits, registers, bound=bound)
                 valid = np.arange(hardware.ou_cols) < layer.outputs - column * hardware.ou_cols
                 started = np.concatenate([valid, valid])
                 yield OuRecord(
@@ -100,10 +104,10 @@ def window_trace(
                     ou_row=int(placed.ou_row[ou]),
                     ou_col=int(placed.ou_col[ou]),
                     started=started,
-                    range_flags=np.where(started, table.range_flag[counts], 0),
-                    codes=np.where(started, table.code[counts], 0),
-                    values=np.where(started, table.value[counts], 0),
-                    operations=np.where(started, table.operations[counts], 0),
+                    range_flags=np.where(started, made.range_flag, 0),
+                    codes=np.where(started, made.code, 0),
+                    values=np.where(started, made.value, 0),
+                    operations=np.where(started, made.operations, 0),
                 )
                 index += 1
 

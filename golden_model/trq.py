@@ -1,8 +1,8 @@
-"""Twin-range A/D conversion: registers, thresholds, code and value (TRQ; system.md §4)."""
+"""A/D conversion: registers, thresholds, code and value (TRQ; system.md §4), and lossless searches (*ours*; §13)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil
@@ -10,37 +10,91 @@ from typing import Any, Literal
 
 import numpy as np
 
-from golden_model.config import HardwareConfig
+from golden_model.config import HardwareConfig, bits_for
+from golden_model.search_trees import Tree, bounded_tree, check_tree, depths
+
+#: Bits of metadata per column of an OU that bound its counts: 0, 1 or as many as the number needs ("full").
+ColumnBoundBits = Literal[0, 1, "full"]
+#: Modes that the RTL has, without `column_bound_bits`.
+RTL_MODES = ("uniform", "twin")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdcRegisters:
-    """Run-time registers of the SAR controller, per layer (system.md §4.1).
+    """Run-time registers of the SAR controller, per layer (system.md §4.1, §13).
 
-    mode : "twin" or "uniform"; uniform needs n_r1 = bias = 0.
+    mode : "twin" or "uniform"; uniform needs n_r1 = bias = 0. *Ours*, lossless, golden model only: "bounded", binary
+        search of 0..B, and "tree", a walk of one of `trees`. Both need n_r2 = R, m = n_r1 = bias = 0 and lambda = 1.
     n_r2 : search steps over the whole range.
     n_r1 : search steps inside the R1 window.
     m : an R2 step is 2**m R1 steps.
     bias : position of the R1 window, in window lengths.
+    column_bound_bits : None if no bound is known (uniform, twin, and a layer with one tree). Otherwise every
+        conversion has a bound B = min(k, u) of its count: k is the number of word lines that carry a 1, u what is
+        stored about the column's cells that are 1: nothing (0: u = ou_rows), whether there is any (1: u = 0 or
+        ou_rows), or how many ("full"). A conversion with B = 0 takes no operation. "bounded", and "tree" with several
+        trees, take None as 0. "twin" with a bound needs n_r2 = R and m = bias = 0.
+    trees : for mode "tree", by rising length; the last has ou_rows thresholds (search_trees.py). A conversion walks
+        the first one that has at least B thresholds, and the last one if no bound is known.
     """
 
-    mode: Literal["twin", "uniform"]
+    mode: Literal["twin", "uniform", "bounded", "tree"]
     n_r2: int
     n_r1: int = 0
     m: int = 0
     bias: int = 0
+    column_bound_bits: ColumnBoundBits | None = None
+    trees: tuple[Tree, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.trees, (tuple, list)) or not all(isinstance(t, (tuple, list)) for t in self.trees):
+            raise TypeError(f"AdcRegisters.trees must hold trees, tuples of thresholds, got {self.trees!r}")
+        object.__setattr__(self, "trees", tuple(map(tuple, self.trees)))  # JSON has lists
+        if self.column_bound_bits is None and (self.mode == "bounded" or len(self.trees) > 1):
+            object.__setattr__(self, "column_bound_bits", 0)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether conversions have a bound (a population count per slice, perhaps metadata per column)."""
+        return self.column_bound_bits is not None
+
+    @property
+    def searches(self) -> bool:
+        """Whether this is one of *our* lossless searches (system.md §13), which the RTL does not have."""
+        return self.mode not in RTL_MODES or self.bounded
 
     def check(self, adc_bits: int) -> None:
-        """Raise ValueError naming field, limit and value unless legal for a resolution of `adc_bits`."""
-        if self.mode not in ("twin", "uniform"):
-            raise ValueError(f"AdcRegisters.mode must be 'twin' or 'uniform', got {self.mode!r}")
+        """Raise ValueError naming field, limit and value unless legal for a resolution of `adc_bits`.
+
+        What also depends on the machine and on lambda is checked by `check_search`.
+        """
+        if self.mode not in ("twin", "uniform", "bounded", "tree"):
+            raise ValueError(f"AdcRegisters.mode must be 'twin', 'uniform', 'bounded' or 'tree', got {self.mode!r}")
         for name in ("n_r2", "n_r1", "m", "bias"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"AdcRegisters.{name} must be an integer, got {value!r}")
-        self._range("n_r2", 1, adc_bits)
+        if self.column_bound_bits not in (None, 0, 1, "full") or isinstance(self.column_bound_bits, (bool, float)):
+            raise ValueError(
+                f"AdcRegisters.column_bound_bits must be None, 0, 1 or 'full', got {self.column_bound_bits!r}"
+            )
+        if self.mode == "uniform" and self.bounded:
+            raise ValueError("AdcRegisters.column_bound_bits must be None in mode 'uniform': use mode 'bounded'")
+        if (self.mode == "tree") != bool(self.trees):
+            raise ValueError(f"AdcRegisters.trees: mode 'tree' and no other needs trees, got {len(self.trees)} trees")
+        for index, tree in enumerate(self.trees):
+            check_tree(tree, f"AdcRegisters.trees[{index}]")
+        sizes = [len(tree) for tree in self.trees]
+        if sizes != sorted(set(sizes)) or (sizes and not 1 <= sizes[-1] < 1 << adc_bits):
+            raise ValueError(
+                f"AdcRegisters.trees must be of rising length, the last of 1..{(1 << adc_bits) - 1} thresholds, "
+                f"got {sizes}"
+            )
+        self._range("n_r2", adc_bits if self.searches else 1, adc_bits)
         self._range("m", 0, adc_bits - self.n_r2)
-        if self.mode == "uniform":
+        if self.mode == "twin" and self.bounded:
+            self._range("bias", 0, 0)
+        if self.mode != "twin":
             self._range("n_r1", 0, 0)
             self._range("bias", 0, 0)
         else:
@@ -88,7 +142,7 @@ def _window(registers: AdcRegisters) -> tuple[int, int]:
 def detection_thresholds(adc_bits: int, registers: AdcRegisters) -> tuple[int, ...]:
     """DAC codes of the detection, in the order they are compared: none (uniform), (hi,) or (hi, lo)."""
     registers.check(adc_bits)
-    if registers.mode == "uniform":
+    if registers.mode != "twin":
         return ()
     s1, _ = _steps(adc_bits, registers)
     lo, hi = _window(registers)
@@ -123,6 +177,8 @@ def _table(adc_bits: int, registers: AdcRegisters, early_detection: bool) -> np.
     v = np.arange(1 << adc_bits, dtype=np.int64)
     s1, s2 = _steps(adc_bits, registers)
     r2_code = _search(v, registers.n_r2, s2, 0)
+    if registers.mode in ("bounded", "tree"):
+        return _bounded_table(adc_bits, registers)[:, -1]
     if registers.mode == "uniform":
         result = np.array([np.ones_like(v), r2_code, r2_code << registers.m, np.full_like(v, registers.n_r2)])
     else:
@@ -145,8 +201,36 @@ def _table(adc_bits: int, registers: AdcRegisters, early_detection: bool) -> np.
     return result
 
 
-def convert(v: Any, adc_bits: int, registers: AdcRegisters, *, early_detection: bool = False) -> ConversionResult:
-    """Convert sampled bit-line values (system.md §4.3; TRQ Eq. 7-11).
+@lru_cache(maxsize=64)
+def _bounded_table(adc_bits: int, registers: AdcRegisters) -> np.ndarray:
+    """As `_table` for one of our searches and every bound: int64 (4, 2**R, 2**R), [., B, v]."""
+    size = 1 << adc_bits
+    v = np.arange(size, dtype=np.int64)
+    result = np.empty((4, size, size), dtype=np.int64)
+    lengths = [len(tree) for tree in registers.trees]
+    window = 0
+    if registers.mode == "twin":
+        window = 1 << registers.n_r1
+        result[:] = _table(adc_bits, replace(registers, column_bound_bits=None), False)[:, None]
+    for bound in range(size):
+        if registers.mode == "twin" and bound >= window:
+            break
+        if registers.mode == "tree" and (bound or not registers.bounded):
+            known = registers.bounded and bound <= lengths[-1]
+            tree = registers.trees[next(i for i, n in enumerate(lengths) if n >= bound) if known else -1]
+        else:
+            tree = bounded_tree(bound)
+        value = np.minimum(v, len(tree))
+        result[0, bound], result[1, bound], result[2, bound] = registers.mode != "twin", value, value
+        result[3, bound] = depths(tree)[value]
+    result.setflags(write=False)
+    return result
+
+
+def convert(
+    v: Any, adc_bits: int, registers: AdcRegisters, *, early_detection: bool = False, bound: Any = None
+) -> ConversionResult:
+    """Convert sampled bit-line values (system.md §4.3, §13.1; TRQ Eq. 7-11).
 
     Parameters
     ----------
@@ -157,6 +241,10 @@ def convert(v: Any, adc_bits: int, registers: AdcRegisters, *, early_detection: 
     registers : a legal setting for R.
     early_detection : stop the two-compare detection after the first when it already decides. *Ours*;
         off when reproducing the paper.
+    bound : B, integers 0..2**R - 1 that broadcast with v, for registers with `column_bound_bits`; None means
+        2**R - 1. The result stays in 0..B ("tree": in the counts of the walked tree), whatever v is; equality with
+        uniform conversion is for v <= B only. "twin" with B below the window's end needs no detection and searches
+        0..B (range R1); otherwise it does not use B.
 
     Returns a `ConversionResult` with arrays shaped like v.
 
@@ -172,9 +260,20 @@ def convert(v: Any, adc_bits: int, registers: AdcRegisters, *, early_detection: 
     if not 1 <= adc_bits <= 8:
         raise ValueError(f"convert: adc_bits must be in 1..8, got {adc_bits}")
     registers.check(int(adc_bits))  # before the cache, where n_r2 = 4.0 would be found as 4
-    table = _table(int(adc_bits), registers, bool(early_detection))
-    index = _to_index(v, (1 << int(adc_bits)) - 1)
-    flag, code, value, operations = (row[index] for row in table)
+    top = (1 << int(adc_bits)) - 1
+    index = _to_index(v, top)
+    if bound is None:
+        if registers.mode == "twin":
+            registers = replace(registers, column_bound_bits=None)
+        table = _table(int(adc_bits), registers, bool(early_detection))
+        flag, code, value, operations = (row[index] for row in table)
+    else:
+        if not registers.bounded:
+            raise ValueError(f"convert: registers of mode {registers.mode!r} without column_bound_bits use no bound")
+        bound = np.asarray(bound)
+        if bound.dtype.kind not in "iu" or (bound.size and not 0 <= bound.min() <= bound.max() <= top):
+            raise ValueError(f"convert: bound must hold integers in 0..{top}, got {bound}")
+        flag, code, value, operations = _bounded_table(int(adc_bits), registers)[:, bound, index]
     return ConversionResult(flag, code, value, operations)
 
 
@@ -238,6 +337,47 @@ def convert_counts(
 ) -> ConversionResult:
     """Conversion of every count 0..ou_rows, as tables of shape (ou_rows + 1,)."""
     return convert(levels(adc_bits, ou_rows, min_count_table), adc_bits, registers, early_detection=early_detection)
+
+
+def column_bounds(ones: Any, ou_rows: int, bits: ColumnBoundBits) -> np.ndarray:
+    """u of columns of an OU that hold `ones` cells that are 1, as the metadata of `bits` tells it (system.md §13.1)."""
+    ones = np.asarray(ones)
+    if bits == 0:
+        return np.full_like(ones, ou_rows)
+    return np.where(ones > 0, ou_rows, 0).astype(ones.dtype) if bits == 1 else ones
+
+
+def column_bound_size(bits: ColumnBoundBits | None, ou_rows: int) -> int:
+    """Stored bits per column of an OU and polarity."""
+    return bits_for(ou_rows) if bits == "full" else int(bits or 0)
+
+
+def search_operations(adc_bits: int, ou_rows: int, registers: AdcRegisters) -> np.ndarray:
+    """A/D operations of one of our searches: int64 (ou_rows + 1, ou_rows + 1), [bound B, count]; counts above B are 0.
+
+    Without a bound all rows are equal, and counts above B are those of the row.
+    """
+    registers.check(adc_bits)
+    table = _bounded_table(adc_bits, registers)[3, : ou_rows + 1, : ou_rows + 1].copy()
+    return np.tril(table) if registers.bounded else table
+
+
+def check_search(registers: AdcRegisters, hardware: HardwareConfig, min_count: Any = None) -> None:
+    """ValueError unless a search of ours fits the machine: R >= R_ideal, lambda = 1, trees over 0..ou_rows."""
+    if not registers.searches:
+        return
+    if hardware.adc_bits < hardware.ideal_bits:
+        raise ValueError(
+            f"a lossless search of {hardware.ou_rows} rows needs adc_bits of at least {hardware.ideal_bits}, "
+            f"got {hardware.adc_bits}"
+        )
+    if (levels(hardware.adc_bits, hardware.ou_rows, min_count) != np.arange(hardware.ou_rows + 1)).any():
+        raise ValueError("a lossless search needs lambda = 1 (one count per LSB), got another min_count")
+    if registers.trees and len(registers.trees[-1]) != hardware.ou_rows:
+        raise ValueError(
+            f"AdcRegisters.trees: the last tree must have {hardware.ou_rows} thresholds, one per row of an OU, "
+            f"got {len(registers.trees[-1])}"
+        )
 
 
 def lossless(registers: AdcRegisters, hardware: HardwareConfig, min_count: Any = None) -> bool:

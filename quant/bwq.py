@@ -37,7 +37,7 @@ from quant.modules import (
 )
 from quant.quantised import QuantisedNetwork
 
-Weighting = Literal["memory", "activations"]
+Weighting = Literal["memory", "activations", "both"]
 #: Networks that can be trained: chains, and anything that quant.quantised.prepare takes.
 Trainable = QuantNetwork | QuantisedNetwork
 
@@ -99,7 +99,8 @@ class BlockPenalty:
     """Penalty on the width of blocks, and the mean width it acts on.
 
     weighting "memory": a block weighs its share of all weights (BWQ); "activations": that share times
-    the windows of its layer, scaled to the same total, so that OU activations are saved (*ours*).
+    the windows of its layer, scaled to the same total, so that OU activations are saved (*ours*); "both":
+    the mean of the two.
     """
 
     def __init__(self, network: Trainable, weighting: Weighting = "memory") -> None:
@@ -111,9 +112,11 @@ class BlockPenalty:
             for layer in network
         ]
         self.total = float(sum(s.sum() for s in self.sizes))
-        factors = [float(layer.stage.windows) if weighting == "activations" else 1.0 for layer in network]
-        scale = self.total / sum(f * float(s.sum()) for f, s in zip(factors, self.sizes, strict=True))
-        self.weights = [s * (f * scale / self.total) for f, s in zip(factors, self.sizes, strict=True)]
+        memory = [s / self.total for s in self.sizes]
+        work = [s * float(layer.stage.windows) for s, layer in zip(self.sizes, network, strict=True)]
+        activations = [w / float(sum(x.sum() for x in work)) for w in work]
+        both = [(m + a) / 2 for m, a in zip(memory, activations, strict=True)]
+        self.weights = {"memory": memory, "activations": activations, "both": both}[weighting]
 
     def __call__(self) -> tuple[Tensor, float]:
         """(penalty, mean magnitude bits now)."""
@@ -205,7 +208,7 @@ class Settings:
     cosine. step_lr : of the log-steps. plane_lr : of bit planes, which must travel by about 1.
     target_bits : mean magnitude bits at which the schedule of `msq` ends. start_bits : width at the start.
     weight_bits : largest width of a block. alpha : first (msq) or constant (bitplane) penalty factor.
-    weighting : "memory" or "activations". interval : epochs between requantisations (bitplane).
+    weighting : "memory", "activations" or "both". interval : epochs between requantisations (bitplane).
     activation_bits : width of hidden activations; lower_activations : lowest width that may be tried for
     one layer before the finetune (None: leave them); activation_tolerance : accuracy that this may cost.
     shift : training images are moved by up to this many pixels in both directions, filled with 0.
@@ -533,6 +536,6 @@ def check_settings(settings: Settings, hardware: HardwareConfig) -> None:
         raise ValueError(
             f"lower-activations must be in 1..{settings.activation_bits}, got {settings.lower_activations}"
         )
-    for name, allowed in (("method", ("msq", "bitplane", "ptq")), ("weighting", ("memory", "activations"))):
+    for name, allowed in (("method", ("msq", "bitplane", "ptq")), ("weighting", ("memory", "activations", "both"))):
         if getattr(settings, name) not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(settings, name)!r}")

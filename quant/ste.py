@@ -46,6 +46,8 @@ class _FakeQuantiseActivation(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (gradient,) = gradients
         x, clip = ctx.saved_tensors
+        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            gradient = gradient.contiguous(memory_format=torch.channels_last)  # mixed layouts are several times slower
         for_x = torch.ops.aten.hardtanh_backward(gradient, x, 0.0, float(clip))
         for_clip = (gradient * (x >= clip)).sum().reshape(clip.shape) if ctx.needs_input_grad[1] else None
         return for_x, for_clip, None

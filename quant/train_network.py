@@ -265,7 +265,7 @@ def main(
     weights: Annotated[Optional[Path], typer.Option(help="Trained float weights to start from.")] = None,  # noqa: UP045
     method: Annotated[str, typer.Option(help="msq, bitplane, or ptq (widths as they are).")] = "msq",
     block: Annotated[str, typer.Option(help="Weights that share a width: ou, layer or ROWSxCOLS.")] = "ou",
-    weighting: Annotated[str, typer.Option(help="Penalty by memory or (operation unit) activations.")] = "memory",
+    weighting: Annotated[str, typer.Option(help="Penalty by memory, by (operation unit) activations, or both.")] = "memory",
     target_bits: Annotated[float, typer.Option(help="Mean magnitude bits to reach (msq).")] = 1.2,
     activation_bits: Annotated[int, typer.Option(help="Width of hidden activations.")] = 8,
     float_epochs: Annotated[int, typer.Option(help="Of the float network.")] = 0,
@@ -362,8 +362,8 @@ def main(
 
 
 def _weighting(text: str) -> Weighting:
-    if text not in ("memory", "activations"):
-        raise ValueError(f"--weighting must be memory or activations, got {text!r}")
+    if text not in ("memory", "activations", "both"):
+        raise ValueError(f"--weighting must be memory, activations or both, got {text!r}")
     return text  # type: ignore[return-value]
 
 

@@ -42,6 +42,8 @@ ALLOWED = {
         "matplotlib",
     },
 }
+#: Beside those of its package, what a single file may import: engines that nothing needs and that only load when asked.
+ALLOWED_IN_FILE = {"golden_model/torch_engine.py": {"torch"}}
 #: Only in modules that are commands, that is, have a `__main__` guard or are `__main__.py`.
 COMMAND_LINE = {"typer", "rich", "jinja2", "matplotlib"}
 
@@ -72,6 +74,7 @@ def forbidden(path: Path, source: str | None = None) -> list[str]:
     text = path.read_text() if source is None else source
     package = path.relative_to(ROOT).parts[0]
     allowed = ALLOWED[package] | {package} | (COMMAND_LINE if is_command(path, text) else set())
+    allowed |= ALLOWED_IN_FILE.get(path.relative_to(ROOT).as_posix(), set())
     return [
         name
         for name in imports(path, text)
@@ -96,6 +99,8 @@ def test_nothing_imports_tests(package):
     ("path", "source", "wrong"),
     [
         ("golden_model/x.py", "import torch", ["torch"]),
+        ("golden_model/torch_engine.py", "import torch", []),
+        ("golden_model/torch_engine.py", "import quant.data", ["quant.data"]),
         ("golden_model/x.py", "def f():\n    from quant import train", ["quant.train"]),
         ("golden_model/x.py", "import typer", ["typer"]),
         ("golden_model/x.py", 'import typer\nif __name__ == "__main__":\n    pass', []),
@@ -129,7 +134,20 @@ def test_the_golden_model_computes_without_a_compiler():
     assert done.stdout.strip() == "-600", done.stderr
 
 
-@pytest.mark.parametrize("module", ["golden_model.network", "golden_model.run", "sim.bench", "rtl.generate"])
+@pytest.mark.parametrize(
+    "module",
+    ["golden_model.network", "golden_model.graph", "golden_model.run", "golden_model.bench", "sim.bench", "rtl.generate"],
+)
 def test_simulation_needs_no_torch(module):
     done = run_without(["torch"], f"import {module}")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_engine_for_gpus_is_refused_in_words_without_torch():
+    code = (
+        "from golden_model import config, layer, trq\n"
+        "u = trq.AdcRegisters(mode='uniform', n_r2=4)\n"
+        "layer.matmul([[1]], [[1]], config.PAPER, u, engine='torch')"
+    )
+    done = run_without(["torch"], code)
+    assert done.stderr.strip().endswith("ValueError: engine 'torch' needs torch, which is not installed"), done.stderr

@@ -265,7 +265,9 @@ def main(
     weights: Annotated[Optional[Path], typer.Option(help="Trained float weights to start from.")] = None,  # noqa: UP045
     method: Annotated[str, typer.Option(help="msq, bitplane, or ptq (widths as they are).")] = "msq",
     block: Annotated[str, typer.Option(help="Weights that share a width: ou, layer or ROWSxCOLS.")] = "ou",
-    weighting: Annotated[str, typer.Option(help="Penalty by memory, by (operation unit) activations, or both.")] = "memory",
+    weighting: Annotated[
+        str, typer.Option(help="Penalty by memory, activations or both.")
+    ] = "memory",
     target_bits: Annotated[float, typer.Option(help="Mean magnitude bits to reach (msq).")] = 1.2,
     activation_bits: Annotated[int, typer.Option(help="Width of hidden activations.")] = 8,
     float_epochs: Annotated[int, typer.Option(help="Of the float network.")] = 0,

@@ -401,11 +401,13 @@ class MsqPhase(Phase):
         return {"mean_bits": self.bits, "alpha": self.controller.alpha}
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {"alpha": self.controller.alpha, "first_bits": self.first_bits, "bits": self.bits}
+        controller = {"alpha": self.controller.alpha, "error": self.controller.error}
+        return super().state() | controller | {"first_bits": self.first_bits, "bits": self.bits}
 
     def load(self, state: dict[str, Any]) -> None:
         super().load(state)
-        self.controller.alpha, self.first_bits, self.bits = state["alpha"], state["first_bits"], state["bits"]
+        self.controller.alpha, self.controller.error = state["alpha"], state["error"]
+        self.first_bits, self.bits = state["first_bits"], state["bits"]
 
 
 class BitPlanePhase(Phase):

@@ -336,6 +336,7 @@ def main(
         half=half,
     )
     recipe = Recipe(settings=settings, block=block, preset=preset)
+    recipe.shape()
     options = {"settings": asdict(settings), "block": block, "hardware": recipe.hardware.as_dict()}
     sources = [pipeline.PACKAGE / f"{name}.py" for name in SOURCES]
     given = "" if weights is None else pipeline.file_hash(weights)

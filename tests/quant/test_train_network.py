@@ -1,0 +1,156 @@
+"""The command that trains a network of any kind."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from typer.testing import CliRunner
+
+from golden_model import graph_file
+from quant import bwq, train_network
+from quant.bwq import Augmentation, BlockPenalty, Objective, Settings
+from quant.integer import accuracy
+from quant.reference import exact_logits
+from tests.quant.test_quantised import made
+
+OWN = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(72, 3)
+
+    def forward(self, x):
+        return self.head(torch.flatten(torch.relu(self.norm(self.conv(x))), 1))
+"""
+
+
+#: Forty steps are few, so widths are pushed hard.
+PUSH = {"msq": ("--alpha", 0.3), "bitplane": ("--plane-lr", 0.08)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three kinds of stripes, easy to tell apart, and a network of the user's own."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 240)
+    images = rng.integers(0, 90, (240, 1, 8, 8))
+    for image, label in zip(images, labels, strict=True):
+        image[0, :, label::3] += 150
+    np.savez(
+        tmp_path / "data.npz", train_images=images[:180].astype(np.uint8), train_labels=labels[:180],
+        test_images=images[180:].astype(np.uint8), test_labels=labels[180:],
+    )  # fmt: skip
+    (tmp_path / "own.py").write_text(OWN)
+    return tmp_path
+
+
+def call(folder, *more):
+    arguments = [
+        "--model", f"{folder / 'own.py'}:Net", "--data", folder / "data.npz", "--float-epochs", 6, "--batch", 30,
+        "--quantise-epochs", 8, "--finetune-epochs", 2, "--float-lr", 0.02, "--lr", 0.005, "--shift", 0, "--no-flip",
+        "--no-half", *more,
+    ]  # fmt: skip
+    return CliRunner().invoke(train_network.app, [str(a) for a in arguments])
+
+
+@pytest.mark.parametrize("method", ["msq", "bitplane"])
+def test_widths_fall_and_the_integer_network_keeps_its_accuracy(folder, method):
+    work = folder / method
+    done = call(folder, "--work", work, "--method", method, "--target-bits", 2, *PUSH[method])
+    assert done.exit_code == 0, done.output
+    report = json.loads((work / "train.json").read_text())
+    assert report["widths"]["mean_bits"] < 5
+    assert report["accuracy"]["integer"] > 0.9
+    graph = graph_file.load(work / "network.graph")
+    with np.load(folder / "data.npz") as data:
+        assert accuracy(exact_logits(graph, data["test_images"]), data["test_labels"]) == report["accuracy"]["integer"]
+    planes = sum(int(node.layers[0].block_widths.sum()) for node in graph.crossbars)
+    assert planes == sum(p * n for layer in report["widths"]["layers"] for p, n in _widths(layer))
+
+
+def _widths(layer):
+    return ((int(p), n) for p, n in layer["widths"].items())
+
+
+def test_interrupted_training_goes_on_to_the_same_network(folder, monkeypatch):
+    assert call(folder, "--work", folder / "whole").exit_code == 0
+    real, calls = bwq.run_epoch, []
+
+    def broken(*arguments, **options):
+        calls.append(1)
+        if len(calls) in (4, 9, 16):
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(train_network, "run_epoch", broken)
+    codes = [call(folder, "--work", folder / "parts").exit_code for _ in range(4)]
+    assert codes == [130, 130, 130, 0]
+    whole, parts = (json.loads((folder / name / "train.json").read_text()) for name in ("whole", "parts"))
+    for report in (whole, parts):
+        for record in report["history"]:
+            record.pop("seconds")
+    assert whole == parts
+    assert (folder / "whole/network.graph").read_bytes() == (folder / "parts/network.graph").read_bytes()
+
+
+def test_finished_training_is_not_repeated(folder, monkeypatch):
+    assert call(folder, "--work", folder / "w").exit_code == 0
+    monkeypatch.setattr(train_network, "run_epoch", None)
+    assert call(folder, "--work", folder / "w").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--block", "9by8"), "--block must be"),
+        (("--weighting", "none"), "--weighting must be"),
+        (("--preset", "none"), "--preset must be"),
+        (("--distil", "2"), "distil must be in 0..1"),
+        (("--float-epochs", "0"), "--weights is needed"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_sentence(folder, option, message):
+    done = call(folder, "--work", folder / "w", *option)
+    assert done.exit_code == 2
+    assert message in done.output
+    assert not (folder / "w").exists()
+
+
+def test_mirrored_images_are_mirrored_whole():
+    pixels = torch.arange(12, dtype=torch.uint8).reshape(1, 1, 3, 4).repeat(64, 1, 1, 1)
+    found = Augmentation(0, True, torch.Generator().manual_seed(0))(pixels)
+    same = [torch.equal(image, pixels[0]) for image in found]
+    other = [torch.equal(image, pixels[0].flip(2)) for image in found]
+    assert all(a != b for a, b in zip(same, other, strict=True))
+    assert 16 < sum(same) < 48
+
+
+def test_without_distillation_the_objective_is_cross_entropy():
+    network = nn.Linear(4, 3)
+    x, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 1, 0])
+    loss = Objective(nn.Linear(4, 3), Settings(distil=0.0))(network, x, labels)
+    assert torch.equal(loss, F.cross_entropy(network(x), labels))
+
+
+def test_a_network_that_equals_its_teacher_is_not_moved_by_it():
+    network = nn.Linear(4, 3)
+    Objective(network, Settings(distil=1.0))(network, torch.randn(5, 4), torch.tensor([0, 1, 2, 1, 0])).backward()
+    assert network.weight.grad is not None
+    assert float(network.weight.grad.abs().max()) < 1e-6
+
+
+def test_a_penalty_on_both_is_the_mean_of_the_two():
+    network = made()
+    memory, work, both = (BlockPenalty(network, w)()[0] for w in ("memory", "activations", "both"))
+    assert torch.isclose(both, (memory + work) / 2)
+    assert not torch.isclose(memory, work)

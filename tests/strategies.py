@@ -145,3 +145,32 @@ def make_images(seed: int, network: Network, count: int) -> np.ndarray:
     first = network.layers[0]
     shape = (count, first.channels, first.height, first.width)
     return np.random.default_rng(seed).integers(0, 1 << first.input_bits, shape).astype(np.uint8)
+
+
+@st.composite
+def search_trees(draw: st.DrawFn, size: int) -> tuple[int, ...]:
+    """Any search tree over the counts 0..size, thresholds in preorder."""
+    tree: list[int] = []
+    intervals = [(0, size)]
+    while intervals:
+        low, high = intervals.pop()
+        if low < high:
+            tree.append(draw(st.integers(low + 1, high)))
+            intervals += [(tree[-1], high), (low, tree[-1] - 1)]
+    return tuple(tree)
+
+
+@st.composite
+def lossless_searches(draw: st.DrawFn, ou_rows: int, adc_bits: int) -> AdcRegisters:
+    """Registers of any search of system.md §13."""
+    given: dict[str, Any] = {"n_r2": adc_bits, "column_bound_bits": draw(st.sampled_from([0, 1, "full"]))}
+    kind = draw(st.sampled_from(["bounded", "twin", "tree", "trees"]))
+    if kind == "bounded":
+        return AdcRegisters(mode="bounded", **given)
+    if kind == "twin":
+        return AdcRegisters(mode="twin", n_r1=draw(st.integers(0, adc_bits - 1)), **given)
+    if kind == "tree":
+        bound = draw(st.none() | st.just(given["column_bound_bits"]))
+        return AdcRegisters(mode="tree", trees=(draw(search_trees(ou_rows)),), **given | {"column_bound_bits": bound})
+    sizes = sorted(draw(st.sets(st.integers(0, ou_rows - 1), max_size=4))) if ou_rows > 1 else [0]
+    return AdcRegisters(mode="tree", trees=tuple(draw(search_trees(n)) for n in (*sizes, ou_rows)), **given)

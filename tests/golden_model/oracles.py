@@ -43,6 +43,33 @@ def search(answer, adc_bits: int, registers: AdcRegisters, early: bool = False):
     return 1, code, code * 2**registers.m, operations
 
 
+def bounded_search(answer, adc_bits: int, registers: AdcRegisters, bound: int):
+    """§13 with a comparator `answer(t)` and a bound of the count: (range flag, value, operations)."""
+    tree = None
+    if registers.mode == "twin" and bound >= 1 << registers.n_r1:
+        flag, _, value, operations = search(answer, adc_bits, registers)
+        return flag, value, operations
+    if registers.mode == "tree" and (bound or registers.column_bound_bits is None):
+        fitting = [t for t in registers.trees if len(t) >= bound and registers.column_bound_bits is not None]
+        tree = fitting[0] if fitting else registers.trees[-1]
+    low, high, node, operations = 0, len(tree) if tree is not None else bound, 0, 0
+    while low < high:
+        t = tree[node] if tree is not None else (low + high + 1) >> 1
+        operations += 1
+        if answer(t):
+            node += t - low
+            low = t
+        else:
+            node += 1
+            high = t - 1
+    return int(registers.mode != "twin"), low, operations
+
+
+def column_bound(ones: int, ou_rows: int, bits) -> int:
+    """u of a column of an OU."""
+    return {0: ou_rows, 1: ou_rows if ones else 0, "full": ones}[bits]
+
+
 def convert(v, adc_bits: int, registers: AdcRegisters, early: bool = False):
     """§4.2: the comparator answers v >= t - 1/2, exactly."""
     return search(lambda t: Fraction(v) >= t - Fraction(1, 2), adc_bits, registers, early)
@@ -108,10 +135,20 @@ def window(
                     slowest = 0
                     for column in range(w * hardware.ou_cols, min(n, (w + 1) * hardware.ou_cols)):
                         for sign in (1, -1):
-                            c = sum((q[x] >> i & 1) * (max(0, sign * weights[x][column]) >> b & 1) for x in row_range)
-                            flag, _, value, operations = search(
-                                lambda t, c=c: c >= min_count[t - 1], hardware.adc_bits, registers_of(i, b)
-                            )
+                            cells = [max(0, sign * weights[x][column]) >> b & 1 for x in row_range]
+                            inputs = [q[x] >> i & 1 for x in row_range]
+                            c = sum(x * y for x, y in zip(inputs, cells, strict=True))
+                            registers = registers_of(i, b)
+                            if registers.searches:
+                                bits_of_u = registers.column_bound_bits or 0
+                                bound = min(sum(inputs), column_bound(sum(cells), hardware.ou_rows, bits_of_u))
+                                flag, value, operations = bounded_search(
+                                    lambda t, c=c: c >= t, hardware.adc_bits, registers, bound
+                                )
+                            else:
+                                flag, _, value, operations = search(
+                                    lambda t, c=c: c >= min_count[t - 1], hardware.adc_bits, registers
+                                )
                             sums[column] += sign * (value << (i + b))
                             count["conversions_r2" if flag else "conversions_r1"] += 1
                             count["ad_operations"] += operations

@@ -34,11 +34,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from golden_model.bit_classes import lossless, settings_of
 from golden_model.config import HardwareConfig
 from golden_model.graph import Graph, build, check_graph
 from golden_model.graph_nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
 from golden_model.program import Layer
-from golden_model.trq import lossless
 
 SCHEMA = "ohmloom-graph"
 VERSION = 1
@@ -118,12 +118,9 @@ class _Reader:
         if origin in (typing.Union, types.UnionType):
             if value is None and type(None) in arguments:
                 return None
-            # A list, an object or a plain value: no two members of a union look the same in a file.
-            members = [a for a in arguments if a is not type(None)]
-            fitting = [a for a in members if isinstance(value, list) == (typing.get_origin(a) is tuple)]
-            return self.read((fitting or members)[0], value, where)
+            return self.read(next(a for a in arguments if a is not type(None)), value, where)
         if origin is typing.Literal:
-            if value not in arguments:
+            if not any(value == a and type(value) is type(a) for a in arguments):
                 raise ValueError(f"{where} must be {' or '.join(map(repr, arguments))}, got {value!r}")
             return value
         if origin is tuple:
@@ -500,9 +497,9 @@ def describe(graph: Graph) -> dict[str, Any]:
                 "input_bits": first.input_bits,
                 **_summary(node.layers, graph.hardware),
                 "weight_step": {"least": float(node.step.min()), "most": float(node.step.max())},
-                "registers": _encode(first.registers, "registers", {}),
+                "registers": [_encode(one, "registers", {}) for one in settings_of(first.converters)],
                 "counts_per_lsb": first.counts_per_lsb,
-                "lossless": lossless(first.registers, graph.hardware, first.min_count),
+                "lossless": lossless(first.converters, graph.hardware, first.min_count),
                 "dynamic": _encode(first.dynamic, "dynamic", {}),
                 "skip_zero_slices": first.skip_zero_slices,
             }
@@ -523,8 +520,11 @@ console = Console(width=None if sys.stdout.isatty() else 150)
 
 
 def _adc(node: dict[str, Any]) -> str:
-    registers = dict(node["registers"])
-    words = [registers.pop("mode")] + [f"{name}={value}" for name, value in registers.items() if value]
+    first, *others = node["registers"]
+    shown = {name: len(value) if isinstance(value, list) else value for name, value in first.items() if value}
+    words = [shown.pop("mode")] + [f"{name}={value}" for name, value in shown.items()]
+    if others:
+        words = [f"{1 + len(others)} settings per bit class"]
     if node["counts_per_lsb"] != 1:
         words.append(f"lambda={node['counts_per_lsb']:g}")
     if node["dynamic"] is not None:

@@ -178,23 +178,31 @@ def evaluate(network: nn.Module, pixels: Tensor, labels: Tensor, *, chunk: int =
     return right / max(1, len(pixels))
 
 
+def hidden_activations(network: Trainable) -> list[Any]:
+    """Everything with a `bits` and a `set_bits` that quantises a hidden activation, first to last."""
+    if isinstance(network, QuantisedNetwork):
+        return list(network.activations())
+    return [layer for layer in network if layer.stage.relu]
+
+
 def lower_activation_widths(
-    network: QuantNetwork, pixels: Tensor, labels: Tensor, *, tolerance: float, minimum: int
+    network: Trainable, pixels: Tensor, labels: Tensor, *, tolerance: float, minimum: int
 ) -> list[int]:
     """Lower the width of each hidden activation while accuracy on the given images holds.
 
     Layer by layer, first to last, one bit at a time, as long as accuracy stays above that of the
     unchanged network minus `tolerance` (a share, shared by all layers) and the width above `minimum`.
-    Returns the widths of all layers.
+    Returns the widths of `hidden_activations`.
     """
     floor = evaluate(network, pixels, labels) - tolerance
-    for layer in network:
-        while layer.stage.relu and layer.bits > minimum:
-            layer.set_bits(layer.bits - 1)
+    activations = hidden_activations(network)
+    for activation in activations:
+        while activation.bits > minimum:
+            activation.set_bits(activation.bits - 1)
             if evaluate(network, pixels, labels) < floor:
-                layer.set_bits(layer.bits + 1)
+                activation.set_bits(activation.bits + 1)
                 break
-    return [layer.bits for layer in network]
+    return [activation.bits for activation in activations]
 
 
 # ---- training -------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ Without --weights the float network is trained first (--float-epochs). The float
 from __future__ import annotations
 
 import copy
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -42,6 +43,8 @@ from quant.bwq import (
     Weighting,
     bit_plane_network,
     check_settings,
+    hidden_activations,
+    lower_activation_widths,
     run_epoch,
     width_statistics,
 )
@@ -54,6 +57,7 @@ from quant.train import BITPLANE_ALPHA, Watcher, _screen
 
 SCHEMA, VERSION = "ohmloom-network-training", 1
 CALIBRATION_IMAGES = 256
+LOWERING_IMAGES = 1000
 #: Source files that decide the result.
 SOURCES = ("bwq", "datasets", "import_network", "modules", "networks", "quantised", "ste", "train_network")
 
@@ -134,6 +138,7 @@ class Training:
             "epochs": self.epochs,
             "float": self.float_network.model.state_dict(),
             "network": None if self.network is None else self.network.state_dict(),
+            "activation_bits": [] if self.network is None else [a.bits for a in hidden_activations(self.network)],
             "phase_state": None if phase is None else phase.state(),
             "generator": self.generator.get_state(),
             "history": self.history,
@@ -146,6 +151,8 @@ class Training:
         if content["network"] is not None:
             self.network = self._quantised()
             self.network.load_state(content["network"])
+            for activation, bits in zip(hidden_activations(self.network), content["activation_bits"], strict=True):
+                activation.set_bits(bits)
             self.network.to(self.device)
         self.generator.set_state(content["generator"])
 
@@ -180,6 +187,16 @@ class Training:
             self.network = self.network.float_weights()
             for source in self.network.sources():
                 source.freeze()  # type: ignore[operator]
+            if settings.lower_activations is not None:
+                # Seen in training, but no test image may decide.
+                self.network.eval()
+                lower_activation_widths(
+                    self.network,
+                    self.pixels[:LOWERING_IMAGES],
+                    self.labels[:LOWERING_IMAGES],
+                    tolerance=settings.activation_tolerance,
+                    minimum=settings.lower_activations,
+                )
         return FinetunePhase(self.network, settings)
 
     def run(self, keep: Callable[[dict[str, Any]], None], watcher: Watcher) -> None:
@@ -234,7 +251,7 @@ class Training:
         return {
             "accuracy": {"float": self.float_accuracy(), "integer": accuracy(logits, self.dataset.test_labels)},
             "widths": width_statistics(self.network),
-            "activation_bits": [a.bits for a in self.network.activations()],
+            "activation_bits": [a.bits for a in hidden_activations(self.network)],
             "test_images": len(logits),
             "train_images": len(self.pixels),
             "history": self.history,
@@ -265,11 +282,13 @@ def main(
     weights: Annotated[Optional[Path], typer.Option(help="Trained float weights to start from.")] = None,  # noqa: UP045
     method: Annotated[str, typer.Option(help="msq, bitplane, or ptq (widths as they are).")] = "msq",
     block: Annotated[str, typer.Option(help="Weights that share a width: ou, layer or ROWSxCOLS.")] = "ou",
-    weighting: Annotated[
-        str, typer.Option(help="Penalty by memory, activations or both.")
-    ] = "memory",
+    weighting: Annotated[str, typer.Option(help="Penalty by memory, activations or both.")] = "memory",
     target_bits: Annotated[float, typer.Option(help="Mean magnitude bits to reach (msq).")] = 1.2,
     activation_bits: Annotated[int, typer.Option(help="Width of hidden activations.")] = 8,
+    lower_activations: Annotated[
+        int, typer.Option(min=0, help="Lowest width tried per layer before the finetune; 0 leaves the widths.")
+    ] = 0,
+    activation_tolerance: Annotated[float, typer.Option(help="Accuracy (a share) that lowering may cost.")] = 0.003,
     float_epochs: Annotated[int, typer.Option(help="Of the float network.")] = 0,
     quantise_epochs: Annotated[int, typer.Option(help="While widths fall.")] = 10,
     finetune_epochs: Annotated[int, typer.Option(help="With frozen widths.")] = 10,
@@ -328,7 +347,8 @@ def main(
         weighting=_weighting(weighting),
         interval=interval,
         activation_bits=activation_bits,
-        lower_activations=None,
+        lower_activations=lower_activations or None,
+        activation_tolerance=activation_tolerance,
         shift=shift,
         flip=flip,
         distil=distil,
@@ -358,10 +378,22 @@ def main(
     with _screen() as screen:
         training.run(keep, screen)
     graph = training.graph()
-    results = {"fingerprint": mark, "data": dataset.source, "options": options, **training.results()}
+    results = {
+        "fingerprint": mark,
+        "command": _command(sys.argv),
+        "data": {"name": Path(dataset.source).name, "sha256": dataset.sha256},
+        "options": options,
+        **training.results(),
+    }
     pipeline.write_atomically(work / "network.graph", lambda temporary: graph_file.save(graph, temporary))
     pipeline.write_json(report, results)
     print_results(results)
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command line with the names of files and folders only, so that it reads the same on every machine."""
+    shown = [Path(a).name if "/" in a else a for a in arguments[1:]]
+    return " ".join(["python -m quant.train_network", *shown])
 
 
 def _weighting(text: str) -> Weighting:

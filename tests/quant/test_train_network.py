@@ -103,6 +103,13 @@ def test_interrupted_training_goes_on_to_the_same_network(folder, monkeypatch):
     assert (folder / "whole/network.graph").read_bytes() == (folder / "parts/network.graph").read_bytes()
 
 
+def test_activation_widths_fall_when_any_loss_is_tolerated(folder):
+    assert call(folder, "--work", folder / "w", "--lower-activations", 3, "--activation-tolerance", 1).exit_code == 0
+    report = json.loads((folder / "w/train.json").read_text())
+    assert report["activation_bits"] == [3]
+    assert graph_file.load(folder / "w/network.graph").crossbars[0].encoding.bits == 3
+
+
 def test_finished_training_is_not_repeated(folder, monkeypatch):
     assert call(folder, "--work", folder / "w").exit_code == 0
     monkeypatch.setattr(train_network, "run_epoch", None)

@@ -7,11 +7,11 @@ of the same network with its savings switched on one after another.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from golden_model import cost, mapping, redy, trq
+from golden_model import cost, mapping, redy, trq, work
 from golden_model import network as golden
 from golden_model.config import HardwareConfig
 from golden_model.events import Events
@@ -98,11 +98,21 @@ def operations_of(layer: Layer, hardware: HardwareConfig) -> trq.ConversionResul
 # ---- one saving after another -------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A machine and its events for one image, leading shape (layers,), mean counts as float64 arrays."""
+    """A machine and its events for one image, leading shape (layers,), mean counts as float64 arrays.
+
+    extra : events of parts that only some machines have, as for `cost.energy`.
+    """
 
     name: str
     events: np.ndarray
     width_table: bool = True
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def _extra(network: Network) -> dict[str, np.ndarray]:
+    """What passes the dynamic-precision unit, if the network uses it."""
+    inputs = work.dynamic_precision_inputs(network)
+    return {"dynamic_precision_inputs": inputs} if inputs.any() else {}
 
 
 def steps(network: Network, images: np.ndarray, final: Events) -> list[Step]:
@@ -146,9 +156,8 @@ def steps(network: Network, images: np.ndarray, final: Events) -> list[Step]:
     layers = plain
     for name, _, change in kept[:-1]:
         layers = [change(now, real) for now, real in zip(layers, network.layers, strict=True)]
-        result.append(
-            Step(name, cost.per_image(golden.Runner(replace(network, layers=tuple(layers))).run(images)[1], network))
-        )
+        now = replace(network, layers=tuple(layers))
+        result.append(Step(name, cost.per_image(golden.Runner(now).run(images)[1], network), extra=_extra(now)))
     name = kept[-1][0] if kept else "this image"
-    result.append(Step(name, cost.per_image(final, network)))
+    result.append(Step(name, cost.per_image(final, network), extra=_extra(network)))
     return result

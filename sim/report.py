@@ -62,7 +62,7 @@ def collect(
         family = network.info.get("families", {}).get(layer.name, "")
         layers.append(_layer(layer, m, image, ours.events[i]) | {"family": str(family)})
     reports = {
-        name: cost.energy(step.events, network, energy_table, width_table=step.width_table)
+        name: cost.energy(step.events, network, energy_table, width_table=step.width_table, extra=step.extra)
         for name, step in (("baseline", baseline), ("ours", ours))
     }
     return {
@@ -231,8 +231,8 @@ def _digits(vectors: Any, count: int, run: dict[str, Any] | None) -> dict[str, A
     return {"labels": labels, "predicted": predicted, "simulated": len(simulated)}
 
 
-def _step(step: measure.Step, network: Any, table: cost.EnergyTable) -> dict[str, Any]:
-    report = cost.energy(step.events, network, table, width_table=step.width_table)
+def _step(step: measure.Step, network: Any, table: cost.ComponentTable) -> dict[str, Any]:
+    report = cost.energy(step.events, network, table, width_table=step.width_table, extra=step.extra)
     named = {name: step.events[:, i].tolist() for name, i in _INDEX.items()}
     return {
         "name": step.name,
@@ -249,8 +249,8 @@ def _step(step: measure.Step, network: Any, table: cost.EnergyTable) -> dict[str
 
 def _table(name: str, baseline: measure.Step, ours: measure.Step, network: Any) -> dict[str, Any]:
     table = cost.load_table(name)
-    b = cost.energy(baseline.events, network, table, width_table=baseline.width_table)
-    o = cost.energy(ours.events, network, table, width_table=ours.width_table)
+    b = cost.energy(baseline.events, network, table, width_table=baseline.width_table, extra=baseline.extra)
+    o = cost.energy(ours.events, network, table, width_table=ours.width_table, extra=ours.extra)
     return {
         "name": name,
         "title": table.title,

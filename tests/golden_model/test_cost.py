@@ -55,8 +55,8 @@ def named(events) -> dict[str, int]:
 
 
 def value_of(expression: str) -> float:
-    """An arithmetic expression of numbers, products and quotients; anything else is an error."""
-    operations = {ast.Mult: operator.mul, ast.Div: operator.truediv}
+    """An arithmetic expression of numbers, sums, products and quotients; anything else is an error."""
+    operations = {ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Add: operator.add}
 
     def walk(node):
         if isinstance(node, ast.BinOp):
@@ -75,8 +75,52 @@ def test_every_energy_equals_its_derivation(name):
 
 
 @pytest.mark.parametrize("name", cost.table_names())
+def test_every_area_equals_its_derivation(name):
+    table = cost.load_table(name)
+    assert table.areas
+    for row in table.areas:
+        assert row.area_um2 == pytest.approx(value_of(row.derivation) * 1e6, rel=2e-3), row.name
+
+
+@pytest.mark.parametrize("name", cost.table_names())
 def test_every_row_names_a_source(name):
-    assert all(len(row.source) > 20 for row in cost.load_table(name).components)
+    table = cost.load_table(name)
+    assert all(len(row.source) > 20 for row in (*table.components, *table.areas))
+
+
+@pytest.mark.parametrize("name", cost.table_names())
+def test_every_table_charges_every_extra_event(name):
+    assert set(cost.EXTRA_NAMES) <= {row.quantity for row in cost.load_table(name).components}
+
+
+def test_areas_of_the_isaac_table_add_up_to_the_published_tile():
+    """Inventory of an ISAAC-CE tile: 12 IMAs of 8 arrays, 8 converters and 4 shift-and-add units; 0.372 mm2."""
+    area = {row.name: row.area_um2 for row in cost.load_table("isaac-32nm").areas}
+    ima = (
+        8 * area["adc"]
+        + 8 * 128 * (area["sample_and_hold"] + area["word_line_driver"])
+        + 8 * 128 * 128 * area["crossbar"]
+        + 4 * area["shift_and_add"]
+        + 2048 * 8 * area["input_register"]
+        + 256 * 8 * area["output_register"]
+    )
+    tile = 64 * 1024 * 8 * area["activation_buffer"] + area["bus"] + area["router"] + area["post_processing"]
+    assert (12 * ima + tile) * 1e-6 == pytest.approx(0.372, abs=0.001)
+
+
+def test_power_of_the_isaac_table_adds_up_to_the_published_ima():
+    """All arrays busy: 24.1 mW less the input register's 1.24 mW are those of converters, arrays and adders."""
+    energy = {row.name: row.energy_pj * 1e-12 for row in cost.load_table("isaac-32nm").components}
+    samples, cells, cycle = 8 * 1.28e9, 8 * 128 * 128, 100e-9
+    power = (
+        samples * 8 * energy["adc_operation"]
+        + 8 * 128 / cycle * energy["sample_and_hold"]
+        + cells / cycle * (energy["crossbar"] + energy["word_line_driver"])
+        + 4 * 1.28e9 * energy["shift_and_add"]
+        + samples * energy["output_register"]
+        + 8 * 128 / cycle * energy["input_register"]
+    )
+    assert power == pytest.approx(24.1e-3, rel=0.01)
 
 
 def test_trq_table_differs_from_isaac_only_in_the_converter():
@@ -93,6 +137,17 @@ group = "g"
 quantity = "outputs"
 energy_pj = 1.5
 derivation = "1.5e-12"
+source = "s"
+why = "w"
+"""
+
+AREA = """
+[[area]]
+name = "x"
+group = "g"
+quantity = "macros"
+area_um2 = 2.0
+derivation = "2e-6"
 source = "s"
 why = "w"
 """
@@ -116,6 +171,12 @@ def test_a_table_may_be_a_file_of_the_user(tmp_path):
         ("title = 'x'", r"no \[\[component\]\] rows"),
         ("base = 'nothing'", "base must be another of"),
         ("][", "not TOML"),
+        (ROW + ROW, "row a: there are two rows of this name"),
+        (ROW.replace("[[component]]", "[component]"), r"component must be \[\[component\]\] rows"),
+        (ROW + "[other]\n", r"unknown entries \['other'\]"),
+        (ROW + AREA.replace("2.0\n", "-2\n"), "area row x: area_um2 must be a number of at least 0, got -2"),
+        (ROW + AREA.replace('"macros"', '"outputs"'), "area row x: quantity must be one of adc_lanes.*got 'outputs'"),
+        (ROW + AREA.replace('why = "w"\n', ""), r"area row x: missing fields \['why'\], unknown fields \[\]"),
     ],
 )
 def test_a_bad_table_is_refused_by_name(tmp_path, text, message):
@@ -126,7 +187,9 @@ def test_a_bad_table_is_refused_by_name(tmp_path, text, message):
 
 
 def test_an_unknown_table_lists_the_known_ones():
-    with pytest.raises(ValueError, match="energy table nowhere: no such file, and not one of isaac-32nm, trq-adc"):
+    with pytest.raises(
+        ValueError, match="energy table nowhere: no such file, and not one of isaac-32nm, mixed-45nm, trq-adc"
+    ):
         cost.load_table("nowhere")
 
 
@@ -158,6 +221,13 @@ def test_energy_is_events_times_rows():
         "bus": windows * k * 4 + windows * outputs * 32,
         "width_table": windows * 5 * 2 * 4,
         "post_processing": windows * outputs,
+        "pooling": 0,
+        "ou_control": 10,
+        "column_bounds": 0,
+        "population_count": 0,
+        "search_tree": 0,
+        "row_index": 0,
+        "dynamic_precision": 0,
     }
     total = sum(c.energy_pj * counts[c.name] for c in report.table.components)
     assert report.total_pj == pytest.approx(total)
@@ -183,6 +253,42 @@ def test_a_machine_without_width_table_does_not_pay_for_it():
     assert paid.counts[0, row] > 0
     assert free.counts[0, row] == 0
     assert np.array_equal(np.delete(paid.counts, row, 1), np.delete(free.counts, row, 1))
+
+
+def test_extra_events_are_charged_by_the_row_of_their_quantity():
+    network = make_network(TINY, make_layer(TINY))
+    events = cost.baseline_events(network)
+    plain = cost.energy(events, network)
+    extra = {name: np.array([float(i + 1)]) for i, name in enumerate(cost.EXTRA_NAMES)}
+    more = cost.energy(events, network, extra=extra)
+    rows = {row.quantity: row.energy_pj for row in more.table.components}
+    size = {"population_counts": TINY.ou_rows}
+    expected = sum(float(v[0]) * size.get(name, 1) * rows[name] for name, v in extra.items())
+    assert more.total_pj - plain.total_pj == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"photons": [1.0]}, "no event is called 'photons', there are column_bound_bits_read"),
+        ({"tree_bits_read": [1.0, 2.0]}, r"tree_bits_read must be 1 numbers of at least 0, one per layer, got \(2,\)"),
+        ({"tree_bits_read": [-1.0]}, "tree_bits_read must be 1 numbers of at least 0"),
+    ],
+)
+def test_bad_extra_events_are_refused(extra, message):
+    network = make_network(PAPER, make_layer(PAPER))
+    with pytest.raises(ValueError, match=message):
+        cost.energy(cost.baseline_events(network), network, extra=extra)
+
+
+def test_extra_events_without_a_row_are_refused(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(ROW)
+    network = make_network(PAPER, make_layer(PAPER))
+    events = cost.baseline_events(network)
+    with pytest.raises(ValueError, match="mine: it has no row for the quantity tree_bits_read"):
+        cost.energy(events, network, path, extra={"tree_bits_read": np.ones(1)})
+    assert cost.energy(events, network, path, extra={"tree_bits_read": np.zeros(1)}).total_pj > 0
 
 
 def test_energy_of_several_images_is_the_mean_of_one():

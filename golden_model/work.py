@@ -1,0 +1,294 @@
+"""What a network does for one image, as named quantities that a component table can be multiplied with (system.md §11).
+
+Chains (`program.Network`) and graphs (`graph.Graph`) alike are a list of `Stage`s, one for every row of their events,
+followed by the nodes between them that move data. `works` gives each a `Work`: its event counters and its traffic;
+`QUANTITIES` says which numbers follow from one, with the formula as text.
+
+Nothing is reused between windows: a window is read from the buffer in full, as the hardware does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from golden_model.config import HardwareConfig
+from golden_model.events import Events
+from golden_model.graph import Graph
+from golden_model.graph_nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Node
+from golden_model.program import Layer, Network
+from golden_model.registers import COUNTER_NAMES
+
+#: Bits of one width-table entry (system.md §5).
+WIDTH_ENTRY_BITS = 4
+#: Event counts beside the counters, of parts that a machine may or may not have; a machine without the part has none.
+EXTRA_NAMES = (
+    "column_bound_bits_read",
+    "population_counts",
+    "tree_bits_read",
+    "index_bits_read",
+    "dynamic_precision_inputs",
+)
+
+Extra = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One row of a network's events: a layer of a chain, or a crossbar node of a graph with all its groups.
+
+    residual_bits : width of the residual activations that its post-processing reads, 0 if it has none.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    residual_bits: int = 0
+
+    @property
+    def outputs(self) -> int:
+        """Output values, after pooling."""
+        return sum(layer.outputs * layer.out_height * layer.out_width for layer in self.layers)
+
+
+def stages(network: Network | Graph) -> tuple[Stage, ...]:
+    """The rows of a network's events, in order."""
+    if isinstance(network, Network):
+        return tuple(Stage(layer.name, (layer,)) for layer in network.layers)
+    bits = {node.name: node.encoding.bits for node in network.nodes}
+    return tuple(
+        Stage(node.name, node.layers, bits[node.inputs[1]] if len(node.inputs) > 1 else 0) for node in network.crossbars
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class StagePlacement:
+    """What one copy of a stage occupies.
+
+    pair_ous : occupied OUs of each of its crossbar pairs, int64 (pairs,). weight_cells : cells, of both arrays, that
+    belong to a weight, not to the padding of an edge block. blocks : entries of its width table.
+    """
+
+    hardware: HardwareConfig
+    pair_ous: np.ndarray
+    weight_cells: int
+    blocks: int
+
+    @property
+    def pairs(self) -> int:
+        return len(self.pair_ous)
+
+    @property
+    def ous(self) -> int:
+        """OUs that hold a plane."""
+        return int(self.pair_ous.sum())
+
+    @property
+    def places(self) -> int:
+        """All OUs of its pairs."""
+        return self.pairs * self.hardware.ous_per_crossbar
+
+    @property
+    def ou_cells(self) -> int:
+        """All cells of its occupied OUs."""
+        return self.ous * self.hardware.ou_cells
+
+    @property
+    def ou_utilisation(self) -> float:
+        """Occupied OUs of all OUs of its pairs, 0..1."""
+        return self.ous / self.places if self.places else 0.0
+
+    @property
+    def cell_utilisation(self) -> float:
+        """Cells of weights of all cells of occupied OUs, 0..1."""
+        return self.weight_cells / self.ou_cells if self.ou_cells else 0.0
+
+    def share(self, pairs_per_macro: int) -> float:
+        """Largest share of its OUs in one macro, 0..1; 0 without any OU."""
+        if not self.ous:
+            return 0.0
+        starts = np.arange(0, self.pairs, pairs_per_macro)
+        return int(np.add.reduceat(self.pair_ous, starts).max()) / self.ous
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage, or a node between stages, does for one image.
+
+    events : counter name -> number. extra : name -> number, of `EXTRA_NAMES`.
+    buffer_bits : bits that it reads from and writes to the activation buffer. width_table_bits : read.
+    outputs : values that are scaled, rounded and clamped. pooled : values that pass a pooling unit.
+    """
+
+    name: str
+    events: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, float] = field(default_factory=dict)
+    buffer_bits: float = 0.0
+    width_table_bits: float = 0.0
+    outputs: float = 0.0
+    pooled: float = 0.0
+
+    def event(self, name: str) -> float:
+        return self.events.get(name, 0.0)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number of events per image: `formula` says how it follows from counters and geometry."""
+
+    formula: str
+    count: Callable[[Work, HardwareConfig], float]
+
+
+def _extra(name: str) -> Quantity:
+    return Quantity(name, lambda work, hw: work.extra.get(name, 0.0))
+
+
+#: Quantities that a component table may name. Counters are those of golden_model.registers.
+QUANTITIES: dict[str, Quantity] = {
+    "ad_operations": Quantity("ad_operations", lambda w, hw: w.event("ad_operations")),
+    "conversions": Quantity(
+        "conversions_r1 + conversions_r2", lambda w, hw: w.event("conversions_r1") + w.event("conversions_r2")
+    ),
+    "ou_activations": Quantity("ou_activations", lambda w, hw: w.event("ou_activations")),
+    "cells": Quantity(
+        "ou_activations x 2 polarities x ou_rows x ou_cols", lambda w, hw: w.event("ou_activations") * hw.ou_cells
+    ),
+    "word_lines": Quantity(
+        "ou_activations x 2 polarities x ou_rows", lambda w, hw: w.event("ou_activations") * 2 * hw.ou_rows
+    ),
+    "input_register_bits": Quantity(
+        "input_bits_streamed x ou_rows", lambda w, hw: w.event("input_bits_streamed") * hw.ou_rows
+    ),
+    "cycles": Quantity("cycles", lambda w, hw: w.event("cycles")),
+    "buffer_bits": Quantity(
+        "windows x K x input bits, residuals and pooling inputs read + results written (logits: accumulator bits)",
+        lambda w, hw: w.buffer_bits,
+    ),
+    "width_table_bits": Quantity(
+        f"windows x segments x block columns x {WIDTH_ENTRY_BITS}", lambda w, hw: w.width_table_bits
+    ),
+    "outputs": Quantity("windows x N, and outputs of nodes that rescale", lambda w, hw: w.outputs),
+    "pooled": Quantity("inputs of pooling windows", lambda w, hw: w.pooled),
+    "population_counts": Quantity(
+        "population_counts x ou_rows", lambda w, hw: w.extra.get("population_counts", 0.0) * hw.ou_rows
+    ),
+    **{name: _extra(name) for name in EXTRA_NAMES if name != "population_counts"},
+}
+
+
+# ---- events -------------------------------------------------------------------------------------
+def per_image(events: Events | np.ndarray, network: Network | Graph) -> np.ndarray:
+    """(images, stages, counters) or (stages, counters) -> mean events of one image, (stages, counters) float64.
+
+    Raises ValueError for another shape, or counts that are not finite or below 0.
+    """
+    array = np.asarray(events.counts if isinstance(events, Events) else events, dtype=np.float64)
+    shape = (len(stages(network)), len(COUNTER_NAMES))
+    received = array.shape
+    if array.ndim == 3 and len(array):
+        array = array.mean(axis=0)
+    if array.shape != shape:
+        raise ValueError(f"events must have shape {shape} or (images, {shape[0]}, {shape[1]}), got {received}")
+    if not np.isfinite(array).all() or (array < 0).any():
+        raise ValueError("events must be at least 0")
+    return array
+
+
+def checked_extra(extra: Extra | None, network: Network | Graph) -> dict[str, np.ndarray]:
+    """`extra` as float64 arrays (stages,), mean of one image; ValueError for an unknown name or another shape."""
+    count, checked = len(stages(network)), {}
+    for name, values in (extra or {}).items():
+        if name not in EXTRA_NAMES:
+            raise ValueError(f"extra: no event is called {name!r}, there are {', '.join(EXTRA_NAMES)}")
+        array = np.asarray(values, dtype=np.float64)
+        if array.shape != (count,) or not np.isfinite(array).all() or (array < 0).any():
+            raise ValueError(f"extra: {name} must be {count} numbers of at least 0, one per layer, got {array.shape}")
+        checked[name] = array
+    return checked
+
+
+def dynamic_precision_inputs(network: Network | Graph) -> np.ndarray:
+    """Activations that pass a dynamic-precision unit (system.md §6), float64 (stages,): windows x K where it is on."""
+    return np.array(
+        [
+            sum(layer.windows * layer.k for layer in stage.layers if layer.dynamic is not None)
+            for stage in stages(network)
+        ],
+        dtype=np.float64,
+    )
+
+
+# ---- traffic ------------------------------------------------------------------------------------
+def _stage_work(
+    stage: Stage, hardware: HardwareConfig, events: np.ndarray, extra: dict[str, float], width_table: bool
+) -> Work:
+    buffer = width = outputs = 0
+    for layer in stage.layers:
+        values = layer.outputs * layer.out_height * layer.out_width
+        read = layer.windows * layer.k * layer.input_bits + values * stage.residual_bits
+        buffer += read + values * (hardware.accumulator_bits if layer.last else layer.output_bits)
+        width += layer.windows * layer.segments(hardware) * layer.block_cols(hardware) * WIDTH_ENTRY_BITS
+        outputs += layer.windows * layer.outputs
+    return Work(
+        stage.name,
+        dict(zip(COUNTER_NAMES, events.tolist(), strict=True)),
+        extra,
+        buffer_bits=float(buffer),
+        width_table_bits=float(width) if width_table else 0.0,
+        outputs=float(outputs),
+    )
+
+
+def _node_work(node: Node, inputs: list[Node], hardware: HardwareConfig) -> Work | None:
+    """Work of a node between crossbar nodes; None if it moves nothing (Reshape, the image)."""
+    values = int(np.prod(node.shape))
+    written = values * node.encoding.bits
+    if isinstance(node, MaxPool | AveragePool):
+        taps = values * node.window.kernel[0] * node.window.kernel[1]
+        sums = isinstance(node, AveragePool) and node.sums
+        written = values * hardware.accumulator_bits if sums else written
+        rescaled = 0 if sums or isinstance(node, MaxPool) else values
+        return Work(
+            node.name,
+            buffer_bits=float(taps * inputs[0].encoding.bits + written),
+            outputs=float(rescaled),
+            pooled=float(taps),
+        )
+    if isinstance(node, Concat):
+        # An input that has the scale already is written in place by its producer.
+        moved = [x for x, rescale in zip(inputs, node.rescales, strict=True) if rescale is not None]
+        sizes = [int(np.prod(x.shape)) for x in moved]
+        read = sum(size * x.encoding.bits for size, x in zip(sizes, moved, strict=True))
+        return Work(node.name, buffer_bits=float(read + sum(sizes) * node.encoding.bits), outputs=float(sum(sizes)))
+    if isinstance(node, Add):
+        read = sum(int(np.prod(x.shape)) * x.encoding.bits for x in inputs)
+        return Work(node.name, buffer_bits=float(read + written), outputs=float(values))
+    if isinstance(node, Border):
+        above, below, left, right = node.border
+        kept = inputs[0].shape[0] * (node.shape[1] - above - below) * (node.shape[2] - left - right)
+        return Work(node.name, buffer_bits=float(kept * inputs[0].encoding.bits + written))
+    return None
+
+
+def works(
+    events: Events | np.ndarray, network: Network | Graph, *, width_table: bool = True, extra: Extra | None = None
+) -> tuple[Work, ...]:
+    """Work of every stage, then of the graph's nodes between them that move data.
+
+    events : as for `per_image`. width_table : False for a machine that has no block widths to read.
+    extra : name of `EXTRA_NAMES` -> (stages,), mean of one image.
+    """
+    counters, more = per_image(events, network), checked_extra(extra, network)
+    made = [
+        _stage_work(stage, network.hardware, counters[i], {name: float(v[i]) for name, v in more.items()}, width_table)
+        for i, stage in enumerate(stages(network))
+    ]
+    if isinstance(network, Graph):
+        nodes = {node.name: node for node in network.nodes}
+        for node in network.nodes:
+            if not isinstance(node, Crossbar):
+                work = _node_work(node, [nodes[name] for name in node.inputs], network.hardware)
+                made += [] if work is None else [work]
+    return tuple(made)

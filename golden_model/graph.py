@@ -362,6 +362,7 @@ def lossless_uniform(hardware: HardwareConfig) -> AdcRegisters:
 # ---- running ------------------------------------------------------------------------------------
 _CHUNK_BYTES = 64 << 20
 _IMAGES_PER_BATCH = 16  # images that a thread takes at a time
+_IMAGES_ON_DEVICE = 512  # images in a batch of the engine for GPUs
 _WAVE_BYTES = 256 << 20
 #: Above this many bytes of unpacked weights and tables, layers are prepared one after the other.
 _PREPARED_BYTES = 1 << 30
@@ -379,8 +380,8 @@ class GraphRunner:
 
     Parameters
     ----------
-    engine : as for `golden_model.network.run_layer`. threads : batches side by side in the compiled engine; None
-        takes all cores.
+    engine : as for `golden_model.network.run_layer`; with "torch" activations stay on the device from node to node.
+        threads : batches side by side in the compiled engine; None takes all cores.
 
     Memory: activations of a few batches, each freed after its last use, and the weights' tables. If those of all
     layers together would take more than about 1 GB, they are made and dropped layer by layer while a larger part
@@ -426,18 +427,19 @@ class GraphRunner:
     def outputs(self, images: Any) -> dict[str, np.ndarray]:
         """Output of every node by name, uint8 (B, C, H, W), the last as it is before `logits`; keeps all in memory."""
         batch: Batch = {self.graph.image.name: self.check_images(images)}
-        compiled = self._compiling(len(batch[self.graph.image.name]))
+        engine = self._engine(len(batch[self.graph.image.name]))
+        batch = self._load(batch, engine)
         for node in self.graph.nodes[1:]:
-            self._prepare(node, compiled)
-            self._step(node, batch, None, compiled, keep=True)
+            self._prepare(node, engine)
+            self._step(node, batch, None, engine, keep=True)
             if not self._keep:
                 self._prepared.clear()
-        return batch
+        return {name: self._host(x, engine) for name, x in batch.items()}
 
     def _run(self, images: Any, progress: Progress | None, observe: Observer | None) -> tuple[np.ndarray, Events]:
         images = self.check_images(images)
-        compiled = self._compiling(len(images))
-        size = self._batch_images(compiled)
+        engine = self._engine(len(images))
+        size = self._batch_images(engine)
         starts = range(0, max(1, len(images)), size)
         outputs: list[np.ndarray] = []
         counters: list[np.ndarray] = []
@@ -445,18 +447,18 @@ class GraphRunner:
         waves = [starts[i : i + 1] for i in range(len(starts))]
         if self._keep:
             for node in self.graph.nodes:
-                self._prepare(node, compiled)
+                self._prepare(node, engine)
         else:
             wave = max(1, _WAVE_BYTES // (size * self._live_bytes()))
             waves = [starts[i : i + wave] for i in range(0, len(starts), wave)]
         done = 0
 
         def run_wave(wave: Any, apply: Callable[..., Any], tell: Callable[[float], None] | None) -> Any:
-            batches = [{first: images[start : start + size]} for start in wave]
-            events: list[list[np.ndarray]] = [[] for _ in batches]
+            batches = [self._load({first: images[start : start + size]}, engine) for start in wave]
+            events: list[list[Any]] = [[] for _ in batches]
             for index, node in enumerate(self.graph.nodes[1:], 1):
-                self._prepare(node, compiled)
-                found = list(apply(lambda b, n=node: self._step(n, b, observe, compiled), batches))
+                self._prepare(node, engine)
+                found = list(apply(lambda b, n=node: self._step(n, b, observe, engine), batches))
                 for mine, counted in zip(events, found, strict=True):
                     if counted is not None:
                         mine.append(counted)
@@ -464,13 +466,14 @@ class GraphRunner:
                     self._prepared.pop(node.name, None)
                 if tell is not None:
                     tell(index / (len(self.graph.nodes) - 1))
-            return [b[self.graph.output.name] for b in batches], [np.stack(e, axis=1) for e in events]
+            made = [self._host(b[self.graph.output.name], engine) for b in batches]
+            return made, [np.stack([self._host(x, engine) for x in e], axis=1) for e in events]
 
         def told(images_done: float) -> None:
             if progress is not None:
                 progress(min(int(images_done), len(images)), len(images))
 
-        with ThreadPoolExecutor(self.threads if compiled else 1) as pool:
+        with ThreadPoolExecutor(self.threads if engine == "compiled" else 1) as pool:
             if self._keep:
                 results = pool.map(lambda wave: run_wave(wave, map, None), waves)
             else:
@@ -485,14 +488,15 @@ class GraphRunner:
         return np.concatenate(outputs), Events(np.concatenate(counters))
 
     # ---- one node -------------------------------------------------------------------------------
-    def _step(
-        self, node: Node, batch: Batch, observe: Observer | None, compiled: bool, *, keep: bool = False
-    ) -> np.ndarray | None:
+    def _step(self, node: Node, batch: Batch, observe: Observer | None, engine: str, *, keep: bool = False) -> Any:
         """Compute a node's output into `batch`, drop what nobody needs; counters (B, counters) of a crossbar node."""
         inputs = [batch[name] for name in node.inputs]
         counters = None
         if isinstance(node, Crossbar):
-            batch[node.name], counters = self._crossbar(node, inputs, observe, compiled)
+            run = self._crossbar_on_torch if crossbar.on_torch(engine) else self._crossbar
+            batch[node.name], counters = run(node, inputs, observe, engine)
+        elif crossbar.on_torch(engine):
+            batch[node.name] = crossbar.load_torch(engine).compute(node, *inputs)
         else:
             batch[node.name] = node.compute(*inputs)
         for name in set(node.inputs):
@@ -501,7 +505,7 @@ class GraphRunner:
         return counters
 
     def _crossbar(
-        self, node: Crossbar, inputs: list[np.ndarray], observe: Observer | None, compiled: bool
+        self, node: Crossbar, inputs: list[np.ndarray], observe: Observer | None, engine: str
     ) -> tuple[np.ndarray, np.ndarray]:
         x, residuals = inputs[0], inputs[1] if len(inputs) > 1 else None
         images = len(x)
@@ -520,7 +524,7 @@ class GraphRunner:
 
             def finish(image: int, sums: np.ndarray, layer: Layer = layer, inside: slice = inside) -> np.ndarray:
                 residual = None if residuals is None else residuals[image, inside]
-                if compiled and not layer.last:
+                if engine == "compiled" and not layer.last:
                     from golden_model import graph_compiled
 
                     return graph_compiled.finish(layer, sums, residual, node.residual_multiplier)
@@ -538,27 +542,56 @@ class GraphRunner:
             counters += events.counts
         return outputs[0] if groups == 1 else np.concatenate(outputs, axis=1), counters
 
+    def _crossbar_on_torch(self, node: Crossbar, inputs: list[Any], observe: Observer | None, engine: str) -> Any:
+        """As `_crossbar`; activations, output and counters are on the device."""
+        torch_engine = crossbar.load_torch(engine)
+        x, residuals = inputs[0], inputs[1] if len(inputs) > 1 else None
+        if observe is not None and len(x):
+            images, first = torch_engine.download(x), node.layers[0]
+            shape = (len(images), len(node.layers), first.channels, first.height, first.width)
+            for index, layer in enumerate(node.layers):
+                observe(node.name, layer, np.ascontiguousarray(images.reshape(shape)[:, index]))
+        return torch_engine.run_crossbar(node, self._prepared[node.name], x, residuals)
+
+    # ---- where activations are ------------------------------------------------------------------
+    def _load(self, batch: Batch, engine: str) -> Batch:
+        """A batch's arrays on the engine's device."""
+        if not crossbar.on_torch(engine):
+            return batch
+        torch_engine = crossbar.load_torch(engine)
+        device = torch_engine.find_device(engine)
+        return {name: torch_engine.upload(x, device) for name, x in batch.items()}
+
+    def _host(self, x: Any, engine: str) -> np.ndarray:
+        return crossbar.load_torch(engine).download(x) if crossbar.on_torch(engine) else x
+
     # ---- what is kept in memory -----------------------------------------------------------------
-    def _prepare(self, node: Node, compiled: bool) -> None:
+    def _prepare(self, node: Node, engine: str) -> None:
         if not isinstance(node, Crossbar) or node.name in self._prepared:
             return
         made = [prepare_layer(layer, self.hardware) for layer in node.layers]
-        if compiled:
+        if engine == "compiled":
             for prepared in made:
                 crossbar.compiled_tables(prepared)  # before threads share them
         self._prepared[node.name] = made
 
-    def _compiling(self, images: int) -> bool:
-        """Whether the whole run is worth the start-up of the compiled engine."""
+    def _engine(self, images: int) -> str:
+        """The engine of a whole run; "auto" becomes "torch" or "compiled" where that pays."""
         if self.engine != "auto":
-            return self.engine == "compiled"
+            return self.engine
+        conversions = sum(
+            layer.windows * layer.input_bits * 2 * self.hardware.ou_cols * int(np.sum(layer.block_widths))
+            for layer in self.graph.layers
+        )
+        if crossbar.gpu_pays(images * conversions, self.hardware):
+            return "torch"
         if importlib.util.find_spec("numba") is None:
-            return False
+            return self.engine
         slices = sum(
             layer.windows * layer.input_bits * layer.segments(self.hardware) * layer.outputs
             for layer in self.graph.layers
         )
-        return images * slices > _COMPILING_PAYS
+        return "compiled" if images * slices > _COMPILING_PAYS else self.engine
 
     def _prepared_bytes(self, layer: Layer) -> int:
         """About how much `prepare_layer` and the tables of the compiled engine take."""
@@ -578,10 +611,12 @@ class GraphRunner:
                     del sizes[name]
         return most
 
-    def _batch_images(self, compiled: bool) -> int:
+    def _batch_images(self, engine: str) -> int:
         """Images in a batch, so that its windows stay within bounds."""
-        if compiled:
+        if engine == "compiled":
             return max(1, min(_IMAGES_PER_BATCH, _CHUNK_BYTES // self._live_bytes()))
+        if crossbar.on_torch(engine):
+            return max(1, min(_IMAGES_ON_DEVICE, _CHUNK_BYTES // self._live_bytes()))
         return max(
             1, _CHUNK_BYTES // max(layer.windows * (layer.k + 32 * layer.outputs) for layer in self.graph.layers)
         )

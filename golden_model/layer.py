@@ -6,14 +6,17 @@ of rows where input bit and cell are both 1; the value is accumulated as +-(valu
 Two engines in plain NumPy give identical results: `direct` converts every slice that occurs; `patterns`
 converts all 2**ou_rows slices of a segment once and looks the results up, which is faster as soon as
 slices repeat (small OUs, many windows). `engine` picks one. The compiled engine of compiled.py, again
-identical, takes over where numba is installed and there is enough to do.
+identical, takes over where numba is installed and there is enough to do; that of torch_engine.py, identical
+again, where there is a GPU and a great deal to do.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +30,7 @@ from golden_model.trq import AdcRegisters, check_search, column_bounds, convert_
 
 #: Registers of a layer: one setting, or one per class (input bit i, weight plane b).
 Registers = AdcRegisters | Mapping[tuple[int, int], AdcRegisters] | Callable[[int, int], AdcRegisters]
-EngineName = Literal["auto", "direct", "patterns", "compiled"]
+EngineName = Literal["auto", "direct", "patterns", "compiled", "torch", "torch:cuda", "torch:cpu"]
 
 _CHUNK_BYTES = 48 << 20
 #: `patterns` holds tables of 2**ou_rows entries; above this many rows only `direct` is used.
@@ -348,7 +351,7 @@ def _patterns(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> _
 def engine(prepared: Prepared, streamed: np.ndarray, active: np.ndarray, name: EngineName = "auto") -> _Totals:
     """Run the conversions of a chunk of windows; the seam behind which engines can be exchanged."""
     if name not in ("auto", "direct", "patterns"):
-        raise ValueError(f"engine must be 'auto', 'direct', 'patterns' or 'compiled', got {name!r}")
+        raise ValueError(f"engine must be 'auto', 'direct', 'patterns', 'compiled' or 'torch', got {name!r}")
     rows = prepared.hardware.ou_rows
     if name == "auto":
         repeats = len(streamed) * prepared.bits >= 1 << rows or bool(prepared.tables)
@@ -383,6 +386,9 @@ def run(prepared: Prepared, activations: Any, *, engine_name: EngineName = "auto
     Returns (sums, events): sums (P, N) int64 in units of Delta_R1; events with leading shape (P,).
     """
     activations = check_activations(prepared, activations)
+    if on_torch(engine_name):
+        sums, counters = load_torch(engine_name).run_matrix(prepared, activations, engine_name)
+        return sums, Events(counters)
     windows = len(activations)
     sums = np.zeros((windows, prepared.outputs), dtype=np.int64)
     counters = np.zeros((windows, Events().counts.size), dtype=np.int64)
@@ -481,7 +487,8 @@ def matmul(
     min_count : smallest count per threshold (`trq.min_count`), None for lambda = 1.
     activation_bits : width of the activations, default hardware.input_bits.
     early_detection : as for `trq.convert` (*ours*, off by default).
-    engine : "auto", "direct", "patterns" or "compiled" (compiled.py); results are identical.
+    engine : "auto", "direct", "patterns", "compiled" (compiled.py), or "torch" (torch_engine.py): a GPU, also named
+        "torch:cuda"; "torch:cpu" runs the same code on the processor. Results are identical.
     per_window : events keep a leading shape (P,) instead of being summed.
 
     Returns (sums, events): sums (P, N) int64 in units of Delta_R1; events of all windows, `cycles` is the
@@ -501,6 +508,8 @@ def matmul(
         activation_bits=activation_bits,
         early_detection=early_detection,
     )
+    if engine == "auto" and gpu_pays(int(prepared.lanes_per_slice.sum()) * prepared.bits * len(activations), hardware):
+        engine = "torch"
     if engine == "compiled" or (engine == "auto" and not per_window and compiling_pays(prepared, len(activations))):
         if per_window:
             raise ValueError("engine 'compiled' does not keep the events of single windows (per_window)")
@@ -556,3 +565,36 @@ def compiled_tables(prepared: Prepared) -> Any:
                     tables = columns.compile_programs(tables)
         prepared.tables["compiled"] = tables
     return prepared.tables["compiled"]
+
+
+# ---- the engine for GPUs (torch_engine.py), which needs torch -----------------------------------
+#: Conversions that take the compiled engine about ten seconds on one core, by OU rows up to PATTERN_ROWS or above.
+#: Below, `auto` leaves a GPU alone: loading torch and waking the device take seconds.
+_GPU_PAYS = (2_500_000_000_000, 200_000_000_000)
+
+
+def on_torch(engine: str) -> bool:
+    """Whether an engine's name means torch_engine.py."""
+    return engine.partition(":")[0] == "torch"
+
+
+def load_torch(engine: str) -> Any:
+    """The module `torch_engine`; ValueError if torch is not installed."""
+    try:
+        from golden_model import torch_engine
+    except ImportError as error:
+        raise ValueError(f"engine {engine!r} needs torch, which is not installed") from error
+    return torch_engine
+
+
+@cache
+def gpu_present() -> bool:
+    """Whether there is a GPU that torch sees; looks for a driver first, because torch takes a moment to load."""
+    if not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg"))) or importlib.util.find_spec("torch") is None:
+        return False
+    return load_torch("torch").gpu_present()
+
+
+def gpu_pays(conversions: int, hardware: HardwareConfig) -> bool:
+    """Whether `auto` takes the GPU: there is one, and the work is worth waking it up (`_GPU_PAYS`)."""
+    return conversions > _GPU_PAYS[hardware.ou_rows > PATTERN_ROWS] and gpu_present()

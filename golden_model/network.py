@@ -262,13 +262,19 @@ def run_layer(
     """Run one layer.
 
     activations : uint8 (B, C, H, W) below 2**input_bits. prepared : from `prepare_layer`, to save time.
-    engine : "compiled", one of `layer.matmul`, or "auto": compiled where it exists and pays.
+    engine : one of `layer.matmul`; "auto" takes a GPU or the compiled engine where they exist and pay.
     finish : other post-processing than `finish_layer`, called image by image.
 
     Returns (output, events): output as `finish_layer` or stacked from `finish`; events (B,), `cycles` with c_layer.
     """
     if prepared is None:
         prepared = prepare_layer(layer, hardware)
+    if engine == "auto":
+        lanes = int(prepared.lanes_per_slice.sum()) * prepared.bits
+        if crossbar.gpu_pays(lanes * len(activations) * layer.windows, hardware):
+            engine = "torch"
+    if crossbar.on_torch(engine):
+        return _run_torch(layer, prepared, activations, engine, finish)
     if engine == "compiled" or (
         engine == "auto" and crossbar.compiling_pays(prepared, len(activations) * layer.windows)
     ):
@@ -311,6 +317,16 @@ def _run_compiled(
             flat = sums.reshape(len(sums), layer.windows, -1)
             output = np.stack([finish(index, one) for index, one in enumerate(flat)])
     return output, Events(counters) + Events.of(cycles=constant)
+
+
+def _run_torch(
+    layer: Layer, prepared: crossbar.Prepared, activations: np.ndarray, engine: str, finish: Finish | None
+) -> tuple[np.ndarray, Events]:
+    torch_engine = crossbar.load_torch(engine)
+    made, counters = torch_engine.run_layer(layer, prepared, activations, engine, keep_sums=finish is not None)
+    if finish is not None:
+        made = np.stack([finish(index, sums) for index, sums in enumerate(made)])
+    return made, Events(counters)
 
 
 def _in_window_order(layer: Layer, sums: np.ndarray) -> np.ndarray:

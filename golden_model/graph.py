@@ -427,7 +427,7 @@ class GraphRunner:
     def outputs(self, images: Any) -> dict[str, np.ndarray]:
         """Output of every node by name, uint8 (B, C, H, W), the last as it is before `logits`; keeps all in memory."""
         batch: Batch = {self.graph.image.name: self.check_images(images)}
-        engine = self._engine(len(batch[self.graph.image.name]))
+        engine = self.engine_of(len(batch[self.graph.image.name]))
         batch = self._load(batch, engine)
         for node in self.graph.nodes[1:]:
             self._prepare(node, engine)
@@ -438,7 +438,7 @@ class GraphRunner:
 
     def _run(self, images: Any, progress: Progress | None, observe: Observer | None) -> tuple[np.ndarray, Events]:
         images = self.check_images(images)
-        engine = self._engine(len(images))
+        engine = self.engine_of(len(images))
         size = self._batch_images(engine)
         starts = range(0, max(1, len(images)), size)
         outputs: list[np.ndarray] = []
@@ -575,7 +575,7 @@ class GraphRunner:
                 crossbar.compiled_tables(prepared)  # before threads share them
         self._prepared[node.name] = made
 
-    def _engine(self, images: int) -> str:
+    def engine_of(self, images: int) -> str:
         """The engine of a whole run; "auto" becomes "torch" or "compiled" where that pays."""
         if self.engine != "auto":
             return self.engine

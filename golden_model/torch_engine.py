@@ -59,7 +59,7 @@ def gpu_present() -> bool:
 
 def device_name(device: torch.device) -> str:
     """For people: what the device is called."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "torch on the processor"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the processor, through torch"
 
 
 def find_device(engine: str) -> torch.device:

@@ -21,6 +21,7 @@ import typer
 from rich.progress import Progress as Bar
 from torch import nn
 
+from golden_model import torch_engine
 from golden_model.config import PRESETS
 from golden_model.graph import Graph, GraphRunner
 from quant import datasets, networks, pipeline
@@ -28,6 +29,9 @@ from quant.import_network import from_torch
 from quant.integer import accuracy
 from quant.modules import Normalisation
 from quant.reference import Progress, exact_logits
+
+#: Of the golden model; "torch" is the one for GPUs.
+ENGINES = ("auto", "compiled", "torch", "patterns", "direct")
 
 _FLOAT_BYTES = 64 << 20
 
@@ -93,6 +97,27 @@ def _numbers(option: str, text: str | None, channels: int) -> tuple[float, ...] 
     return values
 
 
+def _engine(name: str, device: str | None) -> str:
+    """The engine's name in the golden model, from --engine and --device."""
+    if name not in ENGINES:
+        raise ValueError(f"--engine must be one of {', '.join(ENGINES)}, got {name!r}")
+    if device is not None and (name != "torch" or device not in ("cuda", "cpu")):
+        raise ValueError(f"--device is cuda or cpu, and goes with --engine torch; got {device!r} and --engine {name}")
+    if name == "torch" and device != "cpu" and not torch_engine.gpu_present():
+        raise ValueError(
+            "--engine torch needs a GPU that torch can use, and it sees none; --device cpu runs the same code on "
+            "the processor, slowly"
+        )
+    return name if device is None else f"{name}:{device}"
+
+
+def _device_words(engine: str) -> str:
+    """What the golden model ran on, for people."""
+    if engine.partition(":")[0] != "torch":
+        return "processor"
+    return torch_engine.device_name(torch_engine.find_device(engine))
+
+
 def evaluate(
     model: nn.Module,
     dataset: datasets.ImageSet,
@@ -146,6 +171,7 @@ def evaluate(
         logits, events = runner.run(test[:count], progress=told("golden model"))
         result["golden_model"] = {
             "engine": engine,
+            "device": _device_words(runner.engine_of(count)),
             "images": count,
             "seconds": time.perf_counter() - start,
             "logits_equal": bool((logits == exact[:count]).all()),
@@ -168,7 +194,8 @@ def main(
     ] = None,
     images: Annotated[Optional[int], typer.Option(min=1, help="Test images; default all.")] = None,  # noqa: UP045
     golden_images: Annotated[int, typer.Option(min=0, help="Images that the golden model runs, 0 for none.")] = 16,
-    engine: Annotated[str, typer.Option(help="Of the golden model: auto, compiled, patterns or direct.")] = "auto",
+    engine: Annotated[str, typer.Option(help=f"Of the golden model: {', '.join(ENGINES)}.")] = "auto",
+    device: Annotated[Optional[str], typer.Option(help="Of --engine torch: cuda (default) or cpu.")] = None,  # noqa: UP045
     threads: Annotated[Optional[int], typer.Option(min=1, help="Of the golden model; default all cores.")] = None,  # noqa: UP045
     preset: Annotated[str, typer.Option(help=f"Hardware: {', '.join(PRESETS)}.")] = "paper",
     weight_bits: Annotated[int, typer.Option(help="Magnitude bits of a weight, beside its sign.")] = 7,
@@ -181,8 +208,7 @@ def main(
     """Accuracy of a network in floating point and as integers, and its events per image."""
     if preset not in PRESETS:
         raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    if engine not in ("auto", "compiled", "patterns", "direct"):
-        raise ValueError(f"--engine must be auto, compiled, patterns or direct, got {engine!r}")
+    engine = _engine(engine, device)
     own = ":" in model
     known = None if own else networks.ready(model)
     pictures = known.shape if known else None
@@ -245,7 +271,8 @@ def print_result(result: dict[str, Any]) -> None:
     golden = result["golden_model"]
     events = golden["per_image"]["network"]
     words = "equal" if golden["logits_equal"] else "NOT EQUAL"
-    show(f"golden model      {golden['images']} images in {golden['seconds']:.1f} s, logits {words}")
+    where = "" if golden["device"] == "processor" else f" on {golden['device']}"
+    show(f"golden model      {golden['images']} images in {golden['seconds']:.1f} s{where}, logits {words}")
     show(
         f"per image         {events['conversions']:,.0f} A/D conversions,"
         f" {events['ad_operations']:,.0f} A/D operations, {events['ou_activations']:,.0f} OU activations"

@@ -96,7 +96,19 @@ def test_a_golden_model_that_differs_is_a_failed_check(files, monkeypatch):
     assert "NOT EQUAL" in done.stderr
 
 
-def test_bad_input_is_told_in_one_sentence(files):
+def test_the_engine_for_gpus_counts_the_same_on_the_processor(files):
+    found = {}
+    for engine in (("compiled",), ("torch", "--device", "cpu")):
+        done = lenet(files, "--images", 4, "--golden-images", 2, "--engine", *engine, "--json", files / "out.json")
+        assert done.exit_code == 0, done.output
+        found[engine[0]] = json.loads((files / "out.json").read_text())["golden_model"]
+    assert "on the processor, through torch" in done.stderr.replace("\n", " ")
+    assert found["torch"]["logits_equal"]
+    assert found["torch"]["per_image"] == found["compiled"]["per_image"]
+
+
+def test_bad_input_is_told_in_one_sentence(files, monkeypatch):
+    monkeypatch.setattr(evaluate.torch_engine, "gpu_present", lambda: False)
     data, weights = ("--data", files / "28.npz"), ("--weights", files / "lenet.pt")
     cases = [
         (("--model", "alexnet", *data), "unknown network 'alexnet'"),
@@ -104,7 +116,10 @@ def test_bad_input_is_told_in_one_sentence(files):
         (("--model", "lenet5", *weights, "--data", files / "14.npz"), "images are (1, 14, 14), lenet5 takes (1, 28,"),
         (("--model", "resnet20", *weights, *data), "images are (1, 28, 28), resnet20 takes (3, 32, 32)"),
         (("--model", "lenet5", *weights, *data, "--preset", "big"), "--preset must be one of"),
-        (("--model", "lenet5", *weights, *data, "--engine", "gpu"), "--engine must be auto, compiled"),
+        (("--model", "lenet5", *weights, *data, "--engine", "gpu"), "--engine must be one of auto, compiled, torch"),
+        (("--model", "lenet5", *weights, *data, "--engine", "torch"), "--engine torch needs a GPU that torch can use"),
+        (("--model", "lenet5", *weights, *data, "--device", "cpu"), "--device is cuda or cpu, and goes with --engine"),
+        (("--model", "lenet5", *weights, *data, "--engine", "torch", "--device", "tpu"), "got 'tpu' and --engine"),
         (("--model", "lenet5", *weights, *data, "--mean", "a,b"), "--mean must be numbers between commas"),
         (("--model", "lenet5", *weights, *data, "--std", "1,1"), "--std must be 1 or 1 numbers, got 2"),
         (("--model", f"{files}/none.py:make", *data), "none.py is not a file"),

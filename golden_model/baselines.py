@@ -188,13 +188,16 @@ class _Groups:
     """Column groups of one layer after row compression.
 
     masks : float32 (K, packs), the rows of every pack; a pack is what one group has in one crossbar.
-    columns : (packs,), bit lines of a group, one polarity. kept : rows kept, over groups. groups : how many.
+    columns : (packs,), bit lines of a group, one polarity. kept : (groups,), rows that each group keeps.
     """
 
     masks: np.ndarray
     columns: np.ndarray
-    kept: int
-    groups: int
+    kept: np.ndarray
+
+    def index_bits(self, k: int) -> int:
+        """Bits that say which of the k rows are kept, the shorter code for every group."""
+        return int(np.minimum(k, self.kept * max(1, (k - 1).bit_length())).sum())
 
 
 def _groups(layer: Layer, hardware: HardwareConfig, planes: int, mixed: bool) -> _Groups:
@@ -212,17 +215,17 @@ def _groups(layer: Layer, hardware: HardwareConfig, planes: int, mixed: bool) ->
             for i in range(0, layer.outputs, hardware.ou_cols)
             for b in range(planes)
         ]
-    masks, columns, kept = [], [], 0
+    masks, columns, kept = [], [], []
     for part in parts:
         rows = np.flatnonzero(part.any(axis=1))
-        kept += len(rows)
+        kept.append(len(rows))
         for start in range(0, len(rows), most):
             mask = np.zeros(layer.k, dtype=np.float32)
             mask[rows[start : start + most]] = 1
             masks.append(mask)
             columns.append(part.shape[1])
     stacked = np.stack(masks, axis=1) if masks else np.zeros((layer.k, 0), dtype=np.float32)
-    return _Groups(stacked, np.array(columns, dtype=np.int64), kept, len(parts))
+    return _Groups(stacked, np.array(columns, dtype=np.int64), np.array(kept, dtype=np.int64))
 
 
 _SPARSE_BYTES = 64 << 20
@@ -278,8 +281,9 @@ def sparse_events(
       ceil(ones / ou_rows) OU activations; a pack without a 1 costs nothing.
     * Conversion is the baseline's: uniform, R_ideal decisions, both polarities of every bit line that exists; an OU
       takes as long as in the baseline; the fixed clocks of a window are those of our tile.
-    * Indices: each group stores ceil(log2 K) bits for each row that it keeps and reads them once per window, to
-      gather its inputs. Every OU activation reads one input-register bit per row.
+    * Indices: each group stores which rows it keeps, as one bit per row or as ceil(log2 K) bits per kept row, whatever
+      is less, and reads that once per window, to gather its inputs. Every OU activation reads one input-register bit
+      per row.
 
     Deviation: the paper has 2-bit cells, OUs of 16 x 16, offset weights in one array and coded indices; here cells,
     OUs and pairs are those of every other machine in the comparison. It puts the bits of a weight on adjacent bit
@@ -320,7 +324,7 @@ def sparse_events(
         cells = 0
         for layer in stage.layers:
             mine = groups[id(layer)]
-            stored = mine.kept * max(1, (layer.k - 1).bit_length())
+            stored = mine.index_bits(layer.k)
             index_bits[i] += stored
             read[i] += stored * layer.windows
             stays = mine.masks.sum(axis=0).astype(np.int64)
@@ -328,7 +332,7 @@ def sparse_events(
             pair_ous += [int(ous[j : j + hardware.grid_cols].sum()) for j in range(0, len(ous), hardware.grid_cols)]
             cells += 2 * int(stays @ mine.columns)
             events[i, cycles] += timing.c_layer(hardware)
-            kept += mine.kept
-            all_rows += mine.groups * layer.k
+            kept += int(mine.kept.sum())
+            all_rows += len(mine.kept) * layer.k
         placements.append(StagePlacement(hardware, np.array(pair_ous, dtype=np.int64), cells, 0))
     return Sparse(events, read, index_bits, tuple(placements), kept / all_rows)

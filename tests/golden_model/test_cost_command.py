@@ -1,0 +1,105 @@
+"""`python -m golden_model.cost`: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from golden_model import cost_command, graph_file, image
+from golden_model.config import TINY
+from tests.golden_model.test_graph import everything, pixels
+from tests.strategies import make_images, make_network
+
+
+def run(*arguments):
+    return CliRunner().invoke(cost_command.app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A graph's file and pictures for it."""
+    folder = tmp_path_factory.mktemp("cost")
+    made = everything()
+    graph_file.save(made, folder / "net.graph")
+    np.savez(folder / "pictures.npz", test_images=pixels(0, made, 5))
+    return folder
+
+
+def test_a_graph_without_pictures_shows_what_geometry_tells(files):
+    result = run(files / "net.graph")
+    assert result.exit_code == 0, result.output
+    assert "ISAAC-like, 4 planes" in result.output
+    assert "SRE-like" not in result.output
+    assert "as it is set" not in result.output
+
+
+def test_pictures_add_the_machines_that_need_activations(files, tmp_path):
+    target = tmp_path / "out.json"
+    result = run(
+        files / "net.graph", "--images", files / "pictures.npz", "--count", 3, "--pairs", 200, "--json", target
+    )
+    assert result.exit_code == 0, result.output
+    assert "SRE-like" in result.output
+    assert "balanced" in result.output
+    data = json.loads(target.read_text())
+    assert (data["images"], data["table"], data["network"]) == (3, "isaac-32nm", "everything")
+    assert data["machines"][-1]["machine"] == "as it is set"
+    assert data["machines"][0]["speed"] == 1
+
+
+def test_a_deployment_image_brings_its_pictures(tmp_path):
+    chain = make_network(0, TINY)
+    image.write(tmp_path / "image", chain, make_images(0, chain, 2), np.array([0, 1]))
+    result = run(tmp_path / "image", "--table", "mixed-45nm")
+    assert result.exit_code == 0, result.output
+    assert "as it is set" in result.output
+
+
+def test_the_trace_holds_every_product_and_source(files):
+    result = run(files / "net.graph", "--trace", "BWQ")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert any("adc_operation" in x and " pJ = " in x and "[ad_operations]" in x for x in lines)
+    assert any("um2" in x and "activation_buffer" in x for x in lines)
+    assert sum(x.startswith("# ") for x in lines) == 2
+    assert any(x.startswith("adc: 0.0096 / 8; Shafiee") for x in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.graph"], "nothing.graph"),
+        (["GRAPH", "--table", "nowhere"], "energy table nowhere: no such file"),
+        (["GRAPH", "--images", "GRAPH"], "it has no array called test_images or images"),
+        (["GRAPH", "--images", "nothing.npz"], "--images nothing.npz: not an .npz file of arrays"),
+        (["GRAPH", "--images", "FLOAT"], "must be uint8 (B, C, H, W), got float64 (2, 2, 6, 6)"),
+        (["GRAPH", "--images", "SMALL"], "images must have shape (B, 2, 6, 6), got (2, 2, 5, 5)"),
+        (["GRAPH", "--trace", "abacus"], "--trace abacus: there are ISAAC-like"),
+        (["GRAPH", "--json", "no/such/folder/x.json"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(files, arguments, message):
+    np.savez(files / "float.npz", images=np.zeros((2, 2, 6, 6)))
+    np.savez(files / "small.npz", images=np.zeros((2, 2, 5, 5), dtype=np.uint8))
+    places = {"GRAPH": files / "net.graph", "FLOAT": files / "float.npz", "SMALL": files / "small.npz"}
+    result = run(*(places.get(a, a) for a in arguments))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_the_module_is_a_command(files):
+    done = subprocess.run(
+        [sys.executable, "-m", "golden_model.cost", str(files / "net.graph")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "width per layer" in done.stdout

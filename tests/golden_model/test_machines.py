@@ -1,0 +1,159 @@
+"""Machines side by side: ratios, their parts, and what is passed on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from golden_model import baselines, cost, graph, machines
+from golden_model.config import PAPER, TINY
+from golden_model.graph import GraphRunner
+from golden_model.program import DynamicPrecision
+from golden_model.registers import COUNTER_NAMES
+from tests.golden_model.test_graph import TWIN, everything, pixels
+from tests.strategies import make_images, make_network
+
+
+def test_the_first_machine_is_the_reference():
+    made = everything()
+    rows = machines.compare(machines.geometry_machines(made, pixels(0, made, 2)))
+    assert (rows[0].speed, rows[0].saving, rows[0].fewer_ous) == (1, 1, 1)
+    base = rows[0]
+    for row in rows[1:]:
+        assert row.speed == pytest.approx(base.machine.clocks / row.machine.clocks)
+        assert row.saving == pytest.approx(base.energy.total_pj / row.energy.total_pj)
+
+
+def test_all_machines_that_need_only_geometry_and_activations_are_listed():
+    made = everything()  # weight_bits = 4, so there is one baseline
+    names = [m.name for m in machines.geometry_machines(made, pixels(0, made, 1))]
+    assert names == [
+        "ISAAC-like, 4 planes", "idealised, 12 rows at once", "SRE-like", "width per layer", "width per block (BWQ)",
+    ]  # fmt: skip
+    assert "SRE-like" not in [m.name for m in machines.geometry_machines(made)]
+
+
+def test_the_baseline_has_seven_planes_and_then_eight():
+    made = graph.with_settings(everything(), hardware=PAPER)
+    first, second = machines.geometry_machines(made)[:2]
+    assert (first.name, second.name) == ("ISAAC-like, 7 planes", "ISAAC-like, 8 planes")
+    assert second.total("ou_activations") == pytest.approx(8 / 7 * first.total("ou_activations"))
+    assert np.array_equal(first.events, cost.baseline_events(made).counts)
+
+
+def test_narrow_activations_get_a_row_of_their_own():
+    made = graph.with_settings(everything(), activation_bits={"stem": 3})
+    found = machines.geometry_machines(made)
+    assert [m.name for m in found[-2:]] == ["width per block (BWQ)", "+ activation widths"]
+    assert found[-1].total("ou_activations") < found[-2].total("ou_activations")
+
+
+def test_only_block_widths_need_a_width_table():
+    made = everything()
+    rows = machines.compare(machines.geometry_machines(made, pixels(0, made, 1)))
+    component = [c.name for c in rows[0].energy.table.components].index("width_table")
+    paid = {row.machine.name: row.energy.counts[:, component].sum() > 0 for row in rows}
+    assert [name for name, pays in paid.items() if pays] == ["width per block (BWQ)"]
+
+
+def test_only_the_sparse_machine_pays_for_indices():
+    made = everything()
+    rows = machines.compare(machines.geometry_machines(made, pixels(0, made, 1)))
+    component = [c.name for c in rows[0].energy.table.components].index("row_index")
+    area = [a.name for a in rows[0].area.table.areas].index("metadata")
+    for row in rows:
+        sparse = row.machine.name == "SRE-like"
+        assert (row.energy.counts[:, component].sum() > 0) == sparse
+        assert (row.area.counts[:, area].sum() > 0) == sparse
+
+
+def test_machines_do_not_change_the_network():
+    made = everything()
+    before = GraphRunner(made).run(pixels(0, made, 1))[1]
+    machines.compare(machines.geometry_machines(made, pixels(0, made, 1)), budget=500)
+    assert GraphRunner(made).run(pixels(0, made, 1))[1] == before
+
+
+def test_a_counted_machine_holds_the_events_of_its_own_settings():
+    made = graph.with_settings(everything(registers=TWIN), skip_zero_slices=True)
+    images = pixels(3, made, 3)
+    events = GraphRunner(made).run(images)[1]
+    for source in (images, events, events.counts):
+        machine = machines.counted("ours", made, source)
+        assert np.allclose(machine.events, events.counts.mean(axis=0))
+        assert machine.extra == {}
+        assert machine.clocks == events.counts.mean(axis=0)[:, COUNTER_NAMES.index("cycles")].sum()
+
+
+def test_a_counted_machine_pays_for_its_dynamic_precision_unit():
+    made = graph.with_settings(everything(), dynamic={"stem": DynamicPrecision()})
+    machine = machines.counted("redy", made, pixels(0, made, 1))
+    assert machine.extra["dynamic_precision_inputs"].tolist() == [36 * 18, 0, 0, 0, 0]
+    row = machines.compare([machine])[0]
+    without = machines.compare([replace(machine, extra={})])[0]
+    unit = row.energy.table.component("dynamic_precision").energy_pj
+    assert row.energy.total_pj - without.energy.total_pj == pytest.approx(36 * 18 * unit)
+
+
+def test_extra_events_and_metadata_reach_energy_and_area():
+    made = everything()
+    images = pixels(0, made, 1)
+    plain = machines.counted("plain", made, images)
+    bounded = machines.counted(
+        "bounded", made, images, extra={"column_bound_bits_read": np.full(5, 1000.0)}, metadata_bits=np.full(5, 64.0)
+    )
+    one, other = machines.compare([plain, bounded])
+    read = one.energy.table.component("column_bounds").energy_pj
+    assert other.energy.total_pj - one.energy.total_pj == pytest.approx(5000 * read)
+    stored = one.area.table.area("metadata").area_um2
+    assert (other.area.total_mm2 - one.area.total_mm2) * 1e6 == pytest.approx(320 * stored, rel=1e-6)
+
+
+def test_chains_and_graphs_give_the_same_rows():
+    chain = make_network(0, TINY)
+    images = make_images(0, chain, 2)
+    one = machines.compare(machines.geometry_machines(chain, images), budget=60)
+    other = machines.compare(machines.geometry_machines(graph.from_network(chain), images), budget=60)
+    assert [row.as_dict(layers=True) for row in one] == [row.as_dict(layers=True) for row in other]
+
+
+def test_rows_are_json_and_say_everything():
+    made = everything()
+    rows = machines.compare(machines.geometry_machines(made, pixels(0, made, 1)), "mixed-45nm", budget=100)
+    data = json.loads(json.dumps([row.as_dict(layers=True) for row in rows]))
+    for row, shown in zip(rows, data, strict=True):
+        assert [x["layer"] for x in shown["layers"]] == [node.name for node in made.crossbars]
+        assert sum(x["ad_operations"] for x in shown["layers"]) == pytest.approx(shown["ad_operations"])
+        assert sum(shown["picojoules_by_group"].values()) == pytest.approx(row.energy.total_pj)
+        assert shown["pipeline"]["interval_clocks"] <= shown["chip"]["interval_clocks"]
+        assert shown["pipeline"]["mm2"] >= shown["chip"]["mm2"]
+
+
+def test_a_machine_that_does_not_fit_the_budget_has_no_pipeline():
+    made = everything()
+    row = machines.compare([machines.baseline(made)], budget=1)[0]
+    assert row.pipeline is None
+    assert "pipeline" not in row.as_dict()
+
+
+def test_layer_wise_widths_may_come_from_a_network_of_its_own():
+    made = everything()
+    other = graph.with_settings(made, activation_bits={"stem": 8})
+    found = machines.geometry_machines(made, layer_network=other)
+    assert [m.network is other for m in found if m.name == "width per layer"] == [True]
+
+
+def test_nothing_to_compare_is_refused():
+    with pytest.raises(ValueError, match="compare: there is no machine"):
+        machines.compare([])
+
+
+def test_the_idealised_machine_does_far_fewer_activations():
+    made = graph.with_settings(everything(), hardware=PAPER)
+    base, ideal = machines.baseline(made), machines.idealised(made)
+    assert ideal.network.hardware == baselines.idealised(PAPER)
+    assert ideal.total("ou_activations") < base.total("ou_activations") / 2
+    assert ideal.total("ad_operations") == 8 * ideal.conversions

@@ -1,0 +1,128 @@
+"""What layers and nodes do for one image, worked out by hand and against chains."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from golden_model import cost, graph, work
+from golden_model.baselines import baseline_events
+from golden_model.config import TINY
+from golden_model.graph import GraphRunner
+from tests.golden_model.test_graph import SMALL, everything, pixels
+from tests.strategies import make_images, make_network
+
+
+def by_name(made, **options):
+    return {w.name: w for w in work.works(baseline_events(made), made, **options)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_chain_costs_the_same_as_its_graph(seed):
+    chain = make_network(seed, TINY)
+    made = graph.from_network(chain)
+    events = GraphRunner(made).run(make_images(seed, chain, 3))[1]
+    for table in cost.table_names():
+        one, other = cost.energy(events, chain, table), cost.energy(events, made, table)
+        assert one.layers == other.layers
+        assert np.array_equal(one.counts, other.counts)
+
+
+def test_crossbar_nodes_come_first_in_the_order_of_their_events():
+    made = everything()
+    names = [w.name for w in work.works(baseline_events(made), made)]
+    assert names == ["stem", "signed", "sum", "groups", "head", "relu", "shortcut", "max", "cat", "mean"]
+    assert names[:5] == [node.name for node in made.crossbars]
+
+
+def test_a_residual_is_read_once_per_output_value():
+    """`sum` takes `stem` and adds `signed`: K x windows read, one residual read and one result written a value."""
+    made = everything()
+    node = made.node("sum")
+    assert node.inputs == ("stem", "signed")
+    k, values = node.layers[0].k, 4 * 36
+    assert by_name(made)["sum"].buffer_bits == 36 * k * 8 + values * 8 + values * 8
+    assert [stage.residual_bits for stage in work.stages(made)] == [0, 0, 8, 0, 0]
+
+
+def test_a_grouped_convolution_adds_up_its_groups():
+    made = everything()
+    done = by_name(made)
+    groups = made.node("groups").layers
+    assert len(groups) == 2
+    k = groups[0].k
+    assert done["groups"].buffer_bits == 2 * 36 * k * 8 + 4 * 36 * 8
+    assert done["groups"].outputs == 36 * 4
+    blocks = sum(layer.segments(SMALL) * layer.block_cols(SMALL) for layer in groups)
+    assert done["groups"].width_table_bits == 36 * blocks * 4
+
+
+def test_nodes_between_crossbars_pay_for_what_they_move():
+    made = everything()
+    done = by_name(made)
+    # an addition of one input: 4 x 6 x 6 read, as much written and rescaled
+    assert (done["relu"].buffer_bits, done["relu"].outputs) == (2 * 144 * 8, 144)
+    # every second pixel of 4 channels read, 6 channels written
+    assert (done["shortcut"].buffer_bits, done["shortcut"].outputs) == ((4 * 9 + 6 * 9) * 8, 0)
+    # 3 x 3 windows at 3 x 3 places of 4 channels, no rescaling
+    assert (done["max"].pooled, done["max"].outputs) == (4 * 9 * 9, 0)
+    assert done["max"].buffer_bits == (4 * 9 * 9 + 4 * 9) * 8
+    # both inputs of the concatenation change their scale
+    assert (done["cat"].buffer_bits, done["cat"].outputs) == (2 * 90 * 8, 90)
+    # one window of 3 x 3 per channel
+    assert (done["mean"].pooled, done["mean"].outputs, done["mean"].buffer_bits) == (90, 10, (90 + 10) * 8)
+
+
+def test_an_input_that_has_the_scale_of_a_concatenation_is_not_moved():
+    made = everything()
+    cat, border = made.node("cat"), made.node("shortcut")
+    nodes = [
+        graph.Concat(name="cat", inputs=cat.inputs, shape=cat.shape, encoding=border.encoding)
+        if node.name == "cat"
+        else node
+        for node in made.nodes
+    ]
+    again = by_name(graph.build("again", SMALL, nodes))
+    assert again["cat"].outputs == 4 * 9  # of the pooled input only
+    assert again["cat"].buffer_bits == 2 * 36 * 8
+
+
+def test_sums_that_make_the_logits_are_as_wide_as_an_accumulator():
+    made = everything()
+    last = [node for node in made.nodes if node.name not in ("flat", "head", "mean")]
+    mean = graph.AveragePool(
+        name="mean", inputs=("cat",), shape=(10, 1, 1), encoding=made.node("cat").encoding,
+        window=graph.Window(kernel=(3, 3), stride=(3, 3)), sums=True,
+    )  # fmt: skip
+    done = by_name(graph.build("sums", SMALL, [*last, mean]))
+    assert done["mean"].buffer_bits == 90 * 8 + 10 * SMALL.accumulator_bits
+    assert done["mean"].outputs == 0
+
+
+def test_population_counts_are_charged_per_row():
+    made = everything()
+    extra = {"population_counts": np.arange(5.0)}
+    done = work.works(baseline_events(made), made, extra=extra)
+    counted = [work.QUANTITIES["population_counts"].count(w, SMALL) for w in done]
+    assert counted == [0, 5, 10, 15, 20, 0, 0, 0, 0, 0]
+
+
+def test_every_quantity_is_finite_and_none_is_forgotten():
+    made = everything()
+    extra = {name: np.ones(5) for name in work.EXTRA_NAMES}
+    done = work.works(GraphRunner(made).run(pixels(1, made, 2))[1], made, extra=extra)
+    totals = {name: sum(q.count(w, SMALL) for w in done) for name, q in work.QUANTITIES.items()}
+    assert all(value > 0 for value in totals.values()), totals
+
+
+def test_only_layers_with_dynamic_precision_feed_the_unit():
+    chain = make_network(0, TINY)
+    inputs = work.dynamic_precision_inputs(chain)
+    assert inputs.tolist() == [0, chain.layers[1].windows * 12, 12]
+    assert not work.dynamic_precision_inputs(everything()).any()
+
+
+def test_events_of_another_network_are_refused():
+    made = everything()
+    with pytest.raises(ValueError, match=r"events must have shape \(5, 9\) or \(images, 5, 9\), got \(3, 9\)"):
+        work.per_image(np.zeros((3, 9)), made)

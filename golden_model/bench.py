@@ -5,6 +5,9 @@ the same run; seconds for 10,000 images through layers of ResNet-20's shapes, wi
 memory used; growth with images, layer size and number of converter settings. Weights and activations are
 random but shaped like a trained network's (bell-shaped weights, half of the activations 0).
 
+Where torch sees a GPU, two more tables, labelled with its name, hold the same for torch_engine.py, copies to the GPU
+and back included; `--engine torch` measures nothing else, and `--device cpu` with it tries the tables without a GPU.
+
 With --history FILE every run is appended as one JSON line and compared with the one before it, engine by
 engine, by its ratio to plain NumPy, which a busy machine changes less than seconds.
 """
@@ -15,6 +18,7 @@ import json
 import os
 import platform
 import resource
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +46,8 @@ RESNET20 = (
     (32, 16, 64, 2),
     *[(64, 8, 64, 1)] * 5,
 )
+#: The layer that `kernel_table` times.
+KERNEL = (64, 16, 64, 1)
 #: A run this much slower than the one before it, against plain NumPy, is reported.
 SLOWER = 0.7
 
@@ -122,21 +128,27 @@ def conversions_per_second(
     return counted[0] / seconds(work)
 
 
-def kernel_table() -> list[dict[str, Any]]:
-    """Conversions per second of one layer, 64 channels to 64, on one thread."""
+def kernel_table(engine: crossbar.EngineName = "compiled", images: int = 8) -> list[dict[str, Any]]:
+    """Conversions per second of one layer, 64 channels to 64, on one thread or on a GPU."""
     rows = []
     for regime, hardware in REGIMES.items():
         for name, registers in SETTINGS[regime].items():
-            layer = make_layer(hardware, (64, 16, 64, 1), registers)
-            images = make_images(layer, 8)
-            plain = conversions_per_second(layer, hardware, "direct", images[:1, :, :, :])
-            fast = conversions_per_second(layer, hardware, "compiled", images)
-            rows.append({"regime": regime, "setting": name, "compiled": fast, "plain": plain, "ratio": fast / plain})
+            layer = make_layer(hardware, KERNEL, registers)
+            x = make_images(layer, images)
+            plain = conversions_per_second(layer, hardware, "direct", x[:1])
+            fast = conversions_per_second(layer, hardware, engine, x)
+            short = engine.partition(":")[0]
+            rows.append({"regime": regime, "setting": name, short: fast, "plain": plain, "ratio": fast / plain})
     return rows
 
 
-def network_table(images: int, threads: list[int]) -> list[dict[str, Any]]:
-    """Seconds for 10,000 images through layers of ResNet-20's shapes: windows, packing, conversion, requantisation."""
+def network_table(
+    images: int, threads: list[int], engine: crossbar.EngineName = "compiled", together: int = 16
+) -> list[dict[str, Any]]:
+    """Seconds for 10,000 images through layers of ResNet-20's shapes: windows, packing, conversion, requantisation.
+
+    together : images that a thread, or a GPU, takes at a time.
+    """
     rows = []
     for regime, hardware in REGIMES.items():
         registers = list(SETTINGS[regime].values())[-1]
@@ -148,8 +160,8 @@ def network_table(images: int, threads: list[int]) -> list[dict[str, Any]]:
             done = 0
             hardware, *parts = work
             for layer, ready, x in zip(*parts, strict=True):
-                part = x[start : start + 16]
-                _, events = network.run_layer(layer, hardware, part, prepared=ready, engine="compiled")
+                part = x[start : start + together]
+                _, events = network.run_layer(layer, hardware, part, prepared=ready, engine=engine)
                 done += int(events.sum().conversions)
             return done
 
@@ -157,7 +169,7 @@ def network_table(images: int, threads: list[int]) -> list[dict[str, Any]]:
         for count in threads:
             with ThreadPoolExecutor(count) as pool:
                 start = time.perf_counter()
-                conversions = sum(pool.map(run, range(0, images, 16)))
+                conversions = sum(pool.map(run, range(0, images, together)))
                 took = time.perf_counter() - start
             rows.append(
                 {
@@ -171,6 +183,22 @@ def network_table(images: int, threads: list[int]) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def torch_tables(engine: crossbar.EngineName, images: int) -> dict[str, Any]:
+    """The first two tables for torch_engine.py, with the name of the device and the memory taken there."""
+    torch_engine = crossbar.load_torch(engine)
+    device = torch_engine.find_device(engine)
+    gpu = device.type == "cuda"
+    kernels = kernel_table(engine, 512 if gpu else 8)
+    networks = network_table(max(images, 1024) if gpu else images, [1], engine, 512 if gpu else 16)
+    memory = torch_engine.peak_memory(device)
+    return {
+        "device": torch_engine.device_name(device),
+        "device_memory_mb": None if memory is None else memory >> 20,
+        "kernels": kernels,
+        "networks": networks,
+    }
 
 
 def growth_table() -> list[dict[str, Any]]:
@@ -215,19 +243,22 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return slower
 
 
-def show(result: dict[str, Any], console: Console) -> None:
-    """Print the three tables."""
-    kernels = Table(title="A/D conversions per second, one layer, one thread", title_justify="left")
-    for name in ("operation unit", "setting", "compiled", "plain NumPy", "ratio"):
-        kernels.add_column(name, justify="left" if name in ("operation unit", "setting") else "right")
-    for row in result["kernels"]:
-        speeds = (f"{row[key] / 1e9:.3g} G" for key in ("compiled", "plain"))
-        kernels.add_row(row["regime"], row["setting"], *speeds, f"{row['ratio']:.0f}")
-    whole = Table(title="10,000 images through layers of ResNet-20's shapes", title_justify="left")
+def _kernels(rows: list[dict[str, Any]], engine: str, where: str) -> Table:
+    table = Table(title=f"A/D conversions per second, one layer, {where}", title_justify="left")
+    for name in ("operation unit", "setting", engine, "plain NumPy", "ratio"):
+        table.add_column(name, justify="left" if name in ("operation unit", "setting") else "right")
+    for row in rows:
+        speeds = (f"{row[key] / 1e9:.3g} G" for key in (engine, "plain"))
+        table.add_row(row["regime"], row["setting"], *speeds, f"{row['ratio']:.0f}")
+    return table
+
+
+def _networks(rows: list[dict[str, Any]], where: str) -> Table:
+    table = Table(title=f"10,000 images through layers of ResNet-20's shapes{where}", title_justify="left")
     for name in ("operation unit", "threads", "seconds", "conversions an image", "conversions/s", "peak memory"):
-        whole.add_column(name, justify="left" if name == "operation unit" else "right")
-    for row in result["networks"]:
-        whole.add_row(
+        table.add_column(name, justify="left" if name == "operation unit" else "right")
+    for row in rows:
+        table.add_row(
             row["regime"],
             str(row["threads"]),
             f"{row['seconds_per_10000']:.1f}",
@@ -235,30 +266,73 @@ def show(result: dict[str, Any], console: Console) -> None:
             f"{row['conversions_per_second'] / 1e9:.3g} G",
             f"{row['peak_memory_mb']} MB",
         )
+    return table
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print the tables that there are."""
+    if result["kernels"]:
+        console.print(_kernels(result["kernels"], "compiled", "one thread"))
+        console.print(_networks(result["networks"], ""))
     growth = Table(title="Growth of the time (tables made anew each time)", title_justify="left")
     for name in ("operation unit", "change", "time"):
         growth.add_column(name, justify="right" if name == "time" else "left")
     for row in result["growth"]:
         growth.add_row(row["regime"], row["what"], f"x {row['time']:.2f}")
-    for table in (kernels, whole, growth):
-        console.print(table)
+    if result["growth"]:
+        console.print(growth)
+    if "torch" in result:
+        found = result["torch"]
+        console.print(_kernels(found["kernels"], "torch", found["device"]))
+        console.print(_networks(found["networks"], f", {found['device']}"))
+        if found["device_memory_mb"] is not None:
+            console.print(f"{found['device']}: at most {found['device_memory_mb']} MB of its memory taken")
 
 
+def _torch_engine(engine: str, device: str | None) -> crossbar.EngineName | None:
+    """Which engine of torch_engine.py to measure, None for none; ValueError for options that do not fit."""
+    if engine not in ("auto", "compiled", "torch"):
+        raise ValueError(f"--engine must be auto, compiled or torch, got {engine!r}")
+    if device is not None and (engine != "torch" or device not in ("cuda", "cpu")):
+        raise ValueError(f"--device is cuda or cpu, and goes with --engine torch; got {device!r} and --engine {engine}")
+    if engine == "torch":
+        chosen: crossbar.EngineName = "torch:cpu" if device == "cpu" else "torch"
+        crossbar.load_torch(chosen).find_device(chosen)
+        return chosen
+    return "torch" if engine == "auto" and crossbar.gpu_present() else None
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def main(
     images: Annotated[int, typer.Option(min=16, help="Images of the network table; scaled to 10,000.")] = 192,
     history: Annotated[Path | None, typer.Option(help="Append this run here and compare with the last.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results here.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="auto (compiled, and torch where there is a GPU), compiled, torch.")
+    ] = "auto",
+    device: Annotated[str | None, typer.Option(help="Of --engine torch: cuda (default) or cpu.")] = None,
 ) -> None:
     """Measure the golden model. Exit status 1 if it became much slower than the last run in --history."""
+    try:
+        torch_name = _torch_engine(engine, device)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    compiled = engine != "torch"
     threads = sorted({1, min(2, os.cpu_count() or 1)})
     result: dict[str, Any] = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "versions": {"numpy": np.__version__, "python": platform.python_version()},
-        "kernels": kernel_table(),
-        "networks": network_table(images, threads),
-        "growth": growth_table(),
+        "kernels": kernel_table() if compiled else [],
+        "networks": network_table(images, threads) if compiled else [],
+        "growth": growth_table() if compiled else [],
     }
+    if torch_name is not None:
+        result["torch"] = torch_tables(torch_name, images)
     console = Console()
     show(result, console)
     if json_file is not None:
@@ -279,4 +353,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -62,6 +62,11 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "the processor, through torch"
 
 
+def peak_memory(device: torch.device) -> int | None:
+    """Most bytes that tensors have taken on a GPU so far; None for the processor."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
 def find_device(engine: str) -> torch.device:
     """The device that "torch", "torch:cuda" or "torch:cpu" names; ValueError if there is none."""
     name = engine.partition(":")[2] or "cuda"
@@ -70,7 +75,7 @@ def find_device(engine: str) -> torch.device:
     if name == "cuda" and not gpu_present():
         raise ValueError(
             f"engine {engine!r} needs a GPU that torch {torch.__version__} can use, and it sees none; "
-            "'torch:cpu' runs the same code on the processor"
+            "'torch:cpu' (--device cpu) runs the same code on the processor"
         )
     return torch.device(name)
 

@@ -1,5 +1,8 @@
+import json
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("numba", reason="numba is not installed")
 
@@ -37,3 +40,47 @@ def test_the_shapes_are_resnet_20s():
     assert len(layers) == 19
     # 40.6 M multiply-accumulates with the last fully connected layer of 640.
     assert sum(layer.k * layer.outputs * layer.windows for layer in layers) == 40_550_400
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(bench, "KERNEL", (3, 4, 5, 1))
+    monkeypatch.setattr(bench, "RESNET20", ((3, 4, 5, 1), (5, 4, 6, 2)))
+    monkeypatch.setattr(bench, "seconds", lambda work, least=0.5: work() or 1.0)
+
+
+def test_the_engine_for_gpus_has_rows_of_its_own_with_the_name_of_the_device(tiny, tmp_path):
+    pytest.importorskip("torch", reason="torch is not installed")
+    file = tmp_path / "out.json"
+    done = CliRunner().invoke(
+        bench.app, ["--engine", "torch", "--device", "cpu", "--images", "16", "--json", str(file)]
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads(file.read_text())
+    assert result["kernels"] == result["networks"] == result["growth"] == []
+    found = result["torch"]
+    assert found["device"] == "the processor, through torch"
+    assert [(row["regime"], row["setting"]) for row in found["kernels"]] == [
+        (regime, name) for regime, settings in bench.SETTINGS.items() for name in settings
+    ]
+    # Eight images instead of the plain model's one, in the same pretended second.
+    assert all(row["torch"] > 1 and row["ratio"] == row["torch"] / row["plain"] for row in found["kernels"])
+    assert [(row["regime"], row["images"]) for row in found["networks"]] == [("9 rows", 16), ("128 rows", 16)]
+    assert done.output.count("the processor, through torch") == 2
+    assert bench.compare(result, result) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engine", "fast"], "--engine must be auto, compiled or torch, got 'fast'"),
+        (["--device", "cpu"], "--device is cuda or cpu, and goes with --engine torch; got 'cpu' and --engine auto"),
+        (["--engine", "torch"], "engine 'torch' needs a GPU that torch"),
+    ],
+)
+def test_options_that_do_not_fit_are_told_in_one_sentence(monkeypatch, options, message):
+    torch_engine = pytest.importorskip("golden_model.torch_engine", reason="torch is not installed")
+    monkeypatch.setattr(torch_engine, "gpu_present", lambda: False)
+    done = CliRunner().invoke(bench.app, options)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: {message}")

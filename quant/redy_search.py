@@ -294,7 +294,7 @@ def score_layers(
 
 
 # ---- choices ------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Chosen:
     """What a layer takes; fields as in `Scores`, estimated on the samples."""
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from golden_model import baselines, timing
+from golden_model import baselines, searches, timing
 from golden_model.baselines import Widths
 from golden_model.chip import AreaReport, Chip, ChipShape, chip
 from golden_model.components import ComponentTable, load_table
@@ -286,17 +286,27 @@ def counted(
 
     source : uint8 images (B, C, H, W) to run, or events that someone counted ((images,) stages, counters). extra :
     events of parts that the counters do not have, (stages,), mean of one image; those of the dynamic-precision unit
-    are added here. metadata_bits : bits stored for them, (stages,).
+    and of the searches' knowledge (`searches.metadata_events`; not from means, which are not integers) are added here.
+    metadata_bits : bits stored for them, (stages,); None takes `searches.stored_bits`.
     """
+    graph = from_network(network) if isinstance(network, Network) else network
     array = source.counts if isinstance(source, Events) else np.asarray(source)
     if array.ndim == 4:
-        graph = from_network(network) if isinstance(network, Network) else network
         array = GraphRunner(graph, threads=threads).run(array, progress=progress)[1].counts
-    more = dict(extra or {})
-    inputs = dynamic_precision_inputs(network)
-    if inputs.any() and "dynamic_precision_inputs" not in more:
-        more["dynamic_precision_inputs"] = inputs
-    return Machine(name, network, per_image(array, network), extra=more, metadata_bits=metadata_bits, note=note)
+    mean = per_image(array, network)
+    known: dict[str, np.ndarray] = {}
+    if array.dtype.kind in "iu":
+        known = {name: np.asarray(v).reshape(-1, len(mean)).mean(axis=0) for name, v in _metadata(graph, array).items()}
+    known["dynamic_precision_inputs"] = dynamic_precision_inputs(network)
+    more = {name: values for name, values in known.items() if values.any()} | dict(extra or {})
+    if metadata_bits is None:
+        stored = searches.stored_bits(graph)
+        metadata_bits = stored["column_bounds"] + stored["trees"]
+    return Machine(name, network, mean, extra=more, metadata_bits=metadata_bits, note=note)
+
+
+def _metadata(graph: Graph, array: np.ndarray) -> Mapping[str, np.ndarray]:
+    return searches.metadata_events(graph, Events(array))
 
 
 def geometry_machines(

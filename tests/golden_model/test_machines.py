@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from golden_model import baselines, cost, graph, machines
+from golden_model import baselines, cost, graph, machines, searches
 from golden_model.config import PAPER, TINY
 from golden_model.graph import GraphRunner
 from golden_model.program import DynamicPrecision
 from golden_model.registers import COUNTER_NAMES
+from golden_model.trq import AdcRegisters
 from tests.golden_model.test_graph import TWIN, everything, pixels
 from tests.strategies import make_images, make_network
 
@@ -96,6 +97,24 @@ def test_a_counted_machine_pays_for_its_dynamic_precision_unit():
     without = machines.compare([replace(machine, extra={})])[0]
     unit = row.energy.table.component("dynamic_precision").energy_pj
     assert row.energy.total_pj - without.energy.total_pj == pytest.approx(36 * 18 * unit)
+
+
+def test_a_counted_machine_pays_for_what_its_searches_know():
+    registers = AdcRegisters(mode="bounded", n_r2=3, column_bound_bits=1)
+    made = graph.with_settings(everything(), registers={node.name: registers for node in everything().crossbars})
+    events = GraphRunner(made).run(pixels(0, made, 2))[1]
+    machine = machines.counted("bounded", made, events)
+    expected = searches.metadata_events(made, events)
+    assert set(machine.extra) == {"column_bound_bits_read", "population_counts"}
+    for name, values in machine.extra.items():
+        assert np.allclose(values, expected[name].mean(axis=0))
+    assert np.array_equal(machine.metadata_bits, searches.stored_bits(made)["column_bounds"])
+    assert (
+        machines.counted("given", made, events, extra={"population_counts": np.ones(5)})
+        .extra["population_counts"]
+        .tolist()
+        == [1] * 5
+    )
 
 
 def test_extra_events_and_metadata_reach_energy_and_area():

@@ -16,6 +16,7 @@ changes any logit.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -512,7 +513,7 @@ def main(
     if json_file is not None:
         pipeline.write_json(json_file, result)
     if not result["lossless_equal"]:
-        print("lossless skipping changed a logit: golden model and exact sums differ", flush=True)
+        print("error: lossless skipping changed a logit", file=sys.stderr)
         raise typer.Exit(1)
 
 

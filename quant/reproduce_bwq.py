@@ -1,0 +1,346 @@
+"""What block-wise widths earn, step by step: `python -m quant.reproduce_bwq` (BWQ; system.md §5, §8, §11, §13).
+
+    python -m quant.reproduce_bwq --network resnet20 --weights FILE --data FILE
+
+Two tables of networks trained by quant.train_network (those kept in quant/trained, or --trained DIR): compression
+and accuracy of each with all seeds, and how many operation-unit activations blocks save against one width per layer.
+Then, for one network of each recipe and for the float network quantised after training, a ladder of machines: the
+ISAAC-like baseline, rivals, and the steps from block widths alone to everything, each with events counted by the
+golden model, clocks and energy (golden_model.machines). All A/D conversion is lossless, so a network's accuracy is
+that of its integers; it is measured here on the test images.
+
+Search trees and twin-range registers are chosen on training images; events are counted on test images.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from golden_model import graph_file, machines, searches
+from golden_model.baselines import layer_wise_events
+from golden_model.components import load_table, table_names
+from golden_model.config import PAPER
+from golden_model.cost_command import print_rows, print_trace
+from golden_model.graph import Graph, GraphRunner, with_settings
+from golden_model.histograms_joint import graph_joint_counts
+from golden_model.lanes import graph_decoupled_cycles
+from golden_model.machines import Machine, Row
+from golden_model.program import DynamicPrecision
+from golden_model.registers import COUNTER_NAMES
+from quant import datasets, networks, pipeline
+from quant.evaluate import float_logits
+from quant.import_network import from_torch
+from quant.integer import accuracy
+from quant.reference import exact_logits
+
+TRAINED = pipeline.PACKAGE / "trained"
+#: What the papers report, over their own baselines (system.md §12).
+PAPER_SPEED, PAPER_SAVING = 6.08, 17.47
+POST_TRAINING = "8 bits after training"
+TABLES = tuple(name for name in table_names() if name != "trq-adc")
+
+Tell = Callable[[str, int, int], None]
+
+
+# ---- trained networks ---------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A network that quant.train_network made: its report and its integer graph."""
+
+    name: str
+    report: dict[str, Any]
+    graph: Graph
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.report["options"]["settings"]
+
+    @property
+    def recipe(self) -> str:
+        """What was trained, without the seed."""
+        s = self.settings
+        block = {"ou": "operation units", "layer": "layers"}.get(self.report["options"]["block"], "")
+        return (
+            f"{s['method']}, widths of {block or self.report['options']['block']}, {s['activation_bits']}-bit"
+            f" activations, penalty by {s['weighting']}, target {s['target_bits']:g}"
+        )
+
+    @property
+    def layer_wise(self) -> bool:
+        return self.report["options"]["block"] == "layer"
+
+
+def load_trained(folder: Path, network: str) -> list[Trained]:
+    """All trained networks in the folders of `folder` whose float network is `network`, by name.
+
+    ValueError names a file that is missing or broken.
+    """
+    found = []
+    for report in sorted(folder.glob("*/train.json")):
+        content = pipeline.read_json(report, "")
+        if "options" not in content or "widths" not in content:
+            raise ValueError(f"{report} is not a report of quant.train_network")
+        if content["options"]["settings"]["model"] == network:
+            found.append(Trained(report.parent.name, content, graph_file.load(report.parent / "network.graph")))
+    return found
+
+
+def ou_activations(network: Trained) -> float:
+    """OU activations of one image without any skipping of inputs, at the network's own activation widths.
+
+    With one width per layer every block of the layer is as wide as its widest.
+    """
+    if network.layer_wise:
+        return float(layer_wise_events(network.graph, own_input_bits=True).ou_activations.sum())
+    return machines.block_widths(network.graph, own_input_bits=True).total("ou_activations")
+
+
+def by_recipe(trained: Iterable[Trained]) -> dict[str, list[Trained]]:
+    groups: dict[str, list[Trained]] = defaultdict(list)
+    for one in trained:
+        groups[one.recipe].append(one)
+    return dict(groups)
+
+
+# ---- the ladder ---------------------------------------------------------------------------------
+def ladder(
+    graph: Graph,
+    calibration: np.ndarray,
+    images: np.ndarray,
+    *,
+    layer_network: Graph | None = None,
+    threads: int | None = None,
+    tell: Tell = lambda what, done, total: None,
+) -> list[Machine]:
+    """Machines on one network, the baseline first, each step with everything before it unless said otherwise.
+
+    graph : with lossless uniform converters. calibration : training images that choose registers and trees.
+    images : uint8 (B, C, H, W) whose mean events are given. layer_network : trained with one width per layer.
+    """
+
+    def told(what: str) -> Callable[[int, int], None]:
+        return lambda done, total: tell(what, done, total)
+
+    def run(name: str, network: Graph, note: str) -> Machine:
+        events = GraphRunner(network, threads=threads).run(images, progress=told(name))[1]
+        searching = searches.metadata_events(network, events)
+        extra = {event: counts.mean(axis=0) for event, counts in searching.items() if counts.any()}
+        one = machines.counted(name, network, events, extra=extra, note=note)
+        stored = searches.stored_bits(network)
+        return replace(one, metadata_bits=stored["column_bounds"] + stored["trees"])
+
+    made = machines.geometry_machines(
+        graph, images, layer_network=layer_network, threads=threads, progress=told("rivals")
+    )
+    tell("counts", 0, 1)
+    counts = graph_joint_counts(graph, calibration, threads=threads)
+    twin = with_settings(graph, registers=searches.twin(counts, graph.hardware))
+    made.append(run("BWQ + TRQ", twin, "twin range, lossless, best registers per layer"))
+    always = {node.name: DynamicPrecision(l_max=0, tau_sq=0) for node in graph.crossbars}
+    made.append(
+        run("BWQ + TRQ + ReDy", with_settings(twin, dynamic=always), "empty high bits of a group are not streamed")
+    )
+    skipping = searches.twin(counts, graph.hardware, skip_zero_slices=True)
+    zeros = with_settings(graph, registers=skipping, skip_zero_slices=True)
+    made.append(run("BWQ + TRQ + zero slices", zeros, "OU activations whose input slice is all zero are skipped"))
+    for name, bits in (("rows", 0), ("rows and columns", "full")):
+        chosen: Any = bits
+        trees = searches.trees(counts, graph.hardware, column_bound_bits=chosen, skip_zero_slices=True)
+        ours = with_settings(graph, registers=trees, skip_zero_slices=True)
+        title = f"ours: trees bounded by {name}"
+        made.append(run(title, ours, f"optimal trees below the bound that active {name} set; zero slices skipped"))
+        tell("decoupled lanes", 0, 1)
+        made.append(_decoupled(made[-1], ours, images, threads))
+    return made
+
+
+def _decoupled(machine: Machine, graph: Graph, images: np.ndarray, threads: int | None) -> Machine:
+    """The same machine if lanes waited for each other only at the end of a segment (golden_model.lanes)."""
+    events = machine.events.copy()
+    events[:, COUNTER_NAMES.index("cycles")] = graph_decoupled_cycles(graph, images, threads=threads)
+    return replace(machine, name="  the same, lanes decoupled", events=events, note="lanes meet at a segment's end")
+
+
+# ---- printing -----------------------------------------------------------------------------------
+def _percent(values: Sequence[float]) -> str:
+    return " / ".join(f"{100 * v:.2f}" for v in values)
+
+
+def compression_table(groups: dict[str, list[Trained]], measured: dict[str, float], float_accuracy: float) -> Table:
+    """Accuracy of every seed, and bits, of every recipe."""
+    table = Table("recipe", title=f"trained networks; float {100 * float_accuracy:.2f} %")
+    for name in ("seeds", "top-1, %", "bits a weight", "32 / bits", "with signs", "and widths", "OU activations"):
+        table.add_column(name, justify="right")
+    for recipe, seeds in groups.items():
+        widths = [one.report["widths"] for one in seeds]
+
+        def mean(key: str, widths: list[dict[str, Any]] = widths) -> str:
+            return f"{np.mean([w['compression'][key] for w in widths]):.1f}x"
+
+        table.add_row(
+            recipe,
+            ", ".join(str(one.settings["seed"]) for one in seeds),
+            _percent([measured[one.name] for one in seeds]),
+            f"{np.mean([w['mean_bits'] for w in widths]):.3f}",
+            mean("magnitude"),
+            mean("with_sign"),
+            mean("with_sign_and_table"),
+            f"{np.mean([ou_activations(one) for one in seeds]) / 1e6:.2f} M",
+        )
+    return table
+
+
+def picture(ladders: dict[str, list[Row]], path: Path) -> None:
+    """Speed and energy over the baseline, one panel for each network."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6 * len(ladders)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(ladders), 1, squeeze=False)[:, 0]
+    for axis, (name, rows) in zip(axes, ladders.items(), strict=True):
+        place = np.arange(len(rows))
+        axis.barh(place - 0.2, [row.speed for row in rows], 0.4, label="speed")
+        axis.barh(place + 0.2, [row.saving for row in rows], 0.4, label="energy")
+        axis.set_yticks(place, [row.machine.name for row in rows])
+        axis.invert_yaxis()
+        axis.set_xscale("log")
+        axis.axvline(PAPER_SPEED, color="C0", linestyle=":", label="BWQ's paper, speed")
+        axis.axvline(PAPER_SAVING, color="C1", linestyle=":", label="BWQ's paper, energy")
+        axis.set_title(name)
+        axis.set_xlabel("times the baseline")
+        axis.legend(loc="lower right")
+    pipeline.write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
+
+
+# ---- command line -------------------------------------------------------------------------------
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@pipeline.reports_errors
+def main(
+    network: Annotated[str, typer.Option(help=f"One of {', '.join(networks.READY)}.")],
+    weights: Annotated[Path, typer.Option(help="Of the float network: state dict, .npz or .safetensors.")],
+    data_path: Annotated[Path, typer.Option("--data", help="CIFAR-10 batches, idx files, pictures or an .npz file.")],
+    trained: Annotated[Path, typer.Option(help="Folder of folders that quant.train_network wrote.")] = TRAINED,
+    ladders: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it at run time
+        typer.Option(help="Trained networks to run, between commas; default the first of each recipe; 'none'."),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Test images whose events are counted.")] = 32,
+    accuracy_images: Annotated[Optional[int], typer.Option(min=1, help="Default all test images.")] = None,  # noqa: UP045
+    threads: Annotated[Optional[int], typer.Option(min=1, help="Default all cores.")] = None,  # noqa: UP045
+    trace: Annotated[Optional[str], typer.Option(help="Print the products behind machines of this name.")] = None,  # noqa: UP045
+    work: Annotated[Optional[Path], typer.Option(help="Default build/bwq/NETWORK.")] = None,  # noqa: UP045
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the results here.")] = None,  # noqa: UP045
+) -> None:
+    """Compression, accuracy, speed and energy of block-wise trained networks, beside the paper's figures."""
+    known = networks.ready(network)
+    dataset = datasets.load(data_path, size=known.shape[1], channels=known.shape[0])
+    if dataset.shape != known.shape:
+        raise ValueError(f"{data_path}: images are {dataset.shape}, {network} takes {known.shape}")
+    model = known.make(known.classes)
+    networks.load_weights(model, weights)
+    kept = load_trained(trained, network)
+    chosen = _chosen(kept, ladders)
+    work = work or Path("build/bwq") / network
+    printed = Console(highlight=False)
+    printed = printed if printed.is_terminal else Console(highlight=False, width=150)
+    test, labels = np.array(dataset.test_images[:accuracy_images]), dataset.test_labels[:accuracy_images]
+    with Bar(console=pipeline.console, disable=not pipeline.console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def tell(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total or None)
+
+        def share(graph: Graph, name: str) -> float:
+            exact = exact_logits(graph, test, progress=lambda done, total: tell(f"accuracy of {name}", done, total))
+            return accuracy(exact, labels)
+
+        float_accuracy = accuracy(
+            float_logits(model, test, known.normalisation, lambda d, t: tell("float network", d, t)), labels
+        )
+        post = from_torch(
+            model, dataset.shape, PAPER, dataset.calibration(), normalisation=known.normalisation, name=network
+        )
+        graphs = {POST_TRAINING: post, **{one.name: one.graph for one in chosen}}
+        measured = {POST_TRAINING: share(post, POST_TRAINING)} | {one.name: share(one.graph, one.name) for one in kept}
+        found: dict[str, list[Machine]] = {}
+        for name, graph in graphs.items():
+            found[name] = ladder(
+                graph, dataset.calibration(), np.array(dataset.test_images[:images]),
+                layer_network=_layer_network(kept, name), threads=threads,
+                tell=lambda what, done, total, name=name: tell(f"{name}: {what}", done, total),
+            )  # fmt: skip
+    groups = by_recipe(kept)
+    if groups:
+        printed.print(compression_table(groups, measured, float_accuracy))
+    result: dict[str, Any] = {
+        "network": network,
+        "data": dataset.source,
+        "images": images,
+        "accuracy_images": len(test),
+        "accuracy": {"float": float_accuracy, **measured},
+        "trained": {
+            one.name: {
+                "recipe": one.recipe,
+                "command": one.report.get("command"),
+                "widths": one.report["widths"],
+                "ou_activations": ou_activations(one),
+            }
+            for one in kept
+        },
+        "ladders": {},
+    }
+    first: dict[str, list[Row]] = {}
+    for name, steps in found.items():
+        printed.rule(f"{name}: {100 * measured[name]:.2f} %")
+        result["ladders"][name] = {}
+        for table_name in TABLES:
+            rows = machines.compare(steps, load_table(table_name))
+            first.setdefault(name, rows)
+            print_rows(printed, rows)
+            if trace is not None:
+                print_trace(rows, trace)
+            result["ladders"][name][table_name] = [row.as_dict() for row in rows]
+    printed.print(f"BWQ's paper: {PAPER_SPEED}x speed, {PAPER_SAVING}x energy over ReRAM machines, on average.")
+    pipeline.write_json(work / "result.json", result)
+    picture(first, work / "result.png")
+    printed.print(f"results: {work / 'result.json'}   picture: {work / 'result.png'}")
+    if json_file is not None:
+        pipeline.write_json(json_file, result)
+
+
+def _chosen(kept: Sequence[Trained], names: str | None) -> list[Trained]:
+    if names == "none":
+        return []
+    if names is None:
+        return [seeds[0] for seeds in by_recipe(k for k in kept if not k.layer_wise).values()]
+    known = {one.name: one for one in kept}
+    wanted = [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"--ladders: there is no trained network {name!r}; there are {', '.join(known) or 'none'}")
+    return [known[name] for name in wanted]
+
+
+def _layer_network(kept: Sequence[Trained], name: str) -> Graph | None:
+    """The network trained with one width per layer that has the activation widths of `name`."""
+    bits = next((one.settings["activation_bits"] for one in kept if one.name == name), 8)
+    rivals = [one.graph for one in kept if one.layer_wise and one.settings["activation_bits"] == bits]
+    return rivals[0] if rivals and name != POST_TRAINING else None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,117 @@
+"""The command that shows what block-wise widths earn."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from golden_model import graph_file
+from golden_model.config import PAPER
+from golden_model.graph import GraphRunner
+from quant import reproduce_bwq
+from quant.bwq import Settings, width_statistics
+from quant.models import LeNet5
+from quant.modules import Normalisation
+from quant.quantised import prepare
+
+
+def _train(folder, model, images, *, seed=0, layer_wise=False):
+    """What quant.train_network would write, with widths as they come out of rounding."""
+    network = prepare(
+        model, (1, 28, 28), PAPER, calibration=torch.from_numpy(images).float(), normalisation=Normalisation.none(1),
+        start_bits=3, layer_wise=layer_wise,
+    )  # fmt: skip
+    folder.mkdir(parents=True)
+    graph_file.save(network.to_graph(images[:2], "lenet5"), folder / "network.graph")
+    settings = {**Settings(model="lenet5", seed=seed).__dict__}
+    options = {"settings": settings, "block": "layer" if layer_wise else "ou"}
+    report = {"options": options, "widths": width_statistics(network), "command": "python -m quant.train_network"}
+    (folder / "train.json").write_text(json.dumps(report))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bwq")
+    torch.manual_seed(0)
+    model = LeNet5()
+    torch.save(model.state_dict(), folder / "lenet.pt")
+    rng = np.random.default_rng(0)
+    images = (rng.integers(0, 256, (36, 1, 28, 28)) * (rng.random((36, 1, 28, 28)) < 0.3)).astype(np.uint8)
+    np.savez(folder / "data.npz", train_images=images, train_labels=rng.integers(0, 10, 36),
+             test_images=images[:8], test_labels=rng.integers(0, 10, 8))  # fmt: skip
+    _train(folder / "trained/blocks-0", model, images)
+    _train(folder / "trained/blocks-1", model, images, seed=1)
+    _train(folder / "trained/layers-0", model, images, layer_wise=True)
+    return folder
+
+
+def call(files, *more):
+    arguments = ["--network", "lenet5", "--weights", files / "lenet.pt", "--data", files / "data.npz", "--trained",
+                 files / "trained", "--work", files / "work", "--images", 2, "--threads", 1, *more]  # fmt: skip
+    return CliRunner().invoke(reproduce_bwq.app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def result(files):
+    done = call(files, "--trace", "baseline-is-not-a-name")
+    assert done.exit_code == 2, done.output
+    done = call(files)
+    assert done.exit_code == 0, done.output
+    return json.loads((files / "work/result.json").read_text()), done.output
+
+
+def test_seeds_of_one_recipe_share_a_line_and_the_first_gets_a_ladder(result):
+    found, text = result
+    assert set(found["ladders"]) == {reproduce_bwq.POST_TRAINING, "blocks-0"}
+    assert set(found["trained"]) == {"blocks-0", "blocks-1", "layers-0"}
+    assert "0, 1" in text
+
+
+def test_every_step_of_the_ladder_does_less_work_than_the_one_before(result):
+    found, _ = result
+    rows = {row["machine"]: row for row in found["ladders"]["blocks-0"]["isaac-32nm"]}
+    order = ["ISAAC-like, 7 planes", "width per block (BWQ)", "BWQ + TRQ", "BWQ + TRQ + zero slices"]
+    for before, after in pairwise(order):
+        assert rows[after]["ad_operations"] < rows[before]["ad_operations"]
+        assert rows[after]["speed"] > rows[before]["speed"]
+    ours = rows["ours: trees bounded by rows"]
+    assert ours["ad_operations"] < rows["BWQ + TRQ + zero slices"]["ad_operations"]
+    assert ours["ou_activations"] == rows["BWQ + TRQ + zero slices"]["ou_activations"]
+    assert ours["extra"]["tree_bits_read"] == ours["ad_operations"] * PAPER.adc_bits
+    assert rows["  the same, lanes decoupled"]["clocks"] < ours["clocks"]
+
+
+def test_the_layer_wise_machine_runs_the_network_that_was_trained_layer_by_layer(result, files):
+    found, _ = result
+    row = next(r for r in found["ladders"]["blocks-0"]["isaac-32nm"] if r["machine"] == "width per layer")
+    assert row["ou_activations"] == found["trained"]["layers-0"]["ou_activations"]
+    assert row["ou_activations"] >= found["trained"]["blocks-0"]["ou_activations"]
+
+
+def test_events_are_those_of_the_golden_model(result, files):
+    found, _ = result
+    graph = graph_file.load(files / "trained/blocks-0/network.graph")
+    with np.load(files / "data.npz") as data:
+        events = GraphRunner(graph).run(data["test_images"][:2])[1]
+    row = next(r for r in found["ladders"]["blocks-0"]["isaac-32nm"] if r["machine"] == "width per block (BWQ)")
+    assert row["ou_activations"] == events.ou_activations.sum() / 2
+    assert row["ad_operations"] == events.ad_operations.sum() / 2
+
+
+def test_an_unknown_network_of_the_ladder_is_named(files):
+    done = call(files, "--ladders", "nothing")
+    assert done.exit_code == 2
+    assert "no trained network 'nothing'; there are blocks-0, blocks-1, layers-0" in done.output
+
+
+def test_a_report_of_something_else_is_refused(files, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/train.json").write_text("{}")
+    done = call(files, "--trained", tmp_path)
+    assert done.exit_code == 2
+    assert "not a report of quant.train_network" in done.output

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from quant.data import IDX_NAMES, DataError, Dataset, load_idx
+from quant.data import CALIBRATION_IMAGES, IDX_NAMES, DataError, Dataset, load_idx
 
 #: Names of the CIFAR-10 files in their original order; the binary version adds .bin.
 CIFAR_TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -54,6 +54,43 @@ class ImageSet(Dataset):
 
     names: tuple[str, ...] = ()
     one_part: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Images that share nothing: to calibrate, to check choices, and to measure. uint8 (N, C, H, W), int64 (N,)."""
+
+    calibration: np.ndarray
+    check_images: np.ndarray
+    check_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+def apart(found: ImageSet, check_images: int) -> Parts:
+    """Parts for calibration, for at most `check_images` checks, and for measuring, without a common image.
+
+    Of a set with one part the first 32 images calibrate, at most a quarter of the others, spread over the set, check,
+    and the rest measures; otherwise checks come from the training part (`Dataset.validation`).
+
+    DataError for a set with one part of fewer than 36 images.
+    """
+    if not found.one_part:
+        images, labels = found.validation(check_images + CALIBRATION_IMAGES)
+        # Not the calibration images: of the validation images, the first 32 training images hold two.
+        kept = slice(CALIBRATION_IMAGES, None) if len(images) > CALIBRATION_IMAGES else slice(None)
+        return Parts(found.calibration(), images[kept], labels[kept], found.test_images, found.test_labels)
+    others = np.arange(CALIBRATION_IMAGES, len(found.test_images))
+    if len(others) < 4:
+        raise DataError(
+            f"{found.source} must hold at least {CALIBRATION_IMAGES + 4} images, {CALIBRATION_IMAGES} of them to "
+            f"calibrate, got {len(found.test_images)}"
+        )
+    count = max(1, min(check_images, len(others) // 4))
+    check = others[np.arange(count) * len(others) // count]
+    rest = np.setdiff1d(others, check)
+    images, labels = found.test_images, found.test_labels
+    return Parts(found.calibration(), images[check], labels[check], images[rest], labels[rest])
 
 
 def load(path: Path | str, *, size: int | None = None, channels: int | None = None) -> ImageSet:

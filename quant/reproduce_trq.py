@@ -8,7 +8,9 @@ units of 9 rows):
 * uniform, full scale: n bits over 2**R counts, and with 128 rows also over 128 counts, the most that can occur;
 * uniform, calibrated: n bits, its range searched per layer as twin range's is;
 * uniform, bits per layer: n or fewer bits per layer, chosen as twin range is, the fairest rival (*ours*);
-* twin, most accurate, and twin, fewest operations that pass the check.
+* twin, most accurate, and twin, fewest operations that pass the check;
+* on request (--converters) the same two searches with one setting per class of bits (*ours*; golden model only):
+  conversions of one input bit plus weight plane, or of one input bit and one weight plane.
 
 The check sees training images only, other ones than those that the histograms are from: squared error of the logits
 over their mean square (both without their mean over the classes) and accuracy. Trained networks know their training
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -33,7 +35,8 @@ from rich.table import Table
 from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.graph import Graph, GraphRunner
 from golden_model.histograms import graph_counts
-from quant import adc_search, data, datasets, networks, pipeline
+from golden_model.trq import AdcRegisters
+from quant import adc_search, datasets, networks, pipeline
 from quant.adc_search import Chosen, Step
 from quant.evaluate import float_logits
 from quant.import_network import from_torch
@@ -52,6 +55,13 @@ KINDS = {
     MIXED: "uniform, bits per layer",
     ACCURATE: "twin, most accurate",
     FEWEST: "twin, fewest operations",
+}
+#: Settings per class of bits, by weight 2**(i + b) or by (i, b); searched only if asked for.
+CLASS_MIXED, CLASS_FEWEST, PAIR_FEWEST = "uniform classes", "twin classes", "twin pairs"
+CLASS_KINDS = {
+    CLASS_MIXED: "uniform, bits per i + b",
+    CLASS_FEWEST: "twin, fewest, per i + b",
+    PAIR_FEWEST: "twin, fewest, per (i, b)",
 }
 #: system.md §12: what the paper reports.
 PAPER_SHARE = (42.0, 62.0)
@@ -114,7 +124,7 @@ class Check:
 
 def full_scale(n: int, counts_per_lsb: float, like: Mapping[str, Chosen]) -> dict[str, Chosen]:
     """n bits over counts_per_lsb * 2**R counts for every layer. like : any settings, for the conversions."""
-    registers = replace(next(iter(like.values())).setting.registers, mode="uniform", n_r2=n, n_r1=0, m=0, bias=0)
+    registers = AdcRegisters(mode="uniform", n_r2=n)
     return {
         name: Chosen(
             "uniform",
@@ -200,19 +210,7 @@ def search(
         f"twin range, least error, all bits: {adc_search.mean_operations(best):.3f} operations per conversion, exact"
         f" for {'all' if all(s.setting.lossless(hardware) for s in best.values()) else 'the occurring'} counts"
     )
-    checked: dict[str, bool] = state.setdefault("checked", {})
-    floor: list[float] = []
-
-    def holds(settings: dict[str, Chosen]) -> bool:
-        key = pipeline.fingerprint("check", {k: v.as_dict() for k, v in settings.items()}, ())
-        if key not in checked:
-            tell("checks", len(checked), 0)
-            made = check.measure(settings)
-            floor[:] = [made["exact_accuracy"] - options.tolerance]
-            checked[key] = made["logit_error"] <= options.logit_error and made["accuracy"] >= floor[0]
-            save()
-        return checked[key]
-
+    holds = remembered(check, options, state, save, tell)
     for kind, name in (("uniform", MIXED), ("twin", FEWEST)):
 
         def done(step: Step, kind: str = kind, name: str = name) -> None:
@@ -253,6 +251,66 @@ def search(
     state["finished"] = True
     save()
     return read()
+
+
+def remembered(
+    check: Check, options: Options, state: dict[str, Any], save: Callable[[], None], tell: Tell
+) -> Callable[[dict[str, Chosen]], bool]:
+    """The check of whole settings, that knows what it has seen."""
+    checked: dict[str, bool] = state.setdefault("checked", {})
+
+    def holds(settings: dict[str, Chosen]) -> bool:
+        key = pipeline.fingerprint("check", {k: v.as_dict() for k, v in settings.items()}, ())
+        if key not in checked:
+            tell("checks", len(checked), 0)
+            made = check.measure(settings)
+            floor = made["exact_accuracy"] - options.tolerance
+            checked[key] = made["logit_error"] <= options.logit_error and made["accuracy"] >= floor
+            save()
+        return checked[key]
+
+    return holds
+
+
+def search_classes(
+    check: Check,
+    calibration: np.ndarray,
+    kinds: Sequence[str],
+    bounds: Sequence[int],
+    options: Options,
+    state: dict[str, Any],
+    save: Callable[[], None],
+    tell: Tell,
+    log: Callable[[str], None],
+) -> dict[str, dict[str, Chosen]]:
+    """Settings per class of bits: kinds of `CLASS_KINDS`, by "kind n". Other parameters as for `search`, after it."""
+    graph, hardware = check.graph, check.graph.hardware
+    steps, choices = state["steps"], state["choices"]
+    holds = remembered(check, options, state, save, tell)
+    for pairs in (False, True):
+        mine = [k for k in CLASS_KINDS if k in kinds and (k == PAIR_FEWEST) == pairs]
+        if all(f"{kind} {n}" in steps for kind in mine for n in bounds):
+            continue
+        classes = (adc_search.classes_of_their_own if pairs else adc_search.classes_by_weight)(hardware)
+        counts = graph_counts(
+            graph, calibration, classes=classes, threads=check.threads,
+            progress=lambda done, all_: tell("histograms of classes", done, all_),
+        )  # fmt: skip
+        for kind, n in ((k, n) for k in mine for n in bounds if f"{k} {n}" not in steps):
+            scores = adc_search.score_classes(counts, hardware, n, classes, twin=kind != CLASS_MIXED)
+            found, price, checks = adc_search.cheapest(scores, holds, sensitivity=state["sensitivity"])
+            if found is None:
+                log(f"{CLASS_KINDS[kind]}, n <= {n}: nothing passes the check")
+            else:
+                choices[f"{kind} {n}"] = {k: v.as_dict() for k, v in found.items()}
+                spent = adc_search.mean_operations(found)
+                log(f"{CLASS_KINDS[kind]}, n <= {n}: {spent:.3f} operations per conversion, {checks} checks")
+            steps[f"{kind} {n}"] = {"price": price, "checks": checks}
+            save()
+    return {
+        f"{kind} {n}": {k: Chosen.from_dict(v) for k, v in choices[f"{kind} {n}"].items()}
+        for kind in kinds for n in bounds if f"{kind} {n}" in choices
+    }  # fmt: skip
 
 
 def curves(
@@ -303,6 +361,10 @@ def measure(
     }
 
 
+def _mark(choice: Any) -> str:
+    return pipeline.fingerprint("trq choice", {"choice": choice}, [])
+
+
 def names_of(bounds: Sequence[int], choices: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
     """Settings to measure, smallest bounds first within a kind's order."""
     return [f"{kind} {n}" for n in bounds for kind in kinds if f"{kind} {n}" in choices]
@@ -325,7 +387,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
             "converter", *(f"n <= {n}" for n in bounds),
             title=f"(b) remaining A/D operations, share of {bits} per conversion: {where}",
         )  # fmt: skip
-        for kind, words in KINDS.items():
+        for kind, words in (KINDS | CLASS_KINDS).items():
             one = [found.get(f"{kind} {n}") for n in bounds]
             if any(one):
                 a.add_row(words, *("-" if x is None else f"{100 * x['accuracy']:.2f}" for x in one))
@@ -333,6 +395,12 @@ def tables(result: dict[str, Any]) -> list[Table]:
         a.caption = (
             f"float {100 * result['float_accuracy']:.2f}, 8/f (lossless) {100 * part['exact_accuracy']:.2f}."
             + (f" The paper: {PAPER_RESNET20}." if result["network"] == "resnet20" and rows == "128" else "")
+            + (
+                f" The data set has one part: {result['calibration_images']} of its images calibrated,"
+                f" {result['check_images']} others checked, and others again are measured."
+                if result["parts_of_one_set"]
+                else ""
+            )
         )
         b.caption = (
             f"The paper: {PAPER_SHARE[0]:.0f} to {PAPER_SHARE[1]:.0f} % of 8 with twin range."
@@ -393,10 +461,10 @@ def picture(result: dict[str, Any], path: Path) -> None:
     for row, (rows, part) in zip(axes, machines.items(), strict=True):
         bits, bounds, found = part["adc_bits"], part["bounds"], part["settings"]
         a, b, c = row
-        for index, (kind, words) in enumerate(KINDS.items()):
+        for index, (kind, words) in enumerate((KINDS | CLASS_KINDS).items()):
             points = [(n, found[f"{kind} {n}"]) for n in bounds if f"{kind} {n}" in found]
             if points:
-                style = "-" if kind in (ACCURATE, FEWEST) else "--"
+                style = "-" if kind.startswith("twin") else "--"
                 look = {"marker": "o", "color": f"C{index}", "label": words}
                 tops = [100 * x["accuracy"] for _, x in points]
                 a.plot([n for n, _ in points], tops, style, **look)
@@ -456,7 +524,9 @@ def main(
         Optional[str],  # noqa: UP045 - typer reads it at run time
         typer.Option(help="Bounds n to measure: 8,7,6,5,4,3 and 4,3,2 with 9 rows. All are searched."),
     ] = None,
-    converters: Annotated[str, typer.Option(help=f"What to measure: {', '.join(KINDS)}.")] = ",".join(KINDS),
+    converters: Annotated[
+        str, typer.Option(help=f"What to measure: {', '.join(KINDS)}; also {', '.join(CLASS_KINDS)}.")
+    ] = ",".join(KINDS),
     logit_error: Annotated[float, typer.Option(help="Error of the logits that the check allows.")] = 0.002,
     tolerance: Annotated[float, typer.Option(help="Loss of accuracy (a share) that the check allows.")] = 0.01,
     check_images: Annotated[int, typer.Option(min=1, help="Training images for the check.")] = 512,
@@ -466,7 +536,7 @@ def main(
 ) -> None:
     """Accuracy and A/D operations of twin-range and uniform converters, beside the paper's figures."""
     machines = _list("--rows", rows, list(MACHINES))
-    kinds = _list("--converters", converters, list(KINDS))
+    kinds = _list("--converters", converters, [*KINDS, *CLASS_KINDS])
     every_bound = sorted({n for r in machines for n in BOUNDS[r]}, reverse=True)
     wanted = every_bound if bounds is None else _list("--bounds", bounds, every_bound)
     known = networks.ready(network)
@@ -522,13 +592,15 @@ def reproduce(
     log: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Everything that the command prints, JSON-able; resumes from and saves into `work`."""
-    test, labels = np.array(dataset.test_images[:images]), dataset.test_labels[:images]
+    parts = datasets.apart(dataset, options.check_images)
+    test, labels = np.array(parts.test_images[:images]), parts.test_labels[:images]
     result: dict[str, Any] = {
         "network": name,
         "data": dataset.source,
         "images": len(test),
         "calibration_images": len(dataset.calibration()),
-        "calibration_images_are_test_images": dataset.one_part,
+        "check_images": len(parts.check_images),
+        "parts_of_one_set": dataset.one_part,
         "options": {"logit_error": options.logit_error, "tolerance": options.tolerance,
                     "check_images": options.check_images},
         "float_accuracy": accuracy(
@@ -543,15 +615,19 @@ def reproduce(
         )
         inputs = {"weights": weights_hash, "data": dataset.sha256}
         about = {"network": name, "rows": rows, "options": vars(options), "bounds": BOUNDS[rows]}
+        if dataset.one_part:
+            about["check_images"] = len(parts.check_images)
         mark = pipeline.fingerprint("trq search", about, [], **inputs)
         path = work / f"search-{rows}.json"
         state = _load_state(path, mark)
-        # Not the calibration images: of the validation images, the first 32 training images hold two.
-        check_x, check_y = dataset.validation(options.check_images + data.CALIBRATION_IMAGES)
-        kept = slice(data.CALIBRATION_IMAGES, None) if len(check_x) > data.CALIBRATION_IMAGES else slice(None)
-        check = Check.of(graph, check_x[kept], check_y[kept], threads)
+        check = Check.of(graph, parts.check_images, parts.check_labels, threads)
         choices = search(
             check, dataset.calibration(), BOUNDS[rows], options, state,
+            lambda path=path, state=state: pipeline.write_json(path, state), tell, log,
+        )  # fmt: skip
+        mine = [n for n in BOUNDS[rows] if n in bounds]
+        choices |= search_classes(
+            check, dataset.calibration(), [k for k in kinds if k in CLASS_KINDS], mine, options, state,
             lambda path=path, state=state: pipeline.write_json(path, state), tell, log,
         )  # fmt: skip
         if "curves" not in state:
@@ -559,24 +635,28 @@ def reproduce(
             pipeline.write_json(path, state)
         exact = exact_logits(graph, test, progress=lambda done, all_: tell("integer network", done, all_))
         measured_path = work / f"measured-{rows}-{len(test)}.json"
-        choice_mark = pipeline.fingerprint("trq measured", {"choices": state["choices"], "images": len(test)}, [])
+        marked = {n: c for n, c in state["choices"].items() if n.rsplit(" ", 1)[0] not in CLASS_KINDS}
+        choice_mark = pipeline.fingerprint("trq measured", {"choices": marked, "images": len(test)}, [])
         measured = _load_state(measured_path, choice_mark)
         settings: dict[str, Any] = measured.setdefault("settings", {})
-        mine = [n for n in BOUNDS[rows] if n in bounds]
-        for setting in names_of(mine, choices, kinds):
+        for name_, one in list(settings.items()):  # those per class of bits may have been searched again
+            if one.get("choice") not in (None, _mark(state["choices"].get(name_))):
+                del settings[name_]
+        wanted = names_of(mine, choices, kinds)
+        for index, setting in enumerate(wanted):
             same = [other for other in settings if state["choices"].get(other) == state["choices"][setting]]
             if setting not in settings and same:  # a lower bound often changes nothing
                 settings[setting] = settings[same[0]]
             elif setting not in settings:
-                settings[setting] = measure(
+                one = measure(
                     graph, choices[setting], test, labels, exact, threads=threads,
                     progress=lambda done, all_, s=setting, rows=rows: tell(f"{rows} rows, {s}", done, all_),
                 )  # fmt: skip
+                settings[setting] = {**one, "choice": _mark(state["choices"][setting])}
                 pipeline.write_json(measured_path, measured)
-                one = settings[setting]
                 log(
-                    f"{rows} rows, {setting}: {100 * one['accuracy']:.2f} %, {one['operations']:.3f} operations per"
-                    f" conversion, {one['seconds']:.0f} s"
+                    f"{rows} rows, {setting} ({index + 1} of {len(wanted)}): {100 * one['accuracy']:.2f} %,"
+                    f" {one['operations']:.3f} operations per conversion, {one['seconds']:.0f} s"
                 )
         result["machines"][str(rows)] = {
             "adc_bits": hardware.adc_bits,

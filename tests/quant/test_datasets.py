@@ -126,6 +126,41 @@ def test_an_archive_with_one_part_serves_as_both(tmp_path):
     assert (found.calibration() == images[:32]).all()
 
 
+@pytest.mark.parametrize(("wanted", "checked"), [(1, 1), (5, 5), (1000, 17)])
+def test_parts_of_one_set_share_no_image(tmp_path, wanted, checked):
+    images = np.arange(100 * 4, dtype=np.uint16).reshape(100, 1, 2, 2)
+    labels = np.arange(100)
+    np.savez(tmp_path / "data.npz", images=(images // 4).astype(np.uint8), labels=labels)
+    parts = datasets.apart(datasets.load(tmp_path / "data.npz"), wanted)
+    used = [set(part[:, 0, 0, 0].tolist()) for part in (parts.calibration, parts.check_images, parts.test_images)]
+    assert used[0] == set(range(32))
+    assert len(used[1]) == checked
+    assert used[1] | used[2] == set(range(32, 100))
+    assert not used[1] & used[2]
+    assert (parts.check_labels == parts.check_images[:, 0, 0, 0]).all()
+    assert (parts.test_labels == parts.test_images[:, 0, 0, 0]).all()
+
+
+def test_parts_of_two_sets_check_on_training_images_only(tmp_path):
+    images, labels = random_images(1000, (1, 4, 4))
+    np.savez(
+        tmp_path / "data.npz", train_images=images[:900], train_labels=labels[:900], test_images=images[900:],
+        test_labels=labels[900:],
+    )  # fmt: skip
+    found = datasets.load(tmp_path / "data.npz")
+    parts = datasets.apart(found, 20)
+    assert (parts.test_images == images[900:]).all()
+    assert (parts.check_images == found.validation(52)[0][32:]).all()
+    assert len(parts.check_labels) == 20
+
+
+def test_a_set_that_cannot_be_parted_is_refused(tmp_path):
+    images, labels = random_images(35, (1, 4, 4))
+    np.savez(tmp_path / "data.npz", images=images, labels=labels)
+    with pytest.raises(DataError, match="must hold at least 36 images, 32 of them to calibrate, got 35"):
+        datasets.apart(datasets.load(tmp_path / "data.npz"), 5)
+
+
 def test_archives_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "data.npz"
     images, labels = random_images(4, (3, 5, 5))

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from golden_model import layer as crossbar
 from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.program import Layer
-from golden_model.trq import column_bounds
+from golden_model.trq import AdcRegisters, column_bounds
 
 _CHUNK_BYTES = 32 << 20
 
@@ -81,7 +82,8 @@ def lane_operations(
     return lanes.T.astype(np.int64), clocks
 
 
-def _spend_plain(prepared: crossbar.Prepared, streamed: np.ndarray, active: np.ndarray) -> Spent:
+def _spend_plain(prepared: crossbar.Prepared, streamed: np.ndarray, active: np.ndarray, cells: Any) -> Spent:
+    """NumPy; cells : from `make_cells`, to make tables of all slices in a compiled loop, or None."""
     hardware = prepared.hardware
     made = _zeros(prepared, len(streamed))
     few_rows = hardware.ou_rows <= crossbar.PATTERN_ROWS
@@ -95,7 +97,7 @@ def _spend_plain(prepared: crossbar.Prepared, streamed: np.ndarray, active: np.n
             on = np.flatnonzero(active[:, segment, i])
             bits = (streamed[on, segment] >> i) & 1
             if few_rows:
-                spent, clocks = _pattern_tables(prepared, segment, i)
+                spent, clocks = _pattern_tables(prepared, segment, i, cells)
                 pattern = bits @ place
                 spent, clocks = spent[pattern], clocks[pattern]
             else:
@@ -109,11 +111,18 @@ def _spend_plain(prepared: crossbar.Prepared, streamed: np.ndarray, active: np.n
     return made
 
 
-def _pattern_tables(prepared: crossbar.Prepared, segment: int, i: int) -> tuple[np.ndarray, np.ndarray]:
+def _pattern_tables(prepared: crossbar.Prepared, segment: int, i: int, cells: Any) -> tuple[np.ndarray, np.ndarray]:
     """`lane_operations` of all 2**ou_rows slices, made on first use and kept with the layer."""
     classes = prepared.classes[i]
     key = ("lanes", segment, *(id(c) for c in classes))
-    if key not in prepared.tables:
+    if key not in prepared.tables and cells is not None:
+        from golden_model import lanes_compiled
+
+        hardware = prepared.hardware
+        prepared.tables[key] = lanes_compiled.spend_patterns(
+            cells, segment, i, hardware.ou_rows, hardware.lanes, max(1, hardware.sample_interval)
+        )
+    elif key not in prepared.tables:
         rows = prepared.hardware.ou_rows
         slices = ((np.arange(1 << rows) >> np.arange(rows)[:, None]) & 1).astype(np.float32)
         spent, clocks = lane_operations(prepared, segment, classes, slices)
@@ -195,18 +204,20 @@ def slice_words(streamed: np.ndarray, bits: int) -> np.ndarray:
 
 
 # ---- both ---------------------------------------------------------------------------------------
-def spend(prepared: crossbar.Prepared, activations: np.ndarray, *, plain: bool = False) -> Spent:
+def spend(
+    prepared: crossbar.Prepared, activations: np.ndarray, *, skip_zero_slices: bool | None = None, plain: bool = False
+) -> Spent:
     """Operations and clocks of windows (P, K), unsigned integers below 2**activation_bits; exact.
 
-    plain : plain NumPy even where numba is installed. Up to layer.PATTERN_ROWS rows it is always plain NumPy, by
-    tables of all slices.
+    skip_zero_slices : instead of the layer's own setting. plain : plain NumPy even where numba is installed.
     """
     hardware = prepared.hardware
     windows, segments = len(activations), len(prepared.segments)
     few_rows = hardware.ou_rows <= crossbar.PATTERN_ROWS
-    compiled = not plain and not few_rows and importlib.util.find_spec("numba") is not None
+    compiled = not plain and importlib.util.find_spec("numba") is not None
     if compiled and "lanes" not in prepared.tables:
         prepared.tables["lanes"] = make_cells(prepared)
+    skipping = prepared.skip_zero_slices if skip_zero_slices is None else skip_zero_slices
     made = _zeros(prepared, windows)
     per_window = segments * (prepared.bits * (8 + hardware.ou_rows // 4) + 8 * hardware.ou_rows)
     per_window += 0 if few_rows or compiled else 16 * int(prepared.lanes_per_slice.max(initial=1))
@@ -214,8 +225,8 @@ def spend(prepared: crossbar.Prepared, activations: np.ndarray, *, plain: bool =
     for begin in range(0, windows, step):
         part = slice(begin, min(begin + step, windows))
         streamed, mask = crossbar.streams(prepared, activations[part])
-        active = crossbar.switched_on(prepared, streamed, mask)
-        if compiled:
+        active = crossbar.switched_on(replace(prepared, skip_zero_slices=skipping), streamed, mask)
+        if compiled and not few_rows:
             from golden_model import lanes_compiled
 
             one = _zeros(prepared, len(streamed))
@@ -224,7 +235,7 @@ def spend(prepared: crossbar.Prepared, activations: np.ndarray, *, plain: bool =
                 max(1, hardware.sample_interval), one,
             )  # fmt: skip
         else:
-            one = _spend_plain(prepared, streamed, active)
+            one = _spend_plain(prepared, streamed, active, prepared.tables["lanes"] if compiled else None)
         made.operations[part], made.lock_step[part], made.decoupled[part] = (
             one.operations, one.lock_step, one.decoupled,
         )  # fmt: skip
@@ -243,23 +254,58 @@ def decoupled_cycles(
     return clocks.reshape(len(activations), -1).sum(axis=1) + timing.c_layer(hardware)
 
 
-def graph_decoupled_cycles(graph: Any, images: np.ndarray, *, threads: int | None = None) -> np.ndarray:
-    """Clocks of every crossbar node with decoupled lanes, mean of one image: float64 (crossbar nodes,).
+@dataclass(frozen=True, eq=False)
+class GraphSpent:
+    """What an image spends on average, float64 (crossbar nodes,); clocks as `events.cycles`."""
 
-    graph : golden_model.graph.Graph with any converters; groups of a convolution follow each other.
+    operations: np.ndarray
+    lock_step: np.ndarray
+    decoupled: np.ndarray
+
+
+def graph_spent(
+    graph: Any,
+    images: np.ndarray,
+    settings: Mapping[str, Mapping[str, AdcRegisters]] | None = None,
+    *,
+    skip_zero_slices: Sequence[bool | None] = (None,),
+    threads: int | None = None,
+) -> dict[tuple[str, bool | None], GraphSpent]:
+    """Operations and clocks of a graph under several *lossless* settings in one pass of images, uint8 (B, C, H, W).
+
+    graph : golden_model.graph.Graph, which itself runs with the converters that it has. settings : by any name,
+        registers by name of the crossbar node; None measures the graph's own converters, whatever they are, as "".
+    skip_zero_slices : which ways to measure each, None is the graph's own.
+
+    Returns results by (setting, skip_zero_slices). Groups of a convolution follow each other.
     """
     from golden_model import network
     from golden_model.graph import GraphRunner
 
+    nodes = [node.name for node in graph.crossbars]
     lock = threading.Lock()
-    names = [node.name for node in graph.crossbars]
-    prepared = {id(layer): network.prepare_layer(layer, graph.hardware) for layer in graph.layers}
-    total = dict.fromkeys(names, 0)
+    keys = [(name, skip) for name in settings or {"": {}} for skip in skip_zero_slices]
+    total = {key: np.zeros((3, len(nodes)), dtype=np.int64) for key in keys}
 
-    def observe(name: str, layer: Layer, activations: np.ndarray) -> None:
-        mine = int(decoupled_cycles(layer, graph.hardware, activations, prepared[id(layer)]).sum())
-        with lock:
-            total[name] += mine
+    def observe(node: str, layer: Layer, activations: np.ndarray) -> None:
+        rows = network.windows(layer, activations).reshape(-1, layer.k)
+        constant = timing.c_layer(graph.hardware) * len(activations)
+        for name, registers in (settings or {"": {}}).items():
+            changed = replace(layer, registers=registers[node]) if registers else layer
+            prepared = network.prepare_layer(changed, graph.hardware)
+            for skip in skip_zero_slices:
+                spent = spend(prepared, rows, skip_zero_slices=skip)
+                cycles = [
+                    int(timing.window_cycles(graph.hardware, layer.k, layer.outputs, c).sum()) + constant
+                    for c in (spent.lock_step, spent.decoupled)
+                ]
+                with lock:
+                    total[name, skip][:, nodes.index(node)] += [int(spent.operations.sum()), *cycles]
 
     GraphRunner(graph, threads=threads).run(images, observe=observe)
-    return np.array([total[name] for name in names]) / max(1, len(images))
+    return {key: GraphSpent(*(values / max(1, len(images)))) for key, values in total.items()}
+
+
+def graph_decoupled_cycles(graph: Any, images: np.ndarray, *, threads: int | None = None) -> np.ndarray:
+    """Clocks of every crossbar node with decoupled lanes, mean of one image: float64 (crossbar nodes,)."""
+    return graph_spent(graph, images, threads=threads)["", None].decoupled

@@ -108,10 +108,14 @@ class Check:
     def of(cls, graph: Graph, images: np.ndarray, labels: np.ndarray, threads: int | None) -> Check:
         return cls(graph, images, labels, exact_logits(graph, images), threads)
 
+    def run(self, graph: Graph, images: np.ndarray) -> np.ndarray:
+        """Logits of images on a graph that has lossy converters."""
+        return GraphRunner(graph, threads=self.threads).run(images)[0]
+
     def measure(self, settings: Mapping[str, Chosen], images: int | None = None) -> dict[str, float]:
         """Logit error, accuracy and the lossless network's accuracy."""
         changed = adc_search.apply(self.graph, settings)
-        logits, _ = GraphRunner(changed, threads=self.threads).run(self.images[:images])
+        logits = self.run(changed, self.images[:images])
         exact, labels = self.exact[:images], self.labels[:images]
         wanted = centred(exact, float(self.graph.output.logit_scale))  # type: ignore[attr-defined]
         found = centred(logits, float(changed.output.logit_scale))  # type: ignore[attr-defined]

@@ -44,16 +44,22 @@ def pack_words(bits: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Spent:
-    """What windows spend. operations : int64 (P,). lock_step, decoupled : C_r in clocks, int64 (P, segments)."""
+    """What windows spend.
+
+    operations, ou_activations, input_bits_streamed : int64 (P,). lock_step, decoupled : C_r in clocks, int64
+    (P, segments).
+    """
 
     operations: np.ndarray
+    ou_activations: np.ndarray
+    input_bits_streamed: np.ndarray
     lock_step: np.ndarray
     decoupled: np.ndarray
 
 
 def _zeros(prepared: crossbar.Prepared, windows: int) -> Spent:
     shape = (windows, len(prepared.segments))
-    return Spent(*(np.zeros(s, dtype=np.int64) for s in (windows, shape, shape)))
+    return Spent(*(np.zeros(s, dtype=np.int64) for s in (windows, windows, windows, shape, shape)))
 
 
 # ---- plain NumPy --------------------------------------------------------------------------------
@@ -236,9 +242,10 @@ def spend(
             )  # fmt: skip
         else:
             one = _spend_plain(prepared, streamed, active, prepared.tables["lanes"] if compiled else None)
-        made.operations[part], made.lock_step[part], made.decoupled[part] = (
-            one.operations, one.lock_step, one.decoupled,
-        )  # fmt: skip
+        made.operations[part], made.lock_step[part] = one.operations, one.lock_step
+        made.decoupled[part] = one.decoupled
+        made.ou_activations[part] = active.sum(axis=2) @ prepared.widths.sum(axis=1)
+        made.input_bits_streamed[part] = mask.sum(axis=(1, 2))
     return made
 
 
@@ -259,6 +266,8 @@ class GraphSpent:
     """What an image spends on average, float64 (crossbar nodes,); clocks as `events.cycles`."""
 
     operations: np.ndarray
+    ou_activations: np.ndarray
+    input_bits_streamed: np.ndarray
     lock_step: np.ndarray
     decoupled: np.ndarray
 
@@ -285,13 +294,13 @@ def graph_spent(
     nodes = [node.name for node in graph.crossbars]
     lock = threading.Lock()
     keys = [(name, skip) for name in settings or {"": {}} for skip in skip_zero_slices]
-    total = {key: np.zeros((3, len(nodes)), dtype=np.int64) for key in keys}
+    total = {key: np.zeros((5, len(nodes)), dtype=np.int64) for key in keys}
 
     def observe(node: str, layer: Layer, activations: np.ndarray) -> None:
         rows = network.windows(layer, activations).reshape(-1, layer.k)
         constant = timing.c_layer(graph.hardware) * len(activations)
         for name, registers in (settings or {"": {}}).items():
-            changed = replace(layer, registers=registers[node]) if registers else layer
+            changed = replace(layer, registers=registers[node], class_registers=None) if registers else layer
             prepared = network.prepare_layer(changed, graph.hardware)
             for skip in skip_zero_slices:
                 spent = spend(prepared, rows, skip_zero_slices=skip)
@@ -299,8 +308,9 @@ def graph_spent(
                     int(timing.window_cycles(graph.hardware, layer.k, layer.outputs, c).sum()) + constant
                     for c in (spent.lock_step, spent.decoupled)
                 ]
+                others = (spent.operations, spent.ou_activations, spent.input_bits_streamed)
                 with lock:
-                    total[name, skip][:, nodes.index(node)] += [int(spent.operations.sum()), *cycles]
+                    total[name, skip][:, nodes.index(node)] += [*(int(x.sum()) for x in others), *cycles]
 
     GraphRunner(graph, threads=threads).run(images, observe=observe)
     return {key: GraphSpent(*(values / max(1, len(images)))) for key, values in total.items()}

@@ -18,7 +18,7 @@ import numpy as np
 
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.events import Events
-from golden_model.graph import Graph
+from golden_model.graph import Crossbar, Graph
 from golden_model.histograms_joint import JointCounts, add
 from golden_model.search_trees import Tree, entropy, operations, optimal_tree
 from golden_model.trq import AdcRegisters, ColumnBoundBits, column_bound_size, convert_counts, search_operations
@@ -205,26 +205,44 @@ def _least(row: np.ndarray) -> int:
 
 
 # ---- metadata -----------------------------------------------------------------------------------
-def metadata_events(graph: Graph, events: Events | np.ndarray) -> dict[str, np.ndarray]:
+def metadata_events(graph: Graph, events: Events | np.ndarray, *, held: bool = False) -> dict[str, np.ndarray]:
     """Events of the searches' knowledge, beside `events`, whose leading shape (..., crossbar nodes) they have.
 
     column_bound_bits_read : 2 x ou_cols x bits per column for every OU activation. population_counts : one per streamed
     slice of a segment, in layers with a bound. tree_bits_read : one stored threshold of adc_bits per A/D operation, in
     layers with trees.
+
+    held : column bounds of a segment's OUs are read once per window into registers beside the scheduler's list of OUs,
+        where all input bits find them; `tree_bits_read` then also has what is read from those registers, which are of
+        the same kind as those of the trees. `events` must have one leading image, or (images, nodes).
     """
     found = events if isinstance(events, Events) else Events(np.asarray(events))
     nodes, hardware = graph.crossbars, graph.hardware
     if not found.shape or found.shape[-1] != len(nodes):
         raise ValueError(f"events must have shape (..., {len(nodes)}), one per crossbar node, got {found.shape}")
-    registers = [node.registers for node in nodes]
+    registers = [_registers(node) for node in nodes]
     bits = np.array([column_bound_size(r.column_bound_bits, hardware.ou_rows) for r in registers])
     is_bounded = np.array([r.bounded for r in registers])
     has_trees = np.array([r.mode == "tree" for r in registers])
+    bound_bits = found.ou_activations * (hardware.lanes * bits)
+    tree_bits_read = found.ad_operations * (has_trees * hardware.adc_bits)
+    if held:
+        once = [sum(layer.windows * int(np.sum(layer.block_widths)) for layer in node.layers) for node in nodes]
+        tree_bits_read = tree_bits_read + bound_bits
+        bound_bits = np.broadcast_to(np.array(once) * (hardware.lanes * bits), found.shape)
     return {
-        "column_bound_bits_read": found.ou_activations * (hardware.lanes * bits),
+        "column_bound_bits_read": bound_bits,
         "population_counts": found.input_bits_streamed * is_bounded,
-        "tree_bits_read": found.ad_operations * (has_trees * hardware.adc_bits),
+        "tree_bits_read": tree_bits_read,
     }
+
+
+def _registers(node: Crossbar) -> AdcRegisters:
+    """The registers of a node; ValueError if its bit classes search differently, whose events are not counted apart."""
+    classes = node.layers[0].class_registers
+    if classes is not None and any(one.searches for one in classes.settings):
+        raise ValueError(f"layer {node.name}: metadata of searches is counted for one setting per layer only")
+    return node.registers
 
 
 def tree_bits(registers: AdcRegisters, hardware: HardwareConfig) -> int:
@@ -239,7 +257,7 @@ def stored_bits(graph: Graph) -> dict[str, np.ndarray]:
     counted), and cells, the 1-bit cells of both polarities of all stored OUs, to compare with."""
     hardware = graph.hardware
     ous = np.array([sum(int(layer.block_widths.sum()) for layer in node.layers) for node in graph.crossbars])
-    registers = [node.registers for node in graph.crossbars]
+    registers = [_registers(node) for node in graph.crossbars]
     bits = np.array([column_bound_size(r.column_bound_bits, hardware.ou_rows) for r in registers])
     return {
         "column_bounds": ous * hardware.lanes * bits,

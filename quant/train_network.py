@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -115,7 +115,11 @@ class Training:
         normalisation: Normalisation,
         name: str,
         device: str,
+        start: Mapping[str, Any] | None = None,
     ) -> None:
+        """start : checkpoint of a finished training to go on from: its weights, widths (which can only fall) and
+        activations, if those have the same width now."""
+        self.start = start
         self.recipe, self.dataset, self.name, self.device = recipe, dataset, name, torch.device(device)
         settings = recipe.settings
         check_settings(settings, recipe.hardware)
@@ -134,6 +138,7 @@ class Training:
         return {
             "schema": SCHEMA,
             "version": VERSION,
+            "model": self.recipe.settings.model,
             "phase": self.phase,
             "epochs": self.epochs,
             "float": self.float_network.model.state_dict(),
@@ -161,7 +166,7 @@ class Training:
         recipe, settings = self.recipe, self.recipe.settings
         block = recipe.shape()
         images = torch.from_numpy(np.array(self.dataset.train_images[:CALIBRATION_IMAGES])).float()
-        return prepare(
+        network = prepare(
             self.float_network.model,
             self.dataset.shape,
             recipe.hardware,
@@ -171,7 +176,12 @@ class Training:
             activation_bits=settings.activation_bits,
             block=block,
             layer_wise=block is None,
-        ).to(self.device, memory_format=torch.channels_last)
+        )
+        if self.start is not None:
+            clips = {name: clip for name, clip in network.state_dict().items() if name.endswith(".clip")}
+            same = self.start["activation_bits"] == [a.bits for a in network.activations()]
+            network.load_state({**self.start["network"], **({} if same else clips)})
+        return network.to(self.device, memory_format=torch.channels_last)
 
     def _make_phase(self) -> Phase:
         settings = self.recipe.settings
@@ -270,6 +280,23 @@ def _load(path: Path, mark: str) -> dict[str, Any] | None:
     return content if same and content.get("version") == VERSION else None
 
 
+def _started(path: Path, model: str) -> dict[str, Any]:
+    """The checkpoint of a finished training; ValueError in one sentence if it is something else."""
+    if not path.is_file():
+        raise ValueError(f"--start-from: {path} is missing")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"--start-from: {path} is not a readable checkpoint") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA or content.get("version") != VERSION:
+        raise ValueError(f"--start-from: {path} is not a checkpoint of quant.train_network")
+    if content["phase"] != "finetune" or content["network"] is None:
+        raise ValueError(f"--start-from: the training in {path.parent} is not finished")
+    if content["model"] != model:
+        raise ValueError(f"--start-from: {path.parent} holds {content['model']}, not {model}")
+    return content
+
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -280,6 +307,10 @@ def main(
     data: Annotated[Path, typer.Option(help="idx files, CIFAR-10 batches, a folder of pictures or an .npz file.")],
     work: Annotated[Path, typer.Option(help="Directory of results and checkpoint.")],
     weights: Annotated[Optional[Path], typer.Option(help="Trained float weights to start from.")] = None,  # noqa: UP045
+    start_from: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Go on from a finished training of the same network: the folder it was written to."),
+    ] = None,
     method: Annotated[str, typer.Option(help="msq, bitplane, or ptq (widths as they are).")] = "msq",
     block: Annotated[str, typer.Option(help="Weights that share a width: ou, layer or ROWSxCOLS.")] = "ou",
     weighting: Annotated[str, typer.Option(help="Penalty by memory, activations or both.")] = "memory",
@@ -360,13 +391,15 @@ def main(
     options = {"settings": asdict(settings), "block": block, "hardware": recipe.hardware.as_dict()}
     sources = [pipeline.PACKAGE / f"{name}.py" for name in SOURCES]
     given = "" if weights is None else pipeline.file_hash(weights)
-    mark = pipeline.fingerprint("train_network", options, sources, data=dataset.sha256, weights=given)
+    start = None if start_from is None else _started(start_from / "train.pt", model)
+    before = "" if start is None else start["fingerprint"]
+    mark = pipeline.fingerprint("train_network", options, sources, data=dataset.sha256, weights=given, start=before)
     checkpoint, report = work / "train.pt", work / "train.json"
     done = pipeline.finished(report, mark)
     if done is not None:
         pipeline.console.print(f"{report} is up to date")
         return print_results(done)
-    training = Training(network, dataset, recipe, normalisation, model.rpartition(":")[2], device)
+    training = Training(network, dataset, recipe, normalisation, model.rpartition(":")[2], device, start)
     if (saved := _load(checkpoint, mark)) is not None:
         training.load(saved)
         pipeline.console.print(f"going on after epoch {training.epochs} of phase {training.phase}")

@@ -110,6 +110,26 @@ def test_activation_widths_fall_when_any_loss_is_tolerated(folder):
     assert graph_file.load(folder / "w/network.graph").crossbars[0].encoding.bits == 3
 
 
+def test_training_goes_on_from_another_one_and_widths_only_fall(folder):
+    assert call(folder, "--work", folder / "one", "--target-bits", 4).exit_code == 0
+    more = ("--start-from", folder / "one", "--quantise-epochs", 3, "--float-epochs", 1, "--target-bits", 2)
+    done = call(folder, "--work", folder / "two", "--alpha", 0.3, *more)
+    assert done.exit_code == 0, done.output
+    one, two = (graph_file.load(folder / name / "network.graph") for name in ("one", "two"))
+    for before, after in zip(one.layers, two.layers, strict=True):
+        assert (after.block_widths <= before.block_widths).all()
+    assert sum(a.block_widths.sum() for a in two.layers) < sum(b.block_widths.sum() for b in one.layers)
+
+
+def test_a_start_that_is_not_finished_is_refused(folder):
+    assert call(folder, "--work", folder / "one", "--finetune-epochs", 0).exit_code == 0
+    done = call(folder, "--work", folder / "two", "--start-from", folder / "nowhere")
+    assert (done.exit_code, "is missing" in done.output) == (2, True)
+    (folder / "one/train.pt").write_bytes(b"something else")
+    done = call(folder, "--work", folder / "two", "--start-from", folder / "one")
+    assert (done.exit_code, "not a readable checkpoint" in done.output) == (2, True)
+
+
 def test_finished_training_is_not_repeated(folder, monkeypatch):
     assert call(folder, "--work", folder / "w").exit_code == 0
     monkeypatch.setattr(train_network, "run_epoch", None)

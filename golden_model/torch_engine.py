@@ -267,7 +267,7 @@ def _convert(tables: Tables, segment: int, slices: Tensor, only: int | None = No
     inputs, windows = slices.shape[:2]
     flat = slices.flatten(0, 1)
     chosen = slice(None) if only is None else slice(only, only + 1)
-    place = tables.place if only is None else tables.place[:1]
+    place = tables.place[:inputs]
     active_rows = slices.sum(dim=2).to(torch.int32)[:, :, None]
     sums = torch.zeros((windows, tables.prepared.outputs), dtype=torch.int64, device=tables.device)
     operations, in_r1, clocks = torch.zeros((3, inputs, windows), dtype=torch.int64, device=tables.device)
@@ -483,8 +483,8 @@ def _run_part(tables: Tables, q: Tensor, patterns: _Patterns | None) -> tuple[Te
         active = (bit >= lo) & (bit <= hi)
     rows_of = q.view(windows, segments, hardware.ou_rows)
     if prepared.skip_zero_slices:
-        used = torch.stack([((rows_of >> i) & 1).amax(dim=2) for i in range(bits)]).to(torch.bool)
-        active = used if active is None else used & active
+        # Bits outside lo..hi of q'' are 0 and so never among them.
+        active = torch.stack([((rows_of >> i) & 1).amax(dim=2) for i in range(bits)]).to(torch.bool)
     if patterns is not None:
         sums, operations, in_r1, clocks = _by_patterns(tables, patterns, rows_of, active)
     else:

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from golden_model import layer as crossbar
 from golden_model import network
 from golden_model.config import PAPER, TINY
-from golden_model.graph import GraphRunner
+from golden_model.graph import AveragePool, Encoding, GraphRunner, MaxPool, Window, build
 from golden_model.program import DynamicPrecision
 from golden_model.trq import AdcRegisters
-from tests.golden_model.test_graph import everything, pixels
+from tests.golden_model.test_graph import SMALL, convolution, everything, head, image, pixels
 from tests.strategies import adc_registers, dynamic_precisions, hardware_configs, make_images, make_layer, make_network
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -147,6 +147,16 @@ def test_saturated_data_is_exact(rows, value, sign):
     assert_equal(layer, hardware, images, patterns=(False, True) if rows == 9 else (False,))
 
 
+def test_costs_of_very_many_lanes_do_not_run_into_each_other():
+    outputs = 2100
+    layer = make_layer(
+        np.random.default_rng(0), PAPER, kind="linear", channels=1, height=1, width=9, outputs=outputs,
+        weights=np.full((9, outputs), 255), registers=AdcRegisters(mode="twin", n_r2=4, n_r1=1),
+    )  # fmt: skip
+    images = np.array([0, 1, 2, 3, 128, 255], dtype=np.uint8).repeat(9).reshape(6, 1, 1, 9)
+    assert_equal(layer, PAPER, images, patterns=(False,))
+
+
 def test_sums_beyond_what_float32_holds_use_doubles():
     hardware = replace(PAPER, adc_bits=8)
     layer = make_layer(
@@ -181,9 +191,9 @@ def test_tables_are_used_where_they_pay_and_fit(monkeypatch):
 def test_cutting_images_and_windows_into_parts_changes_nothing():
     hardware, rng = replace(PAPER, adc_bits=8), np.random.default_rng(8)
     layer = make_layer(
-        rng, hardware, channels=3, height=8, width=8, kernel_height=3, kernel_width=3, pad=1, pool=2, outputs=5, **MIXED
+        rng, hardware, channels=3, height=6, width=6, kernel_height=3, kernel_width=3, pad=1, pool=2, outputs=5, **MIXED
     )  # fmt: skip
-    images = rng.integers(0, 256, (5, 3, 8, 8)).astype(np.uint8)
+    images = rng.integers(0, 256, (3, 3, 6, 6)).astype(np.uint8)
     expected, events = network.run_layer(layer, hardware, images, engine="direct")
     for work in (1, 10_000, 100_000):
         for make in (torch_engine._make_patterns, lambda tables: None):
@@ -270,6 +280,39 @@ def test_a_graph_gives_the_same_logits_and_events(monkeypatch, keep, images):
         np.testing.assert_array_equal(*parts)
 
 
+def test_every_group_of_a_convolution_gets_its_part_of_the_residual():
+    rng = np.random.default_rng(9)
+    nodes = [
+        image(),
+        convolution(rng, "stem", ("image",), (2, 6, 6), 4),
+        convolution(rng, "groups", ("stem", "stem"), (4, 6, 6), 4, groups=2),
+        head(rng, "head", "groups", (4, 6, 6)),
+    ]
+    made = build("groups", SMALL, nodes)
+    images = pixels(1, made, 3)
+    expected = GraphRunner(made, engine="direct").outputs(images)
+    got = GraphRunner(made, engine="torch:cpu").outputs(images)
+    assert expected["groups"].any()
+    for name, output in expected.items():
+        np.testing.assert_array_equal(got[name], output, err_msg=name)
+
+
+@pytest.mark.parametrize("sums", [False, True])
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize(("kernel", "stride", "pad"), [((3, 2), (2, 1), (1, 0)), ((2, 3), (3, 2), (0, 1))])
+def test_pooling_over_any_border_is_the_same(kernel, stride, pad, ceil_mode, sums):
+    window = Window(kernel=kernel, stride=stride, pad=pad, ceil_mode=ceil_mode)
+    shape = (2, window.out(7, 0), window.out(6, 1))
+    given = {"name": "pool", "inputs": ("x",), "shape": shape, "window": window}
+    signed = Encoding(low=-1.0, high=2.0)  # real zeros are stored as 85
+    mean = AveragePool(**given, encoding=Encoding(low=-0.5, high=1.5), sums=sums).derived([signed], TINY)
+    q = np.random.default_rng(0).integers(0, 256, (3, 2, 7, 6)).astype(np.uint8)
+    for node in (mean, MaxPool(**given, encoding=signed)):
+        got = torch_engine.download(torch_engine.compute(node, torch_engine.upload(q, CPU)))
+        np.testing.assert_array_equal(got, node.compute(q))
+        assert got.dtype == node.compute(q).dtype
+
+
 def test_a_node_that_the_engine_does_not_know_is_computed_on_the_host():
     made = everything(1)
     node = next(node for node in made.nodes if node.name == "mean")
@@ -295,9 +338,7 @@ def test_asking_for_a_gpu_that_is_not_there_is_refused_in_words(no_gpu, engine):
         np.random.default_rng(0), PAPER, channels=1, height=3, width=3, kernel_height=2, kernel_width=2, outputs=1
     )
     images = np.zeros((1, 1, 3, 3), dtype=np.uint8)
-    message = (
-        f"engine '{engine}' needs a GPU that torch .* can use, and it sees none; 'torch:cpu' .* runs the same"
-    )
+    message = f"engine '{engine}' needs a GPU that torch .* can use, and it sees none; 'torch:cpu' .* runs the same"
     with pytest.raises(ValueError, match=message):
         network.run_layer(layer, PAPER, images, engine=engine)
     with pytest.raises(ValueError, match=message):
@@ -360,7 +401,7 @@ def test_everything_stays_on_the_device_and_nothing_waits_for_it(monkeypatch, ro
     bounded = AdcRegisters(mode="bounded", n_r2=8, column_bound_bits="full")
     meta, graph = torch.device("meta"), everything(0)
     monkeypatch.setattr(torch_engine, "_exact_kinds", lambda largest: [torch.float32, torch.float64])
-    monkeypatch.setitem(torch_engine._WORK_BYTES, "meta", 1 << 20)
+    monkeypatch.setitem(torch_engine._WORK_BYTES, "meta", 1 << 24)
     monkeypatch.setitem(torch_engine._TABLE_BYTES, "meta", 1 << 30)
 
     def blank(*shape):

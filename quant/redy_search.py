@@ -12,8 +12,8 @@ training images by heart, so accuracy alone would let nearly everything pass.)
     other = apply(graph, settings)
 
 Skipping empty high bits is exact and needs no search: every candidate does it. Dropping low bits rounds half up, which
-moves sums by a constant on average; `Chosen.shift` is that constant and `apply` takes it off the layer's bias unless
-told otherwise (*ours*; no hardware, one number per output channel that exists anyway).
+moves sums by a constant on average; `Chosen.shift` is that constant, and `apply` takes it off the layer's bias if told
+to (*ours*; no hardware, and of no use in our measurements, so off unless asked for).
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Scores:
 
     settings : the first is lossless. streamed : mean bits per window and segment. energy : picojoules per image that
     bits cost. static : the same with all bits streamed. output_error : squared error of the sums over their mean
-    square, the mean error per output taken off. biased_error : the same with it. shift : that mean error in counts,
+    square. corrected_error : the same with the mean error per output taken off. shift : that mean error in counts,
     (candidates, N).
     """
 
@@ -160,7 +160,7 @@ class Scores:
     energy: np.ndarray
     static: float
     output_error: np.ndarray
-    biased_error: np.ndarray
+    corrected_error: np.ndarray
     shift: np.ndarray
 
 
@@ -239,20 +239,20 @@ def score_node(
             energy += layer.windows * float(slices.mean(axis=0) @ per_slice + bits.mean(axis=0).sum() * per_bit)
             streamed += layer.windows * float(bits.mean(axis=0).sum())
             segments += layer.windows * bits.shape[1]
-        made.append((setting, streamed / segments, energy, without / whole, squares / whole, np.concatenate(shifts)))
+        made.append((setting, streamed / segments, energy, squares / whole, without / whole, np.concatenate(shifts)))
     parts = list(zip(*made, strict=True))
     static = sum(
         layer.windows * layer.input_bits * float(per_slice.sum() + len(per_slice) * per_bit)
         for layer, (per_slice, per_bit) in ((p[0], slice_energy(p[0], hardware, table)) for p in prepared)
     )
-    streamed_bits, energies, without_shift, with_shift = (np.array(part) for part in parts[1:5])
+    streamed_bits, energies, errors_found, without_shift = (np.array(part) for part in parts[1:5])
     return Scores(
         settings=tuple(parts[0]),
         streamed=streamed_bits,
         energy=energies,
         static=static,
-        output_error=without_shift,
-        biased_error=with_shift,
+        output_error=errors_found,
+        corrected_error=without_shift,
         shift=np.stack(parts[5]),
     )
 
@@ -362,12 +362,12 @@ def restrict(scores: Mapping[str, Scores], allowed: Callable[[DynamicPrecision],
         made[name] = replace(
             one,
             settings=tuple(one.settings[i] for i in kept),
-            **{k: getattr(one, k)[kept] for k in ("streamed", "energy", "output_error", "biased_error", "shift")},
+            **{k: getattr(one, k)[kept] for k in ("streamed", "energy", "output_error", "corrected_error", "shift")},
         )
     return made
 
 
-def apply(graph: Graph, settings: Mapping[str, Chosen], *, correct: bool = True) -> Graph:
+def apply(graph: Graph, settings: Mapping[str, Chosen], *, correct: bool = False) -> Graph:
     """The graph with these dynamic-precision registers.
 
     correct : biases take up the mean error of rounding half up.
@@ -408,11 +408,11 @@ class Check:
     labels: np.ndarray
     exact: np.ndarray
     threads: int | None = None
-    correct: bool = True
+    correct: bool = False
 
     @classmethod
     def of(
-        cls, graph: Graph, images: np.ndarray, labels: np.ndarray, threads: int | None = None, *, correct: bool = True
+        cls, graph: Graph, images: np.ndarray, labels: np.ndarray, threads: int | None = None, *, correct: bool = False
     ) -> Check:
         """ValueError if a converter is lossy."""
         hardware = arithmetic_twin(graph.hardware)

@@ -49,7 +49,7 @@ def random_scores(seed: int, layers: int = 3, count: int = 9) -> dict[str, Score
             energy=100.0 * (1 - drop),
             static=110.0,
             output_error=error,
-            biased_error=2 * error,
+            corrected_error=error / 2,
             shift=rng.normal(size=(count, 4)),
         )
     return made
@@ -83,9 +83,9 @@ def test_scores_of_a_setting_are_what_the_golden_model_does(seed, rows, group, s
     segments = layer.segments(hardware)
     assert found.streamed[0] == pytest.approx(events.input_bits_streamed / (20 * segments))
     assert found.shift[0] == pytest.approx(error.mean(axis=0))
-    assert found.biased_error[0] * (exact**2).sum() == pytest.approx((error**2).sum(), rel=1e-5)
+    assert found.output_error[0] * (exact**2).sum() == pytest.approx((error**2).sum(), rel=1e-5)
     spread = ((error - error.mean(axis=0)) ** 2).sum()
-    assert found.output_error[0] * (exact**2).sum() == pytest.approx(spread, rel=1e-5, abs=1e-3)
+    assert found.corrected_error[0] * (exact**2).sum() == pytest.approx(spread, rel=1e-5, abs=1e-3)
     per_event = {
         c.quantity: sum(d.energy_pj for d in TABLE.components if d.quantity == c.quantity) for c in TABLE.components
     }

@@ -15,6 +15,7 @@ from golden_model.components import load_table
 from golden_model.config import PAPER
 from golden_model.cost import baseline_events, energy
 from golden_model.graph import GraphRunner
+from golden_model.work import dynamic_precision_inputs
 from quant import networks, redy_report, redy_search, reproduce_redy
 from quant.import_network import from_torch
 from quant.models import LeNet5
@@ -136,6 +137,14 @@ def test_figures_are_those_of_the_golden_model(files, result, graph, test_images
     layers = measured["stored planes"]["layers"]
     assert [one["ou_activations"] * 4 for one in layers.values()] == few.ou_activations.tolist()
     assert measured["stored planes"]["cycles"] * 4 == few.sum().cycles
+    whole = energy(
+        events[:4], saved, load_table(),
+        extra={"dynamic_precision_inputs": dynamic_precision_inputs(saved)},
+    ).total_pj  # fmt: skip
+    decisions = reproduce_redy.decision_energy(saved).sum()
+    assert decisions > 0
+    assert measured["stored planes"]["energy_pj"] == pytest.approx(whole + decisions, rel=1e-6)
+    assert measured["stored planes"]["unit_pj"] > decisions
     for node in saved.crossbars:
         registers = result["machines"]["paper"]["groups"]["14"]["settings"][CHOSEN][node.name]
         dynamic = node.layers[0].dynamic

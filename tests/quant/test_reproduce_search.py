@@ -1,0 +1,181 @@
+"""The command that shows lossless searches beside the entropy floor: its figures, its check, what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from golden_model import graph_file, lanes, searches
+from golden_model.graph import GraphRunner, with_settings
+from golden_model.histograms_joint import graph_joint_counts
+from quant import networks, reproduce_search
+from quant.import_network import from_torch
+from quant.models import LeNet5
+from quant.reproduce_search import SEARCHES, SKIPPING
+
+EVERY, SKIPPED = SKIPPING.values()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A random LeNet-5 with its weights, 40 training and 9 test images of strokes."""
+    directory = tmp_path_factory.mktemp("files")
+    torch.manual_seed(0)
+    model = LeNet5()
+    torch.save(model.state_dict(), directory / "lenet.pt")
+    rng = np.random.default_rng(0)
+
+    def images(count):
+        return (rng.integers(0, 256, (count, 28, 28)) * (rng.random((count, 28, 28)) < 0.2)).astype(np.uint8)
+
+    np.savez(
+        directory / "digits.npz", train_images=images(40), train_labels=rng.integers(0, 10, 40),
+        test_images=images(9), test_labels=rng.integers(0, 10, 9),
+    )  # fmt: skip
+    return directory
+
+
+def call(files, *more):
+    arguments = ["--data", files / "digits.npz", "--calibration", 3, "--images", 3, "--threads", 1, *more]
+    return CliRunner().invoke(reproduce_search.app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def done(files):
+    made = call(
+        files, "--network", "lenet5", "--weights", files / "lenet.pt", "--rows", 9, "--json", files / "result.json",
+        "--picture", files / "result.png",
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    return made
+
+
+@pytest.fixture
+def result(files, done):
+    return json.loads((files / "result.json").read_text())
+
+
+def check_order(part, uniform):
+    for where in (EVERY, SKIPPED):
+        spent = {key: part["searches"][key][where]["operations_per_conversion"] for key in SEARCHES}
+        assert spent["uniform"] == uniform
+        assert spent["uniform"] > spent["twin shared"] >= spent["twin"] > spent["tree"]
+        assert spent["bounded k"] > spent["trees k"] > spent["trees 1"] > spent["trees full"]
+        assert all(one[where]["over_floor"] >= 1 for one in part["searches"].values())
+        floors = [one[where]["operations_per_conversion"] for one in part["floors"].values()]
+        assert floors == sorted(floors, reverse=True)
+
+
+def graph_of(files, rows):
+    model = LeNet5()
+    networks.load_weights(model, files / "lenet.pt")
+    with np.load(files / "digits.npz") as arrays:
+        train, test = (arrays[f"{part}_images"][:, None] for part in ("train", "test"))
+    machine = reproduce_search.MACHINES[rows]
+    normalisation = networks.ready("lenet5").normalisation
+    return from_torch(model, (1, 28, 28), machine, train[:32], normalisation=normalisation), train[:3], test[:3]
+
+
+def test_searches_keep_their_order_and_the_floor(result):
+    check_order(result["machines"]["9"], uniform=4)
+
+
+@pytest.mark.slow
+def test_searches_keep_their_order_on_whole_columns(files):
+    wide = files / "wide.json"
+    made = call(files, "--network", "lenet5", "--weights", files / "lenet.pt", "--rows", 128, "--json", wide)
+    assert made.exit_code == 0, made.output
+    check_order(json.loads(wide.read_text())["machines"]["128"], uniform=8)
+
+
+def test_skipping_changes_the_denominator_but_not_what_bounded_searches_spend(result):
+    part = result["machines"]["9"]
+    n = part["conversions_per_image"]
+    assert n[SKIPPED] < n[EVERY]
+    for key in ("bounded k", "trees full", "bounded 1"):
+        both = [part["searches"][key][where] for where in (EVERY, SKIPPED)]
+        assert both[0]["operations_per_image"] == both[1]["operations_per_image"]
+        assert both[0]["operations_per_conversion"] * n[EVERY] == pytest.approx(both[0]["operations_per_image"])
+        assert both[1]["operations_per_conversion"] * n[SKIPPED] == pytest.approx(both[1]["operations_per_image"])
+
+
+@pytest.mark.parametrize(("key", "skip"), [("trees 1", True), ("twin k", False), ("tree", True)])
+def test_figures_are_those_of_the_golden_model(files, result, key, skip):
+    graph, train, test = graph_of(files, 9)
+    registers = SEARCHES[key].make(graph_joint_counts(graph, train), graph.hardware, skip)
+    changed = with_settings(graph, registers=registers, skip_zero_slices=skip)
+    _, events = GraphRunner(changed).run(test)
+    found = result["machines"]["9"]["searches"][key][SKIPPING[skip]]
+    assert found["operations_per_image"] * 3 == pytest.approx(events.sum().ad_operations)
+    assert found["clocks_lock_step"] == events[0].sum().cycles
+    assert found["clocks_decoupled"] == lanes.graph_decoupled_cycles(changed, test[:1]).sum()
+    stored = searches.stored_bits(changed)
+    assert found["column_bound_bits"] == stored["column_bounds"].sum()
+    assert found["tree_bits"] == stored["trees"].sum()
+
+
+def test_energy_is_events_times_table_rows(result):
+    found = {key: one[SKIPPED] for key, one in result["machines"]["9"]["searches"].items()}
+    assert found["uniform"]["metadata_uj"] == found["twin"]["metadata_uj"] == 0
+    assert (
+        0 < found["bounded k"]["metadata_uj"] < found["bounded 1"]["metadata_uj"] < found["bounded full"]["metadata_uj"]
+    )
+    assert found["bounded full"]["metadata_held_uj"] < found["bounded full"]["metadata_uj"]
+    ratio = found["tree"]["converter_uj"] / found["uniform"]["converter_uj"]
+    assert 0 < ratio < 1
+
+
+@pytest.mark.slow
+def test_a_graph_file_gives_the_same_figures(files, result):
+    graph, _, _ = graph_of(files, 9)
+    graph_file.save(graph, files / "graph.npz")
+    made = call(files, "--graph", files / "graph.npz", "--rows", 9, "--json", files / "graph.json")
+    assert made.exit_code == 0, made.output
+    other = json.loads((files / "graph.json").read_text())
+    assert list(other["machines"]) == ["9"]
+    assert other["machines"]["9"]["searches"] == result["machines"]["9"]["searches"]
+    moved = reproduce_search.on_machine(graph, 128)
+    assert (moved.hardware.ou_rows, moved.hardware.adc_bits) == (128, 8)
+
+
+def test_tables_and_picture_are_made(files, done):
+    for text in ("entropy floor, min(k, u) known", "optimal tree, one for all layers", "logits and events equal"):
+        assert text in done.stdout
+    assert (files / "result.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_wrong_event_is_found_by_the_check(files, monkeypatch: pytest.MonkeyPatch):
+    real = lanes.graph_spent
+
+    def wrong(*arguments, **more):
+        found = real(*arguments, **more)
+        for one in found.values():
+            one.lock_step[0] += 1
+        return found
+
+    monkeypatch.setattr(reproduce_search.lanes, "graph_spent", wrong)
+    made = call(files, "--network", "lenet5", "--weights", files / "lenet.pt", "--rows", 9)
+    assert made.exit_code == 1
+    assert "NOT EQUAL" in made.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--network", "lenet5"), "--weights is needed with --network"),
+        ((), "give either --network with --weights, or --graph"),
+        (("--network", "lenet5", "--weights", "x", "--graph", "y"), "give either --network"),
+        (("--network", "lenet5", "--weights", "x", "--rows", "64"), "--rows must be among 9, 128, got '64'"),
+        (("--network", "alexnet", "--weights", "x"), "unknown network 'alexnet'"),
+    ],
+)
+def test_bad_options_are_refused_in_one_sentence(files, arguments, message):
+    refused = call(files, *arguments)
+    assert refused.exit_code == 2
+    assert message in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1

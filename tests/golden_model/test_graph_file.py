@@ -65,12 +65,16 @@ def test_every_kind_of_node_comes_back(tmp_path):
         {"registers": TWIN, "skip_zero_slices": True},
         {"dynamic": DynamicPrecision(l_max=3, tau_sq=300)},
         {"registers": AdcRegisters(mode="twin", n_r2=2, n_r1=1, m=1, bias=1)},
+        {"registers": AdcRegisters(mode="bounded", n_r2=3, column_bound_bits="full")},
+        {"registers": AdcRegisters(mode="tree", n_r2=3, trees=((1,), (1, 2, 4, 3, 5)), column_bound_bits=1)},
     ],
 )
 def test_settings_of_layers_come_back(values, tmp_path):
     made = everything(1, **values)
-    made = graph.with_settings(made, counts_per_lsb={"stem": 0.7, "sum": 1 / 3}, activation_bits={"stem": 5, "mean": 3})
-    assert same(again(made, tmp_path), made)
+    made = graph.with_settings(made, activation_bits={"stem": 5, "mean": 3})
+    back = again(made, tmp_path)
+    assert same(back, made)
+    assert back.layers[0].registers == made.layers[0].registers
 
 
 @settings(max_examples=15, deadline=None)
@@ -253,6 +257,10 @@ BAD = [
     (edit_node("cat", rescales=[None, None]), "node 8 cat.rescales.0 does not follow from the real numbers"),
     (edit_layer(shift=3), f"{STEM}.layers.0.shift does not follow from the real numbers"),
     (edit_layer(registers={"mode": "three", "n_r2": 3}), f"{STEM}.layers.0.registers.mode must be "),
+    (
+        edit_layer(registers={"mode": "bounded", "n_r2": 3, "column_bound_bits": True}),
+        "registers.column_bound_bits must be 0 or 1 or 'full', got True",
+    ),
     (edit_layer(registers={"mode": "uniform", "n_r2": 9}), "layer stem.0: AdcRegisters.n_r2 must be in 1..3, got 9"),
     (edit_layer(dynamic={"l_max": 9, "tau_sq": 0}), "layer stem.0: DynamicPrecision.l_max must be in 0..7"),
     (edit_layer(outputs=5), "node stem: step must be 5 real numbers, got shape (4,)"),

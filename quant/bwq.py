@@ -96,7 +96,7 @@ def mean_bits(network: Trainable) -> float:
 
 # ---- penalties ------------------------------------------------------------------------------------
 class BlockPenalty:
-    """Penalty on the width of blocks, and the mean width it acts on.
+    """Penalty on the width of blocks, and the mean width with the same weights.
 
     weighting "memory": a block weighs its share of all weights (BWQ); "activations": that share times
     the windows of its layer, scaled to the same total, so that OU activations are saved (*ours*); "both":
@@ -111,18 +111,18 @@ class BlockPenalty:
             )
             for layer in network
         ]
-        self.total = float(sum(s.sum() for s in self.sizes))
-        memory = [s / self.total for s in self.sizes]
+        total = float(sum(s.sum() for s in self.sizes))
+        memory = [s / total for s in self.sizes]
         work = [s * float(layer.stage.windows) for s, layer in zip(self.sizes, network, strict=True)]
         activations = [w / float(sum(x.sum() for x in work)) for w in work]
         both = [(m + a) / 2 for m, a in zip(memory, activations, strict=True)]
         self.weights = {"memory": memory, "activations": activations, "both": both}[weighting]
 
     def __call__(self) -> tuple[Tensor, float]:
-        """(penalty, mean magnitude bits now)."""
+        """(penalty, mean magnitude bits now); a block counts as much in the mean as in the penalty."""
         loss: Tensor = torch.zeros((), device=self.sizes[0].device)
         bits: Any = 0.0
-        for layer, sizes, weights in zip(self.network, self.sizes, self.weights, strict=True):
+        for layer, weights in zip(self.network, self.weights, strict=True):
             source = layer.source
             if isinstance(source, BitPlaneWeight):
                 norms = source.group_norms()
@@ -139,8 +139,8 @@ class BlockPenalty:
                 excess = F.relu(magnitude - threshold)
                 norms = (excess.square().sum((1, 3)) + 1e-12).sqrt()
                 loss = loss + (norms / half * weights * (widths > 0)).sum()
-            bits += (widths * sizes).sum()
-        return loss, float(bits) / self.total
+            bits += (widths * weights).sum()
+        return loss, float(bits)
 
 
 class AlphaController:
@@ -214,7 +214,7 @@ class Settings:
     float_epochs, quantise_epochs, finetune_epochs : 0 skips the phase. batch : images per step.
     float_lr : peak of the one-cycle schedule. lr : of quantised training; finetune decays it to 0 by a
     cosine. step_lr : of the log-steps. plane_lr : of bit planes, which must travel by about 1.
-    target_bits : mean magnitude bits at which the schedule of `msq` ends. start_bits : width at the start.
+    target_bits : mean magnitude bits at which the schedule of `msq` ends, weighted as the penalty. start_bits : width at the start.
     weight_bits : largest width of a block. alpha : first (msq) or constant (bitplane) penalty factor.
     weighting : "memory", "activations" or "both". interval : epochs between requantisations (bitplane).
     activation_bits : width of hidden activations; lower_activations : lowest width that may be tried for
@@ -396,7 +396,8 @@ class MsqPhase(Phase):
         super().__init__(network, settings.quantise_epochs, _groups(network, settings), constant)
         self.penalty = BlockPenalty(network, settings.weighting)
         self.controller = AlphaController(settings.alpha)
-        self.first_bits = self.bits = mean_bits(network)
+        with torch.no_grad():
+            self.first_bits = self.bits = self.penalty()[1]
         self.target = min(settings.target_bits, self.first_bits)
 
     def extra_loss(self, fraction: float) -> Tensor | None:

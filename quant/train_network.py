@@ -314,7 +314,9 @@ def main(
     method: Annotated[str, typer.Option(help="msq, bitplane, or ptq (widths as they are).")] = "msq",
     block: Annotated[str, typer.Option(help="Weights that share a width: ou, layer or ROWSxCOLS.")] = "ou",
     weighting: Annotated[str, typer.Option(help="Penalty by memory, activations or both.")] = "memory",
-    target_bits: Annotated[float, typer.Option(help="Mean magnitude bits to reach (msq).")] = 1.2,
+    target_bits: Annotated[
+        float, typer.Option(help="Mean magnitude bits to reach, weighted as the penalty (msq).")
+    ] = 1.2,
     activation_bits: Annotated[int, typer.Option(help="Width of hidden activations.")] = 8,
     lower_activations: Annotated[
         int, typer.Option(min=0, help="Lowest width tried per layer before the finetune; 0 leaves the widths.")

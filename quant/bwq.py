@@ -214,7 +214,8 @@ class Settings:
     float_epochs, quantise_epochs, finetune_epochs : 0 skips the phase. batch : images per step.
     float_lr : peak of the one-cycle schedule. lr : of quantised training; finetune decays it to 0 by a
     cosine. step_lr : of the log-steps. plane_lr : of bit planes, which must travel by about 1.
-    target_bits : mean magnitude bits at which the schedule of `msq` ends, weighted as the penalty. start_bits : width at the start.
+    target_bits : mean magnitude bits at which the schedule of `msq` ends, weighted as the penalty.
+    start_bits : width at the start.
     weight_bits : largest width of a block. alpha : first (msq) or constant (bitplane) penalty factor.
     weighting : "memory", "activations" or "both". interval : epochs between requantisations (bitplane).
     activation_bits : width of hidden activations; lower_activations : lowest width that may be tried for

@@ -29,11 +29,12 @@ PRESET ?= paper
 DEMO := build/demo
 
 # make reproduce-trq NETWORK=resnet20 WEIGHTS=FILE DATA=DIR   twin range on a trained network
+# make reproduce-redy NETWORK=resnet20 WEIGHTS=FILE DATA=DIR   dynamic activation precision on a trained network
 NETWORK ?= resnet20
 WEIGHTS ?=
 REPRODUCE ?=
 
-.PHONY: demo test test-all sim bench reproduce-trq reproduce-bwq verilog lint format formal regs clean
+.PHONY: demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq verilog lint format formal regs clean
 demo: setup ## train, calibrate, map, simulate the whole network in RTL, report (first README command)
 	$(RUN) -m quant.train --work $(DEMO) --hardware $(PRESET) $(if $(DATA),--data $(DATA))
 	$(RUN) -m quant.calibrate --work $(DEMO) --lossless
@@ -76,6 +77,10 @@ bench: setup ## how fast the golden model is; keeps a history in build/bench
 reproduce-trq: setup ## twin-range against uniform converters: NETWORK=resnet20 WEIGHTS=FILE DATA=DIR
 	@[ -n "$(WEIGHTS)" ] && [ -n "$(DATA)" ] || { echo "error: give WEIGHTS=FILE and DATA=DIR" >&2; exit 2; }
 	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce_trq --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
+
+reproduce-redy: setup ## dynamic activation precision against static bits: NETWORK=resnet20 WEIGHTS=FILE DATA=DIR
+	@[ -n "$(WEIGHTS)" ] && [ -n "$(DATA)" ] || { echo "error: give WEIGHTS=FILE and DATA=DIR" >&2; exit 2; }
+	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce_redy --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
 
 reproduce-bwq: setup ## block-wise widths step by step: NETWORK=resnet20 WEIGHTS=FILE DATA=DIR
 	@[ -n "$(WEIGHTS)" ] && [ -n "$(DATA)" ] || { echo "error: give WEIGHTS=FILE and DATA=DIR" >&2; exit 2; }

@@ -130,7 +130,8 @@ class BlockPenalty:
                 widths = source.block_widths()
             else:
                 assert isinstance(source, FloatWeight)
-                magnitude = to_blocks(source.scaled().abs(), source.ou_rows, source.ou_cols)
+                magnitude = source.scaled().abs()
+                magnitude = to_blocks(torch.minimum(magnitude, source.limits), source.ou_rows, source.ou_cols)
                 with torch.no_grad():
                     largest = torch.floor(magnitude.amax((1, 3)) + 0.5)
                     widths = bit_length(largest)

@@ -100,6 +100,13 @@ def test_controller_raises_alpha_above_the_schedule_and_lowers_it_below():
     assert controller.alpha < raised
 
 
+def test_a_block_is_never_wider_than_its_limit_allows():
+    network, _ = random_network(0)
+    for source in network.sources():
+        source.freeze(torch.ones_like(source.block_widths()))
+    assert BlockPenalty(network)()[1] <= 1.0
+
+
 def test_controller_keeps_alpha_in_its_bounds():
     controller = AlphaController(1.0, bounds=(0.5, 2.0))
     for _ in range(200):

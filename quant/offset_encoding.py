@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from golden_model import layer as crossbar
 from golden_model import mapping
 from golden_model.config import ISAAC, HardwareConfig
 from golden_model.graph import Crossbar, Graph
@@ -38,6 +39,7 @@ from quant.reference import exact_logits
 from quant.reproduce_trq import Check, Options, centred, sensitivities
 
 _BATCH = 16
+_COMPILING_PAYS = 200_000_000  # conversions of a run
 
 
 # ---- running ------------------------------------------------------------------------------------
@@ -85,6 +87,11 @@ class OffsetRunner:
     def run(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, Spent]]:
         """Logits int64 (B, N) of uint8 images (B, C, H, W), and what every crossbar node spent."""
         parts, spent = [], {node.name: Spent() for node in self.graph.crossbars}
+        stored = [one for layers in self._layers.values() for one in layers]
+        conversions = sum(layer.windows * int(p.lanes_per_slice.sum()) * p.bits for layer, _, p in stored)
+        if len(images) * conversions > _COMPILING_PAYS:
+            for _, _, prepared in stored:
+                crossbar.compiled_tables(prepared)  # `run_layer` takes the compiled engine where it finds its tables
         for start in range(0, len(images), _BATCH):
             values = {self.graph.image.name: images[start : start + _BATCH]}
             for node in self.graph.nodes[1:]:
@@ -178,20 +185,18 @@ def compare(
         result["settings"][name] = one
         log(f"{name}: {100 * one['accuracy']:.2f} % at {one['operations']:.3f} operations per conversion")
 
-    scores = {
-        kind: {n: adc_search.score_layers(counts, hardware, n, families=families) for n in (*bounds, hardware.adc_bits)}
-        for kind, families in (("uniform", ("uniform",)), ("twin", adc_search.TWIN))
-    }
+    families = {"uniform": ("uniform",), "twin": adc_search.TWIN}
     for n in bounds:
-        measured(f"uniform {n}", adc_search.most_accurate(scores["uniform"][n], n_r2=n))
-        measured(f"twin {n}", adc_search.most_accurate(scores["twin"][n]))
+        for kind, searched in families.items():
+            scores = adc_search.score_layers(counts, hardware, n, families=searched)
+            measured(f"{kind} {n}", adc_search.most_accurate(scores, n_r2=n if kind == "uniform" else None))
     check = OffsetCheck(graph, parts.check_images, parts.check_labels, exact_logits(graph, parts.check_images))
     log("how much of each layer's error arrives in the logits")
     whole = adc_search.score_layers(counts, hardware, hardware.adc_bits, families=("general", "uniform"))
     weights = sensitivities(check, whole, options.sensitivity_images, lambda what, done, all_: None)
-    for kind, by_limit in scores.items():
+    for kind, searched in families.items():
         found, _, _ = adc_search.cheapest(
-            by_limit[hardware.adc_bits],
+            adc_search.score_layers(counts, hardware, hardware.adc_bits, families=searched),
             lambda s: check.measure(s)["logit_error"] <= options.logit_error,
             sensitivity=weights,
         )

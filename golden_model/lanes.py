@@ -78,7 +78,7 @@ def lane_operations(
     active_rows = slices.sum(axis=0).astype(np.uint8)
     for plane in prepared.segments[segment]:
         counts = (plane.cells @ slices).astype(np.uint8)
-        spent = classes[plane.bit].spent(counts, active_rows, plane.ones)
+        spent = classes[plane.bit].spent(counts, active_rows, plane)
         columns = len(plane.cells) // 2
         column = np.arange(prepared.outputs)[plane.columns] % hardware.ou_cols
         lane = np.concatenate([column, column + hardware.ou_cols])
@@ -168,7 +168,7 @@ def make_cells(prepared: crossbar.Prepared) -> Cells:
             if one not in converters:
                 converters.append(one)
             converter[i, b] = converters.index(one)
-    words, lane, ones, first, plane_of, start = [], [], [], [0], [], [0]
+    words, lane, ones, most, first, plane_of, start = [], [], [], [], [0], [], [0]
     for planes in prepared.segments:
         for plane in planes:
             columns = len(plane.cells) // 2
@@ -177,12 +177,13 @@ def make_cells(prepared: crossbar.Prepared) -> Cells:
                 both = np.concatenate([np.arange(begin, end), np.arange(begin, end) + columns])
                 words.append(pack_words(plane.cells[both]))
                 ones.append(plane.ones[both])
+                most.append(plane.most[both])
                 lane.append(np.concatenate([column[begin:end], column[begin:end] + hardware.ou_cols]))
                 first.append(first[-1] + len(both))
                 plane_of.append(plane.bit)
         start.append(len(plane_of))
     no_words = np.zeros((0, pack_words(np.zeros(hardware.ou_rows)).size), dtype=np.uint64)
-    all_ones = np.concatenate([np.zeros(0, dtype=np.uint8), *ones])
+    all_ones, all_most = (np.concatenate([np.zeros(0, dtype=np.uint8), *parts]) for parts in (ones, most))
     operations = np.empty((len(converters), size, size), dtype=np.uint8)
     bounds = np.full((len(converters), len(all_ones)), hardware.ou_rows, dtype=np.uint8)
     for index, one in enumerate(converters):
@@ -190,7 +191,7 @@ def make_cells(prepared: crossbar.Prepared) -> Cells:
         bits = one.registers.column_bound_bits
         if one.searches is not None and bits is not None:
             operations[index] = one.searches
-            bounds[index] = column_bounds(all_ones, hardware.ou_rows, bits)
+            bounds[index] = column_bounds(all_ones, all_most, hardware.ou_rows, bits)
     return Cells(
         words=np.concatenate([no_words, *words]),
         lane=np.concatenate([np.zeros(0, dtype=np.int64), *lane]).astype(np.int64),

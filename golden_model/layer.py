@@ -26,7 +26,14 @@ from golden_model import redy as dynamic_precision
 from golden_model.config import HardwareConfig
 from golden_model.events import Events
 from golden_model.program import DynamicPrecision
-from golden_model.trq import AdcRegisters, check_search, column_bounds, convert_counts, search_operations
+from golden_model.trq import (
+    AdcRegisters,
+    ColumnBoundBits,
+    check_search,
+    column_bounds,
+    convert_counts,
+    search_operations,
+)
 
 #: Registers of a layer: one setting, or one per class (input bit i, weight plane b).
 Registers = AdcRegisters | Mapping[tuple[int, int], AdcRegisters] | Callable[[int, int], AdcRegisters]
@@ -42,14 +49,29 @@ class _Plane:
     """One weight plane of one segment, only the columns whose block stores it.
 
     cells : float32 (2 * columns, ou_rows), positive polarity first. columns : indices into 0..N-1.
-    starts : where each block column begins in `columns`. ones : uint8 (2 * columns,), cells that are 1.
+    starts : where each block column begins in `columns`. ones : uint8 (2 * columns,), cells that are 1. most : the
+    same shape, the largest of `ones` in the column's OU, both polarities.
     """
 
     bit: int
     cells: np.ndarray
     ones: np.ndarray
+    most: np.ndarray
     columns: slice | np.ndarray
     starts: np.ndarray
+
+    @classmethod
+    def of(cls, bit: int, cells: np.ndarray, columns: slice | np.ndarray, starts: np.ndarray) -> _Plane:
+        """From the cells, 0 or 1, of at least one column."""
+        ones = cells.sum(axis=1).astype(np.uint8)
+        both = np.maximum(*ones.reshape(2, -1))
+        sizes = np.diff([*starts, len(both)])
+        most = np.tile(np.repeat(np.maximum.reduceat(both, starts), sizes), 2)
+        return cls(bit=bit, cells=cells.astype(np.float32), ones=ones, most=most, columns=columns, starts=starts)
+
+    def bounds(self, ou_rows: int, bits: ColumnBoundBits) -> np.ndarray:
+        """u of every column, uint8 (2 * columns,) (system.md §13.1)."""
+        return column_bounds(self.ones, self.most, ou_rows, bits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,16 +114,16 @@ class _Converter:
             searches=searches,
         )
 
-    def spent(self, counts: np.ndarray, active_rows: np.ndarray, ones: np.ndarray) -> np.ndarray:
-        """A/D operations of conversions, uint8 (columns, X).
+    def spent(self, counts: np.ndarray, active_rows: np.ndarray, plane: _Plane) -> np.ndarray:
+        """A/D operations of conversions of a plane, uint8 (2 * columns, X).
 
-        counts : uint8 (columns, X). active_rows : k, uint8 (X,). ones : uint8 (columns,), cells that are 1.
+        counts : uint8 (2 * columns, X). active_rows : k, uint8 (X,).
         """
         bits = self.registers.column_bound_bits
         if self.searches is None or bits is None:
             return _translate(counts, self.operations)
         size = len(self.searches)
-        bound = np.minimum(active_rows, column_bounds(ones, size - 1, bits)[:, None])
+        bound = np.minimum(active_rows, plane.bounds(size - 1, bits)[:, None])
         if self.searches.size <= 256:
             return _translate(bound * np.uint8(size) + counts, self.searches.tobytes().ljust(256, b"\0"))
         return self.searches.ravel().take(bound.astype(np.uint16) * np.uint16(size) + counts)
@@ -181,12 +203,11 @@ def prepare(
             columns = columns[columns < n]
             cells = stored[segment, bit][:, :, columns].transpose(0, 2, 1).reshape(-1, hardware.ou_rows)
             planes.append(
-                _Plane(
-                    bit=bit,
-                    cells=cells.astype(np.float32),
-                    ones=cells.sum(axis=1).astype(np.uint8),
-                    columns=slice(0, n) if len(columns) == n else columns,
-                    starts=np.arange(len(blocks)) * hardware.ou_cols,
+                _Plane.of(
+                    bit,
+                    cells,
+                    slice(0, n) if len(columns) == n else columns,
+                    np.arange(len(blocks)) * hardware.ou_cols,
                 )
             )
         segments.append(tuple(planes))
@@ -257,7 +278,7 @@ def _convert_slices(prepared: Prepared, segment: int, classes: tuple[_Converter,
         difference = np.subtract(values[:columns], values[columns:], dtype=np.int16)
         sums[plane.columns] += difference.astype(np.int32) << plane.bit
         if adc.constant_operations is None:
-            spent = adc.spent(counts, active_rows, plane.ones)
+            spent = adc.spent(counts, active_rows, plane)
             operations += spent.sum(axis=0, dtype=np.int32)
             slowest = np.maximum.reduceat(np.maximum(spent[:columns], spent[columns:]), plane.starts, axis=0)
             clocks += np.maximum(slowest, shortest).sum(axis=0, dtype=np.int32)

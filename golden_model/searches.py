@@ -1,7 +1,7 @@
 """Choosing and pricing lossless A/D searches: trees from counts, operations, metadata, entropy (*ours*; system.md §13).
 
     counts = graph_joint_counts(graph, training_images)                       # histograms_joint.py
-    registers = trees(counts, graph.hardware, column_bound_bits="full")       # by layer name
+    registers = trees(counts, graph.hardware, column_bound_bits="full")       # by layer name; "ou" needs other counts
     searching = with_settings(graph, registers=registers, skip_zero_slices=True)
     logits, events = GraphRunner(searching).run(images)                       # equal logits, fewer operations
     extra = metadata_events(searching, events)                                # what the knowledge costs, per layer
@@ -169,9 +169,9 @@ def entropy_floor(
 ) -> np.ndarray:
     """Fewest A/D operations that any search of single conversions can take, float64 (layers,); Shannon's bound.
 
-    known : what the controller knows of a conversion besides its layer: None nothing, 0 / 1 / "full" the bound B with
-        so much of u, "both" k and u apart. For a search by trees alone, B >= 1 and an uncertain count cost at least one
-        operation, so the floor may be out of reach.
+    known : what the controller knows of a conversion besides its layer: None nothing, 0 / 1 / "full" / "ou" the bound B
+        with so much of u, "both" k and u apart, u as it was counted. For a search by trees alone, B >= 1 and an
+        uncertain count cost at least one operation, so the floor may be out of reach.
     """
     found = []
     for part in counts.values():
@@ -208,9 +208,9 @@ def _least(row: np.ndarray) -> int:
 def metadata_events(graph: Graph, events: Events | np.ndarray, *, held: bool = False) -> dict[str, np.ndarray]:
     """Events of the searches' knowledge, beside `events`, whose leading shape (..., crossbar nodes) they have.
 
-    column_bound_bits_read : 2 x ou_cols x bits per column for every OU activation. population_counts : one per streamed
-    slice of a segment, in layers with a bound. tree_bits_read : one stored threshold of adc_bits per A/D operation, in
-    layers with trees.
+    column_bound_bits_read : for every OU activation 2 x ou_cols x bits per column, or the one number of the OU (bound
+    "ou"; `trq.column_bound_size`). population_counts : one per streamed slice of a segment, in layers with a bound.
+    tree_bits_read : one stored threshold of adc_bits per A/D operation, in layers with trees.
 
     held : column bounds of a segment's OUs are read once per window into registers beside the scheduler's list of OUs,
         where all input bits find them; `tree_bits_read` then also has what is read from those registers, which are of
@@ -221,15 +221,15 @@ def metadata_events(graph: Graph, events: Events | np.ndarray, *, held: bool = F
     if not found.shape or found.shape[-1] != len(nodes):
         raise ValueError(f"events must have shape (..., {len(nodes)}), one per crossbar node, got {found.shape}")
     registers = [_registers(node) for node in nodes]
-    bits = np.array([column_bound_size(r.column_bound_bits, hardware.ou_rows) for r in registers])
+    bits = np.array([column_bound_size(r.column_bound_bits, hardware) for r in registers])
     is_bounded = np.array([r.bounded for r in registers])
     has_trees = np.array([r.mode == "tree" for r in registers])
-    bound_bits = found.ou_activations * (hardware.lanes * bits)
+    bound_bits = found.ou_activations * bits
     tree_bits_read = found.ad_operations * (has_trees * hardware.adc_bits)
     if held:
         once = [sum(layer.windows * int(np.sum(layer.block_widths)) for layer in node.layers) for node in nodes]
         tree_bits_read = tree_bits_read + bound_bits
-        bound_bits = np.broadcast_to(np.array(once) * (hardware.lanes * bits), found.shape)
+        bound_bits = np.broadcast_to(np.array(once) * bits, found.shape)
     return {
         "column_bound_bits_read": bound_bits,
         "population_counts": found.input_bits_streamed * is_bounded,
@@ -258,9 +258,9 @@ def stored_bits(graph: Graph) -> dict[str, np.ndarray]:
     hardware = graph.hardware
     ous = np.array([sum(int(layer.block_widths.sum()) for layer in node.layers) for node in graph.crossbars])
     registers = [_registers(node) for node in graph.crossbars]
-    bits = np.array([column_bound_size(r.column_bound_bits, hardware.ou_rows) for r in registers])
+    bits = np.array([column_bound_size(r.column_bound_bits, hardware) for r in registers])
     return {
-        "column_bounds": ous * hardware.lanes * bits,
+        "column_bounds": ous * bits,
         "trees": np.array([tree_bits(r, hardware) for r in registers], dtype=np.int64),
         "cells": ous * hardware.ou_cells,
     }

@@ -40,7 +40,6 @@ from golden_model import layer as crossbar
 from golden_model.config import HardwareConfig
 from golden_model.program import DynamicPrecision, Layer
 from golden_model.registers import COUNTER_NAMES
-from golden_model.trq import column_bounds
 
 _WORK_BYTES = {"cuda": 1 << 30, "cpu": 64 << 20}
 _TABLE_BYTES = {"cuda": 1 << 30, "cpu": 256 << 20}
@@ -115,7 +114,7 @@ class _Plane:
     cells : (padded rows, 2 * padded columns) of 0 and 1, positive polarity first. Columns fill whole blocks: those
     beyond N repeat the last real one, so that an OU's slowest lane stays right, and are left out of all sums.
     columns : int64 (real columns,), where they lie in 0..N-1. blocks : block columns. bounds : int32 (bits, 1,
-    2 * padded columns), what is stored about the columns' ones (`trq.column_bounds`), or None if nothing needs it.
+    2 * padded columns), what is stored about the columns' ones (`_Plane.bounds` of layer.py), or None.
     """
 
     bit: int
@@ -188,10 +187,10 @@ def _make_tables(prepared: crossbar.Prepared, device: torch.device) -> Tables:
             padded[: cells.shape[1]] = cells.T
             bounds = None
             if lookups[plane.bit].bounded:
-                ones = cells.sum(axis=1).astype(np.int32)
+                both = np.concatenate([real, real + len(columns)])
                 settings = [prepared.classes[i][plane.bit].registers for i in range(prepared.bits)]
-                rows = [column_bounds(ones, hardware.ou_rows, one.column_bound_bits or 0) for one in settings]
-                bounds = upload(np.stack(rows)[:, None], device)
+                rows = [plane.bounds(hardware.ou_rows, one.column_bound_bits or 0)[both] for one in settings]
+                bounds = upload(np.stack(rows).astype(np.int32)[:, None], device)
             planes.append(_Plane(plane.bit, upload(padded, device).to(counts), upload(columns, device), blocks, bounds))
         segments.append(tuple(planes))
     bits = torch.arange(prepared.bits, dtype=torch.int32, device=device)

@@ -89,7 +89,8 @@ def window_trace(
                 stored = np.concatenate([np.maximum(block, 0), np.maximum(-block, 0)], axis=1) >> plane & 1
                 bound = None
                 if registers.column_bound_bits is not None:
-                    u = column_bounds(stored.sum(axis=0), hardware.ou_rows, registers.column_bound_bits)
+                    ones = stored.sum(axis=0)
+                    u = column_bounds(ones, ones.max(), hardware.ou_rows, registers.column_bound_bits)
                     bound = np.minimum(inputs.sum(), u)
                 made = convert(level[inputs @ stored], hardware.adc_bits, registers, bound=bound)
                 valid = np.arange(hardware.ou_cols) < layer.outputs - column * hardware.ou_cols

@@ -13,8 +13,9 @@ import numpy as np
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.search_trees import Tree, bounded_tree, check_tree, depths
 
-#: Bits of metadata per column of an OU that bound its counts: 0, 1 or as many as the number needs ("full").
-ColumnBoundBits = Literal[0, 1, "full"]
+#: Metadata that bounds the counts of an OU: bits per column, 0, 1 or as many as the number needs ("full"), or one
+#: number for all columns and both polarities ("ou").
+ColumnBoundBits = Literal[0, 1, "full", "ou"]
 #: Modes that the RTL has, without `column_bound_bits`.
 RTL_MODES = ("uniform", "twin")
 
@@ -32,8 +33,9 @@ class AdcRegisters:
     column_bound_bits : None if no bound is known (uniform, twin, and a layer with one tree). Otherwise every
         conversion has a bound B = min(k, u) of its count: k is the number of word lines that carry a 1, u what is
         stored about the column's cells that are 1: nothing (0: u = ou_rows), whether there is any (1: u = 0 or
-        ou_rows), or how many ("full"). A conversion with B = 0 takes no operation. "bounded", and "tree" with several
-        trees, take None as 0. "twin" with a bound needs n_r2 = R and m = bias = 0.
+        ou_rows), or how many ("full"); or about its whole OU: how many the fullest column has, of either polarity
+        ("ou"). A conversion with B = 0 takes no operation. "bounded", and "tree" with several trees, take None as 0.
+        "twin" with a bound needs n_r2 = R and m = bias = 0.
     trees : for mode "tree", by rising length; the last has ou_rows thresholds (search_trees.py). A conversion walks
         the first one that has at least B thresholds, and the last one if no bound is known.
     """
@@ -74,10 +76,9 @@ class AdcRegisters:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"AdcRegisters.{name} must be an integer, got {value!r}")
-        if self.column_bound_bits not in (None, 0, 1, "full") or isinstance(self.column_bound_bits, (bool, float)):
-            raise ValueError(
-                f"AdcRegisters.column_bound_bits must be None, 0, 1 or 'full', got {self.column_bound_bits!r}"
-            )
+        bits = self.column_bound_bits
+        if bits not in (None, 0, 1, "full", "ou") or isinstance(bits, (bool, float)):
+            raise ValueError(f"AdcRegisters.column_bound_bits must be None, 0, 1, 'full' or 'ou', got {bits!r}")
         if self.mode == "uniform" and self.bounded:
             raise ValueError("AdcRegisters.column_bound_bits must be None in mode 'uniform': use mode 'bounded'")
         if (self.mode == "tree") != bool(self.trees):
@@ -339,17 +340,25 @@ def convert_counts(
     return convert(levels(adc_bits, ou_rows, min_count_table), adc_bits, registers, early_detection=early_detection)
 
 
-def column_bounds(ones: Any, ou_rows: int, bits: ColumnBoundBits) -> np.ndarray:
-    """u of columns of an OU that hold `ones` cells that are 1, as the metadata of `bits` tells it (system.md §13.1)."""
+def column_bounds(ones: Any, most: Any, ou_rows: int, bits: ColumnBoundBits) -> np.ndarray:
+    """u of columns, as the metadata of `bits` tells it (system.md §13.1); shaped like `ones`.
+
+    ones : integers, cells of each column that are 1. most : the largest of them in the column's OU, both polarities;
+    broadcasts with `ones`.
+    """
     ones = np.asarray(ones)
     if bits == 0:
         return np.full_like(ones, ou_rows)
+    if bits == "ou":
+        return np.broadcast_to(most, ones.shape).astype(ones.dtype)
     return np.where(ones > 0, ou_rows, 0).astype(ones.dtype) if bits == 1 else ones
 
 
-def column_bound_size(bits: ColumnBoundBits | None, ou_rows: int) -> int:
-    """Stored bits per column of an OU and polarity."""
-    return bits_for(ou_rows) if bits == "full" else int(bits or 0)
+def column_bound_size(bits: ColumnBoundBits | None, hardware: HardwareConfig) -> int:
+    """Stored bits per OU: those of all columns of both polarities, or one number ("ou")."""
+    if bits == "ou":
+        return bits_for(hardware.ou_rows)
+    return hardware.lanes * (bits_for(hardware.ou_rows) if bits == "full" else int(bits or 0))
 
 
 def search_operations(adc_bits: int, ou_rows: int, registers: AdcRegisters) -> np.ndarray:

@@ -163,7 +163,7 @@ def search_trees(draw: st.DrawFn, size: int) -> tuple[int, ...]:
 @st.composite
 def lossless_searches(draw: st.DrawFn, ou_rows: int, adc_bits: int) -> AdcRegisters:
     """Registers of any search of system.md §13."""
-    given: dict[str, Any] = {"n_r2": adc_bits, "column_bound_bits": draw(st.sampled_from([0, 1, "full"]))}
+    given: dict[str, Any] = {"n_r2": adc_bits, "column_bound_bits": draw(st.sampled_from([0, 1, "full", "ou"]))}
     kind = draw(st.sampled_from(["bounded", "twin", "tree", "trees"]))
     if kind == "bounded":
         return AdcRegisters(mode="bounded", **given)

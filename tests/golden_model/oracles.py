@@ -65,8 +65,10 @@ def bounded_search(answer, adc_bits: int, registers: AdcRegisters, bound: int):
     return int(registers.mode != "twin"), low, operations
 
 
-def column_bound(ones: int, ou_rows: int, bits) -> int:
-    """u of a column of an OU."""
+def column_bound(ones: int, ou_rows: int, bits, block: list[list[int]]) -> int:
+    """u of a column of an OU whose cells, signed weight bits by row and column, are `block`."""
+    if bits == "ou":
+        return max(sum(row[c] == sign for row in block) for sign in (1, -1) for c in range(len(block[0])))
     return {0: ou_rows, 1: ou_rows if ones else 0, "full": ones}[bits]
 
 
@@ -133,7 +135,12 @@ def window(
                 for b in range(int(widths[r][w])):
                     count["ou_activations"] += 1
                     slowest = 0
-                    for column in range(w * hardware.ou_cols, min(n, (w + 1) * hardware.ou_cols)):
+                    mine = range(w * hardware.ou_cols, min(n, (w + 1) * hardware.ou_cols))
+                    block = [
+                        [(1 if weights[x][c] > 0 else -1) * (abs(weights[x][c]) >> b & 1) for c in mine]
+                        for x in row_range
+                    ]
+                    for column in mine:
                         for sign in (1, -1):
                             cells = [max(0, sign * weights[x][column]) >> b & 1 for x in row_range]
                             inputs = [q[x] >> i & 1 for x in row_range]
@@ -141,7 +148,8 @@ def window(
                             registers = registers_of(i, b)
                             if registers.searches:
                                 bits_of_u = registers.column_bound_bits or 0
-                                bound = min(sum(inputs), column_bound(sum(cells), hardware.ou_rows, bits_of_u))
+                                u = column_bound(sum(cells), hardware.ou_rows, bits_of_u, block)
+                                bound = min(sum(inputs), u)
                                 flag, value, operations = bounded_search(
                                     lambda t, c=c: c >= t, hardware.adc_bits, registers, bound
                                 )

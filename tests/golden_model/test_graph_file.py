@@ -66,6 +66,7 @@ def test_every_kind_of_node_comes_back(tmp_path):
         {"dynamic": DynamicPrecision(l_max=3, tau_sq=300)},
         {"registers": AdcRegisters(mode="twin", n_r2=2, n_r1=1, m=1, bias=1)},
         {"registers": AdcRegisters(mode="bounded", n_r2=3, column_bound_bits="full")},
+        {"registers": AdcRegisters(mode="bounded", n_r2=3, column_bound_bits="ou")},
         {"registers": AdcRegisters(mode="tree", n_r2=3, trees=((1,), (1, 2, 4, 3, 5)), column_bound_bits=1)},
     ],
 )
@@ -259,7 +260,7 @@ BAD = [
     (edit_layer(registers={"mode": "three", "n_r2": 3}), f"{STEM}.layers.0.registers.mode must be "),
     (
         edit_layer(registers={"mode": "bounded", "n_r2": 3, "column_bound_bits": True}),
-        "registers.column_bound_bits must be 0 or 1 or 'full', got True",
+        "registers.column_bound_bits must be 0 or 1 or 'full' or 'ou', got True",
     ),
     (edit_layer(registers={"mode": "uniform", "n_r2": 9}), "layer stem.0: AdcRegisters.n_r2 must be in 1..3, got 9"),
     (edit_layer(dynamic={"l_max": 9, "tau_sq": 0}), "layer stem.0: DynamicPrecision.l_max must be in 0..7"),

@@ -20,10 +20,11 @@ from golden_model.redy import precision
 from tests.strategies import dynamic_precisions, make_images, make_layer, make_network
 
 MANY = HardwareConfig(rows=70, cols=8, ou_rows=70, ou_cols=3, adc_bits=7, weight_bits=4)
+BOUND_OF = st.sampled_from(["column", "ou"])
 FEW = HardwareConfig(rows=12, cols=8, ou_rows=5, ou_cols=3, adc_bits=3, weight_bits=4)
 
 
-def one_by_one(made, hardware, rows):
+def one_by_one(made, hardware, rows, u_of):
     """int64 (ou_rows + 1, ou_rows + 1, ou_rows + 1), [k, u, count]."""
     counts = np.zeros((hardware.ou_rows + 1,) * 3, dtype=np.int64)
     q, lo, hi = rows.astype(int), np.zeros((len(rows), 99), int), np.full((len(rows), 99), made.input_bits - 1)
@@ -40,15 +41,20 @@ def one_by_one(made, hardware, rows):
                 for b in range(made.block_widths[segment, n // hardware.ou_cols]):
                     for sign in (1, -1):
                         cells = (np.maximum(sign * w, 0) >> b) & 1
+                        u = cells.sum()
+                        if u_of == "ou":
+                            block = n // hardware.ou_cols * hardware.ou_cols
+                            unit = made.weights[inside, block : block + hardware.ou_cols].astype(int)
+                            u = max(((np.maximum(x, 0) >> b) & 1).sum(axis=0).max() for x in (unit, -unit))
                         for i in range(lo[p, segment], hi[p, segment] + 1):
                             inputs = (q[p, inside] >> i) & 1
-                            counts[inputs.sum(), cells.sum(), inputs @ cells] += 1
+                            counts[inputs.sum(), u, inputs @ cells] += 1
     return counts
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.sampled_from([FEW, MANY]), st.integers(0, 999), st.none() | dynamic_precisions(), st.booleans())
-def test_every_conversion_is_counted_where_it_belongs(hardware, seed, dynamic, compiled):
+@given(st.sampled_from([FEW, MANY]), st.integers(0, 999), st.none() | dynamic_precisions(), st.booleans(), BOUND_OF)
+def test_every_conversion_is_counted_where_it_belongs(hardware, seed, dynamic, compiled, u_of):
     rng = np.random.default_rng(seed)
     made = make_layer(
         rng, hardware, channels=9, height=3, width=3, kernel_height=2, kernel_width=2, outputs=4, dynamic=dynamic,
@@ -60,8 +66,9 @@ def test_every_conversion_is_counted_where_it_belongs(hardware, seed, dynamic, c
     with pytest.MonkeyPatch.context() as patch:
         if not compiled:
             patch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else find(name))
-        found = joint_counts(network.prepare_layer(made, hardware), rows)
-    expected = one_by_one(made, hardware, rows)
+        found = joint_counts(network.prepare_layer(made, hardware), rows, u_of)
+    expected = one_by_one(made, hardware, rows, u_of)
+    assert found.u_of == u_of
     size = found.counts.shape[1]
     np.testing.assert_array_equal(found.counts, expected[:, :size, :size])
     assert expected.sum() == found.conversions()
@@ -88,6 +95,24 @@ def test_views_of_the_counts():
     np.testing.assert_array_equal(made.by_bound("full"), full)
     assert made.by_bound("full", True)[0, 0] == 7
     assert add([made, JointCounts(counts[:, :2, :2])]).counts[3].tolist() == [[14, 0, 0], [0, 26, 0], [0, 0, 17]]
+
+
+def test_bounds_that_do_not_fit_the_counts_are_refused():
+    counts = np.zeros((4, 3, 3), dtype=np.int64)
+    counts[3, 2, 1] = 5
+    column, unit = JointCounts(counts), JointCounts(counts, u_of="ou")
+    assert unit.by_bound("ou")[2, 1] == unit.by_bound(0)[3, 1] == unit.by_bound(None)[3, 1] == 5
+    assert add([unit, unit]).by_bound("ou")[2, 1] == 10
+    for bits in (1, "full"):
+        with pytest.raises(ValueError, match=f"{bits!r} needs joint counts with u_of='column', these have"):
+            unit.by_bound(bits)
+    with pytest.raises(ValueError, match="column_bound_bits 'ou' needs joint counts with u_of='ou', these have"):
+        column.by_bound("ou")
+    with pytest.raises(ValueError, match="different u_of cannot be added: column, ou"):
+        add([column, unit])
+    made = make_layer(np.random.default_rng(0), FEW, kind="linear", channels=1, height=2, width=2, outputs=2)
+    with pytest.raises(ValueError, match="u_of must be 'column' or 'ou', got 'row'"):
+        joint_counts(network.prepare_layer(made, FEW), np.zeros((1, 4), dtype=np.uint8), "row")
 
 
 def test_counts_agree_with_the_histograms_of_counts():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from golden_model import lanes, searches
 from golden_model.bit_classes import ClassRegisters
-from golden_model.config import PAPER, TINY
+from golden_model.config import ISAAC, PAPER, TINY
 from golden_model.events import Events
 from golden_model.graph import GraphRunner, from_network, with_settings
 from golden_model.histograms_joint import JointCounts, graph_joint_counts
@@ -30,6 +30,9 @@ KINDS = {
     "tree": lambda counts, **how: searches.trees(counts, TINY, **how),
     "trees k": lambda counts, **how: searches.trees(counts, TINY, column_bound_bits=0, **how),
     "trees full": lambda counts, **how: searches.trees(counts, TINY, column_bound_bits="full", tops=(2,), **how),
+    "bounded ou": lambda counts, **how: searches.bounded(counts, TINY, "ou"),
+    "twin ou": lambda counts, **how: searches.twin(counts, TINY, column_bound_bits="ou", **how),
+    "trees ou": lambda counts, **how: searches.trees(counts, TINY, column_bound_bits="ou", **how),
     "shared": lambda counts, **how: searches.trees(counts, TINY, column_bound_bits="full", shared=True, **how),
     "shallow": lambda counts, **how: searches.trees(counts, TINY, max_depth=3, **how),
 }
@@ -47,8 +50,8 @@ def lossless_graph(seed: int):
 @pytest.mark.parametrize("kind", KINDS)
 def test_operations_from_counts_are_those_of_a_run(kind, skip):
     graph, images = lossless_graph(7)
-    counts = graph_joint_counts(graph, images)
-    how = {} if kind in ("uniform", "bounded") else {"skip_zero_slices": skip}
+    counts = graph_joint_counts(graph, images, u_of="ou" if kind.endswith(" ou") else "column")
+    how = {} if kind in ("uniform", "bounded", "bounded ou") else {"skip_zero_slices": skip}
     registers = KINDS[kind](counts, **how)
     other = with_settings(graph, registers=registers, skip_zero_slices=skip)
     logits, events = GraphRunner(other, engine="direct").run(images)
@@ -56,6 +59,25 @@ def test_operations_from_counts_are_those_of_a_run(kind, skip):
     np.testing.assert_array_equal(logits, expected)
     spent = searches.expected_operations(counts, registers, TINY, skip_zero_slices=skip)
     assert spent.tolist() == events.counts.sum(axis=0)[:, COUNTER_NAMES.index("ad_operations")].tolist()
+
+
+def test_one_number_per_unit_knows_more_than_the_rows_and_less_than_every_column():
+    graph, images = lossless_graph(11)
+    column, unit = graph_joint_counts(graph, images), graph_joint_counts(graph, images, u_of="ou")
+    spent = searches.best_operations
+    assert spent(column, "full").sum() < spent(unit, "ou").sum() < spent(column, 0).sum()
+    for measure in (searches.best_operations, searches.entropy_floor):
+        assert (measure(unit, 0) == measure(column, 0)).all()
+        assert (measure(unit, None) == measure(column, None)).all()
+        assert (measure(unit, "both") <= measure(unit, "ou")).all()
+    assert (searches.entropy_floor(unit, "ou") <= spent(unit, "ou")).all()
+    registers = searches.trees(unit, TINY, column_bound_bits="ou")
+    with pytest.raises(ValueError, match="needs joint counts with u_of='ou'"):
+        searches.expected_operations(column, registers, TINY)
+    with pytest.raises(ValueError, match="needs joint counts with u_of='ou'"):
+        searches.trees(column, TINY, column_bound_bits="ou")
+    with pytest.raises(ValueError, match="needs joint counts with u_of='column'"):
+        searches.entropy_floor(unit, "full")
 
 
 @st.composite
@@ -173,6 +195,17 @@ def test_metadata_is_priced_by_what_reads_it():
     planes = [int(n.layers[0].block_widths.sum()) * n.layers[0].windows for n in graph.crossbars]
     assert (held["column_bound_bits_read"] == np.array(planes) * np.array([3, 1, 0]) * lanes_).all()
     assert (held["tree_bits_read"] == found["tree_bits_read"] + found["column_bound_bits_read"]).all()
+    for one in graph.crossbars:
+        unit = with_settings(
+            graph, registers={one.name: AdcRegisters(mode="bounded", n_r2=3, column_bound_bits="ou")}
+        )  # fmt: skip
+        at = graph.crossbars.index(one)
+        read = searches.metadata_events(unit, events)["column_bound_bits_read"]
+        assert (read[..., at] == events.ou_activations[..., at] * 3).all()
+        stored = searches.stored_bits(unit)
+        assert stored["column_bounds"][at] == 3 * sum(int(x.block_widths.sum()) for x in one.layers)
+        once = searches.metadata_events(unit, events, held=True)["column_bound_bits_read"]
+        assert (once[..., at] == stored["column_bounds"][at] * one.layers[0].windows).all()
     with pytest.raises(ValueError, match="one per crossbar node"):
         searches.metadata_events(graph, Events(shape=(2,)))
 
@@ -184,10 +217,9 @@ def test_stored_bits_are_counted():
     assert (found["column_bounds"] == ous * 4 * np.array([3, 1, 0])).all()
     assert (found["cells"] == ous * 16).all()
     assert found["trees"].tolist() == [0, 5 * 3 + 5 * 3, 0]  # five thresholds; five bounds of an index below 5
-    full = AdcRegisters(mode="bounded", n_r2=4, column_bound_bits="full")
-    assert searches.column_bound_size(full.column_bound_bits, 9) * 16 == 64  # system.md §13.1
-    assert searches.column_bound_size(1, 9) * 16 == 16
-    assert searches.column_bound_size("full", 128) == 8
+    for bits, few, many in ((None, 0, 0), (0, 0, 0), (1, 16, 16), ("full", 64, 128), ("ou", 4, 8)):  # system.md §13.1
+        assert searches.column_bound_size(bits, PAPER) == few
+        assert searches.column_bound_size(bits, ISAAC) == many
 
 
 def test_metadata_of_searches_per_bit_class_is_refused():

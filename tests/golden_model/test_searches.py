@@ -98,7 +98,7 @@ def test_trees_serve_the_bounds_up_to_their_length():
         ({"mode": "bounded", "n_r2": 4, "n_r1": 1}, "n_r1 must be in 0..0, got 1"),
         ({"mode": "bounded", "n_r2": 4, "bias": 1}, "bias must be in 0..0, got 1"),
         ({"mode": "bounded", "n_r2": 4, "m": 1}, "m must be in 0..0, got 1"),
-        ({"mode": "bounded", "n_r2": 4, "column_bound_bits": 2}, "column_bound_bits must be None, 0, 1 .* got 2"),
+        ({"mode": "bounded", "n_r2": 4, "column_bound_bits": 2}, "column_bound_bits must be None, 0, 1, .* got 2"),
         ({"mode": "bounded", "n_r2": 4, "column_bound_bits": True}, "column_bound_bits must be .* got True"),
         ({"mode": "bounded", "n_r2": 4, "trees": (LINE,)}, "mode 'tree' and no other needs trees, got 1 trees"),
         ({"mode": "uniform", "n_r2": 4, "column_bound_bits": 0}, "must be None in mode 'uniform'"),
@@ -222,9 +222,10 @@ def test_classes_may_search_differently(rows):
         AdcRegisters(mode="twin", n_r2=bits, n_r1=2),
         AdcRegisters(mode="twin", n_r2=bits, n_r1=1, column_bound_bits=1),
         AdcRegisters(mode="tree", n_r2=bits, trees=(tuple(range(1, rows + 1)),)),
+        AdcRegisters(mode="bounded", n_r2=bits, column_bound_bits="ou"),
     )
     both = [
-        layer.matmul(activations, weights, hardware, lambda i, b: kinds[(i + b) % 5], engine=engine)
+        layer.matmul(activations, weights, hardware, lambda i, b: kinds[(i + b) % len(kinds)], engine=engine)
         for engine in ("direct", "compiled")
     ]
     np.testing.assert_array_equal(both[0][0], activations @ weights)
@@ -248,12 +249,28 @@ def test_saturated_data_is_searched_exactly(rows, value):
         assert events.ad_operations == (3 * 8 * 8 * 9 * spent if value else 0)
 
 
+@pytest.mark.parametrize("engine", ["direct", "patterns", "compiled"])
+def test_the_fullest_column_of_either_polarity_bounds_its_whole_unit_and_no_other(engine):
+    pytest.importorskip("numba")
+    weights = np.zeros((18, 3), dtype=int)
+    weights[:5, 0] = 1  # first segment, first OU: 5 cells in column 0,
+    weights[:7, 1] = -1  # and 7 of column 1's other polarity
+    weights[0, 2] = 1  # second OU: one cell
+    weights[9:, 2] = 3  # second segment, both planes: 9 cells
+    hardware = replace(PAPER, ou_cols=2, input_bits=1)
+    registers = AdcRegisters(mode="bounded", n_r2=4, column_bound_bits="ou")
+    sums, events = layer.matmul(np.ones((1, 18), dtype=int), weights, hardware, registers, engine=engine)
+    assert sums.tolist() == [[5, -7, 28]]
+    # B = 7 takes 3 operations in each of 4 lanes, B = 1 one in each of 2, B = 9 four for 9 cells and three for none.
+    assert events.ad_operations == 4 * 3 + 2 * 1 + 2 * (4 + 3)
+
+
 def test_a_bound_saves_operations_and_never_changes_other_events():
     rng = np.random.default_rng(2)
     activations, weights = rng.integers(0, 60, (40, 30)), rng.integers(-20, 21, (30, 20))
     spent = []
     base = None
-    for bits in (0, 1, "full"):
+    for bits in (0, 1, "full", "ou"):
         registers = AdcRegisters(mode="bounded", n_r2=4, column_bound_bits=bits)
         _, events = layer.matmul(activations, weights, PAPER, registers)
         spent.append(events.ad_operations)
@@ -261,6 +278,7 @@ def test_a_bound_saves_operations_and_never_changes_other_events():
         base = base or rest
         assert rest == base
     assert spent[0] > spent[1] > spent[2] > 0
+    assert spent[0] > spent[3] > spent[2]
 
 
 # ---- networks, traces, images --------------------------------------------------------------------
@@ -319,6 +337,7 @@ def test_a_trace_adds_up_to_the_events(data):
     [
         (AdcRegisters(mode="bounded", n_r2=3), "conv2: the RTL has no conversion of mode 'bounded' with a bound"),
         (AdcRegisters(mode="tree", n_r2=3, trees=((1, 2, 3, 4),)), "conv2: the RTL has no conversion of mode 'tree',"),
+        (AdcRegisters(mode="bounded", n_r2=3, column_bound_bits="ou"), "no conversion of mode 'bounded' with a bound"),
         (AdcRegisters(mode="twin", n_r2=3, column_bound_bits=0), "no conversion of mode 'twin' with a bound, only"),
     ],
 )

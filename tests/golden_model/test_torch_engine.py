@@ -109,7 +109,7 @@ def test_they_agree_when_searches_depend_on_word_lines_and_column_bounds(data):
     layer = replace(layer, min_count=np.arange(1, 16))  # lambda = 1, which these searches need
 
     def draw():
-        bits = data.draw(st.sampled_from([0, 1, "full"]))
+        bits = data.draw(st.sampled_from([0, 1, "full", "ou"]))
         if data.draw(st.booleans()):
             return AdcRegisters(mode="bounded", n_r2=4, column_bound_bits=bits)
         return AdcRegisters(mode="twin", n_r2=4, n_r1=data.draw(st.integers(0, 3)), column_bound_bits=bits)

@@ -78,12 +78,12 @@ SEARCHES: dict[str, Search] = {
     "tree": Search("optimal tree, per layer", None, _trees(None)),
     "twin k": Search("twin range, bounded by k, per layer", 0, _twin(0, False)),
     "bounded k": Search("bounded by k", 0, _bounded(0)),
-    "trees k": Search("bounded by k, optimal tree per bound", 0, _trees(0)),
+    "trees k": Search("k, optimal tree per bound", 0, _trees(0)),
     "bounded 1": Search("bounded by k and empty columns (1 bit)", 1, _bounded(1)),
-    "trees 1": Search("bounded by k and empty columns, optimal tree per bound", 1, _trees(1)),
+    "trees 1": Search("k and empty columns, optimal tree per bound", 1, _trees(1)),
     "bounded full": Search("bounded by min(k, u)", "full", _bounded("full")),
-    "trees full shared": Search("bounded by min(k, u), trees for all layers", "full", _trees("full", True)),
-    "trees full": Search("bounded by min(k, u), optimal tree per bound", "full", _trees("full")),
+    "trees full shared": Search("min(k, u), one set of trees for all layers", "full", _trees("full", True)),
+    "trees full": Search("min(k, u), optimal tree per bound", "full", _trees("full")),
 }  # fmt: skip
 #: The search that the golden model runs as a check.
 CHECKED = "trees full"
@@ -283,7 +283,9 @@ def picture(result: dict[str, Any], path: Path) -> None:
             axis.legend(fontsize=8)
     figure.suptitle(f"{result['network']}: lossless A/D, {result['images']} test images")
     figure.tight_layout()
-    pipeline.write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+    pipeline.write_atomically(
+        path, lambda temporary: figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
+    )
     pyplot.close(figure)
 
 

@@ -214,8 +214,8 @@ class _Surgeon:
         height, width = (*taken[2:], 1, 1)[:2]
         stage = Stage(
             name=name, kind=kind, channels=taken[1], height=height, width=width, kernel_height=kernel[0],
-            kernel_width=kernel[1], stride=module.stride[0] if kind == "conv" else 1,
-            pad=module.padding[0] if kind == "conv" else 0, pool=1, outputs=outputs, relu=False,
+            kernel_width=kernel[1], stride=int(module.stride[0]) if kind == "conv" else 1,
+            pad=int(module.padding[0]) if kind == "conv" else 0, pool=1, outputs=outputs, relu=False,
         )  # fmt: skip
         assert stage.out_shape == (*made[1:], 1, 1)[:3], (stage, made)
         offset = None

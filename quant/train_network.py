@@ -125,7 +125,7 @@ class Training:
         check_settings(settings, recipe.hardware)
         self.normalisation = normalisation
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.float_network = _Pixels(model, normalisation).to(self.device, memory_format=torch.channels_last)
+        self.float_network = _Pixels(model, normalisation).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images, labels = dataset.train_images, dataset.train_labels
         self.pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         self.labels = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(self.device)
@@ -181,7 +181,7 @@ class Training:
             clips = {name: clip for name, clip in network.state_dict().items() if name.endswith(".clip")}
             same = self.start["activation_bits"] == [a.bits for a in network.activations()]
             network.load_state({**self.start["network"], **({} if same else clips)})
-        return network.to(self.device, memory_format=torch.channels_last)
+        return network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _make_phase(self) -> Phase:
         settings = self.recipe.settings

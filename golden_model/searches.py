@@ -129,7 +129,8 @@ def trees(
 
 def _per_layer(counts: Mapping[str, JointCounts], shared: bool, best: Any) -> dict[str, AdcRegisters]:
     if shared:
-        return dict.fromkeys(counts, best(add(counts.values())))
+        one: AdcRegisters = best(add(counts.values()))
+        return {name: one for name in counts}  # noqa: C420 - type checkers lose the type of fromkeys
     return {name: best(part) for name, part in counts.items()}
 
 

@@ -62,7 +62,7 @@ class Options:
     accuracy (a share) that may be lost on the check's images.
     """
 
-    budgets: tuple[float, ...] = (0.005, 0.02)
+    budgets: tuple[float, ...] = (0.002, 0.005)
     tolerance: float = 0.01
     check_images: int = 256
     sensitivity_images: int = 64
@@ -485,7 +485,7 @@ def main(
     machines: Annotated[str, typer.Option(help="paper: operation units of 9 rows; isaac: 128 rows.")] = "paper,isaac",
     groups: Annotated[str, typer.Option(help="Segments per group on paper: 14 is a crossbar's word lines.")] = "14,4,1",
     budgets: Annotated[str, typer.Option(help="Errors of the logits that the check allows, the chosen one first.")] = (
-        "0.005,0.02"
+        "0.002,0.005"
     ),
     tolerance: Annotated[float, typer.Option(help="Loss of accuracy (a share) that the check allows.")] = 0.01,
     check_images: Annotated[int, typer.Option(min=1, help="Training images for the check.")] = 256,

@@ -37,6 +37,7 @@ from golden_model.lanes import graph_decoupled_cycles
 from golden_model.machines import Machine, Row
 from golden_model.program import DynamicPrecision
 from golden_model.registers import COUNTER_NAMES
+from golden_model.trq import ColumnBoundBits
 from quant import datasets, networks, pipeline
 from quant.evaluate import float_logits
 from quant.import_network import from_torch
@@ -153,9 +154,14 @@ def ladder(
     skipping = searches.twin(counts, graph.hardware, skip_zero_slices=True)
     zeros = with_settings(graph, registers=skipping, skip_zero_slices=True)
     made.append(run("BWQ + TRQ + zero slices", zeros, "OU activations whose input slice is all zero are skipped"))
-    for name, bits in (("rows", 0), ("rows and columns", "full")):
-        chosen: Any = bits
-        trees = searches.trees(counts, graph.hardware, column_bound_bits=chosen, skip_zero_slices=True)
+    of_units = graph_joint_counts(graph, calibration, u_of="ou", threads=threads)
+    bounds: tuple[tuple[str, ColumnBoundBits, Any], ...] = (
+        ("rows", 0, counts),
+        ("rows and OUs", "ou", of_units),
+        ("rows and columns", "full", counts),
+    )
+    for name, bits, seen in bounds:
+        trees = searches.trees(seen, graph.hardware, column_bound_bits=bits, skip_zero_slices=True)
         ours = with_settings(graph, registers=trees, skip_zero_slices=True)
         title = f"ours: trees bounded by {name}"
         made.append(run(title, ours, f"optimal trees below the bound that active {name} set; zero slices skipped"))

@@ -84,6 +84,11 @@ def test_every_step_of_the_ladder_does_less_work_than_the_one_before(result):
     assert ours["ou_activations"] == rows["BWQ + TRQ + zero slices"]["ou_activations"]
     assert ours["extra"]["tree_bits_read"] == ours["ad_operations"] * PAPER.adc_bits
     assert rows["  the same, lanes decoupled"]["clocks"] < ours["clocks"]
+    units, columns = (rows[f"ours: trees bounded by rows and {what}"] for what in ("OUs", "columns"))
+    assert columns["ad_operations"] < min(ours["ad_operations"], units["ad_operations"])
+    assert units["ad_operations"] != ours["ad_operations"]
+    read = "column_bound_bits_read"
+    assert units["extra"][read] * 16 == columns["extra"][read] == units["ou_activations"] * 64
 
 
 def test_the_layer_wise_machine_runs_the_network_that_was_trained_layer_by_layer(result, files):

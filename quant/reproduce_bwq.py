@@ -32,12 +32,12 @@ from golden_model.components import load_table, table_names
 from golden_model.config import PAPER
 from golden_model.cost_command import print_rows, print_trace
 from golden_model.graph import Graph, GraphRunner, with_settings
-from golden_model.histograms_joint import graph_joint_counts
+from golden_model.histograms_joint import JointCounts, graph_joint_counts
 from golden_model.lanes import graph_decoupled_cycles
 from golden_model.machines import Machine, Row
 from golden_model.program import DynamicPrecision
 from golden_model.registers import COUNTER_NAMES
-from golden_model.trq import ColumnBoundBits
+from golden_model.trq import AdcRegisters, ColumnBoundBits
 from quant import datasets, networks, pipeline
 from quant.evaluate import float_logits
 from quant.import_network import from_torch
@@ -113,6 +113,36 @@ def by_recipe(trained: Iterable[Trained]) -> dict[str, list[Trained]]:
     return dict(groups)
 
 
+# ---- searches of ours ---------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Step:
+    """A lossless search for every layer. held : column bounds are read once per window (`searches.metadata_events`)."""
+
+    name: str
+    registers: dict[str, AdcRegisters]
+    note: str
+    held: bool = False
+
+
+def ours(counts: dict[str, JointCounts], graph: Graph) -> list[Step]:
+    """The searches of system.md §13 that the ladder shows, all with zero slices skipped."""
+    hardware = graph.hardware
+
+    def trees(bits: ColumnBoundBits) -> dict[str, AdcRegisters]:
+        return searches.trees(counts, hardware, column_bound_bits=bits, skip_zero_slices=True)
+
+    below = "binary search up to the number of active rows"
+    return [
+        Step("ours: bounded by rows", searches.bounded(counts, hardware, 0), f"{below}; nothing is stored"),
+        Step("ours: and by OUs", searches.bounded(counts, hardware, "ou"), f"{below} and most cells of a column", True),
+        Step(
+            "ours: and by empty columns", searches.bounded(counts, hardware, 1), f"{below}; empty columns are 0", True
+        ),
+        Step("ours: trees, by rows", trees(0), "optimal trees for each number of active rows"),
+        Step("ours: trees, by rows and columns", trees("full"), "optimal trees for each bound, every column's", True),
+    ]
+
+
 # ---- the ladder ---------------------------------------------------------------------------------
 def ladder(
     graph: Graph,
@@ -132,9 +162,9 @@ def ladder(
     def told(what: str) -> Callable[[int, int], None]:
         return lambda done, total: tell(what, done, total)
 
-    def run(name: str, network: Graph, note: str) -> Machine:
+    def run(name: str, network: Graph, note: str, held: bool = False) -> Machine:
         events = GraphRunner(network, threads=threads).run(images, progress=told(name))[1]
-        searching = searches.metadata_events(network, events)
+        searching = searches.metadata_events(network, events, held=held)
         extra = {event: counts.mean(axis=0) for event, counts in searching.items() if counts.any()}
         one = machines.counted(name, network, events, extra=extra, note=note)
         stored = searches.stored_bits(network)
@@ -154,19 +184,12 @@ def ladder(
     skipping = searches.twin(counts, graph.hardware, skip_zero_slices=True)
     zeros = with_settings(graph, registers=skipping, skip_zero_slices=True)
     made.append(run("BWQ + TRQ + zero slices", zeros, "OU activations whose input slice is all zero are skipped"))
-    of_units = graph_joint_counts(graph, calibration, u_of="ou", threads=threads)
-    bounds: tuple[tuple[str, ColumnBoundBits, Any], ...] = (
-        ("rows", 0, counts),
-        ("rows and OUs", "ou", of_units),
-        ("rows and columns", "full", counts),
-    )
-    for name, bits, seen in bounds:
-        trees = searches.trees(seen, graph.hardware, column_bound_bits=bits, skip_zero_slices=True)
-        ours = with_settings(graph, registers=trees, skip_zero_slices=True)
-        title = f"ours: trees bounded by {name}"
-        made.append(run(title, ours, f"optimal trees below the bound that active {name} set; zero slices skipped"))
-        tell("decoupled lanes", 0, 1)
-        made.append(_decoupled(made[-1], ours, images, threads))
+    for step in ours(counts, graph):
+        network = with_settings(graph, registers=step.registers, skip_zero_slices=True)
+        made.append(run(step.name, network, step.note, held=step.held))
+        if step.held:
+            tell("decoupled lanes", 0, 1)
+            made.append(_decoupled(made[-1], network, images, threads))
     return made
 
 

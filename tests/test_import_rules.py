@@ -136,7 +136,14 @@ def test_the_golden_model_computes_without_a_compiler():
 
 @pytest.mark.parametrize(
     "module",
-    ["golden_model.network", "golden_model.graph", "golden_model.run", "golden_model.bench", "sim.bench", "rtl.generate"],
+    [
+        "golden_model.network",
+        "golden_model.graph",
+        "golden_model.run",
+        "golden_model.bench",
+        "sim.bench",
+        "rtl.generate",
+    ],
 )
 def test_simulation_needs_no_torch(module):
     done = run_without(["torch"], f"import {module}")

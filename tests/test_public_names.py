@@ -73,6 +73,8 @@ def test_adc_registers_take_keywords_with_defaults():
         "n_r1": (KEYWORD, 0),
         "m": (KEYWORD, 0),
         "bias": (KEYWORD, 0),
+        "column_bound_bits": (KEYWORD, None),
+        "trees": (KEYWORD, ()),
     }
 
 

@@ -205,7 +205,11 @@ BAD = [
     ),
     ({"redy": DynamicPrecision(l_max=9)}, ValueError, r"l_max must be in 0\.\.7, got 9"),
     ({"min_count": [1, 2]}, ValueError, "min_count must hold 7 integers"),
-    ({"engine": "quick"}, ValueError, "engine must be 'auto', 'direct', 'patterns', 'compiled' or 'torch', got 'quick'"),
+    (
+        {"engine": "quick"},
+        ValueError,
+        "engine must be 'auto', 'direct', 'patterns', 'compiled' or 'torch', got 'quick'",
+    ),
 ]
 
 

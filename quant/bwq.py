@@ -505,8 +505,8 @@ def run_epoch(
     return {"loss": total / steps, **phase.record()}
 
 
-def bit_plane_network(network: Trainable) -> Trainable:
-    """The same integers as continuous bit planes; `network` is changed and returned."""
+def bit_plane_network(network: Trainable) -> None:
+    """Change `network`: the same integers as continuous bit planes."""
     with torch.no_grad():
         for layer in network:
             source = layer.source
@@ -516,7 +516,6 @@ def bit_plane_network(network: Trainable) -> Trainable:
                 Block(source.ou_rows, source.ou_cols),
                 network.weight_bits,
             )
-    return network
 
 
 def check_settings(settings: Settings, hardware: HardwareConfig) -> None:

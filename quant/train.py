@@ -194,7 +194,7 @@ def train(
         if network is None:
             network = quantised(settings.start_bits, settings.weight_bits, settings.activation_bits)
             if settings.method == "bitplane":
-                network = bit_plane_network(network)
+                bit_plane_network(network)
         if reached <= 1:
             run((BitPlanePhase if settings.method == "bitplane" else MsqPhase)(network, settings))
         if reached <= 1:

@@ -38,6 +38,7 @@ from golden_model.bit_classes import lossless, settings_of
 from golden_model.config import HardwareConfig
 from golden_model.graph import Graph, build, check_graph
 from golden_model.graph_nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
+from golden_model.image import manifest_hash
 from golden_model.program import Layer
 
 SCHEMA = "ohmloom-graph"
@@ -217,11 +218,6 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _manifest_hash(manifest: dict[str, Any]) -> str:
-    rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
-    return _sha256(json.dumps(rest, sort_keys=True).encode())
-
-
 def _npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
@@ -263,7 +259,7 @@ def to_bytes(graph: Graph) -> bytes:
         "nodes": records,
         "arrays": {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in content.items()},
     }
-    manifest["manifest_sha256"] = _manifest_hash(manifest)
+    manifest["manifest_sha256"] = manifest_hash(manifest)
     content = {MANIFEST: (json.dumps(manifest, indent=1) + "\n").encode(), **content}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -357,7 +353,7 @@ def _manifest(path: Path, data: bytes) -> dict[str, Any]:
         raise GraphFileError(f"{path}: schema must be {SCHEMA!r}, got {found!r}")
     if manifest.get("version") != VERSION:
         raise GraphFileError(f"{path}: version must be {VERSION}, got {manifest.get('version')!r}")
-    if manifest.get("manifest_sha256") != _manifest_hash(manifest):
+    if manifest.get("manifest_sha256") != manifest_hash(manifest):
         raise GraphFileError(f"{path}: its own sha256 does not match, {MANIFEST} was changed after it was written")
     if different := sorted(set(manifest) ^ _PARTS):
         raise GraphFileError(f"{path}: parts of {MANIFEST} differ, {', '.join(different)}")

@@ -257,7 +257,8 @@ def _layer_record(layer: Layer, placed: mapping.LayerPlacement) -> dict[str, Any
     }
 
 
-def _manifest_hash(manifest: dict[str, Any]) -> str:
+def manifest_hash(manifest: dict[str, Any]) -> str:
+    """sha256 of a manifest without its own `manifest_sha256`."""
     rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -338,7 +339,7 @@ def write(
             name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in content.items()
         },
     }
-    manifest["manifest_sha256"] = _manifest_hash(manifest)
+    manifest["manifest_sha256"] = manifest_hash(manifest)
     content[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
     _replace_directory(directory, content)
     return read(directory, network.hardware)
@@ -392,7 +393,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         raise ImageError(f"{path}: schema must be {SCHEMA!r}, got {found!r}")
     if manifest.get("version") != VERSION:
         raise ImageError(f"{path}: version must be {VERSION}, got {manifest.get('version')!r}")
-    if manifest.get("manifest_sha256") != _manifest_hash(manifest):
+    if manifest.get("manifest_sha256") != manifest_hash(manifest):
         raise ImageError(f"{path}: its own checksum does not match, it was changed after it was written")
     return manifest
 

@@ -84,6 +84,17 @@ def own_model(where: str) -> nn.Module:
     return made
 
 
+def load_ready(name: str, weights: Path, data: Path) -> tuple[networks.Ready, nn.Module, datasets.ImageSet]:
+    """A ready-made network, with its weights, and a data set of its shape; ValueError where they do not fit."""
+    known = networks.ready(name)
+    dataset = datasets.load(data, size=known.shape[1], channels=known.shape[0])
+    if dataset.shape != known.shape:
+        raise ValueError(f"{data}: images are {dataset.shape}, {name} takes {known.shape}")
+    model = known.make(known.classes)
+    networks.load_weights(model, weights)
+    return known, model, dataset
+
+
 def _numbers(option: str, text: str | None, channels: int) -> tuple[float, ...] | None:
     if text is None:
         return None

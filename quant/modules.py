@@ -70,6 +70,21 @@ class Block:
             raise ValueError(f"a block must have at least 1 row and 1 column, got {self.ou_rows} x {self.ou_cols}")
 
 
+class PixelNetwork(nn.Module):
+    """A float network that takes pixels 0..255 (B, C, H, W), on whatever device it is; gives logits (B, classes)."""
+
+    def __init__(self, model: nn.Module, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.model = model
+        self.mean: Tensor
+        self.std: Tensor
+        for name, values in (("mean", normalisation.mean), ("std", normalisation.std)):
+            self.register_buffer(name, torch.tensor(values).reshape(1, -1, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model((pixels / PIXEL_LEVELS - self.mean) / self.std).flatten(1)
+
+
 def to_blocks(matrix: Tensor, ou_rows: int, ou_cols: int) -> Tensor:
     """(N, K) -> (segments, ou_rows, block_cols, ou_cols), zero-padded at the edges."""
     n, k = matrix.shape

@@ -33,10 +33,11 @@ from golden_model.program import Layer
 from golden_model.trq import convert_counts
 from quant import adc_search, datasets, networks, pipeline
 from quant.adc_search import Chosen
+from quant.evaluate import load_ready
 from quant.import_network import from_torch
 from quant.integer import accuracy
-from quant.reference import exact_logits
-from quant.reproduce_trq import Check, Options, centred, sensitivities
+from quant.reference import centred, exact_logits, logit_error
+from quant.reproduce_trq import Check, Options, sensitivities
 
 _BATCH = 16
 _COMPILING_PAYS = 200_000_000  # conversions of a run
@@ -178,7 +179,7 @@ def compare(
         total = sum(spent.values(), Spent())
         one = {
             "accuracy": accuracy(logits, labels),
-            "logit_error": float(((found - wanted) ** 2).sum() / max((wanted**2).sum(), 1e-300)),
+            "logit_error": logit_error(found, wanted),
             "operations": total.operations / total.conversions,
             "choices": {layer: s.as_dict() for layer, s in settings.items()},
         }
@@ -249,12 +250,7 @@ def main(
     limits = [int(n) if n.strip().isdigit() else 0 for n in bounds.split(",")]
     if not all(1 <= n <= ISAAC.adc_bits for n in limits):
         raise ValueError(f"--bounds must be numbers in 1..{ISAAC.adc_bits}, got {bounds!r}")
-    known = networks.ready(network)
-    dataset = datasets.load(data_path, size=known.shape[1], channels=known.shape[0])
-    if dataset.shape != known.shape:
-        raise ValueError(f"{data_path}: images are {dataset.shape}, {network} takes {known.shape}")
-    model = known.make(known.classes)
-    networks.load_weights(model, weights)
+    known, model, dataset = load_ready(network, weights, data_path)
     parts = datasets.apart(dataset, check_images)
     graph = from_torch(model, dataset.shape, ISAAC, parts.calibration, normalisation=known.normalisation, name=network)
     result = compare(

@@ -33,7 +33,7 @@ from golden_model.network import Progress, windows
 from golden_model.program import DynamicPrecision, Layer
 from golden_model.work import QUANTITIES, Work
 from quant.integer import accuracy
-from quant.reference import exact_logits
+from quant.reference import centred, exact_logits, logit_error
 
 #: tau_sq is unsigned Q4.12, so that tau <= 4: a step of at most 4 standard deviations.
 TAU_ONE, TAU_SQ_TOP = 1 << 12, 65535
@@ -385,17 +385,6 @@ def apply(graph: Graph, settings: Mapping[str, Chosen], *, correct: bool = False
 
 
 # ---- end-to-end check ---------------------------------------------------------------------------
-def centred(logits: np.ndarray, scale: float) -> np.ndarray:
-    """Real logits without their mean over the classes."""
-    real = logits * scale
-    return real - real.mean(axis=1, keepdims=True)
-
-
-def logit_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Squared error over mean square of real logits without their means."""
-    return float(((found - wanted) ** 2).sum() / max(float((wanted**2).sum()), 1e-300))
-
-
 @dataclass(frozen=True, eq=False)
 class Check:
     """Comparison with the network without dynamic precision on images (B, C, H, W); converters must be lossless.

@@ -131,3 +131,14 @@ def _crossbar(node: Crossbar, inputs: list[Tensor]) -> Tensor:
         acc += inputs[1].reshape(acc.shape).to(torch.int64) * node.residual_multiplier
     y = _shift(acc, first.shift).clamp_(0, (1 << first.output_bits) - 1).float()
     return F.max_pool2d(y, first.pool) if first.pool > 1 else y
+
+
+def centred(logits: np.ndarray, scale: float) -> np.ndarray:
+    """Real logits without their mean over the classes."""
+    real = logits * scale
+    return real - real.mean(axis=1, keepdims=True)
+
+
+def logit_error(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Squared error over mean square of real logits without their means."""
+    return float(((found - wanted) ** 2).sum() / max(float((wanted**2).sum()), 1e-300))

@@ -38,8 +38,8 @@ from golden_model.machines import Machine, Row
 from golden_model.program import DynamicPrecision
 from golden_model.registers import COUNTER_NAMES
 from golden_model.trq import AdcRegisters, ColumnBoundBits
-from quant import datasets, networks, pipeline
-from quant.evaluate import float_logits
+from quant import networks, pipeline
+from quant.evaluate import float_logits, load_ready
 from quant.import_network import from_torch
 from quant.integer import accuracy
 from quant.reference import exact_logits
@@ -275,12 +275,7 @@ def main(
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the results here.")] = None,  # noqa: UP045
 ) -> None:
     """Compression, accuracy, speed and energy of block-wise trained networks, beside the paper's figures."""
-    known = networks.ready(network)
-    dataset = datasets.load(data_path, size=known.shape[1], channels=known.shape[0])
-    if dataset.shape != known.shape:
-        raise ValueError(f"{data_path}: images are {dataset.shape}, {network} takes {known.shape}")
-    model = known.make(known.classes)
-    networks.load_weights(model, weights)
+    known, model, dataset = load_ready(network, weights, data_path)
     kept = load_trained(trained, network)
     chosen = _chosen(kept, ladders)
     work = work or Path("build/bwq") / network

@@ -42,7 +42,7 @@ from quant.import_network import from_torch
 from quant.integer import accuracy
 from quant.redy_report import DENSE, RIVALS, VARIANTS, picture, tables
 from quant.redy_search import TAU_SQ_TOP, Check, Chosen, Settings
-from quant.reference import exact_logits
+from quant.reference import centred, exact_logits, logit_error
 
 MACHINES: dict[str, HardwareConfig] = {"paper": PAPER, "isaac": ISAAC}
 STATIC_BITS = (7, 6, 5, 4)
@@ -279,13 +279,13 @@ def measure_group(
             # Lossless skipping is the same computation, so a part of the images shows what is to be shown.
             some = slice(0, test.compared if name == "lossless" else None)
             logits, _ = GraphRunner(changed, threads=threads).run(test.x[some], progress=told)
-            wanted = redy_search.centred(exact[some], scale)
-            found = redy_search.centred(logits, float(changed.output.logit_scale))
+            wanted = centred(exact[some], scale)
+            found = centred(logits, float(changed.output.logit_scale))
             one["images"] = len(logits)
             one["accuracy"] = accuracy(logits, test.y[some])
             one["static_accuracy"] = accuracy(exact[some], test.y[some])
             one["agreement"] = float((logits.argmax(axis=1) == exact[some].argmax(axis=1)).mean())
-            one["logit_error"] = redy_search.logit_error(found, wanted)
+            one["logit_error"] = logit_error(found, wanted)
             one["equal"] = bool((logits == exact[some]).all())
             log(f"{where}, {name}: {100 * one['accuracy']:.2f} %, logit error {one['logit_error']:.2g}")
             save()

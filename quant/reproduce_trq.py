@@ -38,11 +38,11 @@ from golden_model.histograms import graph_counts
 from golden_model.trq import AdcRegisters
 from quant import adc_search, datasets, networks, pipeline
 from quant.adc_search import Chosen, Step
-from quant.evaluate import float_logits
+from quant.evaluate import float_logits, load_ready
 from quant.import_network import from_torch
 from quant.integer import AdcSetting, accuracy
 from quant.modules import Normalisation
-from quant.reference import exact_logits
+from quant.reference import centred, exact_logits, logit_error
 
 MACHINES: dict[int, HardwareConfig] = {128: ISAAC, 9: PAPER}
 BOUNDS: dict[int, tuple[int, ...]] = {128: (8, 7, 6, 5, 4, 3), 9: (4, 3, 2)}
@@ -88,12 +88,6 @@ class Options:
     sensitivity_images: int = 128
 
 
-def centred(logits: np.ndarray, scale: float) -> np.ndarray:
-    """Real logits without their mean over the classes."""
-    real = logits * scale
-    return real - real.mean(axis=1, keepdims=True)
-
-
 @dataclass(frozen=True, eq=False)
 class Check:
     """End-to-end comparison with the lossless network on images (B, C, H, W)."""
@@ -120,7 +114,7 @@ class Check:
         wanted = centred(exact, float(self.graph.output.logit_scale))  # type: ignore[attr-defined]
         found = centred(logits, float(changed.output.logit_scale))  # type: ignore[attr-defined]
         return {
-            "logit_error": float(((found - wanted) ** 2).sum() / max((wanted**2).sum(), 1e-300)),
+            "logit_error": logit_error(found, wanted),
             "accuracy": accuracy(logits, labels),
             "exact_accuracy": accuracy(exact, labels),
         }
@@ -356,7 +350,7 @@ def measure(
     return {
         "accuracy": accuracy(logits, labels),
         "agreement": float((logits.argmax(axis=1) == exact.argmax(axis=1)).mean()),
-        "logit_error": float(((found - wanted) ** 2).sum() / max((wanted**2).sum(), 1e-300)),
+        "logit_error": logit_error(found, wanted),
         "operations": float(total.ad_operations) / float(total.conversions),
         "operations_per_image": float(total.ad_operations) / len(images),
         "conversions_per_image": float(total.conversions) / len(images),
@@ -543,12 +537,7 @@ def main(
     kinds = _list("--converters", converters, [*KINDS, *CLASS_KINDS])
     every_bound = sorted({n for r in machines for n in BOUNDS[r]}, reverse=True)
     wanted = every_bound if bounds is None else _list("--bounds", bounds, every_bound)
-    known = networks.ready(network)
-    dataset = datasets.load(data_path, size=known.shape[1], channels=known.shape[0])
-    if dataset.shape != known.shape:
-        raise ValueError(f"{data_path}: images are {dataset.shape}, {network} takes {known.shape}")
-    model = known.make(known.classes)
-    networks.load_weights(model, weights)
+    known, model, dataset = load_ready(network, weights, data_path)
     options = Options(
         logit_error=logit_error, tolerance=tolerance, check_images=check_images,
         sensitivity_images=min(128, check_images),

@@ -37,7 +37,7 @@ from quant.bwq import (
     width_statistics,
 )
 from quant.integer import accuracy, exact_logits, to_layers
-from quant.modules import Normalisation, QuantNetwork, quantise
+from quant.modules import Normalisation, PixelNetwork, QuantNetwork, quantise
 
 PHASES = ("float", "quantise", "finetune")
 #: Magnitude bits of the post-training 8-bit symmetric setting (sign + 7).
@@ -168,9 +168,8 @@ def train(
 
     if reached == 0:
         run(FloatPhase(model, settings, normalisation.apply))
-    float_accuracy = evaluate(
-        _Prepared(model, normalisation), torch.from_numpy(np.array(dataset.test_images)), _tensor(dataset.test_labels)
-    )
+    test = torch.from_numpy(np.array(dataset.test_images))
+    float_accuracy = evaluate(PixelNetwork(model, normalisation), test, _tensor(dataset.test_labels))
     calibration = torch.from_numpy(np.array(dataset.calibration())).float()
 
     def quantised(start_bits: int, weight_bits: int, activation_bits: int) -> QuantNetwork:
@@ -225,17 +224,6 @@ def train(
 
 def _tensor(labels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(labels))
-
-
-class _Prepared(nn.Module):
-    """A float network that takes pixels."""
-
-    def __init__(self, model: nn.Module, normalisation: Normalisation) -> None:
-        super().__init__()
-        self.model, self.normalisation = model, normalisation
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.model(self.normalisation.apply(pixels))
 
 
 # ---- command line -----------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from typing import Annotated, Any, Optional
 import numpy as np
 import torch
 import typer
-from torch import Tensor, nn
+from torch import nn
 
 from golden_model import graph_file
 from golden_model.config import PRESETS, HardwareConfig
@@ -43,6 +43,7 @@ from quant.bwq import (
     Weighting,
     bit_plane_network,
     check_settings,
+    evaluate,
     hidden_activations,
     lower_activation_widths,
     run_epoch,
@@ -50,7 +51,7 @@ from quant.bwq import (
 )
 from quant.evaluate import own_model
 from quant.integer import accuracy
-from quant.modules import Block, Normalisation
+from quant.modules import Block, Normalisation, PixelNetwork
 from quant.quantised import QuantisedNetwork, prepare
 from quant.reference import exact_logits
 from quant.train import BITPLANE_ALPHA, Watcher, _screen
@@ -89,21 +90,6 @@ class Recipe:
         return Block(int(rows), int(cols))
 
 
-class _Pixels(nn.Module):
-    """A float network that takes pixels 0..255."""
-
-    def __init__(self, model: nn.Module, normalisation: Normalisation) -> None:
-        super().__init__()
-        self.model = model
-        self.mean, self.std = (
-            nn.Parameter(torch.tensor(v).reshape(1, -1, 1, 1), requires_grad=False)
-            for v in (normalisation.mean, normalisation.std)
-        )
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.model((pixels / 255 - self.mean) / self.std).flatten(1)
-
-
 class Training:
     """The state of one training: float network, quantised network, phase, history; saved after every epoch."""
 
@@ -125,7 +111,7 @@ class Training:
         check_settings(settings, recipe.hardware)
         self.normalisation = normalisation
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.float_network = _Pixels(model, normalisation).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.float_network = PixelNetwork(model, normalisation).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images, labels = dataset.train_images, dataset.train_labels
         self.pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         self.labels = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(self.device)
@@ -236,18 +222,12 @@ class Training:
                 keep(self.content(phase))
 
     # ---- results ----------------------------------------------------------------------------------
-    @torch.no_grad()
     def float_accuracy(self) -> float:
         self.float_network.eval()
-        return self._right(self.float_network)
-
-    def _right(self, network: nn.Module) -> float:
-        images, labels = self.dataset.test_images, self.dataset.test_labels
-        found = [
-            network(torch.from_numpy(np.array(images[i : i + 500])).to(self.device).float()).argmax(1).cpu().numpy()
-            for i in range(0, len(images), 500)
-        ]
-        return float((np.concatenate(found) == labels).mean())
+        images, labels = (
+            torch.from_numpy(np.array(a)).to(self.device) for a in (self.dataset.test_images, self.dataset.test_labels)
+        )
+        return evaluate(self.float_network, images, labels)
 
     def graph(self) -> Graph:
         """The integer network; its widths are those of the hardware's operation units."""
@@ -268,28 +248,34 @@ class Training:
         }
 
 
-def _load(path: Path, mark: str) -> dict[str, Any] | None:
-    """A checkpoint with this fingerprint, else None."""
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint; ValueError in one sentence if it is missing or something else."""
     if not path.is_file():
-        return None
+        raise ValueError(f"{path} is missing")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
+    except Exception as error:
+        raise ValueError(f"{path} is not a readable checkpoint") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA or content.get("version") != VERSION:
+        raise ValueError(f"{path} is not a checkpoint of quant.train_network")
+    return content
+
+
+def _load(path: Path, mark: str) -> dict[str, Any] | None:
+    """A checkpoint with this fingerprint, else None."""
+    try:
+        content = _read(path)
+    except ValueError:
         return None
-    same = isinstance(content, dict) and content.get("schema") == SCHEMA and content.get("fingerprint") == mark
-    return content if same and content.get("version") == VERSION else None
+    return content if content.get("fingerprint") == mark else None
 
 
 def _started(path: Path, model: str) -> dict[str, Any]:
     """The checkpoint of a finished training; ValueError in one sentence if it is something else."""
-    if not path.is_file():
-        raise ValueError(f"--start-from: {path} is missing")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"--start-from: {path} is not a readable checkpoint") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA or content.get("version") != VERSION:
-        raise ValueError(f"--start-from: {path} is not a checkpoint of quant.train_network")
+        content = _read(path)
+    except ValueError as error:
+        raise ValueError(f"--start-from: {error}") from error
     if content["phase"] != "finetune" or content["network"] is None:
         raise ValueError(f"--start-from: the training in {path.parent} is not finished")
     if content["model"] != model:

@@ -195,7 +195,7 @@ def tampered(tmp_path, change, *, seal=True, made=None) -> Path:
         manifest["arrays"] = {
             n: {"sha256": graph_file._sha256(data), "bytes": len(data)} for n, data in members.items()
         }
-        manifest["manifest_sha256"] = graph_file._manifest_hash(manifest)
+        manifest["manifest_sha256"] = graph_file.manifest_hash(manifest)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("manifest.json", json.dumps(manifest))
         for name, data in members.items():

@@ -34,7 +34,7 @@ def edit_manifest(directory, change, *, sign=True):
     manifest = json.loads(path.read_text())
     change(manifest)
     if sign:
-        manifest["manifest_sha256"] = image._manifest_hash(manifest)
+        manifest["manifest_sha256"] = image.manifest_hash(manifest)
     path.write_text(json.dumps(manifest))
 
 

@@ -15,8 +15,10 @@ Deviation: the shortened CPU recipe of system.md §8 (pretrained start, few epoc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -144,6 +146,42 @@ class BlockPenalty:
         return loss, float(bits)
 
 
+class ActivityPenalty:
+    """Bits that the streamed activations need, so that training can lower them (*ours*).
+
+    Sum over layers of (share of all products) x mean of log2(1 + q), q the integer activation that the layer reads:
+    about twice the number of 1s in q, each of which switches a word line on. Batch norms let activations shrink
+    at no other cost than their rounding. Every fourth image of a batch is looked at.
+    """
+
+    def __init__(self, network: QuantisedNetwork) -> None:
+        pairs = network.inputs()
+        products = [layer.stage.windows * layer.stage.k * layer.stage.outputs for _, layer in pairs]
+        self.shares = [
+            (activation, mine / sum(products)) for (activation, _), mine in zip(pairs, products, strict=True)
+        ]
+        self.terms: list[Tensor] = []
+
+    def _watch(self, activation: Any, _: Any, values: Tensor, *, share: float) -> None:
+        integers = values[::4].float() * ((2**activation.bits - 1) / activation.clip)
+        self.terms.append(share * torch.log2(1 + integers).mean())
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Forward passes inside are what the penalty is about."""
+        self.terms = []
+        handles = [a.register_forward_hook(partial(self._watch, share=share)) for a, share in self.shares]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def __call__(self) -> Tensor:
+        """The penalty, a scalar."""
+        return torch.stack(self.terms).sum()
+
+
 class AlphaController:
     """Steers alpha so that the mean width follows a falling schedule.
 
@@ -224,7 +262,8 @@ class Settings:
     shift : training images are moved by up to this many pixels in both directions, filled with 0.
     flip : every second training image, drawn at random, is mirrored.
     distil : weight of the float network's outputs in the loss, 0..1, instead of the labels; softened by
-    `temperature` (Hinton et al., 2015). half : activations and products in bfloat16 while training.
+    `temperature` (Hinton et al., 2015). activity : factor of `ActivityPenalty`.
+    half : activations and products in bfloat16 while training.
     normalise : the float network sees (pixel / 255 - mean) / std of the training images.
     """
 
@@ -252,6 +291,7 @@ class Settings:
     flip: bool = False
     distil: float = 0.0
     temperature: float = 4.0
+    activity: float = 0.0
     half: bool = False
     normalise: bool = False
 
@@ -297,16 +337,29 @@ def constant(fraction: float) -> float:
 
 
 class Objective:
-    """Cross-entropy and, if there is a teacher, the divergence from its softened outputs.
+    """Cross-entropy and, if there is a teacher, the divergence from its softened outputs; the activity, if it counts.
 
-    teacher : takes pixels like the network, None for labels alone. distil, temperature, half : see `Settings`.
+    teacher : takes pixels like the network, None for labels alone. distil, temperature, activity, half : see
+    `Settings`. network : what is trained, needed for its activity alone.
     """
 
-    def __init__(self, teacher: nn.Module | None, settings: Settings) -> None:
+    def __init__(self, teacher: nn.Module | None, settings: Settings, network: QuantisedNetwork | None = None) -> None:
         self.teacher = teacher if settings.distil else None
         self.distil, self.temperature, self.half = settings.distil, settings.temperature, settings.half
+        self.factor = settings.activity
+        self.activity = ActivityPenalty(network) if network is not None and settings.activity else None
+        self.active_bits = 0.0
 
     def __call__(self, network: Callable[[Tensor], Tensor], pixels: Tensor, labels: Tensor) -> Tensor:
+        if self.activity is None:
+            return self._error(network, pixels, labels)
+        with self.activity.watching():
+            loss = self._error(network, pixels, labels)
+        penalty = self.activity()
+        self.active_bits = penalty.item()
+        return loss + self.factor * penalty
+
+    def _error(self, network: Callable[[Tensor], Tensor], pixels: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=self.half):
             logits = network(pixels).float()
             loss = F.cross_entropy(logits, labels)
@@ -502,7 +555,10 @@ def run_epoch(
     if not math.isfinite(total):
         raise ValueError(f"training diverged in phase {phase.name}, epoch {epoch + 1}: the loss is not a finite number")
     phase.after_epoch(epoch)
-    return {"loss": total / steps, **phase.record()}
+    record = {"loss": total / steps, **phase.record()}
+    if phase.objective is not None and phase.objective.activity is not None:
+        record["active_bits"] = phase.objective.active_bits
+    return record
 
 
 def bit_plane_network(network: Trainable) -> None:
@@ -539,6 +595,7 @@ def check_settings(settings: Settings, hardware: HardwareConfig) -> None:
         "activation_tolerance": (0, 1),
         "distil": (0, 1),
         "temperature": (0.1, 100),
+        "activity": (0, 100),
     }
     for name, (low, high) in limits.items():
         value = getattr(settings, name)

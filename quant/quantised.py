@@ -67,6 +67,22 @@ class QuantisedNetwork(nn.Module):
     def sources(self) -> list[WeightSource]:
         return [layer.source for layer in self]
 
+    def inputs(self) -> list[tuple[QuantActivation, QuantMatrix]]:
+        """Every layer with the activation that it reads; layers that read the image are left out."""
+        modules = dict(self.body.named_modules())
+        found = []
+        for node in self.body.graph.nodes:
+            layer = modules.get(str(node.target)) if node.op == "call_module" else None
+            if isinstance(layer, QuantMatrix):
+                source = node.all_input_nodes[0]
+                while source.op != "placeholder":
+                    activation = modules.get(str(source.target)) if source.op == "call_module" else None
+                    if isinstance(activation, QuantActivation):
+                        found.append((activation, layer))
+                        break
+                    source = source.all_input_nodes[0]
+        return found
+
     def forward(self, pixels: Tensor) -> Tensor:
         return self.body(pixels / PIXEL_LEVELS - self.mean).flatten(1)
 

@@ -206,7 +206,7 @@ class Training:
                 phase.load(self.phase_state)
             if name != "float":
                 teacher = copy.deepcopy(self.float_network).eval().requires_grad_(False)
-                phase.objective = Objective(teacher, self.recipe.settings)
+                phase.objective = Objective(teacher, self.recipe.settings, self.network)
             count = len(self.pixels)
             watcher.phase(name, phase.epochs * count, self.epochs * count)
             phase.module.train()
@@ -321,6 +321,9 @@ def main(
     start_bits: Annotated[int, typer.Option(help="Magnitude bits at the start.")] = 7,
     distil: Annotated[float, typer.Option(help="Weight of the float network's outputs in the loss, 0..1.")] = 0.7,
     temperature: Annotated[float, typer.Option(help="Softening of these outputs.")] = 4.0,
+    activity: Annotated[
+        float, typer.Option(help="Factor of a penalty on the bits that streamed activations need; 0 for none.")
+    ] = 0.0,
     shift: Annotated[int, typer.Option(help="Move training images by up to so many pixels.")] = 4,
     flip: Annotated[bool, typer.Option(help="Mirror training images.")] = True,
     half: Annotated[bool, typer.Option(help="Train in bfloat16.")] = True,
@@ -372,6 +375,7 @@ def main(
         flip=flip,
         distil=distil,
         temperature=temperature,
+        activity=activity,
         half=half,
     )
     recipe = Recipe(settings=settings, block=block, preset=preset)

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from golden_model import graph_file
 from quant import bwq, train_network
-from quant.bwq import Augmentation, BlockPenalty, Objective, Settings
+from quant.bwq import ActivityPenalty, Augmentation, BlockPenalty, Objective, Settings
 from quant.integer import accuracy
 from quant.reference import exact_logits
-from tests.quant.test_quantised import made
+from tests.quant.test_quantised import images, made
 
 OWN = """
 import torch
@@ -181,3 +181,30 @@ def test_a_penalty_on_both_is_the_mean_of_the_two():
     memory, work, both = (BlockPenalty(network, w)()[0] for w in ("memory", "activations", "both"))
     assert torch.isclose(both, (memory + work) / 2)
     assert not torch.isclose(memory, work)
+
+
+def test_activations_shrink_when_their_bits_are_penalised(folder):
+    bits = {}
+    for factor in ("0.001", "20"):
+        call(folder, "--work", str(folder / factor), "--activity", factor)
+        history = json.loads((folder / factor / "train.json").read_text())["history"]
+        bits[factor] = history[-1]["active_bits"]
+    assert bits["20"] < 0.9 * bits["0.001"]
+
+
+def test_the_activity_penalty_is_the_mean_bits_of_what_the_layers_read_by_their_products():
+    network = made()
+    penalty = ActivityPenalty(network)
+    pixels = torch.from_numpy(images(4)).float()
+    with torch.no_grad(), penalty.watching():
+        network(pixels)
+    read, products = [], []
+    for activation, layer in network.inputs():
+        activation.register_forward_hook(lambda module, _, y: read.append(torch.round(y[0] / module.clip * 255)))
+        products.append(layer.stage.windows * layer.stage.k * layer.stage.outputs)
+    with torch.no_grad():
+        network(pixels)
+    wanted = sum(float(torch.log2(1 + q).mean()) * n for q, n in zip(read, products, strict=True)) / sum(products)
+    assert len(products) == 3  # all but the layer that reads the image
+    assert float(penalty()) == pytest.approx(wanted, rel=1e-4)
+    assert len(network.inputs()[0][0]._forward_hooks) == 1  # the penalty's own are gone

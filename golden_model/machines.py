@@ -28,7 +28,7 @@ from golden_model.graph import Graph, GraphRunner, from_network
 from golden_model.network import Progress
 from golden_model.program import Network
 from golden_model.registers import COUNTER_NAMES
-from golden_model.work import StagePlacement, dynamic_precision_inputs, per_image
+from golden_model.work import StagePlacement, dynamic_precision_events, per_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,7 +297,7 @@ def counted(
     known: dict[str, np.ndarray] = {}
     if array.dtype.kind in "iu":
         known = {name: np.asarray(v).reshape(-1, len(mean)).mean(axis=0) for name, v in _metadata(graph, array).items()}
-    known["dynamic_precision_inputs"] = dynamic_precision_inputs(network)
+    known |= dynamic_precision_events(network)
     more = {name: values for name, values in known.items() if values.any()} | dict(extra or {})
     if metadata_bits is None:
         stored = searches.stored_bits(graph)

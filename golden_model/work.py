@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.events import Events
 from golden_model.graph import Graph
@@ -30,6 +31,7 @@ EXTRA_NAMES = (
     "tree_bits_read",
     "index_bits_read",
     "dynamic_precision_inputs",
+    "dynamic_precision_groups",
 )
 
 Extra = Mapping[str, np.ndarray]
@@ -209,15 +211,21 @@ def checked_extra(extra: Extra | None, network: Network | Graph) -> dict[str, np
     return checked
 
 
-def dynamic_precision_inputs(network: Network | Graph) -> np.ndarray:
-    """Activations that pass a dynamic-precision unit (system.md §6), float64 (stages,): windows x K where it is on."""
-    return np.array(
-        [
-            sum(layer.windows * layer.k for layer in stage.layers if layer.dynamic is not None)
-            for stage in stages(network)
-        ],
-        dtype=np.float64,
-    )
+def dynamic_precision_events(network: Network | Graph) -> dict[str, np.ndarray]:
+    """Events of one image in the dynamic-precision units (system.md §6), float64 (stages,), 0 where they are off.
+
+    dynamic_precision_inputs : activations that pass a unit, windows x K. dynamic_precision_groups : decisions, one for
+    every group of every window.
+    """
+    inputs, decisions = [], []
+    for stage in stages(network):
+        on = [layer for layer in stage.layers if layer.dynamic is not None]
+        inputs.append(sum(layer.windows * layer.k for layer in on))
+        decisions.append(sum(layer.windows * timing.groups(network.hardware, layer.k) for layer in on))
+    return {
+        "dynamic_precision_inputs": np.array(inputs, dtype=np.float64),
+        "dynamic_precision_groups": np.array(decisions, dtype=np.float64),
+    }
 
 
 # ---- traffic ------------------------------------------------------------------------------------

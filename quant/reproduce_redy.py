@@ -35,7 +35,7 @@ from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.cost import energy
 from golden_model.graph import Graph, GraphRunner, lossless_uniform, with_settings
 from golden_model.graph_nodes import Add, AveragePool, Concat
-from golden_model.work import dynamic_precision_inputs, stages
+from golden_model.work import dynamic_precision_events, stages
 from quant import datasets, networks, pipeline, redy_search
 from quant.evaluate import float_logits
 from quant.import_network import from_torch
@@ -46,9 +46,8 @@ from quant.reference import centred, exact_logits, logit_error
 
 MACHINES: dict[str, HardwareConfig] = {"paper": PAPER, "isaac": ISAAC}
 STATIC_BITS = (7, 6, 5, 4)
-#: Per group and window: n sum q^2, (sum q)^2 and tau_sq times their difference, and a comparison for each of 7 bits;
-#: Horowitz, ISSCC 2014, 45 nm: 3.1 pJ for a multiplication, 0.1 pJ for an addition of 32 bits.
-DECISION_PJ = 3 * 3.1 + 7 * 0.1
+#: Rows of the component table that are the unit which decides.
+UNIT = ("dynamic_precision", "dynamic_precision_decision")
 
 Tell = Callable[[str, int, int], None]
 Save = Callable[[], None]
@@ -87,20 +86,6 @@ def variant(graph: Graph, name: str) -> Graph:
     return with_settings(changed, skip_zero_slices=skipping)
 
 
-def decision_energy(graph: Graph) -> np.ndarray:
-    """Picojoules per image that deciding costs, (stages,); the statistics of the inputs are in the component table."""
-    return np.array(
-        [
-            sum(
-                layer.windows * timing.groups(graph.hardware, layer.k) * DECISION_PJ
-                for layer in stage.layers
-                if layer.dynamic is not None
-            )
-            for stage in stages(graph)
-        ]
-    )
-
-
 def count(graph: Graph, images: np.ndarray, name: str, table: ComponentTable, threads: int | None) -> dict[str, Any]:
     """Events and energy per image on one variant of the graph's machine, JSON-able.
 
@@ -108,17 +93,9 @@ def count(graph: Graph, images: np.ndarray, name: str, table: ComponentTable, th
     """
     machine = variant(graph, name)
     _, events = GraphRunner(machine, threads=threads).run(images)
-    inputs = dynamic_precision_inputs(machine)
-    report = energy(
-        events,
-        machine,
-        table,
-        width_table=not VARIANTS[name][0],
-        extra={"dynamic_precision_inputs": inputs} if inputs.any() else None,
-    )
-    decisions = decision_energy(machine)
-    by_layer = report.by_layer.copy()
-    by_layer[: len(decisions)] += decisions
+    unit_events = dynamic_precision_events(machine)
+    report = energy(events, machine, table, width_table=not VARIANTS[name][0], extra=unit_events)
+    by_layer = report.by_layer
     total = events.sum(axis=0)
     hardware = machine.hardware
     layers = {}
@@ -142,7 +119,7 @@ def count(graph: Graph, images: np.ndarray, name: str, table: ComponentTable, th
         "ad_operations": sum(one["ad_operations"] for one in layers.values()),
         "cycles": sum(one["cycles"] for one in layers.values()) + timing.c_start(hardware),
         "energy_pj": float(by_layer.sum()),
-        "unit_pj": float(decisions.sum()) + unit.get("dynamic_precision", 0.0),
+        "unit_pj": sum(unit.get(row, 0.0) for row in UNIT),
         "by_group": report.by_group,
         "layers": layers,
     }

@@ -228,6 +228,7 @@ def test_energy_is_events_times_rows():
         "search_tree": 0,
         "row_index": 0,
         "dynamic_precision": 0,
+        "dynamic_precision_decision": 0,
     }
     total = sum(c.energy_pj * counts[c.name] for c in report.table.components)
     assert report.total_pj == pytest.approx(total)

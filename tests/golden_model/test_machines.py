@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from golden_model import baselines, cost, graph, machines, searches
+from golden_model import baselines, cost, graph, machines, searches, timing
 from golden_model.config import PAPER, TINY
 from golden_model.graph import GraphRunner
 from golden_model.program import DynamicPrecision
@@ -95,8 +95,9 @@ def test_a_counted_machine_pays_for_its_dynamic_precision_unit():
     assert machine.extra["dynamic_precision_inputs"].tolist() == [36 * 18, 0, 0, 0, 0]
     row = machines.compare([machine])[0]
     without = machines.compare([replace(machine, extra={})])[0]
-    unit = row.energy.table.component("dynamic_precision").energy_pj
-    assert row.energy.total_pj - without.energy.total_pj == pytest.approx(36 * 18 * unit)
+    unit, decision = (row.energy.table.component(f"dynamic_precision{x}").energy_pj for x in ("", "_decision"))
+    groups = timing.groups(made.hardware, 18)
+    assert row.energy.total_pj - without.energy.total_pj == pytest.approx(36 * (18 * unit + groups * decision))
 
 
 def test_a_counted_machine_pays_for_what_its_searches_know():

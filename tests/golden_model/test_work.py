@@ -117,9 +117,13 @@ def test_every_quantity_is_finite_and_none_is_forgotten():
 
 def test_only_layers_with_dynamic_precision_feed_the_unit():
     chain = make_network(0, TINY)
-    inputs = work.dynamic_precision_inputs(chain)
-    assert inputs.tolist() == [0, chain.layers[1].windows * 12, 12]
-    assert not work.dynamic_precision_inputs(everything()).any()
+    found = work.dynamic_precision_events(chain)
+    windows = chain.layers[1].windows
+    rows = TINY.ou_rows * TINY.segments_per_group
+    assert found["dynamic_precision_inputs"].tolist() == [0, windows * 12, 12]
+    assert found["dynamic_precision_groups"].tolist() == [0, windows * -(-12 // rows), -(-12 // rows)]
+    assert -(-12 // rows) > 1
+    assert not any(events.any() for events in work.dynamic_precision_events(everything()).values())
 
 
 def test_events_of_another_network_are_refused():

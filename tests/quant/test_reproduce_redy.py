@@ -15,7 +15,7 @@ from golden_model.components import load_table
 from golden_model.config import PAPER
 from golden_model.cost import baseline_events, energy
 from golden_model.graph import GraphRunner
-from golden_model.work import dynamic_precision_inputs
+from golden_model.work import dynamic_precision_events
 from quant import networks, redy_report, redy_search, reproduce_redy
 from quant.import_network import from_torch
 from quant.models import LeNet5
@@ -138,13 +138,14 @@ def test_figures_are_those_of_the_golden_model(files, result, graph, test_images
     assert [one["ou_activations"] * 4 for one in layers.values()] == few.ou_activations.tolist()
     assert measured["stored planes"]["cycles"] * 4 == few.sum().cycles
     whole = energy(
-        events[:4], saved, load_table(),
-        extra={"dynamic_precision_inputs": dynamic_precision_inputs(saved)},
-    ).total_pj  # fmt: skip
-    decisions = reproduce_redy.decision_energy(saved).sum()
-    assert decisions > 0
-    assert measured["stored planes"]["energy_pj"] == pytest.approx(whole + decisions, rel=1e-6)
-    assert measured["stored planes"]["unit_pj"] > decisions
+        events[:4],
+        saved,
+        load_table(),
+        extra=dynamic_precision_events(saved),
+    )
+    assert measured["stored planes"]["energy_pj"] == pytest.approx(whole.total_pj, rel=1e-6)
+    unit = sum(row["picojoules"] for row in whole.trace_rows() if row["component"] in reproduce_redy.UNIT)
+    assert measured["stored planes"]["unit_pj"] == pytest.approx(unit)
     for node in saved.crossbars:
         registers = result["machines"]["paper"]["groups"]["14"]["settings"][CHOSEN][node.name]
         dynamic = node.layers[0].dynamic
@@ -152,13 +153,18 @@ def test_figures_are_those_of_the_golden_model(files, result, graph, test_images
         assert (dynamic.l_max, dynamic.tau_sq) == (registers["l_max"], registers["tau_sq"])
 
 
-def test_deciding_costs_energy_for_every_group(graph):
+def test_deciding_costs_energy_for_every_group_and_input(graph):
     one = reproduce_redy.on_machine(graph, replace(PAPER, group_segments=1))
     dynamic = {node.name: redy_search.LOSSLESS for node in one.crossbars}
-    spent = reproduce_redy.decision_energy(reproduce_redy.with_settings(one, dynamic=dynamic))
-    windows = [28 * 28 * 3, 10 * 10 * 17, 45, 14, 10]  # windows x segments of 9 rows
-    assert spent == pytest.approx(np.array(windows) * 10.0)
-    assert not reproduce_redy.decision_energy(one).any()
+    table = load_table()
+    images = np.zeros((1, 1, 28, 28), np.uint8)
+    spent = reproduce_redy.count(reproduce_redy.with_settings(one, dynamic=dynamic), images, "stored planes", table, 1)[
+        "unit_pj"
+    ]
+    groups = 28 * 28 * 3 + 10 * 10 * 17 + 45 + 14 + 10  # windows x segments of 9 rows
+    inputs = 28 * 28 * 25 + 10 * 10 * 150 + 400 + 120 + 84
+    assert spent == pytest.approx(groups * 10.0 + inputs * 0.4)
+    assert reproduce_redy.count(one, images, "stored planes", table, 1)["unit_pj"] == 0
 
 
 def test_tables_and_picture_are_made_and_the_paper_is_named(files, done):

@@ -11,7 +11,7 @@ beside: width table, metadata, extra events. `compare` makes a `Row` of each; th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from golden_model import baselines, searches, timing
+from golden_model import gathered as gathering
 from golden_model.baselines import Widths
 from golden_model.chip import AreaReport, Chip, ChipShape, chip
 from golden_model.components import ComponentTable, load_table
@@ -28,6 +29,7 @@ from golden_model.graph import Graph, GraphRunner, from_network
 from golden_model.network import Progress
 from golden_model.program import Network
 from golden_model.registers import COUNTER_NAMES
+from golden_model.trq import AdcRegisters
 from golden_model.work import StagePlacement, dynamic_precision_events, per_image
 
 
@@ -303,6 +305,47 @@ def counted(
         stored = searches.stored_bits(graph)
         metadata_bits = stored["column_bounds"] + stored["trees"]
     return Machine(name, network, mean, extra=more, metadata_bits=metadata_bits, note=note)
+
+
+def gathered(
+    network: Network | Graph,
+    images: np.ndarray,
+    settings: Mapping[str, Mapping[str, AdcRegisters]],
+    *,
+    by: gathering.By = "blocks",
+    decoupled: Collection[str] = (),
+    notes: Mapping[str, str] | None = None,
+    threads: int | None = 1,
+    progress: Progress | None = None,
+) -> list[Machine]:
+    """Active word lines gathered below block widths, one machine for each of several searches; see gathered.py.
+
+    settings : name of the machine -> lossless registers by layer. by : "rows" is the SRE-like machine with these
+    searches. decoupled : names of machines that are followed by the same with decoupled lanes. notes : by name.
+    """
+    graph = from_network(network) if isinstance(network, Network) else network
+    found = gathering.measure(graph, images, settings, by=by, threads=threads, progress=progress)
+    unit = {name: values for name, values in dynamic_precision_events(network).items() if values.any()}
+    made = []
+    for name, one in found.items():
+        made.append(
+            Machine(
+                name,
+                network,
+                one.events,
+                width_table=by == "blocks",
+                extra=one.extra | unit,
+                metadata_bits=one.metadata_bits,
+                placements=one.placements,
+                note=(notes or {}).get(name, ""),
+            )
+        )
+        if name in decoupled:
+            events = one.events.copy()
+            events[:, COUNTER_NAMES.index("cycles")] = one.decoupled_cycles
+            note = "lanes meet at the end of an input bit of a pack"
+            made.append(replace(made[-1], name=f"{name}, lanes decoupled", events=events, note=note))
+    return made
 
 
 def _metadata(graph: Graph, array: np.ndarray) -> Mapping[str, np.ndarray]:

@@ -32,6 +32,7 @@ EXTRA_NAMES = (
     "index_bits_read",
     "dynamic_precision_inputs",
     "dynamic_precision_groups",
+    "gathered_rows",
 )
 
 Extra = Mapping[str, np.ndarray]
@@ -176,7 +177,10 @@ QUANTITIES: dict[str, Quantity] = {
     "population_counts": Quantity(
         "population_counts x ou_rows", lambda w, hw: w.extra.get("population_counts", 0.0) * hw.ou_rows
     ),
-    **{name: _extra(name) for name in EXTRA_NAMES if name != "population_counts"},
+    "gathered_rows": Quantity(
+        "gathered_rows x R_ideal", lambda w, hw: w.extra.get("gathered_rows", 0.0) * hw.ideal_bits
+    ),
+    **{name: _extra(name) for name in EXTRA_NAMES if name not in ("population_counts", "gathered_rows")},
 }
 
 

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from golden_model import gathered as gathering
 from golden_model import graph_file, machines, searches
 from golden_model.baselines import layer_wise_events
 from golden_model.components import load_table, table_names
@@ -35,6 +36,7 @@ from golden_model.graph import Graph, GraphRunner, with_settings
 from golden_model.histograms_joint import JointCounts, graph_joint_counts
 from golden_model.lanes import graph_decoupled_cycles
 from golden_model.machines import Machine, Row
+from golden_model.network import Progress
 from golden_model.program import DynamicPrecision
 from golden_model.registers import COUNTER_NAMES
 from golden_model.trq import AdcRegisters, ColumnBoundBits
@@ -190,6 +192,41 @@ def ladder(
         if step.held:
             tell("decoupled lanes", 0, 1)
             made.append(_decoupled(made[-1], network, images, threads))
+    return made + gathered(graph, calibration, images, threads=threads, progress=told("gathering"))
+
+
+def gathered(
+    graph: Graph,
+    calibration: np.ndarray,
+    images: np.ndarray,
+    *,
+    prefix: str = "ours: gathered",
+    rivals: bool = True,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[Machine]:
+    """Active word lines gathered below block widths (golden_model.gathered), and the SRE-like machine with our search.
+
+    graph : with lossless converters; its dynamic precision applies. prefix : of the machines' names.
+    rivals : add the SRE-like machine with the same registers.
+    """
+    hardware = graph.hardware
+    seen = gathering.seen(graph, calibration, threads=threads)
+    slowest = f"{prefix}, trees for the slowest lane"
+    settings = {
+        f"{prefix}, uniform": searches.uniform(seen.conversions, hardware),
+        f"{prefix}, bounded": searches.bounded(seen.conversions, hardware),
+        f"{prefix}, trees": searches.trees(seen.conversions, hardware, column_bound_bits=0),
+        slowest: searches.trees(seen.present, hardware, column_bound_bits=0, max_depth=1),
+    }
+    notes = dict.fromkeys(settings, "only word lines with a 1 are switched on, groups follow from block widths")
+    made = machines.gathered(
+        graph, images, settings, decoupled=[slowest], notes=notes, threads=threads, progress=progress
+    )
+    if rivals:
+        names = {name: f"SRE-like, {name.removeprefix(prefix + ', ')}" for name in (f"{prefix}, bounded", slowest)}
+        theirs = {new: settings[name] for name, new in names.items()}
+        made += machines.gathered(graph, images, theirs, by="rows", threads=threads, progress=progress)
     return made
 
 

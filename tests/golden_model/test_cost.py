@@ -227,6 +227,7 @@ def test_energy_is_events_times_rows():
         "population_count": 0,
         "search_tree": 0,
         "row_index": 0,
+        "gather": 0,
         "dynamic_precision": 0,
         "dynamic_precision_decision": 0,
     }
@@ -263,7 +264,7 @@ def test_extra_events_are_charged_by_the_row_of_their_quantity():
     extra = {name: np.array([float(i + 1)]) for i, name in enumerate(cost.EXTRA_NAMES)}
     more = cost.energy(events, network, extra=extra)
     rows = {row.quantity: row.energy_pj for row in more.table.components}
-    size = {"population_counts": TINY.ou_rows}
+    size = {"population_counts": TINY.ou_rows, "gathered_rows": TINY.ideal_bits}
     expected = sum(float(v[0]) * size.get(name, 1) * rows[name] for name, v in extra.items())
     assert more.total_pj - plain.total_pj == pytest.approx(expected)
 

@@ -107,6 +107,13 @@ def test_population_counts_are_charged_per_row():
     assert counted == [0, 5, 10, 15, 20, 0, 0, 0, 0, 0]
 
 
+def test_gathered_rows_are_charged_the_bits_of_a_prefix_count():
+    made = everything()
+    done = work.works(baseline_events(made), made, extra={"gathered_rows": np.arange(5.0)})
+    counted = [work.QUANTITIES["gathered_rows"].count(w, SMALL) for w in done]
+    assert counted[:6] == [i * SMALL.ideal_bits for i in range(5)] + [0]
+
+
 def test_every_quantity_is_finite_and_none_is_forgotten():
     made = everything()
     extra = {name: np.ones(5) for name in work.EXTRA_NAMES}

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from quant import pipeline
+from quant.redy_registers import Registers
 
 #: (all blocks with 7 planes, zero-slice skipping)
 VARIANTS: dict[str, tuple[bool, bool]] = {
@@ -171,6 +173,35 @@ def _rival_table(result: dict[str, Any], machine: str) -> Table:
                     f"{_saved(one[DENSE], static):.1f} %", _top(one["accuracy"]),
                 )  # fmt: skip
     return e
+
+
+def print_registers(registers: Registers) -> None:
+    """What `--registers` found, on standard output."""
+    about, confirmed = registers.about, registers.about["confirmed"]
+    printed = Console(highlight=False)
+    printed = printed if printed.is_terminal else Console(highlight=False, width=150)
+    table = Table(
+        "rows per group", "energy uJ", "saved", "logit error", "top-1 % of check images",
+        title=f"{about['network']}: machine that skips slices of zeros, {about['without_picojoules'] / 1e6:.2f} uJ an"
+        f" image; {about['check_images']} training images check",
+    )  # fmt: skip
+    for group, one in about["groups"].items():
+        check = one["check"]
+        found = ("-", "-") if check is None else (f"{check['logit_error']:.4f}", _change(check))
+        mark = " (taken)" if group == str(registers.group_segments) else ""
+        table.add_row(f"{one['rows']}{mark}", f"{one['picojoules'] / 1e6:.2f}", f"{100 * one['saved']:.1f} %", *found)
+    printed.print(table)
+    chosen = ", ".join(f"{name} {one.l_max}/{one.tau_sq}" for name, one in registers.layers.items())
+    printed.print(f"l_max/tau_sq, other layers have no unit: {chosen}")
+    printed.print(
+        f"{confirmed['images']} other training images confirm: {_change(confirmed)}, logit error"
+        f" {confirmed['logit_error']:.4f}, {100 * confirmed['agreement']:.2f} % of predictions stay"
+    )
+
+
+def _change(check: Mapping[str, float]) -> str:
+    accuracy, exact = check["accuracy"], check["exact_accuracy"]
+    return f"{_top(accuracy)} ({100 * (accuracy - exact):+.2f})"
 
 
 def picture(result: dict[str, Any], path: Path) -> None:

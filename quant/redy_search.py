@@ -54,6 +54,13 @@ def candidates() -> tuple[DynamicPrecision, ...]:
 
 
 # ---- machines -----------------------------------------------------------------------------------
+def on_machine(graph: Graph, hardware: HardwareConfig) -> Graph:
+    """The network on a machine, with lossless uniform converters and all bits streamed."""
+    names = [node.name for node in graph.crossbars]
+    changed = with_settings(graph, hardware=hardware, dynamic=dict.fromkeys(names), skip_zero_slices=False)
+    return with_settings(changed, registers=dict.fromkeys(names, lossless_uniform(hardware)))
+
+
 def with_planes(graph: Graph, planes: int) -> Graph:
     """The same network on a machine that stores `planes` planes of every block (*more than needed is legal*).
 
@@ -411,8 +418,12 @@ class Check:
         return cls(with_settings(plain, registers=uniform), images, labels, exact, threads, correct)
 
     def measure(self, settings: Mapping[str, Chosen], images: int | None = None) -> dict[str, float]:
-        """Logit error, accuracy, the static network's accuracy, and the share of it that is lost image by image."""
-        changed = apply(self.graph, settings, correct=self.correct)
+        """Logit error, accuracy, the static network's accuracy, the share of it that is lost image by image, and the
+        share of predictions that stay."""
+        return self.compare(apply(self.graph, settings, correct=self.correct), images)
+
+    def compare(self, changed: Graph, images: int | None = None) -> dict[str, float]:
+        """`measure` of the same network with other registers."""
         logits, _ = GraphRunner(changed, threads=self.threads).run(self.images[:images])
         exact, labels = self.exact[:images], self.labels[:images]
         right, kept = exact.argmax(axis=1) == labels, logits.argmax(axis=1) == labels
@@ -424,6 +435,7 @@ class Check:
             "accuracy": accuracy(logits, labels),
             "exact_accuracy": accuracy(exact, labels),
             "lost": float((right & ~kept).mean()),
+            "agreement": float((logits.argmax(axis=1) == exact.argmax(axis=1)).mean()),
         }
 
 
@@ -490,6 +502,7 @@ __all__ = [
     "collect",
     "logit_error",
     "lossless",
+    "on_machine",
     "restrict",
     "score_layers",
     "score_node",

@@ -7,7 +7,8 @@ and accuracy of each with all seeds, and how many operation-unit activations blo
 Then, for one network of each recipe and for the float network quantised after training, a ladder of machines: the
 ISAAC-like baseline, rivals, and the steps from block widths alone to everything, each with events counted by the
 golden model, clocks and energy (golden_model.machines). All A/D conversion is lossless, so a network's accuracy is
-that of its integers; it is measured here on the test images.
+that of its integers; it is measured here on the test images. Networks with registers of lossy ReDy beside them
+(redy.json, quant.redy_registers) get steps with those on top, and their accuracy with them is measured too.
 
 Search trees and twin-range registers are chosen on training images; events are counted on test images.
 """
@@ -40,16 +41,19 @@ from golden_model.network import Progress
 from golden_model.program import DynamicPrecision
 from golden_model.registers import COUNTER_NAMES
 from golden_model.trq import AdcRegisters, ColumnBoundBits
-from quant import networks, pipeline
+from quant import networks, pipeline, redy_registers
 from quant.evaluate import float_logits, load_ready
 from quant.import_network import from_torch
 from quant.integer import accuracy
+from quant.redy_search import on_machine
 from quant.reference import exact_logits
 
 TRAINED = pipeline.PACKAGE / "trained"
 #: What the papers report, over their own baselines (system.md §12).
 PAPER_SPEED, PAPER_SAVING = 6.08, 17.47
 POST_TRAINING = "8 bits after training"
+#: Steps of ours that lossy ReDy is put on, and what they are called then.
+LOSSY_ON, LOSSY = ("ours: bounded by rows", "ours: and by empty columns"), "ours: lossy ReDy, "
 TABLES = tuple(name for name in table_names() if name != "trq-adc")
 
 Tell = Callable[[str, int, int], None]
@@ -58,11 +62,12 @@ Tell = Callable[[str, int, int], None]
 # ---- trained networks ---------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A network that quant.train_network made: its report and its integer graph."""
+    """A network that quant.train_network made: its report, its integer graph, and lossy ReDy if it was chosen."""
 
     name: str
     report: dict[str, Any]
     graph: Graph
+    redy: redy_registers.Registers | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -94,7 +99,10 @@ def load_trained(folder: Path, network: str) -> list[Trained]:
         if "options" not in content or "widths" not in content:
             raise ValueError(f"{report} is not a report of quant.train_network")
         if content["options"]["settings"]["model"] == network:
-            found.append(Trained(report.parent.name, content, graph_file.load(report.parent / "network.graph")))
+            file, registers = report.parent / "network.graph", report.parent / redy_registers.FILE_NAME
+            graph = graph_file.load(file)
+            redy = redy_registers.load(registers, file, graph) if registers.exists() else None
+            found.append(Trained(report.parent.name, content, graph, redy))
     return found
 
 
@@ -152,6 +160,7 @@ def ladder(
     images: np.ndarray,
     *,
     layer_network: Graph | None = None,
+    redy: redy_registers.Registers | None = None,
     threads: int | None = None,
     tell: Tell = lambda what, done, total: None,
 ) -> list[Machine]:
@@ -159,6 +168,7 @@ def ladder(
 
     graph : with lossless uniform converters. calibration : training images that choose registers and trees.
     images : uint8 (B, C, H, W) whose mean events are given. layer_network : trained with one width per layer.
+    redy : lossy dynamic precision for steps on top of the best lossless ones.
     """
 
     def told(what: str) -> Callable[[int, int], None]:
@@ -186,13 +196,25 @@ def ladder(
     skipping = searches.twin(counts, graph.hardware, skip_zero_slices=True)
     zeros = with_settings(graph, registers=skipping, skip_zero_slices=True)
     made.append(run("BWQ + TRQ + zero slices", zeros, "OU activations whose input slice is all zero are skipped"))
-    for step in ours(counts, graph):
+    steps = ours(counts, graph)
+    for step in steps:
         network = with_settings(graph, registers=step.registers, skip_zero_slices=True)
         made.append(run(step.name, network, step.note, held=step.held))
         if step.held:
             tell("decoupled lanes", 0, 1)
             made.append(_decoupled(made[-1], network, images, threads))
-    return made + gathered(graph, calibration, images, threads=threads, progress=told("gathering"))
+    made += gathered(graph, calibration, images, threads=threads, progress=told("gathering"))
+    if redy is not None:
+        dropping = redy.apply(graph)
+        for step in (s for s in steps if s.name in LOSSY_ON):
+            network = with_settings(dropping, registers=step.registers, skip_zero_slices=True)
+            name = LOSSY + step.name.removeprefix("ours: ")
+            made.append(run(name, network, f"{step.note}; low bits are rounded away", held=step.held))
+        made += gathered(
+            dropping, calibration, images, prefix=f"{LOSSY}gathered", rivals=False, threads=threads,
+            progress=told("gathering, lossy ReDy"),
+        )  # fmt: skip
+    return made
 
 
 def gathered(
@@ -235,6 +257,21 @@ def _decoupled(machine: Machine, graph: Graph, images: np.ndarray, threads: int 
     events = machine.events.copy()
     events[:, COUNTER_NAMES.index("cycles")] = graph_decoupled_cycles(graph, images, threads=threads)
     return replace(machine, name="  the same, lanes decoupled", events=events, note="lanes meet at a segment's end")
+
+
+def lossy_accuracy(
+    graph: Graph,
+    redy: redy_registers.Registers,
+    images: np.ndarray,
+    labels: np.ndarray,
+    threads: int | None = None,
+    tell: Tell = lambda what, done, total: None,
+) -> float:
+    """Share of images that are right with lossy dynamic precision and lossless converters, in the golden model."""
+    changed = redy.apply(on_machine(graph, graph.hardware))
+    runner = GraphRunner(changed, threads=threads)
+    logits = runner.run(images, progress=lambda done, total: tell("accuracy with lossy ReDy", done, total))[0]
+    return accuracy(logits, labels)
 
 
 # ---- printing -----------------------------------------------------------------------------------
@@ -337,11 +374,13 @@ def main(
         )
         graphs = {POST_TRAINING: post, **{one.name: one.graph for one in chosen}}
         measured = {POST_TRAINING: share(post, POST_TRAINING)} | {one.name: share(one.graph, one.name) for one in kept}
+        redy = {one.name: one.redy for one in chosen if one.redy is not None}
+        lossy = {name: lossy_accuracy(graphs[name], found, test, labels, threads, tell) for name, found in redy.items()}
         found: dict[str, list[Machine]] = {}
         for name, graph in graphs.items():
             found[name] = ladder(
                 graph, dataset.calibration(), np.array(dataset.test_images[:images]),
-                layer_network=_layer_network(kept, name), threads=threads,
+                layer_network=_layer_network(kept, name), redy=redy.get(name), threads=threads,
                 tell=lambda what, done, total, name=name: tell(f"{name}: {what}", done, total),
             )  # fmt: skip
     groups = by_recipe(kept)
@@ -362,11 +401,17 @@ def main(
             }
             for one in kept
         },
+        "lossy_redy": {name: {"accuracy": lossy[name], **one.about} for name, one in redy.items()},
         "ladders": {},
     }
     first: dict[str, list[Row]] = {}
     for name, steps in found.items():
         printed.rule(f"{name}: {100 * measured[name]:.2f} %")
+        if name in lossy:
+            printed.print(
+                f"with lossy ReDy: {100 * lossy[name]:.2f} % ({100 * (lossy[name] - measured[name]):+.2f}) on"
+                f" {len(test)} test images"
+            )
         result["ladders"][name] = {}
         for table_name in TABLES:
             rows = machines.compare(steps, load_table(table_name))

@@ -33,15 +33,15 @@ from golden_model.baselines import baseline_planes
 from golden_model.components import ComponentTable, load_table
 from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.cost import energy
-from golden_model.graph import Graph, GraphRunner, lossless_uniform, with_settings
+from golden_model.graph import Graph, GraphRunner, with_settings
 from golden_model.graph_nodes import Add, AveragePool, Concat
 from golden_model.work import dynamic_precision_events, stages
-from quant import datasets, networks, pipeline, redy_search
+from quant import datasets, networks, pipeline, redy_registers, redy_search
 from quant.evaluate import float_logits
 from quant.import_network import from_torch
 from quant.integer import accuracy
-from quant.redy_report import DENSE, RIVALS, VARIANTS, picture, tables
-from quant.redy_search import TAU_SQ_TOP, Check, Chosen, Settings
+from quant.redy_report import DENSE, RIVALS, VARIANTS, picture, print_registers, tables
+from quant.redy_search import TAU_SQ_TOP, Check, Chosen, Settings, on_machine
 from quant.reference import centred, exact_logits, logit_error
 
 MACHINES: dict[str, HardwareConfig] = {"paper": PAPER, "isaac": ISAAC}
@@ -69,13 +69,6 @@ class Options:
 
 
 # ---- machines -----------------------------------------------------------------------------------
-def on_machine(graph: Graph, hardware: HardwareConfig) -> Graph:
-    """The network on a machine, with lossless uniform converters and all bits streamed."""
-    names = [node.name for node in graph.crossbars]
-    changed = with_settings(graph, hardware=hardware, dynamic=dict.fromkeys(names), skip_zero_slices=False)
-    return with_settings(changed, registers=dict.fromkeys(names, lossless_uniform(hardware)))
-
-
 def variant(graph: Graph, name: str) -> Graph:
     """The same network on one of `VARIANTS`."""
     dense, skipping = VARIANTS[name]
@@ -471,6 +464,13 @@ def main(
     threads: Annotated[Optional[int], typer.Option(min=1, help="Default all cores.")] = None,  # noqa: UP045
     work: Annotated[Optional[Path], typer.Option(help="Default build/redy/NETWORK.")] = None,  # noqa: UP045
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the results here.")] = None,  # noqa: UP045
+    registers: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Only search registers of --graph for the machine that skips zeros, and write them here."),
+    ] = None,
+    confirm_images: Annotated[
+        int, typer.Option(min=1, help="Training images that confirm --registers, other ones than those of the check.")
+    ] = 2048,
 ) -> None:
     """Streamed bits, energy and accuracy of dynamic activation precision, beside the paper's figure."""
     if not 0 <= tolerance <= 1:
@@ -479,6 +479,8 @@ def main(
         raise ValueError("give either --graph FILE, or --network NAME and --weights FILE")
     if graph is None and network is None:
         raise ValueError("--network is needed with --weights")
+    if registers is not None and (graph is None or "paper" not in machines):
+        raise ValueError("--registers needs --graph, and paper among --machines")
     asked = {m: (1,) if m == "isaac" else () for m in _names("--machines", machines, list(MACHINES))}
     if "paper" in asked:
         asked["paper"] = tuple(_numbers("--groups", groups, int, 1, 65536))
@@ -494,6 +496,14 @@ def main(
     name = network or loaded.name  # type: ignore[union-attr]
     if dataset.shape != tuple(shape):
         raise ValueError(f"{data_path}: images are {dataset.shape}, {name} takes {tuple(shape)}")
+    if registers is not None:
+        assert graph is not None
+        assert loaded is not None
+        _registers(
+            registers, graph, loaded, dataset, groups=asked["paper"], budget=options.budgets[0], tolerance=tolerance,
+            check_images=check_images, confirm_images=confirm_images, table=components, threads=threads,
+        )  # fmt: skip
+        return
     work = work or Path("build/redy") / name
     printed = Console(highlight=False)
     printed = printed if printed.is_terminal else Console(highlight=False, width=150)
@@ -544,6 +554,21 @@ def main(
     if not result["lossless_equal"]:
         print("error: lossless skipping changed a logit", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _registers(path: Path, graph_path: Path, graph: Graph, dataset: datasets.ImageSet, **how: Any) -> None:
+    """`--registers`: choose, write, and say what was found."""
+    with Bar(console=pipeline.console, disable=not pipeline.console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        found = redy_registers.choose(
+            graph, dataset, **how,
+            tell=lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None),
+        )  # fmt: skip
+    shown = [Path(a).name if "/" in a else a for a in sys.argv[1:]]
+    found = replace(found, about={"command": " ".join(["python -m quant.reproduce_redy", *shown]), **found.about})
+    redy_registers.write(path, found, graph_path)
+    print_registers(found)
+    pipeline.console.print(f"registers: {path}")
 
 
 if __name__ == "__main__":

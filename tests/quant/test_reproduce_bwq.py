@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -12,8 +13,9 @@ from typer.testing import CliRunner
 
 from golden_model import graph_file
 from golden_model.config import PAPER
-from golden_model.graph import GraphRunner
-from quant import reproduce_bwq
+from golden_model.graph import GraphRunner, with_settings
+from golden_model.program import DynamicPrecision
+from quant import redy_registers, reproduce_bwq
 from quant.bwq import Settings, width_statistics
 from quant.models import LeNet5
 from quant.modules import Normalisation
@@ -47,6 +49,11 @@ def files(tmp_path_factory):
     _train(folder / "trained/blocks-0", model, images)
     _train(folder / "trained/blocks-1", model, images, seed=1)
     _train(folder / "trained/layers-0", model, images, layer_wise=True)
+    network = folder / "trained/blocks-0/network.graph"
+    registers = redy_registers.Registers(
+        3, {"conv2": DynamicPrecision(l_max=3, tau_sq=65535)}, {"command": "chosen so"}
+    )
+    redy_registers.write(folder / "trained/blocks-0/redy.json", registers, network)
     return folder
 
 
@@ -114,6 +121,47 @@ def test_events_are_those_of_the_golden_model(result, files):
     row = next(r for r in found["ladders"]["blocks-0"]["isaac-32nm"] if r["machine"] == "width per block (BWQ)")
     assert row["ou_activations"] == events.ou_activations.sum() / 2
     assert row["ad_operations"] == events.ad_operations.sum() / 2
+
+
+def test_lossy_redy_is_a_step_of_networks_that_have_its_registers(result, files):
+    found, text = result
+    rows = {row["machine"]: row for row in found["ladders"]["blocks-0"]["isaac-32nm"]}
+    assert not any(row["machine"].startswith(reproduce_bwq.LOSSY) for row in post(found))
+    graph = graph_file.load(files / "trained/blocks-0/network.graph")
+    dropping = redy_registers.load(
+        files / "trained/blocks-0/redy.json", files / "trained/blocks-0/network.graph", graph
+    ).apply(graph)
+    with np.load(files / "data.npz") as data:
+        images, labels = data["test_images"], data["test_labels"]
+    logits = GraphRunner(dropping).run(images)[0]
+    lossy = found["lossy_redy"]["blocks-0"]
+    assert lossy == {"accuracy": (logits.argmax(axis=1) == labels).mean(), "command": "chosen so"}
+    assert "with lossy ReDy: " in text
+    events = GraphRunner(with_settings(dropping, skip_zero_slices=True)).run(images[:2])[1]
+    for name in reproduce_bwq.LOSSY_ON:
+        before, after = rows[name], rows[reproduce_bwq.LOSSY + name.removeprefix("ours: ")]
+        assert after["ou_activations"] == events.ou_activations.sum() / 2 < before["ou_activations"]
+        assert after["ad_operations"] < before["ad_operations"]
+        layer = graph.node("conv2").layers[0]
+        assert after["extra"]["dynamic_precision_inputs"] == layer.windows * layer.k
+        assert after["extra"]["dynamic_precision_groups"] == layer.windows * -(-layer.k // 27)
+        assert "dynamic_precision_inputs" not in before["extra"]
+    before, after = rows["ours: gathered, bounded"], rows[f"{reproduce_bwq.LOSSY}gathered, bounded"]
+    assert after["ou_activations"] < before["ou_activations"]
+    assert after["extra"]["dynamic_precision_groups"] == layer.windows * -(-layer.k // 27)
+
+
+def post(found):
+    return found["ladders"][reproduce_bwq.POST_TRAINING]["isaac-32nm"]
+
+
+def test_registers_of_another_network_are_refused(files, tmp_path):
+    shutil.copytree(files / "trained/blocks-0", tmp_path / "blocks-0")
+    registers = json.loads((tmp_path / "blocks-0/redy.json").read_text())
+    (tmp_path / "blocks-0/redy.json").write_text(json.dumps(registers | {"graph_sha256": "0" * 64}))
+    done = call(files, "--trained", tmp_path)
+    assert done.exit_code == 2
+    assert "was chosen for another network than" in done.output
 
 
 def test_an_unknown_network_of_the_ladder_is_named(files):

@@ -25,7 +25,7 @@ instead of a uniform conversion. Exactly:
 `by="rows"` is the SRE-like machine of baselines.py with our searches: groups keep single rows that are not zero, store
 which, and read the input bit of every row that they keep; its indices cost what they cost there.
 
-    counts = seen(graph, training_images).conversions              # by layer: rows on, counts
+    counts = seen(graph, training_images)                          # by layer: rows on, counts
     settings = {"trees": searches.trees(counts, graph.hardware, column_bound_bits=0)}
     found = measure(graph, images, settings)["trees"]              # events, clocks, metadata
 """
@@ -193,8 +193,7 @@ class Spent:
     ou_activations, input_bits, scans, gathered_rows : int64 (P,): OUs; input bits read, one row each; packs and
     streamed input bits looked at; rows that prefix counts go through.
     lock_step, decoupled : conversion clocks under every setting, int64 (settings, P).
-    counts : conversions by rows on and count, int64 (ou_rows + 1, ou_rows + 1). present : OUs by rows on and count
-    that at least one of their lanes has, same shape.
+    counts : conversions by rows on and count, int64 (ou_rows + 1, ou_rows + 1).
     """
 
     ou_activations: np.ndarray
@@ -204,11 +203,10 @@ class Spent:
     lock_step: np.ndarray
     decoupled: np.ndarray
     counts: np.ndarray
-    present: np.ndarray
 
     @classmethod
     def zeros(cls, windows: int, settings: int, ou_rows: int) -> Spent:
-        shapes = [(windows,)] * 4 + [(settings, windows)] * 2 + [(ou_rows + 1, ou_rows + 1)] * 2
+        shapes = [(windows,)] * 4 + [(settings, windows)] * 2 + [(ou_rows + 1, ou_rows + 1)]
         return cls(*(np.zeros(shape, dtype=np.int64) for shape in shapes))
 
 
@@ -253,8 +251,6 @@ def _gather_plain(
                 u = rows.sum(axis=1)[:, None]
                 counts = (rows.astype(np.float32) @ pack.cells.T).astype(np.int64)
                 np.add.at(made.counts, (u, counts), 1)
-                for count in range(hardware.ou_rows + 1):
-                    np.add.at(made.present[:, count], u[(counts == count).any(axis=1), 0], 1)
                 for s, table in enumerate(tables):
                     value, operations = table[:, u, counts]
                     difference = value[:, :columns] - value[:, columns:]
@@ -325,7 +321,6 @@ def spend(
             getattr(made, name)[part] = getattr(one, name)
         made.lock_step[:, part], made.decoupled[:, part] = one.lock_step, one.decoupled
         made.counts[:] += one.counts
-        made.present[:] += one.present
     return made
 
 
@@ -346,37 +341,24 @@ class Gathered:
     placements: tuple[StagePlacement, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """Counts of gathered OUs by crossbar node, for `searches.trees(..., column_bound_bits=0)` and the like.
+def seen(graph: Graph, images: np.ndarray, *, by: By = "blocks", threads: int | None = 1) -> dict[str, JointCounts]:
+    """Conversions of gathered OUs by rows on and count, over uint8 images (B, C, H, W), by crossbar node.
 
-    conversions : how often a count occurs below a number of rows on: trees of the fewest operations. present : in how
-    many OUs at least one lane has it: with `max_depth=1`, trees for the slowest lane, which lock step waits for.
-    Nothing is known of columns: both are as if all their cells were 1.
-    """
-
-    conversions: dict[str, JointCounts]
-    present: dict[str, JointCounts]
-
-
-def seen(graph: Graph, images: np.ndarray, *, by: By = "blocks", threads: int | None = 1) -> Seen:
-    """What gathered OUs of uint8 images (B, C, H, W) count.
-
-    The network runs with the converters that it has, which must be lossless.
+    For `searches.trees(..., column_bound_bits=0)` and the like: nothing is known of columns, as if all their cells
+    were 1. The network runs with the converters that it has, which must be lossless.
     """
     made = {id(layer): prepare(layer, graph.hardware, by) for layer in graph.layers}
     size = graph.hardware.ou_rows + 1
-    found = {node.name: np.zeros((2, size, size, size), dtype=np.int64) for node in graph.crossbars}
+    found = {node.name: np.zeros((size, size, size), dtype=np.int64) for node in graph.crossbars}
     lock = threading.Lock()
 
     def observe(name: str, layer: Layer, activations: np.ndarray) -> None:
         spent = spend(made[id(layer)], network.windows(layer, activations).reshape(-1, layer.k))
         with lock:
-            found[name][0, :, -1] += spent.counts
-            found[name][1, :, -1] += spent.present
+            found[name][:, -1] += spent.counts
 
     GraphRunner(graph, threads=threads).run(images, observe=observe)
-    return Seen(*({name: JointCounts(both[i]) for name, both in found.items()} for i in range(2)))
+    return {name: JointCounts(counts) for name, counts in found.items()}
 
 
 def measure(
@@ -437,7 +419,7 @@ def measure(
     found = {}
     for s, (name, registers) in enumerate(settings.items()):
         mine = [registers[stage.name] for stage in rows]
-        trees = np.array([one.mode == "tree" for one in mine])
+        trees = np.array([searches.reads_trees(one) for one in mine])
         extra = {
             "gathered_rows": gathered_rows / count,
             "tree_bits_read": totals[s, :, operations] / count * (trees * hardware.adc_bits),

@@ -15,7 +15,7 @@ _njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 @_njit
 def _spend(
     x, positions, rows, first_row, segments, first_segment, lines, cells, first_lane, ou_rows, shortest, tables,
-    ou_activations, scans, gathered_rows, lock_step, decoupled, counts, present,
+    ou_activations, scans, gathered_rows, lock_step, decoupled, counts,
 ):  # fmt: skip
     windows, settings, size = len(x), len(tables), cells.shape[1]
     words = np.zeros((8, size), dtype=np.uint64)
@@ -23,7 +23,6 @@ def _spend(
     lanes_most = np.max(first_lane[1:] - first_lane[:-1]) if len(first_lane) > 1 else 0
     lane_counts = np.zeros(lanes_most, dtype=np.int64)
     lane_spent = np.zeros((settings, lanes_most), dtype=np.int64)
-    last_seen, stamp = np.zeros(counts.shape[1], dtype=np.int64), np.int64(0)
     one = np.uint64(1)
     for w in range(windows):
         for pack in range(len(first_row) - 1):
@@ -69,16 +68,12 @@ def _spend(
                     if not on:
                         break
                     ous += 1
-                    stamp += 1
                     for lane in range(lanes):
                         count = np.int64(0)
                         for k in range(size):
                             count += np.int64(ones_of(taken[k] & cells[first_lane[pack] + lane, k]))
                         lane_counts[lane] = count
                         counts[on, count] += 1
-                        if last_seen[count] != stamp:
-                            last_seen[count] = stamp
-                            present[on, count] += 1
                     for s in range(settings):
                         most = shortest
                         for lane in range(lanes):
@@ -105,5 +100,4 @@ def spend(flat: Any, x: np.ndarray, positions: np.ndarray, ou_rows: int, shortes
         np.ascontiguousarray(x), np.ascontiguousarray(positions), flat.rows, flat.first_row, flat.segments,
         flat.first_segment, flat.lines, flat.cells, flat.first_lane, ou_rows, shortest, np.ascontiguousarray(tables),
         made.ou_activations, made.scans, made.gathered_rows, made.lock_step, made.decoupled, made.counts,
-        made.present,
     )  # fmt: skip

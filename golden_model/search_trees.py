@@ -70,6 +70,28 @@ def bounded_tree(bound: int) -> Tree:
     return tuple(tree)
 
 
+@lru_cache(maxsize=256)
+def low_first_tree(bound: int) -> Tree:
+    """The search of 0..bound of the fewest levels whose longest paths lead to the highest counts.
+
+    High counts are rare, so the slowest of many lanes mostly takes a short path, which plain binary search does not
+    see to. Nothing has to be stored: of n counts that are left, in d = ceil(log2 n) levels, the lowest
+    max(2**(d - 2), n - 2**(d - 1)) go below the threshold.
+    """
+    if bound < 0:
+        raise ValueError(f"bound must be at least 0, got {bound}")
+    tree, intervals = [], [(0, bound)]
+    while intervals:
+        low, high = intervals.pop()
+        if low < high:
+            counts = high - low + 1
+            slots = 1 << (counts - 1).bit_length()
+            threshold = low + max(slots >> 2, counts - (slots >> 1))
+            tree.append(threshold)
+            intervals += [(threshold, high), (low, threshold - 1)]
+    return tuple(tree)
+
+
 def tree_of_depths(levels: Sequence[int]) -> Tree:
     """The tree whose count c takes levels[c] comparisons; ValueError if there is none."""
     tree: list[int] = []

@@ -20,7 +20,7 @@ from golden_model.config import HardwareConfig, bits_for
 from golden_model.events import Events
 from golden_model.graph import Crossbar, Graph
 from golden_model.histograms_joint import JointCounts, add
-from golden_model.search_trees import Tree, entropy, operations, optimal_tree
+from golden_model.search_trees import Tree, entropy, low_first_tree, operations, optimal_tree
 from golden_model.trq import AdcRegisters, ColumnBoundBits, column_bound_size, convert_counts, search_operations
 
 #: Tables with a tree for every bound are kept up to this many rows; above, bounds share trees (`default_tops`).
@@ -49,6 +49,20 @@ def bounded(
     """Binary search below the bound (system.md §13.1), in every layer."""
     one = AdcRegisters(mode="bounded", n_r2=hardware.adc_bits, column_bound_bits=column_bound_bits)
     return dict.fromkeys(counts, one)
+
+
+def low_first(counts: Mapping[str, Any], hardware: HardwareConfig) -> dict[str, AdcRegisters]:
+    """Search of the fewest levels below the number of active rows, low counts first, in every layer; nothing stored.
+
+    counts : of any kind, only its names are used.
+    """
+    trees = tuple(low_first_tree(bound) for bound in range(1, hardware.ou_rows + 1))
+    return dict.fromkeys(counts, AdcRegisters(mode="tree", n_r2=hardware.adc_bits, column_bound_bits=0, trees=trees))
+
+
+def reads_trees(registers: AdcRegisters) -> bool:
+    """Whether thresholds come from stored trees; those of `low_first` follow from the bound, as binary search does."""
+    return registers.mode == "tree" and any(tree != low_first_tree(len(tree)) for tree in registers.trees)
 
 
 def lossless_twin(adc_bits: int, ou_rows: int) -> list[AdcRegisters]:
@@ -211,7 +225,7 @@ def metadata_events(graph: Graph, events: Events | np.ndarray, *, held: bool = F
 
     column_bound_bits_read : for every OU activation 2 x ou_cols x bits per column, or the one number of the OU (bound
     "ou"; `trq.column_bound_size`). population_counts : one per streamed slice of a segment, in layers with a bound.
-    tree_bits_read : one stored threshold of adc_bits per A/D operation, in layers with trees.
+    tree_bits_read : one stored threshold of adc_bits per A/D operation, in layers with trees that are stored.
 
     held : column bounds of a segment's OUs are read once per window into registers beside the scheduler's list of OUs,
         where all input bits find them; `tree_bits_read` then also has what is read from those registers, which are of
@@ -224,7 +238,7 @@ def metadata_events(graph: Graph, events: Events | np.ndarray, *, held: bool = F
     registers = [_registers(node) for node in nodes]
     bits = np.array([column_bound_size(r.column_bound_bits, hardware) for r in registers])
     is_bounded = np.array([r.bounded for r in registers])
-    has_trees = np.array([r.mode == "tree" for r in registers])
+    has_trees = np.array([reads_trees(r) for r in registers])
     bound_bits = found.ou_activations * bits
     tree_bits_read = found.ad_operations * (has_trees * hardware.adc_bits)
     if held:
@@ -248,6 +262,8 @@ def _registers(node: Crossbar) -> AdcRegisters:
 
 def tree_bits(registers: AdcRegisters, hardware: HardwareConfig) -> int:
     """Stored bits of a layer's trees: adc_bits per threshold and, if there are several, where each bound's starts."""
+    if not reads_trees(registers):
+        return 0
     nodes = sum(map(len, registers.trees))
     index = (hardware.ou_rows + 1) * bits_for(max(1, nodes - 1)) if len(registers.trees) > 1 else 0
     return nodes * hardware.adc_bits + index

@@ -148,6 +148,11 @@ def ours(counts: dict[str, JointCounts], graph: Graph) -> list[Step]:
         Step(
             "ours: and by empty columns", searches.bounded(counts, hardware, 1), f"{below}; empty columns are 0", True
         ),
+        Step(
+            "ours: low counts first, by rows",
+            searches.low_first(counts, hardware),
+            "no path is longer, low counts have the short ones; nothing is stored",
+        ),
         Step("ours: trees, by rows", trees(0), "optimal trees for each number of active rows"),
         Step("ours: trees, by rows and columns", trees("full"), "optimal trees for each bound, every column's", True),
     ]
@@ -234,20 +239,19 @@ def gathered(
     """
     hardware = graph.hardware
     seen = gathering.seen(graph, calibration, threads=threads)
-    slowest = f"{prefix}, trees for the slowest lane"
+    low_first = f"{prefix}, low counts first"
     settings = {
-        f"{prefix}, uniform": searches.uniform(seen.conversions, hardware),
-        f"{prefix}, bounded": searches.bounded(seen.conversions, hardware),
-        f"{prefix}, trees": searches.trees(seen.conversions, hardware, column_bound_bits=0),
-        slowest: searches.trees(seen.present, hardware, column_bound_bits=0, max_depth=1),
+        f"{prefix}, uniform": searches.uniform(seen, hardware),
+        f"{prefix}, bounded": searches.bounded(seen, hardware),
+        f"{prefix}, trees": searches.trees(seen, hardware, column_bound_bits=0),
+        low_first: searches.low_first(seen, hardware),
     }
     notes = dict.fromkeys(settings, "only word lines with a 1 are switched on, groups follow from block widths")
     made = machines.gathered(
-        graph, images, settings, decoupled=[slowest], notes=notes, threads=threads, progress=progress
+        graph, images, settings, decoupled=[low_first], notes=notes, threads=threads, progress=progress
     )
     if rivals:
-        names = {name: f"SRE-like, {name.removeprefix(prefix + ', ')}" for name in (f"{prefix}, bounded", slowest)}
-        theirs = {new: settings[name] for name, new in names.items()}
+        theirs = {"SRE-like, low counts first": settings[low_first]}
         made += machines.gathered(graph, images, theirs, by="rows", threads=threads, progress=progress)
     return made
 

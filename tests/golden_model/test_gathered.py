@@ -28,6 +28,7 @@ def lossless(hardware: HardwareConfig, rng: np.random.Generator) -> list[AdcRegi
         AdcRegisters(mode="bounded", n_r2=bits),
         AdcRegisters(mode="tree", n_r2=bits, trees=trees),
         AdcRegisters(mode="tree", n_r2=bits, trees=trees[-1:]),
+        searches.low_first({"": None}, hardware)[""],
     ]
 
 
@@ -338,27 +339,18 @@ def test_trees_of_the_same_images_take_the_operations_that_their_counts_say(by):
     images = pixels(1, made, 2)
     seen = gathered.seen(made, images, by=by)
     settings = {
-        "uniform": searches.uniform(seen.conversions, SMALL),
-        "bounded": searches.bounded(seen.conversions, SMALL),
-        "trees": searches.trees(seen.conversions, SMALL, column_bound_bits=0),
-        "slowest": searches.trees(seen.present, SMALL, column_bound_bits=0, max_depth=1),
+        "uniform": searches.uniform(seen, SMALL),
+        "bounded": searches.bounded(seen, SMALL),
+        "trees": searches.trees(seen, SMALL, column_bound_bits=0),
+        "low first": searches.low_first(seen, SMALL),
     }
     found = gathered.measure(made, images, settings, by=by)
     operations = {name: one.events[:, COUNTER_NAMES.index("ad_operations")] for name, one in found.items()}
     for name, registers in settings.items():
-        expected = searches.expected_operations(seen.conversions, registers, SMALL) / 2
+        expected = searches.expected_operations(seen, registers, SMALL) / 2
         assert operations[name].tolist() == expected.tolist()
-    assert (operations["trees"] <= operations["bounded"]).all()
-    assert operations["trees"].sum() < operations["slowest"].sum()
-    clocks = {name: one.events[:, COUNTER_NAMES.index("cycles")].sum() for name, one in found.items()}
-    assert clocks["slowest"] <= min(clocks["bounded"], clocks["trees"])
-
-
-def test_counts_that_many_lanes_share_are_present_once():
-    made = one_layer(np.ones((3, 4), dtype=np.int64))
-    seen = gathered.seen(made, np.ones((1, 3, 1, 1), dtype=np.uint8))
-    assert seen.conversions["layer"].by_bound(0)[3].tolist() == [4, 0, 0, 4, *[0] * 6]
-    assert seen.present["layer"].by_bound(0)[3].tolist() == [1, 0, 0, 1, *[0] * 6]
+    for name in ("bounded", "low first"):
+        assert (operations["trees"] <= operations[name]).all()
 
 
 # ---- machines -----------------------------------------------------------------------------------
@@ -367,8 +359,8 @@ def test_the_machine_pays_for_gathering_trees_and_widths():
     images = pixels(2, made, 2)
     seen = gathered.seen(made, images)
     settings = {
-        "bounded": searches.bounded(seen.conversions, SMALL),
-        "trees": searches.trees(seen.conversions, SMALL, column_bound_bits=0),
+        "bounded": searches.bounded(seen, SMALL),
+        "trees": searches.trees(seen, SMALL, column_bound_bits=0),
     }
     bounded, trees, decoupled = machines.gathered(made, images, settings, decoupled=["trees"], notes={"trees": "x"})
     assert [m.name for m in (bounded, trees, decoupled)] == ["bounded", "trees", "trees, lanes decoupled"]

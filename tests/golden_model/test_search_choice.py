@@ -222,6 +222,20 @@ def test_stored_bits_are_counted():
         assert searches.column_bound_size(bits, ISAAC) == many
 
 
+def test_low_counts_first_reads_and_stores_no_trees():
+    made, images = lossless_graph(0)
+    fixed = searches.low_first({node.name: None for node in made.crossbars}, TINY)
+    assert all(lossless(one, TINY) and not searches.reads_trees(one) for one in fixed.values())
+    graph = with_settings(made, registers=fixed)
+    events = GraphRunner(graph).run(images)[1]
+    assert not searches.metadata_events(graph, events)["tree_bits_read"].any()
+    assert not searches.stored_bits(graph)["trees"].any()
+    other = AdcRegisters(mode="tree", n_r2=3, trees=((1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)))
+    assert searches.reads_trees(other)
+    assert searches.tree_bits(other, TINY) > 0
+    assert not searches.reads_trees(AdcRegisters(mode="bounded", n_r2=3))
+
+
 def test_metadata_of_searches_per_bit_class_is_refused():
     graph, _, events = searching()
     first = graph.crossbars[0].name

@@ -14,6 +14,7 @@ from golden_model.search_trees import (
     check_tree,
     depths,
     entropy,
+    low_first_tree,
     operations,
     optimal_tree,
     tree_of_depths,
@@ -111,6 +112,25 @@ def test_entropy_of_rows_is_conditional():
     assert entropy([[8, 8]]) == 16
     assert entropy([[0, 0]]) == 0
     assert entropy([3, 1]) == pytest.approx(3 * np.log2(4 / 3) + 2)
+
+
+@given(st.integers(1, 255))
+def test_low_counts_first_has_the_fewest_levels_and_its_longest_paths_at_the_top(bound):
+    tree = low_first_tree(bound)
+    check_tree(tree)
+    found = depths(tree).tolist()
+    assert found == sorted(found)
+    assert found[-1] == bound.bit_length()
+    assert found[0] >= found[-1] - 1
+    assert sum(found) == depths(bounded_tree(bound)).sum()
+
+
+def test_low_counts_first_of_nine_rows():
+    assert low_first_tree(9) == (4, 2, 1, 3, 6, 5, 8, 7, 9)
+    assert depths(low_first_tree(9)).tolist() == [3] * 6 + [4] * 4
+    assert low_first_tree(0) == ()
+    with pytest.raises(ValueError, match="bound must be at least 0, got -1"):
+        low_first_tree(-1)
 
 
 def test_counts_that_never_occur_stay_near_the_top():

@@ -106,6 +106,21 @@ def test_what_a_search_knows_is_charged(result):
     assert rows["ours: trees, by rows"]["tree_bits_read"] > 0
 
 
+def test_gathering_forms_fewer_units_than_skipping_slices_and_its_searches_differ_in_operations_only(result):
+    found, _ = result
+    rows = {row["machine"]: row for row in found["ladders"]["blocks-0"]["isaac-32nm"]}
+    names = ("uniform", "bounded", "trees", "low counts first", "low counts first, lanes decoupled")
+    uniform, bounded, trees, low, decoupled = (rows[f"ours: gathered, {name}"] for name in names)
+    assert uniform["ou_activations"] < rows["ours: bounded by rows"]["ou_activations"]
+    assert uniform["conversions"] == bounded["conversions"] == trees["conversions"] == low["conversions"]
+    assert trees["ad_operations"] < bounded["ad_operations"] < uniform["ad_operations"] == 4 * uniform["conversions"]
+    assert low["clocks"] < uniform["clocks"]
+    assert decoupled["clocks"] <= low["clocks"]
+    assert set(low["extra"]) == {"gathered_rows"}
+    assert rows["SRE-like, low counts first"]["ou_activations"] == rows["SRE-like"]["ou_activations"]
+    assert rows["SRE-like, low counts first"]["ad_operations"] < rows["SRE-like"]["ad_operations"]
+
+
 def test_the_layer_wise_machine_runs_the_network_that_was_trained_layer_by_layer(result, files):
     found, _ = result
     row = next(r for r in found["ladders"]["blocks-0"]["isaac-32nm"] if r["machine"] == "width per layer")

@@ -257,8 +257,9 @@ class Settings:
     start_bits : width at the start.
     weight_bits : largest width of a block. alpha : first (msq) or constant (bitplane) penalty factor.
     weighting : "memory", "activations" or "both". interval : epochs between requantisations (bitplane).
-    activation_bits : width of hidden activations; lower_activations : lowest width that may be tried for
-    one layer before the finetune (None: leave them); activation_tolerance : accuracy that this may cost.
+    activation_bits : width of hidden activations. learn_clips : train their clips at any width (not of chains).
+    lower_activations : lowest width that may be tried for one layer before the finetune (None: leave them);
+    activation_tolerance : accuracy that this may cost.
     shift : training images are moved by up to this many pixels in both directions, filled with 0.
     flip : every second training image, drawn at random, is mirrored.
     distil : weight of the float network's outputs in the loss, 0..1, instead of the labels; softened by
@@ -285,6 +286,7 @@ class Settings:
     weighting: Weighting = "memory"
     interval: int = 2
     activation_bits: int = 8
+    learn_clips: bool = False
     lower_activations: int | None = 4
     activation_tolerance: float = 0.003
     shift: int = 1

@@ -310,27 +310,28 @@ class QuantMatrix(nn.Module):
 class QuantActivation(nn.Module):
     """ReLU and an unsigned activation of `bits` bits: clamp to 0..clip, 2**bits - 1 equal steps.
 
-    clip : largest real value; fixed above 3 bits (as ReLU6), learned up to 3 bits (PACT; system.md §8).
+    clip : largest real value; fixed above 3 bits (as ReLU6), learned up to 3 bits (PACT; system.md §8), or learned
+    with the gradient of LSQ at any width (`learned`, *ours*).
     cap : upper end of a ReLU6, None for none. watching : list that receives inputs instead of quantising them.
     """
 
     def __init__(self, bits: int, cap: float | None = None) -> None:
         super().__init__()
-        self.cap = cap
+        self.cap, self.learned = cap, False
         self.watching: list[Tensor] | None = None
         self.clip = nn.Parameter(torch.tensor(1.0), requires_grad=False)
         self.set_bits(bits)
 
     def set_bits(self, bits: int) -> None:
         self.bits = bits
-        self.clip.requires_grad_(bits <= 3)
+        self.clip.requires_grad_(self.learned or bits <= 3)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.watching is not None:
             y = F.relu(x) if self.cap is None else F.hardtanh(x, 0.0, self.cap)
             self.watching.append(_sample(y.detach().float()))
             return y
-        return fake_quantise_activation(x, self.clip, 2**self.bits - 1)
+        return fake_quantise_activation(x, self.clip, 2**self.bits - 1, self.learned)
 
 
 def _sample(values: Tensor) -> Tensor:

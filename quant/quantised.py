@@ -139,11 +139,13 @@ def prepare(
     activation_bits: int = 8,
     block: Block | None = None,
     layer_wise: bool = False,
+    learn_clips: bool = False,
 ) -> QuantisedNetwork:
     """A quantised network with the weights of `model`, which is copied.
 
     calibration : pixels 0..255 (B, C, H, W) float, which set the clips. block : default an operation unit.
-    layer_wise : one block for each layer instead. Step of a layer = largest magnitude / (2**start_bits - 1).
+    layer_wise : one block for each layer instead. learn_clips : train clips of any width (LSQ).
+    Step of a layer = largest magnitude / (2**start_bits - 1).
     Averages that feed a layer keep hardware.input_bits bits: they are few (*ours*).
 
     Raises UnsupportedOperator naming the layer whose input can be negative, or that has groups or dilation.
@@ -156,6 +158,9 @@ def prepare(
     _Surgeon(module, hardware, normalisation, start_bits, activation_bits, None if layer_wise else block).operate()
     network = QuantisedNetwork(module, shape, scaled, hardware)
     calibrate_clips(network, calibration)
+    for activation in network.activations():
+        activation.learned = learn_clips
+        activation.set_bits(activation.bits)
     return network
 
 

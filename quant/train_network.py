@@ -162,6 +162,7 @@ class Training:
             activation_bits=settings.activation_bits,
             block=block,
             layer_wise=block is None,
+            learn_clips=settings.learn_clips,
         )
         if self.start is not None:
             clips = {name: clip for name, clip in network.state_dict().items() if name.endswith(".clip")}
@@ -304,6 +305,9 @@ def main(
         float, typer.Option(help="Mean magnitude bits to reach, weighted as the penalty (msq).")
     ] = 1.2,
     activation_bits: Annotated[int, typer.Option(help="Width of hidden activations.")] = 8,
+    learn_clips: Annotated[
+        bool, typer.Option(help="Train the clips of activations of any width, not just 3 bits.")
+    ] = False,
     lower_activations: Annotated[
         int, typer.Option(min=0, help="Lowest width tried per layer before the finetune; 0 leaves the widths.")
     ] = 0,
@@ -369,6 +373,7 @@ def main(
         weighting=_weighting(weighting),
         interval=interval,
         activation_bits=activation_bits,
+        learn_clips=learn_clips,
         lower_activations=lower_activations or None,
         activation_tolerance=activation_tolerance,
         shift=shift,

@@ -37,3 +37,23 @@ def test_clip_gets_the_gradient_of_clamped_values_if_it_is_learned(learned: bool
     assert (clip.grad is not None) == learned
     if learned:
         assert clip.grad.item() == 3
+
+
+def test_clip_learned_with_rounding_follows_the_error_that_its_steps_make():
+    x = torch.tensor([[-1.0, 0.4, 1.7, 5.0]])
+    clip = torch.tensor(3.0, requires_grad=True)
+    y = fake_quantise_activation(x, clip, 3, True)
+    (y * torch.tensor([[1.0, 2.0, 3.0, 4.0]])).sum().backward()
+    # Steps of 1: 0.4 -> 0 loses 0.4, 1.7 -> 2 gains 0.3, each over the clip; 5 is clipped, -1 has no part.
+    assert clip.grad.item() == pytest.approx((-0.4 * 2 + 0.3 * 3) / 3 + 4)
+
+
+def test_clip_learned_with_rounding_looks_at_every_fourth_sample_for_all():
+    x = torch.rand(8, 2, 3, 3) * 4
+
+    def gradient(images: torch.Tensor) -> float:
+        clip = torch.tensor(3.0, requires_grad=True)
+        fake_quantise_activation(images, clip, 7, True).sum().backward()
+        return clip.grad.item()
+
+    assert gradient(x) == pytest.approx(4 * (gradient(x[:1]) + gradient(x[4:5])), rel=1e-5)

@@ -208,3 +208,13 @@ def test_the_activity_penalty_is_the_mean_bits_of_what_the_layers_read_by_their_
     assert len(products) == 3  # all but the layer that reads the image
     assert float(penalty()) == pytest.approx(wanted, rel=1e-4)
     assert len(network.inputs()[0][0]._forward_hooks) == 1  # the penalty's own are gone
+
+
+def test_clips_move_in_training_only_when_they_are_learned(folder):
+    clips = {}
+    for name, options in (("fixed", ()), ("learned", ("--learn-clips",))):
+        done = call(folder, "--work", folder / name, "--target-bits", 4, "--activation-bits", 4, *options)
+        assert done.exit_code == 0, done.output
+        state = torch.load(folder / name / "train.pt", weights_only=True)["network"]
+        clips[name] = [float(v) for k, v in state.items() if k.endswith(".clip")]
+    assert clips["fixed"] != clips["learned"]

@@ -346,6 +346,7 @@ def main(
         typer.Option(help="Trained networks to run, between commas; default the first of each recipe; 'none'."),
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="Test images whose events are counted.")] = 32,
+    count_images: Annotated[int, typer.Option(min=1, help="Training images that choose trees and twin ranges.")] = 32,
     accuracy_images: Annotated[Optional[int], typer.Option(min=1, help="Default all test images.")] = None,  # noqa: UP045
     threads: Annotated[Optional[int], typer.Option(min=1, help="Default all cores.")] = None,  # noqa: UP045
     trace: Annotated[Optional[str], typer.Option(help="Print the products behind machines of this name.")] = None,  # noqa: UP045
@@ -383,7 +384,7 @@ def main(
         found: dict[str, list[Machine]] = {}
         for name, graph in graphs.items():
             found[name] = ladder(
-                graph, dataset.calibration(), np.array(dataset.test_images[:images]),
+                graph, dataset.calibration()[:count_images], np.array(dataset.test_images[:images]),
                 layer_network=_layer_network(kept, name), redy=redy.get(name), threads=threads,
                 tell=lambda what, done, total, name=name: tell(f"{name}: {what}", done, total),
             )  # fmt: skip
@@ -394,6 +395,7 @@ def main(
         "network": network,
         "data": dataset.source,
         "images": images,
+        "count_images": min(count_images, len(dataset.calibration())),
         "accuracy_images": len(test),
         "accuracy": {"float": float_accuracy, **measured},
         "trained": {

@@ -179,6 +179,15 @@ def test_registers_of_another_network_are_refused(files, tmp_path):
     assert "was chosen for another network than" in done.output
 
 
+def test_searches_count_as_many_training_images_as_asked_for(files, monkeypatch: pytest.MonkeyPatch):
+    def ladder(graph, calibration, images, **more):
+        raise ValueError(f"{len(calibration)} counted, {len(images)} measured")
+
+    monkeypatch.setattr(reproduce_bwq, "ladder", ladder)
+    done = call(files, "--count-images", 3, "--accuracy-images", 2, "--ladders", "none")
+    assert "3 counted, 2 measured" in done.output
+
+
 def test_an_unknown_network_of_the_ladder_is_named(files):
     done = call(files, "--ladders", "nothing")
     assert done.exit_code == 2

@@ -10,7 +10,8 @@ Clocks of a stage with m macros and r copies, from the counted clocks of the lay
 
 `fixed` is what a window costs outside conversions (loading, draining, latencies; system.md §5), s the largest share of
 the layer's OUs in one macro. Taken for granted: OUs of a layer are equally busy, adding the partial sums of several
-macros and moving activations between tiles hide behind conversions.
+macros and moving activations between tiles hide behind conversions. With window reuse, `fixed` is the mean of all
+windows; copies of a layer walk runs of neighbouring windows, and that each reads its first one in full is left out.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from golden_model.config import HardwareConfig
 from golden_model.events import Events
 from golden_model.graph import Graph
 from golden_model.mapping import place_layer
-from golden_model.program import Layer, Network
+from golden_model.program import Network
 from golden_model.registers import COUNTER_NAMES
+from golden_model.window_reuse import fixed_cycles
 from golden_model.work import WIDTH_ENTRY_BITS, Stage, StagePlacement, per_image, stages
 
 
@@ -115,6 +117,7 @@ class Chip:
     shape: ChipShape
     width_table: bool
     stages: tuple[ChipStage, ...]
+    window_reuse: bool = False
 
     @property
     def pairs(self) -> int:
@@ -176,6 +179,7 @@ class Chip:
             "word_lines": arrays * hardware.rows,
             "cells": arrays * hardware.rows * hardware.cols,
             "input_register_bits": macros * stage.input_register_bits,
+            "window_register_bits": stage.copies * stage.input_register_bits if self.window_reuse else 0,
             "output_register_bits": macros * stage.output_register_bits,
             "width_table_bits": stage.copies * stage.placement.blocks * WIDTH_ENTRY_BITS if self.width_table else 0,
             "metadata_bits": stage.copies * stage.metadata_bits,
@@ -217,6 +221,7 @@ def chip(
     width_table: bool = True,
     metadata_bits: np.ndarray | None = None,
     placements: Sequence[StagePlacement] | None = None,
+    window_reuse: bool = False,
 ) -> Chip:
     """Put a network on a chip, one copy of every layer.
 
@@ -226,6 +231,7 @@ def chip(
     widths : planes that the machine stores, as for `baselines.uniform_events`; None takes those of the layers.
     width_table : whether it keeps a width per block. metadata_bits : bits that it stores beside, (layers,).
     placements : of machines with another placement, one per layer, instead of `widths`.
+    window_reuse : whether windows keep values of the one before (window_reuse.py); `events` must say so too.
     """
     shape = ChipShape() if shape is None else shape
     hardware, rows = network.hardware, stages(network)
@@ -240,7 +246,7 @@ def chip(
         raise ValueError(f"metadata_bits must be {len(rows)} numbers, one per layer, got shape {extra_bits.shape}")
     made = []
     for i, (stage, placement) in enumerate(zip(rows, placements, strict=True)):
-        window = sum(_fixed_clocks(layer, hardware) * layer.windows for layer in stage.layers)
+        window = sum(fixed_cycles(layer, hardware, window_reuse) for layer in stage.layers)
         windows = max(layer.windows for layer in stage.layers)
         layer_clocks = len(stage.layers) * timing.c_layer(hardware)
         conversion = max(0.0, float(cycles[i]) - layer_clocks - window)
@@ -261,12 +267,7 @@ def chip(
                 metadata_bits=float(extra_bits[i]),
             )
         )
-    return Chip(hardware, shape, width_table, tuple(made))
-
-
-def _fixed_clocks(layer: Layer, hardware: HardwareConfig) -> int:
-    """Clocks of a window outside conversions."""
-    return int(timing.window_cycles(hardware, layer.k, layer.outputs, np.zeros(1, dtype=np.int64)))
+    return Chip(hardware, shape, width_table, tuple(made), window_reuse)
 
 
 # ---- area ---------------------------------------------------------------------------------------

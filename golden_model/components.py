@@ -47,6 +47,7 @@ AREA_QUANTITIES: dict[str, str] = {
     "word_lines": "macros x pairs_per_macro x 2 polarities x rows",
     "cells": "macros x pairs_per_macro x 2 polarities x rows x cols",
     "input_register_bits": "macros x K x input_bits",
+    "window_register_bits": "copies x K x input_bits, for machines with window reuse",
     "output_register_bits": "macros x block columns x ou_cols x accumulator_bits",
     "width_table_bits": "copies x blocks x 4",
     "metadata_bits": "copies x bits of column bounds, search trees and row indices",

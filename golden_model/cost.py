@@ -131,6 +131,7 @@ def energy(
     table: ComponentTable | str | Path | None = None,
     *,
     width_table: bool = True,
+    window_reuse: bool = False,
     extra: Extra | None = None,
 ) -> EnergyReport:
     """Energy of one image, per layer and component.
@@ -141,6 +142,8 @@ def energy(
         mean is taken; `Events` or its array of counters. A graph has one row per crossbar node.
     table : a component table, its name or file; `DEFAULT_TABLE` if None.
     width_table : False for a machine that has no block widths to read, such as the baseline.
+    window_reuse : True for a machine that reads only the new values of a window; `machines.with_window_reuse` adds
+        what else it takes.
     extra : events of parts that only some machines have, by name of `EXTRA_NAMES`: (layers,), mean of one image.
 
     Raises ValueError for events of another shape or below 0, unknown extras, and extras that the table has no
@@ -151,7 +154,7 @@ def energy(
     for name, values in (extra or {}).items():
         if name in EXTRA_NAMES and name not in known and np.any(values):
             raise ValueError(f"energy table {rows.name}: it has no row for the quantity {name}")
-    done = works(events, network, width_table=width_table, extra=extra)
+    done = works(events, network, width_table=width_table, window_reuse=window_reuse, extra=extra)
     counts = np.array(
         [[QUANTITIES[c.quantity].count(work, network.hardware) for c in rows.components] for work in done]
     )

@@ -30,7 +30,8 @@ from golden_model.network import Progress
 from golden_model.program import Network
 from golden_model.registers import COUNTER_NAMES
 from golden_model.trq import AdcRegisters
-from golden_model.work import StagePlacement, dynamic_precision_events, per_image
+from golden_model.window_reuse import fixed_cycles
+from golden_model.work import StagePlacement, dynamic_precision_events, per_image, stages, window_register_events
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,8 @@ class Machine:
     widths : planes that it stores, as for `baselines.uniform_events`; None takes those of the layers.
     width_table : whether it reads a width per block. extra : event name -> (stages,), as for `cost.energy`.
     metadata_bits : bits that it stores for that, (stages,) or None. placements : of every stage, if they do not
-    follow from the widths. note : one line that says what it is.
+    follow from the widths. window_reuse : whether it reads only the new values of a window, see `with_window_reuse`.
+    note : one line that says what it is.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Machine:
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
     metadata_bits: np.ndarray | None = None
     placements: Sequence[StagePlacement] | None = None
+    window_reuse: bool = False
     note: str = ""
 
     def total(self, counter: str) -> float:
@@ -152,7 +155,12 @@ def compare(
     rows: list[Row] = []
     for machine in machines:
         report = energy(
-            machine.events, machine.network, rows_table, width_table=machine.width_table, extra=machine.extra
+            machine.events,
+            machine.network,
+            rows_table,
+            width_table=machine.width_table,
+            window_reuse=machine.window_reuse,
+            extra=machine.extra,
         )
         placed = chip(
             machine.events,
@@ -162,6 +170,7 @@ def compare(
             width_table=machine.width_table,
             metadata_bits=machine.metadata_bits,
             placements=machine.placements,
+            window_reuse=machine.window_reuse,
         )
         first = rows[0] if rows else None
         base, base_pj = (machine, report.total_pj) if first is None else (first.machine, first.energy.total_pj)
@@ -346,6 +355,30 @@ def gathered(
             note = "lanes meet at the end of an input bit of a pack"
             made.append(replace(made[-1], name=f"{name}, lanes decoupled", events=events, note=note))
     return made
+
+
+def with_window_reuse(machine: Machine) -> Machine:
+    """The same machine with a window register that keeps what the next window needs again (window_reuse.py).
+
+    Fewer values are read from the activation buffer, loading a window takes fewer clocks, and bits move inside the
+    register. ValueError if it has window reuse already.
+    """
+    if machine.window_reuse:
+        raise ValueError(f"{machine.name}: it has window reuse already")
+    hardware = machine.network.hardware
+    events = machine.events.copy()
+    events[:, COUNTER_NAMES.index("cycles")] += [
+        sum(fixed_cycles(layer, hardware, True) - fixed_cycles(layer, hardware) for layer in stage.layers)
+        for stage in stages(machine.network)
+    ]
+    return replace(
+        machine,
+        name=f"{machine.name}, window reuse",
+        events=events,
+        extra={**machine.extra, **window_register_events(machine.network)},
+        window_reuse=True,
+        note=(f"{machine.note}; " if machine.note else "") + "windows keep what they share with the one before",
+    )
 
 
 def _metadata(graph: Graph, array: np.ndarray) -> Mapping[str, np.ndarray]:

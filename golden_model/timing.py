@@ -52,6 +52,16 @@ def groups(hardware: HardwareConfig, k: int) -> int:
     return -(-segments // hardware.segments_per_group)
 
 
+def fixed_cycles(hardware: HardwareConfig, k: int, outputs: int, loaded: Any = None) -> Any:
+    """Clocks of a window outside conversions: K + c_group * groups + W + N + c_window.
+
+    loaded : values that are loaded, one a clock, instead of all K; a number or an array, which the result is like.
+    """
+    block_cols = -(-outputs // hardware.ou_cols)
+    values = k if loaded is None else loaded
+    return values + c_group(hardware) * groups(hardware, k) + block_cols + outputs + c_window(hardware)
+
+
 def window_cycles(hardware: HardwareConfig, k: int, outputs: int, segment_cycles: Any) -> np.ndarray:
     """Clocks of windows.
 
@@ -65,8 +75,7 @@ def window_cycles(hardware: HardwareConfig, k: int, outputs: int, segment_cycles
     block_cols = -(-outputs // hardware.ou_cols)
     busy = np.array(segment_cycles, dtype=np.int64)
     busy[..., :-1] = np.maximum(busy[..., :-1], block_cols)
-    fixed = k + c_group(hardware) * groups(hardware, k) + block_cols + outputs + c_window(hardware)
-    return busy.sum(axis=-1) + fixed
+    return busy.sum(axis=-1) + fixed_cycles(hardware, k, outputs)
 
 
 def network_cycles(hardware: HardwareConfig, layer_cycles: Any) -> np.ndarray:

@@ -4,7 +4,7 @@ Chains (`program.Network`) and graphs (`graph.Graph`) alike are a list of `Stage
 followed by the nodes between them that move data. `works` gives each a `Work`: its event counters and its traffic;
 `QUANTITIES` says which numbers follow from one, with the formula as text.
 
-Nothing is reused between windows: a window is read from the buffer in full, as the hardware does.
+A window is read from the buffer in full, as the hardware does, unless a machine has window reuse (window_reuse.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from golden_model.graph import Graph
 from golden_model.graph_nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Node
 from golden_model.program import Layer, Network
 from golden_model.registers import COUNTER_NAMES
+from golden_model.window_reuse import values_read
 
 #: Bits of one width-table entry (system.md §5).
 WIDTH_ENTRY_BITS = 4
@@ -33,6 +34,7 @@ EXTRA_NAMES = (
     "dynamic_precision_inputs",
     "dynamic_precision_groups",
     "gathered_rows",
+    "window_register_bits",
 )
 
 Extra = Mapping[str, np.ndarray]
@@ -166,7 +168,8 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "cycles": Quantity("cycles", lambda w, hw: w.event("cycles")),
     "buffer_bits": Quantity(
-        "windows x K x input bits, residuals and pooling inputs read + results written (logits: accumulator bits)",
+        "windows x K (window reuse: values that are new) x input bits, residuals and pooling inputs read + results"
+        " written (logits: accumulator bits)",
         lambda w, hw: w.buffer_bits,
     ),
     "width_table_bits": Quantity(
@@ -232,14 +235,32 @@ def dynamic_precision_events(network: Network | Graph) -> dict[str, np.ndarray]:
     }
 
 
+def window_register_events(network: Network | Graph) -> dict[str, np.ndarray]:
+    """Events of one image in the window registers of a machine with window reuse, float64 (stages,).
+
+    window_register_bits : bits that move inside, the input bits of all values that a window keeps.
+    """
+    kept = [
+        sum(int((layer.k - values_read(layer)).sum()) * layer.input_bits for layer in stage.layers)
+        for stage in stages(network)
+    ]
+    return {"window_register_bits": np.array(kept, dtype=np.float64)}
+
+
 # ---- traffic ------------------------------------------------------------------------------------
 def _stage_work(
-    stage: Stage, hardware: HardwareConfig, events: np.ndarray, extra: dict[str, float], width_table: bool
+    stage: Stage,
+    hardware: HardwareConfig,
+    events: np.ndarray,
+    extra: dict[str, float],
+    width_table: bool,
+    window_reuse: bool,
 ) -> Work:
     buffer = width = outputs = 0
     for layer in stage.layers:
         values = layer.outputs * layer.out_height * layer.out_width
-        read = layer.windows * layer.k * layer.input_bits + values * stage.residual_bits
+        loaded = int(values_read(layer).sum()) if window_reuse else layer.windows * layer.k
+        read = loaded * layer.input_bits + values * stage.residual_bits
         buffer += read + values * (hardware.accumulator_bits if layer.last else layer.output_bits)
         width += layer.windows * layer.segments(hardware) * layer.block_cols(hardware) * WIDTH_ENTRY_BITS
         outputs += layer.windows * layer.outputs
@@ -285,16 +306,29 @@ def _node_work(node: Node, inputs: list[Node], hardware: HardwareConfig) -> Work
 
 
 def works(
-    events: Events | np.ndarray, network: Network | Graph, *, width_table: bool = True, extra: Extra | None = None
+    events: Events | np.ndarray,
+    network: Network | Graph,
+    *,
+    width_table: bool = True,
+    window_reuse: bool = False,
+    extra: Extra | None = None,
 ) -> tuple[Work, ...]:
     """Work of every stage, then of the graph's nodes between them that move data.
 
     events : as for `per_image`. width_table : False for a machine that has no block widths to read.
+    window_reuse : True for a machine that reads only the new values of a window (window_reuse.py).
     extra : name of `EXTRA_NAMES` -> (stages,), mean of one image.
     """
     counters, more = per_image(events, network), checked_extra(extra, network)
     made = [
-        _stage_work(stage, network.hardware, counters[i], {name: float(v[i]) for name, v in more.items()}, width_table)
+        _stage_work(
+            stage,
+            network.hardware,
+            counters[i],
+            {name: float(v[i]) for name, v in more.items()},
+            width_table,
+            window_reuse,
+        )
         for i, stage in enumerate(stages(network))
     ]
     if isinstance(network, Graph):

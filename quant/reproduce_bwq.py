@@ -52,6 +52,7 @@ TRAINED = pipeline.PACKAGE / "trained"
 #: What the papers report, over their own baselines (system.md §12).
 PAPER_SPEED, PAPER_SAVING = 6.08, 17.47
 POST_TRAINING = "8 bits after training"
+SPARSE = "SRE-like"
 #: Steps of ours that lossy ReDy is put on, and what they are called then.
 LOSSY_ON, LOSSY = ("ours: bounded by rows", "ours: and by empty columns"), "ours: lossy ReDy, "
 TABLES = tuple(name for name in table_names() if name != "trq-adc")
@@ -190,6 +191,7 @@ def ladder(
     made = machines.geometry_machines(
         graph, images, layer_network=layer_network, threads=threads, progress=told("rivals")
     )
+    made += [machines.with_window_reuse(one) for one in made if one.name == SPARSE]
     tell("counts", 0, 1)
     counts = graph_joint_counts(graph, calibration, threads=threads)
     twin = with_settings(graph, registers=searches.twin(counts, graph.hardware))
@@ -234,6 +236,8 @@ def gathered(
 ) -> list[Machine]:
     """Active word lines gathered below block widths (golden_model.gathered), and the SRE-like machine with our search.
 
+    The best search also with window reuse (golden_model.window_reuse), for both.
+
     graph : with lossless converters; its dynamic precision applies. prefix : of the machines' names.
     rivals : add the SRE-like machine with the same registers.
     """
@@ -250,9 +254,11 @@ def gathered(
     made = machines.gathered(
         graph, images, settings, decoupled=[low_first], notes=notes, threads=threads, progress=progress
     )
+    made += [machines.with_window_reuse(one) for one in made if one.name.startswith(low_first)]
     if rivals:
-        theirs = {"SRE-like, low counts first": settings[low_first]}
-        made += machines.gathered(graph, images, theirs, by="rows", threads=threads, progress=progress)
+        theirs = {f"{SPARSE}, low counts first": settings[low_first]}
+        found = machines.gathered(graph, images, theirs, by="rows", threads=threads, progress=progress)
+        made += [*found, *map(machines.with_window_reuse, found)]
     return made
 
 

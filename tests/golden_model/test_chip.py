@@ -166,6 +166,7 @@ def test_area_is_units_times_rows():
         "output_register": 2 * 8 * 32,
         "input_register": 45 * 8,
         "width_table": 10 * 4,
+        "window_register": 0,
         "metadata": 1000,
         "control": 1,
         "activation_buffer": 512 * 8,

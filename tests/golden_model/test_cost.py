@@ -220,6 +220,7 @@ def test_energy_is_events_times_rows():
         "activation_buffer": windows * k * 4 + windows * outputs * 32,
         "bus": windows * k * 4 + windows * outputs * 32,
         "width_table": windows * 5 * 2 * 4,
+        "window_register": 0,
         "post_processing": windows * outputs,
         "pooling": 0,
         "ou_control": 10,

@@ -121,6 +121,24 @@ def test_gathering_forms_fewer_units_than_skipping_slices_and_its_searches_diffe
     assert rows["SRE-like, low counts first"]["ad_operations"] < rows["SRE-like"]["ad_operations"]
 
 
+def test_window_reuse_is_a_step_for_the_rival_and_for_ours(result):
+    found, _ = result
+    rows = {row["machine"]: row for row in found["ladders"]["blocks-0"]["isaac-32nm"]}
+    best = "ours: gathered, low counts first"
+    names = [reproduce_bwq.SPARSE, f"{reproduce_bwq.SPARSE}, low counts first", best, f"{best}, lanes decoupled"]
+    saved = []
+    for before, after in ((rows[name], rows[f"{name}, window reuse"]) for name in names):
+        assert after["ad_operations"] == before["ad_operations"]
+        assert after["picojoules"] < before["picojoules"]
+        saved.append((before["clocks"] - after["clocks"], after["extra"]["window_register_bits"]))
+    assert len(set(saved)) == 1
+    assert min(saved[0]) > 0
+    lossy = f"{reproduce_bwq.LOSSY}gathered, low counts first"
+    before, after = rows[lossy], rows[f"{lossy}, window reuse"]
+    assert after["picojoules"] < before["picojoules"]
+    assert 0 < before["clocks"] - after["clocks"] < saved[0][0]  # not in the layer that drops bits
+
+
 def test_the_layer_wise_machine_runs_the_network_that_was_trained_layer_by_layer(result, files):
     found, _ = result
     row = next(r for r in found["ladders"]["blocks-0"]["isaac-32nm"] if r["machine"] == "width per layer")

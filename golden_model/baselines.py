@@ -293,15 +293,18 @@ def sparse_events(
     Parameters
     ----------
     images : uint8 (B, C, H, W); activations are those of the network with the converters it has.
-    planes : bit planes of a weight (default: the baseline's); ValueError if a weight needs more.
+    planes : bit planes of a weight (default: the baseline's, or what the largest weight needs if that is more);
+        ValueError if a weight needs more.
     skip_inputs : False leaves out the second step: all packs are switched on for all input bits.
     """
     graph = from_network(network) if isinstance(network, Network) else network
     hardware, count = graph.hardware, len(images)
     if not count:
         raise ValueError("sparse_events: at least one image is needed")
-    planes = baseline_planes(hardware) if planes is None else planes
     rows = stages(graph)
+    if planes is None:
+        largest = max(int(np.abs(layer.weights).max(initial=0)) for stage in rows for layer in stage.layers)
+        planes = max(baseline_planes(hardware), largest.bit_length())
     place = {stage.name: i for i, stage in enumerate(rows)}
     groups = {
         id(layer): _groups(layer, hardware, planes, mixed_significance) for stage in rows for layer in stage.layers

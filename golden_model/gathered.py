@@ -42,7 +42,6 @@ import numpy as np
 
 from golden_model import layer as crossbar
 from golden_model import mapping, network, searches, timing, trq
-from golden_model.baselines import baseline_planes
 from golden_model.config import HardwareConfig
 from golden_model.graph import Graph, GraphRunner
 from golden_model.histograms_joint import JointCounts
@@ -108,19 +107,17 @@ class Gathering:
 
 
 def prepare(layer: Layer, hardware: HardwareConfig, by: By = "blocks") -> Gathering:
-    """Column groups of a layer, cut into packs. by : "rows" needs weights of at most the baseline's planes."""
+    """Column groups of a layer, cut into packs. A plane without a 1 takes nothing."""
     if by not in ("blocks", "rows"):
         raise ValueError(f"by must be 'blocks' or 'rows', got {by!r}")
     prepared = network.prepare_layer(layer, hardware)
     stored = mapping.planes(layer.weights, hardware)
     row = np.arange(layer.k)
     magnitude = np.abs(layer.weights)
-    if by == "rows" and magnitude.max(initial=0) >> baseline_planes(hardware):
-        raise ValueError(f"layer {layer.name}: its weights need more than {baseline_planes(hardware)} planes")
     packs, index_bits = [], 0
     for w, first in enumerate(range(0, layer.outputs, hardware.ou_cols)):
         columns = np.arange(first, min(first + hardware.ou_cols, layer.outputs))
-        for b in range(hardware.weight_bits if by == "blocks" else baseline_planes(hardware)):
+        for b in range(hardware.weight_bits):
             if by == "blocks":
                 segments = np.flatnonzero(prepared.widths[:, w] > b)
                 parts = [segments[i : i + hardware.grid_rows] for i in range(0, len(segments), hardware.grid_rows)]

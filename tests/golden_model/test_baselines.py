@@ -230,6 +230,13 @@ def test_sparse_never_does_more_than_the_baseline_and_skipping_inputs_never_cost
     assert (weights_only <= dense).all()
 
 
+def test_wide_weights_get_the_planes_that_they_need():
+    images = np.full((1, 4, 1, 1), 255, dtype=np.uint8)
+    wide, narrow = (baselines.sparse_events(one_layer(np.full((4, 1), w)), images) for w in (200, 100))
+    ou = COUNTER_NAMES.index("ou_activations")
+    assert wide.events[0, ou] == narrow.events[0, ou] == 3 * 8  # 200 and 100 have three 1s
+
+
 def test_weights_that_need_more_planes_are_refused():
     with pytest.raises(ValueError, match="layer layer: its weights need more than 2 planes"):
         baselines.sparse_events(one_layer(np.full((4, 1), 4)), np.zeros((1, 4, 1, 1), dtype=np.uint8), planes=2)

@@ -167,7 +167,7 @@ def observe(module: fx.GraphModule, images: np.ndarray, normalisation: Normalisa
     watcher = _Watcher(module)
     step = max(1, _CALIBRATION_BYTES // (4 * 16 * int(np.prod(images.shape[1:]))))
     for start in range(0, len(images), step):
-        watcher.run(normalisation.apply(torch.from_numpy(images[start : start + step]).float()))
+        watcher.run(normalisation.apply(torch.tensor(images[start : start + step], dtype=torch.float32)))
     return watcher.seen
 
 

@@ -248,7 +248,7 @@ def _sparse_layer(
         stored = groups.masks.sum(axis=0).astype(np.int64)
         formed += -(-stored // hardware.ou_rows) * len(rows) * hardware.input_bits
     activations_count = int(formed.sum())
-    inspected = len(rows) * (layer.input_bits if skip_inputs else hardware.input_bits) * int(groups.kept.sum())
+    slices = len(rows) * (layer.input_bits if skip_inputs else hardware.input_bits) * layer.segments(hardware)
     conversions = 2 * int(formed @ groups.columns)
     fixed = timing.window_cycles(hardware, layer.k, layer.outputs, np.zeros(1, dtype=np.int64))
     clocks = activations_count * max(1, hardware.sample_interval, hardware.ideal_bits)
@@ -256,7 +256,7 @@ def _sparse_layer(
         "ou_activations": activations_count,
         "conversions_r2": conversions,
         "ad_operations": conversions * hardware.ideal_bits,
-        "input_bits_streamed": inspected / hardware.ou_rows,
+        "input_bits_streamed": slices,
         "cycles": len(rows) * int(fixed) + clocks,
     }
     return np.array([named.get(name, 0) for name in COUNTER_NAMES], dtype=np.float64)
@@ -283,8 +283,8 @@ def sparse_events(
     * Conversion is the baseline's: uniform, R_ideal decisions, both polarities of every bit line that exists; an OU
       takes as long as in the baseline; the fixed clocks of a window are those of our tile.
     * Indices: each group stores which rows it keeps, as one bit per row or as ceil(log2 K) bits per kept row, whatever
-      is less, and reads that once per window, to gather its inputs. It reads the input bit of every row that it keeps
-      to know whether it is 1; `input_bits_streamed` is the number of those bits / ou_rows. Forming OUs takes no time.
+      is less, and reads that once per window, to gather its inputs. Input bits are read into a latch once per window,
+      for all groups, as in our machines (`input_bits_streamed`). Forming OUs takes no time and no energy.
 
     Deviation: the paper has 2-bit cells, OUs of 16 x 16, offset weights in one array and coded indices; here cells,
     OUs and pairs are those of every other machine in the comparison. It puts the bits of a weight on adjacent bit

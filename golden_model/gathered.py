@@ -23,7 +23,7 @@ instead of a uniform conversion. Exactly:
   bit of a pack, with ideal queues as in lanes.py.
 
 `by="rows"` is the SRE-like machine of baselines.py with our searches: groups keep single rows that are not zero, store
-which, and read the input bit of every row that they keep; its indices cost what they cost there.
+which; its indices cost what they cost there.
 
     counts = seen(graph, training_images)                          # by layer: rows on, counts
     settings = {"trees": searches.trees(counts, graph.hardware, column_bound_bits=0)}
@@ -214,13 +214,8 @@ def _streams(gathering: Gathering, activations: np.ndarray) -> tuple[np.ndarray,
 
 
 def _input_bits(gathering: Gathering, mask: np.ndarray) -> np.ndarray:
-    """Input bits that windows read: of whole segments once, or of every row of every pack."""
-    rows = gathering.hardware.ou_rows
-    read = np.full(mask.shape[1], rows, dtype=np.int64)
-    if gathering.by == "rows":
-        kept = [pack.rows // rows for pack in gathering.packs]
-        read = np.bincount(np.concatenate([np.zeros(0, dtype=np.int64), *kept]), minlength=mask.shape[1])
-    return mask.sum(axis=2) @ read
+    """Input bits that windows read into the latch, of whole segments."""
+    return mask.sum(axis=(1, 2)) * gathering.hardware.ou_rows
 
 
 def _gather_plain(
@@ -389,8 +384,11 @@ def measure(
         windows = network.windows(layer, activations).reshape(-1, layer.k)
         mine = [registers[node] for registers in settings.values()]
         spent = spend(made[id(layer)], windows, mine)
+        entries = layer.segments(hardware) * layer.block_cols(hardware)
         clocks = [
-            timing.window_cycles(hardware, layer.k, layer.outputs, busy[..., None]).sum(axis=-1)
+            timing.window_cycles(
+                hardware, layer.k, layer.outputs, np.maximum(busy, entries if by == "blocks" else 0)[..., None]
+            ).sum(axis=-1)
             + timing.c_layer(hardware) * len(activations)
             for busy in (spent.lock_step, spent.decoupled)
         ]

@@ -32,7 +32,8 @@ class _FakeQuantiseActivation(torch.autograd.Function):
     """Clamp to 0..clip and round to `levels` equal steps; gradient of PACT or LSQ for the clip.
 
     d/dx = 1 inside (0, clip), else 0. d/dclip = 1 where x >= clip, and inside (0, clip), with `rounding`, what
-    rounding adds to x, over the clip (Esser et al., "Learned step size quantization", ICLR 2020), else 0 (PACT).
+    rounding adds to x, over the clip (Esser et al., "Learned step size quantization", ICLR 2020; its scale is
+    left out, Adam does not see it), else 0 (PACT).
     With `rounding` every fourth sample stands for all, which is enough for one number.
     """
 
@@ -44,7 +45,7 @@ class _FakeQuantiseActivation(torch.autograd.Function):
         else:
             y = (x / step).add_(0.5).floor_().clamp_(0, levels).mul_(step)
         ctx.rounding = rounding
-        ctx.save_for_backward(x, clip, *([y[::4]] if rounding else []))
+        ctx.save_for_backward(x, clip, *([y] if rounding else []))
         return y
 
     @staticmethod
@@ -57,7 +58,7 @@ class _FakeQuantiseActivation(torch.autograd.Function):
         for_clip = None
         if ctx.needs_input_grad[1] and ctx.rounding:
             some, given = x[::4].float(), gradient[::4].float()
-            slope = torch.where(some >= clip, 1.0, (rounded[0].float() - some.clamp_min(0)) / clip)
+            slope = torch.where(some >= clip, 1.0, (rounded[0][::4].float() - some.clamp_min(0)) / clip)
             for_clip = (given * slope).sum().mul_(len(x) / len(some)).reshape(clip.shape)
         elif ctx.needs_input_grad[1]:
             for_clip = (gradient * (x >= clip)).sum().reshape(clip.shape)

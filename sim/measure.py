@@ -110,9 +110,8 @@ class Step:
 
 
 def _extra(network: Network) -> dict[str, np.ndarray]:
-    """What passes the dynamic-precision unit, if the network uses it."""
-    inputs = work.dynamic_precision_inputs(network)
-    return {"dynamic_precision_inputs": inputs} if inputs.any() else {}
+    """What passes the dynamic-precision unit and what it decides, if the network uses it."""
+    return {name: counts for name, counts in work.dynamic_precision_events(network).items() if counts.any()}
 
 
 def steps(network: Network, images: np.ndarray, final: Events) -> list[Step]:

@@ -100,8 +100,7 @@ def walk(layer: Layer, hardware: HardwareConfig, windows: np.ndarray, by: str, r
             low, high = [int(choice.lo[w, g]) for g in group], [int(choice.hi[w, g]) for g in group]
         one = dict.fromkeys(("ous", "operations", "scans", "rows", "input_bits", "lock_step", "decoupled"), 0)
         sums = [0] * layer.outputs
-        if by == "blocks":
-            one["input_bits"] = sum(high[s] - low[s] + 1 for s in range(segments)) * hardware.ou_rows
+        one["input_bits"] = sum(high[s] - low[s] + 1 for s in range(segments)) * hardware.ou_rows
         for b, outputs, rows, lines in packs_of(layer, hardware, by):
             for i in range(layer.input_bits):
                 streamed = [k for k, s in rows if low[s] <= i <= high[s]]
@@ -109,7 +108,6 @@ def walk(layer: Layer, hardware: HardwareConfig, windows: np.ndarray, by: str, r
                     continue
                 one["scans"] += 1
                 one["rows"] += lines
-                one["input_bits"] += len(streamed) if by == "rows" else 0
                 on = [k for k in streamed if window[k] >> i & 1]
                 lanes, clocks, ous = {}, 0, 0
                 while on:

@@ -149,13 +149,16 @@ class BlockPenalty:
 class ActivityPenalty:
     """Bits that the streamed activations need, so that training can lower them (*ours*).
 
-    Sum over layers of (share of all products) x mean of log2(1 + q), q the integer activation that the layer reads:
+    Sum over layers of (share of all products) x mean of log2(1 + q), q the integer activation that the layer reads
+    (before a pooling that lies between; the parts of a concatenation count one by one):
     about twice the number of 1s in q, each of which switches a word line on. Batch norms let activations shrink
     at no other cost than their rounding. Every fourth image of a batch is looked at.
     """
 
     def __init__(self, network: QuantisedNetwork) -> None:
         pairs = network.inputs()
+        if not pairs:
+            raise ValueError("activity: no layer of the network reads a hidden activation")
         products = [layer.stage.windows * layer.stage.k * layer.stage.outputs for _, layer in pairs]
         self.shares = [
             (activation, mine / sum(products)) for (activation, _), mine in zip(pairs, products, strict=True)
@@ -263,7 +266,7 @@ class Settings:
     shift : training images are moved by up to this many pixels in both directions, filled with 0.
     flip : every second training image, drawn at random, is mirrored.
     distil : weight of the float network's outputs in the loss, 0..1, instead of the labels; softened by
-    `temperature` (Hinton et al., 2015). activity : factor of `ActivityPenalty`.
+    `temperature` (Hinton et al., 2015). activity : factor of `ActivityPenalty` (not of chains).
     half : activations and products in bfloat16 while training.
     normalise : the float network sees (pixel / 255 - mean) / std of the training images.
     """
@@ -350,7 +353,7 @@ class Objective:
         self.distil, self.temperature, self.half = settings.distil, settings.temperature, settings.half
         self.factor = settings.activity
         self.activity = ActivityPenalty(network) if network is not None and settings.activity else None
-        self.active_bits = 0.0
+        self.active_bits: list[float] = []
 
     def __call__(self, network: Callable[[Tensor], Tensor], pixels: Tensor, labels: Tensor) -> Tensor:
         if self.activity is None:
@@ -358,7 +361,7 @@ class Objective:
         with self.activity.watching():
             loss = self._error(network, pixels, labels)
         penalty = self.activity()
-        self.active_bits = penalty.item()
+        self.active_bits.append(penalty.item())
         return loss + self.factor * penalty
 
     def _error(self, network: Callable[[Tensor], Tensor], pixels: Tensor, labels: Tensor) -> Tensor:
@@ -559,7 +562,8 @@ def run_epoch(
     phase.after_epoch(epoch)
     record = {"loss": total / steps, **phase.record()}
     if phase.objective is not None and phase.objective.activity is not None:
-        record["active_bits"] = phase.objective.active_bits
+        record["active_bits"] = float(np.mean(phase.objective.active_bits))
+        phase.objective.active_bits = []
     return record
 
 

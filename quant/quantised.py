@@ -68,19 +68,19 @@ class QuantisedNetwork(nn.Module):
         return [layer.source for layer in self]
 
     def inputs(self) -> list[tuple[QuantActivation, QuantMatrix]]:
-        """Every layer with the activation that it reads; layers that read the image are left out."""
+        """Every layer with every activation that it reads, through poolings and concatenations; not the image."""
         modules = dict(self.body.named_modules())
         found = []
         for node in self.body.graph.nodes:
             layer = modules.get(str(node.target)) if node.op == "call_module" else None
-            if isinstance(layer, QuantMatrix):
-                source = node.all_input_nodes[0]
-                while source.op != "placeholder":
-                    activation = modules.get(str(source.target)) if source.op == "call_module" else None
-                    if isinstance(activation, QuantActivation):
-                        found.append((activation, layer))
-                        break
-                    source = source.all_input_nodes[0]
+            sources = list(node.all_input_nodes) if isinstance(layer, QuantMatrix) else []
+            while sources:
+                source = sources.pop()
+                activation = modules.get(str(source.target)) if source.op == "call_module" else None
+                if isinstance(activation, QuantActivation):
+                    found.append((activation, layer))
+                else:
+                    sources += source.all_input_nodes
         return found
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from golden_model import graph_file
-from quant import bwq, train_network
+from golden_model.config import PAPER
+from quant import bwq, train, train_network
 from quant.bwq import ActivityPenalty, Augmentation, BlockPenalty, Objective, Settings
 from quant.integer import accuracy
 from quant.reference import exact_logits
@@ -218,3 +219,9 @@ def test_clips_move_in_training_only_when_they_are_learned(folder):
         state = torch.load(folder / name / "train.pt", weights_only=True)["network"]
         clips[name] = [float(v) for k, v in state.items() if k.endswith(".clip")]
     assert clips["fixed"] != clips["learned"]
+
+
+def test_chains_refuse_what_only_networks_of_any_kind_can_do():
+    settings = Settings(activity=1.0)
+    with pytest.raises(ValueError, match=r"options of quant\.train_network"):
+        train.train(None, settings, PAPER)  # type: ignore[arg-type]

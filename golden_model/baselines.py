@@ -183,6 +183,11 @@ class Sparse:
     rows_kept: float
 
 
+def index_bits(k: int, kept: np.ndarray) -> np.ndarray:
+    """Bits that say which `kept` of k rows a group keeps: one per row, or ceil(log2 k) per kept row if that is less."""
+    return np.minimum(k, kept * max(1, (k - 1).bit_length()))
+
+
 @dataclass(frozen=True, eq=False)
 class _Groups:
     """Column groups of one layer after row compression.
@@ -197,7 +202,7 @@ class _Groups:
 
     def index_bits(self, k: int) -> int:
         """Bits that say which of the k rows are kept, the shorter code for every group."""
-        return int(np.minimum(k, self.kept * max(1, (k - 1).bit_length())).sum())
+        return int(index_bits(k, self.kept).sum())
 
 
 def _groups(layer: Layer, hardware: HardwareConfig, planes: int, mixed: bool) -> _Groups:

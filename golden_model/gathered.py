@@ -42,6 +42,7 @@ import numpy as np
 
 from golden_model import layer as crossbar
 from golden_model import mapping, network, searches, timing, trq
+from golden_model.baselines import index_bits
 from golden_model.config import HardwareConfig
 from golden_model.graph import Graph, GraphRunner
 from golden_model.histograms_joint import JointCounts
@@ -114,7 +115,8 @@ def prepare(layer: Layer, hardware: HardwareConfig, by: By = "blocks") -> Gather
     stored = mapping.planes(layer.weights, hardware)
     row = np.arange(layer.k)
     magnitude = np.abs(layer.weights)
-    packs, index_bits = [], 0
+    packs: list[Pack] = []
+    kept_rows: list[int] = []
     for w, first in enumerate(range(0, layer.outputs, hardware.ou_cols)):
         columns = np.arange(first, min(first + hardware.ou_cols, layer.outputs))
         for b in range(hardware.weight_bits):
@@ -126,12 +128,12 @@ def prepare(layer: Layer, hardware: HardwareConfig, by: By = "blocks") -> Gather
                     packs.append(_pack(stored, hardware, rows, b, columns, len(part) * hardware.ou_rows))
             else:
                 kept = np.flatnonzero(((magnitude[:, columns] >> b) & 1).any(axis=1))
-                index_bits += min(layer.k, len(kept) * max(1, (layer.k - 1).bit_length()))
+                kept_rows.append(len(kept))
                 most = hardware.grid_rows * hardware.ou_rows
                 for i in range(0, len(kept), most):
                     rows = kept[i : i + most]
                     packs.append(_pack(stored, hardware, rows, b, columns, len(rows)))
-    return Gathering(prepared, by, tuple(packs), index_bits)
+    return Gathering(prepared, by, tuple(packs), int(index_bits(layer.k, np.array(kept_rows, dtype=np.int64)).sum()))
 
 
 def _pack(
@@ -372,9 +374,10 @@ def measure(
         raise ValueError("measure: at least one image is needed")
     made = {id(layer): prepare(layer, hardware, by) for layer in graph.layers}
     place = {stage.name: i for i, stage in enumerate(rows)}
-    for name, registers in settings.items():
-        for stage in rows:
-            search_tables(registers[stage.name], hardware, f"{name}, layer {stage.name}")
+    operations = [
+        {s.name: search_tables(registers[s.name], hardware, f"{name}, layer {s.name}")[1] for s in rows}
+        for name, registers in settings.items()
+    ]
     totals = np.zeros((len(settings), len(rows), len(COUNTER_NAMES)))
     decoupled = np.zeros((len(settings), len(rows)))
     gathered_rows = np.zeros(len(rows))
@@ -395,11 +398,11 @@ def measure(
         with lock:
             gathered_rows[place[node]] += spent.gathered_rows.sum()
             decoupled[:, place[node]] += clocks[1]
-            for s, one in enumerate(mine):
+            for s, spent_on in enumerate(operations):
                 named = {
                     "ou_activations": spent.ou_activations.sum(),
                     "conversions_r2": spent.counts.sum(),
-                    "ad_operations": (spent.counts * search_tables(one, hardware)[1]).sum(),
+                    "ad_operations": (spent.counts * spent_on[node]).sum(),
                     "input_bits_streamed": spent.input_bits.sum() / hardware.ou_rows,
                     "cycles": clocks[0][s],
                 }
@@ -410,14 +413,13 @@ def measure(
     index = np.array([sum(made[id(layer)].index_bits for layer in stage.layers) for stage in rows], dtype=np.float64)
     index_read = np.array([sum(made[id(x)].index_bits * x.windows for x in stage.layers) for stage in rows])
     placements = tuple(_place([made[id(layer)] for layer in stage.layers], hardware) for stage in rows)
-    operations = COUNTER_NAMES.index("ad_operations")
     found = {}
     for s, (name, registers) in enumerate(settings.items()):
         mine = [registers[stage.name] for stage in rows]
         trees = np.array([searches.reads_trees(one) for one in mine])
         extra = {
             "gathered_rows": gathered_rows / count,
-            "tree_bits_read": totals[s, :, operations] / count * (trees * hardware.adc_bits),
+            "tree_bits_read": totals[s, :, COUNTER_NAMES.index("ad_operations")] / count * (trees * hardware.adc_bits),
             "index_bits_read": index_read.astype(np.float64),
         }
         found[name] = Gathered(

@@ -61,6 +61,12 @@ class Machine:
         """A counter summed over the network."""
         return float(self.events[:, COUNTER_NAMES.index(counter)].sum())
 
+    def with_cycles(self, cycles: np.ndarray) -> Machine:
+        """The same machine with other clocks, (stages,)."""
+        events = self.events.copy()
+        events[:, COUNTER_NAMES.index("cycles")] = cycles
+        return replace(self, events=events)
+
     @property
     def conversions(self) -> float:
         return self.total("conversions_r1") + self.total("conversions_r2")
@@ -350,10 +356,9 @@ def gathered(
             )
         )
         if name in decoupled:
-            events = one.events.copy()
-            events[:, COUNTER_NAMES.index("cycles")] = one.decoupled_cycles
+            free = made[-1].with_cycles(one.decoupled_cycles)
             note = "lanes meet at the end of an input bit of a pack"
-            made.append(replace(made[-1], name=f"{name}, lanes decoupled", events=events, note=note))
+            made.append(replace(free, name=f"{name}, lanes decoupled", note=note))
     return made
 
 
@@ -366,15 +371,13 @@ def with_window_reuse(machine: Machine) -> Machine:
     if machine.window_reuse:
         raise ValueError(f"{machine.name}: it has window reuse already")
     hardware = machine.network.hardware
-    events = machine.events.copy()
-    events[:, COUNTER_NAMES.index("cycles")] += [
+    change = [
         sum(fixed_cycles(layer, hardware, True) - fixed_cycles(layer, hardware) for layer in stage.layers)
         for stage in stages(machine.network)
     ]
     return replace(
-        machine,
+        machine.with_cycles(machine.events[:, COUNTER_NAMES.index("cycles")] + change),
         name=f"{machine.name}, window reuse",
-        events=events,
         extra={**machine.extra, **window_register_events(machine.network)},
         window_reuse=True,
         note=(f"{machine.note}; " if machine.note else "") + "windows keep what they share with the one before",

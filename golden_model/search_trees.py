@@ -12,7 +12,7 @@ needs an adder, no pointers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -58,16 +58,7 @@ def depths(tree: Tree) -> np.ndarray:
 @lru_cache(maxsize=256)
 def bounded_tree(bound: int) -> Tree:
     """Binary search of 0..bound: t = (low + high + 1) >> 1; answer 0: high = t - 1, answer 1: low = t (§13.1)."""
-    if bound < 0:
-        raise ValueError(f"bound must be at least 0, got {bound}")
-    tree, intervals = [], [(0, bound)]
-    while intervals:
-        low, high = intervals.pop()
-        if low < high:
-            threshold = (low + high + 1) >> 1
-            tree.append(threshold)
-            intervals += [(threshold, high), (low, threshold - 1)]
-    return tuple(tree)
+    return _tree_of_rule(bound, lambda low, high: (low + high + 1) >> 1)
 
 
 @lru_cache(maxsize=256)
@@ -78,15 +69,24 @@ def low_first_tree(bound: int) -> Tree:
     see to. Nothing has to be stored: of n counts that are left, in d = ceil(log2 n) levels, the lowest
     max(2**(d - 2), n - 2**(d - 1)) go below the threshold.
     """
+
+    def threshold(low: int, high: int) -> int:
+        counts = high - low + 1
+        slots = 1 << (counts - 1).bit_length()
+        return low + max(slots >> 2, counts - (slots >> 1))
+
+    return _tree_of_rule(bound, threshold)
+
+
+def _tree_of_rule(bound: int, rule: Callable[[int, int], int]) -> Tree:
+    """The search of 0..bound whose threshold among the counts low..high, low < high, is rule(low, high)."""
     if bound < 0:
         raise ValueError(f"bound must be at least 0, got {bound}")
     tree, intervals = [], [(0, bound)]
     while intervals:
         low, high = intervals.pop()
         if low < high:
-            counts = high - low + 1
-            slots = 1 << (counts - 1).bit_length()
-            threshold = low + max(slots >> 2, counts - (slots >> 1))
+            threshold = rule(low, high)
             tree.append(threshold)
             intervals += [(threshold, high), (low, threshold - 1)]
     return tuple(tree)

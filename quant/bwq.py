@@ -364,6 +364,11 @@ class Objective:
         self.active_bits.append(penalty.item())
         return loss + self.factor * penalty
 
+    def record(self) -> dict[str, float]:
+        """Mean bits that streamed activations needed since the last call, if they count."""
+        seen, self.active_bits = self.active_bits, []
+        return {"active_bits": float(np.mean(seen))} if seen else {}
+
     def _error(self, network: Callable[[Tensor], Tensor], pixels: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=self.half):
             logits = network(pixels).float()
@@ -560,11 +565,7 @@ def run_epoch(
     if not math.isfinite(total):
         raise ValueError(f"training diverged in phase {phase.name}, epoch {epoch + 1}: the loss is not a finite number")
     phase.after_epoch(epoch)
-    record = {"loss": total / steps, **phase.record()}
-    if phase.objective is not None and phase.objective.activity is not None:
-        record["active_bits"] = float(np.mean(phase.objective.active_bits))
-        phase.objective.active_bits = []
-    return record
+    return {"loss": total / steps, **phase.record(), **({} if phase.objective is None else phase.objective.record())}
 
 
 def bit_plane_network(network: Trainable) -> None:

@@ -39,7 +39,6 @@ from golden_model.lanes import graph_decoupled_cycles
 from golden_model.machines import Machine, Row
 from golden_model.network import Progress
 from golden_model.program import DynamicPrecision
-from golden_model.registers import COUNTER_NAMES
 from golden_model.trq import AdcRegisters, ColumnBoundBits
 from quant import networks, pipeline, redy_registers
 from quant.evaluate import float_logits, load_ready
@@ -184,9 +183,7 @@ def ladder(
         events = GraphRunner(network, threads=threads).run(images, progress=told(name))[1]
         searching = searches.metadata_events(network, events, held=held)
         extra = {event: counts.mean(axis=0) for event, counts in searching.items() if counts.any()}
-        one = machines.counted(name, network, events, extra=extra, note=note)
-        stored = searches.stored_bits(network)
-        return replace(one, metadata_bits=stored["column_bounds"] + stored["trees"])
+        return machines.counted(name, network, events, extra=extra, note=note)
 
     made = machines.geometry_machines(
         graph, images, layer_network=layer_network, threads=threads, progress=told("rivals")
@@ -264,9 +261,8 @@ def gathered(
 
 def _decoupled(machine: Machine, graph: Graph, images: np.ndarray, threads: int | None) -> Machine:
     """The same machine if lanes waited for each other only at the end of a segment (golden_model.lanes)."""
-    events = machine.events.copy()
-    events[:, COUNTER_NAMES.index("cycles")] = graph_decoupled_cycles(graph, images, threads=threads)
-    return replace(machine, name="  the same, lanes decoupled", events=events, note="lanes meet at a segment's end")
+    free = machine.with_cycles(graph_decoupled_cycles(graph, images, threads=threads))
+    return replace(free, name="  the same, lanes decoupled", note="lanes meet at a segment's end")
 
 
 def lossy_accuracy(

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from golden_model import mapping, trq
-from golden_model.config import HardwareConfig
+from golden_model.config import PAPER, HardwareConfig
 from golden_model.program import DynamicPrecision, Layer, Network
 from golden_model.trq import AdcRegisters
 
@@ -85,6 +85,17 @@ def make_layer(rng: np.random.Generator, hardware: HardwareConfig, **values: Any
     given.setdefault("input_bits", hardware.input_bits)
     given.setdefault("output_bits", hardware.input_bits)
     return Layer(**given)
+
+
+def one_layer(weights: Any, hardware: HardwareConfig = PAPER, **values: Any) -> Network:
+    """A network of one linear layer with these weights (K, N)."""
+    weights = np.asarray(weights)
+    k, n = weights.shape
+    layer = make_layer(
+        np.random.default_rng(0), hardware, channels=k, height=1, width=1, kind="linear", outputs=n, weights=weights,
+        last=True, **values,
+    )  # fmt: skip
+    return Network(name="n", hardware=hardware, layers=(layer,))
 
 
 def make_network(seed: int, hardware: HardwareConfig) -> Network:

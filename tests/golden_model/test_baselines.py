@@ -17,7 +17,7 @@ from golden_model.network import windows
 from golden_model.program import Network
 from golden_model.registers import COUNTER_NAMES
 from tests.golden_model.test_graph import SMALL, everything, pixels
-from tests.strategies import make_images, make_layer, make_network
+from tests.strategies import make_images, make_layer, make_network, one_layer
 
 
 def plain(network: Network) -> Network:
@@ -161,16 +161,6 @@ def test_sparse_events_equal_a_walk_over_every_row(seed, mixed, skip, zeros):
     assert events["input_bits_streamed"] == layer.segments(hardware) * layer.windows * bits
     assert found.index_bits[0] == expected["index_bits"]
     assert found.index_bits_read[0] == expected["index_bits"] * layer.windows
-
-
-def one_layer(weights, hardware=PAPER, **values):
-    weights = np.asarray(weights)
-    k, n = weights.shape
-    layer = make_layer(
-        np.random.default_rng(0), hardware, channels=k, height=1, width=1, kind="linear", outputs=n, weights=weights,
-        last=True, **values,
-    )  # fmt: skip
-    return Network(name="n", hardware=hardware, layers=(layer,))
 
 
 def test_only_rows_with_weights_and_inputs_are_switched_on():

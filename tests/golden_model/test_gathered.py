@@ -15,6 +15,7 @@ from golden_model.program import DynamicPrecision, Layer, Network
 from golden_model.registers import COUNTER_NAMES
 from golden_model.search_trees import Tree, bounded_tree, depths, optimal_tree
 from golden_model.trq import AdcRegisters
+from tests import strategies
 from tests.golden_model.test_graph import SMALL, everything, pixels
 from tests.strategies import dynamic_precisions, hardware_configs, make_images, make_layer, make_weights
 
@@ -204,13 +205,7 @@ def test_windows_in_several_chunks_add_up(monkeypatch):
 
 # ---- by hand ------------------------------------------------------------------------------------
 def one_layer(weights, hardware=PAPER, **values) -> graph.Graph:
-    weights = np.asarray(weights)
-    k, n = weights.shape
-    layer = make_layer(
-        np.random.default_rng(0), hardware, channels=k, height=1, width=1, kind="linear", outputs=n, weights=weights,
-        last=True, **values,
-    )  # fmt: skip
-    return graph.from_network(Network(name="n", hardware=hardware, layers=(layer,)))
+    return graph.from_network(strategies.one_layer(weights, hardware, **values))
 
 
 def measured(made: graph.Graph, images: np.ndarray, **settings: AdcRegisters) -> dict[str, gathered.Gathered]:

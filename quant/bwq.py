@@ -267,6 +267,8 @@ class Settings:
     flip : every second training image, drawn at random, is mirrored.
     distil : weight of the float network's outputs in the loss, 0..1, instead of the labels; softened by
     `temperature` (Hinton et al., 2015). activity : factor of `ActivityPenalty` (not of chains).
+    mix : largest share of a second image in a training image, 0..0.5 (Zhang et al., 2018); labels are mixed likewise,
+    and the teacher sees the mixture (not of chains, not of the float network).
     half : activations and products in bfloat16 while training.
     normalise : the float network sees (pixel / 255 - mean) / std of the training images.
     """
@@ -297,6 +299,7 @@ class Settings:
     distil: float = 0.0
     temperature: float = 4.0
     activity: float = 0.0
+    mix: float = 0.0
     half: bool = False
     normalise: bool = False
 
@@ -344,13 +347,20 @@ def constant(fraction: float) -> float:
 class Objective:
     """Cross-entropy and, if there is a teacher, the divergence from its softened outputs; the activity, if it counts.
 
-    teacher : takes pixels like the network, None for labels alone. distil, temperature, activity, half : see
-    `Settings`. network : what is trained, needed for its activity alone.
+    teacher : takes pixels like the network, None for labels alone. distil, temperature, activity, half, mix : see
+    `Settings`. network : what is trained, needed for its activity alone. generator : draws the shares of mixed images.
     """
 
-    def __init__(self, teacher: nn.Module | None, settings: Settings, network: QuantisedNetwork | None = None) -> None:
+    def __init__(
+        self,
+        teacher: nn.Module | None,
+        settings: Settings,
+        network: QuantisedNetwork | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
         self.teacher = teacher if settings.distil else None
         self.distil, self.temperature, self.half = settings.distil, settings.temperature, settings.half
+        self.mix, self.generator = settings.mix, generator
         self.factor = settings.activity
         self.activity = ActivityPenalty(network) if network is not None and settings.activity else None
         self.active_bits: list[float] = []
@@ -370,9 +380,14 @@ class Objective:
         return {"active_bits": float(np.mean(seen))} if seen else {}
 
     def _error(self, network: Callable[[Tensor], Tensor], pixels: Tensor, labels: Tensor) -> Tensor:
+        shares = torch.zeros(len(pixels), device=pixels.device)
+        if self.mix:  # The partner is the image at the mirrored place of the batch, which is in random order.
+            shares = (self.mix * torch.rand(len(pixels), generator=self.generator)).to(pixels.device)
+            pixels = torch.lerp(pixels, pixels.flip(0), shares[:, None, None, None]).round()
         with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=self.half):
             logits = network(pixels).float()
-            loss = F.cross_entropy(logits, labels)
+            errors = [F.cross_entropy(logits, target, reduction="none") for target in (labels, labels.flip(0))]
+            loss = torch.lerp(errors[0], errors[1], shares).mean()
             if self.teacher is None:
                 return loss
             with torch.no_grad():
@@ -603,6 +618,7 @@ def check_settings(settings: Settings, hardware: HardwareConfig) -> None:
         "distil": (0, 1),
         "temperature": (0.1, 100),
         "activity": (0, 100),
+        "mix": (0, 0.5),
     }
     for name, (low, high) in limits.items():
         value = getattr(settings, name)

@@ -54,6 +54,7 @@ POST_TRAINING = "8 bits after training"
 SPARSE = "SRE-like"
 #: Steps of ours that lossy ReDy is put on, and what they are called then.
 LOSSY_ON, LOSSY = ("ours: bounded by rows", "ours: and by empty columns"), "ours: lossy ReDy, "
+LOSSY_RIVAL = f"{SPARSE}, lossy ReDy"
 TABLES = tuple(name for name in table_names() if name != "trq-adc")
 
 Tell = Callable[[str, int, int], None]
@@ -215,7 +216,7 @@ def ladder(
             name = LOSSY + step.name.removeprefix("ours: ")
             made.append(run(name, network, f"{step.note}; low bits are rounded away", held=step.held))
         made += gathered(
-            dropping, calibration, images, prefix=f"{LOSSY}gathered", rivals=False, threads=threads,
+            dropping, calibration, images, prefix=f"{LOSSY}gathered", rival=LOSSY_RIVAL, threads=threads,
             progress=told("gathering, lossy ReDy"),
         )  # fmt: skip
     return made
@@ -227,7 +228,7 @@ def gathered(
     images: np.ndarray,
     *,
     prefix: str = "ours: gathered",
-    rivals: bool = True,
+    rival: str = SPARSE,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Machine]:
@@ -235,12 +236,12 @@ def gathered(
 
     The best search also with window reuse (golden_model.window_reuse), for both.
 
-    graph : with lossless converters; its dynamic precision applies. prefix : of the machines' names.
-    rivals : add the SRE-like machine with the same registers.
+    graph : with lossless converters; its dynamic precision applies. prefix, rival : of the machines' names. The rival
+    is the SRE-like machine with the registers of our best search.
     """
     hardware = graph.hardware
     seen = gathering.seen(graph, calibration, threads=threads)
-    low_first = f"{prefix}, low counts first"
+    low_first, theirs = f"{prefix}, low counts first", f"{rival}, low counts first"
     settings = {
         f"{prefix}, uniform": searches.uniform(seen, hardware),
         f"{prefix}, bounded": searches.bounded(seen, hardware),
@@ -251,12 +252,11 @@ def gathered(
     made = machines.gathered(
         graph, images, settings, decoupled=[low_first], notes=notes, threads=threads, progress=progress
     )
-    made += [machines.with_window_reuse(one) for one in made if one.name.startswith(low_first)]
-    if rivals:
-        theirs = {f"{SPARSE}, low counts first": settings[low_first]}
-        found = machines.gathered(graph, images, theirs, by="rows", threads=threads, progress=progress)
-        made += [*found, *map(machines.with_window_reuse, found)]
-    return made
+    best = [one for one in made if one.name.startswith(low_first)]
+    found = machines.gathered(
+        graph, images, {theirs: settings[low_first]}, by="rows", decoupled=[theirs], threads=threads, progress=progress
+    )
+    return [*made, *map(machines.with_window_reuse, best), *found, *map(machines.with_window_reuse, found)]
 
 
 def _decoupled(machine: Machine, graph: Graph, images: np.ndarray, threads: int | None) -> Machine:

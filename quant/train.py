@@ -112,8 +112,8 @@ def train(
     All draws come from one generator seeded with settings.seed, so a resumed run gives the same result.
     """
     check_settings(settings, hardware)
-    if settings.activity or settings.learn_clips:
-        raise ValueError("activity and learn_clips are options of quant.train_network, a chain has neither")
+    if settings.activity or settings.mix or settings.learn_clips:
+        raise ValueError("activity, mix and learn_clips are options of quant.train_network, a chain has none of them")
     watcher = watcher or Watcher()
     generator = torch.Generator().manual_seed(settings.seed)
     learning = dataset.learning()

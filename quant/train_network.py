@@ -207,7 +207,7 @@ class Training:
                 phase.load(self.phase_state)
             if name != "float":
                 teacher = copy.deepcopy(self.float_network).eval().requires_grad_(False)
-                phase.objective = Objective(teacher, self.recipe.settings, self.network)
+                phase.objective = Objective(teacher, self.recipe.settings, self.network, self.generator)
             count = len(self.pixels)
             watcher.phase(name, phase.epochs * count, self.epochs * count)
             phase.module.train()
@@ -328,6 +328,9 @@ def main(
     activity: Annotated[
         float, typer.Option(help="Factor of a penalty on the bits that streamed activations need; 0 for none.")
     ] = 0.0,
+    mix: Annotated[
+        float, typer.Option(help="Largest share of a second image mixed into a training image, 0..0.5; 0 for none.")
+    ] = 0.0,
     shift: Annotated[int, typer.Option(help="Move training images by up to so many pixels.")] = 4,
     flip: Annotated[bool, typer.Option(help="Mirror training images.")] = True,
     half: Annotated[bool, typer.Option(help="Train in bfloat16.")] = True,
@@ -381,6 +384,7 @@ def main(
         distil=distil,
         temperature=temperature,
         activity=activity,
+        mix=mix,
         half=half,
     )
     recipe = Recipe(settings=settings, block=block, preset=preset)

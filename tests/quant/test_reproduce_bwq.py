@@ -125,7 +125,8 @@ def test_window_reuse_is_a_step_for_the_rival_and_for_ours(result):
     found, _ = result
     rows = {row["machine"]: row for row in found["ladders"]["blocks-0"]["isaac-32nm"]}
     best = "ours: gathered, low counts first"
-    names = [reproduce_bwq.SPARSE, f"{reproduce_bwq.SPARSE}, low counts first", best, f"{best}, lanes decoupled"]
+    theirs = f"{reproduce_bwq.SPARSE}, low counts first"
+    names = [reproduce_bwq.SPARSE, theirs, f"{theirs}, lanes decoupled", best, f"{best}, lanes decoupled"]
     saved = []
     for before, after in ((rows[name], rows[f"{name}, window reuse"]) for name in names):
         assert after["ad_operations"] == before["ad_operations"]
@@ -182,6 +183,18 @@ def test_lossy_redy_is_a_step_of_networks_that_have_its_registers(result, files)
     before, after = rows["ours: gathered, bounded"], rows[f"{reproduce_bwq.LOSSY}gathered, bounded"]
     assert after["ou_activations"] < before["ou_activations"]
     assert after["extra"]["dynamic_precision_groups"] == layer.windows * -(-layer.k // 27)
+
+
+def test_the_rival_gets_lossy_redy_and_decoupled_lanes_as_ours_does(result):
+    found, _ = result
+    rows = {row["machine"]: row for row in found["ladders"]["blocks-0"]["isaac-32nm"]}
+    before, after = (rows[f"{name}, low counts first"] for name in (reproduce_bwq.SPARSE, reproduce_bwq.LOSSY_RIVAL))
+    assert after["ou_activations"] < before["ou_activations"]
+    assert after["extra"]["dynamic_precision_groups"] > 0 == before["extra"].get("dynamic_precision_groups", 0)
+    for row in (before, after):
+        decoupled = rows[f"{row['machine']}, lanes decoupled"]
+        assert decoupled["clocks"] <= row["clocks"]
+        assert decoupled["picojoules"] == row["picojoules"]
 
 
 def post(found):

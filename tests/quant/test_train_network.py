@@ -211,6 +211,45 @@ def test_the_activity_penalty_is_the_mean_bits_of_what_the_layers_read_by_their_
     assert len(network.inputs()[0][0]._forward_hooks) == 1  # the penalty's own are gone
 
 
+def test_mixed_images_go_to_network_and_teacher_and_their_labels_weigh_by_their_shares():
+    seen: list[torch.Tensor] = []
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return x.mean(dim=(2, 3))
+
+    pixels = torch.stack([torch.zeros(2, 4, 4), torch.full((2, 4, 4), 200.0)])
+    pixels[:, 1] = 255 - pixels[:, 1]
+    labels = torch.tensor([0, 1])
+    generator = torch.Generator().manual_seed(5)
+    shares = 0.5 * torch.rand(2, generator=torch.Generator().manual_seed(5))
+    teacher = nn.Identity()
+    teacher.forward = network  # type: ignore[method-assign]
+    for distil in (0.0, 1.0):
+        generator.manual_seed(5)
+        settings = Settings(mix=0.5, distil=distil, temperature=1.0)
+        loss = Objective(teacher, settings, generator=generator)(network, pixels, labels)
+        mixed = ((1 - shares)[:, None, None, None] * pixels + shares[:, None, None, None] * pixels.flip(0)).round()
+        assert all(torch.equal(x, mixed) for x in seen)
+        logits = mixed.mean(dim=(2, 3))
+        by_hand = [
+            (1 - s) * -logits.log_softmax(1)[n, labels[n]] + s * -logits.log_softmax(1)[n, labels[1 - n]]
+            for n, s in enumerate(shares)
+        ]
+        soft = F.cross_entropy(logits, logits.softmax(1))
+        assert float(loss) == pytest.approx(float(soft if distil else sum(by_hand) / 2), rel=1e-4)
+    assert len(seen) == 3  # the teacher looked once
+
+
+def test_mixing_images_is_repeated_exactly_by_the_same_seed(folder):
+    states = []
+    for name, mix in (("a", "0.5"), ("b", "0.5"), ("c", "0")):
+        assert call(folder, "--work", folder / name, "--mix", mix).exit_code == 0
+        states.append(torch.load(folder / name / "train.pt", weights_only=True)["network"])
+    same = [all(torch.equal(states[0][key], other[key]) for key in states[0]) for other in states[1:]]
+    assert same == [True, False]
+
+
 def test_clips_move_in_training_only_when_they_are_learned(folder):
     clips = {}
     for name, options in (("fixed", ()), ("learned", ("--learn-clips",))):
@@ -221,7 +260,8 @@ def test_clips_move_in_training_only_when_they_are_learned(folder):
     assert clips["fixed"] != clips["learned"]
 
 
-def test_chains_refuse_what_only_networks_of_any_kind_can_do():
-    settings = Settings(activity=1.0)
+@pytest.mark.parametrize("option", [{"activity": 1.0}, {"mix": 0.5}, {"learn_clips": True}])
+def test_chains_refuse_what_only_networks_of_any_kind_can_do(option):
+    settings = Settings(**option)
     with pytest.raises(ValueError, match=r"options of quant\.train_network"):
         train.train(None, settings, PAPER)  # type: ignore[arg-type]

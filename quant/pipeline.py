@@ -116,6 +116,12 @@ def finished(path: Path, mark: str) -> dict[str, Any] | None:
     return value if value.get("fingerprint") == mark else None
 
 
+def command_line(module: str) -> str:
+    """The running command, with only the names of absolute paths, so that it reads the same on every machine."""
+    shown = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
+    return " ".join([f"python -m {module}", *shown])
+
+
 def fail(message: str) -> NoReturn:
     """One sentence on stderr, exit status 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)

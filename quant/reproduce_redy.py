@@ -564,9 +564,7 @@ def _registers(path: Path, graph_path: Path, graph: Graph, dataset: datasets.Ima
             graph, dataset, **how,
             tell=lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None),
         )  # fmt: skip
-    # Names only of absolute paths, so that it reads the same on every machine.
-    shown = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
-    found = replace(found, about={"command": " ".join(["python -m quant.reproduce_redy", *shown]), **found.about})
+    found = replace(found, about={"command": pipeline.command_line("quant.reproduce_redy"), **found.about})
     redy_registers.write(path, found, graph_path)
     print_registers(found)
     pipeline.console.print(f"registers: {path}")

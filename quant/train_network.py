@@ -16,9 +16,8 @@ Without --weights the float network is trained first (--float-epochs). The float
 from __future__ import annotations
 
 import copy
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -414,7 +413,7 @@ def main(
     graph = training.graph()
     results = {
         "fingerprint": mark,
-        "command": _command(sys.argv),
+        "command": pipeline.command_line("quant.train_network"),
         "data": {"name": Path(dataset.source).name, "sha256": dataset.sha256},
         "options": options,
         **training.results(),
@@ -422,12 +421,6 @@ def main(
     pipeline.write_atomically(work / "network.graph", lambda temporary: graph_file.save(graph, temporary))
     pipeline.write_json(report, results)
     print_results(results)
-
-
-def _command(arguments: Sequence[str]) -> str:
-    """The command line with the names of files and folders only, so that it reads the same on every machine."""
-    shown = [Path(a).name if "/" in a else a for a in arguments[1:]]
-    return " ".join(["python -m quant.train_network", *shown])
 
 
 def _weighting(text: str) -> Weighting:

@@ -100,6 +100,9 @@ def mean_bits(network: Trainable) -> float:
 class BlockPenalty:
     """Penalty on the width of blocks, and the mean width with the same weights.
 
+    Bit planes: a block's share times its planes, times the norms of its planes (system.md §8). One float weight: its
+    share times what exceeds the next smaller width, over that width's range (deviation: not times its planes).
+
     weighting "memory": a block weighs its share of all weights (BWQ); "activations": that share times
     the windows of its layer, scaled to the same total, so that OU activations are saved (*ours*); "both":
     the mean of the two.
@@ -127,9 +130,8 @@ class BlockPenalty:
         for layer, weights in zip(self.network, self.weights, strict=True):
             source = layer.source
             if isinstance(source, BitPlaneWeight):
-                norms = source.group_norms()
-                loss = loss + (norms.sum(0) * weights).sum()
                 widths = source.block_widths()
+                loss = loss + (source.group_norms().sum(0) * weights * source.block_planes()).sum()
             else:
                 assert isinstance(source, FloatWeight)
                 magnitude = source.scaled().abs()

@@ -221,6 +221,10 @@ class BitPlaneWeight(WeightSource):
             self.scale.mul_(excess)
         self._set(integers)
 
+    def block_planes(self) -> Tensor:
+        """Planes that each block has had since it was last requantised, (segments, block_cols)."""
+        return to_blocks(self.mask.sum(0), self.ou_rows, self.ou_cols).amax((1, 3))
+
     def group_norms(self) -> Tensor:
         """L2 norm of (positive, negative) per plane and block, (planes, segments, block_cols)."""
         squares = (self.positive.square() + self.negative.square()) * self.mask

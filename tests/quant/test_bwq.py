@@ -6,7 +6,7 @@ import torch
 
 from quant import bwq
 from quant import train as training
-from quant.bwq import AlphaController, BlockPenalty, Settings, mean_bits, width_statistics
+from quant.bwq import AlphaController, BlockPenalty, Settings, bit_plane_network, mean_bits, width_statistics
 from quant.data import Dataset
 from quant.modules import BitPlaneWeight, FloatWeight, QuantNetwork
 from quant.train import Watcher, train
@@ -70,6 +70,22 @@ def test_penalty_is_the_norm_of_the_excess_over_the_width_below():
     share = 15 / (72 + 80 + 140)
     assert loss.item() == pytest.approx(share * (1.5**2 + 0.5**2) ** 0.5 / 2, rel=1e-4)
     assert bits == pytest.approx(2 * share)
+
+
+def test_penalty_on_bit_planes_weighs_a_block_by_its_share_and_its_planes():
+    """Two blocks' worth of weights: 3 planes with norms 2, 1, sqrt(2), and 1 plane with norm 1 (system.md §8)."""
+    network, _ = random_network(0)
+    _set_integers(network, 0.0)
+    first, second = network.sources()[:2]
+    assert isinstance(first, FloatWeight)
+    assert isinstance(second, FloatWeight)
+    values = first.weight.data
+    values[0, 0], values[0, 1], values[0, 2], values[1, 0] = 5.0, -5.0, 3.0, 1.0  # planes: 4 ones, 1, 2
+    second.weight.data[0, 0] = -1.0
+    bit_plane_network(network)
+    loss, _ = BlockPenalty(network)()
+    share = 15 / (72 + 80 + 140)
+    assert loss.item() == pytest.approx(share * (3 * (2 + 1 + 2**0.5) + 1 * 1), rel=1e-3)
 
 
 def test_penalty_gradient_is_finite_for_empty_blocks():

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -114,6 +115,28 @@ def finished(path: Path, mark: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if value.get("fingerprint") == mark else None
+
+
+class Cache:
+    """Finished parts of a long command, so that it goes on where it was stopped: JSON files in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, name: str, key: str, make: Callable[[], Result]) -> Result:
+        """The part `name`, made and kept unless it is there already with the fingerprint `key`.
+
+        name : any text; its file is `path(name)`. key : see `fingerprint`; of everything that decides the part.
+        What is returned went through JSON in either case: tuples are lists, keys are text.
+        """
+        kept = finished(self.path(name), key)
+        if kept is None or "value" not in kept:
+            write_json(self.path(name), {"fingerprint": key, "value": make()})
+            kept = read_json(self.path(name), "")
+        return kept["value"]
+
+    def path(self, name: str) -> Path:
+        return self.folder / (re.sub(r"[^\w.+-]+", "-", name) + ".json")
 
 
 def command_line(module: str) -> str:

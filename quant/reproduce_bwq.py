@@ -16,8 +16,8 @@ Search trees and twin-range registers are chosen on training images; events are 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -27,37 +27,25 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from golden_model import gathered as gathering
-from golden_model import graph_file, machines, searches
+from golden_model import graph_file, machines
 from golden_model.baselines import layer_wise_events
 from golden_model.components import load_table, table_names
 from golden_model.config import PAPER
 from golden_model.cost_command import print_rows, print_trace
-from golden_model.graph import Graph, GraphRunner, with_settings
-from golden_model.histograms_joint import JointCounts, graph_joint_counts
-from golden_model.lanes import graph_decoupled_cycles
+from golden_model.graph import Graph
 from golden_model.machines import Machine, Row
-from golden_model.network import Progress
-from golden_model.program import DynamicPrecision
-from golden_model.trq import AdcRegisters, ColumnBoundBits
 from quant import networks, pipeline, redy_registers
+from quant.bwq_ladder import ladder, lossy_accuracy
 from quant.evaluate import float_logits, load_ready
 from quant.import_network import from_torch
 from quant.integer import accuracy
-from quant.redy_search import on_machine
 from quant.reference import exact_logits
 
 TRAINED = pipeline.PACKAGE / "trained"
 #: What the papers report, over their own baselines (system.md §12).
 PAPER_SPEED, PAPER_SAVING = 6.08, 17.47
 POST_TRAINING = "8 bits after training"
-SPARSE = "SRE-like"
-#: Steps of ours that lossy ReDy is put on, and what they are called then.
-LOSSY_ON, LOSSY = ("ours: bounded by rows", "ours: and by empty columns"), "ours: lossy ReDy, "
-LOSSY_RIVAL = f"{SPARSE}, lossy ReDy"
 TABLES = tuple(name for name in table_names() if name != "trq-adc")
-
-Tell = Callable[[str, int, int], None]
 
 
 # ---- trained networks ---------------------------------------------------------------------------
@@ -122,162 +110,6 @@ def by_recipe(trained: Iterable[Trained]) -> dict[str, list[Trained]]:
     for one in trained:
         groups[one.recipe].append(one)
     return dict(groups)
-
-
-# ---- searches of ours ---------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Step:
-    """A lossless search for every layer. held : column bounds are read once per window (`searches.metadata_events`)."""
-
-    name: str
-    registers: dict[str, AdcRegisters]
-    note: str
-    held: bool = False
-
-
-def ours(counts: dict[str, JointCounts], graph: Graph) -> list[Step]:
-    """The searches of system.md §13 that the ladder shows, all with zero slices skipped."""
-    hardware = graph.hardware
-
-    def trees(bits: ColumnBoundBits) -> dict[str, AdcRegisters]:
-        return searches.trees(counts, hardware, column_bound_bits=bits, skip_zero_slices=True)
-
-    below = "binary search up to the number of active rows"
-    return [
-        Step("ours: bounded by rows", searches.bounded(counts, hardware, 0), f"{below}; nothing is stored"),
-        Step("ours: and by OUs", searches.bounded(counts, hardware, "ou"), f"{below} and most cells of a column", True),
-        Step(
-            "ours: and by empty columns", searches.bounded(counts, hardware, 1), f"{below}; empty columns are 0", True
-        ),
-        Step(
-            "ours: low counts first, by rows",
-            searches.low_first(counts, hardware),
-            "no path is longer, low counts have the short ones; nothing is stored",
-        ),
-        Step("ours: trees, by rows", trees(0), "optimal trees for each number of active rows"),
-        Step("ours: trees, by rows and columns", trees("full"), "optimal trees for each bound, every column's", True),
-    ]
-
-
-# ---- the ladder ---------------------------------------------------------------------------------
-def ladder(
-    graph: Graph,
-    calibration: np.ndarray,
-    images: np.ndarray,
-    *,
-    layer_network: Graph | None = None,
-    redy: redy_registers.Registers | None = None,
-    threads: int | None = None,
-    tell: Tell = lambda what, done, total: None,
-) -> list[Machine]:
-    """Machines on one network, the baseline first, each step with everything before it unless said otherwise.
-
-    graph : with lossless uniform converters. calibration : training images that choose registers and trees.
-    images : uint8 (B, C, H, W) whose mean events are given. layer_network : trained with one width per layer.
-    redy : lossy dynamic precision for steps on top of the best lossless ones.
-    """
-
-    def told(what: str) -> Callable[[int, int], None]:
-        return lambda done, total: tell(what, done, total)
-
-    def run(name: str, network: Graph, note: str, held: bool = False) -> Machine:
-        events = GraphRunner(network, threads=threads).run(images, progress=told(name))[1]
-        searching = searches.metadata_events(network, events, held=held)
-        extra = {event: counts.mean(axis=0) for event, counts in searching.items() if counts.any()}
-        return machines.counted(name, network, events, extra=extra, note=note)
-
-    made = machines.geometry_machines(
-        graph, images, layer_network=layer_network, threads=threads, progress=told("rivals")
-    )
-    made += [machines.with_window_reuse(one) for one in made if one.name == SPARSE]
-    tell("counts", 0, 1)
-    counts = graph_joint_counts(graph, calibration, threads=threads)
-    twin = with_settings(graph, registers=searches.twin(counts, graph.hardware))
-    made.append(run("BWQ + TRQ", twin, "twin range, lossless, best registers per layer"))
-    always = {node.name: DynamicPrecision(l_max=0, tau_sq=0) for node in graph.crossbars}
-    made.append(
-        run("BWQ + TRQ + ReDy", with_settings(twin, dynamic=always), "empty high bits of a group are not streamed")
-    )
-    skipping = searches.twin(counts, graph.hardware, skip_zero_slices=True)
-    zeros = with_settings(graph, registers=skipping, skip_zero_slices=True)
-    made.append(run("BWQ + TRQ + zero slices", zeros, "OU activations whose input slice is all zero are skipped"))
-    steps = ours(counts, graph)
-    for step in steps:
-        network = with_settings(graph, registers=step.registers, skip_zero_slices=True)
-        made.append(run(step.name, network, step.note, held=step.held))
-        if step.held:
-            tell("decoupled lanes", 0, 1)
-            made.append(_decoupled(made[-1], network, images, threads))
-    made += gathered(graph, calibration, images, threads=threads, progress=told("gathering"))
-    if redy is not None:
-        dropping = redy.apply(graph)
-        for step in (s for s in steps if s.name in LOSSY_ON):
-            network = with_settings(dropping, registers=step.registers, skip_zero_slices=True)
-            name = LOSSY + step.name.removeprefix("ours: ")
-            made.append(run(name, network, f"{step.note}; low bits are rounded away", held=step.held))
-        made += gathered(
-            dropping, calibration, images, prefix=f"{LOSSY}gathered", rival=LOSSY_RIVAL, threads=threads,
-            progress=told("gathering, lossy ReDy"),
-        )  # fmt: skip
-    return made
-
-
-def gathered(
-    graph: Graph,
-    calibration: np.ndarray,
-    images: np.ndarray,
-    *,
-    prefix: str = "ours: gathered",
-    rival: str = SPARSE,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> list[Machine]:
-    """Active word lines gathered below block widths (golden_model.gathered), and the SRE-like machine with our search.
-
-    The best search also with window reuse (golden_model.window_reuse), for both.
-
-    graph : with lossless converters; its dynamic precision applies. prefix, rival : of the machines' names. The rival
-    is the SRE-like machine with the registers of our best search.
-    """
-    hardware = graph.hardware
-    seen = gathering.seen(graph, calibration, threads=threads)
-    low_first, theirs = f"{prefix}, low counts first", f"{rival}, low counts first"
-    settings = {
-        f"{prefix}, uniform": searches.uniform(seen, hardware),
-        f"{prefix}, bounded": searches.bounded(seen, hardware),
-        f"{prefix}, trees": searches.trees(seen, hardware, column_bound_bits=0),
-        low_first: searches.low_first(seen, hardware),
-    }
-    notes = dict.fromkeys(settings, "only word lines with a 1 are switched on, groups follow from block widths")
-    made = machines.gathered(
-        graph, images, settings, decoupled=[low_first], notes=notes, threads=threads, progress=progress
-    )
-    best = [one for one in made if one.name.startswith(low_first)]
-    found = machines.gathered(
-        graph, images, {theirs: settings[low_first]}, by="rows", decoupled=[theirs], threads=threads, progress=progress
-    )
-    return [*made, *map(machines.with_window_reuse, best), *found, *map(machines.with_window_reuse, found)]
-
-
-def _decoupled(machine: Machine, graph: Graph, images: np.ndarray, threads: int | None) -> Machine:
-    """The same machine if lanes waited for each other only at the end of a segment (golden_model.lanes)."""
-    free = machine.with_cycles(graph_decoupled_cycles(graph, images, threads=threads))
-    return replace(free, name="  the same, lanes decoupled", note="lanes meet at a segment's end")
-
-
-def lossy_accuracy(
-    graph: Graph,
-    redy: redy_registers.Registers,
-    images: np.ndarray,
-    labels: np.ndarray,
-    threads: int | None = None,
-    tell: Tell = lambda what, done, total: None,
-) -> float:
-    """Share of images that are right with lossy dynamic precision and lossless converters, in the golden model."""
-    changed = redy.apply(on_machine(graph, graph.hardware))
-    runner = GraphRunner(changed, threads=threads)
-    logits = runner.run(images, progress=lambda done, total: tell("accuracy with lossy ReDy", done, total))[0]
-    return accuracy(logits, labels)
 
 
 # ---- printing -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from golden_model import graph_file
 from golden_model.config import PAPER
 from golden_model.graph import GraphRunner, with_settings
 from golden_model.program import DynamicPrecision
-from quant import redy_registers, reproduce_bwq
+from quant import bwq_ladder, redy_registers, reproduce_bwq
 from quant.bwq import Settings, width_statistics
 from quant.models import LeNet5
 from quant.modules import Normalisation
@@ -93,7 +93,7 @@ def test_every_step_of_the_ladder_does_less_work_than_the_one_before(result):
     assert plain["ou_activations"] == twin["ou_activations"]
     assert max(units["ad_operations"], empty["ad_operations"]) < plain["ad_operations"]
     assert columns["ad_operations"] < trees["ad_operations"]
-    assert rows["  the same, lanes decoupled"]["clocks"] < columns["clocks"]
+    assert rows["ours: trees, by rows and columns, lanes decoupled"]["clocks"] < columns["clocks"]
 
 
 def test_what_a_search_knows_is_charged(result):
@@ -125,8 +125,8 @@ def test_window_reuse_is_a_step_for_the_rival_and_for_ours(result):
     found, _ = result
     rows = {row["machine"]: row for row in found["ladders"]["blocks-0"]["isaac-32nm"]}
     best = "ours: gathered, low counts first"
-    theirs = f"{reproduce_bwq.SPARSE}, low counts first"
-    names = [reproduce_bwq.SPARSE, theirs, f"{theirs}, lanes decoupled", best, f"{best}, lanes decoupled"]
+    theirs = f"{bwq_ladder.SPARSE}, low counts first"
+    names = [bwq_ladder.SPARSE, theirs, f"{theirs}, lanes decoupled", best, f"{best}, lanes decoupled"]
     saved = []
     for before, after in ((rows[name], rows[f"{name}, window reuse"]) for name in names):
         assert after["ad_operations"] == before["ad_operations"]
@@ -134,7 +134,7 @@ def test_window_reuse_is_a_step_for_the_rival_and_for_ours(result):
         saved.append((before["clocks"] - after["clocks"], after["extra"]["window_register_bits"]))
     assert len(set(saved)) == 1
     assert min(saved[0]) > 0
-    lossy = f"{reproduce_bwq.LOSSY}gathered, low counts first"
+    lossy = f"{bwq_ladder.LOSSY}gathered, low counts first"
     before, after = rows[lossy], rows[f"{lossy}, window reuse"]
     assert after["picojoules"] < before["picojoules"]
     assert 0 < before["clocks"] - after["clocks"] < saved[0][0]  # not in the layer that drops bits
@@ -160,7 +160,7 @@ def test_events_are_those_of_the_golden_model(result, files):
 def test_lossy_redy_is_a_step_of_networks_that_have_its_registers(result, files):
     found, text = result
     rows = {row["machine"]: row for row in found["ladders"]["blocks-0"]["isaac-32nm"]}
-    assert not any(row["machine"].startswith(reproduce_bwq.LOSSY) for row in post(found))
+    assert not any(row["machine"].startswith(bwq_ladder.LOSSY) for row in post(found))
     graph = graph_file.load(files / "trained/blocks-0/network.graph")
     dropping = redy_registers.load(
         files / "trained/blocks-0/redy.json", files / "trained/blocks-0/network.graph", graph
@@ -172,15 +172,15 @@ def test_lossy_redy_is_a_step_of_networks_that_have_its_registers(result, files)
     assert lossy == {"accuracy": (logits.argmax(axis=1) == labels).mean(), "command": "chosen so"}
     assert "with lossy ReDy: " in text
     events = GraphRunner(with_settings(dropping, skip_zero_slices=True)).run(images[:2])[1]
-    for name in reproduce_bwq.LOSSY_ON:
-        before, after = rows[name], rows[reproduce_bwq.LOSSY + name.removeprefix("ours: ")]
+    for name in ("bounded by rows", "and by empty columns"):
+        before, after = rows[f"ours: {name}"], rows[f"ours: lossy ReDy, {name}"]
         assert after["ou_activations"] == events.ou_activations.sum() / 2 < before["ou_activations"]
         assert after["ad_operations"] < before["ad_operations"]
         layer = graph.node("conv2").layers[0]
         assert after["extra"]["dynamic_precision_inputs"] == layer.windows * layer.k
         assert after["extra"]["dynamic_precision_groups"] == layer.windows * -(-layer.k // 27)
         assert "dynamic_precision_inputs" not in before["extra"]
-    before, after = rows["ours: gathered, bounded"], rows[f"{reproduce_bwq.LOSSY}gathered, bounded"]
+    before, after = rows["ours: gathered, bounded"], rows[f"{bwq_ladder.LOSSY}gathered, bounded"]
     assert after["ou_activations"] < before["ou_activations"]
     assert after["extra"]["dynamic_precision_groups"] == layer.windows * -(-layer.k // 27)
 
@@ -188,13 +188,22 @@ def test_lossy_redy_is_a_step_of_networks_that_have_its_registers(result, files)
 def test_the_rival_gets_lossy_redy_and_decoupled_lanes_as_ours_does(result):
     found, _ = result
     rows = {row["machine"]: row for row in found["ladders"]["blocks-0"]["isaac-32nm"]}
-    before, after = (rows[f"{name}, low counts first"] for name in (reproduce_bwq.SPARSE, reproduce_bwq.LOSSY_RIVAL))
+    before, after = (rows[f"{name}, low counts first"] for name in (bwq_ladder.SPARSE, bwq_ladder.LOSSY_GATHERED[1]))
     assert after["ou_activations"] < before["ou_activations"]
     assert after["extra"]["dynamic_precision_groups"] > 0 == before["extra"].get("dynamic_precision_groups", 0)
     for row in (before, after):
         decoupled = rows[f"{row['machine']}, lanes decoupled"]
         assert decoupled["clocks"] <= row["clocks"]
         assert decoupled["picojoules"] == row["picojoules"]
+
+
+@pytest.mark.parametrize("name", ["blocks-0", reproduce_bwq.POST_TRAINING])
+def test_every_machine_has_a_name_of_its_own_that_is_known_before_counting(result, files, name):
+    found, _ = result
+    rows = [row["machine"] for row in found["ladders"][name]["isaac-32nm"]]
+    graph = graph_file.load(files / "trained/blocks-0/network.graph")
+    assert len(rows) == len(set(rows))
+    assert set(bwq_ladder.names(graph, lossy=name == "blocks-0")) == set(rows)
 
 
 def post(found):

@@ -31,6 +31,7 @@ EXTRA_NAMES = (
     "population_counts",
     "tree_bits_read",
     "index_bits_read",
+    "leading_one_inputs",
     "dynamic_precision_inputs",
     "dynamic_precision_groups",
     "gathered_rows",
@@ -221,15 +222,22 @@ def checked_extra(extra: Extra | None, network: Network | Graph) -> dict[str, np
 def dynamic_precision_events(network: Network | Graph) -> dict[str, np.ndarray]:
     """Events of one image in the dynamic-precision units (system.md §6), float64 (stages,), 0 where they are off.
 
-    dynamic_precision_inputs : activations that pass a unit, windows x K. dynamic_precision_groups : decisions, one for
-    every group of every window.
+    leading_one_inputs : activations that pass a unit, windows x K; the maximum of a group is found from them.
+    dynamic_precision_inputs : those of layers whose unit can drop low bits, which takes the sums, too.
+    dynamic_precision_groups : decisions how many low bits to drop, one for every group of every window of such a layer.
+
+    With tau_sq = 0 or l_max = 0 no low bit is ever dropped: the leading one of the maximum is all that such a layer
+    needs.
     """
-    inputs, decisions = [], []
+    maxima, inputs, decisions = [], [], []
     for stage in stages(network):
         on = [layer for layer in stage.layers if layer.dynamic is not None]
-        inputs.append(sum(layer.windows * layer.k for layer in on))
-        decisions.append(sum(layer.windows * timing.groups(network.hardware, layer.k) for layer in on))
+        lossy = [x for x in on if x.dynamic is not None and x.dynamic.tau_sq > 0 and x.dynamic.l_max > 0]
+        maxima.append(sum(layer.windows * layer.k for layer in on))
+        inputs.append(sum(layer.windows * layer.k for layer in lossy))
+        decisions.append(sum(layer.windows * timing.groups(network.hardware, layer.k) for layer in lossy))
     return {
+        "leading_one_inputs": np.array(maxima, dtype=np.float64),
         "dynamic_precision_inputs": np.array(inputs, dtype=np.float64),
         "dynamic_precision_groups": np.array(decisions, dtype=np.float64),
     }

@@ -229,6 +229,7 @@ def test_energy_is_events_times_rows():
         "search_tree": 0,
         "row_index": 0,
         "gather": 0,
+        "leading_one": 0,
         "dynamic_precision": 0,
         "dynamic_precision_decision": 0,
     }

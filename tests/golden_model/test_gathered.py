@@ -357,7 +357,7 @@ def test_the_machine_pays_for_gathering_trees_and_widths():
     }
     bounded, trees, decoupled = machines.gathered(made, images, settings, decoupled=["trees"], notes={"trees": "x"})
     assert [m.name for m in (bounded, trees, decoupled)] == ["bounded", "trees", "trees, lanes decoupled"]
-    assert set(bounded.extra) == {"gathered_rows", "dynamic_precision_inputs", "dynamic_precision_groups"}
+    assert set(bounded.extra) == {"gathered_rows", "leading_one_inputs"}
     assert set(trees.extra) == {*bounded.extra, "tree_bits_read"}
     assert trees.note == "x"
     assert decoupled.clocks <= trees.clocks

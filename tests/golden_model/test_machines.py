@@ -90,14 +90,25 @@ def test_a_counted_machine_holds_the_events_of_its_own_settings():
 
 
 def test_a_counted_machine_pays_for_its_dynamic_precision_unit():
-    made = graph.with_settings(everything(), dynamic={"stem": DynamicPrecision()})
+    made = graph.with_settings(everything(), dynamic={"stem": DynamicPrecision(l_max=1, tau_sq=1)})
     machine = machines.counted("redy", made, pixels(0, made, 1))
     assert machine.extra["dynamic_precision_inputs"].tolist() == [36 * 18, 0, 0, 0, 0]
     row = machines.compare([machine])[0]
     without = machines.compare([replace(machine, extra={})])[0]
-    unit, decision = (row.energy.table.component(f"dynamic_precision{x}").energy_pj for x in ("", "_decision"))
+    names = ("leading_one", "dynamic_precision", "dynamic_precision_decision")
+    largest, unit, decision = (row.energy.table.component(name).energy_pj for name in names)
     groups = timing.groups(made.hardware, 18)
-    assert row.energy.total_pj - without.energy.total_pj == pytest.approx(36 * (18 * unit + groups * decision))
+    spent = 36 * (18 * (largest + unit) + groups * decision)
+    assert row.energy.total_pj - without.energy.total_pj == pytest.approx(spent)
+
+
+def test_lossless_dynamic_precision_pays_for_the_leading_one_only():
+    made = graph.with_settings(everything(), dynamic={"stem": DynamicPrecision(l_max=3)})
+    machine = machines.counted("redy", made, pixels(0, made, 1))
+    row = machines.compare([machine])[0]
+    without = machines.compare([replace(machine, extra={})])[0]
+    largest = row.energy.table.component("leading_one").energy_pj
+    assert row.energy.total_pj - without.energy.total_pj == pytest.approx(36 * 18 * largest)
 
 
 def test_a_counted_machine_pays_for_what_its_searches_know():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from golden_model import cost, graph, work
 from golden_model.baselines import baseline_events
 from golden_model.config import TINY
 from golden_model.graph import GraphRunner
+from golden_model.program import DynamicPrecision
 from tests.golden_model.test_graph import SMALL, everything, pixels
 from tests.strategies import make_images, make_network
 
@@ -127,10 +130,22 @@ def test_only_layers_with_dynamic_precision_feed_the_unit():
     found = work.dynamic_precision_events(chain)
     windows = chain.layers[1].windows
     rows = TINY.ou_rows * TINY.segments_per_group
-    assert found["dynamic_precision_inputs"].tolist() == [0, windows * 12, 12]
-    assert found["dynamic_precision_groups"].tolist() == [0, windows * -(-12 // rows), -(-12 // rows)]
     assert -(-12 // rows) > 1
+    assert found["leading_one_inputs"].tolist() == [0, windows * 12, 12]
+    # The last layer finds leading ones only.
+    assert found["dynamic_precision_inputs"].tolist() == [0, windows * 12, 0]
+    assert found["dynamic_precision_groups"].tolist() == [0, windows * -(-12 // rows), 0]
     assert not any(events.any() for events in work.dynamic_precision_events(everything()).values())
+
+
+@pytest.mark.parametrize("redy", [DynamicPrecision(l_max=7), DynamicPrecision(tau_sq=900)])
+def test_a_unit_that_drops_no_low_bits_only_needs_the_largest_input(redy):
+    chain = make_network(0, TINY)
+    layers = tuple(replace(layer, dynamic=redy) for layer in chain.layers)
+    found = work.dynamic_precision_events(replace(chain, layers=layers))
+    assert found["leading_one_inputs"].tolist() == [layer.windows * layer.k for layer in layers]
+    assert not found["dynamic_precision_inputs"].any()
+    assert not found["dynamic_precision_groups"].any()
 
 
 def test_events_of_another_network_are_refused():

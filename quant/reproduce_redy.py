@@ -49,6 +49,16 @@ STATIC_BITS = (7, 6, 5, 4)
 #: Rows of the component table that are the unit which decides.
 UNIT = ("dynamic_precision", "dynamic_precision_decision")
 
+#: The rival whose biases take up the mean error of rounding.
+CORRECTED = "corrected"
+assert CORRECTED in RIVALS
+#: Source files that decide what is found and measured.
+SOURCES = [
+    *(pipeline.PACKAGE / f"{name}.py" for name in ("import_network", "redy_search", "reference", "reproduce_redy")),
+    *pipeline.golden_sources(),
+    pipeline.PACKAGE.parent / "golden_model" / "cost.py",
+]
+
 Tell = Callable[[str, int, int], None]
 Save = Callable[[], None]
 
@@ -150,8 +160,8 @@ def choose(
             allowed = redy_search.restrict(scores, lambda s: s.l_max == max(redy_search.L_MAX))
         elif kind == "fixed":
             allowed = redy_search.restrict(scores, lambda s: s.tau_sq == TAU_SQ_TOP)
-        one = replace(check, correct=kind == "corrected")
-        if kind == "corrected":
+        one = replace(check, correct=kind == CORRECTED)
+        if kind == CORRECTED:
             allowed = {n: replace(s, output_error=s.corrected_error) for n, s in scores.items()}
         settings, price, measured = redy_search.search(
             one, allowed, sensitivity, budget, options.tolerance, known=known, save=saved
@@ -166,9 +176,8 @@ def settings_of(state: Mapping[str, Any], name: str) -> Settings:
 
 
 def applied(graph: Graph, state: Mapping[str, Any], name: str) -> Graph:
-    return redy_search.apply(
-        graph, settings_of(state, name), correct=name != "lossless" and not name.startswith("uncorrected")
-    )
+    """The graph with the settings of this name; only the rival "corrected" changes biases, as its check did."""
+    return redy_search.apply(graph, settings_of(state, name), correct=name.split()[0] == CORRECTED)
 
 
 # ---- everything ---------------------------------------------------------------------------------
@@ -298,7 +307,7 @@ def reproduce(
         plain,
         test,
         work,
-        pipeline.fingerprint("redy exact", {"network": network, "check": options.check_images}, [], **inputs),
+        pipeline.fingerprint("redy exact", {"network": network, "check": options.check_images}, SOURCES, **inputs),
         tell,
     )
     check_x, check_y = np.array(parts.check_images), parts.check_labels
@@ -325,7 +334,7 @@ def reproduce(
         "table": prices,
     }
     shared_path = work / "sensitivity.json"
-    shared = _state(shared_path, pipeline.fingerprint("redy sensitivity", about, [], **inputs))
+    shared = _state(shared_path, pipeline.fingerprint("redy sensitivity", about, SOURCES, **inputs))
     samples: dict[str, redy_search.Sample] = {}
     for name, groups in machines.items():
         base = on_machine(graph, MACHINES[name])
@@ -336,7 +345,7 @@ def reproduce(
             pipeline.fingerprint(
                 "redy static",
                 {**about, "machine": name, "events": test.counted},
-                [],
+                SOURCES,
                 **inputs,
             ),
         )
@@ -356,7 +365,7 @@ def reproduce(
             hardware = replace(base.hardware, group_segments=group)
             here = on_machine(base, hardware)
             path = work / f"search-{name}-{group}.json"
-            mark = pipeline.fingerprint("redy search", {**about, "machine": name, "group": group}, [], **inputs)
+            mark = pipeline.fingerprint("redy search", {**about, "machine": name, "group": group}, SOURCES, **inputs)
             state = _state(path, mark)
             wanted = {f"lossy {b:g}" for b in options.budgets}
             rivals = options.rivals and group == groups[0] and name == "paper"
@@ -387,7 +396,7 @@ def reproduce(
             measured = _state(
                 measured_path,
                 pipeline.fingerprint(
-                    "redy measured", {"events": test.counted, "compared": test.compared}, [], mark=mark
+                    "redy measured", {"events": test.counted, "compared": test.compared}, SOURCES, mark=mark
                 ),
             )
             settings = measured.setdefault("settings", {})

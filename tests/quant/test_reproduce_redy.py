@@ -15,6 +15,7 @@ from golden_model.components import load_table
 from golden_model.config import PAPER
 from golden_model.cost import baseline_events, energy
 from golden_model.graph import GraphRunner
+from golden_model.program import DynamicPrecision
 from golden_model.work import dynamic_precision_events
 from quant import networks, redy_report, redy_search, reproduce_redy
 from quant.import_network import from_torch
@@ -151,6 +152,16 @@ def test_figures_are_those_of_the_golden_model(files, result, graph, test_images
         dynamic = node.layers[0].dynamic
         assert dynamic is not None
         assert (dynamic.l_max, dynamic.tau_sq) == (registers["l_max"], registers["tau_sq"])
+
+
+def test_only_the_rival_that_is_corrected_changes_biases(graph):
+    name = graph.crossbars[1].name
+    shift = (3.0,) * graph.node(name).layers[0].outputs
+    settings = {name: redy_search.Chosen(DynamicPrecision(l_max=2, tau_sq=65535), 6.0, 1.0, 1.0, 0.1, shift).as_dict()}
+    kinds = ("lossless", "lossy 0.002", "statistic 0.002", "fixed 0.002", "corrected 0.002")
+    state = {"settings": dict.fromkeys(kinds, settings)}
+    biases = [reproduce_redy.applied(graph, state, kind).node(name).bias for kind in kinds]
+    assert [np.array_equal(bias, graph.node(name).bias) for bias in biases] == [True, True, True, True, False]
 
 
 def test_deciding_costs_energy_for_every_group_and_input(graph):

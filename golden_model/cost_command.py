@@ -21,7 +21,7 @@ from rich.table import Table
 from golden_model import graph_file
 from golden_model import image as deployment
 from golden_model.chip import ChipShape
-from golden_model.components import DEFAULT_TABLE, load_table
+from golden_model.components import DEFAULT_TABLE, ComponentTable, load_table
 from golden_model.graph import Graph
 from golden_model.machines import Machine, Row, compare, counted, geometry_machines
 from golden_model.program import Network
@@ -114,20 +114,26 @@ def print_rows(console: Console, rows: list[Row]) -> None:
     console.print("Clocks: one decision of every converter takes one. Ratios are to the first row.")
 
 
+def trace_lines(row: Row) -> list[str]:
+    """Every product behind the energy and area of a machine, under a line with its name."""
+    area = [] if row.area is None else row.area.trace()
+    return [f"# {row.machine.name}: {row.machine.note}", *row.energy.trace(), *area]
+
+
+def source_lines(table: ComponentTable) -> list[str]:
+    """Where the figures of a component table are from."""
+    parts = [f"{part.name}: {part.derivation}; {part.source}" for part in (*table.components, *table.areas)]
+    return [f"# sources of {table.name}", *parts]
+
+
 def print_trace(rows: list[Row], name: str) -> None:
     """Every product behind the energy and area of the machines whose name contains `name`; ValueError if none."""
     chosen = [row for row in rows if name.lower() in row.machine.name.lower()]
     if not chosen:
         raise ValueError(f"--trace {name}: there are {', '.join(row.machine.name for row in rows)}")
     for row in chosen:
-        print(f"# {row.machine.name}: {row.machine.note}")
-        print("\n".join(row.energy.trace()))
-        if row.area is not None:
-            print("\n".join(row.area.trace()))
-    print("# sources")
-    table = chosen[0].energy.table
-    for component in (*table.components, *table.areas):
-        print(f"{component.name}: {component.derivation}; {component.source}")
+        print("\n".join(trace_lines(row)))
+    print("\n".join(source_lines(chosen[0].energy.table)))
 
 
 def _write_json(path: Path, result: Any) -> None:

@@ -37,6 +37,12 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 Result = TypeVar("Result")
 
 
+def results_console(width: int = 150) -> Console:
+    """Standard output for tables: as wide as the terminal, or `width` characters where there is none."""
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=width)
+
+
 def source_hash(files: Iterable[Path]) -> str:
     """Hash of the contents of source files, independent of where they lie."""
     digest = hashlib.sha256()

@@ -65,9 +65,7 @@ def call(files, *more):
 
 @pytest.fixture(scope="module")
 def result(files):
-    done = call(files, "--trace", "baseline-is-not-a-name")
-    assert done.exit_code == 2, done.output
-    done = call(files)
+    done = call(files, "--pairs", 40)
     assert done.exit_code == 0, done.output
     return json.loads((files / "work/result.json").read_text()), done.output
 
@@ -208,6 +206,100 @@ def test_every_machine_has_a_name_of_its_own_that_is_known_before_counting(resul
 
 def post(found):
     return found["ladders"][reproduce_bwq.POST_TRAINING]["isaac-32nm"]
+
+
+def test_what_the_paper_reports_is_a_row_of_every_table_and_of_the_results(result):
+    found, text = result
+    assert found["paper"] == {"machine": "BWQ's paper, over its own baseline", "speed": 6.08, "energy_saving": 17.47}
+    lines = [line for line in text.splitlines() if "BWQ's paper, over its own baseline" in line]
+    assert len(lines) == sum(map(len, found["ladders"].values()))
+    assert all("6.08x" in line and "17.47x" in line for line in lines)
+
+
+def test_a_budget_of_crossbar_pairs_copies_slow_layers_where_it_is_enough(result, files):
+    found, text = result
+    rows = found["ladders"]["blocks-0"]["isaac-32nm"]
+    fits = [row for row in rows if "pipeline" in row]
+    assert 0 < len(fits) <= len(rows)
+    assert all(row["pipeline"]["interval_clocks"] < row["chip"]["interval_clocks"] for row in fits)
+    assert all(row["pipeline"]["pairs"] <= found["pairs"] == 40 for row in fits)
+    shown = [line for line in text.splitlines() if "balanced " in line and "│" in line]
+    assert len(shown) == sum(
+        "pipeline" in r for by_table in found["ladders"].values() for t in by_table.values() for r in t
+    )
+    mm2 = f"{fits[0]['pipeline']['mm2']:.3f}"
+    assert any(f" {fits[0]['pipeline']['pairs']} " in line and mm2 in line for line in shown)
+
+
+def no_work(*arguments, **options):
+    raise AssertionError("this was measured already")
+
+
+def test_only_ladders_that_have_the_machine_are_traced(result, files):
+    done = call(files, "--pairs", 40, "--trace", "Lossy ReDy, bounded", "--json", files / "traced.json")
+    assert done.exit_code == 0, done.output
+    assert "# blocks-0, isaac-32nm\n# ours: lossy ReDy, bounded by rows: " in done.output
+    assert f"# {reproduce_bwq.POST_TRAINING}, " not in done.output
+    row = next(
+        r for r in result[0]["ladders"]["blocks-0"]["isaac-32nm"] if r["machine"].endswith("ReDy, bounded by rows")
+    )
+    assert f"{row['picojoules']:,.1f} pJ" in done.output
+    assert json.loads((files / "traced.json").read_text()) == result[0]
+
+
+def test_a_name_that_no_machine_has_is_refused_before_anything_is_counted(files, tmp_path):
+    done = call(files, "--trace", "nobody", "--work", tmp_path / "work", "--ladders", "blocks-1")
+    assert done.exit_code == 2
+    assert "no machine is called so, there are ISAAC-like, 7 planes; " in done.output
+    assert not (tmp_path / "work").exists()
+    assert call(files, "--trace", "lossy", "--work", tmp_path / "work", "--ladders", "blocks-1").exit_code == 2
+
+
+def test_finished_parts_are_not_measured_again(result, files, monkeypatch):
+    for name in ("ladder", "exact_logits", "float_logits", "lossy_accuracy"):
+        monkeypatch.setattr(reproduce_bwq, name, no_work)
+    (files / "work/result.json").unlink()
+    done = call(files, "--pairs", 40)
+    assert done.exit_code == 0, done.output
+    assert json.loads((files / "work/result.json").read_text()) == result[0]
+    assert done.output == result[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "part"), [("--images", "ladder"), ("--count-images", "ladder"), ("--pairs", "ladder"),
+                         ("--accuracy-images", "exact_logits")]
+)  # fmt: skip
+def test_another_option_is_not_answered_with_an_old_part(result, files, monkeypatch, change, part):
+    monkeypatch.setattr(reproduce_bwq, part, no_work)
+    assert isinstance(call(files, "--pairs", 40, change, 3).exception, AssertionError)
+
+
+def test_another_network_is_not_answered_with_an_old_part(result, files, tmp_path, monkeypatch):
+    shutil.copytree(files / "work/parts", tmp_path / "parts")
+    shutil.copytree(files / "trained/blocks-0", tmp_path / "trained/blocks-0")
+    (tmp_path / "trained/blocks-0/redy.json").unlink()
+    graph = with_settings(graph_file.load(files / "trained/blocks-0/network.graph"), skip_zero_slices=True)
+    graph_file.save(graph, tmp_path / "trained/blocks-0/network.graph")
+    monkeypatch.setattr(reproduce_bwq, "exact_logits", no_work)
+    done = call(files, "--pairs", 40, "--trained", tmp_path / "trained", "--work", tmp_path)
+    assert isinstance(done.exception, AssertionError)
+
+
+def test_an_interrupted_command_goes_on_with_the_ladder_that_is_missing(result, files, tmp_path, monkeypatch):
+    shutil.copytree(files / "work/parts", tmp_path / "parts")
+    (tmp_path / "parts/ladder-of-blocks-0.json").unlink()
+    real, calls = reproduce_bwq.ladder, []
+
+    def interrupted(graph, *arguments, **options):
+        calls.append(graph.name)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return real(graph, *arguments, **options)
+
+    monkeypatch.setattr(reproduce_bwq, "ladder", interrupted)
+    codes = [call(files, "--pairs", 40, "--work", tmp_path).exit_code for _ in range(2)]
+    assert (codes, len(calls)) == ([130, 0], 2)
+    assert json.loads((tmp_path / "result.json").read_text()) == result[0]
 
 
 def test_registers_of_another_network_are_refused(files, tmp_path):

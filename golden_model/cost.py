@@ -6,7 +6,7 @@ for baselines, from the geometry of the network or from its real weights and act
 
     network = golden_model.image.read(directory).network     # or a golden_model.graph.Graph
     ours = energy(events, network)                          # events of one image, per layer
-    baseline = energy(baseline_events(network), network, width_table=False)
+    baseline = energy(baseline_events(network), network, width_table=False, own_input_bits=False)
     print(baseline.total_pj / ours.total_pj)
     print("\\n".join(ours.trace()))                         # every figure: events x row, with its source
 
@@ -132,6 +132,7 @@ def energy(
     *,
     width_table: bool = True,
     window_reuse: bool = False,
+    own_input_bits: bool = True,
     extra: Extra | None = None,
 ) -> EnergyReport:
     """Energy of one image, per layer and component.
@@ -144,6 +145,8 @@ def energy(
     width_table : False for a machine that has no block widths to read, such as the baseline.
     window_reuse : True for a machine that reads only the new values of a window; `machines.with_window_reuse` adds
         what else it takes.
+    own_input_bits : False for a machine that streams and stores `hardware.input_bits` of every activation, such as the
+        baseline; otherwise activations are as wide as the network has them.
     extra : events of parts that only some machines have, by name of `EXTRA_NAMES`: (layers,), mean of one image.
 
     Raises ValueError for events of another shape or below 0, unknown extras, and extras that the table has no
@@ -154,7 +157,14 @@ def energy(
     for name, values in (extra or {}).items():
         if name in EXTRA_NAMES and name not in known and np.any(values):
             raise ValueError(f"energy table {rows.name}: it has no row for the quantity {name}")
-    done = works(events, network, width_table=width_table, window_reuse=window_reuse, extra=extra)
+    done = works(
+        events,
+        network,
+        width_table=width_table,
+        window_reuse=window_reuse,
+        own_input_bits=own_input_bits,
+        extra=extra,
+    )
     counts = np.array(
         [[QUANTITIES[c.quantity].count(work, network.hardware) for c in rows.components] for work in done]
     )

@@ -43,6 +43,7 @@ class Machine:
     width_table : whether it reads a width per block. extra : event name -> (stages,), as for `cost.energy`.
     metadata_bits : bits that it stores for that, (stages,) or None. placements : of every stage, if they do not
     follow from the widths. window_reuse : whether it reads only the new values of a window, see `with_window_reuse`.
+    own_input_bits : False if it streams and stores `hardware.input_bits` of every activation, as the baseline does.
     note : one line that says what it is.
     """
 
@@ -55,6 +56,7 @@ class Machine:
     metadata_bits: np.ndarray | None = None
     placements: Sequence[StagePlacement] | None = None
     window_reuse: bool = False
+    own_input_bits: bool = True
     note: str = ""
 
     def total(self, counter: str) -> float:
@@ -166,6 +168,7 @@ def compare(
             rows_table,
             width_table=machine.width_table,
             window_reuse=machine.window_reuse,
+            own_input_bits=machine.own_input_bits,
             extra=machine.extra,
         )
         placed = chip(
@@ -215,6 +218,7 @@ def baseline(network: Network | Graph, planes: int | None = None) -> Machine:
         baselines.baseline_events(network, count).counts.astype(np.float64),
         widths=count,
         width_table=False,
+        own_input_bits=False,
         note="every OU of every plane, polarity and input bit, uniform conversion, nothing skipped",
     )
 
@@ -230,6 +234,7 @@ def idealised(network: Network | Graph) -> Machine:
         baselines.uniform_events(moved, count, bits).counts.astype(np.float64),
         widths=count,
         width_table=False,
+        own_input_bits=False,
         note=f"real arrays cannot: {rows} rows on at once, {bits} operations per conversion",
     )
 
@@ -259,6 +264,7 @@ def sparse(
         found.events,
         width_table=False,
         extra={"index_bits_read": found.index_bits_read},
+        own_input_bits=skip_inputs,
         metadata_bits=found.index_bits,
         placements=found.placements,
         note=f"rows of zero weights dropped ({found.rows_kept:.1%} stay)"
@@ -274,6 +280,7 @@ def layer_wise(network: Network | Graph, *, own_input_bits: bool = False) -> Mac
         baselines.layer_wise_events(network, own_input_bits=own_input_bits).counts.astype(np.float64),
         widths=baselines.layer_wise_widths(network),
         width_table=False,
+        own_input_bits=own_input_bits,
         note="every block as wide as the widest of its layer",
     )
 
@@ -284,6 +291,7 @@ def block_widths(network: Network | Graph, *, own_input_bits: bool = False) -> M
         "width per block (BWQ)",
         network,
         baselines.block_width_events(network, own_input_bits=own_input_bits).counts.astype(np.float64),
+        own_input_bits=own_input_bits,
         note="missing planes are skipped",
     )
 
@@ -378,7 +386,7 @@ def with_window_reuse(machine: Machine) -> Machine:
     return replace(
         machine.with_cycles(machine.events[:, COUNTER_NAMES.index("cycles")] + change),
         name=f"{machine.name}, window reuse",
-        extra={**machine.extra, **window_register_events(machine.network)},
+        extra={**machine.extra, **window_register_events(machine.network, own_input_bits=machine.own_input_bits)},
         window_reuse=True,
         note=(f"{machine.note}; " if machine.note else "") + "windows keep what they share with the one before",
     )

@@ -243,13 +243,18 @@ def dynamic_precision_events(network: Network | Graph) -> dict[str, np.ndarray]:
     }
 
 
-def window_register_events(network: Network | Graph) -> dict[str, np.ndarray]:
+def window_register_events(network: Network | Graph, *, own_input_bits: bool = True) -> dict[str, np.ndarray]:
     """Events of one image in the window registers of a machine with window reuse, float64 (stages,).
 
     window_register_bits : bits that move inside, the input bits of all values that a window keeps.
+    own_input_bits : as for `works`.
     """
+    hardware = network.hardware
     kept = [
-        sum(int((layer.k - values_read(layer)).sum()) * layer.input_bits for layer in stage.layers)
+        sum(
+            int((layer.k - values_read(layer)).sum()) * (layer.input_bits if own_input_bits else hardware.input_bits)
+            for layer in stage.layers
+        )
         for stage in stages(network)
     ]
     return {"window_register_bits": np.array(kept, dtype=np.float64)}
@@ -263,13 +268,18 @@ def _stage_work(
     extra: dict[str, float],
     width_table: bool,
     window_reuse: bool,
+    own_input_bits: bool,
 ) -> Work:
+    def wide(bits: int) -> int:
+        return bits if own_input_bits else hardware.input_bits
+
     buffer = width = outputs = 0
+    residual = wide(stage.residual_bits) if stage.residual_bits else 0
     for layer in stage.layers:
         values = layer.outputs * layer.out_height * layer.out_width
         loaded = int(values_read(layer).sum()) if window_reuse else layer.windows * layer.k
-        read = loaded * layer.input_bits + values * stage.residual_bits
-        buffer += read + values * (hardware.accumulator_bits if layer.last else layer.output_bits)
+        read = loaded * wide(layer.input_bits) + values * residual
+        buffer += read + values * (hardware.accumulator_bits if layer.last else wide(layer.output_bits))
         width += layer.windows * layer.segments(hardware) * layer.block_cols(hardware) * WIDTH_ENTRY_BITS
         outputs += layer.windows * layer.outputs
     return Work(
@@ -282,10 +292,14 @@ def _stage_work(
     )
 
 
-def _node_work(node: Node, inputs: list[Node], hardware: HardwareConfig) -> Work | None:
+def _node_work(node: Node, inputs: list[Node], hardware: HardwareConfig, own_input_bits: bool) -> Work | None:
     """Work of a node between crossbar nodes; None if it moves nothing (Reshape, the image)."""
+
+    def wide(one: Node) -> int:
+        return one.encoding.bits if own_input_bits else hardware.input_bits
+
     values = int(np.prod(node.shape))
-    written = values * node.encoding.bits
+    written = values * wide(node)
     if isinstance(node, MaxPool | AveragePool):
         taps = values * node.window.kernel[0] * node.window.kernel[1]
         sums = isinstance(node, AveragePool) and node.sums
@@ -293,7 +307,7 @@ def _node_work(node: Node, inputs: list[Node], hardware: HardwareConfig) -> Work
         rescaled = 0 if sums or isinstance(node, MaxPool) else values
         return Work(
             node.name,
-            buffer_bits=float(taps * inputs[0].encoding.bits + written),
+            buffer_bits=float(taps * wide(inputs[0]) + written),
             outputs=float(rescaled),
             pooled=float(taps),
         )
@@ -301,15 +315,15 @@ def _node_work(node: Node, inputs: list[Node], hardware: HardwareConfig) -> Work
         # An input that has the scale already is written in place by its producer.
         moved = [x for x, rescale in zip(inputs, node.rescales, strict=True) if rescale is not None]
         sizes = [int(np.prod(x.shape)) for x in moved]
-        read = sum(size * x.encoding.bits for size, x in zip(sizes, moved, strict=True))
-        return Work(node.name, buffer_bits=float(read + sum(sizes) * node.encoding.bits), outputs=float(sum(sizes)))
+        read = sum(size * wide(x) for size, x in zip(sizes, moved, strict=True))
+        return Work(node.name, buffer_bits=float(read + sum(sizes) * wide(node)), outputs=float(sum(sizes)))
     if isinstance(node, Add):
-        read = sum(int(np.prod(x.shape)) * x.encoding.bits for x in inputs)
+        read = sum(int(np.prod(x.shape)) * wide(x) for x in inputs)
         return Work(node.name, buffer_bits=float(read + written), outputs=float(values))
     if isinstance(node, Border):
         above, below, left, right = node.border
         kept = inputs[0].shape[0] * (node.shape[1] - above - below) * (node.shape[2] - left - right)
-        return Work(node.name, buffer_bits=float(kept * inputs[0].encoding.bits + written))
+        return Work(node.name, buffer_bits=float(kept * wide(inputs[0]) + written))
     return None
 
 
@@ -319,12 +333,15 @@ def works(
     *,
     width_table: bool = True,
     window_reuse: bool = False,
+    own_input_bits: bool = True,
     extra: Extra | None = None,
 ) -> tuple[Work, ...]:
     """Work of every stage, then of the graph's nodes between them that move data.
 
     events : as for `per_image`. width_table : False for a machine that has no block widths to read.
     window_reuse : True for a machine that reads only the new values of a window (window_reuse.py).
+    own_input_bits : False for a machine that streams `hardware.input_bits` of every activation, whatever a layer's have
+        (the baseline): its activations are as wide in the buffer, too.
     extra : name of `EXTRA_NAMES` -> (stages,), mean of one image.
     """
     counters, more = per_image(events, network), checked_extra(extra, network)
@@ -336,6 +353,7 @@ def works(
             {name: float(v[i]) for name, v in more.items()},
             width_table,
             window_reuse,
+            own_input_bits,
         )
         for i, stage in enumerate(stages(network))
     ]
@@ -343,6 +361,6 @@ def works(
         nodes = {node.name: node for node in network.nodes}
         for node in network.nodes:
             if not isinstance(node, Crossbar):
-                work = _node_work(node, [nodes[name] for name in node.inputs], network.hardware)
+                work = _node_work(node, [nodes[name] for name in node.inputs], network.hardware, own_input_bits)
                 made += [] if work is None else [work]
     return tuple(made)

@@ -100,12 +100,13 @@ def operations_of(layer: Layer, hardware: HardwareConfig) -> trq.ConversionResul
 class Step:
     """A machine and its events for one image, leading shape (layers,), mean counts as float64 arrays.
 
-    extra : events of parts that only some machines have, as for `cost.energy`.
+    own_input_bits, extra : as for `cost.energy`.
     """
 
     name: str
     events: np.ndarray
     width_table: bool = True
+    own_input_bits: bool = True
     extra: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -122,8 +123,15 @@ def steps(network: Network, images: np.ndarray, final: Events) -> list[Step]:
     """
     hardware = network.hardware
     result = [
-        Step("ISAAC-like baseline", cost.baseline_events(network).counts.astype(np.float64), width_table=False),
-        Step("block bit widths (BWQ)", cost.block_width_events(network).counts.astype(np.float64)),
+        Step(
+            "ISAAC-like baseline",
+            cost.baseline_events(network).counts.astype(np.float64),
+            width_table=False,
+            own_input_bits=False,
+        ),
+        Step(
+            "block bit widths (BWQ)", cost.block_width_events(network).counts.astype(np.float64), own_input_bits=False
+        ),
     ]
     uniform = AdcRegisters(mode="uniform", n_r2=min(hardware.ideal_bits, hardware.adc_bits))
     twin_range = any(layer.registers != uniform for layer in network.layers)

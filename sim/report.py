@@ -61,10 +61,7 @@ def collect(
     for i, (layer, m) in enumerate(zip(network.layers, measured, strict=True)):
         family = network.info.get("families", {}).get(layer.name, "")
         layers.append(_layer(layer, m, image, ours.events[i]) | {"family": str(family)})
-    reports = {
-        name: cost.energy(step.events, network, energy_table, width_table=step.width_table, extra=step.extra)
-        for name, step in (("baseline", baseline), ("ours", ours))
-    }
+    reports = {name: _energy(step, network, energy_table) for name, step in (("baseline", baseline), ("ours", ours))}
     return {
         "name": network.name,
         "classes": list(network.classes),
@@ -81,6 +78,7 @@ def collect(
                 f"ISAAC-like baseline, {hardware.weight_bits} planes",
                 cost.baseline_events(network, hardware.weight_bits).counts.astype(float),
                 width_table=False,
+                own_input_bits=False,
             ),
             network,
             energy_table,
@@ -231,8 +229,19 @@ def _digits(vectors: Any, count: int, run: dict[str, Any] | None) -> dict[str, A
     return {"labels": labels, "predicted": predicted, "simulated": len(simulated)}
 
 
+def _energy(step: measure.Step, network: Any, table: cost.ComponentTable) -> cost.EnergyReport:
+    return cost.energy(
+        step.events,
+        network,
+        table,
+        width_table=step.width_table,
+        own_input_bits=step.own_input_bits,
+        extra=step.extra,
+    )
+
+
 def _step(step: measure.Step, network: Any, table: cost.ComponentTable) -> dict[str, Any]:
-    report = cost.energy(step.events, network, table, width_table=step.width_table, extra=step.extra)
+    report = _energy(step, network, table)
     named = {name: step.events[:, i].tolist() for name, i in _INDEX.items()}
     return {
         "name": step.name,
@@ -249,8 +258,8 @@ def _step(step: measure.Step, network: Any, table: cost.ComponentTable) -> dict[
 
 def _table(name: str, baseline: measure.Step, ours: measure.Step, network: Any) -> dict[str, Any]:
     table = cost.load_table(name)
-    b = cost.energy(baseline.events, network, table, width_table=baseline.width_table, extra=baseline.extra)
-    o = cost.energy(ours.events, network, table, width_table=ours.width_table, extra=ours.extra)
+    b = _energy(baseline, network, table)
+    o = _energy(ours, network, table)
     return {
         "name": name,
         "title": table.title,

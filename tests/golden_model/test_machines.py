@@ -52,6 +52,23 @@ def test_narrow_activations_get_a_row_of_their_own():
     assert found[-1].total("ou_activations") < found[-2].total("ou_activations")
 
 
+def test_a_machine_that_streams_all_input_bits_stores_them_all_whatever_the_network_has():
+    made = everything()
+    names = ("stem", "signed", "sum", "groups", "relu", "cat", "mean")
+    narrow = graph.with_settings(made, activation_bits=dict.fromkeys(names, 3))
+    wide, few = (machines.compare(machines.geometry_machines(one)) for one in (made, narrow))
+    for a, b in zip(wide, few, strict=False):
+        assert a.machine.name == b.machine.name
+        assert np.array_equal(a.energy.counts, b.energy.counts), a.machine.name
+        reused = machines.compare([machines.with_window_reuse(row.machine) for row in (a, b)])
+        assert np.array_equal(reused[0].energy.counts, reused[1].energy.counts), a.machine.name
+    own = few[-1]
+    assert own.machine.name == "+ activation widths"
+    buffer = [c.name for c in own.energy.table.components].index("activation_buffer")
+    assert (own.energy.counts[1:, buffer] <= few[-2].energy.counts[1:, buffer]).all()
+    assert own.energy.counts[:, buffer].sum() < 0.6 * few[-2].energy.counts[:, buffer].sum()
+
+
 def test_only_block_widths_need_a_width_table():
     made = everything()
     rows = machines.compare(machines.geometry_machines(made, pixels(0, made, 1)))

@@ -81,7 +81,7 @@ class ChipStage:
 
     macros : of one copy. copies : of the layer. windows : per image. fixed_clocks : per window, c_layer_clocks : per
     image, conversion_clocks : per image on the busiest macro of a single copy. register_bits : of one macro, its
-    windows (input) and partial sums (output).
+    windows (input) and partial sums (output). metadata_bits, held_bound_bits : of one copy.
     """
 
     name: str
@@ -95,6 +95,7 @@ class ChipStage:
     input_register_bits: int
     output_register_bits: int
     metadata_bits: float
+    held_bound_bits: float = 0.0
 
     @property
     def clocks(self) -> float:
@@ -183,6 +184,7 @@ class Chip:
             "output_register_bits": macros * stage.output_register_bits,
             "width_table_bits": stage.copies * stage.placement.blocks * WIDTH_ENTRY_BITS if self.width_table else 0,
             "metadata_bits": stage.copies * stage.metadata_bits,
+            "held_bound_bits": stage.copies * stage.held_bound_bits,
             "macros": macros,
         }
 
@@ -220,6 +222,7 @@ def chip(
     shape: ChipShape | None = None,
     width_table: bool = True,
     metadata_bits: np.ndarray | None = None,
+    held_bound_bits: np.ndarray | None = None,
     placements: Sequence[StagePlacement] | None = None,
     window_reuse: bool = False,
 ) -> Chip:
@@ -230,20 +233,22 @@ def chip(
     events : as for `cost.energy`; only the clocks are used.
     widths : planes that the machine stores, as for `baselines.uniform_events`; None takes those of the layers.
     width_table : whether it keeps a width per block. metadata_bits : bits that it stores beside, (layers,).
+    held_bound_bits : of registers that hold column bounds (`searches.held_register_bits`), (layers,).
     placements : of machines with another placement, one per layer, instead of `widths`.
     window_reuse : whether windows keep values of the one before (window_reuse.py); `events` must say so too.
     """
     shape = ChipShape() if shape is None else shape
     hardware, rows = network.hardware, stages(network)
     if placements is None:
-        stored = iter(layer_widths(network, [x.block_widths for x in network.layers] if widths is None else widths))
-        placements = [place_stage(stage, hardware, [next(stored) for _ in stage.layers]) for stage in rows]
+        planes = iter(layer_widths(network, [x.block_widths for x in network.layers] if widths is None else widths))
+        placements = [place_stage(stage, hardware, [next(planes) for _ in stage.layers]) for stage in rows]
     elif len(placements) != len(rows):
         raise ValueError(f"placements must be given for all {len(rows)} layers, got {len(placements)}")
     cycles = per_image(events, network)[:, COUNTER_NAMES.index("cycles")]
-    extra_bits = np.zeros(len(rows)) if metadata_bits is None else np.asarray(metadata_bits, dtype=np.float64)
-    if extra_bits.shape != (len(rows),):
-        raise ValueError(f"metadata_bits must be {len(rows)} numbers, one per layer, got shape {extra_bits.shape}")
+    stored, held = (
+        _per_layer(name, bits, len(rows))
+        for name, bits in (("metadata_bits", metadata_bits), ("held_bound_bits", held_bound_bits))
+    )
     made = []
     for i, (stage, placement) in enumerate(zip(rows, placements, strict=True)):
         window = sum(fixed_cycles(layer, hardware, window_reuse) for layer in stage.layers)
@@ -264,10 +269,18 @@ def chip(
                 output_register_bits=max(layer.block_cols(hardware) for layer in stage.layers)
                 * hardware.ou_cols
                 * hardware.accumulator_bits,
-                metadata_bits=float(extra_bits[i]),
+                metadata_bits=float(stored[i]),
+                held_bound_bits=float(held[i]),
             )
         )
     return Chip(hardware, shape, width_table, tuple(made), window_reuse)
+
+
+def _per_layer(name: str, bits: np.ndarray | None, layers: int) -> np.ndarray:
+    given = np.zeros(layers) if bits is None else np.asarray(bits, dtype=np.float64)
+    if given.shape != (layers,):
+        raise ValueError(f"{name} must be {layers} numbers, one per layer, got shape {given.shape}")
+    return given
 
 
 # ---- area ---------------------------------------------------------------------------------------

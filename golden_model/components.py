@@ -51,6 +51,7 @@ AREA_QUANTITIES: dict[str, str] = {
     "output_register_bits": "macros x block columns x ou_cols x accumulator_bits",
     "width_table_bits": "copies x blocks x 4",
     "metadata_bits": "copies x bits of column bounds, search trees and row indices",
+    "held_bound_bits": "copies x 2 x OUs of the largest segment x bits of column bounds, for machines that hold them",
     "macros": "macros",
     "tiles": "tiles",
     "buffer_bits": "tiles x buffer_bytes x 8",

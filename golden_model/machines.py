@@ -41,7 +41,8 @@ class Machine:
     network : for geometry and hardware. events : mean of one image, (stages, counters) float64.
     widths : planes that it stores, as for `baselines.uniform_events`; None takes those of the layers.
     width_table : whether it reads a width per block. extra : event name -> (stages,), as for `cost.energy`.
-    metadata_bits : bits that it stores for that, (stages,) or None. placements : of every stage, if they do not
+    metadata_bits : bits that it stores for that, (stages,) or None. held_bound_bits : of registers that hold column
+    bounds, (stages,) or None. placements : of every stage, if they do not
     follow from the widths. window_reuse : whether it reads only the new values of a window, see `with_window_reuse`.
     own_input_bits : False if it streams and stores `hardware.input_bits` of every activation, as the baseline does.
     note : one line that says what it is.
@@ -54,6 +55,7 @@ class Machine:
     width_table: bool = True
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
     metadata_bits: np.ndarray | None = None
+    held_bound_bits: np.ndarray | None = None
     placements: Sequence[StagePlacement] | None = None
     window_reuse: bool = False
     own_input_bits: bool = True
@@ -178,6 +180,7 @@ def compare(
             shape=shape,
             width_table=machine.width_table,
             metadata_bits=machine.metadata_bits,
+            held_bound_bits=machine.held_bound_bits,
             placements=machine.placements,
             window_reuse=machine.window_reuse,
         )
@@ -303,6 +306,7 @@ def counted(
     *,
     extra: Mapping[str, np.ndarray] | None = None,
     metadata_bits: np.ndarray | None = None,
+    held: bool = False,
     note: str = "",
     threads: int | None = 1,
     progress: Progress | None = None,
@@ -312,7 +316,8 @@ def counted(
     source : uint8 images (B, C, H, W) to run, or events that someone counted ((images,) stages, counters). extra :
     events of parts that the counters do not have, (stages,), mean of one image; those of the dynamic-precision unit
     and of the searches' knowledge (`searches.metadata_events`; not from means, which are not integers) are added here.
-    metadata_bits : bits stored for them, (stages,); None takes `searches.stored_bits`.
+    metadata_bits : bits stored for them, (stages,); None takes `searches.stored_bits`. held : column bounds are read
+    once per window into registers, as for `searches.metadata_events`.
     """
     graph = from_network(network) if isinstance(network, Network) else network
     array = source.counts if isinstance(source, Events) else np.asarray(source)
@@ -321,13 +326,16 @@ def counted(
     mean = per_image(array, network)
     known: dict[str, np.ndarray] = {}
     if array.dtype.kind in "iu":
-        known = {name: np.asarray(v).reshape(-1, len(mean)).mean(axis=0) for name, v in _metadata(graph, array).items()}
+        known = {
+            name: np.asarray(v).reshape(-1, len(mean)).mean(axis=0) for name, v in _metadata(graph, array, held).items()
+        }
     known |= dynamic_precision_events(network)
     more = {name: values for name, values in known.items() if values.any()} | dict(extra or {})
     if metadata_bits is None:
         stored = searches.stored_bits(graph)
         metadata_bits = stored["column_bounds"] + stored["trees"]
-    return Machine(name, network, mean, extra=more, metadata_bits=metadata_bits, note=note)
+    registers = searches.held_register_bits(graph) if held else None
+    return Machine(name, network, mean, extra=more, metadata_bits=metadata_bits, held_bound_bits=registers, note=note)
 
 
 def gathered(
@@ -392,8 +400,8 @@ def with_window_reuse(machine: Machine) -> Machine:
     )
 
 
-def _metadata(graph: Graph, array: np.ndarray) -> Mapping[str, np.ndarray]:
-    return searches.metadata_events(graph, Events(array))
+def _metadata(graph: Graph, array: np.ndarray, held: bool) -> Mapping[str, np.ndarray]:
+    return searches.metadata_events(graph, Events(array), held=held)
 
 
 def geometry_machines(

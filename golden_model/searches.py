@@ -228,8 +228,8 @@ def metadata_events(graph: Graph, events: Events | np.ndarray, *, held: bool = F
     tree_bits_read : one stored threshold of adc_bits per A/D operation, in layers with trees that are stored.
 
     held : column bounds of a segment's OUs are read once per window into registers beside the scheduler's list of OUs,
-        where all input bits find them; `tree_bits_read` then also has what is read from those registers, which are of
-        the same kind as those of the trees. `events` must have one leading image, or (images, nodes).
+        where all input bits find them. `held_bound_bits`: a bit written for every one that is read from memory, and the
+        bits read at every OU activation. `events` must have one leading image, or (images, nodes).
     """
     found = events if isinstance(events, Events) else Events(np.asarray(events))
     nodes, hardware = graph.crossbars, graph.hardware
@@ -241,15 +241,30 @@ def metadata_events(graph: Graph, events: Events | np.ndarray, *, held: bool = F
     has_trees = np.array([reads_trees(r) for r in registers])
     bound_bits = found.ou_activations * bits
     tree_bits_read = found.ad_operations * (has_trees * hardware.adc_bits)
+    registers_used = np.zeros_like(bound_bits)
     if held:
         once = [sum(layer.windows * int(np.sum(layer.block_widths)) for layer in node.layers) for node in nodes]
-        tree_bits_read = tree_bits_read + bound_bits
-        bound_bits = np.broadcast_to(np.array(once) * bits, found.shape)
+        written = np.broadcast_to(np.array(once) * bits, found.shape)
+        registers_used, bound_bits = written + bound_bits, written
     return {
         "column_bound_bits_read": bound_bits,
+        "held_bound_bits": registers_used,
         "population_counts": found.input_bits_streamed * is_bounded,
         "tree_bits_read": tree_bits_read,
     }
+
+
+def held_register_bits(graph: Graph) -> np.ndarray:
+    """Bits of registers that hold column bounds, of one copy of each crossbar node, int64 (nodes,).
+
+    The OUs of the segment with the most, twice: the next segment's bounds are read while one converts (system.md §5).
+    """
+    hardware = graph.hardware
+    most = [
+        max(int(layer.block_widths.sum(axis=1).max(initial=0)) for layer in node.layers) for node in graph.crossbars
+    ]
+    bits = [column_bound_size(_registers(node).column_bound_bits, hardware) for node in graph.crossbars]
+    return 2 * np.array(most, dtype=np.int64) * np.array(bits, dtype=np.int64)
 
 
 def _registers(node: Crossbar) -> AdcRegisters:

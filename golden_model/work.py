@@ -28,6 +28,7 @@ WIDTH_ENTRY_BITS = 4
 #: Event counts beside the counters, of parts that a machine may or may not have; a machine without the part has none.
 EXTRA_NAMES = (
     "column_bound_bits_read",
+    "held_bound_bits",
     "population_counts",
     "tree_bits_read",
     "index_bits_read",

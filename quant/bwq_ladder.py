@@ -113,9 +113,7 @@ def ladder(
 
     def run(name: str, network: Graph, note: str, held: bool = False) -> Machine:
         events = GraphRunner(network, threads=threads).run(images, progress=told(name))[1]
-        searching = searches.metadata_events(network, events, held=held)
-        extra = {event: counts.mean(axis=0) for event, counts in searching.items() if counts.any()}
-        return machines.counted(name, network, events, extra=extra, note=note)
+        return machines.counted(name, network, events, held=held, note=note)
 
     made = machines.geometry_machines(
         graph, images, layer_network=layer_network, threads=threads, progress=told("rivals")

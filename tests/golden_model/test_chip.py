@@ -154,6 +154,7 @@ def test_area_is_units_times_rows():
     network = one_layer()
     made = chip(
         baselines.block_width_events(network), network, metadata_bits=np.array([1000.0]),
+        held_bound_bits=np.array([50.0]),
         shape=ChipShape(pairs_per_macro=2, macros_per_tile=3, buffer_bytes=512),
     )  # fmt: skip
     report = made.area("isaac-32nm")
@@ -168,6 +169,7 @@ def test_area_is_units_times_rows():
         "width_table": 10 * 4,
         "window_register": 0,
         "metadata": 1000,
+        "held_bounds": 50,
         "control": 1,
         "activation_buffer": 512 * 8,
         "bus": 1,

@@ -225,6 +225,7 @@ def test_energy_is_events_times_rows():
         "pooling": 0,
         "ou_control": 10,
         "column_bounds": 0,
+        "held_bounds": 0,
         "population_count": 0,
         "search_tree": 0,
         "row_index": 0,

@@ -128,6 +128,24 @@ def test_lossless_dynamic_precision_pays_for_the_leading_one_only():
     assert row.energy.total_pj - without.energy.total_pj == pytest.approx(36 * 18 * largest)
 
 
+def test_held_column_bounds_pay_for_their_registers():
+    registers = AdcRegisters(mode="bounded", n_r2=3, column_bound_bits=1)
+    made = graph.with_settings(everything(), registers={node.name: registers for node in everything().crossbars})
+    events = GraphRunner(made).run(pixels(0, made, 2))[1]
+    free, held = machines.compare([machines.counted("bounded", made, events, held=x) for x in (False, True)])
+    read, written = free.machine.extra["column_bound_bits_read"], held.machine.extra["column_bound_bits_read"]
+    assert (written < read).any()
+    assert np.array_equal(held.machine.extra["held_bound_bits"], read + written)
+    lanes_ = made.hardware.lanes
+    most = [max(layer.block_widths.sum(axis=1).max() for layer in node.layers) for node in made.crossbars]
+    bits = 2 * lanes_ * np.array(most)
+    assert np.array_equal(searches.held_register_bits(made), bits)
+    assert free.area is not None
+    assert held.area is not None
+    um2 = held.area.table.area("held_bounds").area_um2
+    assert held.area.total_mm2 - free.area.total_mm2 == pytest.approx(bits.sum() * um2 * 1e-6)
+
+
 def test_a_counted_machine_pays_for_what_its_searches_know():
     registers = AdcRegisters(mode="bounded", n_r2=3, column_bound_bits=1)
     made = graph.with_settings(everything(), registers={node.name: registers for node in everything().crossbars})

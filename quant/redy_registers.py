@@ -113,7 +113,7 @@ def load(path: Path, graph_path: Path, graph: Graph) -> Registers:
 # ---- the choice ---------------------------------------------------------------------------------
 def with_unit(graph: Graph, scores: Mapping[str, Scores], table: ComponentTable) -> dict[str, Scores]:
     """The same scores with the energy of the unit, for candidates that need it: all but the first, lossless one."""
-    on = with_settings(graph, dynamic={node.name: LOSSLESS for node in graph.crossbars})
+    on = with_settings(graph, dynamic={n.name: DynamicPrecision(l_max=1, tau_sq=1) for n in graph.crossbars})
     events = dynamic_precision_events(on)
     made = {}
     for index, stage in enumerate(stages(on)):

@@ -46,8 +46,8 @@ from quant.reference import centred, exact_logits, logit_error
 
 MACHINES: dict[str, HardwareConfig] = {"paper": PAPER, "isaac": ISAAC}
 STATIC_BITS = (7, 6, 5, 4)
-#: Rows of the component table that are the unit which decides.
-UNIT = ("dynamic_precision", "dynamic_precision_decision")
+#: Rows of the component table that are the unit: leading ones, and what decides how many low bits to drop.
+UNIT = ("leading_one", "dynamic_precision", "dynamic_precision_decision")
 
 #: The rival whose biases take up the mean error of rounding.
 CORRECTED = "corrected"

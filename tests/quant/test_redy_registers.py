@@ -119,7 +119,7 @@ def test_candidates_pay_for_their_unit_but_lossless_does_not(graph, pixels):
     paid = redy_registers.with_unit(graph, scores, TABLE)
     for layer in graph.layers:
         added = paid[layer.name].energy - scores[layer.name].energy
-        unit = layer.windows * (layer.k * 0.4 + -(-layer.k // 126) * 10.0)
+        unit = layer.windows * (layer.k * (0.4 + TABLE.component("leading_one").energy_pj) + -(-layer.k // 126) * 10.0)
         assert added[0] == 0
         assert added[1:] == pytest.approx(unit)
 

@@ -164,17 +164,18 @@ def test_only_the_rival_that_is_corrected_changes_biases(graph):
     assert [np.array_equal(bias, graph.node(name).bias) for bias in biases] == [True, True, True, True, False]
 
 
-def test_deciding_costs_energy_for_every_group_and_input(graph):
+@pytest.mark.parametrize("lossy", [False, True])
+def test_leading_ones_cost_energy_for_every_input_and_dropping_low_bits_for_every_group_too(graph, lossy):
     one = reproduce_redy.on_machine(graph, replace(PAPER, group_segments=1))
-    dynamic = {node.name: redy_search.LOSSLESS for node in one.crossbars}
+    setting = DynamicPrecision(l_max=2, tau_sq=65535) if lossy else redy_search.LOSSLESS
+    changed = reproduce_redy.with_settings(one, dynamic={node.name: setting for node in one.crossbars})
     table = load_table()
     images = np.zeros((1, 1, 28, 28), np.uint8)
-    spent = reproduce_redy.count(reproduce_redy.with_settings(one, dynamic=dynamic), images, "stored planes", table, 1)[
-        "unit_pj"
-    ]
+    spent = reproduce_redy.count(changed, images, "stored planes", table, 1)["unit_pj"]
     groups = 28 * 28 * 3 + 10 * 10 * 17 + 45 + 14 + 10  # windows x segments of 9 rows
     inputs = 28 * 28 * 25 + 10 * 10 * 150 + 400 + 120 + 84
-    assert spent == pytest.approx(groups * 10.0 + inputs * 0.4)
+    wanted = inputs * table.component("leading_one").energy_pj + lossy * (groups * 10.0 + inputs * 0.4)
+    assert spent == pytest.approx(wanted)
     assert reproduce_redy.count(one, images, "stored planes", table, 1)["unit_pj"] == 0
 
 

@@ -270,17 +270,31 @@ def _load(path: Path, mark: str) -> dict[str, Any] | None:
     return content if content.get("fingerprint") == mark else None
 
 
-def _started(path: Path, model: str) -> dict[str, Any]:
-    """The checkpoint of a finished training; ValueError in one sentence if it is something else."""
+def _started(folder: Path, model: str) -> dict[str, Any]:
+    """The checkpoint of the finished training in `folder`; ValueError in one sentence if there is something else."""
+    path = folder / "train.pt"
+    if not path.is_file():
+        raise ValueError(
+            f"--start-from: {path}, with the float weights, is missing: run that training first{_command(folder)}"
+        )
     try:
         content = _read(path)
     except ValueError as error:
         raise ValueError(f"--start-from: {error}") from error
     if content["phase"] != "finetune" or content["network"] is None:
-        raise ValueError(f"--start-from: the training in {path.parent} is not finished")
+        raise ValueError(f"--start-from: the training in {folder} is not finished")
     if content["model"] != model:
-        raise ValueError(f"--start-from: {path.parent} holds {content['model']}, not {model}")
+        raise ValueError(f"--start-from: {folder} holds {content['model']}, not {model}")
     return content
+
+
+def _command(folder: Path) -> str:
+    """How the training in `folder` was called, as the end of a sentence; "" if it is not known."""
+    try:
+        command = pipeline.read_json(folder / "train.json", "").get("command")
+    except ValueError:
+        return ""
+    return f", with `{command}`, and give its --work here" if command else ""
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -345,13 +359,7 @@ def main(
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     dataset = datasets.load(data)
     torch.manual_seed(seed)
-    if ":" in model:
-        network, normalisation = own_model(model), Normalisation.none(dataset.shape[0])
-    else:
-        known = networks.ready(model)
-        if dataset.shape != known.shape:
-            raise ValueError(f"{data}: images are {dataset.shape}, {model} takes {known.shape}")
-        network, normalisation = known.make(known.classes), known.normalisation
+    network, normalisation = _float_network(model, dataset)
     if weights is not None:
         networks.load_weights(network, weights)
     elif not float_epochs:
@@ -391,15 +399,34 @@ def main(
     options = {"settings": asdict(settings), "block": block, "hardware": recipe.hardware.as_dict()}
     sources = [pipeline.PACKAGE / f"{name}.py" for name in SOURCES]
     given = "" if weights is None else pipeline.file_hash(weights)
-    start = None if start_from is None else _started(start_from / "train.pt", model)
+    start = None if start_from is None else _started(start_from, model)
     before = "" if start is None else start["fingerprint"]
     mark = pipeline.fingerprint("train_network", options, sources, data=dataset.sha256, weights=given, start=before)
-    checkpoint, report = work / "train.pt", work / "train.json"
-    done = pipeline.finished(report, mark)
-    if done is not None:
-        pipeline.console.print(f"{report} is up to date")
-        return print_results(done)
-    training = Training(network, dataset, recipe, normalisation, model.rpartition(":")[2], device, start)
+    done = pipeline.finished(work / "train.json", mark)
+    if done is None:
+        training = Training(network, dataset, recipe, normalisation, model.rpartition(":")[2], device, start)
+        done = _train(training, work, mark, options)
+    else:
+        pipeline.console.print(f"{work / 'train.json'} is up to date")
+    print_results(done)
+
+
+def _float_network(model: str, dataset: datasets.ImageSet) -> tuple[nn.Module, Normalisation]:
+    """A network of the user, or a ready-made one; ValueError if images have another shape than that takes."""
+    if ":" in model:
+        return own_model(model), Normalisation.none(dataset.shape[0])
+    known = networks.ready(model)
+    if dataset.shape != known.shape:
+        raise ValueError(f"{dataset.source}: images are {dataset.shape}, {model} takes {known.shape}")
+    return known.make(known.classes), known.normalisation
+
+
+def _train(training: Training, work: Path, mark: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Train from the checkpoint in `work`, if there is one of this training, and write everything there.
+
+    mark : the training's fingerprint. options : kept with the results, which are returned.
+    """
+    checkpoint = work / "train.pt"
     if (saved := _load(checkpoint, mark)) is not None:
         training.load(saved)
         pipeline.console.print(f"going on after epoch {training.epochs} of phase {training.phase}")
@@ -414,13 +441,13 @@ def main(
     results = {
         "fingerprint": mark,
         "command": pipeline.command_line("quant.train_network"),
-        "data": {"name": Path(dataset.source).name, "sha256": dataset.sha256},
+        "data": {"name": Path(training.dataset.source).name, "sha256": training.dataset.sha256},
         "options": options,
         **training.results(),
     }
     pipeline.write_atomically(work / "network.graph", lambda temporary: graph_file.save(graph, temporary))
-    pipeline.write_json(report, results)
-    print_results(results)
+    pipeline.write_json(work / "train.json", results)
+    return results
 
 
 def _weighting(text: str) -> Weighting:

@@ -131,6 +131,19 @@ def test_a_start_that_is_not_finished_is_refused(folder):
     assert (done.exit_code, "not a readable checkpoint" in done.output) == (2, True)
 
 
+def test_a_start_without_float_weights_names_the_command_that_makes_them(folder):
+    kept = folder / "kept"
+    kept.mkdir()
+    (kept / "train.json").write_text(json.dumps({"command": "python -m quant.train_network --work one --seed 3"}))
+    (kept / "network.graph").write_bytes(b"integers")
+    for told in (True, False):
+        done = call(folder, "--work", folder / "two", "--start-from", kept)
+        assert (done.exit_code, f"{kept / 'train.pt'}, with the float weights, is missing" in done.output) == (2, True)
+        assert ("first, with `python -m quant.train_network --work one --seed 3`, and" in done.output) == told
+        (kept / "train.json").write_text("{}")
+    assert not (folder / "two").exists()
+
+
 def test_finished_training_is_not_repeated(folder, monkeypatch):
     assert call(folder, "--work", folder / "w").exit_code == 0
     monkeypatch.setattr(train_network, "run_epoch", None)

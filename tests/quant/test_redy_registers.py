@@ -109,7 +109,7 @@ def test_energy_is_that_of_the_machine_with_the_unit(graph, pixels):
             unit[0] += layer.windows * layer.k
             unit[1] += layer.windows * -(-layer.k // 126)
     without = energy(events, machine, TABLE, extra={"population_counts": counts}).total_pj
-    wanted = without + unit[0] * 0.4 + unit[1] * 10
+    wanted = without + unit[0] * (0.4 + TABLE.component("leading_one").energy_pj) + unit[1] * 10
     assert redy_registers.picojoules(registers.apply(graph), images, TABLE, 1) == pytest.approx(wanted)
 
 

@@ -30,11 +30,12 @@ DEMO := build/demo
 
 # make reproduce-trq NETWORK=resnet20 WEIGHTS=FILE DATA=DIR   twin range on a trained network
 # make reproduce-redy NETWORK=resnet20 WEIGHTS=FILE DATA=DIR   dynamic activation precision on a trained network
+# make reproduce-search NETWORK=resnet20 WEIGHTS=FILE DATA=DIR   lossless searches beside the entropy floor
 NETWORK ?= resnet20
 WEIGHTS ?=
 REPRODUCE ?=
 
-.PHONY: demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq verilog lint format formal regs clean
+.PHONY: demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq reproduce-search verilog lint format formal regs clean
 demo: setup ## train, calibrate, map, simulate the whole network in RTL, report (first README command)
 	$(RUN) -m quant.train --work $(DEMO) --hardware $(PRESET) $(if $(DATA),--data $(DATA))
 	$(RUN) -m quant.calibrate --work $(DEMO) --lossless
@@ -85,6 +86,10 @@ reproduce-redy: setup ## dynamic activation precision against static bits: NETWO
 reproduce-bwq: setup ## block-wise widths step by step: NETWORK=resnet20 WEIGHTS=FILE DATA=DIR
 	@[ -n "$(WEIGHTS)" ] && [ -n "$(DATA)" ] || { echo "error: give WEIGHTS=FILE and DATA=DIR" >&2; exit 2; }
 	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce_bwq --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
+
+reproduce-search: setup ## lossless searches beside the entropy floor: NETWORK=resnet20 WEIGHTS=FILE DATA=DIR
+	@[ -n "$(WEIGHTS)" ] && [ -n "$(DATA)" ] || { echo "error: give WEIGHTS=FILE and DATA=DIR" >&2; exit 2; }
+	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce_search --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
 
 # ---- hardware ----------------------------------------------------------------------------------
 verilog: setup ## Verilog of tile, macro and every block into build/verilog

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from golden_model import components, graph_file, lanes, searches
+from golden_model import components, cost, graph_file, lanes, searches
 from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.events import Events
 from golden_model.graph import Graph, GraphRunner, lossless_uniform, with_settings
@@ -85,33 +85,47 @@ SEARCHES: dict[str, Search] = {
     "trees full shared": Search("min(k, u), one set of trees for all layers", "full", _trees("full", True)),
     "trees full": Search("min(k, u), optimal tree per bound", "full", _trees("full")),
 }  # fmt: skip
+#: What the energy of a search is made of (`golden_model.work.QUANTITIES`).
+PRICED = ("ad_operations", "column_bound_bits_read", "held_bound_bits", "population_counts", "tree_bits_read")
 #: The search that the golden model runs as a check.
 CHECKED = "trees full"
 FLOORS: dict[str, Any] = {"nothing": None, "k": 0, "k and empty columns": 1, "min(k, u)": "full", "k and u": "both"}
 
 
 # ---- measurements -------------------------------------------------------------------------------
-def _pj(quantity: str, table: components.ComponentTable) -> float:
-    """Energy of one event, summed over the table's rows of a quantity."""
-    return sum(c.energy_pj for c in table.components if c.quantity == quantity)
-
-
-def _energy(graph: Graph, registers: Registers, spent: lanes.GraphSpent, held: bool) -> tuple[float, float]:
-    """(A/D converters, metadata of the search) in microjoules an image."""
+def _energy(graph: Graph, registers: Registers, spent: lanes.GraphSpent, held: bool) -> cost.EnergyReport:
+    """Energy of an image in what differs between searches: converters (group "ADC") and knowledge ("Metadata")."""
     table = components.load_table()
+    parts = tuple(c for c in table.components if c.quantity in PRICED)
     events = np.zeros((len(graph.crossbars), len(COUNTER_NAMES)))
     for name in ("operations", "ou_activations", "input_bits_streamed"):
         events[:, COUNTER_NAMES.index("ad_operations" if name == "operations" else name)] = getattr(spent, name)
     # Means of a few images: rounded, because counters are integers.
     counted = Events(np.rint(events).astype(np.int64))
     extra = searches.metadata_events(with_settings(graph, registers=registers), counted, held=held)
-    metadata = sum(float(np.sum(values)) * _pj(name, table) for name, values in extra.items())
-    return float(spent.operations.sum()) * _pj("ad_operations", table) / 1e6, metadata / 1e6
+    return cost.energy(events, graph, replace(table, components=parts), extra=extra)
+
+
+def _trace(report: cost.EnergyReport) -> list[str]:
+    """The products behind it that are not 0, and the total."""
+    *lines, total = report.trace()
+    return [line for line, row in zip(lines, report.trace_rows(), strict=True) if row["events"]] + [total]
+
+
+def _traced(name: str | None) -> list[str]:
+    """Keys of the searches whose words contain `name`; ValueError if there is none."""
+    found = [] if name is None else [key for key, one in SEARCHES.items() if name.lower() in one.words.lower()]
+    if name is not None and not found:
+        raise ValueError(f"--trace {name}: there are {'; '.join(one.words for one in SEARCHES.values())}")
+    return found
 
 
 def measure(graph: Graph, training: np.ndarray, test: np.ndarray, clock_images: int, **how: Any) -> dict[str, Any]:
-    """Everything about one machine, JSON-able. training, test : uint8 (B, C, H, W)."""
-    threads, tell = how.get("threads"), how.get("tell") or (lambda what: None)
+    """Everything about one machine, JSON-able. training, test : uint8 (B, C, H, W).
+
+    how : threads, tell and trace as for `reproduce`.
+    """
+    threads, tell, traced = how.get("threads"), how.get("tell") or (lambda what: None), _traced(how.get("trace"))
     hardware, count = graph.hardware, len(test)
     tell("counts of training images")
     trained = graph_joint_counts(graph, training, threads=threads)
@@ -147,6 +161,7 @@ def measure(graph: Graph, training: np.ndarray, test: np.ndarray, clock_images: 
                 )  # fmt: skip
 
     found: dict[str, Any] = {}
+    traces: dict[str, list[str]] = {}
     for key, one in SEARCHES.items():
         found[key] = {}
         for skip, where in SKIPPING.items():
@@ -154,7 +169,10 @@ def measure(graph: Graph, training: np.ndarray, test: np.ndarray, clock_images: 
             operations = searches.expected_operations(seen, registers, hardware, skip_zero_slices=skip)
             floor = floors[_floor_of(one.known)][where]["operations_per_image"]
             stored = searches.stored_bits(with_settings(graph, registers=registers))
-            converters, metadata = _energy(graph, registers, spent, False)
+            read, held = (_energy(graph, registers, spent, way) for way in (False, True))
+            if key in traced:
+                traces[f"{one.words}, {where}, u read each time"] = _trace(read)
+                traces[f"{one.words}, {where}, u held"] = _trace(held)
             found[key][where] = {
                 "operations_per_image": operations.sum() / count,
                 "operations_per_conversion": operations.sum() / count / conversions[skip],
@@ -165,9 +183,10 @@ def measure(graph: Graph, training: np.ndarray, test: np.ndarray, clock_images: 
                 "column_bound_bits": int(stored["column_bounds"].sum()),
                 "tree_bits": int(stored["trees"].sum()),
                 "cells": int(stored["cells"].sum()),
-                "converter_uj": converters,
-                "metadata_uj": metadata,
-                "metadata_held_uj": _energy(graph, registers, spent, True)[1],
+                "held_register_bits": int(searches.held_register_bits(with_settings(graph, registers=registers)).sum()),
+                "converter_uj": read.by_group["ADC"] / 1e6,
+                "metadata_uj": read.by_group["Metadata"] / 1e6,
+                "metadata_held_uj": held.by_group["Metadata"] / 1e6,
             }
     tell("check in the golden model")
     return {
@@ -177,6 +196,7 @@ def measure(graph: Graph, training: np.ndarray, test: np.ndarray, clock_images: 
         "searches": found,
         "floors": floors,
         "check": check(graph, settings[CHECKED, True], test[:clock_images], clocks[CHECKED, True], threads),
+        **({"trace": traces} if traces else {}),
     }
 
 
@@ -320,9 +340,15 @@ def reproduce(
     images: int,
     clock_images: int,
     threads: int | None = None,
+    trace: str | None = None,
     tell: Tell = lambda what: None,
 ) -> dict[str, Any]:
-    """Everything that the command prints, JSON-able. graphs : the network for so many rows."""
+    """Everything that the command prints, JSON-able.
+
+    graphs : the network for so many rows. trace : also every product behind the energy of the searches whose words
+    contain this text.
+    """
+    _traced(trace)
     first = calibration if dataset.one_part else 0  # never measure on what trees were made from
     training, test = np.array(dataset.train_images[:calibration]), np.array(dataset.test_images[first : first + images])
     if not len(test):
@@ -338,7 +364,7 @@ def reproduce(
     }
     for rows in machines:
         result["machines"][str(rows)] = measure(
-            graphs(rows), training, test, clock_images, threads=threads,
+            graphs(rows), training, test, clock_images, threads=threads, trace=trace,
             tell=lambda what, rows=rows: tell(f"{rows} rows: {what}"),
         )  # fmt: skip
     return result
@@ -356,11 +382,13 @@ def main(
     images: Annotated[int, typer.Option(min=1, help="Test images that operations are measured on.")] = 8,
     clock_images: Annotated[int, typer.Option(min=1, help="Of these, images for clocks, energy and the check.")] = 1,
     threads: Annotated[Optional[int], typer.Option(min=1, help="Default all cores.")] = None,  # noqa: UP045
+    trace: Annotated[Optional[str], typer.Option(help="Also print events x row for searches of this text.")] = None,  # noqa: UP045
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the results here.")] = None,  # noqa: UP045
     picture_file: Annotated[Optional[Path], typer.Option("--picture", help="Also draw the operations (.png).")] = None,  # noqa: UP045
 ) -> None:
     """Operations, clocks and metadata of lossless A/D searches, beside uniform, twin range and the entropy floor."""
     machines = _machines(rows)
+    _traced(trace)
     if (graph is None) == (network is None):
         raise ValueError("give either --network with --weights, or --graph")
     if network is not None and weights is None:
@@ -387,14 +415,25 @@ def main(
     with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None)
         result = reproduce(
-            graphs, name, dataset, machines=machines, calibration=calibration, images=images,
-            clock_images=clock_images, threads=threads, tell=lambda what: bar.update(task, description=what),
-        )  # fmt: skip
+            graphs,
+            name,
+            dataset,
+            machines=machines,
+            calibration=calibration,
+            images=images,
+            clock_images=clock_images,
+            threads=threads,
+            trace=trace,
+            tell=lambda what: bar.update(task, description=what),
+        )
     printed = Console(highlight=False)
     printed = printed if printed.is_terminal else Console(highlight=False, width=180)
     for table in tables(result):
         printed.print(table)
         printed.print()
+    for rows_text, part in result["machines"].items():
+        for words, lines in part.get("trace", {}).items():
+            printed.out(f"# {rows_text} rows: {words}", *lines, sep="\n", highlight=False)
     if json_file is not None:
         pipeline.write_json(json_file, result)
     if picture_file is not None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from golden_model import graph_file, lanes, searches
+from golden_model import components, graph_file, lanes, searches
 from golden_model.graph import GraphRunner, with_settings
 from golden_model.histograms_joint import graph_joint_counts
 from quant import networks, reproduce_search
@@ -129,6 +129,32 @@ def test_energy_is_events_times_table_rows(result):
     assert 0 < ratio < 1
 
 
+def test_population_counts_are_charged_for_every_row(files, result):
+    graph, train, test = graph_of(files, 9)
+    registers = SEARCHES["bounded k"].make(graph_joint_counts(graph, train), graph.hardware, True)
+    changed = with_settings(graph, registers=registers, skip_zero_slices=True)
+    _, events = GraphRunner(changed).run(test[:1])
+    row = components.load_table().component("population_count")
+    counted = float(events.input_bits_streamed.sum()) * 9
+    found = result["machines"]["9"]["searches"]["bounded k"][SKIPPED]
+    assert found["metadata_uj"] == pytest.approx(counted * row.energy_pj / 1e6)
+
+
+def test_every_product_behind_a_search_can_be_printed(files):
+    made = call(files, "--network", "lenet5", "--weights", files / "lenet.pt", "--rows", 9, "--trace", "BOUNDED BY MIN",
+                "--json", files / "trace.json")  # fmt: skip
+    assert made.exit_code == 0, made.output
+    part = json.loads((files / "trace.json").read_text())["machines"]["9"]
+    lines = part["trace"]["bounded by min(k, u), zero slices skipped, u held"]
+    found = part["searches"]["bounded full"][SKIPPED]
+    total = float(lines[-1].split("=")[1].split()[0].replace(",", ""))
+    assert total == pytest.approx((found["converter_uj"] + found["metadata_held_uj"]) * 1e6, rel=1e-4)
+    products = [float(line.split("=")[1].split()[0].replace(",", "")) for line in lines[:-1]]
+    assert sum(products) == pytest.approx(total, rel=1e-4)
+    for line in ("# 9 rows: bounded by min(k, u), zero slices skipped, u held", *lines):
+        assert line in made.stdout
+
+
 @pytest.mark.slow
 def test_a_graph_file_gives_the_same_figures(files, result):
     graph, _, _ = graph_of(files, 9)
@@ -171,6 +197,7 @@ def test_a_wrong_event_is_found_by_the_check(files, monkeypatch: pytest.MonkeyPa
         ((), "give either --network with --weights, or --graph"),
         (("--network", "lenet5", "--weights", "x", "--graph", "y"), "give either --network"),
         (("--network", "lenet5", "--weights", "x", "--rows", "64"), "--rows must be among 9, 128, got '64'"),
+        (("--network", "lenet5", "--weights", "x", "--trace", "nothing"), "--trace nothing: there are uniform; twin"),
         (("--network", "alexnet", "--weights", "x"), "unknown network 'alexnet'"),
     ],
 )

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from golden_model import components, cost, graph_file, lanes, searches
+from golden_model import components, cost, gathered, graph_file, lanes, searches
 from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.events import Events
 from golden_model.graph import Graph, GraphRunner, lossless_uniform, with_settings
@@ -79,12 +79,25 @@ SEARCHES: dict[str, Search] = {
     "twin k": Search("twin range, bounded by k, per layer", 0, _twin(0, False)),
     "bounded k": Search("bounded by k", 0, _bounded(0)),
     "trees k": Search("k, optimal tree per bound", 0, _trees(0)),
+    "low first": Search(
+        "k, low counts first", 0, lambda counts, hardware, skip: searches.low_first(counts, hardware)
+    ),
     "bounded 1": Search("bounded by k and empty columns (1 bit)", 1, _bounded(1)),
     "trees 1": Search("k and empty columns, optimal tree per bound", 1, _trees(1)),
     "bounded full": Search("bounded by min(k, u)", "full", _bounded("full")),
     "trees full shared": Search("min(k, u), one set of trees for all layers", "full", _trees("full", True)),
     "trees full": Search("min(k, u), optimal tree per bound", "full", _trees("full")),
 }  # fmt: skip
+#: Searches of the machine that gathers active word lines; all but the first know how many rows are on.
+GATHERED: dict[str, tuple[str, Callable[[Mapping[str, JointCounts], HardwareConfig], Registers]]] = {
+    "uniform": ("uniform", searches.uniform),
+    "bounded": ("bounded by the rows on", searches.bounded),
+    "low first": ("low counts first", searches.low_first),
+    "trees": (
+        "rows on, optimal tree per bound",
+        lambda counts, hardware: searches.trees(counts, hardware, column_bound_bits=0),
+    ),
+}
 #: What the energy of a search is made of (`golden_model.work.QUANTITIES`).
 PRICED = ("ad_operations", "column_bound_bits_read", "held_bound_bits", "population_counts", "tree_bits_read")
 #: The search that the golden model runs as a check.
@@ -118,6 +131,29 @@ def _traced(name: str | None) -> list[str]:
     if name is not None and not found:
         raise ValueError(f"--trace {name}: there are {'; '.join(one.words for one in SEARCHES.values())}")
     return found
+
+
+def measure_gathered(
+    graph: Graph, training: np.ndarray, test: np.ndarray, threads: int | None = None
+) -> dict[str, Any]:
+    """Operations of gathered OUs (golden_model.gathered) beside the entropy of a count below the rows on."""
+    trained = gathered.seen(graph, training, threads=threads)
+    seen = gathered.seen(graph, test, threads=threads)
+    images, conversions = len(test), sum(part.conversions() for part in seen.values())
+    floor = float(searches.entropy_floor(seen, 0).sum())
+    found: dict[str, Any] = {}
+    for key, (_, make) in GATHERED.items():
+        spent = int(searches.expected_operations(seen, make(trained, graph.hardware), graph.hardware).sum())
+        found[key] = {
+            "operations_per_image": spent / images,
+            "operations_per_conversion": spent / conversions,
+            "over_floor": spent / floor if floor else None,
+        }
+    return {
+        "conversions_per_image": conversions / images,
+        "floor_per_conversion": floor / conversions,
+        "searches": found,
+    }
 
 
 def measure(graph: Graph, training: np.ndarray, test: np.ndarray, clock_images: int, **how: Any) -> dict[str, Any]:
@@ -188,6 +224,8 @@ def measure(graph: Graph, training: np.ndarray, test: np.ndarray, clock_images: 
                 "metadata_uj": read.by_group["Metadata"] / 1e6,
                 "metadata_held_uj": held.by_group["Metadata"] / 1e6,
             }
+    tell("gathered word lines")
+    rows_on = measure_gathered(graph, training, test, threads)
     tell("check in the golden model")
     return {
         "rows": hardware.ou_rows,
@@ -195,6 +233,7 @@ def measure(graph: Graph, training: np.ndarray, test: np.ndarray, clock_images: 
         "conversions_per_image": {where: conversions[skip] for skip, where in SKIPPING.items()},
         "searches": found,
         "floors": floors,
+        "gathered": rows_on,
         "check": check(graph, settings[CHECKED, True], test[:clock_images], clocks[CHECKED, True], threads),
         **({"trace": traces} if traces else {}),
     }
@@ -275,7 +314,26 @@ def tables(result: dict[str, Any]) -> list[Table]:
             "for each other at the end of a segment only (ideal queues). Metadata: population counts, nodes of trees, "
             "column bounds read at every OU activation; u held: once per window, then from registers."
         )
-        made += [a, b]
+        made += [a, b, _gathered_table(part["gathered"], where)]
+    return made
+
+
+def _gathered_table(part: dict[str, Any], where: str) -> Table:
+    made = Table(
+        "search", "per conversion", "x floor", "million an image",
+        title=f"A/D operations with gathered word lines, all lossless: {where}",
+    )  # fmt: skip
+    for key, one in part["searches"].items():
+        made.add_row(
+            GATHERED[key][0],
+            f"{one['operations_per_conversion']:.3f}",
+            "-" if one["over_floor"] is None else f"{one['over_floor']:.3f}",
+            f"{one['operations_per_image'] / 1e6:.1f}",
+        )
+    n, floor = part["conversions_per_image"], part["floor_per_conversion"]
+    made.add_section()
+    made.add_row("entropy floor, rows on known", f"{floor:.3f}", "", f"{floor * n / 1e6:.1f}")
+    made.caption = f"Conversions an image: {n / 1e6:.1f} million. Slices of zeros form no OU."
     return made
 
 

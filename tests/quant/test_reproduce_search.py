@@ -9,9 +9,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from golden_model import components, graph_file, lanes, searches
+from golden_model import components, gathered, graph_file, lanes, searches
 from golden_model.graph import GraphRunner, with_settings
 from golden_model.histograms_joint import graph_joint_counts
+from golden_model.registers import COUNTER_NAMES
 from quant import networks, reproduce_search
 from quant.import_network import from_torch
 from quant.models import LeNet5
@@ -64,6 +65,7 @@ def check_order(part, uniform):
         spent = {key: part["searches"][key][where]["operations_per_conversion"] for key in SEARCHES}
         assert spent["uniform"] == uniform
         assert spent["uniform"] > spent["twin shared"] >= spent["twin"] > spent["tree"]
+        assert spent["uniform"] > spent["low first"] >= spent["trees k"]
         assert spent["bounded k"] > spent["trees k"] > spent["trees 1"] > spent["trees full"]
         assert all(one[where]["over_floor"] >= 1 for one in part["searches"].values())
         floors = [one[where]["operations_per_conversion"] for one in part["floors"].values()]
@@ -138,6 +140,20 @@ def test_population_counts_are_charged_for_every_row(files, result):
     counted = float(events.input_bits_streamed.sum()) * 9
     found = result["machines"]["9"]["searches"]["bounded k"][SKIPPED]
     assert found["metadata_uj"] == pytest.approx(counted * row.energy_pj / 1e6)
+
+
+def test_gathered_machines_have_their_own_floor(files, result):
+    graph, train, test = graph_of(files, 9)
+    found = result["machines"]["9"]["gathered"]
+    spent = {key: one["over_floor"] for key, one in found["searches"].items()}
+    assert spent["uniform"] > spent["bounded"] > spent["trees"] >= 1
+    assert spent["low first"] >= spent["trees"]
+    settings = {"low first": searches.low_first(graph_joint_counts(graph, train), graph.hardware)}
+    total = gathered.measure(graph, test, settings)["low first"].events.sum(axis=0)
+    assert found["searches"]["low first"]["operations_per_image"] == pytest.approx(
+        total[COUNTER_NAMES.index("ad_operations")]
+    )
+    assert found["conversions_per_image"] == pytest.approx(total[COUNTER_NAMES.index("conversions_r2")])
 
 
 def test_every_product_behind_a_search_can_be_printed(files):

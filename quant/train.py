@@ -407,7 +407,7 @@ def main(
 
 
 #: Default group-Lasso factor of `bitplane` for short CPU runs.
-BITPLANE_ALPHA = 1.0
+BITPLANE_ALPHA = 0.3
 
 
 def _finished(path: Path, mark: str) -> dict[str, Any] | None:

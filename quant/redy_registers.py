@@ -180,11 +180,8 @@ def choose(
         sensitivity = redy_search.sensitivities(
             check, scores, min(48, count), lambda done, all_, w=words: tell(f"{w}: sensitivity of layers", done, all_)
         )
-        known: dict[str, dict[str, float]] = {}
-        settings, price, made = redy_search.search(
-            check, scores, sensitivity, budget, tolerance, known=known,
-            save=lambda w=words, k=known: tell(f"{w}: checks", len(k), 0),
-        )  # fmt: skip
+        tell(f"{words}: checks", 0, 0)
+        settings, price, made = redy_search.search(check.measure, scores, sensitivity, budget, tolerance)
         layers = {name: one.setting for name, one in settings.items() if one.setting != LOSSLESS}
         registers = Registers(group, layers)
         spent = picojoules(registers.apply(plain), seen_x[:_COUNTED], table, threads)

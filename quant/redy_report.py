@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from golden_model.components import ComponentTable
+from golden_model.cost import EnergyReport
 from quant import pipeline
+from quant.redy_measure import DENSE, VARIANTS, words
 from quant.redy_registers import Registers
+from quant.redy_search import KINDS, LOSSY
 
-#: (all blocks with 7 planes, zero-slice skipping)
-VARIANTS: dict[str, tuple[bool, bool]] = {
-    "dense": (True, False),
-    "dense, slices of zeros skipped": (True, True),
-    "stored planes": (False, False),
-    "stored planes, slices of zeros skipped": (False, True),
-}
-DENSE = "dense"
-#: Restricted searches, to see which register earns what (*ours*).
-RIVALS: dict[str, str] = {
-    "statistic": "the group's statistic alone decides (l_max 6, tau searched)",
-    "fixed": "l_max alone decides (tau 4, l_max searched)",
-    "corrected": "both, biases take up the mean error of rounding",
-}
 #: system.md §12: the paper's saving on average over its networks, and the loss that it calls negligible is ours to set.
 PAPER_SAVING = 13.0
 
@@ -46,25 +36,27 @@ def _where(result: Mapping[str, Any], machine: str) -> str:
     return f"{result['network']}, {machine} ({hardware['ou_rows']} rows)"
 
 
-def _words(name: str) -> str:
-    return {"lossless": "lossless: empty high bits"}.get(name, f"lossy, logit error <= {name.rsplit(' ', 1)[-1]}")
+def _words(one: Mapping[str, Any]) -> str:
+    return "lossless: empty high bits" if one["budget"] is None else f"lossy, logit error <= {one['budget']:g}"
 
 
-def tables(result: dict[str, Any]) -> list[Table]:
+def _rivals(group: Mapping[str, Any]) -> bool:
+    return any(one["kind"] in KINDS and one["kind"] != LOSSY for one in group["measured"].values())
+
+
+def tables(result: Mapping[str, Any]) -> list[Table]:
     """Tables (a) to (e)."""
     made = []
     for machine, part in result["machines"].items():
         made += [_machine_table(result, machine), _variant_table(result, machine)]
         made += [_layer_table(result, machine, group) for group in part["groups"]]
         made.append(_budget_table(result, machine))
-        if part["static_bits"] or any(
-            any(k.split()[0] in RIVALS for k in g["measured"]) for g in part["groups"].values()
-        ):
+        if part["static_bits"] or any(_rivals(group) for group in part["groups"].values()):
             made.append(_rival_table(result, machine))
     return made
 
 
-def _machine_table(result: dict[str, Any], machine: str) -> Table:
+def _machine_table(result: Mapping[str, Any], machine: str) -> Table:
     part = result["machines"][machine]
     static = part["static"][DENSE]
     a = Table(
@@ -90,11 +82,11 @@ def _machine_table(result: dict[str, Any], machine: str) -> Table:
             one = group["measured"][name]
             # Lossless skipping is compared on fewer images, with logits that must be equal.
             top = result["static_accuracy"] if name == "lossless" and one["equal"] else one["accuracy"]
-            row(str(group["rows"]), _words(name), one[DENSE], top)
+            row(str(group["rows"]), _words(one), one[DENSE], top)
     return a
 
 
-def _variant_table(result: dict[str, Any], machine: str) -> Table:
+def _variant_table(result: Mapping[str, Any], machine: str) -> Table:
     part = result["machines"][machine]
     groups = part["groups"].values()
     heads = [f"{g['rows']} rows, {w}" for g in groups for w in ("lossless", "lossy")]
@@ -114,7 +106,7 @@ def _variant_table(result: dict[str, Any], machine: str) -> Table:
     return b
 
 
-def _layer_table(result: dict[str, Any], machine: str, group: str) -> Table:
+def _layer_table(result: Mapping[str, Any], machine: str, group: str) -> Table:
     part = result["machines"][machine]
     one, static = part["groups"][group], part["static"][DENSE]["layers"]
     lossless, lossy = (one["measured"][k][DENSE]["layers"] for k in ("lossless", one["chosen"]))
@@ -134,18 +126,18 @@ def _layer_table(result: dict[str, Any], machine: str, group: str) -> Table:
     return c
 
 
-def _budget_table(result: dict[str, Any], machine: str) -> Table:
+def _budget_table(result: Mapping[str, Any], machine: str) -> Table:
     part = result["machines"][machine]
     d = Table(
         "rows per group", "allowed logit error", "found on training images", "on test images", "bits", "energy saved",
         "top-1 %", "change", title=f"(d) accuracy against energy: {_where(result, machine)}",
     )  # fmt: skip
     for group in part["groups"].values():
-        names = [n for n in group["measured"] if n.startswith("lossy")]
-        for name in sorted(names, key=lambda n: float(n.split()[1])):
-            one, check = group["measured"][name], group["prices"][name]["check"]
+        found = {n: one for n, one in group["measured"].items() if one["kind"] == LOSSY}
+        for name, one in sorted(found.items(), key=lambda item: item[1]["budget"]):
+            check = group["prices"][name]["check"]
             d.add_row(
-                str(group["rows"]), name.split()[1], "-" if check is None else f"{check['logit_error']:.4f}",
+                str(group["rows"]), f"{one['budget']:g}", "-" if check is None else f"{check['logit_error']:.4f}",
                 f"{one['logit_error']:.4f}", f"{one[DENSE]['streamed']:.2f}",
                 f"{_saved(one[DENSE], part['static'][DENSE]):.1f} %", _top(one["accuracy"]),
                 f"{100 * (one['accuracy'] - result['static_accuracy']):+.2f}",
@@ -153,7 +145,7 @@ def _budget_table(result: dict[str, Any], machine: str) -> Table:
     return d
 
 
-def _rival_table(result: dict[str, Any], machine: str) -> Table:
+def _rival_table(result: Mapping[str, Any], machine: str) -> Table:
     part = result["machines"][machine]
     static = part["static"][DENSE]
     e = Table(
@@ -165,14 +157,48 @@ def _rival_table(result: dict[str, Any], machine: str) -> Table:
         e.add_row(f"static, {bits} bits in every layer", f"{one[DENSE]['streamed']:.2f}", saved, _top(one["accuracy"]))
     for group in part["groups"].values():
         for name, one in group["measured"].items():
-            kind = name.split()[0]
-            if kind in RIVALS or name == group["chosen"]:
-                words = RIVALS.get(kind, "both registers searched")
+            if name == group["chosen"] or (one["kind"] in KINDS and one["kind"] != LOSSY):
                 e.add_row(
-                    f"groups of {group['rows']} rows: {words}", f"{one[DENSE]['streamed']:.2f}",
+                    f"groups of {group['rows']} rows: {KINDS[one['kind']].words}", f"{one[DENSE]['streamed']:.2f}",
                     f"{_saved(one[DENSE], static):.1f} %", _top(one["accuracy"]),
                 )  # fmt: skip
     return e
+
+
+# ---- every product behind a figure --------------------------------------------------------------
+def counted(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(name, what `redy_measure.count` found) of everything whose events were counted."""
+    for machine, part in result["machines"].items():
+        yield from ((f"{machine}, static, {name}", one) for name, one in part["static"].items())
+        yield from (
+            (f"{machine}, static {bits} bits, {DENSE}", one[DENSE]) for bits, one in (part["static_bits"] or {}).items()
+        )
+        for group, measured in part["groups"].items():
+            for plan, one in measured["measured"].items():
+                yield from (
+                    (f"{words(machine, int(group))}, {plan}, {name}", one[name]) for name in VARIANTS if name in one
+                )
+
+
+def named(titles: Iterable[str], text: str) -> list[str]:
+    """The titles that contain a text, in any case."""
+    return [title for title in titles if text.lower() in title.lower()]
+
+
+def energy_report(one: Mapping[str, Any], table: ComponentTable) -> EnergyReport:
+    """Energy of one image again, from the products that `redy_measure.count` kept."""
+    return EnergyReport(table, tuple(one["products"]), np.array(list(one["products"].values())))
+
+
+def print_trace(result: Mapping[str, Any], table: ComponentTable, text: str) -> None:
+    """Every product behind the energies whose name contains `text`, with the sources of the energies per event."""
+    found = dict(counted(result))
+    for title in named(found, text):
+        print(f"# {title}")
+        print("\n".join(energy_report(found[title], table).trace()))
+    print("# sources")
+    for component in table.components:
+        print(f"{component.name}: {component.derivation}; {component.source}")
 
 
 def print_registers(registers: Registers) -> None:
@@ -204,7 +230,7 @@ def _change(check: Mapping[str, float]) -> str:
     return f"{_top(accuracy)} ({100 * (accuracy - exact):+.2f})"
 
 
-def picture(result: dict[str, Any], path: Path) -> None:
+def picture(result: Mapping[str, Any], path: Path) -> None:
     """One row of pictures per machine: bits per layer, accuracy against energy, machines that skip."""
     import matplotlib
 
@@ -223,15 +249,14 @@ def picture(result: dict[str, Any], path: Path) -> None:
         for index, group in enumerate(part["groups"].values()):
             for kind, style in (("lossless", ":"), (group["chosen"], "-")):
                 layers = group["measured"][kind][DENSE]["layers"]
-                words = "lossless" if kind == "lossless" else "lossy"
                 a.plot(
                     place, [layers[n]["streamed"] for n in names], style, color=f"C{index}", marker=".",
-                    label=f"{group['rows']} rows, {words}",
+                    label=f"{group['rows']} rows, {'lossless' if kind == 'lossless' else 'lossy'}",
                 )  # fmt: skip
             points = [
                 (_saved(one[DENSE], static), 100 * (result["static_accuracy"] if one["equal"] else one["accuracy"]))
-                for n, one in group["measured"].items()
-                if n == "lossless" or n.startswith("lossy")
+                for one in group["measured"].values()
+                if one["kind"] in ("lossless", LOSSY)
             ]
             points.sort()
             low = min(low, *(y for _, y in points))

@@ -13,7 +13,7 @@ training images by heart, so accuracy alone would let nearly everything pass.)
 
 Skipping empty high bits is exact and needs no search: every candidate does it. Dropping low bits rounds half up, which
 moves sums by a constant on average; `Chosen.shift` is that constant, and `apply` takes it off the layer's bias if told
-to (*ours*; no hardware, and of no use in our measurements, so off unless asked for).
+to (*ours*; no hardware). Only the kind of search that says so (`KINDS`) does, in its check and in what is measured.
 """
 
 from __future__ import annotations
@@ -51,6 +51,37 @@ LOSSLESS = DynamicPrecision()
 def candidates() -> tuple[DynamicPrecision, ...]:
     """Lossless skipping alone, then all settings that can drop low bits."""
     return LOSSLESS, *(DynamicPrecision(l_max=top, tau_sq=t) for top in L_MAX for t in TAU_SQ)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a search is free to choose.
+
+    words : for tables. allowed : settings that it may take besides lossless skipping. corrected : biases take up the
+    mean error of rounding, in its check and wherever its settings are measured.
+    """
+
+    words: str
+    allowed: Callable[[DynamicPrecision], bool] = lambda setting: True
+    corrected: bool = False
+
+
+LOSSY = "lossy"
+#: The method, then searches with a part of it, to see which register earns what (*ours*).
+KINDS: dict[str, Kind] = {
+    LOSSY: Kind("both registers searched"),
+    "statistic": Kind(
+        "the group's statistic alone decides (l_max 6, tau searched)", lambda setting: setting.l_max == max(L_MAX)
+    ),
+    "fixed": Kind("l_max alone decides (tau 4, l_max searched)", lambda setting: setting.tau_sq == TAU_SQ_TOP),
+    "corrected": Kind("both, biases take up the mean error of rounding", corrected=True),
+}
+
+
+def allowed(kind: Kind, scores: Mapping[str, Scores]) -> dict[str, Scores]:
+    """The scores that a search of this kind chooses from."""
+    made = restrict(scores, kind.allowed)
+    return {name: replace(s, output_error=s.corrected_error) for name, s in made.items()} if kind.corrected else made
 
 
 # ---- machines -----------------------------------------------------------------------------------
@@ -455,33 +486,26 @@ def sensitivities(
 
 
 def search(
-    check: Check,
+    measure: Callable[[Settings], Mapping[str, float]],
     scores: Mapping[str, Scores],
     sensitivity: Mapping[str, float],
     budget: float,
     tolerance: float,
     *,
-    known: dict[str, dict[str, float]] | None = None,
-    save: Callable[[], None] = lambda: None,
     prices: Sequence[float] = PRICES,
-) -> tuple[Settings, float | None, dict[str, float] | None]:
+) -> tuple[Settings, float | None, Mapping[str, float] | None]:
     """(settings, price, its measurement) of the highest price that passes the check, by bisection.
 
-    budget : largest error of the logits. tolerance : accuracy (a share) that may be lost. known : measurements by
-    the price's index, of an earlier or interrupted search; extended, then `save` is called.
+    measure : `Check.measure`. budget : largest error of the logits. tolerance : accuracy (a share) that may be lost.
 
     If nothing passes, settings are the lossless ones, price and measurement None.
     """
-    measured = {} if known is None else known
     low, high = 0, len(prices)  # holds below low, fails from high on
-    best: tuple[Settings, float | None, dict[str, float] | None] = (lossless(scores), None, None)
+    best: tuple[Settings, float | None, Mapping[str, float] | None] = (lossless(scores), None, None)
     while low < high:
         middle = (low + high) // 2
         settings = choose(scores, prices[middle], sensitivity)
-        if str(middle) not in measured:
-            measured[str(middle)] = check.measure(settings)
-            save()
-        made = measured[str(middle)]
+        made = measure(settings)
         if made["logit_error"] <= budget and made["accuracy"] >= made["exact_accuracy"] - tolerance:
             best, low = (settings, prices[middle], made), middle + 1
         else:
@@ -492,8 +516,10 @@ def search(
 __all__ = [
     "Check",
     "Chosen",
+    "Kind",
     "Sample",
     "Scores",
+    "allowed",
     "apply",
     "arithmetic_twin",
     "candidates",

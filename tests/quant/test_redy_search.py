@@ -245,7 +245,7 @@ class Fake:
 def test_search_takes_the_highest_price_within_the_budget(seed, budget):
     scores = random_scores(seed)
     even = dict.fromkeys(scores, 1.0)
-    settings, price, made = redy_search.search(Fake(), scores, even, budget, 0.01)  # type: ignore[arg-type]
+    settings, price, made = redy_search.search(Fake().measure, scores, even, budget, 0.01)
     errors = [sum(c.output_error for c in choose(scores, p, even).values()) for p in PRICES]
     holding = [p for p, error in zip(PRICES, errors, strict=True) if error <= budget]
     assert price == (max(holding) if holding else None)
@@ -256,7 +256,7 @@ def test_search_takes_the_highest_price_within_the_budget(seed, budget):
 def test_search_keeps_lossless_skipping_when_nothing_passes():
     scores = random_scores(1)
     everything = {n: replace(s, output_error=s.output_error + 1) for n, s in scores.items()}
-    settings, price, made = redy_search.search(Fake(), everything, dict.fromkeys(scores, 1.0), 0.1, 0.01)  # type: ignore[arg-type]
+    settings, price, made = redy_search.search(Fake().measure, everything, dict.fromkeys(scores, 1.0), 0.1, 0.01)  # type: ignore[arg-type]
     assert price is None
     assert made is None
     assert all(c.setting == LOSSLESS for c in settings.values())
@@ -265,23 +265,23 @@ def test_search_keeps_lossless_skipping_when_nothing_passes():
 def test_search_minds_accuracy_too():
     scores = random_scores(2)
     even = dict.fromkeys(scores, 1.0)
-    free, _, _ = redy_search.search(Fake(), scores, even, 1.0, 0.01)  # type: ignore[arg-type]
-    held, _, made = redy_search.search(Fake(accuracy_at=0.2), scores, even, 1.0, 0.01)  # type: ignore[arg-type]
+    free, _, _ = redy_search.search(Fake().measure, scores, even, 1.0, 0.01)  # type: ignore[arg-type]
+    held, _, made = redy_search.search(Fake(accuracy_at=0.2).measure, scores, even, 1.0, 0.01)  # type: ignore[arg-type]
     assert made is not None
     assert made["accuracy"] == 1.0
     assert sum(c.energy for c in held.values()) > sum(c.energy for c in free.values())
 
 
-def test_known_measurements_are_not_made_again():
-    scores, even, known = random_scores(3), dict.fromkeys(("layer0", "layer1", "layer2"), 1.0), {}
-    first = Fake()
-    saved: list[int] = []
-    one = redy_search.search(first, scores, even, 0.3, 0.01, known=known, save=lambda: saved.append(len(known)))  # type: ignore[arg-type]
-    second = Fake()
-    two = redy_search.search(second, scores, even, 0.3, 0.01, known=known)  # type: ignore[arg-type]
-    assert first.calls == len(known) == len(saved) > 0
-    assert second.calls == 0
-    assert one == two
+@pytest.mark.parametrize("kind", redy_search.KINDS)
+def test_kinds_of_search_choose_from_what_they_allow(kind):
+    scores = random_scores(5)
+    few = redy_search.allowed(redy_search.KINDS[kind], scores)
+    for name, one in few.items():
+        wanted = [s for s in scores[name].settings if s == LOSSLESS or redy_search.KINDS[kind].allowed(s)]
+        assert list(one.settings) == wanted
+        errors = scores[name].corrected_error if kind == "corrected" else scores[name].output_error
+        kept = [scores[name].settings.index(s) for s in wanted]
+        assert (one.output_error == errors[kept]).all()
 
 
 def test_check_of_lossless_skipping_finds_no_error():

@@ -17,7 +17,7 @@ from golden_model.cost import baseline_events, energy
 from golden_model.graph import GraphRunner
 from golden_model.program import DynamicPrecision
 from golden_model.work import dynamic_precision_events
-from quant import networks, redy_report, redy_search, reproduce_redy
+from quant import datasets, networks, pipeline, redy_measure, redy_report, redy_search, reproduce_redy
 from quant.import_network import from_torch
 from quant.models import LeNet5
 
@@ -96,7 +96,7 @@ def test_lossless_skipping_changes_no_logit(result):
 
 
 def test_static_machine_is_the_baseline_of_the_cost_model(result, graph):
-    dense = reproduce_redy.variant(reproduce_redy.on_machine(graph, PAPER), "dense")
+    dense = redy_measure.variant(redy_measure.on_machine(graph, PAPER), "dense")
     wanted = energy(baseline_events(dense), dense, load_table(), width_table=False).total_pj
     static = result["machines"]["paper"]["static"]["dense"]
     assert static["energy_pj"] == pytest.approx(wanted)
@@ -132,7 +132,7 @@ def test_figures_are_those_of_the_golden_model(files, result, graph, test_images
     saved = graph_file.load(files / "work" / "graph-paper-14.npz")
     logits, events = GraphRunner(saved).run(test_images)
     measured = result["machines"]["paper"]["groups"]["14"]["measured"][CHOSEN]
-    exact, _ = GraphRunner(reproduce_redy.on_machine(graph, PAPER)).run(test_images)
+    exact, _ = GraphRunner(redy_measure.on_machine(graph, PAPER)).run(test_images)
     assert measured["agreement"] == (logits.argmax(axis=1) == exact.argmax(axis=1)).mean()
     few = events[:4].sum(axis=0)
     layers = measured["stored planes"]["layers"]
@@ -145,7 +145,8 @@ def test_figures_are_those_of_the_golden_model(files, result, graph, test_images
         extra=dynamic_precision_events(saved),
     )
     assert measured["stored planes"]["energy_pj"] == pytest.approx(whole.total_pj, rel=1e-6)
-    unit = sum(row["picojoules"] for row in whole.trace_rows() if row["component"] in reproduce_redy.UNIT)
+    parts = zip(whole.table.components, whole.picojoules.sum(axis=0), strict=True)
+    unit = sum(spent for component, spent in parts if component.name in redy_measure.UNIT)
     assert measured["stored planes"]["unit_pj"] == pytest.approx(unit)
     for node in saved.crossbars:
         registers = result["machines"]["paper"]["groups"]["14"]["settings"][CHOSEN][node.name]
@@ -154,29 +155,62 @@ def test_figures_are_those_of_the_golden_model(files, result, graph, test_images
         assert (dynamic.l_max, dynamic.tau_sq) == (registers["l_max"], registers["tau_sq"])
 
 
-def test_only_the_rival_that_is_corrected_changes_biases(graph):
-    name = graph.crossbars[1].name
-    shift = (3.0,) * graph.node(name).layers[0].outputs
-    settings = {name: redy_search.Chosen(DynamicPrecision(l_max=2, tau_sq=65535), 6.0, 1.0, 1.0, 0.1, shift).as_dict()}
-    kinds = ("lossless", "lossy 0.002", "statistic 0.002", "fixed 0.002", "corrected 0.002")
-    state = {"settings": dict.fromkeys(kinds, settings)}
-    biases = [reproduce_redy.applied(graph, state, kind).node(name).bias for kind in kinds]
-    assert [np.array_equal(bias, graph.node(name).bias) for bias in biases] == [True, True, True, True, False]
+@pytest.mark.parametrize("kind", ["lossless", *redy_search.KINDS])
+def test_only_the_rival_that_is_corrected_changes_biases(graph, kind):
+    node = graph.crossbars[1]
+    shift = (3.0,) * node.layers[0].outputs
+    chosen = redy_search.Chosen(DynamicPrecision(l_max=2, tau_sq=65535), 6.0, 1.0, 1.0, 0.1, shift)
+    plan = redy_measure.Plan() if kind == "lossless" else redy_measure.Plan(kind, 0.002)
+    changed = redy_measure.applied(graph, plan, {node.name: chosen.as_dict()}).crossbars[1]
+    assert changed.layers[0].dynamic == chosen.setting
+    assert np.array_equal(changed.bias, node.bias) == (kind != "corrected")
+
+
+def test_rivals_are_measured_as_their_check_saw_them(files, graph, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """Bias correction on in the check and in the measurement of one kind, off in both of all others."""
+    checks, measurements = {}, {}
+    real_search, real_apply = redy_measure._Group.search, redy_measure.applied
+    now = []
+
+    def search(self, plan):
+        now[:] = [plan.kind]
+        return real_search(self, plan)
+
+    def measure(self, settings, images=None):
+        if images is None:
+            checks.setdefault(now[0], set()).add(self.correct)
+        return {"logit_error": 0.0, "accuracy": 1.0, "exact_accuracy": 1.0}
+
+    def applied(graph, plan, settings):
+        changed = real_apply(graph, plan, settings)
+        before = {n.name: n.bias for n in graph.crossbars}
+        same = all(np.array_equal(n.bias, before[n.name]) for n in changed.crossbars)
+        measurements.setdefault(plan.kind, set()).add(not same)
+        return changed
+
+    monkeypatch.setattr(redy_measure._Group, "search", search)
+    monkeypatch.setattr(redy_measure.Check, "measure", measure)
+    monkeypatch.setattr(redy_measure, "applied", applied)
+    study = make_study(files, graph, tmp_path)
+    redy_measure._Group(study, "paper", 14, ("paper", 14), True).measure()
+    assert measurements == {kind: {kind == "corrected"} for kind in ("lossless", *redy_search.KINDS)}
+    assert all(checks[kind] == measurements[kind] for kind in checks)  # kinds share checks of the same settings
+    assert {"lossy", "corrected"} <= set(checks)
 
 
 @pytest.mark.parametrize("lossy", [False, True])
 def test_leading_ones_cost_energy_for_every_input_and_dropping_low_bits_for_every_group_too(graph, lossy):
-    one = reproduce_redy.on_machine(graph, replace(PAPER, group_segments=1))
+    one = redy_measure.on_machine(graph, replace(PAPER, group_segments=1))
     setting = DynamicPrecision(l_max=2, tau_sq=65535) if lossy else redy_search.LOSSLESS
-    changed = reproduce_redy.with_settings(one, dynamic={node.name: setting for node in one.crossbars})
+    changed = redy_measure.with_settings(one, dynamic={node.name: setting for node in one.crossbars})
     table = load_table()
     images = np.zeros((1, 1, 28, 28), np.uint8)
-    spent = reproduce_redy.count(changed, images, "stored planes", table, 1)["unit_pj"]
+    spent = redy_measure.count(changed, images, "stored planes", table, 1)["unit_pj"]
     groups = 28 * 28 * 3 + 10 * 10 * 17 + 45 + 14 + 10  # windows x segments of 9 rows
     inputs = 28 * 28 * 25 + 10 * 10 * 150 + 400 + 120 + 84
     wanted = inputs * table.component("leading_one").energy_pj + lossy * (groups * 10.0 + inputs * 0.4)
     assert spent == pytest.approx(wanted)
-    assert reproduce_redy.count(one, images, "stored planes", table, 1)["unit_pj"] == 0
+    assert redy_measure.count(one, images, "stored planes", table, 1)["unit_pj"] == 0
 
 
 def test_tables_and_picture_are_made_and_the_paper_is_named(files, done):
@@ -197,7 +231,7 @@ def test_rivals_are_searched_and_shown(files):
     bits = [one["dense"]["streamed"] for one in part["static_bits"].values()]
     assert bits == sorted(bits, reverse=True)
     assert "(e) what decides" in made.stdout
-    assert all(words in made.stdout.replace("\n", " ") for words in list(redy_report.RIVALS.values())[:1])
+    assert all(words in made.stdout.replace("\n", " ") for words in [redy_search.KINDS["statistic"].words])
 
 
 @pytest.mark.slow
@@ -213,24 +247,109 @@ def test_machine_of_128_rows_is_measured(files):
     assert one["ad_operations"] == 8 * one["conversions"]
 
 
+# ---- every product behind a figure --------------------------------------------------------------
+def test_trace_prints_the_products_that_sum_to_the_energy(files, done, result):
+    made = call(files, "--trace", f"126 rows, {CHOSEN}, stored planes, slices")
+    assert made.exit_code == 0, made.output
+    lines = made.stdout.splitlines()
+    start = lines.index(f"# paper, groups of 126 rows, {CHOSEN}, stored planes, slices of zeros skipped")
+    products = lines[start + 1 : lines.index("# sources")]
+    spent = [float(line.split("=")[1].split("pJ")[0].replace(",", "")) for line in products]
+    wanted = result["machines"]["paper"]["groups"]["14"]["measured"][CHOSEN]
+    assert products[-1].startswith("total ")
+    assert spent[-1] == pytest.approx(wanted["stored planes, slices of zeros skipped"]["energy_pj"], abs=0.1)
+    assert sum(spent[:-1]) == pytest.approx(spent[-1], rel=1e-4)
+    assert any("leading_one" in line for line in products)
+    assert all(any(line.startswith(f"{c.name}: ") for line in lines) for c in load_table().components)
+
+
+def test_names_of_a_trace_are_known_before_anything_is_counted(result):
+    options = redy_measure.Options(budgets=(0.05, 0.2), rivals=False)
+    planned = list(redy_measure.titles(options, {"paper": (14, 1)}))
+    found = [title for title, _ in redy_report.counted(result)]
+    assert found == planned
+    assert len(set(found)) == len(found)
+
+
+def test_every_energy_follows_from_its_products(result):
+    for title, one in redy_report.counted(result):
+        assert redy_report.energy_report(one, load_table()).total_pj == pytest.approx(one["energy_pj"]), title
+
+
 # ---- running again ------------------------------------------------------------------------------
-def test_second_run_measures_nothing_again(files, done, result, monkeypatch: pytest.MonkeyPatch):
+def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments, **more):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(reproduce_redy, "count", fail)
-    monkeypatch.setattr(reproduce_redy, "GraphRunner", fail)
-    monkeypatch.setattr(reproduce_redy.redy_search, "collect", fail)
-    monkeypatch.setattr(reproduce_redy.Check, "measure", fail)
+    for where, names in (
+        (redy_measure, ("count", "GraphRunner", "exact_logits")),
+        (redy_measure.redy_search, ("collect",)),
+        (redy_measure.Check, ("measure",)),
+        (reproduce_redy, ("float_logits",)),
+    ):
+        for name in names:
+            monkeypatch.setattr(where, name, fail)
+
+
+def test_second_run_measures_nothing_again(files, done, result, monkeypatch: pytest.MonkeyPatch):
+    forbid(monkeypatch)
     again = call(files, "--json", files / "again.json")
     assert again.exit_code == 0, again.output
     assert json.loads((files / "again.json").read_text()) == result
 
 
+def make_study(files, graph, folder, **changes) -> redy_measure.Study:
+    about: dict = {
+        "name": "lenet5", "graph": graph, "source": "x",
+        "dataset": datasets.load(files / "digits.npz", size=28, channels=1),
+        "options": redy_measure.Options(budgets=(0.5,), check_images=4, sensitivity_images=4), "table": load_table(),
+        "cache": pipeline.Cache(folder), "images": 2, "event_images": 1, "threads": 1,
+    }  # fmt: skip
+    return redy_measure.Study(**about | changes)
+
+
+@pytest.mark.parametrize("change", ["sources", "source", "options", "table", "key"])
+def test_results_are_used_again_only_if_everything_that_decides_them_is_the_same(
+    files, graph, tmp_path, change, monkeypatch: pytest.MonkeyPatch
+):
+    make = iter(range(9)).__next__
+    assert [make_study(files, graph, tmp_path).kept("part", make, images=2) for _ in range(2)] == [0, 0]
+    (tmp_path / "new.py").write_text("other = 1")
+    if change == "sources":
+        monkeypatch.setattr(redy_measure, "SOURCES", [*redy_measure.SOURCES, tmp_path / "new.py"])
+    table = replace(load_table(), components=load_table().components[:-1])
+    changes = {
+        "source": {"source": "y"},
+        "options": {"options": redy_measure.Options(budgets=(0.5,), check_images=5, sensitivity_images=4)},
+        "table": {"table": table},
+    }
+    other = make_study(files, graph, tmp_path, **changes.get(change, {}))
+    assert other.kept("part", make, images=3 if change == "key" else 2) == 1
+
+
+def test_results_of_other_source_code_are_measured_again(files, done, monkeypatch: pytest.MonkeyPatch):
+    forbid(monkeypatch)
+    monkeypatch.setattr(redy_measure, "SOURCES", redy_measure.SOURCES[1:])
+    again = call(files)
+    assert isinstance(again.exception, AssertionError)
+    assert "measured again" in str(again.exception)
+
+
+@pytest.mark.parametrize("name", ["layer", "graph", "redy", "work", "cost", "components"])
+def test_golden_modules_that_decide_figures_are_among_the_sources(name):
+    assert (pipeline.PACKAGE.parent / "golden_model" / f"{name}.py") in redy_measure.SOURCES
+
+
+@pytest.mark.parametrize("name", ["import_network", "redy_measure", "redy_search", "reference", "integer", "datasets"])
+def test_modules_that_search_and_measure_are_among_the_sources(name):
+    assert (pipeline.PACKAGE / f"{name}.py") in redy_measure.SOURCES
+    assert all(path.is_file() for path in redy_measure.SOURCES)
+
+
 @pytest.mark.slow
 def test_interrupted_run_goes_on_where_it_was(files, done, result, monkeypatch: pytest.MonkeyPatch):
     made = []
-    real = reproduce_redy.Check.measure
+    real = redy_measure.Check.measure
 
     def interrupted(*arguments, **more):
         if len(made) == 8:
@@ -238,20 +357,16 @@ def test_interrupted_run_goes_on_where_it_was(files, done, result, monkeypatch: 
         made.append(1)
         return real(*arguments, **more)
 
-    monkeypatch.setattr(reproduce_redy.Check, "measure", interrupted)
+    monkeypatch.setattr(redy_measure.Check, "measure", interrupted)
     stopped = call(files, work="other")
     assert stopped.exit_code == 130
     assert "run the same command again" in stopped.stderr
-    monkeypatch.setattr(reproduce_redy.Check, "measure", lambda *a, **k: made.append(2) or real(*a, **k))
+    monkeypatch.setattr(redy_measure.Check, "measure", lambda *a, **k: made.append(2) or real(*a, **k))
     assert call(files, work="other").exit_code == 0
     other = json.loads((files / "other" / "result.json").read_text())
     assert other == result
-    total = [1] * 8 + [2] * (len(made) - 8)
-    assert made == total
-    layers, checks = 5, 0
-    for group in ("14", "1"):
-        checks += len(json.loads((files / "other" / f"search-paper-{group}.json").read_text())["checks"]["both"])
-    assert len(made) == layers + checks
+    layers, checks = 5, len(list((files / "other" / "parts").glob("check-*.json")))
+    assert len(made) == layers + checks > 8
 
 
 @pytest.mark.slow
@@ -266,8 +381,8 @@ def test_integer_network_from_a_file_gives_the_same_figures(files, result, graph
 
 
 def test_changed_logits_of_the_lossless_part_are_a_failed_check(files, done, monkeypatch: pytest.MonkeyPatch):
-    real = reproduce_redy.exact_logits
-    monkeypatch.setattr(reproduce_redy, "exact_logits", lambda *a, **k: real(*a, **k) + 1)
+    real = redy_measure.exact_logits
+    monkeypatch.setattr(redy_measure, "exact_logits", lambda *a, **k: real(*a, **k) + 1)
     failed = call(files, "--images", "6", "--budgets", "0.05")
     assert failed.exit_code == 1
     assert "changed a logit" in failed.stderr
@@ -286,6 +401,7 @@ def test_changed_logits_of_the_lossless_part_are_a_failed_check(files, done, mon
         (("--network", "alexnet"), "unknown network 'alexnet'"),
         (("--network", "resnet20"), "images are (1, 28, 28), resnet20 takes (3, 32, 32)"),
         (("--table", "none"), "energy table none: no such file"),
+        (("--trace", "none"), "--trace none: there are paper, static, dense; paper, static, dense, slices"),
     ],
 )
 def test_bad_options_are_refused_in_one_sentence(files, arguments, message):

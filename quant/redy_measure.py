@@ -1,6 +1,7 @@
 """What `python -m quant.reproduce_redy` searches, counts and measures (ReDy; system.md §6, §11).
 
-    study = Study(name="resnet20", graph=graph, dataset=dataset, options=options, table=table, cache=cache)
+    study = Study(name="resnet20", graph=graph, source=sha256, dataset=dataset, options=options, table=table,
+                  cache=pipeline.Cache(folder))
     result = measure(study, {"paper": (14, 1)})
 
 The search sees training images only, other ones than those of calibration. Every search, check and measurement is a

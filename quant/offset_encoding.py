@@ -20,7 +20,6 @@ from typing import Annotated, Any, Optional
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from golden_model import layer as crossbar
@@ -259,8 +258,7 @@ def main(
         log=pipeline.console.print,
     )  # fmt: skip
     result["data"] = dataset.source
-    printed = Console(highlight=False)
-    (printed if printed.is_terminal else Console(highlight=False, width=120)).print(table(result))
+    pipeline.results_console(120).print(table(result))
     if json_file is not None:
         pipeline.write_json(json_file, result)
 

@@ -61,6 +61,12 @@ def golden_sources() -> list[Path]:
     return [p for p in directory.glob("*.py") if p.name not in ("run.py", "cost.py")]
 
 
+def measuring_sources(*modules: str) -> list[Path]:
+    """The golden model with its cost, and modules of this package: what decides counted events and their energy."""
+    cost = PACKAGE.parent / "golden_model" / "cost.py"
+    return [*golden_sources(), cost, *(PACKAGE / f"{name}.py" for name in modules)]
+
+
 def fingerprint(stage: str, options: dict[str, Any], sources: Iterable[Path], **inputs: str) -> str:
     """sha256 over everything that decides a stage's output.
 

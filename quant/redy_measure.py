@@ -43,17 +43,10 @@ DENSE = "dense"
 #: Rows of the component table that are the unit: leading ones, and what decides how many low bits to drop.
 UNIT = ("leading_one", "dynamic_precision", "dynamic_precision_decision")
 #: Source files that decide what is found and measured.
-SOURCES = [
-    *(
-        pipeline.PACKAGE / f"{name}.py"
-        for name in (
-            *("data", "datasets", "evaluate", "import_network", "integer", "models", "modules", "networks"),
-            *("redy_measure", "redy_search", "reference"),
-        )
-    ),
-    *pipeline.golden_sources(),
-    pipeline.PACKAGE.parent / "golden_model" / "cost.py",
-]
+SOURCES = pipeline.measuring_sources(
+    *("data", "datasets", "evaluate", "import_network", "integer", "models", "modules", "networks"),
+    *("redy_measure", "redy_search", "reference"),
+)
 
 Tell = Callable[[str, int, int], None]
 Result = TypeVar("Result")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from golden_model.components import ComponentTable
@@ -204,8 +203,7 @@ def print_trace(result: Mapping[str, Any], table: ComponentTable, text: str) -> 
 def print_registers(registers: Registers) -> None:
     """What `--registers` found, on standard output."""
     about, confirmed = registers.about, registers.about["confirmed"]
-    printed = Console(highlight=False)
-    printed = printed if printed.is_terminal else Console(highlight=False, width=150)
+    printed = pipeline.results_console()
     table = Table(
         "rows per group", "energy uJ", "saved", "logit error", "top-1 % of check images",
         title=f"{about['network']}: machine that skips slices of zeros, {about['without_picojoules'] / 1e6:.2f} uJ an"

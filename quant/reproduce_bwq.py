@@ -326,9 +326,8 @@ def _options(redy: redy_registers.Registers) -> dict[str, Any]:
 
 def _sources() -> list[Path]:
     """Files that decide what is measured: the golden model with its cost and component tables, and SOURCES."""
-    golden = pipeline.PACKAGE.parent / "golden_model"
-    own = [pipeline.PACKAGE / f"{name}.py" for name in SOURCES]
-    return [*pipeline.golden_sources(), golden / "cost.py", *sorted((golden / "data").glob("*.toml")), *own]
+    tables = pipeline.PACKAGE.parent / "golden_model" / "data"
+    return [*pipeline.measuring_sources(*SOURCES), *sorted(tables.glob("*.toml"))]
 
 
 # ---- command line -------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.console import Console
 from rich.progress import Progress as Bar
 from torch import nn
 
@@ -111,8 +110,7 @@ def load(data: Path, network: str | None, weights: Path | None, graph: Path | No
 # ---- what is shown ------------------------------------------------------------------------------
 def show(study: Study, result: Mapping[str, Any], work: Path, json_file: Path | None, trace: str | None) -> None:
     """Tables, products, and the files of the working directory."""
-    printed = Console(highlight=False)
-    printed = printed if printed.is_terminal else Console(highlight=False, width=150)
+    printed = pipeline.results_console()
     for one in redy_report.tables(result):
         printed.print(one)
         printed.print()

@@ -19,7 +19,6 @@ from typing import Annotated, Any, Optional
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -484,8 +483,7 @@ def main(
             trace=trace,
             tell=lambda what: bar.update(task, description=what),
         )
-    printed = Console(highlight=False)
-    printed = printed if printed.is_terminal else Console(highlight=False, width=180)
+    printed = pipeline.results_console(180)
     for table in tables(result):
         printed.print(table)
         printed.print()

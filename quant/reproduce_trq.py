@@ -28,7 +28,6 @@ from typing import Annotated, Any, Optional
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -543,8 +542,7 @@ def main(
         sensitivity_images=min(128, check_images),
     )  # fmt: skip
     work = work or Path("build/trq") / network
-    printed = Console(highlight=False)
-    printed = printed if printed.is_terminal else Console(highlight=False, width=140)
+    printed = pipeline.results_console(140)
     log = pipeline.console.print
     with Bar(console=pipeline.console, disable=not pipeline.console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None)

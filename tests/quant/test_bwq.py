@@ -156,6 +156,38 @@ def test_activation_widths_stay_where_accuracy_would_fall(monkeypatch: pytest.Mo
     assert widths == [6, 2]
 
 
+def test_the_activation_whose_bit_changes_the_logits_least_for_its_work_falls_first(monkeypatch: pytest.MonkeyPatch):
+    for seed in range(4):
+        network, images = random_network(seed)
+        pixels = torch.from_numpy(images)
+        before = bwq.logits_of(network, pixels)
+        prices = []
+        for layer, work in zip(network.layers[:-1], bwq.bit_products(network), strict=True):
+            layer.set_bits(layer.bits - 1)
+            prices.append(float((bwq.logits_of(network, pixels) - before).square().mean()) / work)
+            layer.set_bits(layer.bits + 1)
+        start = [layer.bits for layer in network.layers[:-1]]
+        monkeypatch.setattr(
+            bwq,
+            "evaluate",
+            lambda net, *_, start=start: float(sum(la.bits for la in net.layers[:-1]) >= sum(start) - 1),
+        )
+        widths = bwq.lower_activation_widths(network, pixels, torch.zeros(6), tolerance=0.1, minimum=2)
+        cheapest = prices.index(min(prices))
+        assert widths == [bits - (i == cheapest) for i, bits in enumerate(start)]
+
+
+def test_an_activation_that_no_block_reads_keeps_its_width():
+    network, images = random_network(0)
+    source = network.sources()[1]
+    assert isinstance(source, FloatWeight)
+    source.weight.data.zero_()
+    labels = torch.zeros(6, dtype=torch.int64)
+    widths = bwq.lower_activation_widths(network, torch.from_numpy(images), labels, tolerance=1.0, minimum=3)
+    assert widths == [network.layers[0].bits, 3]
+    assert widths[0] > 3
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

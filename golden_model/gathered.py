@@ -32,7 +32,6 @@ which; its indices cost what they cost there.
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -287,7 +286,7 @@ def spend(
     """
     hardware, prepared = gathering.hardware, gathering.prepared
     tables = [search_tables(one, hardware) for one in registers]
-    compiled = not plain and importlib.util.find_spec("numba") is not None
+    compiled = not plain and crossbar.numba_installed()
     if compiled and "flat" not in gathering.tables:
         gathering.tables["flat"] = _flat(gathering)
     made = Spent.zeros(len(activations), len(tables), hardware.ou_rows)

@@ -15,7 +15,6 @@ for other converters, activation widths or hardware. `GraphRunner` runs images o
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -585,7 +584,7 @@ class GraphRunner:
         )
         if crossbar.gpu_pays(images * conversions, self.hardware):
             return "torch"
-        if importlib.util.find_spec("numba") is None:
+        if not crossbar.numba_installed():
             return self.engine
         slices = sum(
             layer.windows * layer.input_bits * layer.segments(self.hardware) * layer.outputs

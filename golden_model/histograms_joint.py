@@ -7,7 +7,6 @@ most min(k, u). From these tables follow, exactly and without running anything a
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -153,7 +152,7 @@ def joint_counts(prepared: crossbar.Prepared, activations: np.ndarray, u_of: Bou
     size = int(u.max(initial=0)) + 1
     counts = np.zeros((rows + 1, size, size), dtype=np.int64)
     columns = cells.first[cells.start]  # where every segment's columns start
-    compiled = importlib.util.find_spec("numba") is not None
+    compiled = crossbar.numba_installed()
     step = max(1, _CHUNK_BYTES // (len(columns) * (prepared.bits * (8 + rows // 4) + 8 * rows)))
     for begin in range(0, len(activations), step):
         streamed, mask = crossbar.streams(prepared, activations[begin : begin + step])

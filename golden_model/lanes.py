@@ -16,7 +16,6 @@ terms of a window's clocks stay as they are (timing.py).
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -221,7 +220,7 @@ def spend(
     hardware = prepared.hardware
     windows, segments = len(activations), len(prepared.segments)
     few_rows = hardware.ou_rows <= crossbar.PATTERN_ROWS
-    compiled = not plain and importlib.util.find_spec("numba") is not None
+    compiled = not plain and crossbar.numba_installed()
     if compiled and "lanes" not in prepared.tables:
         prepared.tables["lanes"] = make_cells(prepared)
     skipping = prepared.skip_zero_slices if skip_zero_slices is None else skip_zero_slices

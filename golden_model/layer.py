@@ -566,6 +566,11 @@ def compiling_pays(prepared: Prepared, windows: int) -> bool:
     return "compiled" in prepared.tables or windows * per_window > _COMPILING_PAYS
 
 
+def numba_installed() -> bool:
+    """Whether there are compiled loops; does not import numba, which takes a moment to load."""
+    return importlib.util.find_spec("numba") is not None
+
+
 def compiled_tables(prepared: Prepared) -> Any:
     """Tables of the compiled engine for a layer, made on first use and kept with it; None where it has none.
 
@@ -573,7 +578,7 @@ def compiled_tables(prepared: Prepared) -> Any:
     """
     if "compiled" not in prepared.tables:
         tables: Any = None
-        if importlib.util.find_spec("numba") is not None:  # the modules take a moment to load
+        if numba_installed():
             if prepared.hardware.ou_rows <= PATTERN_ROWS:
                 from golden_model import compiled
 

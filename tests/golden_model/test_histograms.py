@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 
 import numpy as np
@@ -30,8 +29,7 @@ def engine(compiled: bool, monkeypatch: pytest.MonkeyPatch):
     if compiled:
         pytest.importorskip("numba")
     else:
-        find = importlib.util.find_spec
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else find(name))
+        monkeypatch.setattr(histograms, "numba_installed", lambda: False)
 
 
 def one_by_one(found, hardware, activations):

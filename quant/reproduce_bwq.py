@@ -75,12 +75,14 @@ class Trained:
     @property
     def recipe(self) -> str:
         """What was trained, without the seed."""
-        s = self.settings
-        block = {"ou": "operation units", "layer": "layers"}.get(self.report["options"]["block"], "")
-        return (
-            f"{s['method']}, widths of {block or self.report['options']['block']}, {s['activation_bits']}-bit"
-            f" activations, penalty by {s['weighting']}, target {s['target_bits']:g}"
-        )
+        s, block = self.settings, self.report["options"]["block"]
+        widths = {"ou": "operation units", "layer": "layers"}.get(block, block)
+        if not s["quantise_epochs"]:
+            penalty = "widths not trained further"
+        else:
+            steered = f"factor {s['alpha']:g}" if s["method"] == "bitplane" else f"target {s['target_bits']:g}"
+            penalty = f"penalty by {s['weighting']}, {steered}"
+        return f"{s['method']}, widths of {widths}, {s['activation_bits']}-bit activations, {penalty}"
 
     @property
     def layer_wise(self) -> bool:

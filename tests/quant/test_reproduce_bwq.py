@@ -77,6 +77,20 @@ def test_seeds_of_one_recipe_share_a_line_and_the_first_gets_a_ladder(result):
     assert "0, 1" in text
 
 
+@pytest.mark.parametrize(
+    ("changes", "end"),
+    [
+        ({"weighting": "both", "target_bits": 0.9}, "penalty by both, target 0.9"),
+        ({"method": "bitplane", "weighting": "both", "alpha": 0.3}, "penalty by both, factor 0.3"),
+        ({"quantise_epochs": 0, "activation_bits": 4}, "4-bit activations, widths not trained further"),
+    ],
+)
+def test_a_recipe_names_only_what_had_an_effect(changes, end):
+    settings = {**Settings(model="lenet5").__dict__, **changes}
+    report = {"options": {"settings": settings, "block": "ou"}}
+    assert reproduce_bwq.Trained("one", report, graph=None).recipe.endswith(end)  # type: ignore[arg-type]
+
+
 def test_every_step_of_the_ladder_does_less_work_than_the_one_before(result):
     found, _ = result
     rows = {row["machine"]: row for row in found["ladders"]["blocks-0"]["isaac-32nm"]}

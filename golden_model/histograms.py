@@ -22,11 +22,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from golden_model import layer as crossbar
 from golden_model import mapping
 from golden_model.config import HardwareConfig
 from golden_model.graph import Graph, GraphRunner
 from golden_model.lanes import pack_words as _words
-from golden_model.layer import numba_installed
 from golden_model.network import Progress, windows
 from golden_model.program import Layer
 
@@ -203,7 +203,7 @@ def layer_counts(
     size = hardware.ou_rows + 1
     counts = np.zeros((hardware.input_bits, hardware.weight_bits, size), dtype=np.int64)
     zero_slices = np.zeros(counts.shape[:2], dtype=np.int64)
-    compiled = numba_installed()
+    compiled = crossbar.numba_installed()
     step = max(1, _CHUNK_BYTES // (16 * layer.segments(hardware) * (1 + hardware.ou_rows // 65) * layer.input_bits))
     for start in range(0, len(rows), step):
         slices = _slices(layer, hardware, rows[start : start + step])

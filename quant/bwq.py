@@ -162,7 +162,7 @@ class ActivityPenalty:
         pairs = network.inputs()
         if not pairs:
             raise ValueError("activity: no layer of the network reads a hidden activation")
-        products = [layer.stage.windows * layer.stage.k * layer.stage.outputs for _, layer in pairs]
+        products = [layer.stage.products for _, layer in pairs]
         self.shares = [
             (activation, mine / sum(products)) for (activation, _), mine in zip(pairs, products, strict=True)
         ]
@@ -216,15 +216,12 @@ class AlphaController:
 @torch.no_grad()
 def logits_of(network: nn.Module, pixels: Tensor, *, chunk: int = 500) -> Tensor:
     """(B, classes) of the (fake-quantised) forward on uint8 pixels (B, C, H, W)."""
-    parts = [network(pixels[start : start + chunk].float()) for start in range(0, len(pixels), chunk)]
-    return torch.cat(parts) if parts else torch.empty(0, 0)
+    return torch.cat([network(part.float()) for part in pixels.split(chunk)])
 
 
 def evaluate(network: nn.Module, pixels: Tensor, labels: Tensor) -> float:
     """Accuracy of the (fake-quantised) forward on uint8 pixels (B, C, H, W)."""
-    if not len(pixels):
-        return 0.0
-    return int((logits_of(network, pixels).argmax(1) == labels).sum()) / len(pixels)
+    return int((logits_of(network, pixels).argmax(1) == labels).sum()) / max(1, len(pixels))
 
 
 def hidden_activations(network: Trainable) -> list[Any]:
@@ -248,15 +245,15 @@ def lower_activation_widths(
     activations = hidden_activations(network)
     work = bit_products(network)
 
-    def change(index: int) -> tuple[float, int]:
+    def change(index: int, logits: Tensor) -> tuple[float, int]:
         activation = activations[index]
-        logits = logits_of(network, pixels)
         activation.set_bits(activation.bits - 1)
         error = float((logits_of(network, pixels) - logits).square().mean())
         activation.set_bits(activation.bits + 1)
         return error / work[index], index
 
-    waiting = [change(i) for i, a in enumerate(activations) if a.bits > minimum and work[i]]
+    logits = logits_of(network, pixels)
+    waiting = [change(i, logits) for i, a in enumerate(activations) if a.bits > minimum and work[i]]
     while waiting:
         index = min(waiting)[1]
         waiting = [entry for entry in waiting if entry[1] != index]
@@ -265,23 +262,18 @@ def lower_activation_widths(
         if evaluate(network, pixels, labels) < floor:
             activation.set_bits(activation.bits + 1)
         elif activation.bits > minimum:
-            waiting.append(change(index))
+            waiting.append(change(index, logits_of(network, pixels)))
     return [activation.bits for activation in activations]
 
 
 def bit_products(network: Trainable) -> list[float]:
-    """Work that one streamed bit of each of `hidden_activations` causes: windows x K x outputs x mean width of a block,
-    summed over the layers that read it."""
+    """Work that one streamed bit of each of `hidden_activations` causes: products x mean width of a block, summed
+    over the layers that read it."""
     activations = hidden_activations(network)
     pairs = network.inputs() if isinstance(network, QuantisedNetwork) else list(itertools.pairwise(network))
 
     def work(layer: Any) -> float:
-        return (
-            layer.stage.windows
-            * layer.stage.k
-            * layer.stage.outputs
-            * float(layer.source.block_widths().float().mean())
-        )
+        return layer.stage.products * float(layer.source.block_widths().float().mean())
 
     return [sum(work(layer) for source, layer in pairs if source is activation) for activation in activations]
 

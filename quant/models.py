@@ -63,6 +63,11 @@ class Stage:
         _, height, width = self.out_shape
         return height * width * self.pool * self.pool
 
+    @property
+    def products(self) -> int:
+        """Multiplications of an activation with a weight per image."""
+        return self.windows * self.k * self.outputs
+
 
 class LeNet5(nn.Module):
     """LeNet-5: conv 6@5x5 (pad 2), pool 2, conv 16@5x5, pool 2, 120, 84, classes; ReLU between.

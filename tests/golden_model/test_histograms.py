@@ -29,7 +29,7 @@ def engine(compiled: bool, monkeypatch: pytest.MonkeyPatch):
     if compiled:
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr(histograms, "numba_installed", lambda: False)
+        monkeypatch.setattr(layer, "numba_installed", lambda: False)
 
 
 def one_by_one(found, hardware, activations):

@@ -45,8 +45,8 @@ demo: setup ## train, calibrate, map, simulate the whole network in RTL, report 
 
 # What follows the image is made again only when the image, the code or the number of digits has changed;
 # training, calibration and export look after that themselves.
-HARDWARE_CODE := $(wildcard golden_model/*.py rtl/*.py)
-SIM_CODE := $(wildcard sim/*.py sim/*.cpp sim/templates/* golden_model/data/*)
+HARDWARE_CODE := $(shell find golden_model rtl -name '*.py')
+SIM_CODE := $(shell find sim -name '*.py' -o -name '*.cpp' -o -name '*.j2') $(wildcard golden_model/cost/data/*)
 
 $(DEMO)/.verilog-$(PRESET): $(HARDWARE_CODE)
 	$(RUN) -m rtl.generate --preset $(PRESET) --output $(DEMO)/verilog
@@ -77,19 +77,19 @@ bench: setup ## how fast the golden model is; keeps a history in build/bench
 
 reproduce-trq: setup ## twin-range against uniform converters: NETWORK=resnet20 WEIGHTS=FILE DATA=DIR
 	@[ -n "$(WEIGHTS)" ] && [ -n "$(DATA)" ] || { echo "error: give WEIGHTS=FILE and DATA=DIR" >&2; exit 2; }
-	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce_trq --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
+	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce.trq --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
 
 reproduce-redy: setup ## dynamic activation precision against static bits: NETWORK=resnet20 WEIGHTS=FILE DATA=DIR
 	@[ -n "$(WEIGHTS)" ] && [ -n "$(DATA)" ] || { echo "error: give WEIGHTS=FILE and DATA=DIR" >&2; exit 2; }
-	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce_redy --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
+	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce.redy --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
 
 reproduce-bwq: setup ## block-wise widths step by step: NETWORK=resnet20 WEIGHTS=FILE DATA=DIR
 	@[ -n "$(WEIGHTS)" ] && [ -n "$(DATA)" ] || { echo "error: give WEIGHTS=FILE and DATA=DIR" >&2; exit 2; }
-	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce_bwq --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
+	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce.bwq --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
 
 reproduce-search: setup ## lossless searches beside the entropy floor: NETWORK=resnet20 WEIGHTS=FILE DATA=DIR
 	@[ -n "$(WEIGHTS)" ] && [ -n "$(DATA)" ] || { echo "error: give WEIGHTS=FILE and DATA=DIR" >&2; exit 2; }
-	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce_search --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
+	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce.search --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
 
 # ---- hardware ----------------------------------------------------------------------------------
 verilog: setup ## Verilog of tile, macro and every block into build/verilog

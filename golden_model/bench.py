@@ -32,9 +32,10 @@ from rich.console import Console
 from rich.table import Table
 
 from golden_model import layer as crossbar
-from golden_model import mapping, network, trq
+from golden_model import network, trq
 from golden_model.config import PAPER, HardwareConfig
-from golden_model.program import Layer
+from golden_model.crossbar import mapping
+from golden_model.graph.layers import Layer
 from golden_model.trq import AdcRegisters
 
 #: (input channels, edge of the map, output channels, stride) of ResNet-20's convolutions for CIFAR-10.

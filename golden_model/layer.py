@@ -21,11 +21,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from golden_model import mapping, timing
-from golden_model import redy as dynamic_precision
+from golden_model import timing
 from golden_model.config import HardwareConfig
+from golden_model.crossbar import mapping
+from golden_model.crossbar import redy as dynamic_precision
 from golden_model.events import Events
-from golden_model.program import DynamicPrecision
+from golden_model.graph.layers import DynamicPrecision
 from golden_model.trq import (
     AdcRegisters,
     ColumnBoundBits,
@@ -551,10 +552,10 @@ _COMPILING_PAYS = 200_000_000  # conversions; below, starting the compiled engin
 
 def _run_matrix(prepared: Prepared, tables: Any, activations: np.ndarray) -> tuple[np.ndarray, Events]:
     if prepared.hardware.ou_rows <= PATTERN_ROWS:
-        from golden_model import compiled
+        from golden_model.engines import compiled
 
         return compiled.run_matrix(prepared, tables, activations)
-    from golden_model import columns
+    from golden_model.engines import columns
 
     sums, counters = columns.run_windows(prepared, tables, np.ascontiguousarray(activations, dtype=np.uint8))
     return np.ascontiguousarray(sums.T, dtype=np.int64), Events(counters).sum()
@@ -580,11 +581,11 @@ def compiled_tables(prepared: Prepared) -> Any:
         tables: Any = None
         if numba_installed():
             if prepared.hardware.ou_rows <= PATTERN_ROWS:
-                from golden_model import compiled
+                from golden_model.engines import compiled
 
                 tables = compiled.make_tables(prepared)
             else:
-                from golden_model import columns
+                from golden_model.engines import columns
 
                 tables = columns.make_tables(prepared)
                 if tables is not None:
@@ -607,7 +608,7 @@ def on_torch(engine: str) -> bool:
 def load_torch(engine: str) -> Any:
     """The module `torch_engine`; ValueError if torch is not installed."""
     try:
-        from golden_model import torch_engine
+        from golden_model.engines import torch_engine
     except ImportError as error:
         raise ValueError(f"engine {engine!r} needs torch, which is not installed") from error
     return torch_engine

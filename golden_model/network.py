@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from golden_model import layer as crossbar
-from golden_model import mapping, timing
-from golden_model import redy as dynamic_precision
-from golden_model.bit_classes import settings_of
+from golden_model import timing
 from golden_model.config import HardwareConfig
+from golden_model.crossbar import mapping
+from golden_model.crossbar import redy as dynamic_precision
+from golden_model.crossbar.bit_classes import settings_of
 from golden_model.events import Events
-from golden_model.program import Layer, Network
+from golden_model.graph.layers import Layer, Network
 from golden_model.registers import COUNTER_NAMES
 from golden_model.rounding import round_half_up_shift
 from golden_model.trq import check_min_count, check_search
@@ -298,7 +299,7 @@ def _run_compiled(
 ) -> tuple[np.ndarray, Events]:
     constant = np.full(len(activations), timing.c_layer(prepared.hardware))
     if prepared.hardware.ou_rows > crossbar.PATTERN_ROWS:
-        from golden_model import columns
+        from golden_model.engines import columns
 
         sums, counters = columns.run_batch(layer, prepared, tables, activations)
         if finish is None:
@@ -308,7 +309,7 @@ def _run_compiled(
                 [finish(index, _in_window_order(layer, sums[:, index])) for index in range(len(constant))]
             )
     else:
-        from golden_model import compiled
+        from golden_model.engines import compiled
 
         sums, counters = compiled.run_images(layer, prepared, tables, activations)
         if finish is None:
@@ -436,6 +437,6 @@ def _empty_output(layer: Layer) -> np.ndarray:
 
 def load(directory: str | Path, hardware: HardwareConfig | None = None) -> Runner:
     """The network of a deployment image, ready to run; raises `image.ImageError` for a bad image."""
-    from golden_model import image  # image.write runs networks, so it imports this module
+    from golden_model.image import image  # image.write runs networks, so it imports this module
 
     return Runner(image.read(directory, hardware).network)

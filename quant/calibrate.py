@@ -20,15 +20,17 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
-from golden_model import mapping
 from golden_model.config import HardwareConfig
+from golden_model.crossbar import mapping
 from golden_model.events import Events
+from golden_model.graph.layers import DynamicPrecision, Layer, Network
 from golden_model.network import Runner, prepare_layer, run_layer, windows
-from golden_model.program import DynamicPrecision, Layer, Network
 from golden_model.trq import AdcRegisters, convert_counts, lossless, min_count
-from quant import checkpoint, data, pipeline
+from quant import checkpoint
+from quant import stages as pipeline
+from quant.data import digits as data
 from quant.integer import AdcSetting, exact_layer, lossless_uniform, to_layers, with_settings
-from quant.modules import QuantNetwork
+from quant.training.layers import QuantNetwork
 
 Family = Literal["ideal", "normal", "general", "uniform"]
 FAMILIES: tuple[Family, ...] = ("ideal", "normal", "general", "uniform")
@@ -587,10 +589,6 @@ def settings_of(calibration: dict[str, Any]) -> tuple[list[AdcSetting], list[Dyn
     return adc, dynamic
 
 
-def calibration_sources() -> list[Path]:
-    return [*pipeline.train_sources(), Path(__file__).resolve(), *pipeline.golden_sources()]
-
-
 def dataset_of(content: dict[str, Any], data_dir: Path | None) -> data.Dataset:
     """The data set that a checkpoint was trained on, or another one of the user's choice."""
     source = content["data"]["source"]
@@ -679,7 +677,11 @@ def main(
         event_images=event_images,
     )
     mark = pipeline.fingerprint(
-        "calibrate", asdict(options), calibration_sources(), train=content["fingerprint"], data=dataset.sha256
+        "calibrate",
+        asdict(options),
+        pipeline.sources_of("quant.calibrate"),
+        train=content["fingerprint"],
+        data=dataset.sha256,
     )
     target = work / "calibration.json"
     result = None if force else pipeline.finished(target, mark)

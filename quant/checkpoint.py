@@ -4,10 +4,10 @@ Format (a dictionary), version 1:
 
     schema       "ohmloom-checkpoint"
     version      1
-    fingerprint  of everything that decided the content (quant.pipeline.fingerprint)
+    fingerprint  of everything that decided the content (quant.stages.fingerprint)
     model        name of the float network, shape (C, H, W), classes
     data         source (directory, or quant.data.DIGITS), sha256
-    settings     quant.bwq.Settings as a dictionary
+    settings     quant.training.loop.Settings as a dictionary
     float        state_dict of the float network, or None
     normalisation  mean and std that the float network expects
     network      QuantNetwork.describe(), or None; state: its state_dict, or None
@@ -24,8 +24,8 @@ from zipfile import BadZipFile
 
 import torch
 
-from quant.modules import QuantNetwork
-from quant.pipeline import write_atomically
+from quant.stages import write_atomically
+from quant.training.layers import QuantNetwork
 
 SCHEMA, VERSION = "ohmloom-checkpoint", 1
 KEYS = (

@@ -21,14 +21,16 @@ import typer
 from rich.progress import Progress as Bar
 from torch import nn
 
-from golden_model import torch_engine
 from golden_model.config import PRESETS
-from golden_model.graph import Graph, GraphRunner
-from quant import datasets, networks, pipeline
-from quant.import_network import from_torch
+from golden_model.engines import torch_engine
+from golden_model.graph.network import Graph, GraphRunner
+from quant import stages as pipeline
+from quant.capture.capture import from_torch
+from quant.data import sets as datasets
 from quant.integer import accuracy
-from quant.modules import Normalisation
+from quant.networks import zoo as networks
 from quant.reference import Progress, exact_logits
+from quant.training.layers import Normalisation
 
 #: Of the golden model; "torch" is the one for GPUs.
 ENGINES = ("auto", "compiled", "torch", "patterns", "direct")

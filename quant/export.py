@@ -15,13 +15,15 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
-from golden_model import image
+from golden_model.graph.layers import Network
+from golden_model.image import image
 from golden_model.network import Progress as ImageProgress
-from golden_model.program import Network
-from quant import checkpoint, data, pipeline
-from quant.calibrate import calibration_sources, dataset_of, settings_of
+from quant import checkpoint
+from quant import stages as pipeline
+from quant.calibrate import dataset_of, settings_of
+from quant.data import digits as data
 from quant.integer import to_layers
-from quant.modules import QuantNetwork
+from quant.training.layers import QuantNetwork
 
 app = typer.Typer(add_completion=False)
 
@@ -101,7 +103,7 @@ def main(
     mark = pipeline.fingerprint(
         "export",
         {"vectors": count, "out": str(out.resolve())},
-        [*calibration_sources(), Path(__file__).resolve()],
+        pipeline.sources_of("quant.export"),
         train=content["fingerprint"],
         calibration=pipeline.file_hash(calibrated),
         data=dataset.sha256,

@@ -1,6 +1,6 @@
 """Trained network -> the integers that golden model and hardware compute with (system.md §3, §4.4, §6).
 
-The integer path is the truth; the fake-quantised forward of `quant.modules` only approximates it,
+The integer path is the truth; the fake-quantised forward of `quant.training.layers` only approximates it,
 because here bias and requantisation are integers too.
 """
 
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from golden_model.config import HardwareConfig
+from golden_model.crossbar.redy import precision
+from golden_model.graph.layers import DynamicPrecision, Layer
 from golden_model.network import finish_layer, windows
-from golden_model.program import DynamicPrecision, Layer
-from golden_model.redy import precision
 from golden_model.trq import AdcRegisters, lossless, min_count
-from quant.modules import PIXEL_LEVELS, QuantNetwork
+from quant.training.layers import PIXEL_LEVELS, QuantNetwork
 
 MULTIPLIER_TOP = 2**16 - 1
 SHIFT_TOP = 63

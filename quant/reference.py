@@ -14,8 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from golden_model.bit_classes import lossless
-from golden_model.graph import Add, AveragePool, Border, Concat, Crossbar, Graph, MaxPool, Node, Rescale, Reshape
+from golden_model.crossbar.bit_classes import lossless
+from golden_model.graph.network import (
+    Add,
+    AveragePool,
+    Border,
+    Concat,
+    Crossbar,
+    Graph,
+    MaxPool,
+    Node,
+    Rescale,
+    Reshape,
+)
 
 #: Called with (images done, images in all).
 Progress = Callable[[int, int], None]

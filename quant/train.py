@@ -21,8 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from golden_model.config import PRESETS, HardwareConfig
-from quant import checkpoint, data, models, pipeline
-from quant.bwq import (
+from quant import checkpoint
+from quant import stages as pipeline
+from quant.capture import chain as models
+from quant.data import digits as data
+from quant.integer import accuracy, exact_logits, to_layers
+from quant.training.layers import Normalisation, PixelNetwork, QuantNetwork, quantise
+from quant.training.loop import (
     BitPlanePhase,
     FinetunePhase,
     FloatPhase,
@@ -36,8 +41,6 @@ from quant.bwq import (
     run_epoch,
     width_statistics,
 )
-from quant.integer import accuracy, exact_logits, to_layers
-from quant.modules import Normalisation, PixelNetwork, QuantNetwork, quantise
 
 PHASES = ("float", "quantise", "finetune")
 #: Magnitude bits of the post-training 8-bit symmetric setting (sign + 7).
@@ -373,7 +376,7 @@ def main(
     mark = pipeline.fingerprint(
         "train",
         {"settings": asdict(settings), "hardware": config.as_dict()},
-        pipeline.train_sources(),
+        pipeline.sources_of("quant.train"),
         data=dataset.sha256,
         weights="" if weights is None or not weights.is_file() else pipeline.file_hash(weights),
     )

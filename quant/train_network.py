@@ -5,7 +5,7 @@
 A trained float network is quantised, its block widths are driven down (msq or bitplane), then it is trained
 on with frozen widths. DIR gets
 
-    network.graph   the integer network (golden_model.graph_file)
+    network.graph   the integer network (golden_model.image.archive)
     train.json      settings, accuracies, widths, and a record of every epoch
     train.pt        checkpoint; training that was interrupted goes on from its last epoch
 
@@ -27,11 +27,18 @@ import torch
 import typer
 from torch import nn
 
-from golden_model import graph_file
 from golden_model.config import PRESETS, HardwareConfig
-from golden_model.graph import Graph
-from quant import datasets, networks, pipeline
-from quant.bwq import (
+from golden_model.graph.network import Graph
+from golden_model.image import archive as graph_file
+from quant import stages as pipeline
+from quant.data import sets as datasets
+from quant.evaluate import own_model
+from quant.integer import accuracy
+from quant.networks import zoo as networks
+from quant.reference import exact_logits
+from quant.train import BITPLANE_ALPHA, Watcher, _screen
+from quant.training.layers import Block, Normalisation, PixelNetwork
+from quant.training.loop import (
     BitPlanePhase,
     FinetunePhase,
     FloatPhase,
@@ -48,18 +55,11 @@ from quant.bwq import (
     run_epoch,
     width_statistics,
 )
-from quant.evaluate import own_model
-from quant.integer import accuracy
-from quant.modules import Block, Normalisation, PixelNetwork
-from quant.quantised import QuantisedNetwork, prepare
-from quant.reference import exact_logits
-from quant.train import BITPLANE_ALPHA, Watcher, _screen
+from quant.training.prepare import QuantisedNetwork, prepare
 
 SCHEMA, VERSION = "ohmloom-network-training", 1
 CALIBRATION_IMAGES = 256
 LOWERING_IMAGES = 1000
-#: Source files that decide the result.
-SOURCES = ("bwq", "datasets", "import_network", "modules", "networks", "quantised", "ste", "train_network")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,7 +397,7 @@ def main(
     recipe = Recipe(settings=settings, block=block, preset=preset)
     recipe.shape()
     options = {"settings": asdict(settings), "block": block, "hardware": recipe.hardware.as_dict()}
-    sources = [pipeline.PACKAGE / f"{name}.py" for name in SOURCES]
+    sources = pipeline.sources_of("quant.train_network")
     given = "" if weights is None else pipeline.file_hash(weights)
     start = None if start_from is None else _started(start_from, model)
     before = "" if start is None else start["fingerprint"]

@@ -21,14 +21,15 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from golden_model import cost, timing, trq
-from golden_model import image as deployment
-from golden_model.program import Layer
+from golden_model import timing, trq
+from golden_model.cost import energy as cost
+from golden_model.graph.layers import Layer
+from golden_model.image import image as deployment
 from golden_model.registers import COUNTER_NAMES
-from sim import figures, measure
+from sim.reporting import figures, measure
 
 _INDEX = {name: i for i, name in enumerate(COUNTER_NAMES)}
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = Path(__file__).parent / "reporting" / "templates"
 
 
 # ---- collecting ---------------------------------------------------------------------------------

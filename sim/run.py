@@ -22,13 +22,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from golden_model.events import Events
-from golden_model.image import Image, read
-from sim.backends import BACKENDS, Report, Request
-from sim.bus import BusError, BusTimeout
-from sim.crossbars import CrossbarSettings
-from sim.driver import DeviceError, poke_words
-from sim.session import Job, compare
-from sim.toolchain import ToolError
+from golden_model.image.image import Image, read
+from sim.array.crossbars import CrossbarSettings
+from sim.backends.choice import BACKENDS, Report, Request
+from sim.backends.toolchain import ToolError
+from sim.host.bus import BusError, BusTimeout
+from sim.host.driver import DeviceError, poke_words
+from sim.host.session import Job, compare
 
 console = Console(width=None if sys.stdout.isatty() else 140)
 

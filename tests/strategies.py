@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from golden_model import mapping, trq
+from golden_model import trq
 from golden_model.config import PAPER, HardwareConfig
-from golden_model.program import DynamicPrecision, Layer, Network
+from golden_model.crossbar import mapping
+from golden_model.graph.layers import DynamicPrecision, Layer, Network
 from golden_model.trq import AdcRegisters
 
 

@@ -43,7 +43,7 @@ ALLOWED = {
     },
 }
 #: Beside those of its package, what a single file may import: engines that nothing needs and that only load when asked.
-ALLOWED_IN_FILE = {"golden_model/torch_engine.py": {"torch"}}
+ALLOWED_IN_FILE = {"golden_model/engines/torch_engine.py": {"torch"}}
 #: Only in modules that are commands, that is, have a `__main__` guard or are `__main__.py`.
 COMMAND_LINE = {"typer", "rich", "jinja2", "matplotlib"}
 
@@ -99,8 +99,8 @@ def test_nothing_imports_tests(package):
     ("path", "source", "wrong"),
     [
         ("golden_model/x.py", "import torch", ["torch"]),
-        ("golden_model/torch_engine.py", "import torch", []),
-        ("golden_model/torch_engine.py", "import quant.data", ["quant.data"]),
+        ("golden_model/engines/torch_engine.py", "import torch", []),
+        ("golden_model/engines/torch_engine.py", "import quant.data", ["quant.data"]),
         ("golden_model/x.py", "def f():\n    from quant import train", ["quant.train"]),
         ("golden_model/x.py", "import typer", ["typer"]),
         ("golden_model/x.py", 'import typer\nif __name__ == "__main__":\n    pass', []),
@@ -125,7 +125,9 @@ def run_without(modules: list[str], code: str) -> subprocess.CompletedProcess:
 
 def test_the_golden_model_computes_without_a_compiler():
     code = (
-        "from golden_model import config, layer, network, image, trace, trq\n"
+        "from golden_model import config, layer, network, trq\n"
+        "from golden_model.image import image\n"
+        "from golden_model.crossbar import trace\n"
         "import numpy as np\n"
         "u = trq.AdcRegisters(mode='uniform', n_r2=4)\n"
         "print(layer.matmul(np.full((300, 3), 2), [[1], [2], [-4]], config.PAPER, u)[0].sum())"
@@ -138,7 +140,7 @@ def test_the_golden_model_computes_without_a_compiler():
     "module",
     [
         "golden_model.network",
-        "golden_model.graph",
+        "golden_model.graph.network",
         "golden_model.run",
         "golden_model.bench",
         "sim.bench",

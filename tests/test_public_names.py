@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golden_model import config, image, layer, network, trq
+from golden_model import config, layer, network, trq
 from golden_model.config import HardwareConfig
+from golden_model.image import image
 from golden_model.registers import COUNTER_NAMES
 from tests.strategies import make_images, make_network
 

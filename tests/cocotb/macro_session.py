@@ -10,16 +10,17 @@ import numpy as np
 from cocotb.triggers import FallingEdge, ReadOnly, with_timeout
 
 from golden_model import layer as crossbar_layer
-from golden_model import mapping, network, redy, trace
+from golden_model import network
+from golden_model.crossbar import mapping, redy, trace
 from golden_model.events import Events
-from golden_model.image import descriptor
-from golden_model.program import DynamicPrecision
+from golden_model.graph.layers import DynamicPrecision
+from golden_model.image.image import descriptor
 from golden_model.registers import COUNTER_NAMES
 from rtl import layouts
 from rtl.macro import Macro
-from sim import cocotb_bench
-from sim.crossbars import Crossbar
-from sim.records import TraceLayout, unpack
+from sim.array.crossbars import Crossbar
+from sim.backends import cocotb_bench
+from sim.host.records import TraceLayout, unpack
 from tests.cocotb.designs import CONFIGURATIONS
 from tests.end_to_end.networks import layer as random_layer
 

@@ -3,7 +3,7 @@
 import pytest
 
 from rtl.macro import Macro
-from sim import verilator
+from sim.backends import verilator
 from tests.cocotb.designs import CONFIGURATIONS
 
 pytestmark = pytest.mark.rtl

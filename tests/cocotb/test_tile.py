@@ -2,9 +2,9 @@
 
 import pytest
 
-from golden_model import image
+from golden_model.image import image
 from rtl.tile import Tile
-from sim import verilator
+from sim.backends import verilator
 from tests.cocotb.designs import CONFIGURATIONS
 from tests.end_to_end.networks import random_images, random_network
 

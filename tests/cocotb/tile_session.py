@@ -9,16 +9,16 @@ import cocotb
 import pytest
 from cocotb.triggers import with_timeout
 
-from golden_model import image as deployment
+from golden_model.image import image as deployment
 from golden_model.registers import REGION, REGISTER
 from rtl.tile import Tile
-from sim import cocotb_bench
-from sim.backends import make_crossbar
-from sim.bus import BusError
-from sim.crossbars import CrossbarSettings
-from sim.driver import DeviceError, Driver
-from sim.records import TraceLayout
-from sim.session import Job, run_job
+from sim.array.crossbars import CrossbarSettings
+from sim.backends import cocotb_bench
+from sim.backends.choice import make_crossbar
+from sim.host.bus import BusError
+from sim.host.driver import DeviceError, Driver
+from sim.host.records import TraceLayout
+from sim.host.session import Job, run_job
 from tests.cocotb.designs import CONFIGURATIONS
 
 HARDWARE = CONFIGURATIONS[os.environ["OHMLOOM_CONFIG"]]

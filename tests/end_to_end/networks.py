@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from golden_model import mapping, trq
+from golden_model import trq
 from golden_model.config import TINY, HardwareConfig
-from golden_model.program import DynamicPrecision, Layer, Network
+from golden_model.crossbar import mapping
+from golden_model.graph.layers import DynamicPrecision, Layer, Network
 
 #: TINY with room for every random network of this file.
 SMALL = replace(TINY, crossbar_pairs=16)

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from golden_model import image
-from sim.backends import BACKENDS, Request
-from sim.crossbars import CrossbarSettings
-from sim.session import Job
+from golden_model.image import image
+from sim.array.crossbars import CrossbarSettings
+from sim.backends.choice import BACKENDS, Request
+from sim.host.session import Job
 from tests.end_to_end.networks import NINE, SMALL, WIDE, random_images, random_network
 
 pytestmark = pytest.mark.rtl

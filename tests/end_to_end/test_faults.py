@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from golden_model import image, trq
+from golden_model import trq
+from golden_model.crossbar.trace import window_trace
+from golden_model.image import image
 from golden_model.network import Runner, windows
 from golden_model.registers import DESCRIPTOR_STRIDE, REGION, REGISTER, descriptor_layout, pack_descriptor
-from golden_model.trace import window_trace
-from sim.backends import BACKENDS, Request
-from sim.session import Job
+from sim.backends.choice import BACKENDS, Request
+from sim.host.session import Job
 from tests.end_to_end.networks import SMALL, random_images, random_network
 
 pytestmark = pytest.mark.rtl

@@ -6,7 +6,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from golden_model import image
+from golden_model.image import image
 from golden_model.registers import REGION
 from sim.run import app
 from tests.end_to_end.networks import SMALL, random_images, random_network

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from golden_model import columns, layer, trq
+from golden_model import layer, trq
 from golden_model.config import HardwareConfig
+from golden_model.engines import columns
 from golden_model.trq import AdcRegisters
 
 HARDWARE = HardwareConfig(ou_rows=128, adc_bits=8, weight_bits=7)

@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import baselines, graph, mapping, timing
+from golden_model import timing
 from golden_model.config import PAPER, TINY, HardwareConfig
+from golden_model.cost import baselines
+from golden_model.crossbar import mapping
 from golden_model.events import Events
-from golden_model.graph import GraphRunner
+from golden_model.graph import network as graph
+from golden_model.graph.layers import Network
+from golden_model.graph.network import GraphRunner
 from golden_model.network import windows
-from golden_model.program import Network
 from golden_model.registers import COUNTER_NAMES
 from tests.golden_model.test_graph import SMALL, everything, pixels
 from tests.strategies import make_images, make_layer, make_network, one_layer

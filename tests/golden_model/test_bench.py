@@ -79,7 +79,7 @@ def test_the_engine_for_gpus_has_rows_of_its_own_with_the_name_of_the_device(tin
     ],
 )
 def test_options_that_do_not_fit_are_told_in_one_sentence(monkeypatch, options, message):
-    torch_engine = pytest.importorskip("golden_model.torch_engine", reason="torch is not installed")
+    torch_engine = pytest.importorskip("golden_model.engines.torch_engine", reason="torch is not installed")
     monkeypatch.setattr(torch_engine, "gpu_present", lambda: False)
     done = CliRunner().invoke(bench.app, options)
     assert done.exit_code == 2

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import graph, graph_file, image, layer, network
-from golden_model.bit_classes import ClassRegisters, lossless, range_bits, settings_of
+from golden_model import layer, network
 from golden_model.config import TINY, HardwareConfig
-from golden_model.graph import GraphRunner
+from golden_model.crossbar.bit_classes import ClassRegisters, lossless, range_bits, settings_of
+from golden_model.graph import network as graph
+from golden_model.graph.network import GraphRunner
+from golden_model.image import archive as graph_file
+from golden_model.image import image
 from golden_model.trq import AdcRegisters
 from tests.golden_model.test_graph import SMALL, everything, pixels
 from tests.golden_model.test_graph_file import same

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import baselines, cost, timing, work
-from golden_model.chip import Chip, ChipShape, ChipStage, chip, place_stage
+from golden_model import timing
 from golden_model.config import PAPER, TINY
-from golden_model.program import Network
+from golden_model.cost import baselines, work
+from golden_model.cost import energy as cost
+from golden_model.cost.chip import Chip, ChipShape, ChipStage, chip, place_stage
+from golden_model.graph.layers import Network
 from tests.golden_model.test_graph import SMALL, everything
 from tests.strategies import make_layer, make_network
 

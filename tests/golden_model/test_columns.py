@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import bit_slices, columns, layer, mapping, network, trq
+from golden_model import layer, network, trq
 from golden_model.config import ISAAC, HardwareConfig
-from golden_model.program import DynamicPrecision
+from golden_model.crossbar import mapping
+from golden_model.engines import bit_slices, columns
+from golden_model.graph.layers import DynamicPrecision
 from golden_model.registers import COUNTER_NAMES
 from golden_model.trq import AdcRegisters
 from tests.strategies import adc_registers, dynamic_precisions, hardware_configs, make_layer, make_weights

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from golden_model import layer as crossbar
 from golden_model import network, timing
 from golden_model.config import PAPER
-from golden_model.program import DynamicPrecision
+from golden_model.graph.layers import DynamicPrecision
 from golden_model.trq import AdcRegisters
 from tests.strategies import adc_registers, dynamic_precisions, hardware_configs, make_images, make_layer, make_network
 
-compiled = pytest.importorskip("golden_model.compiled", reason="numba is not installed")
+compiled = pytest.importorskip("golden_model.engines.compiled", reason="numba is not installed")
 
 
 def both(layer, hardware, images, registers=None):

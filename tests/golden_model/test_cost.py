@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import cost, timing
+from golden_model import timing
 from golden_model.config import PAPER, TINY, HardwareConfig
-from golden_model.program import Layer, Network
+from golden_model.cost import energy as cost
+from golden_model.graph.layers import Layer, Network
 from golden_model.registers import COUNTER_NAMES
 from golden_model.trq import AdcRegisters
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from golden_model import cost_command, graph_file, image
 from golden_model.config import TINY
+from golden_model.cost import __main__ as cost_command
+from golden_model.image import archive as graph_file
+from golden_model.image import image
 from tests.golden_model.test_graph import everything, pixels
 from tests.strategies import make_images, make_network
 

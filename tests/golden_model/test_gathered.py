@@ -9,11 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import baselines, cost, gathered, graph, machines, redy, searches, timing
+from golden_model import timing
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
-from golden_model.program import DynamicPrecision, Layer, Network
+from golden_model.cost import baselines, gathered, machines
+from golden_model.cost import energy as cost
+from golden_model.crossbar import redy
+from golden_model.graph import network as graph
+from golden_model.graph.layers import DynamicPrecision, Layer, Network
 from golden_model.registers import COUNTER_NAMES
-from golden_model.search_trees import Tree, bounded_tree, depths, optimal_tree
+from golden_model.searches import choose as searches
+from golden_model.searches.trees import Tree, bounded_tree, depths, optimal_tree
 from golden_model.trq import AdcRegisters
 from tests import strategies
 from tests.golden_model.test_graph import SMALL, everything, pixels

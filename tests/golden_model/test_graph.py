@@ -6,10 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden_model import graph, graph_compiled
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
+from golden_model.crossbar.mapping import block_widths
+from golden_model.engines import finish_compiled as graph_compiled
 from golden_model.events import Events
-from golden_model.graph import (
+from golden_model.graph import network as graph
+from golden_model.graph.layers import DynamicPrecision
+from golden_model.graph.network import (
     Add,
     AveragePool,
     Border,
@@ -23,9 +26,7 @@ from golden_model.graph import (
     Reshape,
     Window,
 )
-from golden_model.mapping import block_widths
 from golden_model.network import Runner
-from golden_model.program import DynamicPrecision
 from golden_model.trq import AdcRegisters
 from tests.strategies import make_images, make_layer, make_network
 

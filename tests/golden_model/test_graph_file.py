@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import graph, graph_file
 from golden_model.config import TINY
-from golden_model.graph import AveragePool, Encoding, GraphRunner, Window
-from golden_model.graph_file import GraphFileError, load, save
-from golden_model.program import DynamicPrecision
+from golden_model.graph import network as graph
+from golden_model.graph.layers import DynamicPrecision
+from golden_model.graph.network import AveragePool, Encoding, GraphRunner, Window
+from golden_model.image import archive as graph_file
+from golden_model.image.archive import GraphFileError, load, save
 from golden_model.trq import AdcRegisters
 from tests.golden_model.test_graph import SMALL, TWIN, convolution, everything, image, pixels
 from tests.strategies import adc_registers, make_images, make_network
@@ -393,7 +394,7 @@ def test_a_description_counts_bits_and_blocks():
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "golden_model.graph_file", *map(str, arguments)],
+        [sys.executable, "-m", "golden_model.image.archive", *map(str, arguments)],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 

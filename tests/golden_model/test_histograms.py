@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import histograms, layer
+from golden_model import layer
 from golden_model.config import ISAAC, HardwareConfig
-from golden_model.graph import Graph, GraphRunner, from_network, with_settings
-from golden_model.histograms import graph_counts, layer_counts
+from golden_model.graph.layers import DynamicPrecision
+from golden_model.graph.network import Graph, GraphRunner, from_network, with_settings
 from golden_model.network import windows
-from golden_model.program import DynamicPrecision
+from golden_model.searches import histograms
+from golden_model.searches.histograms import graph_counts, layer_counts
 from golden_model.trq import convert_counts
 from tests.strategies import adc_registers, make_images, make_layer, make_network
 

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import histograms_joint, layer, network
+from golden_model import layer, network
 from golden_model.config import HardwareConfig
-from golden_model.graph import GraphRunner, from_network
-from golden_model.histograms import layer_counts
-from golden_model.histograms_joint import JointCounts, add, graph_joint_counts, joint_counts
-from golden_model.program import DynamicPrecision
-from golden_model.redy import precision
+from golden_model.crossbar.redy import precision
+from golden_model.graph.layers import DynamicPrecision
+from golden_model.graph.network import GraphRunner, from_network
+from golden_model.searches import joint as histograms_joint
+from golden_model.searches.histograms import layer_counts
+from golden_model.searches.joint import JointCounts, add, graph_joint_counts, joint_counts
 from tests.strategies import dynamic_precisions, make_images, make_layer, make_network
 
 MANY = HardwareConfig(rows=70, cols=8, ou_rows=70, ou_cols=3, adc_bits=7, weight_bits=4)

@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from golden_model import image, mapping, network, trq
+from golden_model import network, trq
 from golden_model.config import PAPER, TINY
-from golden_model.image import ImageError
+from golden_model.crossbar import mapping
+from golden_model.image import image
+from golden_model.image.image import ImageError
 from golden_model.registers import descriptor_words, unpack_descriptor
 from tests.strategies import make_images, make_network
 

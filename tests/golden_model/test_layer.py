@@ -3,11 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import layer, mapping, trq
+from golden_model import layer, trq
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
+from golden_model.crossbar import mapping
 from golden_model.events import Events
+from golden_model.graph.layers import DynamicPrecision
 from golden_model.layer import matmul
-from golden_model.program import DynamicPrecision
 from golden_model.trq import AdcRegisters
 from tests.golden_model import oracles
 from tests.strategies import adc_registers, dynamic_precisions, hardware_configs, make_weights

@@ -8,11 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from golden_model import baselines, cost, graph, machines, searches, timing
+from golden_model import timing
 from golden_model.config import PAPER, TINY
-from golden_model.graph import GraphRunner
-from golden_model.program import DynamicPrecision
+from golden_model.cost import baselines, machines
+from golden_model.cost import energy as cost
+from golden_model.graph import network as graph
+from golden_model.graph.layers import DynamicPrecision
+from golden_model.graph.network import GraphRunner
 from golden_model.registers import COUNTER_NAMES
+from golden_model.searches import choose as searches
 from golden_model.trq import AdcRegisters
 from tests.golden_model.test_graph import TWIN, everything, pixels
 from tests.strategies import make_images, make_network

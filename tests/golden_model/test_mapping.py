@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden_model import mapping
 from golden_model.config import PAPER, TINY
+from golden_model.crossbar import mapping
 from tests.strategies import hardware_configs, make_weights
 
 

@@ -9,7 +9,7 @@ from golden_model import layer as crossbar
 from golden_model import network, timing
 from golden_model.config import PAPER, TINY
 from golden_model.events import Events
-from golden_model.program import DynamicPrecision, Layer, Network
+from golden_model.graph.layers import DynamicPrecision, Layer, Network
 from golden_model.trq import AdcRegisters
 from tests.strategies import make_images, make_layer, make_network
 

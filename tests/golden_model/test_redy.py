@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden_model import redy
 from golden_model.config import PAPER
-from golden_model.program import DynamicPrecision
+from golden_model.crossbar import redy
+from golden_model.graph.layers import DynamicPrecision
 from tests.golden_model import oracles
 from tests.strategies import dynamic_precisions, hardware_configs
 

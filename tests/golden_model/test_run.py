@@ -5,8 +5,9 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from golden_model import image, run
+from golden_model import run
 from golden_model.config import TINY
+from golden_model.image import image
 from tests.golden_model.test_image import edit_npz
 from tests.strategies import make_images, make_network
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden_model.search_trees import (
+from golden_model.searches.trees import (
     bounded_tree,
     check_tree,
     depths,

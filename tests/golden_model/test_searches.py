@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import image, lanes, layer, mapping, network, timing, trace
+from golden_model import layer, network, timing
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
-from golden_model.graph import GraphRunner, from_network, with_settings
-from golden_model.program import DynamicPrecision
+from golden_model.crossbar import mapping, trace
+from golden_model.graph.layers import DynamicPrecision
+from golden_model.graph.network import GraphRunner, from_network, with_settings
+from golden_model.image import image
+from golden_model.searches import lanes
 from golden_model.trq import AdcRegisters, convert, lossless, min_count
 from tests.golden_model import oracles
 from tests.strategies import (

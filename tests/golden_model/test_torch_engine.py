@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from golden_model import layer as crossbar
 from golden_model import network
 from golden_model.config import PAPER, TINY
-from golden_model.graph import AveragePool, Encoding, GraphRunner, MaxPool, Window, build
-from golden_model.program import DynamicPrecision
+from golden_model.graph.layers import DynamicPrecision
+from golden_model.graph.network import AveragePool, Encoding, GraphRunner, MaxPool, Window, build
 from golden_model.trq import AdcRegisters
 from tests.golden_model.test_graph import SMALL, convolution, everything, head, image, pixels
 from tests.strategies import adc_registers, dynamic_precisions, hardware_configs, make_images, make_layer, make_network
@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
-from golden_model import torch_engine  # noqa: E402 - needs torch
+from golden_model.engines import torch_engine  # noqa: E402 - needs torch
 
 CPU = torch.device("cpu")
 TWIN = AdcRegisters(mode="twin", n_r2=5, n_r1=3, m=2)
@@ -264,8 +264,8 @@ def test_every_node_of_a_graph_gives_the_same_on_the_device(values):
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_graph_gives_the_same_logits_and_events(monkeypatch, keep, images):
     if not keep:
-        monkeypatch.setattr("golden_model.graph._PREPARED_BYTES", 0)
-    monkeypatch.setattr("golden_model.graph._IMAGES_ON_DEVICE", 2)
+        monkeypatch.setattr("golden_model.graph.network._PREPARED_BYTES", 0)
+    monkeypatch.setattr("golden_model.graph.network._IMAGES_ON_DEVICE", 2)
     made = everything(6)
     x = pixels(7, made, images)
     seen: dict[str, list] = {"direct": [], "torch:cpu": []}

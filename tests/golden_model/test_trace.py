@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from golden_model import network, trace
+from golden_model import network
 from golden_model.config import TINY
-from golden_model.program import Network
+from golden_model.crossbar import trace
+from golden_model.graph.layers import Network
 from golden_model.trq import AdcRegisters
 from tests.strategies import make_images, make_layer, make_network
 

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden_model import cost, graph, machines, network, timing, window_reuse, work
-from golden_model.baselines import uniform_events
-from golden_model.chip import ChipShape
+from golden_model import network, timing
 from golden_model.config import PAPER, TINY
-from golden_model.program import DynamicPrecision, Layer
+from golden_model.cost import energy as cost
+from golden_model.cost import machines, window_reuse, work
+from golden_model.cost.baselines import uniform_events
+from golden_model.cost.chip import ChipShape
+from golden_model.graph import network as graph
+from golden_model.graph.layers import DynamicPrecision, Layer
 from golden_model.registers import COUNTER_NAMES
 from tests.golden_model.test_graph import everything, pixels
 from tests.strategies import make_images, make_layer, make_network

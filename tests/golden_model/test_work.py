@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from golden_model import cost, graph, work
-from golden_model.baselines import baseline_events
 from golden_model.config import TINY
-from golden_model.graph import GraphRunner
-from golden_model.program import DynamicPrecision
+from golden_model.cost import energy as cost
+from golden_model.cost import work
+from golden_model.cost.baselines import baseline_events
+from golden_model.graph import network as graph
+from golden_model.graph.layers import DynamicPrecision
+from golden_model.graph.network import GraphRunner
 from tests.golden_model.test_graph import SMALL, everything, pixels
 from tests.strategies import make_images, make_network
 

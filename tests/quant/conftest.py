@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from golden_model.config import HardwareConfig
-from quant import data
-from quant.modules import FloatWeight, Normalisation, QuantNetwork, quantise
+from quant.data import digits as data
+from quant.training.layers import FloatWeight, Normalisation, QuantNetwork, quantise
 
 SMALL = HardwareConfig(
     rows=12,

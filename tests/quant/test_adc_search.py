@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_model import layer as crossbar
-from golden_model.bit_classes import ClassRegisters
 from golden_model.config import ISAAC, PAPER, HardwareConfig
-from golden_model.graph import Graph, GraphRunner, from_network, with_settings
-from golden_model.histograms import LayerCounts, graph_counts
+from golden_model.crossbar.bit_classes import ClassRegisters
+from golden_model.graph.network import Graph, GraphRunner, from_network, with_settings
 from golden_model.network import windows
+from golden_model.searches.histograms import LayerCounts, graph_counts
 from golden_model.trq import AdcRegisters, levels, min_count
-from quant import adc_search, calibrate
-from quant.adc_search import Chosen, Scores, Step, choose, choose_within, mean_operations, most_accurate, score_layer
+from quant import calibrate
+from quant.search import adc as adc_search
+from quant.search.adc import Chosen, Scores, Step, choose, choose_within, mean_operations, most_accurate, score_layer
 from tests.strategies import make_images, make_network
 
 SMALL = HardwareConfig(rows=12, cols=8, ou_rows=5, ou_cols=3, adc_bits=3, weight_bits=4)

@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from quant import bwq
 from quant import train as training
-from quant.bwq import AlphaController, BlockPenalty, Settings, bit_plane_network, mean_bits, width_statistics
-from quant.data import Dataset
-from quant.modules import BitPlaneWeight, FloatWeight, QuantNetwork
+from quant.data.digits import Dataset
 from quant.train import Watcher, train
+from quant.training import loop as bwq
+from quant.training.layers import BitPlaneWeight, FloatWeight, QuantNetwork
+from quant.training.loop import AlphaController, BlockPenalty, Settings, bit_plane_network, mean_bits, width_statistics
 from tests.quant.conftest import SMALL, random_network
 
 QUICK = Settings(

@@ -10,12 +10,13 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from golden_model import image
+from golden_model.image import image
 from golden_model.network import Runner
-from quant import calibrate, checkpoint, export, pipeline
+from quant import calibrate, checkpoint, export
+from quant import stages as pipeline
 from quant import train as training
-from quant.models import LeNet5
-from quant.modules import QuantNetwork
+from quant.capture.chain import LeNet5
+from quant.training.layers import QuantNetwork
 from tests.quant.conftest import write_toy
 
 TRAIN = ("--float-epochs", "3", "--quantise-epochs", "3", "--finetune-epochs", "2", "--batch", "20")

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quant import data
+from quant.data import digits as data
 from tests.quant.conftest import toy_dataset, write_idx, write_toy
 
 

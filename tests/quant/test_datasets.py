@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quant import datasets
-from quant.data import DataError
+from quant.data import sets as datasets
+from quant.data.digits import DataError
 
 
 def random_images(count: int, shape=(3, 32, 32), seed: int = 0):

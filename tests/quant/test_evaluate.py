@@ -9,9 +9,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from golden_model import graph
-from quant import evaluate, networks
-from quant.models import LeNet5
+from golden_model.graph import network as graph
+from quant import evaluate
+from quant.capture.chain import LeNet5
+from quant.networks import zoo as networks
 
 OWN = """
 import torch

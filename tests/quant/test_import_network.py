@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from golden_model import graph
 from golden_model.config import HardwareConfig
-from golden_model.graph import Add, AveragePool, Border, Concat, Crossbar, GraphRunner, MaxPool, Reshape
-from golden_model.program import DynamicPrecision
+from golden_model.graph import network as graph
+from golden_model.graph.layers import DynamicPrecision
+from golden_model.graph.network import Add, AveragePool, Border, Concat, Crossbar, GraphRunner, MaxPool, Reshape
 from golden_model.trq import AdcRegisters
+from quant.capture.capture import from_torch, quantise_weights
+from quant.capture.chain import UnsupportedOperator
 from quant.evaluate import float_logits
-from quant.import_network import from_torch, quantise_weights
 from quant.integer import multiplier_and_shift
-from quant.models import UnsupportedOperator
-from quant.modules import Normalisation
 from quant.reference import exact_logits
+from quant.training.layers import Normalisation
 
 HARDWARE = HardwareConfig(rows=18, cols=8, ou_rows=9, ou_cols=4)
 SHAPE = (3, 12, 12)

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golden_model.graph.layers import DynamicPrecision, Network
 from golden_model.network import Runner
-from golden_model.program import DynamicPrecision, Network
 from golden_model.rounding import round_half_up_shift
 from golden_model.trq import AdcRegisters
 from quant import integer
 from quant.integer import AdcSetting, exact_logits, multiplier_and_shift, to_layers
-from quant.modules import PIXEL_LEVELS, FloatWeight, Normalisation
+from quant.training.layers import PIXEL_LEVELS, FloatWeight, Normalisation
 from tests.quant.conftest import SMALL, random_network
 
 TWIN = AdcSetting(registers=AdcRegisters(mode="twin", n_r2=3, n_r1=1))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant.models import LeNet5, UnsupportedOperator, build, capture
+from quant.capture.chain import LeNet5, UnsupportedOperator, build, capture
 from tests.quant.conftest import SmallNet
 
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from golden_model import mapping
-from quant.models import LeNet5
-from quant.modules import (
+from golden_model.crossbar import mapping
+from quant.capture.chain import LeNet5
+from quant.training.layers import (
     BitPlaneWeight,
     FloatWeight,
     Normalisation,

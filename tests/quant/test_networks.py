@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from golden_model.config import PAPER
-from golden_model.graph import GraphRunner
-from quant import networks
-from quant.import_network import from_torch
+from golden_model.graph.network import GraphRunner
+from quant.capture.capture import from_torch
+from quant.networks import zoo as networks
 from quant.reference import exact_logits
 
 

@@ -12,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from golden_model import graph
-from golden_model.graph import Graph, GraphRunner
-from golden_model.histograms import graph_counts
+from golden_model.graph import network as graph
+from golden_model.graph.layers import DynamicPrecision
+from golden_model.graph.network import Graph, GraphRunner
 from golden_model.network import windows
-from golden_model.program import DynamicPrecision
+from golden_model.searches.histograms import graph_counts
 from golden_model.trq import AdcRegisters, convert_counts
-from quant import adc_search, offset_encoding
-from quant.models import LeNet5
-from quant.offset_encoding import OffsetRunner, added
+from quant.capture.chain import LeNet5
+from quant.reproduce import offset as offset_encoding
+from quant.reproduce.offset import OffsetRunner, added
+from quant.search import adc as adc_search
 from tests.golden_model.test_graph import SMALL, everything, pixels
 
 SPARE = replace(SMALL, weight_bits=5)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from quant import pipeline
+from quant import stages as pipeline
 
 
 def test_a_command_is_kept_without_the_folders_of_this_machine(monkeypatch):

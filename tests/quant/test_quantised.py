@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from golden_model.config import PAPER
-from quant.bwq import bit_plane_network, width_statistics
-from quant.models import UnsupportedOperator
-from quant.modules import Block, Normalisation, QuantActivation, QuantMatrix
-from quant.quantised import QuantisedNetwork, prepare
+from quant.capture.chain import UnsupportedOperator
 from quant.reference import exact_logits
+from quant.training.layers import Block, Normalisation, QuantActivation, QuantMatrix
+from quant.training.loop import bit_plane_network, width_statistics
+from quant.training.prepare import QuantisedNetwork, prepare
 
 NORMALISATION = Normalisation(mean=(0.4857, 0.31, 0.62), std=(0.2, 0.31, 0.25))
 

@@ -9,17 +9,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from golden_model import graph_file
-from golden_model.components import load_table
 from golden_model.config import PAPER
-from golden_model.cost import energy
-from golden_model.graph import GraphRunner, with_settings
-from golden_model.program import DynamicPrecision
+from golden_model.cost.components import load_table
+from golden_model.cost.energy import energy
+from golden_model.graph.layers import DynamicPrecision
+from golden_model.graph.network import GraphRunner, with_settings
+from golden_model.image import archive as graph_file
 from golden_model.trq import AdcRegisters
-from quant import redy_registers, redy_search, reproduce_redy
-from quant.import_network import from_torch
-from quant.models import LeNet5
-from quant.redy_registers import Registers
+from quant.capture.capture import from_torch
+from quant.capture.chain import LeNet5
+from quant.reproduce import redy as reproduce_redy
+from quant.search import redy as redy_search
+from quant.search import registers as redy_registers
+from quant.search.registers import Registers
 
 TABLE = load_table()
 BOUNDED = AdcRegisters(mode="bounded", n_r2=4, column_bound_bits=0)

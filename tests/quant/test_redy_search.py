@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golden_model import layer as crossbar
-from golden_model.components import load_table
 from golden_model.config import ISAAC, PAPER, HardwareConfig
-from golden_model.cost import baseline_events, energy
-from golden_model.graph import Graph, GraphRunner, from_network, with_settings
-from golden_model.program import DynamicPrecision
+from golden_model.cost.components import load_table
+from golden_model.cost.energy import baseline_events, energy
+from golden_model.graph.layers import DynamicPrecision
+from golden_model.graph.network import Graph, GraphRunner, from_network, with_settings
 from golden_model.trq import AdcRegisters
-from quant import redy_search
-from quant.redy_search import LOSSLESS, PRICES, Check, Chosen, Sample, Scores, choose
+from quant.search import redy as redy_search
+from quant.search.redy import LOSSLESS, PRICES, Check, Chosen, Sample, Scores, choose
 from tests.strategies import dynamic_precisions, make_images, make_layer, make_network
 
 SMALL = HardwareConfig(rows=12, cols=8, ou_rows=5, ou_cols=3, adc_bits=3, weight_bits=7, group_segments=2)

@@ -11,15 +11,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from golden_model import graph_file
 from golden_model.config import PAPER
-from golden_model.graph import GraphRunner, with_settings
-from golden_model.program import DynamicPrecision
-from quant import bwq_ladder, redy_registers, reproduce_bwq
-from quant.bwq import Settings, width_statistics
-from quant.models import LeNet5
-from quant.modules import Normalisation
-from quant.quantised import prepare
+from golden_model.graph.layers import DynamicPrecision
+from golden_model.graph.network import GraphRunner, with_settings
+from golden_model.image import archive as graph_file
+from quant.capture.chain import LeNet5
+from quant.reproduce import bwq as reproduce_bwq
+from quant.reproduce import ladder as bwq_ladder
+from quant.search import registers as redy_registers
+from quant.training.layers import Normalisation
+from quant.training.loop import Settings, width_statistics
+from quant.training.prepare import prepare
 
 
 def _train(folder, model, images, *, seed=0, layer_wise=False):

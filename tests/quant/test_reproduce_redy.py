@@ -10,16 +10,21 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from golden_model import graph_file
-from golden_model.components import load_table
 from golden_model.config import PAPER
-from golden_model.cost import baseline_events, energy
-from golden_model.graph import GraphRunner
-from golden_model.program import DynamicPrecision
-from golden_model.work import dynamic_precision_events
-from quant import datasets, networks, pipeline, redy_measure, redy_report, redy_search, reproduce_redy
-from quant.import_network import from_torch
-from quant.models import LeNet5
+from golden_model.cost.components import load_table
+from golden_model.cost.energy import baseline_events, energy
+from golden_model.cost.work import dynamic_precision_events
+from golden_model.graph.layers import DynamicPrecision
+from golden_model.graph.network import GraphRunner
+from golden_model.image import archive as graph_file
+from quant import stages as pipeline
+from quant.capture.capture import from_torch
+from quant.capture.chain import LeNet5
+from quant.data import sets as datasets
+from quant.networks import zoo as networks
+from quant.reproduce import redy as reproduce_redy
+from quant.reproduce import redy_measure, redy_report
+from quant.search import redy as redy_search
 
 CHOSEN = "lossy 0.05"
 
@@ -335,12 +340,16 @@ def test_results_of_other_source_code_are_measured_again(files, done, monkeypatc
     assert "measured again" in str(again.exception)
 
 
-@pytest.mark.parametrize("name", ["layer", "graph", "redy", "work", "cost", "components"])
+@pytest.mark.parametrize(
+    "name", ["layer", "graph/network", "crossbar/redy", "cost/work", "cost/energy", "cost/components"]
+)
 def test_golden_modules_that_decide_figures_are_among_the_sources(name):
     assert (pipeline.PACKAGE.parent / "golden_model" / f"{name}.py") in redy_measure.SOURCES
 
 
-@pytest.mark.parametrize("name", ["import_network", "redy_measure", "redy_search", "reference", "integer", "datasets"])
+@pytest.mark.parametrize(
+    "name", ["training/layers", "reproduce/redy_measure", "search/redy", "reference", "integer", "data/sets"]
+)
 def test_modules_that_search_and_measure_are_among_the_sources(name):
     assert (pipeline.PACKAGE / f"{name}.py") in redy_measure.SOURCES
     assert all(path.is_file() for path in redy_measure.SOURCES)

@@ -9,14 +9,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from golden_model import components, gathered, graph_file, lanes, searches
-from golden_model.graph import GraphRunner, with_settings
-from golden_model.histograms_joint import graph_joint_counts
+from golden_model.cost import components, gathered
+from golden_model.graph.network import GraphRunner, with_settings
+from golden_model.image import archive as graph_file
 from golden_model.registers import COUNTER_NAMES
-from quant import networks, reproduce_search
-from quant.import_network import from_torch
-from quant.models import LeNet5
-from quant.reproduce_search import SEARCHES, SKIPPING
+from golden_model.searches import choose as searches
+from golden_model.searches import lanes
+from golden_model.searches.joint import graph_joint_counts
+from quant.capture.capture import from_torch
+from quant.capture.chain import LeNet5
+from quant.networks import zoo as networks
+from quant.reproduce import search as reproduce_search
+from quant.reproduce.search import SEARCHES, SKIPPING
 
 EVERY, SKIPPED = SKIPPING.values()
 

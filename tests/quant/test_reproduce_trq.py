@@ -10,11 +10,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from golden_model.graph import GraphRunner
-from quant import networks, reproduce_trq
-from quant.import_network import from_torch
-from quant.models import LeNet5
-from quant.reproduce_trq import FEWEST, MIXED
+from golden_model.graph.network import GraphRunner
+from quant.capture.capture import from_torch
+from quant.capture.chain import LeNet5
+from quant.networks import zoo as networks
+from quant.reproduce import trq as reproduce_trq
+from quant.reproduce.trq import FEWEST, MIXED
 
 KINDS = ("uniform full", "uniform", "uniform mixed", "twin accurate", "twin fewest")
 

@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from golden_model import graph_file
 from golden_model.config import PAPER
-from quant import bwq, train, train_network
-from quant.bwq import ActivityPenalty, Augmentation, BlockPenalty, Objective, Settings
+from golden_model.image import archive as graph_file
+from quant import train, train_network
 from quant.integer import accuracy
 from quant.reference import exact_logits
+from quant.training import loop as bwq
+from quant.training.loop import ActivityPenalty, Augmentation, BlockPenalty, Objective, Settings
 from tests.quant.test_quantised import images, made
 
 OWN = """

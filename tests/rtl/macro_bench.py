@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from golden_model import mapping
 from golden_model.config import HardwareConfig
+from golden_model.crossbar import mapping
 from golden_model.registers import descriptor_fields
 from golden_model.trq import AdcRegisters, levels
 from rtl.macro import Macro

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from golden_model.config import TINY, HardwareConfig
-from golden_model.mapping import place_layer
+from golden_model.crossbar.mapping import place_layer
 from golden_model.registers import descriptor_fields
 from rtl.address_generator import AddressGenerator
 from sim.bench import fetch, put, simulate

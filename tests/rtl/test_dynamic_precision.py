@@ -1,4 +1,4 @@
-"""Statistics, rounding and bit slices of the dynamic-precision unit against golden_model.redy."""
+"""Statistics, rounding and bit slices of the dynamic-precision unit against golden_model.crossbar.redy."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import redy
 from golden_model.config import PAPER, TINY, HardwareConfig
-from golden_model.program import DynamicPrecision as Registers
+from golden_model.crossbar import redy
+from golden_model.graph.layers import DynamicPrecision as Registers
 from rtl.dynamic_precision import DynamicPrecision
 from rtl.group_precision import GroupPrecision
 from sim.bench import fetch, plain, put, simulate, stream_rule

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from golden_model import layer as golden_layer
-from golden_model import mapping, redy
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
+from golden_model.crossbar import mapping, redy
+from golden_model.crossbar.trace import window_trace
 from golden_model.events import Events
-from golden_model.program import DynamicPrecision, Layer
-from golden_model.trace import window_trace
+from golden_model.graph.layers import DynamicPrecision, Layer
 from golden_model.trq import AdcRegisters, min_count
 from rtl.macro import Macro
 from tests.rtl.macro_bench import (

@@ -10,7 +10,7 @@ import pytest
 from amaranth.hdl import Module
 
 from golden_model.config import TINY
-from golden_model.mapping import place_layer
+from golden_model.crossbar.mapping import place_layer
 from golden_model.registers import descriptor_fields
 from rtl.address_generator import AddressGenerator
 from rtl.ou_scheduler import OuScheduler

@@ -14,10 +14,10 @@ from golden_model.registers import DESCRIPTOR_STRIDE, IDENTITY, REGION, REGISTER
 from rtl.register_bank import region_entries
 from rtl.system import System
 from rtl.tile import Tile
+from sim.backends.pysim import PysimBus
 from sim.bench import collector, simulate
-from sim.bus import BusError
-from sim.driver import Driver
-from sim.pysim import PysimBus
+from sim.host.bus import BusError
+from sim.host.driver import Driver
 
 pytestmark = pytest.mark.rtl
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from golden_model import image, network, timing
+from golden_model import network, timing
 from golden_model.config import ISAAC, PAPER, PRESETS, TINY
-from golden_model.program import DynamicPrecision, Network
+from golden_model.graph.layers import DynamicPrecision, Network
+from golden_model.image import image
 from golden_model.registers import DESCRIPTOR_STRIDE, REGION, REGISTER, ErrorCode, pack_descriptor
 from rtl.tile import Tile
-from sim.bus import BusError
-from sim.driver import DeviceError
+from sim.host.bus import BusError
+from sim.host.driver import DeviceError
 from tests.end_to_end.networks import NINE, layer, random_images, random_network
 from tests.rtl.tile_tools import run_system
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from golden_model import image, network
+from golden_model import network
 from golden_model.config import HardwareConfig
-from golden_model.program import Layer, Network
+from golden_model.graph.layers import Layer, Network
+from golden_model.image import image
 from golden_model.registers import descriptor_fields
 from rtl.system import System
+from sim.backends.pysim import PysimBus
 from sim.bench import fetch, put, simulate
-from sim.driver import Driver
-from sim.pysim import PysimBus
+from sim.host.driver import Driver
 
 
 def settings_of(layer: Layer, hardware: HardwareConfig, **changes: int) -> dict[str, int]:

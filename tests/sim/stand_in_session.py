@@ -2,8 +2,8 @@
 
 import cocotb
 
-from sim import cocotb_bench
-from sim.records import TraceLayout
+from sim.backends import cocotb_bench
+from sim.host.records import TraceLayout
 from tests.sim.stand_in import StandIn
 from tests.sim.test_buses import exercise
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from amaranth.hdl import Module, Signal
 
-from sim import bench, compiled, toolchain, verilator
-from sim.bus import BusError, BusTimeout, run_now
-from sim.pysim import PysimBus
-from sim.records import TraceLayout
+from sim import bench
+from sim.backends import compiled, toolchain, verilator
+from sim.backends.pysim import PysimBus
+from sim.host.bus import BusError, BusTimeout, run_now
+from sim.host.records import TraceLayout
 from tests.sim.stand_in import COUNTER, StandIn
 
 pytestmark = pytest.mark.rtl

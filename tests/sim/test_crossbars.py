@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_model.config import TINY, HardwareConfig
-from sim.crossbars import Crossbar, CrossbarSettings
+from sim.array.crossbars import Crossbar, CrossbarSettings
 
 NINE = HardwareConfig(crossbar_pairs=2)
 

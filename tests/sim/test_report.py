@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from golden_model import image as deployment
-from golden_model import mapping, trq
 from golden_model import network as golden
+from golden_model import trq
 from golden_model.config import TINY
-from golden_model.program import DynamicPrecision, Layer, Network
+from golden_model.crossbar import mapping
+from golden_model.graph.layers import DynamicPrecision, Layer, Network
+from golden_model.image import image as deployment
 from golden_model.trq import AdcRegisters
-from sim import figures, measure, report
+from sim import report
+from sim.reporting import figures, measure
 
 TWIN = AdcRegisters(mode="twin", n_r2=3, n_r1=0)
 UNIFORM = AdcRegisters(mode="uniform", n_r2=3)
@@ -320,8 +322,8 @@ def make_run(image, **changes):
 def test_report_reads_what_the_simulation_writes(image):
     """The form above is that of sim.run itself."""
     from sim import run as sim_run
-    from sim.backends import Report
-    from sim.session import ImageResult, Outcome
+    from sim.backends.choice import Report
+    from sim.host.session import ImageResult, Outcome
 
     vectors = image.vectors
     results = [

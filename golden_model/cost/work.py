@@ -1,0 +1,367 @@
+"""What a network does for one image, as named quantities that a component table can be multiplied with (system.md §11).
+
+Chains (`program.Network`) and graphs (`graph.Graph`) alike are a list of `Stage`s, one for every row of their events,
+followed by the nodes between them that move data. `works` gives each a `Work`: its event counters and its traffic;
+`QUANTITIES` says which numbers follow from one, with the formula as text.
+
+A window is read from the buffer in full, as the hardware does, unless a machine has window reuse (window_reuse.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from golden_model import timing
+from golden_model.config import HardwareConfig
+from golden_model.cost.window_reuse import values_read
+from golden_model.events import Events
+from golden_model.graph.layers import Layer, Network
+from golden_model.graph.network import Graph
+from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Node
+from golden_model.registers import COUNTER_NAMES
+
+#: Bits of one width-table entry (system.md §5).
+WIDTH_ENTRY_BITS = 4
+#: Event counts beside the counters, of parts that a machine may or may not have; a machine without the part has none.
+EXTRA_NAMES = (
+    "column_bound_bits_read",
+    "held_bound_bits",
+    "population_counts",
+    "tree_bits_read",
+    "index_bits_read",
+    "leading_one_inputs",
+    "dynamic_precision_inputs",
+    "dynamic_precision_groups",
+    "gathered_rows",
+    "window_register_bits",
+)
+
+Extra = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One row of a network's events: a layer of a chain, or a crossbar node of a graph with all its groups.
+
+    residual_bits : width of the residual activations that its post-processing reads, 0 if it has none.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    residual_bits: int = 0
+
+    @property
+    def outputs(self) -> int:
+        """Output values, after pooling."""
+        return sum(layer.outputs * layer.out_height * layer.out_width for layer in self.layers)
+
+
+def stages(network: Network | Graph) -> tuple[Stage, ...]:
+    """The rows of a network's events, in order."""
+    if isinstance(network, Network):
+        return tuple(Stage(layer.name, (layer,)) for layer in network.layers)
+    bits = {node.name: node.encoding.bits for node in network.nodes}
+    return tuple(
+        Stage(node.name, node.layers, bits[node.inputs[1]] if len(node.inputs) > 1 else 0) for node in network.crossbars
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class StagePlacement:
+    """What one copy of a stage occupies.
+
+    pair_ous : occupied OUs of each of its crossbar pairs, int64 (pairs,). weight_cells : cells, of both arrays, that
+    belong to a weight, not to the padding of an edge block. blocks : entries of its width table.
+    """
+
+    hardware: HardwareConfig
+    pair_ous: np.ndarray
+    weight_cells: int
+    blocks: int
+
+    @property
+    def pairs(self) -> int:
+        return len(self.pair_ous)
+
+    @property
+    def ous(self) -> int:
+        """OUs that hold a plane."""
+        return int(self.pair_ous.sum())
+
+    @property
+    def places(self) -> int:
+        """All OUs of its pairs."""
+        return self.pairs * self.hardware.ous_per_crossbar
+
+    @property
+    def ou_cells(self) -> int:
+        """All cells of its occupied OUs."""
+        return self.ous * self.hardware.ou_cells
+
+    @property
+    def ou_utilisation(self) -> float:
+        """Occupied OUs of all OUs of its pairs, 0..1."""
+        return self.ous / self.places if self.places else 0.0
+
+    @property
+    def cell_utilisation(self) -> float:
+        """Cells of weights of all cells of occupied OUs, 0..1."""
+        return self.weight_cells / self.ou_cells if self.ou_cells else 0.0
+
+    def share(self, pairs_per_macro: int) -> float:
+        """Largest share of its OUs in one macro, 0..1; 0 without any OU."""
+        if not self.ous:
+            return 0.0
+        starts = np.arange(0, self.pairs, pairs_per_macro)
+        return int(np.add.reduceat(self.pair_ous, starts).max()) / self.ous
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage, or a node between stages, does for one image.
+
+    events : counter name -> number. extra : name -> number, of `EXTRA_NAMES`.
+    buffer_bits : bits that it reads from and writes to the activation buffer. width_table_bits : read.
+    outputs : values that are scaled, rounded and clamped. pooled : values that pass a pooling unit.
+    """
+
+    name: str
+    events: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, float] = field(default_factory=dict)
+    buffer_bits: float = 0.0
+    width_table_bits: float = 0.0
+    outputs: float = 0.0
+    pooled: float = 0.0
+
+    def event(self, name: str) -> float:
+        return self.events.get(name, 0.0)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number of events per image: `formula` says how it follows from counters and geometry."""
+
+    formula: str
+    count: Callable[[Work, HardwareConfig], float]
+
+
+def _extra(name: str) -> Quantity:
+    return Quantity(name, lambda work, hw: work.extra.get(name, 0.0))
+
+
+#: Quantities that a component table may name. Counters are those of golden_model.registers.
+QUANTITIES: dict[str, Quantity] = {
+    "ad_operations": Quantity("ad_operations", lambda w, hw: w.event("ad_operations")),
+    "conversions": Quantity(
+        "conversions_r1 + conversions_r2", lambda w, hw: w.event("conversions_r1") + w.event("conversions_r2")
+    ),
+    "ou_activations": Quantity("ou_activations", lambda w, hw: w.event("ou_activations")),
+    "cells": Quantity(
+        "ou_activations x 2 polarities x ou_rows x ou_cols", lambda w, hw: w.event("ou_activations") * hw.ou_cells
+    ),
+    "word_lines": Quantity(
+        "ou_activations x 2 polarities x ou_rows", lambda w, hw: w.event("ou_activations") * 2 * hw.ou_rows
+    ),
+    "input_register_bits": Quantity(
+        "input_bits_streamed x ou_rows", lambda w, hw: w.event("input_bits_streamed") * hw.ou_rows
+    ),
+    "cycles": Quantity("cycles", lambda w, hw: w.event("cycles")),
+    "buffer_bits": Quantity(
+        "windows x K (window reuse: values that are new) x input bits, residuals and pooling inputs read + results"
+        " written (logits: accumulator bits)",
+        lambda w, hw: w.buffer_bits,
+    ),
+    "width_table_bits": Quantity(
+        f"windows x segments x block columns x {WIDTH_ENTRY_BITS}", lambda w, hw: w.width_table_bits
+    ),
+    "outputs": Quantity("windows x N, and outputs of nodes that rescale", lambda w, hw: w.outputs),
+    "pooled": Quantity("inputs of pooling windows", lambda w, hw: w.pooled),
+    "population_counts": Quantity(
+        "population_counts x ou_rows", lambda w, hw: w.extra.get("population_counts", 0.0) * hw.ou_rows
+    ),
+    "gathered_rows": Quantity(
+        "gathered_rows x R_ideal", lambda w, hw: w.extra.get("gathered_rows", 0.0) * hw.ideal_bits
+    ),
+    **{name: _extra(name) for name in EXTRA_NAMES if name not in ("population_counts", "gathered_rows")},
+}
+
+
+# ---- events -------------------------------------------------------------------------------------
+def per_image(events: Events | np.ndarray, network: Network | Graph) -> np.ndarray:
+    """(images, stages, counters) or (stages, counters) -> mean events of one image, (stages, counters) float64.
+
+    Raises ValueError for another shape, or counts that are not finite or below 0.
+    """
+    array = np.asarray(events.counts if isinstance(events, Events) else events, dtype=np.float64)
+    shape = (len(stages(network)), len(COUNTER_NAMES))
+    received = array.shape
+    if array.ndim == 3 and len(array):
+        array = array.mean(axis=0)
+    if array.shape != shape:
+        raise ValueError(f"events must have shape {shape} or (images, {shape[0]}, {shape[1]}), got {received}")
+    if not np.isfinite(array).all() or (array < 0).any():
+        raise ValueError("events must be at least 0")
+    return array
+
+
+def checked_extra(extra: Extra | None, network: Network | Graph) -> dict[str, np.ndarray]:
+    """`extra` as float64 arrays (stages,), mean of one image; ValueError for an unknown name or another shape."""
+    count, checked = len(stages(network)), {}
+    for name, values in (extra or {}).items():
+        if name not in EXTRA_NAMES:
+            raise ValueError(f"extra: no event is called {name!r}, there are {', '.join(EXTRA_NAMES)}")
+        array = np.asarray(values, dtype=np.float64)
+        if array.shape != (count,) or not np.isfinite(array).all() or (array < 0).any():
+            raise ValueError(f"extra: {name} must be {count} numbers of at least 0, one per layer, got {array.shape}")
+        checked[name] = array
+    return checked
+
+
+def dynamic_precision_events(network: Network | Graph) -> dict[str, np.ndarray]:
+    """Events of one image in the dynamic-precision units (system.md §6), float64 (stages,), 0 where they are off.
+
+    leading_one_inputs : activations that pass a unit, windows x K; the maximum of a group is found from them.
+    dynamic_precision_inputs : those of layers whose unit can drop low bits, which takes the sums, too.
+    dynamic_precision_groups : decisions how many low bits to drop, one for every group of every window of such a layer.
+
+    With tau_sq = 0 or l_max = 0 no low bit is ever dropped: the leading one of the maximum is all that such a layer
+    needs.
+    """
+    maxima, inputs, decisions = [], [], []
+    for stage in stages(network):
+        on = [layer for layer in stage.layers if layer.dynamic is not None]
+        lossy = [x for x in on if x.dynamic is not None and x.dynamic.tau_sq > 0 and x.dynamic.l_max > 0]
+        maxima.append(sum(layer.windows * layer.k for layer in on))
+        inputs.append(sum(layer.windows * layer.k for layer in lossy))
+        decisions.append(sum(layer.windows * timing.groups(network.hardware, layer.k) for layer in lossy))
+    return {
+        "leading_one_inputs": np.array(maxima, dtype=np.float64),
+        "dynamic_precision_inputs": np.array(inputs, dtype=np.float64),
+        "dynamic_precision_groups": np.array(decisions, dtype=np.float64),
+    }
+
+
+def window_register_events(network: Network | Graph, *, own_input_bits: bool = True) -> dict[str, np.ndarray]:
+    """Events of one image in the window registers of a machine with window reuse, float64 (stages,).
+
+    window_register_bits : bits that move inside, the input bits of all values that a window keeps.
+    own_input_bits : as for `works`.
+    """
+    hardware = network.hardware
+    kept = [
+        sum(
+            int((layer.k - values_read(layer)).sum()) * (layer.input_bits if own_input_bits else hardware.input_bits)
+            for layer in stage.layers
+        )
+        for stage in stages(network)
+    ]
+    return {"window_register_bits": np.array(kept, dtype=np.float64)}
+
+
+# ---- traffic ------------------------------------------------------------------------------------
+def _stage_work(
+    stage: Stage,
+    hardware: HardwareConfig,
+    events: np.ndarray,
+    extra: dict[str, float],
+    width_table: bool,
+    window_reuse: bool,
+    own_input_bits: bool,
+) -> Work:
+    def wide(bits: int) -> int:
+        return bits if own_input_bits else hardware.input_bits
+
+    buffer = width = outputs = 0
+    residual = wide(stage.residual_bits) if stage.residual_bits else 0
+    for layer in stage.layers:
+        values = layer.outputs * layer.out_height * layer.out_width
+        loaded = int(values_read(layer).sum()) if window_reuse else layer.windows * layer.k
+        read = loaded * wide(layer.input_bits) + values * residual
+        buffer += read + values * (hardware.accumulator_bits if layer.last else wide(layer.output_bits))
+        width += layer.windows * layer.segments(hardware) * layer.block_cols(hardware) * WIDTH_ENTRY_BITS
+        outputs += layer.windows * layer.outputs
+    return Work(
+        stage.name,
+        dict(zip(COUNTER_NAMES, events.tolist(), strict=True)),
+        extra,
+        buffer_bits=float(buffer),
+        width_table_bits=float(width) if width_table else 0.0,
+        outputs=float(outputs),
+    )
+
+
+def _node_work(node: Node, inputs: list[Node], hardware: HardwareConfig, own_input_bits: bool) -> Work | None:
+    """Work of a node between crossbar nodes; None if it moves nothing (Reshape, the image)."""
+
+    def wide(one: Node) -> int:
+        return one.encoding.bits if own_input_bits else hardware.input_bits
+
+    values = int(np.prod(node.shape))
+    written = values * wide(node)
+    if isinstance(node, MaxPool | AveragePool):
+        taps = values * node.window.kernel[0] * node.window.kernel[1]
+        sums = isinstance(node, AveragePool) and node.sums
+        written = values * hardware.accumulator_bits if sums else written
+        rescaled = 0 if sums or isinstance(node, MaxPool) else values
+        return Work(
+            node.name,
+            buffer_bits=float(taps * wide(inputs[0]) + written),
+            outputs=float(rescaled),
+            pooled=float(taps),
+        )
+    if isinstance(node, Concat):
+        # An input that has the scale already is written in place by its producer.
+        moved = [x for x, rescale in zip(inputs, node.rescales, strict=True) if rescale is not None]
+        sizes = [int(np.prod(x.shape)) for x in moved]
+        read = sum(size * wide(x) for size, x in zip(sizes, moved, strict=True))
+        return Work(node.name, buffer_bits=float(read + sum(sizes) * wide(node)), outputs=float(sum(sizes)))
+    if isinstance(node, Add):
+        read = sum(int(np.prod(x.shape)) * wide(x) for x in inputs)
+        return Work(node.name, buffer_bits=float(read + written), outputs=float(values))
+    if isinstance(node, Border):
+        above, below, left, right = node.border
+        kept = inputs[0].shape[0] * (node.shape[1] - above - below) * (node.shape[2] - left - right)
+        return Work(node.name, buffer_bits=float(kept * wide(inputs[0]) + written))
+    return None
+
+
+def works(
+    events: Events | np.ndarray,
+    network: Network | Graph,
+    *,
+    width_table: bool = True,
+    window_reuse: bool = False,
+    own_input_bits: bool = True,
+    extra: Extra | None = None,
+) -> tuple[Work, ...]:
+    """Work of every stage, then of the graph's nodes between them that move data.
+
+    events : as for `per_image`. width_table : False for a machine that has no block widths to read.
+    window_reuse : True for a machine that reads only the new values of a window (window_reuse.py).
+    own_input_bits : False for a machine that streams `hardware.input_bits` of every activation, whatever a layer's have
+        (the baseline): its activations are as wide in the buffer, too.
+    extra : name of `EXTRA_NAMES` -> (stages,), mean of one image.
+    """
+    counters, more = per_image(events, network), checked_extra(extra, network)
+    made = [
+        _stage_work(
+            stage,
+            network.hardware,
+            counters[i],
+            {name: float(v[i]) for name, v in more.items()},
+            width_table,
+            window_reuse,
+            own_input_bits,
+        )
+        for i, stage in enumerate(stages(network))
+    ]
+    if isinstance(network, Graph):
+        nodes = {node.name: node for node in network.nodes}
+        for node in network.nodes:
+            if not isinstance(node, Crossbar):
+                work = _node_work(node, [nodes[name] for name in node.inputs], network.hardware, own_input_bits)
+                made += [] if work is None else [work]
+    return tuple(made)

@@ -1,0 +1,65 @@
+"""Compiled post-processing of a graph's crossbar layers; `graph_nodes.Crossbar.finish` is the plain form."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from golden_model.graph.layers import Layer
+
+_njit = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+_PLACES = 64  # output places whose sums are walked together; keeps them in the level-1 cache
+
+
+@_njit
+def _finish(sums, bias, multipliers, shift, top, residual, residual_multiplier, output):
+    """clamp(((acc + bias) * M + r * M_r + half) >> S) of one image (system.md §3).
+
+    sums : (places, columns). residual : uint8 (N, places), or (0, places) for none. output : uint8 (N, places), out.
+    """
+    half = np.int64(1) << shift >> 1
+    outputs, places = output.shape
+    added = len(residual) > 0
+    for first in range(0, places, _PLACES):
+        last = min(first + _PLACES, places)
+        for n in range(outputs):
+            b, m = bias[n], multipliers[n]
+            for place in range(first, last):
+                value = (np.int64(sums[place, n]) + b) * m + half
+                if added:
+                    value += np.int64(residual[n, place]) * residual_multiplier
+                output[n, place] = min(max(value >> shift, 0), top)
+
+
+@_njit
+def _finish_pooled(sums, bias, multipliers, shift, top, area, output):
+    """As `_finish` without a residual, and the maximum of every `area` neighbouring rows of sums."""
+    half = np.int64(1) << shift >> 1
+    outputs, places = output.shape
+    for first in range(0, places, _PLACES):
+        last = min(first + _PLACES, places)
+        for n in range(outputs):
+            for place in range(first, last):
+                # M >= 0, so requantisation never changes which of several sums is the largest.
+                largest = np.int64(sums[place * area, n])
+                for inside in range(1, area):
+                    largest = max(largest, np.int64(sums[place * area + inside, n]))
+                value = ((largest + bias[n]) * multipliers[n] + half) >> shift
+                output[n, place] = min(max(value, 0), top)
+
+
+def finish(layer: Layer, sums: np.ndarray, residual: np.ndarray | None, residual_multiplier: int) -> np.ndarray:
+    """One image's sums, integers (windows, columns >= N) -> uint8 (N, H', W'); not for a last layer."""
+    places = layer.out_height * layer.out_width
+    output = np.empty((layer.outputs, places), dtype=np.uint8)
+    sums = np.ascontiguousarray(sums)
+    bias, multipliers = (np.asarray(x, dtype=np.int64) for x in (layer.bias, layer.multipliers))
+    top = (1 << layer.output_bits) - 1
+    if layer.pool > 1:
+        _finish_pooled(sums, bias, multipliers, layer.shift, top, layer.pool**2, output)
+    else:
+        rows = np.zeros((0, places), dtype=np.uint8) if residual is None else residual.reshape(layer.outputs, places)
+        rows = np.ascontiguousarray(rows)
+        _finish(sums, bias, multipliers, layer.shift, top, rows, residual_multiplier, output)
+    return output.reshape(layer.outputs, layer.out_height, layer.out_width)

@@ -1,0 +1,195 @@
+"""How often a count occurs together with what a controller can know of it: k and u (system.md §13.1).
+
+k is the number of word lines of a slice that carry a 1, u the number of cells of a column that are 1; the count is at
+most min(k, u). From these tables follow, exactly and without running anything again, the A/D operations of any search
+(searches.py), the best trees, and the entropy that no search can pass below.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from golden_model import layer as crossbar
+from golden_model import network
+from golden_model.graph.layers import Layer
+from golden_model.graph.network import Graph, GraphRunner
+from golden_model.searches.lanes import make_cells, slice_words
+from golden_model.trq import ColumnBoundBits, column_bounds
+
+#: Whose cells u counts: those of the conversion's own column, or those of the fullest column of its OU, of either
+#: polarity; the second does not follow from tables of the first.
+BoundOf = Literal["column", "ou"]
+
+_CHUNK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class JointCounts:
+    """Conversions of streamed slices by what is known and what is found.
+
+    counts : int64 (ou_rows + 1, U, U), [k, u, count], U - 1 the largest u. Slices of zeros (k = 0) are in it: they are
+    conversions of a machine without zero-slice skipping; the others are those of a machine with it. u_of : whose u.
+    """
+
+    counts: np.ndarray
+    u_of: BoundOf = "column"
+
+    @property
+    def ou_rows(self) -> int:
+        return len(self.counts) - 1
+
+    def used(self, skip_zero_slices: bool) -> np.ndarray:
+        """`counts`, without slices of zeros if they are skipped."""
+        if not skip_zero_slices:
+            return self.counts
+        counts = self.counts.copy()
+        counts[0] = 0
+        return counts
+
+    def conversions(self, skip_zero_slices: bool = False) -> int:
+        return int(self.used(skip_zero_slices).sum())
+
+    def by_count(self, skip_zero_slices: bool = False) -> np.ndarray:
+        """int64 (ou_rows + 1,): conversions by count."""
+        return self._wide(self.used(skip_zero_slices).sum(axis=(0, 1)))
+
+    def by_bound(self, bits: ColumnBoundBits | None, skip_zero_slices: bool = False) -> np.ndarray:
+        """int64 (ou_rows + 1, ou_rows + 1): conversions by bound B = min(k, u) and count.
+
+        bits : what is stored of u, see `trq.AdcRegisters`; None knows no bound: B = ou_rows. ValueError if these
+        counts have the u of something else.
+        """
+        wanted = "ou" if bits == "ou" else "column"
+        if bits not in (None, 0) and wanted != self.u_of:
+            raise ValueError(
+                f"column_bound_bits {bits!r} needs joint counts with u_of={wanted!r}, these have u_of={self.u_of!r}"
+            )
+        counts = self.used(skip_zero_slices)
+        found = np.zeros((self.ou_rows + 1, counts.shape[2]), dtype=np.int64)
+        if bits is None:
+            found[-1] = counts.sum(axis=(0, 1))
+        else:
+            u = np.arange(counts.shape[1])
+            u = column_bounds(u, u, self.ou_rows, bits)
+            np.add.at(found, np.minimum(np.arange(self.ou_rows + 1)[:, None], u), counts)
+        return self._wide(found)
+
+    def _wide(self, counts: np.ndarray) -> np.ndarray:
+        wide = np.zeros((*counts.shape[:-1], self.ou_rows + 1), dtype=np.int64)
+        wide[..., : counts.shape[-1]] = counts
+        return wide
+
+
+def add(parts: Iterable[JointCounts]) -> JointCounts:
+    """Sum over layers or images of one machine; ValueError if their u differ in meaning."""
+    parts = list(parts)
+    kinds = sorted({part.u_of for part in parts})
+    if len(kinds) > 1:
+        raise ValueError(f"joint counts of different u_of cannot be added: {', '.join(kinds)}")
+    size = max(part.counts.shape[1] for part in parts)
+    total = np.zeros((len(parts[0].counts), size, size), dtype=np.int64)
+    for part in parts:
+        mine = part.counts.shape[1]
+        total[:, :mine, :mine] += part.counts
+    return JointCounts(total, parts[0].u_of)
+
+
+def _ones(words: np.ndarray) -> np.ndarray:
+    """Bits that are 1 of uint64 (..., W): int64 (...)."""
+    data = np.ascontiguousarray(words.astype("<u8")).view(np.uint8)
+    return np.unpackbits(data, axis=-1).sum(axis=-1, dtype=np.int64)
+
+
+def _unpack(words: np.ndarray, rows: int) -> np.ndarray:
+    """uint64 (n, W) -> float32 (n, rows) of 0 and 1."""
+    packed = np.ascontiguousarray(words.astype("<u8")).view(np.uint8)
+    return np.unpackbits(packed, axis=1, count=rows, bitorder="little").astype(np.float32)
+
+
+def _by_patterns(slices: np.ndarray, cells: np.ndarray, u: np.ndarray, counts: np.ndarray) -> None:
+    """Every pair of an input pattern and a cell pattern with its u, as often as it occurs.
+
+    slices, cells : uint64 (n,), patterns below 2**32. u : int64, one per column.
+    """
+    patterns, often = np.unique(slices, return_counts=True)
+    columns, these = np.unique(cells | u.astype(np.uint64) << np.uint64(32), return_counts=True)
+    k, u = _ones(patterns[:, None]), (columns >> np.uint64(32)).astype(np.int64)
+    both = _ones((patterns[:, None] & columns)[..., None])
+    place = (k[:, None] * counts.shape[1] + u) * counts.shape[2] + both
+    weight = often[:, None].astype(np.float64) * these  # exact below 2**53
+    made = np.bincount(place.ravel(), weights=weight.ravel(), minlength=counts.size)
+    counts += made.astype(np.int64).reshape(counts.shape)
+
+
+def _plain(slices: np.ndarray, cells: np.ndarray, u: np.ndarray, rows: int, counts: np.ndarray) -> None:
+    columns, k = _unpack(cells, rows), _ones(slices)
+    for start in range(0, len(slices), 4096):
+        part = slice(start, start + 4096)
+        found = (_unpack(slices[part], rows) @ columns.T).astype(np.int64)
+        place = (k[part, None] * counts.shape[1] + u) * counts.shape[2] + found
+        counts += np.bincount(place.ravel(), minlength=counts.size).reshape(counts.shape)
+
+
+def joint_counts(prepared: crossbar.Prepared, activations: np.ndarray, u_of: BoundOf = "column") -> JointCounts:
+    """Counts of a prepared layer for its windows (P, K), unsigned integers; converters do not matter.
+
+    Dynamic precision is taken into account: bits that are not streamed are no conversions. u_of : "ou" for searches
+    with `column_bound_bits="ou"`, which have no other use for these counts.
+    """
+    if u_of not in ("column", "ou"):
+        raise ValueError(f"u_of must be 'column' or 'ou', got {u_of!r}")
+    hardware = prepared.hardware
+    rows = hardware.ou_rows
+    cells = make_cells(prepared)
+    u = _ones(cells.words)
+    if u_of == "ou" and len(u):
+        u = np.repeat(np.maximum.reduceat(u, cells.first[:-1]), np.diff(cells.first))
+    size = int(u.max(initial=0)) + 1
+    counts = np.zeros((rows + 1, size, size), dtype=np.int64)
+    columns = cells.first[cells.start]  # where every segment's columns start
+    compiled = crossbar.numba_installed()
+    step = max(1, _CHUNK_BYTES // (len(columns) * (prepared.bits * (8 + rows // 4) + 8 * rows)))
+    for begin in range(0, len(activations), step):
+        streamed, mask = crossbar.streams(prepared, activations[begin : begin + step])
+        words = slice_words(streamed, prepared.bits)
+        for segment in range(len(prepared.segments)):
+            mine = slice(columns[segment], columns[segment + 1])
+            chosen = words[segment][mask[:, segment].T]  # (slices, W)
+            if mine.start == mine.stop or not len(chosen):
+                continue
+            if rows <= crossbar.PATTERN_ROWS:
+                _by_patterns(chosen[:, 0], cells.words[mine, 0], u[mine], counts)
+            elif compiled:
+                from golden_model.searches import lanes_compiled
+
+                lanes_compiled.add_joint_counts(chosen, cells.words[mine], u[mine], counts)
+            else:
+                _plain(chosen, cells.words[mine], u[mine], rows, counts)
+    return JointCounts(counts, u_of)
+
+
+def graph_joint_counts(
+    graph: Graph, images: np.ndarray, *, u_of: BoundOf = "column", threads: int | None = None
+) -> dict[str, JointCounts]:
+    """Joint counts of every crossbar node over uint8 images (B, C, H, W), by name, groups of a convolution together.
+
+    The network runs with the converters that it has: give it lossless ones to see exact activations. u_of : "ou" for
+    searches with `column_bound_bits="ou"`.
+    """
+    found: dict[str, list[JointCounts]] = {node.name: [] for node in graph.crossbars}
+    prepared = {id(layer): network.prepare_layer(layer, graph.hardware) for layer in graph.layers}
+    lock = threading.Lock()
+
+    def observe(name: str, layer: Layer, activations: np.ndarray) -> None:
+        rows = network.windows(layer, activations).reshape(-1, layer.k)
+        mine = joint_counts(prepared[id(layer)], rows, u_of)
+        with lock:
+            found[name] = [add([*found[name], mine])]
+
+    GraphRunner(graph, threads=threads).run(images, observe=observe)
+    return {name: parts[0] for name, parts in found.items()}

@@ -1,0 +1,270 @@
+"""Weights on one array instead of a pair, end to end: `python -m quant.reproduce.offset` (an experiment; *ours*).
+
+    python -m quant.reproduce.offset --network resnet20 --weights FILE --data DIR
+
+Our machine stores signed weights on a pair of arrays (system.md §3). Other machines store weight + 2**p on a single one
+and subtract 2**p times the sum of the inputs digitally; counts are denser there, errors of two arrays do not cancel.
+The paper on twin-range conversion does not say which one it has. This module runs a graph in that way: it is the
+golden model of neither our RTL nor any other, but every count, conversion and operation is simulated.
+
+For n search steps: the uniform converter whose range is calibrated per layer, and twin range of least error; then both
+at the fewest operations that pass the check of quant.reproduce.trq.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from golden_model import layer as crossbar
+from golden_model.config import ISAAC, HardwareConfig
+from golden_model.crossbar import mapping
+from golden_model.graph.layers import Layer
+from golden_model.graph.network import Crossbar, Graph
+from golden_model.network import prepare_layer, run_layer, windows
+from golden_model.searches.histograms import graph_counts
+from golden_model.trq import convert_counts
+from quant import stages as pipeline
+from quant.capture.capture import from_torch
+from quant.data import sets as datasets
+from quant.evaluate import load_ready
+from quant.integer import accuracy
+from quant.networks import zoo as networks
+from quant.reference import centred, exact_logits, logit_error
+from quant.reproduce.trq import Check, Options, sensitivities
+from quant.search import adc as adc_search
+from quant.search.adc import Chosen
+
+_BATCH = 16
+_COMPILING_PAYS = 200_000_000  # conversions of a run
+
+
+# ---- running ------------------------------------------------------------------------------------
+def added(layer: Layer, hardware: HardwareConfig) -> int:
+    """2**p, p the bit length of the layer's largest magnitude; ValueError without a spare weight plane."""
+    offset = 1 << int(np.abs(layer.weights).max(initial=1)).bit_length()
+    if offset > 1 << (hardware.weight_bits - 1):
+        raise ValueError(
+            f"layer {layer.name}: offset encoding needs magnitudes below {1 << (hardware.weight_bits - 1)}"
+        )
+    return offset
+
+
+@dataclass(frozen=True)
+class Spent:
+    """A/D operations and conversions of the one array, over all images."""
+
+    operations: int = 0
+    conversions: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.operations + other.operations, self.conversions + other.conversions)
+
+
+class OffsetRunner:
+    """Runs a graph with its weights, plus 2**p, on one array per layer.
+
+    A sum is that of the array minus 2**p * (sum of the inputs), rounded to the unit of sums; post-processing is the
+    graph's own. The second array of a pair stays empty and is not counted. No dynamic precision, no zero skipping.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        if any(layer.dynamic is not None or layer.skip_zero_slices for layer in graph.layers):
+            raise ValueError("offset encoding: dynamic precision and zero-slice skipping must be off")
+        self.graph = graph
+        self._layers: dict[str, list[tuple[Layer, int, Any]]] = {}
+        for node in graph.crossbars:
+            self._layers[node.name] = []
+            for layer in node.layers:
+                offset = added(layer, graph.hardware)
+                weights = layer.weights + offset
+                stored = replace(layer, weights=weights, block_widths=mapping.block_widths(weights, graph.hardware))
+                self._layers[node.name].append((stored, offset, prepare_layer(stored, graph.hardware)))
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, Spent]]:
+        """Logits int64 (B, N) of uint8 images (B, C, H, W), and what every crossbar node spent."""
+        parts, spent = [], {node.name: Spent() for node in self.graph.crossbars}
+        stored = [one for layers in self._layers.values() for one in layers]
+        conversions = sum(layer.windows * int(p.lanes_per_slice.sum()) * p.bits for layer, _, p in stored)
+        if len(images) * conversions > _COMPILING_PAYS:
+            for _, _, prepared in stored:
+                crossbar.compiled_tables(prepared)  # `run_layer` takes the compiled engine where it finds its tables
+        for start in range(0, len(images), _BATCH):
+            values = {self.graph.image.name: images[start : start + _BATCH]}
+            for node in self.graph.nodes[1:]:
+                inputs = [values[name] for name in node.inputs]
+                if isinstance(node, Crossbar):
+                    values[node.name], mine = self._crossbar(node, inputs)
+                    spent[node.name] += mine
+                else:
+                    values[node.name] = node.compute(*inputs)
+            parts.append(self.graph.output.logits(values[self.graph.output.name]))
+        return np.concatenate(parts), spent
+
+    def _crossbar(self, node: Crossbar, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, Spent]:
+        hardware = self.graph.hardware
+        unit = node.counts_per_unit(hardware)
+        x = inputs[0].reshape(len(inputs[0]), len(node.layers), -1)
+        made, total, first = [], Spent(), 0
+        for group, (layer, offset, prepared) in enumerate(self._layers[node.name]):
+            part = np.ascontiguousarray(x[:, group]).reshape(len(x), layer.channels, layer.height, layer.width)
+            inside = slice(first, first + layer.outputs)
+            first += layer.outputs
+            shares = np.floor(offset * windows(layer, part).sum(axis=2, dtype=np.int64) / unit + 0.5).astype(np.int64)
+
+            def finish(
+                image: int,
+                sums: np.ndarray,
+                layer: Layer = layer,
+                inside: slice = inside,
+                shares: np.ndarray = shares,
+            ) -> np.ndarray:
+                residual = inputs[1][image, inside] if len(inputs) > 1 else None
+                return node.finish(layer, sums.astype(np.int64) - shares[image][:, None], residual)
+
+            output, events = run_layer(layer, hardware, part, prepared=prepared, finish=finish)
+            made.append(output)
+            counted = events.sum()
+            conversions = int(counted.conversions) // 2  # the other half belongs to the empty array
+            empty = convert_counts(hardware.adc_bits, hardware.ou_rows, layer.registers, layer.min_count).operations[0]
+            total += Spent(int(counted.ad_operations) - conversions * int(empty), conversions)
+        return made[0] if len(made) == 1 else np.concatenate(made, axis=1), total
+
+
+@dataclass(frozen=True, eq=False)
+class OffsetCheck(Check):
+    """The check of quant.reproduce.trq with weights on one array."""
+
+    def run(self, graph: Graph, images: np.ndarray) -> np.ndarray:
+        return OffsetRunner(graph).run(images)[0]
+
+
+# ---- comparison ---------------------------------------------------------------------------------
+def compare(
+    graph: Graph,
+    parts: datasets.Parts,
+    *,
+    images: int,
+    bounds: Sequence[int],
+    options: Options,
+    log: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Accuracy and operations of every converter, JSON-able. graph : with lossless converters."""
+    hardware = graph.hardware
+    test, labels = parts.test_images[:images], parts.test_labels[:images]
+    exact = exact_logits(graph, test)
+    counts = graph_counts(graph, parts.calibration, offset=True)
+    histogram = np.sum([one.counts.sum(axis=(0, 1)) for one in counts.values()], axis=0)
+    result: dict[str, Any] = {
+        "network": graph.name,
+        "hardware": hardware.as_dict(),
+        "images": len(test),
+        "check_images": len(parts.check_images),
+        "logit_error": options.logit_error,
+        "exact_accuracy": accuracy(exact, labels),
+        "mean_count": float(histogram @ np.arange(len(histogram)) / histogram.sum()),
+        "zero_counts": float(histogram[0] / histogram.sum()),
+        "settings": {},
+    }
+
+    def measured(name: str, settings: Mapping[str, Chosen]) -> None:
+        changed = adc_search.apply(graph, settings)
+        logits, spent = OffsetRunner(changed).run(test)
+        wanted = centred(exact, float(graph.output.logit_scale))  # type: ignore[attr-defined]
+        found = centred(logits, float(changed.output.logit_scale))  # type: ignore[attr-defined]
+        total = sum(spent.values(), Spent())
+        one = {
+            "accuracy": accuracy(logits, labels),
+            "logit_error": logit_error(found, wanted),
+            "operations": total.operations / total.conversions,
+            "choices": {layer: s.as_dict() for layer, s in settings.items()},
+        }
+        result["settings"][name] = one
+        log(f"{name}: {100 * one['accuracy']:.2f} % at {one['operations']:.3f} operations per conversion")
+
+    families = {"uniform": ("uniform",), "twin": adc_search.TWIN}
+    for n in bounds:
+        for kind, searched in families.items():
+            scores = adc_search.score_layers(counts, hardware, n, families=searched)
+            measured(f"{kind} {n}", adc_search.most_accurate(scores, n_r2=n if kind == "uniform" else None))
+    check = OffsetCheck(graph, parts.check_images, parts.check_labels, exact_logits(graph, parts.check_images))
+    log("how much of each layer's error arrives in the logits")
+    whole = adc_search.score_layers(counts, hardware, hardware.adc_bits, families=("general", "uniform"))
+    weights = sensitivities(check, whole, options.sensitivity_images, lambda what, done, all_: None)
+    for kind, searched in families.items():
+        found, _, _ = adc_search.cheapest(
+            adc_search.score_layers(counts, hardware, hardware.adc_bits, families=searched),
+            lambda s: check.measure(s)["logit_error"] <= options.logit_error,
+            sensitivity=weights,
+        )
+        if found is None:
+            log(f"{kind}: nothing passes the check")
+        else:
+            measured(f"{kind} fewest", found)
+    return result
+
+
+WORDS = {"uniform": "uniform, calibrated", "twin": "twin, most accurate"}
+FEWEST = {"uniform fewest": "uniform, bits per layer, fewest that pass", "twin fewest": "twin, fewest that pass"}
+
+
+def table(result: dict[str, Any]) -> Table:
+    """One line per converter."""
+    made = Table(
+        "converter", "n <=", "top-1 in %", "operations", "error of logits in dB",
+        title=f"one array, weight + 2^p: {result['network']}, {result['hardware']['ou_rows']} rows, "
+        f"{result['images']} test images",
+        caption=f"lossless {100 * result['exact_accuracy']:.2f} %; mean count {result['mean_count']:.2f}, "
+        f"{100 * result['zero_counts']:.0f} % of the counts are 0; check: {result['check_images']} images, error of "
+        f"the logits at most {result['logit_error']:g}",
+    )  # fmt: skip
+    for name, one in result["settings"].items():
+        kind, n = name.rsplit(" ", 1)
+        words, bound = (FEWEST[name], str(result["hardware"]["adc_bits"])) if name in FEWEST else (WORDS[kind], n)
+        error = "none" if one["logit_error"] == 0 else f"{10 * np.log10(one['logit_error']):.1f}"
+        made.add_row(words, bound, f"{100 * one['accuracy']:.2f}", f"{one['operations']:.3f}", error)
+    return made
+
+
+# ---- command line -------------------------------------------------------------------------------
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@pipeline.reports_errors
+def main(
+    network: Annotated[str, typer.Option(help=f"One of {', '.join(networks.READY)}.")],
+    weights: Annotated[Path, typer.Option(help="State dict, .npz or .safetensors.")],
+    data_path: Annotated[Path, typer.Option("--data", help="CIFAR-10 batches, idx files, pictures or an .npz file.")],
+    images: Annotated[int, typer.Option(min=1, help="Test images.")] = 300,
+    bounds: Annotated[str, typer.Option(help="Bounds n on search steps, 1..8.")] = "7,6,5,4",
+    check_images: Annotated[int, typer.Option(min=1, help="Images for the check.")] = 64,
+    logit_error: Annotated[float, typer.Option(help="Error of the logits that the check allows.")] = 0.002,
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the results here.")] = None,  # noqa: UP045
+) -> None:
+    """Uniform and twin-range converters where weights lie on one array instead of a pair, 128 rows."""
+    limits = [int(n) if n.strip().isdigit() else 0 for n in bounds.split(",")]
+    if not all(1 <= n <= ISAAC.adc_bits for n in limits):
+        raise ValueError(f"--bounds must be numbers in 1..{ISAAC.adc_bits}, got {bounds!r}")
+    known, model, dataset = load_ready(network, weights, data_path)
+    parts = datasets.apart(dataset, check_images)
+    graph = from_torch(model, dataset.shape, ISAAC, parts.calibration, normalisation=known.normalisation, name=network)
+    result = compare(
+        graph, parts, images=images, bounds=limits,
+        options=Options(logit_error=logit_error, check_images=check_images, sensitivity_images=min(32, check_images)),
+        log=pipeline.console.print,
+    )  # fmt: skip
+    result["data"] = dataset.source
+    pipeline.results_console(120).print(table(result))
+    if json_file is not None:
+        pipeline.write_json(json_file, result)
+
+
+if __name__ == "__main__":
+    app()

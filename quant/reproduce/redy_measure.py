@@ -1,0 +1,460 @@
+"""What `python -m quant.reproduce.redy` searches, counts and measures (ReDy; system.md §6, §11).
+
+    study = Study(name="resnet20", graph=graph, source=sha256, dataset=dataset, options=options, table=table,
+                  cache=pipeline.Cache(folder))
+    result = measure(study, {"paper": (14, 1)})
+
+The search sees training images only, other ones than those of calibration. Every search, check and measurement is a
+file of `quant.stages.Cache`, whose fingerprint holds weights, data, options and source code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+
+from golden_model import timing
+from golden_model.config import ISAAC, PAPER, HardwareConfig
+from golden_model.cost.baselines import baseline_planes
+from golden_model.cost.components import ComponentTable
+from golden_model.cost.energy import energy
+from golden_model.cost.work import dynamic_precision_events, stages
+from golden_model.graph.network import Graph, GraphRunner, with_settings
+from golden_model.graph.nodes import Add, AveragePool, Concat
+from quant import stages as pipeline
+from quant.data import sets as datasets
+from quant.integer import accuracy
+from quant.reference import centred, exact_logits, logit_error
+from quant.search import redy as redy_search
+from quant.search.redy import KINDS, LOSSY, Check, Chosen, Settings, on_machine
+
+MACHINES: dict[str, HardwareConfig] = {"paper": PAPER, "isaac": ISAAC}
+STATIC_BITS = (7, 6, 5, 4)
+#: (all blocks with 7 planes, zero-slice skipping)
+VARIANTS: dict[str, tuple[bool, bool]] = {
+    "dense": (True, False),
+    "dense, slices of zeros skipped": (True, True),
+    "stored planes": (False, False),
+    "stored planes, slices of zeros skipped": (False, True),
+}
+DENSE = "dense"
+#: Rows of the component table that are the unit: leading ones, and what decides how many low bits to drop.
+UNIT = ("leading_one", "dynamic_precision", "dynamic_precision_decision")
+#: Source files that decide what is found and measured.
+SOURCES = pipeline.sources_of("quant.reproduce.redy_measure")
+
+Tell = Callable[[str, int, int], None]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What decides the choices, besides network, weights and data.
+
+    budgets : largest squared errors of the logits over their mean square; the first is the chosen one. tolerance :
+    accuracy (a share) that may be lost on the check's images. rivals : also search with parts of the method.
+    """
+
+    budgets: tuple[float, ...] = (0.002, 0.005)
+    tolerance: float = 0.01
+    check_images: int = 256
+    sensitivity_images: int = 64
+    rivals: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One row of activations with dynamic precision: a kind of search with its budget, or lossless skipping."""
+
+    kind: str = "lossless"
+    budget: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.kind if self.budget is None else f"{self.kind} {self.budget:g}"
+
+    @property
+    def corrected(self) -> bool:
+        return self.budget is not None and KINDS[self.kind].corrected
+
+
+def plans(options: Options, *, rivals: bool) -> list[Plan]:
+    """What is measured at one machine and group size: lossless, every budget, and the rivals at the first of them."""
+    kinds = [kind for kind in KINDS if kind != LOSSY] if rivals else []
+    return [
+        Plan(),
+        *(Plan(LOSSY, budget) for budget in options.budgets),
+        *(Plan(kind, options.budgets[0]) for kind in kinds),
+    ]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Study:
+    """A network, its images, what is asked, and where results are kept.
+
+    graph : an integer network; its converters become lossless. source : fingerprint of its weights. images : test
+    images, None for all; event_images, lossless_images : on how many of them events are counted, and lossless skipping
+    is compared. tell, log : progress and finished steps.
+    """
+
+    name: str
+    graph: Graph
+    source: str
+    dataset: datasets.ImageSet
+    options: Options
+    table: ComponentTable
+    cache: pipeline.Cache
+    images: int | None = None
+    event_images: int = 100
+    lossless_images: int = 1000
+    threads: int | None = None
+    tell: Tell = field(default=lambda what, done, total: None)
+    log: Callable[[str], None] = field(default=lambda text: None)
+
+    @cached_property
+    def parts(self) -> datasets.Parts:
+        return datasets.apart(self.dataset, self.options.check_images)
+
+    @cached_property
+    def x(self) -> np.ndarray:
+        return np.array(self.parts.test_images[: self.images])
+
+    @property
+    def y(self) -> np.ndarray:
+        return self.parts.test_labels[: self.images]
+
+    @property
+    def counted(self) -> np.ndarray:
+        """Images whose events are counted."""
+        return self.x[: self.event_images]
+
+    @cached_property
+    def _inputs(self) -> dict[str, str]:
+        """Everything that decides any result of this study, but what `kept` is told."""
+        about = {
+            "network": self.name,
+            "tolerance": self.options.tolerance,
+            "check": self.options.check_images,
+            "sensitivity": self.options.sensitivity_images,
+        }
+        whole = pipeline.fingerprint(
+            "redy", about, SOURCES, weights=self.source, data=self.dataset.sha256,
+            table=pipeline.fingerprint("table", asdict(self.table), []),
+        )  # fmt: skip
+        return {"study": whole}
+
+    def kept(self, name: str, make: Callable[[], Result], **key: Any) -> Result:
+        """`make()`, or what an earlier run made of the same study and key; JSON-able. name : of its file."""
+        return self.cache.get(name, pipeline.fingerprint(name, key, [], **self._inputs), make)
+
+    @cached_property
+    def plain(self) -> Graph:
+        return on_machine(self.graph, PAPER)
+
+    @cached_property
+    def exact(self) -> np.ndarray:
+        """Logits without dynamic precision, int64 (B, N)."""
+        found = self.kept(
+            f"exact-{len(self.x)}",
+            lambda: exact_logits(
+                self.plain, self.x, progress=lambda done, total: self.tell("integer network", done, total)
+            ).tolist(),
+            images=len(self.x),
+        )
+        return np.array(found, dtype=np.int64)
+
+    @cached_property
+    def samples(self) -> dict[str, redy_search.Sample]:
+        """Windows of every layer."""
+        calibration = self.parts.calibration
+        return redy_search.collect(self.plain, calibration, progress=lambda d, total: self.tell("windows", d, total))
+
+
+# ---- machines -----------------------------------------------------------------------------------
+def variant(graph: Graph, name: str) -> Graph:
+    """The same network on one of `VARIANTS`."""
+    dense, skipping = VARIANTS[name]
+    changed = graph
+    if dense:
+        needed = max(int(layer.block_widths.max(initial=0)) for layer in graph.layers)
+        changed = redy_search.with_planes(graph, max(baseline_planes(graph.hardware), needed))
+    return with_settings(changed, skip_zero_slices=skipping)
+
+
+def count(graph: Graph, images: np.ndarray, name: str, table: ComponentTable, threads: int | None) -> dict[str, Any]:
+    """Events and energy per image on one variant of the graph's machine, JSON-able.
+
+    graph : with or without dynamic precision; events are those of the golden model. `products` has every number of
+    events that a row of the table was multiplied with, layer by layer (`redy_report.energy_report`).
+    """
+    machine = variant(graph, name)
+    _, events = GraphRunner(machine, threads=threads).run(images)
+    unit_events = dynamic_precision_events(machine)
+    report = energy(events, machine, table, width_table=not VARIANTS[name][0], extra=unit_events)
+    by_layer = report.by_layer
+    total = events.sum(axis=0)
+    hardware = machine.hardware
+    layers = {}
+    for index, stage in enumerate(stages(machine)):
+        slices = sum(layer.windows * layer.segments(hardware) for layer in stage.layers)
+        layers[stage.name] = {
+            "streamed": float(total.input_bits_streamed[index]) / len(images) / slices,
+            "segments": slices,
+            "ou_activations": float(total.ou_activations[index]) / len(images),
+            "ad_operations": float(total.ad_operations[index]) / len(images),
+            "cycles": float(total.cycles[index]) / len(images),
+            "energy_pj": float(by_layer[index]),
+        }
+    whole = sum(one["segments"] for one in layers.values())
+    unit = {c.name: float(p) for c, p in zip(report.table.components, report.picojoules.sum(axis=0), strict=True)}
+    return {
+        "images": len(images),
+        "streamed": sum(one["streamed"] * one["segments"] for one in layers.values()) / whole,
+        "ou_activations": sum(one["ou_activations"] for one in layers.values()),
+        "conversions": float(total.sum().conversions) / len(images),
+        "ad_operations": sum(one["ad_operations"] for one in layers.values()),
+        "cycles": sum(one["cycles"] for one in layers.values()) + timing.c_start(hardware),
+        "energy_pj": float(by_layer.sum()),
+        "unit_pj": sum(unit.get(row, 0.0) for row in UNIT),
+        "by_group": report.by_group,
+        "layers": layers,
+        "products": dict(zip(report.layers, report.counts.tolist(), strict=True)),
+    }
+
+
+def static_bits(study: Study, graph: Graph) -> dict[str, Any]:
+    """Every activation with fewer bits, ranges unchanged: the simplest rival (the image keeps its 8)."""
+    made = {}
+    names = [n.name for n in graph.nodes if isinstance(n, Add | Concat | AveragePool)]
+    names += [n.name for n in graph.crossbars if not n.last]
+    own = {n.name: n.encoding.bits for n in graph.nodes}
+    for bits in STATIC_BITS:
+        narrow = with_settings(graph, activation_bits={name: min(bits, own[name]) for name in names})
+        made[str(bits)] = {
+            "accuracy": accuracy(exact_logits(narrow, study.x), study.y),
+            DENSE: count(narrow, study.counted, DENSE, study.table, study.threads),
+        }
+    return made
+
+
+# ---- one machine and group size -----------------------------------------------------------------
+def applied(graph: Graph, plan: Plan, settings: Mapping[str, Any]) -> Graph:
+    """The graph with the settings of a plan, as `Chosen.as_dict` by layer; biases only change if its kind says so."""
+    chosen = {layer: Chosen.from_dict(values) for layer, values in settings.items()}
+    return redy_search.apply(graph, chosen, correct=plan.corrected)
+
+
+class _Group:
+    """One machine and group size; `measure` gives all its figures.
+
+    first : machine and group size on which the sensitivities of the layers are measured. rivals : also parts of the
+    method.
+    """
+
+    def __init__(self, study: Study, machine: str, group: int, first: tuple[str, int], rivals: bool) -> None:
+        base = on_machine(study.graph, MACHINES[machine])
+        self.study, self.first = study, first
+        self.graph = on_machine(base, replace(base.hardware, group_segments=group))
+        self.rows = group * base.hardware.ou_rows
+        self.where = words(machine, group)
+        self.file = f"{machine}-{group}"
+        self.key = {"machine": machine, "group": group, "first": list(first)}
+        self.plans = plans(study.options, rivals=rivals)
+
+    @cached_property
+    def scores(self) -> dict[str, redy_search.Scores]:
+        return redy_search.score_layers(
+            variant(self.graph, DENSE), self.study.samples, table=self.study.table,
+            progress=lambda done, total: self.study.tell(f"{self.where}: scores", done, total),
+        )  # fmt: skip
+
+    @cached_property
+    def check(self) -> Check:
+        parts = self.study.parts
+        return Check.of(self.graph, np.array(parts.check_images), parts.check_labels, self.study.threads)
+
+    def sensitivity(self) -> dict[str, float]:
+        """Of every layer; measured once, on the first machine and group size."""
+        study = self.study
+        first = self if self.first == (self.key["machine"], self.key["group"]) else _Group(
+            study, *self.first, self.first, False
+        )  # fmt: skip
+        images = min(study.options.sensitivity_images, len(study.parts.check_images))
+        return study.kept(
+            f"sensitivity-{first.file}",
+            lambda: redy_search.sensitivities(
+                first.check, first.scores, images, lambda d, total: study.tell("sensitivity of layers", d, total)
+            ),
+            **first.key,
+        )
+
+    def search(self, plan: Plan) -> dict[str, Any]:
+        """Settings of every layer, and for a search its price and check; JSON-able."""
+        if plan.budget is None:
+            return {"settings": {n: s.as_dict() for n, s in redy_search.lossless(self.scores).items()}}
+        study, kind = self.study, KINDS[plan.kind]
+        check, scores = replace(self.check, correct=kind.corrected), redy_search.allowed(kind, self.scores)
+
+        def measure(settings: Settings) -> Mapping[str, float]:
+            study.tell(f"{self.where}: checks of {plan.name}", 0, 0)
+            key = {"settings": {n: s.as_dict() for n, s in settings.items()}, "corrected": kind.corrected}
+            name = pipeline.fingerprint("check", key, [])[:16]
+            return study.kept(f"check-{self.file}-{name}", lambda: check.measure(settings), **key, **self.key)
+
+        settings, price, made = redy_search.search(
+            measure, scores, self.sensitivity(), plan.budget, study.options.tolerance
+        )
+        return {
+            "settings": {name: one.as_dict() for name, one in settings.items()},
+            "price": {"price": price, "check": made, "budget": plan.budget},
+        }
+
+    def accuracy(self, plan: Plan, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Against the network without dynamic precision, on the arithmetic twin of the machine."""
+        study = self.study
+        twin = on_machine(self.graph, redy_search.arithmetic_twin(self.graph.hardware))
+        changed = applied(twin, plan, settings)
+        # Lossless skipping is the same computation, so a part of the images shows what is to be shown.
+        some = slice(0, study.lossless_images if plan.budget is None else None)
+        logits, _ = GraphRunner(changed, threads=study.threads).run(
+            study.x[some], progress=lambda done, total: study.tell(f"{self.where}: {plan.name}", done, total)
+        )
+        exact = study.exact[some]
+        made = {
+            "images": len(logits),
+            "accuracy": accuracy(logits, study.y[some]),
+            "static_accuracy": accuracy(exact, study.y[some]),
+            "agreement": float((logits.argmax(axis=1) == exact.argmax(axis=1)).mean()),
+            "logit_error": logit_error(
+                centred(logits, float(changed.output.logit_scale)),
+                centred(exact, float(study.graph.output.logit_scale)),
+            ),
+            "equal": bool((logits == exact).all()),
+        }
+        study.log(f"{self.where}, {plan.name}: {100 * made['accuracy']:.2f} %, logit error {made['logit_error']:.2g}")
+        return made
+
+    def measure(self) -> dict[str, Any]:
+        """Accuracy of every plan; events on the dense machine, of lossless and of the chosen one on every variant."""
+        study = self.study
+        measured, settings, prices = {}, {}, {}
+        for plan in self.plans:
+            key = {**self.key, "kind": plan.kind, "budget": plan.budget}
+            name = f"{self.file}-{plan.name}"
+            found = study.kept(f"search-{name}", lambda plan=plan: self.search(plan), **key)
+            settings[plan.name] = chosen = found["settings"]
+            prices |= {plan.name: found["price"]} if "price" in found else {}
+            compared = min(study.lossless_images, len(study.x)) if plan.budget is None else len(study.x)
+            one = study.kept(
+                f"accuracy-{name}-{compared}",
+                lambda plan=plan, chosen=chosen: self.accuracy(plan, chosen),
+                **key, images=compared,
+            )  # fmt: skip
+            measured[plan.name] = {"kind": plan.kind, "budget": plan.budget, "corrected": plan.corrected, **one}
+            for machine in counted_on(plan, study.options):
+                study.tell(f"{self.where}: events of {plan.name}, {machine}", 0, 0)
+                measured[plan.name][machine] = study.kept(
+                    f"events-{name}-{machine}-{len(study.counted)}",
+                    lambda plan=plan, chosen=chosen, machine=machine: count(
+                        applied(self.graph, plan, chosen), study.counted, machine, study.table, study.threads
+                    ),
+                    **key, variant=machine, images=len(study.counted),
+                )  # fmt: skip
+        return {
+            "rows": self.rows,
+            "chosen": Plan(LOSSY, study.options.budgets[0]).name,
+            "measured": measured,
+            "settings": settings,
+            "prices": prices,
+        }
+
+
+def words(machine: str, group: int) -> str:
+    return f"{machine}, groups of {group * MACHINES[machine].ou_rows} rows"
+
+
+def counted_on(plan: Plan, options: Options) -> list[str]:
+    """Variants on which the events of a plan are counted."""
+    return list(VARIANTS) if plan in (Plan(), Plan(LOSSY, options.budgets[0])) else [DENSE]
+
+
+def _rivals(options: Options, machine: str, groups: Sequence[int], group: int) -> bool:
+    return options.rivals and machine == "paper" and group == groups[0]
+
+
+def titles(options: Options, machines: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """Names of everything whose events will be counted, as in `redy_report.counted`."""
+    for machine, groups in machines.items():
+        yield from (f"{machine}, static, {name}" for name in VARIANTS)
+        if options.rivals and machine == "paper":
+            yield from (f"{machine}, static {bits} bits, {DENSE}" for bits in STATIC_BITS)
+        for group in groups:
+            for plan in plans(options, rivals=_rivals(options, machine, groups, group)):
+                yield from (f"{words(machine, group)}, {plan.name}, {name}" for name in counted_on(plan, options))
+
+
+def chosen_graph(study: Study, result: Mapping[str, Any], machine: str, group: str) -> Graph:
+    """The network with the registers that a result chose for one of its machines and group sizes."""
+    one = result["machines"][machine]["groups"][group]
+    base = on_machine(study.graph, MACHINES[machine])
+    here = on_machine(base, replace(base.hardware, group_segments=int(group)))
+    return applied(here, Plan(LOSSY, study.options.budgets[0]), one["settings"][one["chosen"]])
+
+
+# ---- everything ---------------------------------------------------------------------------------
+def machine_part(study: Study, machine: str, groups: Sequence[int], first: tuple[str, int]) -> dict[str, Any]:
+    """One of `MACHINES`: static activations, fewer static bits, and every group size; JSON-able."""
+    base = on_machine(study.graph, MACHINES[machine])
+    static = {}
+    for name in VARIANTS:
+        study.tell(f"{machine}: events, static, {name}", 0, 0)
+        static[name] = study.kept(
+            f"events-{machine}-static-{name}-{len(study.counted)}",
+            lambda name=name: count(base, study.counted, name, study.table, study.threads),
+            machine=machine, variant=name, images=len(study.counted),
+        )  # fmt: skip
+    bits = None
+    if study.options.rivals and machine == "paper":
+        study.tell("paper: static bits", 0, 0)
+        bits = study.kept(
+            f"static-bits-{machine}-{len(study.x)}",
+            lambda: static_bits(study, base),
+            images=len(study.x), events=len(study.counted),
+        )  # fmt: skip
+    made = {
+        str(group): _Group(study, machine, group, first, _rivals(study.options, machine, groups, group)).measure()
+        for group in groups
+    }
+    return {"hardware": base.hardware.as_dict(), "groups": made, "static": static, "static_bits": bits}
+
+
+def measure(study: Study, machines: Mapping[str, Sequence[int]], float_accuracy: float | None = None) -> dict[str, Any]:
+    """Everything that the command prints, JSON-able.
+
+    machines : name of `MACHINES` -> segments per group, the first is the main one.
+    """
+    main = next(iter(machines))
+    first = (main, machines[main][0])
+    parts = {name: machine_part(study, name, groups, first) for name, groups in machines.items()}
+    return {
+        "network": study.name,
+        "data": study.dataset.source,
+        "images": len(study.x),
+        "event_images": len(study.counted),
+        "lossless_images": min(study.lossless_images, len(study.x)),
+        "calibration_images": len(study.parts.calibration),
+        "check_images": len(study.parts.check_images),
+        "options": {**asdict(study.options), "budgets": list(study.options.budgets)},
+        "table": study.table.name,
+        "float_accuracy": float_accuracy,
+        "static_accuracy": accuracy(study.exact, study.y),
+        "machines": parts,
+        "sensitivity": _Group(study, *first, first, False).sensitivity(),
+        "lossless_equal": all(
+            group["measured"]["lossless"]["equal"] for part in parts.values() for group in part["groups"].values()
+        ),
+    }

@@ -1,0 +1,566 @@
+"""Search of A/D settings for integer graphs, at scale (TRQ Algorithm 1, corrected; system.md §7).
+
+One pass over the calibration images gives the counts of every layer (golden_model.searches.histograms). All candidates
+are then scored from them at once: A/D operations per conversion, squared error of single conversions, and squared
+error of the layer's sums. Nothing is simulated again until whole settings are checked end to end.
+
+    counts = graph_counts(graph, images)
+    scores = score_layers(counts, graph.hardware, limit=4)
+    settings = choose(scores, price=1e-3)
+    other = apply(graph, settings)
+
+`score_layer_classes` does the same for one setting per class of bits (*ours*; golden_model.crossbar.bit_classes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+
+from golden_model.config import HardwareConfig
+from golden_model.crossbar.bit_classes import ClassRegisters, lossless
+from golden_model.graph.network import Graph, with_settings
+from golden_model.searches.histograms import LayerCounts
+from golden_model.trq import AdcRegisters, convert, min_count
+from quant.calibrate import SEARCH_ALPHA, SEARCH_BETA, SEARCH_CANDIDATES, SEARCH_M
+from quant.integer import AdcSetting
+
+Family = Literal["ideal", "normal", "general", "free", "uniform", "classes"]
+#: system.md §7, and "free" (*ours*): bias 0, n_r1, n_r2, m and lambda searched.
+PAPER_FAMILIES: tuple[Family, ...] = ("ideal", "normal", "general", "uniform")
+TWIN: tuple[Family, ...] = ("ideal", "normal", "general", "free")
+FAMILIES: tuple[Family, ...] = (*TWIN, "uniform")
+Grid = Literal["aligned", "continuous"]
+
+
+# ---- candidates ---------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Shapes:
+    """Register settings, whatever lambda is.
+
+    family : per setting. registers : per setting. searched : bool, whether lambda is searched; otherwise Delta_R1 is
+    one count. value, operations : uint8 (settings, 2**R), conversion of every level.
+    """
+
+    family: tuple[Family, ...]
+    registers: tuple[AdcRegisters, ...]
+    searched: np.ndarray
+    value: np.ndarray
+    operations: np.ndarray
+
+
+@lru_cache(maxsize=64)
+def shapes(adc_bits: int, limit: int, families: tuple[Family, ...], largest_count: int) -> Shapes:
+    """All register settings with n_r1, n_r2 <= limit of some families."""
+    found: list[tuple[Family, AdcRegisters, bool]] = []
+
+    def add(family: Family, searched: bool, **fields: Any) -> None:
+        mode = "uniform" if family == "uniform" else "twin"
+        found.append((family, AdcRegisters(mode=mode, **fields), searched))
+
+    for n_r2 in range(1, min(limit, adc_bits) + 1):
+        if "uniform" in families:
+            add("uniform", True, n_r2=n_r2)
+        for m in SEARCH_M[: adc_bits - n_r2 + 1]:
+            for n_r1 in range(min(limit, n_r2 + m - 1) + 1):
+                if "ideal" in families:
+                    add("ideal", False, n_r2=n_r2, n_r1=n_r1, m=m)
+                if "normal" in families:
+                    for bias in range(1, (1 << (n_r2 + m - n_r1)) - 1):
+                        if bias << n_r1 > largest_count:
+                            break
+                        add("normal", False, n_r2=n_r2, n_r1=n_r1, m=m, bias=bias)
+                if "general" in families and n_r1 == n_r2:
+                    add("general", True, n_r2=n_r2, n_r1=n_r1, m=m)
+                elif "free" in families:
+                    add("free", True, n_r2=n_r2, n_r1=n_r1, m=m)
+    levels = np.arange(1 << adc_bits)
+    tables = [convert(levels, adc_bits, registers) for _, registers, _ in found]
+    return Shapes(
+        family=tuple(family for family, _, _ in found),
+        registers=tuple(registers for _, registers, _ in found),
+        searched=np.array([searched for _, _, searched in found], dtype=bool),
+        value=np.array([t.value for t in tables], dtype=np.uint8).reshape(-1, len(levels)),
+        operations=np.array([t.operations for t in tables], dtype=np.uint8).reshape(-1, len(levels)),
+    )
+
+
+def scales(hardware: HardwareConfig, largest_count: int, grid: Grid) -> np.ndarray:
+    """Candidates of lambda, counts per LSB: powers of two, and with "continuous" 50 full-scale ranges between 0.1 and
+    1.2 times the largest count. Each has at most 24 significant bits, so that lambda * (t - 1/2) is exact in float64.
+    """
+    aligned = 2.0 ** np.arange(-hardware.adc_bits, hardware.ou_rows.bit_length() + 1)
+    if grid == "aligned":
+        return aligned
+    full = max(1, largest_count) * np.linspace(SEARCH_ALPHA, SEARCH_BETA, SEARCH_CANDIDATES)
+    return np.concatenate([aligned, (full / 2**hardware.adc_bits).astype(np.float32).astype(np.float64)])
+
+
+def level_tables(adc_bits: int, counts: int, lambdas: np.ndarray) -> np.ndarray:
+    """Level of every count 0..counts - 1 for many lambdas at once: intp (lambdas, counts); as `trq.levels`."""
+    thresholds = np.ceil(lambdas[:, None] * (np.arange(1, 1 << adc_bits) - 0.5))  # smallest count for each code
+    capped = np.minimum(thresholds, counts).astype(np.intp)
+    passed = np.zeros((len(lambdas), counts + 1), dtype=np.intp)
+    np.add.at(passed, (np.arange(len(lambdas))[:, None], capped), 1)
+    return np.cumsum(passed, axis=1)[:, :counts]
+
+
+# ---- scores -------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of all candidates of one layer; arrays (candidates,).
+
+    shape : which of `shapes`. scale : lambda. operations : mean per conversion. error : mean squared error of a
+    conversion, counts**2 (weighted by 4**(i + b) if asked for). output_error : squared error of the sums over their
+    mean square. conversions : of the layer, over the calibration images.
+    """
+
+    shapes: Shapes
+    hardware: HardwareConfig
+    shape: np.ndarray
+    scale: np.ndarray
+    operations: np.ndarray
+    error: np.ndarray
+    output_error: np.ndarray
+    signal: float
+    conversions: int
+
+    def setting(self, candidate: int) -> AdcSetting:
+        return AdcSetting(
+            registers=self.shapes.registers[self.shape[candidate]], counts_per_lsb=float(self.scale[candidate])
+        )
+
+    def family(self, candidate: int) -> Family:
+        return self.shapes.family[self.shape[candidate]]
+
+    def best(self, weight: float, price: float) -> Chosen:
+        """The candidate with the least weight * output_error + price * operations."""
+        return _take(self, int(np.argmin(weight * self.output_error + price * self.operations)))
+
+
+def score_layer(
+    counts: LayerCounts,
+    hardware: HardwareConfig,
+    limit: int,
+    *,
+    families: Sequence[Family] = FAMILIES,
+    grid: Grid = "continuous",
+    weighted: bool = False,
+    skip_zero_slices: bool = False,
+) -> Scores:
+    """Scores of every candidate with n_r1, n_r2 <= limit, without simulating anything.
+
+    skip_zero_slices : operations are those of a machine that skips input slices of zeros.
+    """
+    used = counts.used(skip_zero_slices)
+    histogram = used.sum(axis=(0, 1))
+    largest = int(np.flatnonzero(histogram)[-1]) if histogram.any() else 0
+    size = largest + 1
+    made = shapes(hardware.adc_bits, limit, tuple(families), largest)
+    s1 = np.array([hardware.adc_bits - r.n_r2 - r.m for r in made.registers])
+    lambdas = scales(hardware, largest, grid)
+    own = 2.0 ** -s1.astype(float)
+    searched = np.flatnonzero(made.searched)
+    fixed = np.flatnonzero(~made.searched)
+    # The paper's fixed grids first, so that they win ties.
+    shape = np.concatenate([fixed, np.repeat(searched, len(lambdas))])
+    scale = np.concatenate([own[fixed], np.tile(lambdas, len(searched))])
+    distinct, where = np.unique(scale, return_inverse=True)
+    level = level_tables(hardware.adc_bits, size, distinct)[where]
+    unit = (scale * 2.0 ** s1[shape])[:, None]
+    difference = made.value[shape[:, None], level] * unit - np.arange(size)
+    operations = made.operations[shape[:, None], level].astype(np.float64) @ histogram[:size]
+    squares = difference**2
+    if weighted:
+        i, b = np.indices(used.shape[:2])
+        weights = np.tensordot(4.0 ** (i + b), used, axes=2)[:size]
+    else:
+        weights = histogram[:size].astype(np.float64)
+    ideal = np.arange(size, dtype=np.float64)
+    gram = counts.gram[:size, :size]
+    produced = np.einsum("xc,xc->x", difference @ gram, difference)
+    output = max(counts.power, 1e-300)
+    total = max(int(histogram.sum()), 1)
+    return Scores(
+        shapes=made,
+        hardware=hardware,
+        shape=shape,
+        scale=scale,
+        operations=operations / total,
+        error=squares @ weights / max(float(weights.sum()), 1e-300),
+        output_error=np.maximum(produced, 0.0) / output,
+        signal=float(ideal**2 @ weights) / max(float(weights.sum()), 1e-300),
+        conversions=total,
+    )
+
+
+def score_layers(
+    counts: Mapping[str, LayerCounts], hardware: HardwareConfig, limit: int, **how: Any
+) -> dict[str, Scores]:
+    """`score_layer` for every layer."""
+    return {name: score_layer(one, hardware, limit, **how) for name, one in counts.items()}
+
+
+# ---- scores by class ----------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class ClassSetting:
+    """One setting per class of bits, on one grid: counts_per_lsb = lambda."""
+
+    registers: ClassRegisters
+    counts_per_lsb: float = 1.0
+
+    def lossless(self, hardware: HardwareConfig) -> bool:
+        return lossless(self.registers, hardware, min_count(hardware.adc_bits, self.counts_per_lsb))
+
+
+def classes_by_weight(hardware: HardwareConfig) -> np.ndarray:
+    """Number i + b of every (input bit, weight plane): conversions whose errors weigh the same."""
+    return np.add.outer(np.arange(hardware.input_bits), np.arange(hardware.weight_bits))
+
+
+def classes_of_their_own(hardware: HardwareConfig) -> np.ndarray:
+    """A number of its own for every (input bit, weight plane)."""
+    return np.arange(hardware.input_bits * hardware.weight_bits).reshape(hardware.input_bits, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassScores:
+    """Scores of all candidates of one layer in each of its classes; arrays (candidates, classes).
+
+    Candidates of one lambda and one n_r2 + m can be combined; they follow one another, each such group from `starts`
+    on. registers, scale : per candidate. classes : number of the class of every (i, b). operations, error,
+    output_error : what a class adds to the layer's mean operations per conversion, and to the errors as in `Scores`;
+    errors of different classes are taken to be independent.
+    """
+
+    hardware: HardwareConfig
+    classes: np.ndarray
+    registers: tuple[AdcRegisters, ...]
+    scale: np.ndarray
+    starts: np.ndarray
+    operations: np.ndarray
+    error: np.ndarray
+    output_error: np.ndarray
+    conversions: int
+
+    def best(self, weight: float, price: float) -> Chosen:
+        """The combination with the least weight * output_error + price * operations."""
+        total = weight * self.output_error + price * self.operations
+        group = int(np.argmin(np.minimum.reduceat(total, self.starts, axis=0).sum(axis=1)))
+        first, stop = self.starts[group], [*self.starts[1:], len(total)][group]
+        taken = first + total[first:stop].argmin(axis=0)
+        each = np.arange(total.shape[1])
+        registers = ClassRegisters.of(lambda i, b: self.registers[taken[self.classes[i, b]]], self.hardware)
+        return Chosen(
+            family="classes",
+            setting=ClassSetting(registers=registers, counts_per_lsb=float(self.scale[first])),
+            operations=float(self.operations[taken, each].sum()),
+            error=float(self.error[taken, each].sum()),
+            output_error=float(self.output_error[taken, each].sum()),
+            conversions=self.conversions,
+        )
+
+
+def score_layer_classes(
+    counts: LayerCounts,
+    hardware: HardwareConfig,
+    limit: int,
+    classes: np.ndarray,
+    *,
+    twin: bool = True,
+    grid: Grid = "continuous",
+    skip_zero_slices: bool = False,
+) -> ClassScores:
+    """Scores of every candidate with n_r1, n_r2 <= limit in every class.
+
+    counts : with `class_gram`, for the same `classes`. twin : False leaves uniform converters only. Windows start at
+    0 (bias 0): others win nowhere in layers as a whole. Other parameters as for `score_layer`.
+    """
+    assert counts.class_gram is not None
+    used = counts.used(skip_zero_slices)
+    histogram = np.zeros((int(classes.max()) + 1, used.shape[2]), dtype=np.int64)
+    np.add.at(histogram, classes, used)
+    occurring = histogram.any(axis=0)
+    size = int(np.flatnonzero(occurring)[-1]) + 1 if occurring.any() else 1
+    total = max(int(histogram.sum()), 1)
+    bits = hardware.adc_bits
+    grids = [  # registers that share n_r2 + m
+        _one_grid(bits, limit, width, twin) for width in range(1, bits + 1)
+    ]
+    lambdas = scales(hardware, size - 1, grid)
+    levels = level_tables(bits, size, lambdas)
+    registers: list[AdcRegisters] = []
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    lengths: list[int] = []
+    grams = counts.class_gram[:, :size, :size]
+    for width, group in enumerate(grids, 1):
+        tables = [convert(np.arange(1 << bits), bits, one) for one in group]
+        value, operations = (np.array([getattr(t, name) for t in tables]) for name in ("value", "operations"))
+        # (lambdas, registers, counts), so that candidates of one lambda follow one another
+        unit = (lambdas * 2.0 ** (bits - width))[:, None, None]
+        difference = value[:, levels].transpose(1, 0, 2) * unit - np.arange(size)
+        difference = difference.reshape(-1, size)
+        spent = operations[:, levels].transpose(1, 0, 2).reshape(-1, size) @ histogram[:, :size].T
+        produced = np.stack([((difference @ gram) * difference).sum(axis=1) for gram in grams], axis=1)
+        found.append((np.repeat(lambdas, len(group)), spent, difference**2 @ histogram[:, :size].T, produced))
+        registers += group * len(lambdas)
+        lengths += [len(group)] * len(lambdas)
+    scale, spent, squares, produced = (np.concatenate(x) for x in zip(*found, strict=True))
+    return ClassScores(
+        hardware=hardware,
+        classes=classes,
+        registers=tuple(registers),
+        scale=scale,
+        starts=np.cumsum([0, *lengths[:-1]]),
+        operations=spent / total,
+        error=squares / total,
+        output_error=np.maximum(produced, 0.0) / max(counts.power, 1e-300),
+        conversions=total,
+    )
+
+
+def _one_grid(adc_bits: int, limit: int, width: int, twin: bool) -> list[AdcRegisters]:
+    """All settings with bias 0, n_r1, n_r2 <= limit and n_r2 + m = width."""
+    made = []
+    for n_r2 in range(max(1, width - SEARCH_M[-1]), min(limit, width) + 1):
+        made.append(AdcRegisters(mode="uniform", n_r2=n_r2, m=width - n_r2))
+        if twin:
+            made += [
+                AdcRegisters(mode="twin", n_r2=n_r2, n_r1=n_r1, m=width - n_r2)
+                for n_r1 in range(min(limit, width - 1) + 1)
+            ]
+    return made
+
+
+def score_classes(
+    counts: Mapping[str, LayerCounts], hardware: HardwareConfig, limit: int, classes: np.ndarray, **how: Any
+) -> dict[str, ClassScores]:
+    """`score_layer_classes` for every layer."""
+    return {name: score_layer_classes(one, hardware, limit, classes, **how) for name, one in counts.items()}
+
+
+# ---- choices ------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Chosen:
+    """The candidate that a layer takes; fields as in `Scores`."""
+
+    family: Family
+    setting: AdcSetting | ClassSetting
+    operations: float
+    error: float
+    output_error: float
+    conversions: int
+
+    def as_dict(self) -> dict[str, Any]:
+        if isinstance(self.setting, ClassSetting):
+            registers = self.setting.registers
+            settings = registers.settings
+            written = {
+                "settings": [_plain(one) for one in settings],
+                "table": [[settings.index(one) for one in row] for row in registers.table],
+            }
+        else:
+            written = _plain(self.setting.registers)
+        return {
+            "family": self.family,
+            **written,
+            "counts_per_lsb": self.setting.counts_per_lsb,
+            "operations": self.operations,
+            "error": self.error,
+            "output_error": self.output_error,
+            "conversions": self.conversions,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Chosen:
+        if "table" in values:
+            settings = [AdcRegisters(**one) for one in values["settings"]]
+            table = tuple(tuple(settings[index] for index in row) for row in values["table"])
+            setting = ClassSetting(registers=ClassRegisters(table), counts_per_lsb=values["counts_per_lsb"])
+        else:
+            registers = AdcRegisters(**{name: values[name] for name in _FIELDS})
+            setting = AdcSetting(registers=registers, counts_per_lsb=values["counts_per_lsb"])
+        operations, error, output_error = (
+            float("nan") if values[k] is None else values[k] for k in ("operations", "error", "output_error")
+        )
+        return cls(
+            family=values["family"],
+            setting=setting,
+            operations=operations,
+            error=error,
+            output_error=output_error,
+            conversions=values["conversions"],
+        )
+
+
+_FIELDS = ("mode", "n_r2", "n_r1", "m", "bias")
+
+
+def _plain(registers: AdcRegisters) -> dict[str, Any]:
+    return {name: getattr(registers, name) for name in _FIELDS}
+
+
+def _take(scores: Scores, candidate: int) -> Chosen:
+    return Chosen(
+        family=scores.family(candidate),
+        setting=scores.setting(candidate),
+        operations=float(scores.operations[candidate]),
+        error=float(scores.error[candidate]),
+        output_error=float(scores.output_error[candidate]),
+        conversions=scores.conversions,
+    )
+
+
+def most_accurate(scores: Mapping[str, Scores], *, n_r2: int | None = None) -> dict[str, Chosen]:
+    """Per layer the least error of the sums, then the fewest operations. n_r2 : only candidates with this n_r2."""
+    made = {}
+    for name, one in scores.items():
+        allowed = np.ones(len(one.shape), dtype=bool)
+        if n_r2 is not None:
+            allowed = np.array([r.n_r2 == n_r2 for r in one.shapes.registers])[one.shape]
+        error = np.where(allowed, one.output_error, np.inf)
+        made[name] = _take(one, int(np.lexsort((one.operations, error))[0]))
+    return made
+
+
+def choose(
+    scores: Mapping[str, Scores] | Mapping[str, ClassScores],
+    price: float,
+    sensitivity: Mapping[str, float] | None = None,
+) -> dict[str, Chosen]:
+    """Settings that share one price between accuracy and operations (*ours*).
+
+    Minimises sum over layers of sensitivity * output_error + price * (operations of all conversions of the network, in
+    mean operations per conversion): for errors that add up, no other choice has both fewer operations and less error.
+    """
+    conversions = sum(one.conversions for one in scores.values())
+    made = {}
+    for name, one in scores.items():
+        made[name] = one.best(1.0 if sensitivity is None else sensitivity[name], price * one.conversions / conversions)
+    return made
+
+
+def choose_within(scores: Mapping[str, Scores], bound: float) -> dict[str, Chosen]:
+    """The paper's rule: per layer the fewest operations, then the least error, under a bound on the error.
+
+    bound : mean squared error over the mean squared count. A layer without such a candidate takes its least error.
+    """
+    made = {}
+    for name, one in scores.items():
+        legal = one.error <= bound * one.signal
+        if legal.any():
+            order = np.lexsort((one.error, one.operations, ~legal))
+        else:
+            order = np.lexsort((one.operations, one.error))
+        made[name] = _take(one, int(order[0]))
+    return made
+
+
+def mean_operations(settings: Mapping[str, Chosen]) -> float:
+    """A/D operations per conversion, mean over all conversions of the network (calibration images)."""
+    conversions = sum(s.conversions for s in settings.values())
+    return sum(s.operations * s.conversions for s in settings.values()) / max(conversions, 1)
+
+
+def apply(graph: Graph, settings: Mapping[str, Chosen]) -> Graph:
+    """The graph with these converters."""
+    return with_settings(
+        graph,
+        registers={name: s.setting.registers for name, s in settings.items()},
+        counts_per_lsb={name: s.setting.counts_per_lsb for name, s in settings.items()},
+    )
+
+
+def error_for(
+    scores: Mapping[str, Scores], budgets: Sequence[float], sensitivity: Mapping[str, float] | None = None
+) -> list[float | None]:
+    """Least error of the sums for a budget of mean operations per conversion; None where nothing is that cheap.
+
+    The error is the layers' mean, weighted by `sensitivity`. Settings are those of `choose` at 200 prices, so a budget
+    may not be spent to the last operation.
+    """
+    weights = {name: 1.0 if sensitivity is None else sensitivity[name] for name in scores}
+    points = []
+    for price in np.geomspace(1e-8, 1e3, 200):
+        made = choose(scores, float(price), sensitivity)
+        error = sum(weights[n] * c.output_error for n, c in made.items()) / sum(weights.values())
+        points.append((mean_operations(made), error))
+    return [min((error for spent, error in points if spent <= budget), default=None) for budget in budgets]
+
+
+# ---- search -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Step:
+    """One bound of the descending search. accepted : settings that hold at it, or None."""
+
+    limit: int
+    accepted: dict[str, Chosen] | None
+    price: float | None
+    checks: int
+
+
+#: Prices of `choose` from the dearest to the cheapest converter.
+PRICES: tuple[float, ...] = tuple(float(p) for p in np.geomspace(1e-5, 10, 73))
+
+
+def cheapest(
+    scores: Mapping[str, Scores] | Mapping[str, ClassScores],
+    holds: Callable[[dict[str, Chosen]], bool],
+    *,
+    sensitivity: Mapping[str, float] | None = None,
+    prices: Sequence[float] = PRICES,
+) -> tuple[dict[str, Chosen] | None, float | None, int]:
+    """(settings, price, checks) with the highest price at which `holds`; by bisection, (None, None, checks) if none.
+
+    holds : an end-to-end check of settings; assumed to hold below any price at which it holds.
+    """
+    low, high = 0, len(prices)  # holds below low, fails from high on
+    best: dict[str, Chosen] | None = None
+    price: float | None = None
+    checks = 0
+    while low < high:
+        middle = (low + high) // 2
+        settings = choose(scores, prices[middle], sensitivity)
+        checks += 1
+        if holds(settings):
+            best, price, low = settings, prices[middle], middle + 1
+        else:
+            high = middle
+    return best, price, checks
+
+
+def descend(
+    scores_of: Callable[[int], Mapping[str, Scores]],
+    limits: Sequence[int],
+    holds: Callable[[dict[str, Chosen]], bool],
+    start: dict[str, Chosen],
+    *,
+    sensitivity: Mapping[str, float] | None = None,
+    done: Callable[[Step], None] = lambda step: None,
+    known: Mapping[int, Step] | None = None,
+) -> tuple[dict[str, Chosen], list[Step]]:
+    """Descending search: (settings, steps).
+
+    limits : bounds on n_r1, n_r2, falling. start : settings that hold. done : told about every step, to save it.
+    known : steps of an interrupted search.
+
+    A step whose settings spend more than those accepted before, or that has none that hold, leaves the accepted
+    settings as they are; after one that has none, the search ends. (The printed algorithm keeps the failing one.)
+    """
+    accepted, steps = start, []
+    for limit in limits:
+        if known is not None and limit in known:
+            step = known[limit]
+        else:
+            step = Step(limit, *cheapest(scores_of(limit), holds, sensitivity=sensitivity))
+            done(step)
+        steps.append(step)
+        if step.accepted is None:
+            break
+        if mean_operations(step.accepted) <= mean_operations(accepted):
+            accepted = step.accepted
+    return accepted, steps

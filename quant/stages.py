@@ -1,0 +1,200 @@
+"""What the three commands share: fingerprints, atomic files, errors, the working directory.
+
+A stage is skipped when its output carries the fingerprint of the same options, data, upstream output
+and source code. Layout of a working directory:
+
+    train.pt          float and quantised network (quant.checkpoint); train.json its results
+    train.partial.pt  present while training is unfinished
+    calibration.json  A/D settings, dynamic precision, histograms
+    export.json       what the deployment image was made from
+    image/            the deployment image (golden_model.image)
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+
+PACKAGE = Path(__file__).resolve().parent
+#: Where our packages lie, and which of them decide what a stage of `quant` makes.
+ROOT = PACKAGE.parent
+OWN_PACKAGES = ("golden_model", "quant")
+
+#: Lines are never wrapped, so that paths stay whole in logs.
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Result = TypeVar("Result")
+
+
+def results_console(width: int = 150) -> Console:
+    """Standard output for tables: as wide as the terminal, or `width` characters where there is none."""
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=width)
+
+
+def source_hash(files: Iterable[Path]) -> str:
+    """Hash of the contents of source files, independent of where the packages lie."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        name = file.relative_to(ROOT).as_posix() if file.is_relative_to(ROOT) else file.name
+        digest.update(name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def sources_of(module: str) -> list[Path]:
+    """Files that decide what a module of ours does: itself, what it imports of our packages, and what those import.
+
+    Imports inside functions count. A package that is reached brings its data files (component tables) along.
+
+    Raises ValueError if there is no such module.
+    """
+    waiting, found = [module], dict[Path, None]()
+    while waiting:
+        path = _source(waiting.pop())
+        if path is None or path in found:
+            continue
+        found[path] = None
+        found.update(dict.fromkeys(path.parent.glob("data/*.toml")))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    if not found:
+        raise ValueError(f"{module} is no module of this project")
+    return sorted(found)
+
+
+def _source(module: str) -> Path | None:
+    """File of a module of our packages, else None."""
+    if module.partition(".")[0] not in OWN_PACKAGES:
+        return None
+    path = ROOT.joinpath(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def fingerprint(stage: str, options: dict[str, Any], sources: Iterable[Path], **inputs: str) -> str:
+    """sha256 over everything that decides a stage's output.
+
+    options : JSON-able. inputs : hashes or fingerprints of what the stage reads. Library versions count.
+    """
+    everything = {
+        "stage": stage,
+        "options": options,
+        "inputs": inputs,
+        "sources": source_hash(sources),
+        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+    }
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a temporary sibling of `path`, then rename it: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object; ValueError with one sentence if the file is missing or broken."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: {what}")
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def finished(path: Path, mark: str) -> dict[str, Any] | None:
+    """A stage's JSON output if it carries the fingerprint `mark`, else None (also for an unreadable file)."""
+    try:
+        value = read_json(path, "")
+    except ValueError:
+        return None
+    return value if value.get("fingerprint") == mark else None
+
+
+class Cache:
+    """Finished parts of a long command, so that it goes on where it was stopped: JSON files in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, name: str, key: str, make: Callable[[], Result]) -> Result:
+        """The part `name`, made and kept unless it is there already with the fingerprint `key`.
+
+        name : any text; its file is `path(name)`. key : see `fingerprint`; of everything that decides the part.
+        What is returned went through JSON in either case: tuples are lists, keys are text.
+        """
+        kept = finished(self.path(name), key)
+        if kept is None or "value" not in kept:
+            write_json(self.path(name), {"fingerprint": key, "value": make()})
+            kept = read_json(self.path(name), "")
+        return kept["value"]
+
+    def path(self, name: str) -> Path:
+        return self.folder / (re.sub(r"[^\w.+-]+", "-", name) + ".json")
+
+
+def command_line(module: str) -> str:
+    """The running command, with only the names of absolute paths, so that it reads the same on every machine."""
+    shown = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
+    return " ".join([f"python -m {module}", *shown])
+
+
+def fail(message: str) -> NoReturn:
+    """One sentence on stderr, exit status 2."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise typer.Exit(2)
+
+
+def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
+    """Turn the errors of bad input into one sentence and exit status 2; Ctrl-C into status 130."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Result:
+        try:
+            return command(*args, **kwargs)
+        except (ValueError, TypeError) as error:
+            fail(str(error))
+        except OSError as error:
+            fail(f"{error.filename or 'file'}: {error.strerror or error}")
+        except KeyboardInterrupt:
+            print("interrupted: run the same command again to go on", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return wrapped

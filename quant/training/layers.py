@@ -1,0 +1,493 @@
+"""Fake-quantised layers and networks (system.md §3, §8).
+
+Weights are matrices (N, K), K flattened as (c * kernel_height + ky) * kernel_width + kx; a block is
+ou_rows x ou_cols of the transposed (K, N) matrix, zero-padded at the edges. A layer's weight is
+step * integer with one step for all its blocks. Activations are unsigned: clamp to 0..clip, then
+2**bits - 1 equal steps; the network input is pixel / 255.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from golden_model.config import HardwareConfig
+from quant.capture.chain import Stage, capture
+from quant.training.ste import fake_quantise_activation, round_magnitude, round_ste
+
+#: Largest value of a network input; its scale is 1 / PIXEL_LEVELS.
+PIXEL_LEVELS = 255
+_VALUES_WATCHED = 1 << 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """Per-channel mean and standard deviation of pixel / 255 that the float network expects.
+
+    `mean` = 0 and `std` = 1 is no normalisation. Folded into the first layer by `quantise`, so that
+    the integer network takes the pixels as they are (system.md §3).
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def none(cls, channels: int) -> Normalisation:
+        return cls(mean=(0.0,) * channels, std=(1.0,) * channels)
+
+    @classmethod
+    def of(cls, images: np.ndarray) -> Normalisation:
+        """Statistics of uint8 images (N, C, H, W)."""
+        axes = (0, 2, 3)
+        mean = images.mean(axis=axes, dtype=np.float64) / PIXEL_LEVELS
+        std = images.std(axis=axes, dtype=np.float64) / PIXEL_LEVELS
+        if (std == 0).any():
+            raise ValueError("normalisation: a channel of the training images is constant")
+        return cls(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+
+    def apply(self, pixels: Tensor) -> Tensor:
+        """Pixels 0..255 (B, C, H, W) -> the float network's input."""
+        mean, std = (torch.tensor(v, dtype=pixels.dtype).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (pixels / PIXEL_LEVELS - mean) / std
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows and columns of the weights that share one width; an operation unit, or a whole layer (BSQ)."""
+
+    ou_rows: int
+    ou_cols: int
+
+    def __post_init__(self) -> None:
+        if min(self.ou_rows, self.ou_cols) < 1:
+            raise ValueError(f"a block must have at least 1 row and 1 column, got {self.ou_rows} x {self.ou_cols}")
+
+
+class PixelNetwork(nn.Module):
+    """A float network that takes pixels 0..255 (B, C, H, W), on whatever device it is; gives logits (B, classes)."""
+
+    def __init__(self, model: nn.Module, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.model = model
+        self.mean: Tensor
+        self.std: Tensor
+        for name, values in (("mean", normalisation.mean), ("std", normalisation.std)):
+            self.register_buffer(name, torch.tensor(values).reshape(1, -1, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model((pixels / PIXEL_LEVELS - self.mean) / self.std).flatten(1)
+
+
+def to_blocks(matrix: Tensor, ou_rows: int, ou_cols: int) -> Tensor:
+    """(N, K) -> (segments, ou_rows, block_cols, ou_cols), zero-padded at the edges."""
+    n, k = matrix.shape
+    segments, block_cols = -(-k // ou_rows), -(-n // ou_cols)
+    padded = F.pad(matrix.t(), (0, block_cols * ou_cols - n, 0, segments * ou_rows - k))
+    return padded.reshape(segments, ou_rows, block_cols, ou_cols)
+
+
+def spread_blocks(values: Tensor, shape: tuple[int, int], ou_rows: int, ou_cols: int) -> Tensor:
+    """One value per block (segments, block_cols) -> one per weight, (N, K) = `shape`."""
+    n, k = shape
+    spread = values.repeat_interleave(ou_rows, 0)[:k].repeat_interleave(ou_cols, 1)[:, :n]
+    return spread.t().contiguous()
+
+
+def block_sizes(shape: tuple[int, int], ou_rows: int, ou_cols: int) -> Tensor:
+    """Weights in each block without padding, int64 (segments, block_cols)."""
+    return to_blocks(torch.ones(shape, dtype=torch.int64), ou_rows, ou_cols).sum((1, 3))
+
+
+def bit_length(integers: Tensor) -> Tensor:
+    """Bit length of non-negative whole numbers below 2**16, int64."""
+    values = integers.to(torch.int64)
+    return sum(((values >> bit) > 0).to(torch.int64) for bit in range(16))  # type: ignore[return-value]
+
+
+class WeightSource(nn.Module):
+    """Where a layer's weight comes from. `integers()` are whole numbers, weight = step() * integers()."""
+
+    ou_rows: int
+    ou_cols: int
+
+    def integers(self) -> Tensor:
+        """Signed whole numbers (N, K), with a straight-through gradient."""
+        raise NotImplementedError
+
+    def step(self) -> Tensor:
+        """Real weight per integer, a scalar."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def block_widths(self) -> Tensor:
+        """Bit planes per block: the bit length of its largest magnitude, int64 (segments, block_cols)."""
+        return bit_length(to_blocks(self.integers().abs(), self.ou_rows, self.ou_cols).amax((1, 3)))
+
+
+class FloatWeight(WeightSource):
+    """A float weight and a learned log-step: integers = round(weight / step), clamped per block.
+
+    weight : (N, K). log_step : scalar, natural logarithm of the step.
+    limits : (N, K) largest magnitude, 2**weight_bits - 1 until `freeze` sets 2**p - 1 per block.
+    """
+
+    def __init__(self, weight: Tensor, step: float, block: Block | HardwareConfig, weight_bits: int) -> None:
+        super().__init__()
+        self.ou_rows, self.ou_cols = block.ou_rows, block.ou_cols
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.log_step = nn.Parameter(torch.tensor(float(np.log(step)), dtype=weight.dtype))
+        self.limits: Tensor
+        self.register_buffer("limits", torch.full_like(weight, float(2**weight_bits - 1)))
+
+    def scaled(self) -> Tensor:
+        """weight / step, (N, K), not rounded."""
+        return self.weight / self.step()
+
+    def integers(self) -> Tensor:
+        return torch.clamp(round_ste(self.scaled()), -self.limits, self.limits)
+
+    def step(self) -> Tensor:
+        return self.log_step.exp()
+
+    @torch.no_grad()
+    def freeze(self, widths: Tensor | None = None) -> None:
+        """From now on a block never needs more planes than `widths` (default: than it has)."""
+        widths = self.block_widths() if widths is None else widths
+        limits = torch.pow(2.0, widths.to(self.weight.dtype)) - 1
+        n, k = self.weight.shape
+        self.limits.copy_(spread_blocks(limits, (n, k), self.ou_rows, self.ou_cols))
+
+
+class BitPlaneWeight(WeightSource):
+    """Continuous bit planes in [0, 2] for both signs (BSQ; system.md §8).
+
+    integers = round(sum_b (positive_b - negative_b) * 2**b) over the planes that a block still has.
+    positive, negative : (planes, N, K). mask : (planes, N, K), 0 where a block lost the plane.
+    scale : the real step.
+    """
+
+    def __init__(self, integers: Tensor, step: float, block: Block | HardwareConfig, weight_bits: int) -> None:
+        super().__init__()
+        self.ou_rows, self.ou_cols, self.weight_bits = block.ou_rows, block.ou_cols, weight_bits
+        self.scale: Tensor
+        self.register_buffer("scale", torch.tensor(step, dtype=torch.float32))
+        self._set(integers)
+
+    def _set(self, integers: Tensor) -> None:
+        """Exact planes of `integers`, and the mask of those that each block keeps."""
+        n, k = integers.shape
+        magnitude = integers.abs().to(torch.int64)
+        widths = bit_length(to_blocks(magnitude, self.ou_rows, self.ou_cols).amax((1, 3)))
+        spread = spread_blocks(widths, (n, k), self.ou_rows, self.ou_cols)
+        planes = max(1, int(widths.max()))
+        index = torch.arange(planes, device=integers.device).reshape(-1, 1, 1)
+        bits = (magnitude >> index & 1).to(torch.float32)
+        self.positive = nn.Parameter(bits * (integers > 0))
+        self.negative = nn.Parameter(bits * (integers < 0))
+        self.mask: Tensor
+        self.register_buffer("mask", (index < spread).to(torch.float32))
+
+    def integers(self) -> Tensor:
+        powers = 2.0 ** torch.arange(len(self.mask), dtype=torch.float32, device=self.mask.device).reshape(-1, 1, 1)
+        return round_ste(((self.positive - self.negative) * self.mask * powers).sum(0))
+
+    def step(self) -> Tensor:
+        return self.scale
+
+    @torch.no_grad()
+    def clamp_planes(self) -> None:
+        """Keep the planes in [0, 2]; to be called after every optimiser step."""
+        self.positive.clamp_(0, 2)
+        self.negative.clamp_(0, 2)
+
+    @torch.no_grad()
+    def requantise(self) -> None:
+        """Exact planes again; empty high planes are stripped per block.
+
+        Two planes in [0, 2] can add up to twice the range: then the integers are scaled down so that
+        |w| <= 2**weight_bits - 1, and the step up.
+        """
+        integers = self.integers()
+        excess = float(integers.abs().max()) / (2**self.weight_bits - 1)
+        if excess > 1:
+            integers = round_magnitude(integers / excess)
+            self.scale.mul_(excess)
+        self._set(integers)
+
+    def block_planes(self) -> Tensor:
+        """Planes that each block has had since it was last requantised, (segments, block_cols)."""
+        return to_blocks(self.mask.sum(0), self.ou_rows, self.ou_cols).amax((1, 3))
+
+    def group_norms(self) -> Tensor:
+        """L2 norm of (positive, negative) per plane and block, (planes, segments, block_cols)."""
+        squares = (self.positive.square() + self.negative.square()) * self.mask
+        blocks = torch.stack([to_blocks(plane, self.ou_rows, self.ou_cols) for plane in squares])
+        return (blocks.sum((2, 4)) + 1e-12).sqrt()
+
+
+class QuantLayer(nn.Module):
+    """One stage: fake-quantised weight, bias, ReLU, maximum pooling, fake-quantised activation.
+
+    bits : width of the output activation, 1..input_bits of the hardware.
+    clip : its largest real value; fixed above 3 bits (as ReLU6), learned up to 3 bits (PACT).
+    pad_levels : (C,) integer border of the input or None for 0; only the first layer has one.
+    """
+
+    def __init__(self, stage: Stage, source: WeightSource, bias: Tensor, bits: int) -> None:
+        super().__init__()
+        self.stage, self.source = stage, source
+        self.bias = nn.Parameter(bias.detach().clone())
+        self.clip = nn.Parameter(torch.tensor(1.0), requires_grad=False)
+        self.bits = bits
+        self.quantise_output = stage.relu
+        self.pad_levels: Tensor | None
+        self.register_buffer("pad_levels", None)
+
+    def set_bits(self, bits: int) -> None:
+        """Change the width of the output activation."""
+        self.bits = bits
+        self.clip.requires_grad_(self.stage.relu and bits <= 3)
+
+    def linear(self, x: Tensor) -> Tensor:
+        """Convolution and bias, before ReLU, on real activations."""
+        stage = self.stage
+        weight = self.source.integers() * self.source.step()
+        if stage.kind == "linear":
+            return F.linear(x.flatten(1), weight, self.bias)[:, :, None, None]
+        weight = weight.reshape(stage.outputs, stage.channels, stage.kernel_height, stage.kernel_width)
+        pad = stage.pad
+        if self.pad_levels is not None and pad:
+            border = (self.pad_levels.to(x.dtype) / PIXEL_LEVELS).reshape(1, -1, 1, 1)
+            x, pad = F.pad(x - border, (pad,) * 4) + border, 0
+        return F.conv2d(x, weight, self.bias, stage.stride, pad)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        if self.stage.pool > 1:
+            y = F.max_pool2d(y, self.stage.pool)  # commutes with ReLU and rounding, and is cheaper before them
+        if not self.stage.relu:
+            return y
+        return fake_quantise_activation(y, self.clip, 2**self.bits - 1) if self.quantise_output else F.relu(y)
+
+
+class QuantMatrix(nn.Module):
+    """A convolution or linear layer with quantised weights.
+
+    stage : its geometry. source : its weight (N, K). bias : (N,).
+    offset : (C,) what a border pixel stands for, minus 0, in the image's units; None behind the first layers.
+        Border pixels of a normalised image are whole bytes, so that they are a little off 0 (system.md §3).
+    """
+
+    def __init__(self, stage: Stage, source: WeightSource, bias: Tensor, offset: Tensor | None = None) -> None:
+        super().__init__()
+        self.stage, self.source = stage, source
+        self.bias = nn.Parameter(bias.detach().clone())
+        self.offset: Tensor | None
+        self.register_buffer("offset", offset)
+
+    def weight(self) -> Tensor:
+        """Quantised weight, (N, C, kh, kw) or (N, K) of a linear layer."""
+        stage = self.stage
+        weight = self.source.integers() * self.source.step()
+        if stage.kind == "linear":
+            return weight
+        return weight.reshape(stage.outputs, stage.channels, stage.kernel_height, stage.kernel_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight(), self.bias
+        if self.stage.kind == "linear":
+            return F.linear(x, weight, bias)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        if self.offset is not None:
+            bias = bias + weight.sum((2, 3)) @ self.offset
+            x = x - self.offset.reshape(1, -1, 1, 1)
+        return F.conv2d(x, weight, bias, self.stage.stride, self.stage.pad)
+
+
+class QuantActivation(nn.Module):
+    """ReLU and an unsigned activation of `bits` bits: clamp to 0..clip, 2**bits - 1 equal steps.
+
+    clip : largest real value; fixed above 3 bits (as ReLU6), learned up to 3 bits (PACT; system.md §8), or learned
+    with the gradient of LSQ at any width (`learned`, *ours*).
+    cap : upper end of a ReLU6, None for none. watching : list that receives inputs instead of quantising them.
+    """
+
+    def __init__(self, bits: int, cap: float | None = None) -> None:
+        super().__init__()
+        self.cap, self.learned = cap, False
+        self.watching: list[Tensor] | None = None
+        self.clip = nn.Parameter(torch.tensor(1.0), requires_grad=False)
+        self.set_bits(bits)
+
+    def set_bits(self, bits: int) -> None:
+        self.bits = bits
+        self.clip.requires_grad_(self.learned or bits <= 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.watching is not None:
+            y = F.relu(x) if self.cap is None else F.hardtanh(x, 0.0, self.cap)
+            self.watching.append(_sample(y.detach().float()))
+            return y
+        return fake_quantise_activation(x, self.clip, 2**self.bits - 1, self.learned)
+
+
+def _sample(values: Tensor) -> Tensor:
+    flat = values.flatten()
+    return torch.cat([flat[:: max(1, flat.numel() // _VALUES_WATCHED)], flat.max().reshape(1)])
+
+
+class QuantNetwork(nn.Module):
+    """A chain of `QuantLayer`: pixels 0..255 (B, C, H, W) -> logits (B, classes)."""
+
+    def __init__(self, layers: Sequence[QuantLayer], hardware: HardwareConfig, weight_bits: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.hardware, self.weight_bits = hardware, weight_bits
+
+    def __iter__(self) -> Iterator[QuantLayer]:
+        return iter(self.layers)  # type: ignore[arg-type]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = pixels / PIXEL_LEVELS
+        for layer in self:
+            x = layer(x)
+        return x.flatten(1)
+
+    def sources(self) -> list[WeightSource]:
+        return [layer.source for layer in self]
+
+    def float_weights(self) -> QuantNetwork:
+        """A copy in which every layer has a `FloatWeight` at the present integers (for finetuning)."""
+        network = copy.deepcopy(self)
+        for layer in network:
+            source = layer.source
+            with torch.no_grad():
+                integers, step = source.integers(), source.step()
+                layer.source = FloatWeight(integers * step, float(step), self.hardware, self.weight_bits)
+        return network
+
+    # ---- as plain data, for checkpoints -----------------------------------------------------------
+    def describe(self) -> dict[str, Any]:
+        """Everything but the tensors, JSON-able; `QuantNetwork.rebuild` is the inverse."""
+        return {
+            "hardware": self.hardware.as_dict(),
+            "weight_bits": self.weight_bits,
+            "stages": [asdict(layer.stage) for layer in self],
+            "activation_bits": [layer.bits for layer in self],
+            "sources": [type(layer.source).__name__ for layer in self],
+            "pads": any(layer.pad_levels is not None for layer in self),
+        }
+
+    @classmethod
+    def rebuild(cls, description: dict[str, Any], state: dict[str, Tensor]) -> QuantNetwork:
+        """From `describe()` and `state_dict()`; a wrong shape is an error that names the tensor."""
+        hardware = HardwareConfig.from_dict(description["hardware"])
+        weight_bits = int(description["weight_bits"])
+        layers = []
+        for index, (values, bits, kind) in enumerate(
+            zip(description["stages"], description["activation_bits"], description["sources"], strict=True)
+        ):
+            stage = Stage(**values)
+            zeros = torch.zeros(stage.outputs, stage.k)
+            source: WeightSource = FloatWeight(zeros, 1.0, hardware, weight_bits)
+            if kind == "BitPlaneWeight":
+                planes = state[f"layers.{index}.source.positive"]
+                source = BitPlaneWeight(zeros, 1.0, hardware, weight_bits)
+                source.positive = nn.Parameter(torch.zeros_like(planes))
+                source.negative = nn.Parameter(torch.zeros_like(planes))
+                source.mask = torch.zeros_like(planes)
+            layer = QuantLayer(stage, source, torch.zeros(stage.outputs), int(bits))
+            layer.set_bits(int(bits))
+            if index == 0 and description["pads"]:
+                layer.pad_levels = torch.zeros(stage.channels, dtype=torch.int64)
+            layers.append(layer)
+        network = cls(layers, hardware, weight_bits)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(" ".join(str(error).split())) from error
+        return network
+
+
+def float_parameters(model: nn.Module, stage: Stage) -> tuple[Tensor, Tensor]:
+    """Weight (N, K) and bias (N,) of the module that `stage` was captured from."""
+    module = model.get_submodule(stage.name)
+    weight = module.weight.detach().reshape(stage.outputs, stage.k)  # type: ignore[union-attr, operator]
+    bias = module.bias  # type: ignore[union-attr]
+    return weight, torch.zeros(stage.outputs) if bias is None else bias.detach()  # type: ignore[union-attr, return-value]
+
+
+@torch.no_grad()
+def quantise(
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    hardware: HardwareConfig,
+    *,
+    calibration: Tensor,
+    start_bits: int,
+    weight_bits: int,
+    activation_bits: int | Sequence[int],
+    normalisation: Normalisation,
+) -> QuantNetwork:
+    """A fake-quantised network with the float network's weights.
+
+    Step of a layer = largest magnitude / (2**start_bits - 1): with start_bits = weight_bits = 7 this is
+    the post-training 8-bit symmetric setting (system.md §8). Activation clips are the largest values that
+    the `calibration` pixels (B, C, H, W), 0..255, produce in the float network. `activation_bits` is one
+    width for all layers or one per layer. Normalisation is folded into the first layer: weight / std,
+    bias - sum of weight * mean / std, border = round(255 * mean).
+    """
+    if not 1 <= start_bits <= weight_bits <= hardware.weight_bits:
+        raise ValueError(
+            f"weight bits must satisfy 1 <= start ({start_bits}) <= largest ({weight_bits})"
+            f" <= hardware ({hardware.weight_bits})"
+        )
+    stages = capture(model, shape)
+    widths = [activation_bits] * len(stages) if isinstance(activation_bits, int) else list(activation_bits)
+    if len(widths) != len(stages) or not all(1 <= b <= hardware.input_bits for b in widths):
+        raise ValueError(
+            f"activation bits must be one number or {len(stages)} numbers in 1..{hardware.input_bits}, got {widths}"
+        )
+    layers = []
+    for index, (stage, bits) in enumerate(zip(stages, widths, strict=True)):
+        weight, bias = float_parameters(model, stage)
+        pads = None
+        if index == 0 and (any(normalisation.mean) or any(s != 1 for s in normalisation.std)):
+            mean, std = (torch.tensor(v, dtype=weight.dtype) for v in (normalisation.mean, normalisation.std))
+            per_channel = weight.reshape(stage.outputs, stage.channels, -1) / std.reshape(1, -1, 1)
+            bias = bias - (per_channel * mean.reshape(1, -1, 1)).sum((1, 2))
+            weight = per_channel.reshape(stage.outputs, stage.k)
+            if stage.pad:
+                pads = torch.floor(PIXEL_LEVELS * mean.double() + 0.5).clamp(0, PIXEL_LEVELS).to(torch.int64)
+        largest = float(weight.abs().max())
+        if not np.isfinite(largest) or not bool(torch.isfinite(bias).all()):
+            raise ValueError(f"layer {stage.name!r}: a weight or bias is not a finite number")
+        step = (largest or 1.0) / (2**start_bits - 1)
+        layer = QuantLayer(stage, FloatWeight(weight, step, hardware, weight_bits), bias, bits)
+        layer.pad_levels = pads
+        layers.append(layer)
+    network = QuantNetwork(layers, hardware, weight_bits)
+    calibrate_clips(network, calibration)
+    for layer in network:
+        layer.set_bits(layer.bits)
+    return network
+
+
+@torch.no_grad()
+def calibrate_clips(network: QuantNetwork, calibration: Tensor) -> None:
+    """Set every clip to the largest activation that `calibration` produces, layers before it quantised."""
+    x = calibration / PIXEL_LEVELS
+    for layer in network:
+        layer.quantise_output = False
+        y = layer(x)
+        layer.quantise_output = layer.stage.relu
+        if layer.stage.relu:
+            layer.clip.copy_(y.max().clamp_min(1e-6))
+        x = layer(x)

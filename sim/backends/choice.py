@@ -1,0 +1,171 @@
+"""The simulators that can run a job on the generated hardware, behind one function each.
+
+pysim     Amaranth's simulator on the Python description; slow, needs no other tool.
+verilator the exported tile in cocotb on Verilator, with a behavioural crossbar in Python and a bus model
+          that this project did not write.
+compiled  exported Verilog, compiled by Verilator and clocked in C++: whole networks.
+
+The crossbar is `None` for the digital stand-in inside `rtl.system` (pysim and compiled only), or
+`CrossbarSettings` for a behavioural model behind the analog port of `rtl.tile`. One seed gives the same
+device and the same noise in every backend, because all of them sample in the same order.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from golden_model.image.image import Image
+from rtl.system import System
+from rtl.tile import Tile
+from sim import bench
+from sim.array.crossbars import Crossbar, CrossbarSettings
+from sim.backends import toolchain
+from sim.host.bus import run_now
+from sim.host.records import TraceLayout
+from sim.host.session import Job, Outcome, Progress, run_job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Everything a backend needs.
+
+    directory : the deployment image on disk; image : the same, read. crossbar : see the module.
+    waves : waveform file to write, or None. progress : called with (stage, done, all).
+    """
+
+    directory: Path
+    image: Image
+    job: Job
+    crossbar: CrossbarSettings | None = None
+    waves: Path | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A session's outcome and how long the backend's own preparation took, in seconds."""
+
+    outcome: Outcome
+    build_seconds: float
+
+
+Backend = Callable[[Request], Report]
+
+
+def make_crossbar(image: Image, settings: CrossbarSettings) -> Crossbar:
+    """The behavioural array of one device with the references of the image's layers."""
+    layers = image.network.layers
+    return Crossbar(
+        image.network.hardware,
+        settings,
+        counts_per_lsb=[layer.counts_per_lsb for layer in layers],
+        min_count=[layer.min_count for layer in layers],
+    )
+
+
+def device(request: Request) -> System | Tile:
+    """The hardware to simulate: with the stand-in inside, or with the analog port open."""
+    hardware = request.image.network.hardware
+    return System(hardware) if request.crossbar is None else Tile(hardware)
+
+
+# ---- pysim --------------------------------------------------------------------------------------
+def pysim(request: Request) -> Report:
+    """Amaranth's simulator."""
+    from sim.backends.pysim import PysimBus, crossbar_processes
+
+    began = time.perf_counter()
+    dut = device(request)
+    processes = []
+    if request.crossbar is not None:
+        processes = crossbar_processes(dut.crossbar, make_crossbar(request.image, request.crossbar))
+    layout = TraceLayout.of(dut)
+    assert layout is not None
+    collected: list[int] = []
+    outcomes: list[Outcome] = []
+    spent: list[float] = []
+
+    class TracedBus(PysimBus):
+        recording = False
+
+        def trace(self, enable: bool) -> None:
+            TracedBus.recording = enable
+            if enable:
+                collected.clear()
+
+        def records(self) -> dict[str, np.ndarray]:
+            return layout.decode(layout.to_words(collected))
+
+    async def monitor(ctx: Any) -> None:
+        async for _, _, valid, record in ctx.tick().sample(layout.strobe(dut), layout.value(dut)):
+            if valid and TracedBus.recording:
+                collected.append(record)
+
+    async def testbench(ctx: Any) -> None:
+        spent.append(time.perf_counter() - began)
+        outcomes.append(await run_job(TracedBus(ctx, dut), request.image, request.job, request.progress))
+
+    bench.simulate(dut, testbench, background=[monitor], processes=processes, limit=10**12, waves=request.waves)
+    return Report(outcomes[0], spent[0])
+
+
+# ---- compiled -----------------------------------------------------------------------------------
+def compiled(request: Request) -> Report:
+    """Verilator's C++ as a shared library."""
+    from sim.backends.compiled import CompiledBus, build
+
+    began = time.perf_counter()
+    if request.progress:
+        request.progress("compiling", 0, 1)
+    library = build(device(request), waves=request.waves is not None)
+    crossbar = None if request.crossbar is None else make_crossbar(request.image, request.crossbar)
+    build_seconds = time.perf_counter() - began
+    with CompiledBus(library, waves=request.waves, crossbar=crossbar) as bus:
+        outcome = run_now(run_job(bus, request.image, request.job, request.progress))
+    return Report(outcome, build_seconds)
+
+
+# ---- verilator ----------------------------------------------------------------------------------
+def verilator(request: Request) -> Report:
+    """cocotb on Verilator; always with a behavioural crossbar (ideal when none is given)."""
+    from sim.backends.verilator import build, run_tests
+
+    began = time.perf_counter()
+    if request.progress:
+        request.progress("compiling", 0, 1)
+    directory = build(Tile(request.image.network.hardware), waves=request.waves is not None)
+    build_seconds = time.perf_counter() - began
+    if request.progress:
+        request.progress("running", 0, len(request.job.indices))
+    with tempfile.TemporaryDirectory(prefix="ohmloom-") as name:
+        workspace = Path(name)
+        outcome = workspace / "outcome.json"
+        failures = run_tests(
+            directory,
+            "sim.backends.cocotb_session",
+            environment={
+                "OHMLOOM_IMAGE": str(request.directory.resolve()),
+                "OHMLOOM_JOB": request.job.as_json(),
+                "OHMLOOM_CROSSBAR": json.dumps(asdict(request.crossbar or CrossbarSettings())),
+                "OHMLOOM_OUTCOME": str(outcome),
+            },
+            workspace=workspace,
+            waves=request.waves is not None,
+        )
+        if failures or not outcome.exists():
+            raise toolchain.ToolError(f"the cocotb run failed: {failures[0] if failures else 'it left no result'}")
+        if request.waves is not None:
+            shutil.move(workspace / "dump.vcd", request.waves)
+        return Report(Outcome.from_json(outcome.read_text()), build_seconds)
+
+
+BACKENDS: dict[str, Backend] = {"pysim": pysim, "verilator": verilator, "compiled": compiled}

@@ -1,0 +1,190 @@
+"""Test bench parts that run inside cocotb on exported Verilog: bus, behavioural crossbars, trace monitor.
+
+Everything is read and driven between rising edges (at the falling edge, then when combinational logic
+has settled), so that the order of events at an edge does not matter on any simulator.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import cocotb
+import numpy as np
+from amaranth.hdl import Shape
+from amaranth.lib import data
+from cocotb.clock import Clock
+from cocotb.triggers import ClockCycles, FallingEdge, ReadOnly
+from cocotb.utils import get_sim_time
+from cocotbext.axi import AxiLiteBus, AxiLiteMaster
+
+from golden_model.config import HardwareConfig
+from rtl import layouts
+from sim.array.crossbars import Crossbar
+from sim.backends.pysim import answer
+from sim.host.bus import Bus, BusError, BusTimeout
+from sim.host.records import TraceLayout, unpack
+
+#: Simulated clock period in nanoseconds.
+PERIOD = 10
+#: Clocks within which the device must answer an access.
+ANSWER_LIMIT = 10_000
+
+
+def number(handle: Any) -> int:
+    """A signal as an unsigned integer; unknown bits are an error."""
+    return int(handle.value)
+
+
+def pack(layout: data.StructLayout, values: Mapping[str, int]) -> int:
+    """Fields -> packed structure port; fields not given are 0, each checked against its width."""
+    word = 0
+    for name, value in values.items():
+        where = layout[name]
+        width = Shape.cast(where.shape).width
+        if not 0 <= int(value) < 1 << width:
+            raise ValueError(f"{name} must be in 0..{(1 << width) - 1}, got {value}")
+        word |= int(value) << where.offset
+    return word
+
+
+async def start(dut: Any, *, reset_clocks: int = 4) -> None:
+    """Start the clock and reset the design."""
+    cocotb.start_soon(Clock(dut.clk, PERIOD, "ns").start())
+    dut.rst.value = 1
+    await ClockCycles(dut.clk, reset_clocks)
+    await FallingEdge(dut.clk)
+    dut.rst.value = 0
+
+
+class TraceMonitor:
+    """Collects the trace port's records while `enabled` (see `sim.host.records`)."""
+
+    def __init__(self, dut: Any, layout: TraceLayout, names: Mapping[str, str] | None = None):
+        self._layout = layout
+        self._handles = [getattr(dut, (names or {}).get(port.name, port.name)) for port in layout.ports]
+        self._records: list[int] = []
+        self.enabled = False
+
+    def sample(self) -> None:
+        """Take the record of this clock, if there is one."""
+        valid = self._layout["valid"]
+        if not number(self._handles[valid.port]) >> valid.offset & 1:
+            return
+        record, shift = 0, 0
+        for port, handle in zip(self._layout.ports, self._handles, strict=True):
+            record |= number(handle) << shift
+            shift += 32 * port.words
+        self._records.append(record)
+
+    def clear(self) -> None:
+        self._records.clear()
+
+    def records(self) -> dict[str, np.ndarray]:
+        return self._layout.decode(self._layout.to_words(self._records))
+
+
+class Analog:
+    """Lets a `Crossbar` answer the analog port of an exported macro or tile, clock by clock.
+
+    The array accepts a sample in every clock, programs in one clock and answers a readback in the next.
+    Start it with `cocotb.start_soon(analog.run())`.
+    """
+
+    def __init__(self, dut: Any, crossbar: Crossbar, monitor: TraceMonitor | None = None):
+        hardware: HardwareConfig = crossbar.hardware
+        self._dut, self._crossbar, self._monitor = dut, crossbar, monitor
+        self._sample = layouts.sample(hardware)
+        self._write = layouts.cell_write(hardware)
+        self._address = layouts.ou_address(hardware)
+        self._programs = hasattr(dut, "crossbar__program__valid")
+        dut.crossbar__sample__ready.value = 1
+        dut.crossbar__comparators.value = 0
+        if self._programs:
+            dut.crossbar__program__ready.value = 1
+            dut.crossbar__readback_request__ready.value = 1
+            dut.crossbar__readback__valid.value = 0
+
+    async def run(self) -> None:
+        dut, crossbar = self._dut, self._crossbar
+        # A one-layer macro has a one-bit index all the same; the trace is read after everything settled.
+        last, pending, fresh = None, None, True
+        while True:
+            await FallingEdge(dut.clk)
+            now = number(dut.crossbar__thresholds), number(dut.crossbar__layer)
+            if fresh or now != last:
+                dut.crossbar__comparators.value = answer(crossbar, *now)
+                last, fresh = now, False
+            if self._programs:
+                if pending is not None:
+                    dut.crossbar__readback__payload.value = pending
+                dut.crossbar__readback__valid.value = int(pending is not None)
+                dut.crossbar__readback_request__ready.value = int(pending is None)
+            await ReadOnly()
+            if number(dut.crossbar__sample__valid):
+                place = unpack(self._sample, number(dut.crossbar__sample__payload))
+                crossbar.sample(
+                    place["pair"], place["ou_row"], place["ou_col"], place["slice"], number(dut.crossbar__layer)
+                )
+                fresh = True
+            if self._monitor is not None and self._monitor.enabled:
+                self._monitor.sample()
+            if not self._programs:
+                continue
+            if number(dut.crossbar__program__valid):
+                place = unpack(self._write, number(dut.crossbar__program__payload))
+                crossbar.program(place["pair"], place["ou_row"], place["ou_col"], place["cells"])
+            if pending is not None:
+                if number(dut.crossbar__readback__ready):
+                    pending = None
+            elif number(dut.crossbar__readback_request__valid):
+                place = unpack(self._address, number(dut.crossbar__readback_request__payload))
+                pending = crossbar.readback(place["pair"], place["ou_row"], place["ou_col"])
+
+
+class CocotbBus(Bus):
+    """The tile's bus through cocotbext-axi's AXI4-Lite master, which this project did not write."""
+
+    def __init__(self, dut: Any, monitor: TraceMonitor | None = None):
+        self._dut, self._monitor = dut, monitor
+        self._master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk, dut.rst)
+        for interface in (self._master.write_if, self._master.read_if):
+            interface.log.setLevel(logging.WARNING)
+
+    @property
+    def clocks(self) -> int:
+        return int(get_sim_time("ns")) // PERIOD
+
+    async def wait(self, clocks: int) -> None:
+        if clocks:
+            await ClockCycles(self._dut.clk, clocks)
+
+    async def write(self, address: int, word: int) -> None:
+        answered = await self._within(self._master.write(address, word.to_bytes(4, "little")), "write", address)
+        if answered.resp:
+            raise BusError("write", address, int(answered.resp))
+
+    async def read(self, address: int) -> int:
+        answered = await self._within(self._master.read(address, 4), "read", address)
+        if answered.resp:
+            raise BusError("read", address, int(answered.resp))
+        return int.from_bytes(answered.data, "little")
+
+    async def _within(self, access: Any, kind: str, address: int) -> Any:
+        try:
+            return await cocotb.triggers.with_timeout(access, ANSWER_LIMIT * PERIOD, "ns")
+        except cocotb.triggers.SimTimeoutError:
+            raise BusTimeout(f"the device did not answer a {kind} at address 0x{address:06X}") from None
+
+    def trace(self, enable: bool) -> None:
+        if self._monitor is None:
+            raise ValueError("this device has no trace port")
+        self._monitor.enabled = enable
+        if enable:
+            self._monitor.clear()
+
+    def records(self) -> dict[str, np.ndarray]:
+        if self._monitor is None:
+            raise ValueError("this device has no trace port")
+        return self._monitor.records()

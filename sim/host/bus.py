@@ -1,0 +1,103 @@
+"""An AXI4-Lite bus as the host driver sees it, independent of what simulates the device.
+
+Every method is a coroutine, because two of the simulators (Amaranth's and cocotb) suspend the caller
+while the clock runs. A bus that never suspends (the compiled simulation) is driven by `run_now`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Sequence
+from enum import IntEnum
+from typing import Any, TypeVar
+
+import numpy as np
+
+Result = TypeVar("Result")
+
+
+class Response(IntEnum):
+    """AXI4-Lite response codes."""
+
+    OKAY = 0
+    EXOKAY = 1
+    SLVERR = 2
+    DECERR = 3
+
+
+class BusError(RuntimeError):
+    """The device answered an access with an error response (`address`, `response`)."""
+
+    def __init__(self, kind: str, address: int, response: int):
+        self.address, self.response = address, response
+        name = Response(response).name if response in iter(Response) else str(response)
+        super().__init__(f"the device answered a {kind} at address 0x{address:06X} with {name}")
+
+
+class BusTimeout(RuntimeError):
+    """The device did not answer, or a polled value did not come, within the limit of clocks."""
+
+
+class Bus(ABC):
+    """Word accesses at byte addresses; words are 32 bits, unsigned.
+
+    Raises `BusError` on an error response and `BusTimeout` when the device does not answer.
+    """
+
+    @abstractmethod
+    async def write(self, address: int, word: int) -> None:
+        """Write one word."""
+
+    @abstractmethod
+    async def read(self, address: int) -> int:
+        """Read one word."""
+
+    @property
+    @abstractmethod
+    def clocks(self) -> int:
+        """Clocks simulated so far."""
+
+    @abstractmethod
+    async def wait(self, clocks: int) -> None:
+        """Let `clocks` clocks pass."""
+
+    async def write_many(self, addresses: Sequence[int], words: Sequence[int]) -> None:
+        """Write words in order; the first error ends it."""
+        for address, word in zip(addresses, words, strict=True):
+            await self.write(int(address), int(word))
+
+    async def read_many(self, addresses: Sequence[int]) -> list[int]:
+        """Read words in order."""
+        return [await self.read(int(address)) for address in addresses]
+
+    def trace(self, enable: bool) -> None:
+        """Start (with an empty list) or stop recording the device's trace port."""
+        raise ValueError("this device has no trace port")
+
+    def records(self) -> dict[str, np.ndarray]:
+        """What was recorded since `trace(True)`, by field (see `sim.host.records`)."""
+        raise ValueError("this device has no trace port")
+
+    async def poll(self, address: int, mask: int, value: int, limit: int, interval: int = 64) -> int:
+        """Read every `interval` clocks until (word & mask) == value; the word. `BusTimeout` after `limit` clocks."""
+        end = self.clocks + limit
+        while True:
+            word = await self.read(address)
+            if word & mask == value:
+                return word
+            if self.clocks >= end:
+                raise BusTimeout(
+                    f"address 0x{address:06X} still reads 0x{word:08X} after {limit} clocks "
+                    f"(waiting for 0x{value:X} under mask 0x{mask:X})"
+                )
+            await self.wait(interval)
+
+
+def run_now(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine that never suspends."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    coroutine.close()
+    raise RuntimeError("the coroutine waits for a simulator that needs an event loop")

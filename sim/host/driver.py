@@ -1,0 +1,237 @@
+"""Host driver of the tile: loads an image, runs it, reads results, over any AXI4-Lite bus.
+
+Every address, register and field comes from `golden_model.registers`; nothing here repeats one.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from golden_model.config import HardwareConfig
+from golden_model.events import Events
+from golden_model.image.image import Tables
+from golden_model.registers import (
+    COUNTER_BITS,
+    COUNTER_NAMES,
+    COUNTERS_PER_LAYER,
+    DESCRIPTOR_STRIDE,
+    IDENTITY,
+    REGION,
+    REGISTER,
+    ErrorCode,
+)
+from sim.host.bus import Bus, BusTimeout
+
+#: What a run may take beyond the expected clocks before the watchdog ends it.
+_MARGIN = 2.0
+_SLACK = 10_000
+
+
+class DeviceError(RuntimeError):
+    """The device is not the expected one, or reports an error; the message is one sentence."""
+
+
+class ChecksumError(DeviceError):
+    """The cells read back are not those that were programmed (`expected`, `found`)."""
+
+    def __init__(self, expected: int, found: int):
+        self.expected, self.found = expected, found
+        super().__init__(
+            f"the cells read back have CRC-32 0x{found:08X}, those programmed have 0x{expected:08X}: "
+            "the crossbars do not hold what was written"
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """Results of one input: logits (N,) or None if the last layer was not run; events of the layers run; cycles."""
+
+    logits: np.ndarray | None
+    events: Events
+    cycles: int
+
+
+class Driver:
+    """Drives one tile.
+
+    Parameters
+    ----------
+    bus : where the tile answers. hardware : the configuration it must have been made from.
+    """
+
+    def __init__(self, bus: Bus, hardware: HardwareConfig):
+        self.bus = bus
+        self.hardware = hardware
+
+    # ---- registers ------------------------------------------------------------------------
+    async def read_register(self, name: str) -> dict[str, int]:
+        """Fields of a register."""
+        register = REGISTER[name]
+        return register.unpack(await self.bus.read(register.offset))
+
+    async def write_register(self, name: str, **fields: int) -> None:
+        """Write a register; fields not given are 0."""
+        register = REGISTER[name]
+        await self.bus.write(register.offset, register.pack(**fields))
+
+    async def identify(self) -> None:
+        """Raise DeviceError unless this is our device, made from `hardware`."""
+        identity = await self.bus.read(REGISTER["IDENTITY"].offset)
+        if identity != IDENTITY:
+            raise DeviceError(f"the device identifies as 0x{identity:08X}, not as 0x{IDENTITY:08X}")
+        found = (await self.read_register("HARDWARE_HASH"))["hash"]
+        if found != self.hardware.hash_word:
+            raise DeviceError(
+                f"the device was made from hardware configuration 0x{found:08X}, "
+                f"the network needs 0x{self.hardware.hash_word:08X}"
+            )
+
+    # ---- loading --------------------------------------------------------------------------
+    async def load(self, tables: Tables) -> None:
+        """Write every table and the cells of an image; the cells read back are compared by checksum (ChecksumError)."""
+        await self.write_region("WIDTHS", tables.widths)
+        await self.write_region("BIAS", np.asarray(tables.bias, dtype=np.int64) & 0xFFFFFFFF)
+        await self.write_region("MULTIPLIERS", tables.multipliers)
+        await self.write_region("PADS", tables.pads)
+        await self.write_region("REFERENCE", np.ravel(tables.levels))
+        for layer, words in enumerate(tables.program):
+            await self.write_region("PROGRAM", words, first=layer * DESCRIPTOR_STRIDE)
+        await self.program_cells(tables.cell_words)
+
+    async def write_region(self, name: str, words: Sequence[int] | np.ndarray, *, first: int = 0) -> None:
+        """Write entries `first`, `first` + 1, ... of a memory."""
+        region = REGION[name]
+        addresses = [region.address(first + i) for i in range(len(words))]
+        await self.bus.write_many(addresses, [int(word) for word in words])
+
+    async def program_cells(self, cell_words: np.ndarray) -> None:
+        """Program the crossbar pairs from 0 and compare the checksum read back (ChecksumError).
+
+        cell_words : uint32 (OUs, cell_words) in programming order, whole crossbar pairs.
+        """
+        words = np.ascontiguousarray(cell_words, dtype="<u4").ravel()
+        per_pair = self.hardware.ous_per_crossbar * self.hardware.cell_words
+        pairs, rest = divmod(len(words), per_pair)
+        if rest:
+            raise ValueError(f"the cells of a crossbar pair are {per_pair} words, got {len(words)} words")
+        if not pairs:
+            return
+        await self.write_register("CELL_PAIR", pair=0)
+        await self.bus.write_many([REGISTER["CELL_DATA"].offset] * len(words), words.tolist())
+        wanted = zlib.crc32(words.tobytes())
+        found = await self.cell_checksum(pairs)
+        if found != wanted:
+            raise ChecksumError(wanted, found)
+
+    async def cell_checksum(self, pairs: int) -> int:
+        """CRC-32 of the cells of crossbar pairs 0..pairs - 1 as the hardware reads them."""
+        await self.write_register("CELL_PAIRS", pairs=pairs)
+        await self.write_register("CONTROL", check_cells=1)
+        words = pairs * self.hardware.ous_per_crossbar * self.hardware.cell_words
+        limit = _SLACK + 64 * words
+        busy = REGISTER["STATUS"].pack(cells_busy=1)
+        await self.bus.poll(REGISTER["STATUS"].offset, busy, 0, limit)
+        return (await self.read_register("CELL_CHECKSUM"))["crc"]
+
+    # ---- running --------------------------------------------------------------------------
+    def _activation_words(self) -> int:
+        return -(-self.hardware.activation_bytes // 4)
+
+    async def write_input(self, image: np.ndarray) -> None:
+        """Write the input activations (C, H, W), unsigned, into activation buffer 0."""
+        flat = np.ascontiguousarray(image, dtype=np.uint8).ravel()
+        if flat.size > self.hardware.activation_bytes:
+            raise ValueError(f"an input of {flat.size} bytes does not fit {self.hardware.activation_bytes} bytes")
+        padded = np.zeros(-(-flat.size // 4) * 4, dtype=np.uint8)
+        padded[: flat.size] = flat
+        await self.write_region("ACTIVATIONS", padded.view("<u4"))
+
+    async def start(self, layers: int, *, expected_cycles: int) -> None:
+        """Run `layers` layers and wait for the end.
+
+        expected_cycles : what the golden model predicts, in clocks; the watchdog barks well after it.
+        Raises DeviceError with the device's error code, BusTimeout when the run does not end.
+        """
+        await self.write_register("LAYER_COUNT", layers=layers)
+        await self.write_register("CONTROL", start=1)
+        status = REGISTER["STATUS"]
+        limit = int(_MARGIN * expected_cycles) + _SLACK
+        interval = max(16, min(expected_cycles // 200, 4096))
+        try:
+            word = await self.bus.poll(status.offset, status.pack(busy=1), 0, limit, interval)
+        except BusTimeout:
+            found = await self.read_register("STATUS")
+            raise BusTimeout(
+                f"the network did not end within {limit} clocks ({expected_cycles} expected); "
+                f"it hangs in layer {found['layer']}"
+            ) from None
+        found = status.unpack(word)
+        if found["error"]:
+            code = found["error"]
+            name = ErrorCode(code).name if code in iter(ErrorCode) else str(code)
+            raise DeviceError(f"the device stopped in layer {found['layer']} with error {name}")
+        if not found["done"]:
+            raise DeviceError("the device is idle but does not report done")
+        if found["overflow"]:
+            raise DeviceError(
+                f"a partial sum did not fit {self.hardware.accumulator_bits} bits (STATUS.overflow is set)"
+            )
+
+    async def run(self, image: np.ndarray, layers: int, outputs: int | None, *, expected_cycles: int) -> Run:
+        """Run one input through `layers` layers; `outputs` = number of logits, None if the last layer is not run."""
+        await self.write_input(image)
+        await self.start(layers, expected_cycles=expected_cycles)
+        logits = None if outputs is None else await self.logits(outputs)
+        return Run(logits, await self.events(layers), await self.cycles())
+
+    # ---- results --------------------------------------------------------------------------
+    async def logits(self, outputs: int) -> np.ndarray:
+        """(outputs,) int64, the signed results of the last layer."""
+        words = await self.bus.read_many([REGION["LOGITS"].address(i) for i in range(outputs)])
+        return np.array(words, dtype=np.uint32).view(np.int32).astype(np.int64)
+
+    async def events(self, layers: int) -> Events:
+        """Event counters of layers 0..layers - 1; leading shape (layers,)."""
+        entries = [
+            2 * (layer * COUNTERS_PER_LAYER + counter) + half
+            for layer in range(layers)
+            for counter in range(len(COUNTER_NAMES))
+            for half in range(2)
+        ]
+        words = await self.bus.read_many([REGION["EVENTS"].address(entry) for entry in entries])
+        pairs = np.array(words, dtype=np.int64).reshape(layers, len(COUNTER_NAMES), 2)
+        return Events(pairs[..., 0] | (pairs[..., 1] & ((1 << (COUNTER_BITS - 32)) - 1)) << 32)
+
+    async def cycles(self) -> int:
+        """Clocks from start to done of the last run."""
+        low = (await self.read_register("CYCLES_LOW"))["cycles"]
+        return low | (await self.read_register("CYCLES_HIGH"))["cycles"] << 32
+
+    async def activations(self, after_layers: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Activations (uint8, `shape`) that layer `after_layers` - 1 wrote; 0 gives the network's input.
+
+        Layer i reads buffer i % 2 and writes the other. Run `after_layers` layers first: a later layer
+        overwrites them.
+        """
+        size = int(np.prod(shape))
+        first = (after_layers % 2) * self._activation_words()
+        words = await self.bus.read_many([REGION["ACTIVATIONS"].address(first + i) for i in range(-(-size // 4))])
+        return np.array(words, dtype="<u4").view(np.uint8)[:size].reshape(shape).copy()
+
+    async def abort(self) -> None:
+        """Stop the running network."""
+        await self.write_register("CONTROL", abort=1)
+
+
+def poke_words(pokes: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """(address, word) pairs as two lists, range-checked."""
+    for address, word in pokes:
+        if not 0 <= address < 1 << 24 or address % 4:
+            raise ValueError(f"a bus address must be a multiple of 4 in 0..0xFFFFFC, got 0x{address:X}")
+        if not 0 <= word < 1 << 32:
+            raise ValueError(f"a bus word must be in 0..0xFFFFFFFF, got {word}")
+    return [a for a, _ in pokes], [w for _, w in pokes]

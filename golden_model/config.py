@@ -29,13 +29,13 @@ class HardwareConfig:
     input_bits : width of an unsigned activation in bits (bit-serial streaming).
     weight_bits : magnitude bits of a weight; the sign selects the crossbar of a pair.
     crossbar_pairs : number of (positive, negative) crossbar pairs that the macro drives.
-    max_k : largest flattened input K = C*kh*kw of a layer (size of the window buffer in bytes).
-    max_n : largest number of outputs N of a layer.
-    max_layers : number of layer descriptors and of event counter sets.
-    activation_bytes : size of each of the two ping-pong activation buffers in bytes.
-    width_entries : capacity of the width table, one 4-bit entry per block, over all layers.
-    channel_entries : capacity of the bias and multiplier tables, one per output channel, over all layers.
-    pad_entries : capacity of the pad-byte table, one per input channel, over all layers that use it.
+    max_k : largest flattened input K = C*kh*kw of a crossbar step (size of the window buffer in bytes).
+    max_n : largest number of outputs N of a crossbar step, and of logits.
+    max_layers : steps of a program: number of descriptors and of event counter sets.
+    activation_bytes : size of the activation memory in bytes.
+    width_entries : capacity of the width table, one 4-bit entry per block, over all steps.
+    channel_entries : capacity of the bias and multiplier tables, one per output channel, over all steps.
+    pad_entries : capacity of the pad-byte table, one per channel, over all steps that use it.
     sample_interval : clocks between two samples that the array accepts.
     group_segments : input segments per dynamic-precision group; None means rows // ou_rows.
     accumulator_bits : width of a signed partial sum.
@@ -170,14 +170,14 @@ _LIMITS: dict[str, tuple[int, int]] = {
     "adc_bits": (1, 8),
     "input_bits": (1, 8),
     "weight_bits": (1, 8),
-    "crossbar_pairs": (1, 4096),
-    "max_k": (1, 16384),
-    "max_n": (1, 4096),
-    "max_layers": (1, 256),
-    "activation_bytes": (1, 65536),
-    "width_entries": (1, 65536),
-    "channel_entries": (1, 65536),
-    "pad_entries": (1, 65536),
+    "crossbar_pairs": (1, 65535),
+    "max_k": (1, 65535),
+    "max_n": (1, 65535),
+    "max_layers": (1, 4096),
+    "activation_bytes": (1, 1 << 24),
+    "width_entries": (1, 1 << 20),
+    "channel_entries": (1, 1 << 20),
+    "pad_entries": (1, 1 << 20),
     "sample_interval": (1, 255),
     "group_segments": (1, 65536),
     "accumulator_bits": (8, 48),
@@ -207,5 +207,34 @@ FPGA = HardwareConfig(crossbar_pairs=16, activation_bytes=2048, width_entries=10
 PAPER = HardwareConfig()
 #: The whole-column regime: 128 rows at once, 8-bit ADC.
 ISAAC = HardwareConfig(ou_rows=128, adc_bits=8)
+#: ResNet-20, small VGGs, MobileNets and DenseNets on pictures of 32 x 32.
+CIFAR = HardwareConfig(
+    crossbar_pairs=1024,
+    max_k=4608,
+    max_n=512,
+    max_layers=1024,
+    activation_bytes=1 << 18,
+    width_entries=1 << 16,
+    channel_entries=1 << 14,
+    pad_entries=4096,
+)
+#: SqueezeNet 1.1 on pictures of 224 x 224, in simulation.
+LARGE = HardwareConfig(
+    crossbar_pairs=8192,
+    max_k=9216,
+    max_n=4096,
+    max_layers=4096,
+    activation_bytes=1 << 20,
+    width_entries=1 << 19,
+    channel_entries=1 << 16,
+    pad_entries=1 << 14,
+)
 
-PRESETS: dict[str, HardwareConfig] = {"tiny": TINY, "fpga": FPGA, "paper": PAPER, "isaac": ISAAC}
+PRESETS: dict[str, HardwareConfig] = {
+    "tiny": TINY,
+    "fpga": FPGA,
+    "paper": PAPER,
+    "isaac": ISAAC,
+    "cifar": CIFAR,
+    "large": LARGE,
+}

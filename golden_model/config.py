@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 
@@ -238,3 +239,32 @@ PRESETS: dict[str, HardwareConfig] = {
     "cifar": CIFAR,
     "large": LARGE,
 }
+
+
+def read_hardware(text: str, default: str = "paper") -> HardwareConfig:
+    """The configuration that an option `--hardware` names: a preset, or a JSON file with fields of `HardwareConfig`.
+
+    Fields that the file leaves out are those of the preset that its entry "preset" names, or of `default`.
+
+    Raises ValueError with one sentence for anything else.
+    """
+    if text in PRESETS:
+        return PRESETS[text]
+    path = Path(text)
+    if path.suffix != ".json":
+        raise ValueError(f"--hardware must be one of {', '.join(PRESETS)} or a .json file, got {text!r}")
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: must hold a JSON object with fields of HardwareConfig")
+    preset = values.pop("preset", default)
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise ValueError(f"{path}: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    try:
+        return HardwareConfig.from_dict(PRESETS[preset].as_dict() | values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -118,7 +118,9 @@ def capture(
         "float": accuracy(evaluate.float_logits(model, test, normalisation), labels),
         "quantised": accuracy(exact_logits(network, test), labels),
     }
-    network = replace(network, info={**network.info, "accuracy": shares, "test_images": len(test), "data": dataset.source})
+    network = replace(
+        network, info={**network.info, "accuracy": shares, "test_images": len(test), "data": dataset.source}
+    )
     work.mkdir(parents=True, exist_ok=True)
     archive.save(network, target)
     stages.write_json(record, {"fingerprint": mark, "sha256": stages.file_hash(target), **network.info})
@@ -169,9 +171,7 @@ def compile_network(
     work = Path(work)
     name = type(model).__name__ if name is None else name
     if recipe is None:
-        network = capture(
-            model, dataset, work, name=name, normalisation=normalisation, hardware=hardware, log=log
-        )
+        network = capture(model, dataset, work, name=name, normalisation=normalisation, hardware=hardware, log=log)
     else:
         network = training.train(model, dataset, work, name=name, normalisation=normalisation, recipe=recipe, log=log)
         network = fitted(network, hardware)

@@ -82,7 +82,9 @@ def main(
     network = archive.load(calibrated(work))
     dataset = sets.load(data, size=network.image.shape[1], channels=network.image.shape[0])
     if dataset.shape != network.image.shape:
-        raise ValueError(f"{dataset.source}: its images are {dataset.shape}, {network.name} takes {network.image.shape}")
+        raise ValueError(
+            f"{dataset.source}: its images are {dataset.shape}, {network.name} takes {network.image.shape}"
+        )
     if count > len(dataset.test_images):
         raise ValueError(f"--images must be at most {len(dataset.test_images)}, the test images there are, got {count}")
     with Progress(console=stages.console, disable=not stages.console.is_terminal, transient=True) as bar:

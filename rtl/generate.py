@@ -22,7 +22,7 @@ from amaranth.lib.wiring import In
 from rich.console import Console
 from rich.table import Table
 
-from golden_model.config import PRESETS, HardwareConfig
+from golden_model.config import PRESETS, HardwareConfig, read_hardware
 from rtl.activation_buffer import ActivationBuffer
 from rtl.address_generator import AddressGenerator
 from rtl.axi_lite import AxiLite
@@ -136,22 +136,6 @@ def verilog(name: str, config: HardwareConfig, *, top: str | None = None) -> str
     return to_verilog(component(name, config), top or name)
 
 
-def read_config(path: Path) -> HardwareConfig:
-    """A hardware configuration from JSON: an object with every field of HardwareConfig; ValueError else."""
-    try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: is not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: must hold a JSON object with the fields of HardwareConfig")
-    try:
-        return HardwareConfig.from_dict(values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name, then rename it: it is there whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
@@ -209,10 +193,9 @@ def _generate(config: HardwareConfig, output: Path, names: list[str], with_lint:
 
 @app.command()
 def main(
-    preset: Annotated[str | None, typer.Option(help=f"hardware configuration: {', '.join(PRESETS)}")] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="hardware configuration as JSON, every field")
-    ] = None,
+    hardware: Annotated[
+        str, typer.Option(help=f"{', '.join(PRESETS)}, or a .json file with what differs from one")
+    ] = "paper",
     output: Annotated[Path, typer.Option(help="directory for one .v file per block")] = Path("build/verilog"),
     block: Annotated[list[str] | None, typer.Option(help="only this block; may be given several times")] = None,
     with_lint: Annotated[bool, typer.Option("--lint", help="check every file with Verilator's lint")] = False,
@@ -240,11 +223,7 @@ def main(
             return
         if check:
             raise ValueError("--check needs --registers FILE")
-        if preset is not None and config_file is not None:
-            raise ValueError("give --preset or --config, not both")
-        if preset is not None and preset not in PRESETS:
-            raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-        config = read_config(config_file) if config_file is not None else PRESETS[preset or "paper"]
+        config = read_hardware(hardware)
         names = list(block or COMPONENTS)
         for name in names:
             if name not in COMPONENTS:

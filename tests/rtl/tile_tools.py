@@ -51,9 +51,10 @@ async def strobe(ctx: Any, signal: Any) -> None:
 async def send_window(ctx: Any, port: Any, values: Any) -> None:
     """Give a window's bytes to a `window_byte` port, one a clock."""
     for index, value in enumerate(values):
-        put(ctx, port, {"valid": 1, "value": int(value), "last": int(index == len(values) - 1)})
+        last = int(index == len(values) - 1)
+        put(ctx, port, {"valid": 1, "value": int(value), "channel_last": last, "last": last})
         await ctx.tick()
-    put(ctx, port, {"valid": 0, "value": 0, "last": 0})
+    put(ctx, port, {"valid": 0, "value": 0, "channel_last": 0, "last": 0})
 
 
 async def expect_within(ctx: Any, signal: Any, limit: int) -> int:

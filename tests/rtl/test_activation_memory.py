@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
+from rtl.activation_buffer import ActivationBuffer
 
 from golden_model.config import TINY
-from rtl.activation_buffer import ActivationBuffer
 from sim.bench import put, simulate
 
 pytestmark = pytest.mark.rtl

@@ -114,7 +114,7 @@ class LayerSequencer(wiring.Component):
                 m.next = "CHECK"
             with running("CHECK"), m.If(self.check_done):
                 m.d.comb += error.eq(self.check_error)
-                with m.If(self.adc_error & (self.check_error == ErrorCode.NONE)):
+                with m.If(self.adc_error & ~self.element & (self.check_error == ErrorCode.NONE)):
                     m.d.comb += error.eq(ErrorCode.ADC_CONFIGURATION)
                 m.next = "SETTLE"
             with running("SETTLE"), m.If(self.layer_cycles >= self.settle_clocks):

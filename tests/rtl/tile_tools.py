@@ -5,27 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import numpy as np
-
-from golden_model import network
 from golden_model.config import HardwareConfig
-from golden_model.graph.layers import Layer, Network
-from golden_model.image import image
+from golden_model.image.image import Tables
 from golden_model.registers import descriptor_fields
 from rtl.system import System
 from sim.backends.pysim import PysimBus
 from sim.bench import fetch, put, simulate
 from sim.host.driver import Driver
-
-
-def settings_of(layer: Layer, hardware: HardwareConfig, **changes: int) -> dict[str, int]:
-    """Descriptor fields of a layer that is alone on the machine."""
-    last = layer if layer.last else None
-    placed = network.mapping.place(
-        [layer.block_widths], [layer.outputs], [0 if layer.pad_values is None else layer.channels], hardware
-    )
-    values = image.descriptor(last or layer, placed.layers[0], hardware)
-    return {name: int(value) for name, value in (values | changes).items()}
 
 
 def plain_settings(hardware: HardwareConfig, **values: int) -> dict[str, int]:
@@ -67,26 +53,20 @@ async def expect_within(ctx: Any, signal: Any, limit: int) -> int:
 
 
 def run_system(
-    net: Network,
+    hardware: HardwareConfig,
     job: Callable[[PysimBus, Driver, System, Any], Coroutine],
     *,
-    load: bool = True,
+    tables: Tables | None = None,
     limit: int = 120_000,
 ) -> None:
-    """Run `job(bus, driver, device, ctx)` on a system with the network's tables loaded."""
-    hardware = net.hardware
+    """Run `job(bus, driver, device, ctx)` on a system, with the tables of a program loaded if there are any."""
     device = System(hardware)
 
     async def bench(ctx: Any) -> None:
         bus = PysimBus(ctx, device)
         driver = Driver(bus, hardware)
-        if load:
-            await driver.load(image.build_tables(net, network.check_network(net)))
+        if tables is not None:
+            await driver.load(tables)
         await job(bus, driver, device, ctx)
 
     simulate(device, bench, limit=limit)
-
-
-def flat(image_of: np.ndarray) -> list[int]:
-    """Activations as they lie in a buffer."""
-    return [int(value) for value in np.ravel(image_of)]

@@ -1,104 +1,96 @@
-"""The ping-pong activation buffers."""
+"""The activation memory: bytes of the steps, words of the bus."""
 
 from __future__ import annotations
 
 import random
 
 import pytest
-from rtl.activation_buffer import ActivationBuffer
 
 from golden_model.config import TINY
+from rtl.activation_memory import ActivationMemory
 from sim.bench import put, simulate
 
 pytestmark = pytest.mark.rtl
 
-IDLE = {"read": 0, "write": 0, "buffer": 0, "word": 0, "data": 0}
+IDLE = {"read": 0, "write": 0, "word": 0, "data": 0}
 
 
-async def _bus_write(ctx, dut, buffer, word, data, strobes=15):
-    put(ctx, dut.bus, IDLE | {"write": strobes, "buffer": buffer, "word": word, "data": data})
+async def _bus_write(ctx, dut, word, data, strobes=15):
+    put(ctx, dut.bus, IDLE | {"write": strobes, "word": word, "data": data})
     await ctx.tick()
     put(ctx, dut.bus, IDLE)
 
 
-async def _bus_read(ctx, dut, buffer, word):
-    put(ctx, dut.bus, IDLE | {"read": 1, "buffer": buffer, "word": word})
+async def _bus_read(ctx, dut, word):
+    put(ctx, dut.bus, IDLE | {"read": 1, "word": word})
     await ctx.tick()
     put(ctx, dut.bus, IDLE)
     return ctx.get(dut.bus_data)
 
 
-async def _read(ctx, dut, address):
-    put(ctx, dut.read, {"enable": 1, "address": address})
+async def _read(ctx, dut, address, client="window_read"):
+    put(ctx, getattr(dut, client), {"enable": 1, "address": address})
     await ctx.tick()
-    put(ctx, dut.read, {"enable": 0, "address": 0})
+    put(ctx, getattr(dut, client), {"enable": 0, "address": 0})
     return ctx.get(dut.read_data)
 
 
-async def _store(ctx, dut, address, value):
-    put(ctx, dut.store, {"enable": 1, "address": address, "data": value})
-    await ctx.tick()
-    put(ctx, dut.store, {"enable": 0, "address": 0, "data": 0})
-
-
-def test_words_of_the_bus_are_four_bytes_of_the_layer_least_significant_first():
-    dut = ActivationBuffer(TINY)
+def test_words_of_the_bus_are_four_bytes_of_a_step_least_significant_first():
+    dut = ActivationMemory(TINY)
 
     async def bench(ctx):
-        for buffer in range(2):
-            await _bus_write(ctx, dut, buffer, 5, 0x04030201 + 0x10101010 * buffer)
-        for parity in range(2):
-            ctx.set(dut.layer_parity, parity)
-            assert [await _read(ctx, dut, 20 + i) for i in range(4)] == [1 + i + 16 * parity for i in range(4)]
-
-    simulate(dut, bench, limit=200)
-
-
-def test_stores_go_to_the_other_buffer():
-    dut = ActivationBuffer(TINY)
-
-    async def bench(ctx):
-        for word in range(2):
-            for buffer in range(2):
-                await _bus_write(ctx, dut, buffer, word, 0)
-        for parity in range(2):
-            ctx.set(dut.layer_parity, parity)
-            await _store(ctx, dut, 3, 0xA0 + parity)
-            assert await _read(ctx, dut, 3) == (0 if parity == 0 else 0xA0)
-        assert await _bus_read(ctx, dut, 1, 0) == 0xA0000000
-        assert await _bus_read(ctx, dut, 0, 0) == 0xA1000000
+        await _bus_write(ctx, dut, 5, 0x04030201)
+        for client in ("window_read", "residual_read"):
+            assert [await _read(ctx, dut, 20 + i, client) for i in range(4)] == [1, 2, 3, 4]
 
     simulate(dut, bench, limit=200)
 
 
 def test_byte_strobes_write_single_activations():
-    dut = ActivationBuffer(TINY)
+    dut = ActivationMemory(TINY)
 
     async def bench(ctx):
-        await _bus_write(ctx, dut, 1, 9, 0xFFFFFFFF)
-        await _bus_write(ctx, dut, 1, 9, 0x11223344, strobes=0b0101)
-        assert await _bus_read(ctx, dut, 1, 9) == 0xFF22FF44
+        await _bus_write(ctx, dut, 63, 0xFFFFFFFF)
+        await _bus_write(ctx, dut, 63, 0x11223344, strobes=0b0101)
+        assert await _bus_read(ctx, dut, 63) == 0xFF22FF44
 
     simulate(dut, bench, limit=100)
 
 
-def test_random_reads_and_stores_in_the_same_clock_equal_a_model():
-    dut = ActivationBuffer(TINY)
-    rng = random.Random(5)
-    size = TINY.activation_bytes
+def test_byte_holds_until_the_next_read():
+    dut = ActivationMemory(TINY)
 
     async def bench(ctx):
-        model = [[rng.randrange(256) for _ in range(size)] for _ in range(2)]
-        for buffer in range(2):
-            for word in range(size // 4):
-                data = int.from_bytes(bytes(model[buffer][4 * word : 4 * word + 4]), "little")
-                await _bus_write(ctx, dut, buffer, word, data)
-        for _ in range(400):
-            parity, at, to, value = rng.randrange(2), rng.randrange(size), rng.randrange(size), rng.randrange(256)
-            ctx.set(dut.layer_parity, parity)
+        await _bus_write(ctx, dut, 0, 0x04030201)
+        assert await _read(ctx, dut, 2) == 3
+        put(ctx, dut.window_read, {"enable": 0, "address": 1})
+        await ctx.tick().repeat(2)
+        assert ctx.get(dut.read_data) == 3
+
+    simulate(dut, bench, limit=100)
+
+
+def test_random_reads_and_stores_in_the_same_clock_equal_a_model_and_a_collision_reads_the_old_byte():
+    dut = ActivationMemory(TINY)
+    rng = random.Random(5)
+    size = TINY.activation_bytes
+    collisions = []
+
+    async def bench(ctx):
+        model = [rng.randrange(256) for _ in range(size)]
+        for word in range(size // 4):
+            await _bus_write(ctx, dut, word, int.from_bytes(bytes(model[4 * word : 4 * word + 4]), "little"))
+        for _ in range(600):
+            at, value = rng.randrange(size), rng.randrange(256)
+            to = at if rng.random() < 0.2 else rng.randrange(size)
+            collisions.append(at == to)
             put(ctx, dut.store, {"enable": 1, "address": to, "data": value})
-            assert await _read(ctx, dut, at) == model[parity][at]
+            assert await _read(ctx, dut, at, rng.choice(["window_read", "residual_read"])) == model[at]
             put(ctx, dut.store, {"enable": 0, "address": 0, "data": 0})
-            model[1 - parity][to] = value
+            model[to] = value
+        for word in range(size // 4):
+            data = await _bus_read(ctx, dut, word)
+            assert list(data.to_bytes(4, "little")) == model[4 * word : 4 * word + 4]
 
     simulate(dut, bench, limit=3000)
+    assert any(collisions)

@@ -35,7 +35,7 @@ class LayerSequencer(wiring.Component):
     layer : index of the running step. window : index of the window inside the step, for traces.
     flush : strobe, every other block must return to its reset state.
     element : the running step has no crossbars; valid from `check_done` on.
-    placement_error : the OU to be sampled next lies beyond the last crossbar pair.
+    placement_error : the planes of the running step reach beyond the last crossbar pair.
     layer_start, window counters and the pairs of strobes: see the block that each names.
     """
 

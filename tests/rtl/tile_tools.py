@@ -6,11 +6,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from golden_model.config import HardwareConfig
-from golden_model.image.image import Tables
 from golden_model.registers import descriptor_fields
 from rtl.system import System
 from sim.backends.pysim import PysimBus
-from sim.bench import fetch, put, simulate
+from sim.bench import Testbench, fetch, put, simulate
 from sim.host.driver import Driver
 
 
@@ -56,17 +55,14 @@ def run_system(
     hardware: HardwareConfig,
     job: Callable[[PysimBus, Driver, System, Any], Coroutine],
     *,
-    tables: Tables | None = None,
+    background: Callable[[System], list[Testbench]] = lambda device: [],
     limit: int = 120_000,
 ) -> None:
-    """Run `job(bus, driver, device, ctx)` on a system, with the tables of a program loaded if there are any."""
+    """Run `job(bus, driver, device, ctx)` on a system, beside `background(device)`."""
     device = System(hardware)
 
     async def bench(ctx: Any) -> None:
         bus = PysimBus(ctx, device)
-        driver = Driver(bus, hardware)
-        if tables is not None:
-            await driver.load(tables)
-        await job(bus, driver, device, ctx)
+        await job(bus, Driver(bus, hardware), device, ctx)
 
-    simulate(device, bench, limit=limit)
+    simulate(device, bench, background=background(device), limit=limit)

@@ -204,15 +204,26 @@ class _Lowering:
         added = _added(node)
         return len(added) == 0 or bool((added == added[0]).all())
 
-    def _folded_borders(self) -> set[str]:
-        """Borders that are read as residuals only: the residual view does what they do."""
-        other = {
-            name
-            for node in self.network.nodes
-            for index, name in enumerate(node.inputs)
-            if self.residuals.get(node.name) != index
-        }
-        return {name for name in self.nodes if self._is_view(name) and name not in other | {self.network.output.name}}
+    def _folded_borders(self) -> dict[str, int | None]:
+        """Borders that only residuals read, at once or through other such borders: the residual view does what they
+        do. By name, the value of the channels that they or those after them add; None if they add none.
+        """
+        users: dict[str, list[tuple[Node, int]]] = {}
+        for node in self.network.nodes:
+            for index, name in enumerate(node.inputs):
+                users.setdefault(name, []).append((node, index))
+        folded: dict[str, int | None] = {}
+        for node in reversed(self.network.nodes[:-1]):
+            if not self._is_view(node.name):
+                continue
+            assert isinstance(node, Border)
+            values = {int(value) for value in _added(node)[:1]}
+            after = [(user, index) for user, index in users[node.name] if self.residuals.get(user.name) != index]
+            if all(user.name in folded for user, _ in after):
+                values |= {value for user, _ in after if (value := folded[user.name]) is not None}
+                if len(values) <= 1:
+                    folded[node.name] = next(iter(values), None)
+        return folded
 
     def _homes(self) -> dict[str, Place]:
         """Where the tensors lie that have no buffer of their own: reshaped, or part of one concatenation."""
@@ -376,16 +387,15 @@ class _Lowering:
 
     def _view(self, name: str, first: int, outputs: int) -> tuple[Place, dict[str, int]]:
         """The residual of output channels first..first + outputs - 1 of a tensor: where it begins, and its fields."""
-        node, row, column, before, value = self.nodes[name], 1, 1, 0, 0
+        row, column, before, value = 1, 1, 0, None
+        while name in self.folded:
+            value = self.folded[name] if value is None else value
+            border = self.nodes[name]
+            assert isinstance(border, Border)
+            row, column, before = row * border.stride[0], column * border.stride[1], before + border.channels[0]
+            name = border.inputs[0]
+        node = self.nodes[name]
         channels = node.shape[0]
-        if name in self.folded:
-            assert isinstance(node, Border)
-            added = _added(node)
-            (row, column), before = node.stride, node.channels[0]
-            value = int(added[0]) if len(added) else 0
-            name = node.inputs[0]
-            node = self.nodes[name]
-            channels = node.shape[0]
         plane, width = node.shape[1] * node.shape[2], node.shape[2]
         skipped = max(0, first - before)
         begin = min(outputs, max(0, before - first))  # output channels without a residual, before it
@@ -399,7 +409,7 @@ class _Lowering:
             "residual_column": column,
             "residual_channels": count,
             "residual_first": begin,
-            "residual_value": value,
+            "residual_value": value or 0,
         }
         return Place(name, skipped * plane), view
 

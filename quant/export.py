@@ -19,7 +19,7 @@ from golden_model.graph.layers import Network
 from golden_model.image import image
 from golden_model.network import Progress as ImageProgress
 from quant import checkpoint
-from quant import stages as pipeline
+from quant import stages
 from quant.calibrate import dataset_of, settings_of
 from quant.data import digits as data
 from quant.integer import to_layers
@@ -80,9 +80,9 @@ def vectors(dataset: data.Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @app.command()
-@pipeline.reports_errors
+@stages.reports_errors
 def main(
-    work: Annotated[Path, typer.Option(help="Working directory of the pipeline.")] = Path("build/lenet5"),
+    work: Annotated[Path, typer.Option(help="Working directory of the stages.")] = Path("build/lenet5"),
     out: Annotated[Optional[Path], typer.Option(help="Deployment image; default WORK/image.")] = None,  # noqa: UP045
     data_dir: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads it at run time
@@ -97,35 +97,35 @@ def main(
     source, calibrated = work / "train.pt", work / "calibration.json"
     content = checkpoint.load(source)
     network = checkpoint.network_of(content, source)
-    calibration = pipeline.read_json(calibrated, "run python -m quant.calibrate first")
+    calibration = stages.read_json(calibrated, "run python -m quant.calibrate first")
     dataset = dataset_of(content, data_dir)
     images, labels = vectors(dataset, count)
-    mark = pipeline.fingerprint(
+    mark = stages.fingerprint(
         "export",
         {"vectors": count, "out": str(out.resolve())},
-        pipeline.sources_of("quant.export"),
+        stages.sources_of("quant.export"),
         train=content["fingerprint"],
-        calibration=pipeline.file_hash(calibrated),
+        calibration=stages.file_hash(calibrated),
         data=dataset.sha256,
     )
     record = work / "export.json"
-    if not force and pipeline.finished(record, mark) is not None and _readable(out):
-        pipeline.console.print(f"{out} is up to date")
+    if not force and stages.finished(record, mark) is not None and _readable(out):
+        stages.console.print(f"{out} is up to date")
     else:
         built = build(content["model"]["name"], network, content["results"], calibration, dataset.source)
-        with Progress(console=pipeline.console, disable=not pipeline.console.is_terminal, transient=True) as progress:
+        with Progress(console=stages.console, disable=not stages.console.is_terminal, transient=True) as progress:
             task = progress.add_task("expected results of the test vectors", total=None)
 
             def tell(done: int, total: int) -> None:
                 progress.update(task, completed=done, total=total)
 
             _write(out, built, images, labels, tell)
-        pipeline.write_json(record, {"fingerprint": mark, "image": str(out), **built.info})
+        stages.write_json(record, {"fingerprint": mark, "image": str(out), **built.info})
     if json_file is not None:
         shutil.copyfile(record, json_file)
-    summary = pipeline.read_json(record, "")
+    summary = stages.read_json(record, "")
     shown = "  ".join(f"{key} {100 * value:.2f} %" for key, value in summary["accuracy"].items())
-    pipeline.console.print(f"{out}: {count} test vectors; accuracy {shown}")
+    stages.console.print(f"{out}: {count} test vectors; accuracy {shown}")
 
 
 def _write(out: Path, network: Network, images: np.ndarray, labels: np.ndarray, tell: ImageProgress) -> None:

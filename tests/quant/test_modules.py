@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from golden_model.crossbar import mapping
-from quant.capture.chain import LeNet5
+from quant.networks.zoo import LeNet5
 from quant.training.layers import (
     BitPlaneWeight,
     FloatWeight,

@@ -1,4 +1,4 @@
-"""Choose converter and dynamic-precision registers of a trained network: `python -m quant.calibrate` (system.md §6, §7).
+"""Choose converters and dynamic precision of a trained network: `python -m quant.calibrate` (system.md §6, §7).
 
 Reads WORK/network.graph and writes
 
@@ -28,6 +28,7 @@ from golden_model.cost.energy import energy
 from golden_model.graph.layers import DynamicPrecision
 from golden_model.graph.network import Graph, GraphRunner, with_settings
 from golden_model.image import archive
+from golden_model.registers import COUNTER_NAMES
 from golden_model.searches.histograms import LayerCounts, graph_counts
 from quant import options, stages
 from quant.data import sets
@@ -39,6 +40,9 @@ from quant.train import read_recipe
 COUNTED_IMAGES = 32
 #: Images that a layer's influence on the logits is measured on.
 _SENSITIVITY_IMAGES = 48
+
+#: Event counters that are kept for every step and layer.
+_SHOWN = ("ou_activations", "ad_operations", "input_bits_streamed")
 
 #: Told about every step.
 Log = Callable[[str], None]
@@ -59,7 +63,7 @@ class Options:
     grid: adc.Grid = "aligned"
     redy: bool = True
     redy_tolerance: float = 0.001
-    logit_error: float = 0.01
+    logit_error: float = 0.002
     l_max: int = 4
     skip_zero_slices: bool = True
     adc_images: int = 256
@@ -297,8 +301,7 @@ def _events_record(plain: Graph, steps: Mapping[str, Graph], images: np.ndarray)
             own_input_bits=machine.own_input_bits,
             extra=machine.extra,
         )
-        counters = ("ou_activations", "ad_operations", "input_bits_streamed", "dense")
-        index = {counter: machines.COUNTER_NAMES.index(counter) for counter in counters if counter in _COUNTERS}
+        index = {counter: COUNTER_NAMES.index(counter) for counter in _SHOWN}
         conversions = machine.conversions
         record["per_image"][name] = {
             **{counter: machine.total(counter) for counter in index},
@@ -317,9 +320,6 @@ def _events_record(plain: Graph, steps: Mapping[str, Graph], images: np.ndarray)
     )
     record["share_of_baseline_operations"] = found["all"]["ad_operations"] / base["ad_operations"]
     return record
-
-
-_COUNTERS = frozenset(machines.COUNTER_NAMES)
 
 
 # ---- command line -------------------------------------------------------------------------------

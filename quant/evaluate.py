@@ -27,9 +27,8 @@ from golden_model.graph.network import Graph, GraphRunner
 from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
-from quant.reference import accuracy
 from quant.networks import zoo as networks
-from quant.reference import Progress, exact_logits
+from quant.reference import Progress, accuracy, exact_logits
 from quant.training.layers import Normalisation
 
 #: Of the golden model; "torch" is the one for GPUs.

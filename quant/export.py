@@ -18,8 +18,7 @@ from rich.progress import Progress
 from golden_model.graph.layers import Network
 from golden_model.image import image
 from golden_model.network import Progress as ImageProgress
-from quant import checkpoint
-from quant import stages
+from quant import checkpoint, stages
 from quant.calibrate import dataset_of, settings_of
 from quant.data import digits as data
 from quant.integer import to_layers

@@ -2,7 +2,7 @@
 
     python -m quant.train                                                         the demo: LeNet-5 on 5,000 digits
     python -m quant.train --model resnet20 --weights FILE --data DIR --work DIR   a trained network
-    python -m quant.train --recipe WORK/recipe.toml --seed 1 --work DIR           what was asked before, but for the seed
+    python -m quant.train --recipe WORK/recipe.toml --seed 1 --work DIR           the same with another seed
 
 A float network, given or trained first, is quantised; its block widths are driven down (msq or bitplane); then it is
 trained on with frozen widths. Writes into WORK
@@ -74,8 +74,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path} is not readable TOML: {error}") from error
     values.pop("note", None)
-    types = {"weights": str, "data": str, "start_from": str, "hardware": str, "block": str, "threads": int,
-             "device": str, **{f.name: type(f.default) for f in fields(Settings)}, "lower_activations": int}  # fmt: skip
+    types: dict[str, type] = dict.fromkeys(OTHERS, str) | {"threads": int}
+    types |= {field.name: type(field.default) for field in fields(Settings)}
     for name, value in values.items():
         if name not in _OPTIONS:
             raise ValueError(f"{path}: training has no option {name!r}")
@@ -128,6 +128,8 @@ def complete(given: Mapping[str, Any], dataset: sets.ImageSet) -> dict[str, Any]
     made = {**defaults(dataset, given.get("method", Settings.method), trained=trained), **given}
     if made["method"] == "ptq":
         made |= {"quantise_epochs": 0, "finetune_epochs": 0}
+    if "lower_activations" not in given:
+        made["lower_activations"] = min(made["lower_activations"], made["activation_bits"])
     return made
 
 
@@ -249,12 +251,14 @@ def main(
     weights: options.Weights = None,
     data: options.Data = None,
     hardware: options.Hardware = None,
-    recipe: Annotated[Optional[Path], typer.Option(help="TOML file with options; those given here override it.")] = None,
+    recipe: Annotated[
+        Optional[Path], typer.Option(help="TOML file with options; those given here override it.")
+    ] = None,
     start_from: Annotated[
         Optional[Path],
         typer.Option(help="Go on from a finished training of the same network: the folder it was written to."),
     ] = None,
-    method: Annotated[Optional[str], typer.Option(help="msq, bitplane, or ptq (quantised after training only).")] = None,
+    method: Annotated[Optional[str], typer.Option(help="msq, bitplane, or ptq (not trained further).")] = None,
     block: Annotated[Optional[str], typer.Option(help="Weights that share a width: ou, layer or ROWSxCOLS.")] = None,
     weighting: Annotated[Optional[str], typer.Option(help="Penalty by memory, activations or both.")] = None,
     target_bits: Annotated[

@@ -43,9 +43,8 @@ from golden_model.network import Progress
 from quant import stages
 from quant.capture.capture import from_torch
 from quant.evaluate import float_logits, load_ready
-from quant.reference import accuracy
 from quant.networks import zoo as networks
-from quant.reference import exact_logits
+from quant.reference import accuracy, exact_logits
 from quant.reproduce.ladder import Tell, ladder, lossy_accuracy
 from quant.reproduce.ladder import names as machine_names
 from quant.search import registers as redy_registers

@@ -34,9 +34,8 @@ from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
 from quant.evaluate import load_ready
-from quant.reference import accuracy
 from quant.networks import zoo as networks
-from quant.reference import centred, exact_logits, logit_error
+from quant.reference import accuracy, centred, exact_logits, logit_error
 from quant.reproduce.trq import Check, Options, sensitivities
 from quant.search import adc as adc_search
 from quant.search.adc import Chosen

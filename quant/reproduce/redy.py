@@ -35,8 +35,8 @@ from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
 from quant.evaluate import float_logits, load_ready
-from quant.reference import accuracy
 from quant.networks import zoo as networks
+from quant.reference import accuracy
 from quant.reproduce import redy_measure, redy_report
 from quant.reproduce.redy_measure import MACHINES, Options, Study, Tell
 from quant.search import registers as redy_registers

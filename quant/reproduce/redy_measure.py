@@ -28,8 +28,7 @@ from golden_model.graph.network import Graph, GraphRunner, with_settings
 from golden_model.graph.nodes import Add, AveragePool, Concat
 from quant import stages
 from quant.data import sets as datasets
-from quant.reference import accuracy
-from quant.reference import centred, exact_logits, logit_error
+from quant.reference import accuracy, centred, exact_logits, logit_error
 from quant.search import redy as redy_search
 from quant.search.redy import KINDS, LOSSY, Check, Chosen, Settings, on_machine
 

@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -93,7 +92,9 @@ def bit_products(network: QuantisedNetwork) -> list[float]:
     def work(layer: Any) -> float:
         return layer.stage.products * float(layer.source.block_widths().float().mean())
 
-    return [sum(work(layer) for source, layer in network.inputs() if source is activation) for activation in activations]
+    return [
+        sum(work(layer) for source, layer in network.inputs() if source is activation) for activation in activations
+    ]
 
 
 # ---- training ------------------------------------------------------------------------------------

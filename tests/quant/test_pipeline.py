@@ -20,9 +20,7 @@ def _fails():
 
 
 def test_a_finished_part_is_not_made_again(tmp_path):
-    first = stages.Cache(tmp_path / "parts").get(
-        "8 bits, no/slash", "key", lambda: {"speed": 0.1 + 0.2, "ous": (1, 2)}
-    )
+    first = stages.Cache(tmp_path / "parts").get("8 bits, no/slash", "key", lambda: {"speed": 0.1 + 0.2, "ous": (1, 2)})
     again = stages.Cache(tmp_path / "parts").get("8 bits, no/slash", "key", _fails)
     assert first == again == {"speed": 0.1 + 0.2, "ous": [1, 2]}
     assert [file.suffix for file in (tmp_path / "parts").iterdir()] == [".json"]

@@ -24,12 +24,11 @@ from torch import nn
 from golden_model.config import PRESETS
 from golden_model.engines import torch_engine
 from golden_model.graph.network import Graph, GraphRunner
-from quant import stages as pipeline
+from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
-from quant.integer import accuracy
 from quant.networks import zoo as networks
-from quant.reference import Progress, exact_logits
+from quant.reference import Progress, accuracy, exact_logits
 from quant.training.layers import Normalisation
 
 #: Of the golden model; "torch" is the one for GPUs.
@@ -197,7 +196,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-@pipeline.reports_errors
+@stages.reports_errors
 def main(
     model: Annotated[str, typer.Option(help=f"{', '.join(networks.READY)}, or FILE.py:NAME for your own network.")],
     data: Annotated[Path, typer.Option(help="idx files, CIFAR-10 batches, a folder of pictures or an .npz file.")],
@@ -245,7 +244,7 @@ def main(
         mean=_numbers("--mean", mean, channels) or normalisation.mean,
         std=_numbers("--std", std, channels) or normalisation.std,
     )
-    console = pipeline.console
+    console = stages.console
     with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None)
         result = evaluate(
@@ -264,13 +263,13 @@ def main(
         )
     print_result(result)
     if json_file is not None:
-        pipeline.write_json(json_file, result)
+        stages.write_json(json_file, result)
     if not result.get("golden_model", {}).get("logits_equal", True):
         raise typer.Exit(1)
 
 
 def print_result(result: dict[str, Any]) -> None:
-    show = pipeline.console.print
+    show = stages.console.print
     note = ", which are among them" if result["calibration_images_are_test_images"] else ""
     show(f"{result['network']} on {result['images']} images of {result['data']}")
     show(f"float accuracy    {100 * result['float_accuracy']:.2f} %")

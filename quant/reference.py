@@ -144,6 +144,11 @@ def _crossbar(node: Crossbar, inputs: list[Tensor]) -> Tensor:
     return F.max_pool2d(y, first.pool) if first.pool > 1 else y
 
 
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images whose largest logit is the label's; the first of equal logits counts."""
+    return float((logits.argmax(axis=1) == labels).mean())
+
+
 def centred(logits: np.ndarray, scale: float) -> np.ndarray:
     """Real logits without their mean over the classes."""
     real = logits * scale

@@ -29,7 +29,7 @@ from golden_model.graph import network as integer
 from golden_model.graph.layers import Layer
 from golden_model.graph.network import Encoding, Graph, Window
 from golden_model.trq import min_count
-from quant.capture.chain import UnsupportedOperator
+from quant.capture.unsupported import UnsupportedOperator
 from quant.training.layers import PIXEL_LEVELS, Normalisation, QuantActivation, QuantMatrix
 
 Shape = tuple[int, int, int]

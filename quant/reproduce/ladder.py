@@ -22,7 +22,7 @@ from golden_model.searches import choose as searches
 from golden_model.searches.joint import JointCounts, graph_joint_counts
 from golden_model.searches.lanes import graph_decoupled_cycles
 from golden_model.trq import AdcRegisters, ColumnBoundBits
-from quant.integer import accuracy
+from quant.reference import accuracy
 from quant.search import registers as redy_registers
 from quant.search.redy import on_machine
 

@@ -30,13 +30,12 @@ from golden_model.graph.network import Crossbar, Graph
 from golden_model.network import prepare_layer, run_layer, windows
 from golden_model.searches.histograms import graph_counts
 from golden_model.trq import convert_counts
-from quant import stages as pipeline
+from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
 from quant.evaluate import load_ready
-from quant.integer import accuracy
 from quant.networks import zoo as networks
-from quant.reference import centred, exact_logits, logit_error
+from quant.reference import accuracy, centred, exact_logits, logit_error
 from quant.reproduce.trq import Check, Options, sensitivities
 from quant.search import adc as adc_search
 from quant.search.adc import Chosen
@@ -237,7 +236,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-@pipeline.reports_errors
+@stages.reports_errors
 def main(
     network: Annotated[str, typer.Option(help=f"One of {', '.join(networks.READY)}.")],
     weights: Annotated[Path, typer.Option(help="State dict, .npz or .safetensors.")],
@@ -258,12 +257,12 @@ def main(
     result = compare(
         graph, parts, images=images, bounds=limits,
         options=Options(logit_error=logit_error, check_images=check_images, sensitivity_images=min(32, check_images)),
-        log=pipeline.console.print,
+        log=stages.console.print,
     )  # fmt: skip
     result["data"] = dataset.source
-    pipeline.results_console(120).print(table(result))
+    stages.results_console(120).print(table(result))
     if json_file is not None:
-        pipeline.write_json(json_file, result)
+        stages.write_json(json_file, result)
 
 
 if __name__ == "__main__":

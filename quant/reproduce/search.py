@@ -34,7 +34,7 @@ from golden_model.searches import choose as searches
 from golden_model.searches import lanes
 from golden_model.searches.joint import JointCounts, graph_joint_counts
 from golden_model.trq import AdcRegisters, ColumnBoundBits
-from quant import stages as pipeline
+from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
 from quant.networks import zoo as networks
@@ -367,7 +367,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
             axis.legend(fontsize=8)
     figure.suptitle(f"{result['network']}: lossless A/D, {result['images']} test images")
     figure.tight_layout()
-    pipeline.write_atomically(
+    stages.write_atomically(
         path, lambda temporary: figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
     )
     pyplot.close(figure)
@@ -435,7 +435,7 @@ def reproduce(
 
 
 @app.command()
-@pipeline.reports_errors
+@stages.reports_errors
 def main(
     data_path: Annotated[Path, typer.Option("--data", help="CIFAR-10 batches, idx files, pictures or an .npz file.")],
     network: Annotated[Optional[str], typer.Option(help=f"One of {', '.join(networks.READY)}.")] = None,  # noqa: UP045
@@ -475,7 +475,7 @@ def main(
         )
     if dataset.shape != shape:
         raise ValueError(f"{data_path}: images are {dataset.shape}, {name} takes {shape}")
-    console = pipeline.console
+    console = stages.console
     with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None)
         result = reproduce(
@@ -490,7 +490,7 @@ def main(
             trace=trace,
             tell=lambda what: bar.update(task, description=what),
         )
-    printed = pipeline.results_console(180)
+    printed = stages.results_console(180)
     for table in tables(result):
         printed.print(table)
         printed.print()
@@ -498,7 +498,7 @@ def main(
         for words, lines in part.get("trace", {}).items():
             printed.out(f"# {rows_text} rows: {words}", *lines, sep="\n", highlight=False)
     if json_file is not None:
-        pipeline.write_json(json_file, result)
+        stages.write_json(json_file, result)
     if picture_file is not None:
         picture(result, picture_file)
     for rows_text, part in result["machines"].items():

@@ -35,15 +35,14 @@ from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.graph.network import Graph, GraphRunner
 from golden_model.searches.histograms import graph_counts
 from golden_model.trq import AdcRegisters
-from quant import stages as pipeline
+from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
 from quant.evaluate import float_logits, load_ready
-from quant.integer import AdcSetting, accuracy
 from quant.networks import zoo as networks
-from quant.reference import centred, exact_logits, logit_error
+from quant.reference import accuracy, centred, exact_logits, logit_error
 from quant.search import adc as adc_search
-from quant.search.adc import Chosen, Step
+from quant.search.adc import AdcSetting, Chosen, Step
 from quant.training.layers import Normalisation
 
 MACHINES: dict[int, HardwareConfig] = {128: ISAAC, 9: PAPER}
@@ -260,7 +259,7 @@ def remembered(
     checked: dict[str, bool] = state.setdefault("checked", {})
 
     def holds(settings: dict[str, Chosen]) -> bool:
-        key = pipeline.fingerprint("check", {k: v.as_dict() for k, v in settings.items()}, ())
+        key = stages.fingerprint("check", {k: v.as_dict() for k, v in settings.items()}, ())
         if key not in checked:
             tell("checks", len(checked), 0)
             made = check.measure(settings)
@@ -362,7 +361,7 @@ def measure(
 
 
 def _mark(choice: Any) -> str:
-    return pipeline.fingerprint("trq choice", {"choice": choice}, [])
+    return stages.fingerprint("trq choice", {"choice": choice}, [])
 
 
 def names_of(bounds: Sequence[int], choices: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
@@ -491,7 +490,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
         f"{result['network']}: {result['images']} test images, {result['calibration_images']} calibration images"
     )
     figure.tight_layout()
-    pipeline.write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+    stages.write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
     pyplot.close(figure)
 
 
@@ -509,11 +508,11 @@ def _list(option: str, text: str, allowed: Sequence[Any]) -> list[Any]:
 
 
 def _load_state(path: Path, mark: str) -> dict[str, Any]:
-    return pipeline.finished(path, mark) or {"fingerprint": mark}
+    return stages.finished(path, mark) or {"fingerprint": mark}
 
 
 @app.command()
-@pipeline.reports_errors
+@stages.reports_errors
 def main(
     network: Annotated[str, typer.Option(help=f"One of {', '.join(networks.READY)}.")],
     weights: Annotated[Path, typer.Option(help="State dict, .npz or .safetensors.")],
@@ -545,27 +544,27 @@ def main(
         sensitivity_images=min(128, check_images),
     )  # fmt: skip
     work = work or Path("build/trq") / network
-    printed = pipeline.results_console(140)
-    log = pipeline.console.print
-    with Bar(console=pipeline.console, disable=not pipeline.console.is_terminal, transient=True) as bar:
+    printed = stages.results_console(140)
+    log = stages.console.print
+    with Bar(console=stages.console, disable=not stages.console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None)
 
         def tell(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total or None)
 
         result = reproduce(
-            model, network, dataset, known.normalisation, weights_hash=pipeline.file_hash(weights), images=images,
+            model, network, dataset, known.normalisation, weights_hash=stages.file_hash(weights), images=images,
             machines=machines, bounds=wanted, kinds=kinds, options=options, work=work, threads=threads, tell=tell,
             log=log,
         )  # fmt: skip
     for table in tables(result):
         printed.print(table)
         printed.print()
-    pipeline.write_json(work / "result.json", result)
+    stages.write_json(work / "result.json", result)
     picture(result, work / "result.png")
     printed.print(f"results: {work / 'result.json'}   picture: {work / 'result.png'}")
     if json_file is not None:
-        pipeline.write_json(json_file, result)
+        stages.write_json(json_file, result)
 
 
 def reproduce(
@@ -611,26 +610,26 @@ def reproduce(
         about = {"network": name, "rows": rows, "options": vars(options), "bounds": BOUNDS[rows]}
         if dataset.one_part:
             about["check_images"] = len(parts.check_images)
-        mark = pipeline.fingerprint("trq search", about, [], **inputs)
+        mark = stages.fingerprint("trq search", about, [], **inputs)
         path = work / f"search-{rows}.json"
         state = _load_state(path, mark)
         check = Check.of(graph, parts.check_images, parts.check_labels, threads)
         choices = search(
             check, dataset.calibration(), BOUNDS[rows], options, state,
-            lambda path=path, state=state: pipeline.write_json(path, state), tell, log,
+            lambda path=path, state=state: stages.write_json(path, state), tell, log,
         )  # fmt: skip
         mine = [n for n in BOUNDS[rows] if n in bounds]
         choices |= search_classes(
             check, dataset.calibration(), [k for k in kinds if k in CLASS_KINDS], mine, options, state,
-            lambda path=path, state=state: pipeline.write_json(path, state), tell, log,
+            lambda path=path, state=state: stages.write_json(path, state), tell, log,
         )  # fmt: skip
         if "curves" not in state:
             state["curves"] = curves(graph, dataset.calibration(), BUDGETS[rows], threads, tell)
-            pipeline.write_json(path, state)
+            stages.write_json(path, state)
         exact = exact_logits(graph, test, progress=lambda done, all_: tell("integer network", done, all_))
         measured_path = work / f"measured-{rows}-{len(test)}.json"
         marked = {n: c for n, c in state["choices"].items() if n.rsplit(" ", 1)[0] not in CLASS_KINDS}
-        choice_mark = pipeline.fingerprint("trq measured", {"choices": marked, "images": len(test)}, [])
+        choice_mark = stages.fingerprint("trq measured", {"choices": marked, "images": len(test)}, [])
         measured = _load_state(measured_path, choice_mark)
         settings: dict[str, Any] = measured.setdefault("settings", {})
         for name_, one in list(settings.items()):  # those per class of bits may have been searched again
@@ -647,7 +646,7 @@ def reproduce(
                     progress=lambda done, all_, s=setting, rows=rows: tell(f"{rows} rows, {s}", done, all_),
                 )  # fmt: skip
                 settings[setting] = {**one, "choice": _mark(state["choices"][setting])}
-                pipeline.write_json(measured_path, measured)
+                stages.write_json(measured_path, measured)
                 log(
                     f"{rows} rows, {setting} ({index + 1} of {len(wanted)}): {100 * one['accuracy']:.2f} %,"
                     f" {one['operations']:.3f} operations per conversion, {one['seconds']:.0f} s"

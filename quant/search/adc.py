@@ -25,9 +25,7 @@ from golden_model.config import HardwareConfig
 from golden_model.crossbar.bit_classes import ClassRegisters, lossless
 from golden_model.graph.network import Graph, with_settings
 from golden_model.searches.histograms import LayerCounts
-from golden_model.trq import AdcRegisters, convert, min_count
-from quant.calibrate import SEARCH_ALPHA, SEARCH_BETA, SEARCH_CANDIDATES, SEARCH_M
-from quant.integer import AdcSetting
+from golden_model.trq import AdcRegisters, convert, convert_counts, min_count
 
 Family = Literal["ideal", "normal", "general", "free", "uniform", "classes"]
 #: system.md §7, and "free" (*ours*): bias 0, n_r1, n_r2, m and lambda searched.
@@ -35,6 +33,24 @@ PAPER_FAMILIES: tuple[Family, ...] = ("ideal", "normal", "general", "uniform")
 TWIN: tuple[Family, ...] = ("ideal", "normal", "general", "free")
 FAMILIES: tuple[Family, ...] = (*TWIN, "uniform")
 Grid = Literal["aligned", "continuous"]
+#: Algorithm 1: V_ref is searched over [alpha, beta] times the largest count, in C candidates.
+SEARCH_ALPHA, SEARCH_BETA, SEARCH_CANDIDATES = 0.1, 1.2, 50
+SEARCH_M = range(8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdcSetting:
+    """A/D registers of a layer and its grid: counts_per_lsb = lambda (system.md §4.4)."""
+
+    registers: AdcRegisters
+    counts_per_lsb: float = 1.0
+
+    def counts_per_unit(self, adc_bits: int) -> float:
+        """Counts per Delta_R1, the unit of a partial sum: lambda * 2**s1, s1 = R - n_r2 - m."""
+        return self.counts_per_lsb * 2.0 ** (adc_bits - self.registers.n_r2 - self.registers.m)
+
+    def lossless(self, hardware: HardwareConfig) -> bool:
+        return lossless(self.registers, hardware, min_count(hardware.adc_bits, self.counts_per_lsb))
 
 
 # ---- candidates ---------------------------------------------------------------------------------
@@ -203,6 +219,21 @@ def score_layers(
 ) -> dict[str, Scores]:
     """`score_layer` for every layer."""
     return {name: score_layer(one, hardware, limit, **how) for name, one in counts.items()}
+
+
+def score_setting(setting: AdcSetting, counts: np.ndarray, hardware: HardwareConfig) -> tuple[float, float]:
+    """(mean A/D operations, mean squared error in counts**2) of one setting over a histogram.
+
+    counts : (input_bits, weight_bits, ou_rows + 1). No conversions: (0, 0).
+    """
+    often = counts.sum(axis=(0, 1))
+    total = int(often.sum())
+    if total == 0:
+        return 0.0, 0.0
+    lowest = min_count(hardware.adc_bits, setting.counts_per_lsb)
+    table = convert_counts(hardware.adc_bits, hardware.ou_rows, setting.registers, lowest)
+    error = table.value * setting.counts_per_unit(hardware.adc_bits) - np.arange(hardware.ou_rows + 1)
+    return float((often * table.operations).sum() / total), float((often * error**2).sum() / total)
 
 
 # ---- scores by class ----------------------------------------------------------------------------
@@ -424,6 +455,32 @@ def most_accurate(scores: Mapping[str, Scores], *, n_r2: int | None = None) -> d
             allowed = np.array([r.n_r2 == n_r2 for r in one.shapes.registers])[one.shape]
         error = np.where(allowed, one.output_error, np.inf)
         made[name] = _take(one, int(np.lexsort((one.operations, error))[0]))
+    return made
+
+
+def cheapest_lossless(scores: Mapping[str, Scores]) -> dict[str, Chosen]:
+    """Per layer the fewest operations of all settings that convert every count exactly; ties prefer uniform converters,
+    then small registers.
+
+    scores : with the limit adc_bits. ValueError if the hardware has no lossless setting.
+    """
+    made = {}
+    for name, one in scores.items():
+        registers = [one.shapes.registers[index] for index in one.shape]
+
+        def key(c: int, one: Scores = one, registers: list[AdcRegisters] = registers) -> tuple:
+            r = registers[c]
+            return one.operations[c], r.mode == "twin", r.n_r2, r.n_r1, r.bias, r.m
+
+        exact = np.flatnonzero(one.error == 0)  # of the counts that occur; others are checked one by one
+        order = sorted(exact.tolist(), key=key)
+        found = next((c for c in order if one.setting(c).lossless(one.hardware)), None)
+        if found is None:
+            raise ValueError(
+                f"no lossless setting exists: {one.hardware.ou_rows} rows need adc_bits = {one.hardware.ideal_bits},"
+                f" got {one.hardware.adc_bits}"
+            )
+        made[name] = _take(one, found)
     return made
 
 

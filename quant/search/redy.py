@@ -32,8 +32,7 @@ from golden_model.graph.layers import DynamicPrecision, Layer
 from golden_model.graph.network import Crossbar, Graph, GraphRunner, build, lossless_uniform, with_settings
 from golden_model.layer import PATTERN_ROWS
 from golden_model.network import Progress, windows
-from quant.integer import accuracy
-from quant.reference import centred, exact_logits, logit_error
+from quant.reference import accuracy, centred, exact_logits, logit_error
 
 #: tau_sq is unsigned Q4.12, so that tau <= 4: a step of at most 4 standard deviations.
 TAU_ONE, TAU_SQ_TOP = 1 << 12, 65535

@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 from golden_model.image import image
 from golden_model.network import Runner
 from quant import calibrate, checkpoint, export
-from quant import stages as pipeline
+from quant import stages
 from quant import train as training
-from quant.capture.chain import LeNet5
+from quant.networks.zoo import LeNet5
 from quant.training.layers import QuantNetwork
 from tests.quant.conftest import write_toy
 
@@ -290,15 +290,15 @@ def test_image_never_replaces_a_directory_that_is_something_else(copied: Path):
 def test_fingerprint_depends_on_options_inputs_and_sources(tmp_path: Path):
     source = tmp_path / "a.py"
     source.write_text("x = 1")
-    marks = [pipeline.fingerprint("s", {"a": 1}, [source], data="d")]
-    marks.append(pipeline.fingerprint("s", {"a": 2}, [source], data="d"))
-    marks.append(pipeline.fingerprint("s", {"a": 1}, [source], data="e"))
-    marks.append(pipeline.fingerprint("t", {"a": 1}, [source], data="d"))
+    marks = [stages.fingerprint("s", {"a": 1}, [source], data="d")]
+    marks.append(stages.fingerprint("s", {"a": 2}, [source], data="d"))
+    marks.append(stages.fingerprint("s", {"a": 1}, [source], data="e"))
+    marks.append(stages.fingerprint("t", {"a": 1}, [source], data="d"))
     source.write_text("x = 2")
-    marks.append(pipeline.fingerprint("s", {"a": 1}, [source], data="d"))
+    marks.append(stages.fingerprint("s", {"a": 1}, [source], data="d"))
     assert len(set(marks)) == 5
     source.write_text("x = 1")
-    assert pipeline.fingerprint("s", {"a": 1}, [source], data="d") == marks[0]
+    assert stages.fingerprint("s", {"a": 1}, [source], data="d") == marks[0]
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path):
@@ -310,6 +310,6 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path):
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        pipeline.write_atomically(file, write)
+        stages.write_atomically(file, write)
     assert file.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

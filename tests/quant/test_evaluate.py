@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from golden_model.graph import network as graph
 from quant import evaluate
-from quant.capture.chain import LeNet5
+from quant.networks.zoo import LeNet5
 from quant.networks import zoo as networks
 
 OWN = """

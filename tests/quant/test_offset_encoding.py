@@ -18,7 +18,7 @@ from golden_model.graph.network import Graph, GraphRunner
 from golden_model.network import windows
 from golden_model.searches.histograms import graph_counts
 from golden_model.trq import AdcRegisters, convert_counts
-from quant.capture.chain import LeNet5
+from quant.networks.zoo import LeNet5
 from quant.reproduce import offset as offset_encoding
 from quant.reproduce.offset import OffsetRunner, added
 from quant.search import adc as adc_search

@@ -17,7 +17,7 @@ from golden_model.graph.network import GraphRunner, with_settings
 from golden_model.image import archive as graph_file
 from golden_model.trq import AdcRegisters
 from quant.capture.capture import from_torch
-from quant.capture.chain import LeNet5
+from quant.networks.zoo import LeNet5
 from quant.reproduce import redy as reproduce_redy
 from quant.search import redy as redy_search
 from quant.search import registers as redy_registers

@@ -15,7 +15,7 @@ from golden_model.config import PAPER
 from golden_model.graph.layers import DynamicPrecision
 from golden_model.graph.network import GraphRunner, with_settings
 from golden_model.image import archive as graph_file
-from quant.capture.chain import LeNet5
+from quant.networks.zoo import LeNet5
 from quant.reproduce import bwq as reproduce_bwq
 from quant.reproduce import ladder as bwq_ladder
 from quant.search import registers as redy_registers

@@ -1,15 +1,13 @@
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
 
-from quant import train as training
-from quant.data.digits import Dataset
-from quant.train import Watcher, train
-from quant.training import loop as bwq
-from quant.training.layers import BitPlaneWeight, FloatWeight, QuantNetwork
-from quant.training.loop import AlphaController, BlockPenalty, Settings, bit_plane_network, mean_bits, width_statistics
+from quant.training import loop
+from quant.training.layers import BitPlaneWeight, FloatWeight
+from quant.training.penalties import AlphaController, BlockPenalty, mean_bits, width_statistics
+from quant.training.phases import Augmentation, Settings, bit_plane_network, check_settings
+from quant.training.prepare import QuantisedNetwork
 from tests.quant.conftest import SMALL, random_network
 
 QUICK = Settings(
@@ -25,7 +23,7 @@ QUICK = Settings(
 )
 
 
-def _set_integers(network: QuantNetwork, value: float) -> None:
+def _set_integers(network: QuantisedNetwork, value: float) -> None:
     for source in network.sources():
         assert isinstance(source, FloatWeight)
         source.limits.fill_(15)
@@ -135,24 +133,24 @@ def test_controller_keeps_alpha_in_its_bounds():
 
 def test_shifted_images_are_the_image_moved_and_filled_with_zero():
     pixels = torch.arange(1, 26, dtype=torch.uint8).reshape(1, 1, 5, 5).repeat(40, 1, 1, 1)
-    moved = bwq.Augmentation(2, False, torch.Generator().manual_seed(0))(pixels)
+    moved = Augmentation(2, False, torch.Generator().manual_seed(0))(pixels)
     padded = torch.nn.functional.pad(pixels[0, 0], (2, 2, 2, 2))
     allowed = [padded[y : y + 5, x : x + 5] for y in range(5) for x in range(5)]
     assert all(any(torch.equal(image[0], a) for a in allowed) for image in moved)
     assert len({image.numpy().tobytes() for image in moved}) > 10
-    assert torch.equal(bwq.Augmentation(0, False, torch.Generator())(pixels), pixels)
+    assert torch.equal(Augmentation(0, False, torch.Generator())(pixels), pixels)
 
 
 def test_activation_widths_fall_to_the_minimum_when_any_loss_is_tolerated():
     network, images = random_network(0)
     labels = torch.zeros(6, dtype=torch.int64)
-    assert bwq.lower_activation_widths(network, torch.from_numpy(images), labels, tolerance=1.0, minimum=3) == [3, 3]
+    assert loop.lower_activation_widths(network, torch.from_numpy(images), labels, tolerance=1.0, minimum=3) == [3, 3]
 
 
 def test_activation_widths_stay_where_accuracy_would_fall(monkeypatch: pytest.MonkeyPatch):
     network, images = random_network(0)
-    monkeypatch.setattr(bwq, "evaluate", lambda net, p, y: 1.0 if net.layers[0].bits >= 6 else 0.5)
-    widths = bwq.lower_activation_widths(network, torch.from_numpy(images), torch.zeros(6), tolerance=0.1, minimum=2)
+    monkeypatch.setattr(loop, "evaluate", lambda net, p, y: 1.0 if net.activations()[0].bits >= 6 else 0.5)
+    widths = loop.lower_activation_widths(network, torch.from_numpy(images), torch.zeros(6), tolerance=0.1, minimum=2)
     assert widths == [6, 2]
 
 
@@ -160,19 +158,19 @@ def test_the_activation_whose_bit_changes_the_logits_least_for_its_work_falls_fi
     for seed in range(4):
         network, images = random_network(seed)
         pixels = torch.from_numpy(images)
-        before = bwq.logits_of(network, pixels)
+        before = loop.logits_of(network, pixels)
         prices = []
-        for layer, work in zip(network.layers[:-1], bwq.bit_products(network), strict=True):
+        for layer, work in zip(network.activations(), loop.bit_products(network), strict=True):
             layer.set_bits(layer.bits - 1)
-            prices.append(float((bwq.logits_of(network, pixels) - before).square().mean()) / work)
+            prices.append(float((loop.logits_of(network, pixels) - before).square().mean()) / work)
             layer.set_bits(layer.bits + 1)
-        start = [layer.bits for layer in network.layers[:-1]]
+        start = [layer.bits for layer in network.activations()]
         monkeypatch.setattr(
-            bwq,
+            loop,
             "evaluate",
-            lambda net, *_, start=start: float(sum(la.bits for la in net.layers[:-1]) >= sum(start) - 1),
+            lambda net, *_, start=start: float(sum(la.bits for la in net.activations()) >= sum(start) - 1),
         )
-        widths = bwq.lower_activation_widths(network, pixels, torch.zeros(6), tolerance=0.1, minimum=2)
+        widths = loop.lower_activation_widths(network, pixels, torch.zeros(6), tolerance=0.1, minimum=2)
         cheapest = prices.index(min(prices))
         assert widths == [bits - (i == cheapest) for i, bits in enumerate(start)]
 
@@ -183,8 +181,8 @@ def test_an_activation_that_no_block_reads_keeps_its_width():
     assert isinstance(source, FloatWeight)
     source.weight.data.zero_()
     labels = torch.zeros(6, dtype=torch.int64)
-    widths = bwq.lower_activation_widths(network, torch.from_numpy(images), labels, tolerance=1.0, minimum=3)
-    assert widths == [network.layers[0].bits, 3]
+    widths = loop.lower_activation_widths(network, torch.from_numpy(images), labels, tolerance=1.0, minimum=3)
+    assert widths == [network.activations()[0].bits, 3]
     assert widths[0] > 3
 
 
@@ -201,103 +199,13 @@ def test_an_activation_that_no_block_reads_keeps_its_width():
 )
 def test_setting_out_of_range_is_named(changes: dict, message: str):
     with pytest.raises(ValueError, match=message):
-        bwq.check_settings(dataclasses.replace(QUICK, **changes), SMALL)
-
-
-# ---- whole trainings on a toy data set ------------------------------------------------------------
-@pytest.mark.parametrize(("method", "alpha"), [("msq", 1e-2), ("bitplane", 2.0)])
-def test_training_lowers_the_width_and_keeps_accuracy(toy: Dataset, method, alpha):
-    settings = dataclasses.replace(QUICK, method=method, alpha=alpha, quantise_epochs=8)
-    results = train(toy, settings, SMALL_WIDE)["results"]
-    first = next(r for r in results["history"] if r["phase"] == "quantise")
-    assert results["accuracy"]["float"] > 0.95
-    assert results["accuracy"]["bwq"] > 0.9
-    assert results["widths"]["mean_bits"] < min(1.5, first["mean_bits"])
-
-
-SMALL_WIDE = dataclasses.replace(SMALL, max_k=1024, max_n=128, adc_bits=3, width_entries=20000, channel_entries=512)
-
-
-def test_post_training_method_needs_no_quantised_training(toy: Dataset):
-    content = train(toy, dataclasses.replace(QUICK, method="ptq"), SMALL_WIDE)
-    assert {r["phase"] for r in content["results"]["history"]} == {"float"}
-    assert set(content["results"]["accuracy"]) == {"float", "eight_bit"}
-    network = QuantNetwork.rebuild(content["network"], content["state"])
-    widths = torch.cat([s.block_widths().flatten() for s in network.sources()])
-    assert widths.max() == 4
-    assert widths.min() < 4  # blocks lose their empty high planes
-
-
-def test_widths_stay_frozen_during_the_finetune(toy: Dataset):
-    seen: dict[str, torch.Tensor] = {}
-
-    def keep(content: dict) -> None:
-        if content["network"] is not None:
-            network = QuantNetwork.rebuild(content["network"], content["state"])
-            widths = torch.cat([s.block_widths().flatten() for s in network.sources()])
-            seen.setdefault(content["progress"]["phase"] + "-first", widths)
-            seen[content["progress"]["phase"] + "-last"] = widths
-
-    train(toy, QUICK, SMALL_WIDE, keep=keep)
-    assert (seen["finetune-first"] <= seen["quantise-last"]).all()
-    assert (seen["finetune-last"] <= seen["quantise-last"]).all()
-
-
-class _Stop(Watcher):
-    """Interrupts training in the second epoch of a phase."""
-
-    def __init__(self, phase: str) -> None:
-        self.stop_in, self.now, self.epochs_done = phase, "", 0
-
-    def phase(self, name: str, images: int, done: int) -> None:
-        self.now, self.epochs_done = name, 0
-
-    def epoch(self, name: str, epoch: int, epochs: int, record: dict[str, float]) -> None:
-        self.epochs_done += 1
-
-    def tick(self, images: int) -> None:
-        if self.now == self.stop_in and self.epochs_done == 1:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("method", ["msq", "bitplane"])
-@pytest.mark.parametrize("phase", training.PHASES)
-def test_interrupted_training_resumes_to_the_same_result(toy: Dataset, tmp_path: Path, method, phase: str):
-    settings = dataclasses.replace(QUICK, method=method, float_epochs=2, quantise_epochs=3, finetune_epochs=2, shift=1)
-    whole = train(toy, settings, SMALL_WIDE)
-    file = tmp_path / "kept.pt"
-    with pytest.raises(KeyboardInterrupt):
-        train(toy, settings, SMALL_WIDE, keep=lambda c: torch.save(c, file), watcher=_Stop(phase))
-    resumed = train(toy, settings, SMALL_WIDE, resume=torch.load(file, weights_only=True))
-    for name, tensor in whole["state"].items():
-        assert torch.equal(tensor, resumed["state"][name]), name
-    assert len(whole["results"]["history"]) == len(resumed["results"]["history"])
-    assert whole["results"]["accuracy"] == resumed["results"]["accuracy"]
-
-
-def test_diverged_training_is_reported(toy: Dataset, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(
-        bwq.FloatPhase, "forward", lambda self, pixels: self.module(self.prepare(pixels)) * float("nan")
-    )
-    with pytest.raises(ValueError, match="training diverged in phase float, epoch 1: the loss is not a finite number"):
-        train(toy, QUICK, SMALL_WIDE)
-
-
-def test_bit_planes_stay_between_0_and_2(toy: Dataset):
-    def keep(content: dict) -> None:
-        for name, tensor in (content["state"] or {}).items():
-            if name.endswith(("positive", "negative")):
-                assert tensor.min() >= 0
-                assert tensor.max() <= 2
-
-    settings = dataclasses.replace(QUICK, method="bitplane", alpha=0.1, lr=0.5, interval=10)
-    train(toy, settings, SMALL_WIDE, keep=keep)
+        check_settings(dataclasses.replace(QUICK, **changes), SMALL)
 
 
 def test_bit_plane_network_keeps_the_integers():
     network, _ = random_network(4)
     integers = [s.integers().detach().clone() for s in network.sources()]
-    bwq.bit_plane_network(network)
+    bit_plane_network(network)
     planes = network.sources()
     assert all(isinstance(s, BitPlaneWeight) for s in planes)
     assert all(torch.equal(a, s.integers()) for a, s in zip(integers, planes, strict=True))

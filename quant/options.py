@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from golden_model.config import PRESETS, HardwareConfig
-from quant import stages
+from golden_model.config import PRESETS, HardwareConfig, read_hardware
 from quant.networks import zoo
 
 DEFAULT_WORK = Path("build/lenet5")
@@ -18,6 +16,9 @@ DEFAULT_HARDWARE = "paper"
 Model = Annotated[
     Optional[str],  # noqa: UP045 - typer reads it at run time
     typer.Option(help=f"{', '.join(zoo.READY)}, or FILE.py:NAME for your own network; default lenet5."),
+]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help=f"{', '.join(zoo.READY)}, or FILE.py:NAME for your own network.")
 ]
 Weights = Annotated[
     Optional[Path],  # noqa: UP045
@@ -30,31 +31,38 @@ Data = Annotated[
 Work = Annotated[Path, typer.Option(help="Working directory of the pipeline.")]
 Hardware = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help=f"{', '.join(PRESETS)}, or a .json file with what differs from one; default {DEFAULT_HARDWARE}."),
+    typer.Option(
+        help=f"{', '.join(PRESETS)}, or a .json file with what differs from one; where a command finishes a network, "
+        "also auto: just large enough."
+    ),
+]
+Mean = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Mean of pixel / 255 that the network expects, one or one per channel: 0.5,0.5,0.5."),
+]
+Std = Annotated[Optional[str], typer.Option(help="Standard deviation of pixel / 255 that it expects.")]  # noqa: UP045
+Size = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help="Pictures only: scale and crop to size x size."),
 ]
 Force = Annotated[bool, typer.Option(help="Make everything again, even if it is up to date.")]
 Json = Annotated[Optional[Path], typer.Option("--json", help="Also write the results here.")]  # noqa: UP045
 
 
-def read_hardware(text: str) -> HardwareConfig:
-    """The hardware that `--hardware` names: a preset, or a JSON file with fields of `HardwareConfig`.
+def machine(text: str | None) -> HardwareConfig | None:
+    """The hardware that `--hardware` names; None for "auto", which is made to fit the network."""
+    return None if text in (None, "auto") else read_hardware(text)
 
-    The file may leave fields out: they are those of the preset that its entry "preset" names, or of "paper".
-    ValueError, one sentence, for anything else.
-    """
-    if text in PRESETS:
-        return PRESETS[text]
-    path = Path(text)
-    if path.suffix != ".json":
-        raise ValueError(f"--hardware must be one of {', '.join(PRESETS)} or a .json file, got {text!r}")
-    values = stages.read_json(path, "it must hold a hardware configuration")
-    preset = values.pop("preset", DEFAULT_HARDWARE)
-    if preset not in PRESETS:
-        raise ValueError(f"{path}: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    unknown = sorted(set(values) - {field.name for field in fields(HardwareConfig)})
-    if unknown:
-        raise ValueError(f"{path}: a hardware configuration has no field {unknown[0]!r}")
+
+def numbers(option: str, text: str | None, channels: int) -> tuple[float, ...] | None:
+    """Numbers between commas, one for all channels or one each; None for no text."""
+    if text is None:
+        return None
     try:
-        return replace(PRESETS[preset], **values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} must be numbers between commas, got {text!r}") from None
+    values = values * channels if len(values) == 1 else values
+    if len(values) != channels:
+        raise ValueError(f"{option} must be 1 or {channels} numbers, got {len(values)}")
+    return values

@@ -14,9 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-
-class UnsupportedOperator(ValueError):
-    """The network holds an operator that the hardware cannot run; the message names the layer."""
+from quant.capture.errors import UnsupportedOperator
 
 
 @dataclass(frozen=True, kw_only=True)

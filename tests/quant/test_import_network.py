@@ -16,7 +16,7 @@ from golden_model.graph.layers import DynamicPrecision
 from golden_model.graph.network import Add, AveragePool, Border, Concat, Crossbar, GraphRunner, MaxPool, Reshape
 from golden_model.trq import AdcRegisters
 from quant.capture.capture import from_torch, quantise_weights
-from quant.capture.chain import UnsupportedOperator
+from quant.capture.errors import UnsupportedOperator
 from quant.evaluate import float_logits
 from quant.integer import multiplier_and_shift
 from quant.reference import exact_logits

@@ -5,6 +5,9 @@ folded into the layer before them, ReLUs and residual additions into a layer's p
 maximum pooling into the layer where the hardware can do it. What is left becomes nodes of
 `golden_model.graph`. An operator that is not supported is refused with the name of its layer.
 
+Nothing is believed: the captured operators are computed in floating point on calibration images beside the network
+itself, and the first layer that differs by more than a thousandth of its range is refused by name.
+
 Weights: symmetric, one step per layer from the largest magnitude. Activations: unsigned, from 0 (or the
 smallest value, if there is no ReLU) to the largest value that the calibration images produce in the float
 network.
@@ -23,8 +26,8 @@ from golden_model.graph.network import Graph
 from quant.capture.emit import Emitter, quantise_weights
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.operators import Shape, Translator, kind_of_call, relu_cap
-from quant.capture.passes import Simplifier
-from quant.capture.trace import observe, trace
+from quant.capture.passes import Simplifier, compare_with_network
+from quant.capture.trace import compare_with_eager, observe, run_eager, trace
 from quant.training.layers import Normalisation
 
 __all__ = ["Shape", "UnsupportedOperator", "from_torch", "kind_of_call", "quantise_weights", "relu_cap", "trace"]
@@ -65,9 +68,12 @@ def from_torch(
     normalisation = Normalisation.none(channels) if normalisation is None else normalisation
     _check_arguments(shape, hardware, calibration_images, normalisation, weight_bits, activation_bits)
     float_graph = trace(model)
+    eager = run_eager(model, float_graph, calibration_images, normalisation)
     seen = observe(float_graph, calibration_images, normalisation)
     ops, output = Translator(float_graph, seen, shape).translate()
+    compare_with_eager(eager, float_graph, seen)
     ops = Simplifier(ops, output).simplify()
+    compare_with_network(ops, float_graph, seen)
     return Emitter(ops, hardware, normalisation, weight_bits, activation_bits).emit(
         type(model).__name__ if name is None else name, classes
     )

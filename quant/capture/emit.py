@@ -27,6 +27,10 @@ def quantise_weights(weight: np.ndarray, bits: int) -> tuple[np.ndarray, float]:
     return (np.sign(weight) * np.floor(np.abs(weight) / step + 0.5)).astype(np.int64), step
 
 
+#: A map whose largest value is less than this share of what it could be was 0 on all images.
+_NOTHING = 1e-9
+
+
 class Emitter:
     """Turns the remaining ops into nodes of an integer graph."""
 
@@ -76,7 +80,29 @@ class Emitter:
 
     def _encoding(self, op: Op) -> Encoding:
         low, high = min(0.0, op.low), max(0.0, op.high)
+        if max(high, -low) < _NOTHING * (usual := self._usual(op)):  # 0 on all calibration images
+            low, high = 0.0, usual
         return Encoding(low=low, high=high if high > 0 else max(1e-6, -low / 255), bits=op.bits or self.activation_bits)
+
+    def _usual(self, op: Op) -> float:
+        """A magnitude that an op's output could have, for one that was never seen to be other than 0."""
+        inputs = [max(e.high, -e.low) for e in (self.encodings[i] for i in op.inputs if i in self.encodings)]
+        usual = max(inputs, default=1.0)
+        if op.kind == "matrix":
+            usual = max(usual * float(op.weight.abs().max()), float(op.bias.abs().max()))
+        return usual or 1.0
+
+    def _least_step(self, op: Op, last: bool, encoding: Encoding, *, zero: bool) -> float:
+        """Least real value of a weight's step with which bias and zero points still fit 32 bits.
+
+        zero : no weight is other than 0, so that there is room for a coarser step and a finer multiplier.
+        """
+        source = self.encodings[self._source(op).name if op.linear else op.inputs[0]]
+        top = float(op.bias.abs().max())
+        if not last:
+            residuals = [self.encodings[i] for i in op.inputs[1:]]
+            top = max(top, encoding.scale, *(e.zero * e.scale for e in (encoding, *residuals)))
+        return (top or 1.0) / source.scale * 2.0 ** (-16 if zero else -29)
 
     def _from_image(self, name: str) -> bool:
         """Whether a tensor holds pixels (passed on by pooling or a border)."""
@@ -124,10 +150,16 @@ class Emitter:
             integers = op.integers.numpy().astype(np.int64).reshape(outputs, -1) * sign[:, None]
             steps = np.abs(op.scale.numpy())
             step = float(steps.max())
-        if step == 0:  # a layer of zeros: a step that shows the bias well
-            step = max(float(op.bias.abs().max()) / self.encodings[source.name].scale, 1e-6) * 2.0**-20
-            steps = np.full(outputs, step)
         last = op.name == self.output and not op.relu and (len(op.inputs), op.groups, op.shape[1:]) == (1, 1, (1, 1))
+        low = self._least_step(op, last, base["encoding"], zero=step == 0)
+        if op.integers is None and step < low:  # pruned away, or nearly: weights too small beside the bias
+            step = low
+            integers = np.floor(np.abs(weight.reshape(outputs, -1)) / step + 0.5).astype(np.int64) * np.sign(integers)
+            steps = np.full(outputs, step)
+        elif op.integers is not None:  # outputs whose scale is 0 have a bias all the same
+            step = max(step, low)
+            integers = np.where(steps[:, None] > 0, integers, 0)
+            steps = np.where(steps > 0, steps, step)
         per_group = outputs // op.groups
         registers = integer.lossless_uniform(self.hardware)
         layers = []

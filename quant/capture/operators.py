@@ -37,6 +37,8 @@ class Op:
     integers, scale : a trained integer weight, shaped as `weight`, and its real step per output (N,), negative where
     a batch norm turns the sign; None and empty for a weight that is still to be quantised.
     bits : of a trained activation, whose range is exactly 0..cap; None otherwise.
+    border_value : (C,) what a trained layer takes for a border, None for zeros.
+    value_of : the torch.fx node that gives the same values; None where there is none.
     """
 
     name: str
@@ -61,6 +63,36 @@ class Op:
     integers: Tensor | None = None
     scale: Tensor = field(default_factory=lambda: torch.zeros(0))
     bits: int | None = None
+    border_value: Tensor | None = None
+    value_of: fx.Node | None = None
+
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        """What the op gives in floating point, (B, C, H, W); a trained activation is clamped and not rounded."""
+        x = inputs[0]
+        if self.kind == "matrix":
+            weight, bias = self.weight.float(), self.bias.float()
+            if self.border_value is not None:
+                bias = bias + weight.sum((2, 3)) @ self.border_value
+                x = x - self.border_value.reshape(1, -1, 1, 1)
+            if self.linear:
+                x = F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
+            else:
+                x = F.conv2d(x, weight, bias, self.stride, self.pad, groups=self.groups)
+            x = F.max_pool2d(x, self.pool)
+            x = sum(inputs[1:], x)
+        elif self.kind == "add":
+            x = sum(inputs[1:], x)
+        elif self.kind == "cat":
+            x = torch.cat(list(inputs), 1)
+        elif self.kind == "border":
+            above, below, left, right = self.border
+            x = F.pad(x[:, :, :: self.steps[0], :: self.steps[1]], (left, right, above, below, *self.channels))
+        elif self.window is not None:
+            w = self.window
+            pooled = F.max_pool2d if self.kind == "max" else F.avg_pool2d
+            x = pooled(x, w.kernel, w.stride, w.pad, ceil_mode=w.ceil_mode)
+        x = x.reshape(len(x), *self.shape)
+        return x.clamp(0, self.cap) if self.relu else x
 
     def clamp(self, relu: Op) -> None:
         """Take over what a ReLU does."""
@@ -110,9 +142,11 @@ class Translator:
             elif node.op == "placeholder":
                 self.label = "input"
                 self.refs[node] = self._add("image")
-            elif node.op != "get_attr" and seen is not None and seen.shape is not None:
+            elif seen is None or seen.constant:
+                continue  # computed once, here
+            elif seen.shape is not None:
                 self.refs[node] = self._operator(node)
-            elif node.op != "get_attr" and seen is not None and not _is_plain(seen.value):
+            elif not _is_plain(seen.value):
                 raise self._refused(node_label(node, self.module))
         assert output is not None
         return self.ops, output
@@ -120,29 +154,47 @@ class Translator:
     # ---- plumbing ---------------------------------------------------------------------------------
     def _operator(self, node: fx.Node) -> Ref:
         self.label = node_label(node, self.module)
-        if node.op == "call_module":
-            module = self.module.get_submodule(str(node.target))
-            translate = next((t for kind, t in _MODULES.items() if isinstance(module, kind)), None)
-            if translate is None:
-                raise self._refused(self.label)
-            (x,) = (self._argument(a) for a in node.args)
-            result = translate(self, x, module)
-            in_place = bool(getattr(module, "inplace", False))
-        else:
-            table: dict[Any, str] = _FUNCTIONS if node.op == "call_function" else _METHODS
-            method = table.get(node.target)
-            if method is None:
-                raise self._refused(self.label)
-            arguments = [self._argument(a) for a in node.args]
-            options = {key: self._argument(a) for key, a in node.kwargs.items()}
-            in_place = bool(options.pop("inplace", False)) or self.label.endswith("_") or node.target in _IN_PLACE
-            try:
+        arguments = [self._argument(a) for a in node.args]
+        options = {key: self._argument(a) for key, a in node.kwargs.items()}
+        if "input" in options:  # torch's name of the first argument
+            arguments.insert(0, options.pop("input"))
+        options.pop("inplace", None)
+        try:
+            if node.op == "call_module":
+                module = self.module.get_submodule(str(node.target))
+                translate = next((t for kind, t in _MODULES.items() if isinstance(module, kind)), None)
+                if translate is None:
+                    raise self._refused(self.label)
+                self._require(len(arguments) == 1 and not options, "it must be called with one tensor")
+                result = translate(self, arguments[0], module)
+            else:
+                table: dict[Any, str] = _FUNCTIONS if node.op == "call_function" else _METHODS
+                method = table.get(node.target)
+                if method is None:
+                    raise self._refused(self.label)
                 result = getattr(self, method)(*arguments, **options)
-            except TypeError as error:
-                raise self._refused(f"{self.label} with these arguments") from error
-        if in_place and isinstance(node.args[0], fx.Node):
-            self.refs[node.args[0]] = result  # later users of the tensor see what was written into it
+        except UnsupportedOperator:
+            raise
+        except Exception as error:
+            raise self._refused(f"{self.label} with these arguments") from error
+        self._overwrite(result)
         return result
+
+    def _overwrite(self, result: Ref) -> None:
+        """Later users of the tensors that the present node wrote into see what was written."""
+        order = {n: i for i, n in enumerate(self.module.graph.nodes)}
+        target = self.node.args[0] if self.node.args else self.node.kwargs.get("input")
+        for other in self.seen[self.node].overwritten:
+            self._require(not self.seen[other].constant, "it changes a parameter while the network runs")
+            if all(order[user] <= order[self.node] for user in other.users):
+                continue
+            same = isinstance(target, fx.Node) and other in self.refs and self.refs[other].op == self.refs[target].op
+            self._require(
+                same,
+                f"it writes in place into a part or another view of the tensor of {node_name(other)!r}, which is used"
+                f" later; write to a new tensor",
+            )
+            self.refs[other] = Ref(result.op, self.refs[other].rank, result.softmax)
 
     def _argument(self, value: Any) -> Any:
         """Tensors of the network as `Ref`, parameters and computed numbers as they are."""
@@ -181,6 +233,7 @@ class Translator:
         while name in self.ops:  # a module that is called again
             count += 1
             name = f"{node_name(self.node)}#{count}"
+        attributes["value_of"] = self.node
         self.ops[name] = Op(name, kind, [r.op for r in inputs], (c, h, w), seen.low, seen.high, **attributes)
         return Ref(name, len(shape))
 
@@ -190,12 +243,17 @@ class Translator:
     def _is_map(self, x: Ref) -> None:
         self._require(isinstance(x, Ref) and x.rank == 4, "it needs a map (B, C, H, W)")
 
+    def _are_constant(self, *values: Any) -> None:
+        self._require(
+            not any(isinstance(v, Ref) for v in values), "its weights must be parameters, not made from the image"
+        )
+
     # ---- layers -----------------------------------------------------------------------------------
     def conv2d(
         self, x: Ref, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups=1
     ) -> Ref:
         self._is_map(x)
-        self._require(isinstance(weight, Tensor), "its weight must be a parameter")
+        self._are_constant(weight, bias)
         self._require(_pair(dilation) == (1, 1), f"dilation is not supported, got {dilation}")
         step = _pair(stride)
         self._require(step[0] == step[1], f"stride must be equal in both directions, got {step}")
@@ -220,7 +278,7 @@ class Translator:
 
     def linear(self, x: Ref, weight: Tensor, bias: Any = None) -> Ref:
         self._require(isinstance(x, Ref) and x.rank == 2, "it needs a vector (B, F); flatten the map before it")
-        self._require(isinstance(weight, Tensor), "its weight must be a parameter")
+        self._are_constant(weight, bias)
         bias = torch.zeros(len(weight)) if bias is None else bias.detach()
         weight = weight.detach().double()[:, :, None, None]
         return self._add("matrix", x, weight=weight, bias=bias.double(), linear=True)
@@ -229,7 +287,9 @@ class Translator:
         self, x: Ref, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
         training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
     ) -> Ref:  # fmt: skip
+        self._require(not training, "training=True normalises with the statistics of the batch; use running ones")
         self._require(running_mean is not None and running_var is not None, "it needs running statistics")
+        self._are_constant(running_mean, running_var, weight, bias)
         assert running_mean is not None
         assert running_var is not None
         scale = 1 / torch.sqrt(running_var.double() + eps)
@@ -248,6 +308,7 @@ class Translator:
         else:
             ref = self.conv2d(x, weight, m.bias, m.stage.stride, m.stage.pad)
         op = self.ops[ref.op]
+        op.border_value = None if m.offset is None else m.offset.detach()
         op.integers = m.source.integers().detach().double().reshape(op.weight.shape)
         op.scale = m.source.step().detach().double().repeat(len(op.weight))
         return ref
@@ -320,11 +381,44 @@ class Translator:
         return self._add("mean", x, window=Window(kernel=kernel, stride=kernel))
 
     # ---- joins and shapes -------------------------------------------------------------------------
-    def add(self, a: Ref, b: Ref, alpha: Any = 1) -> Ref:
-        self._require(isinstance(a, Ref) and isinstance(b, Ref), "only two tensors of the network can be added")
+    def add(self, a: Any, other: Any, alpha: Any = 1) -> Ref:
         self._require(alpha == 1, f"alpha must be 1, got {alpha}")
-        self._require(self._shape(a) == self._shape(b), f"shapes differ: {self._shape(a)} and {self._shape(b)}")
-        return self._add("add", a, b)
+        if not (isinstance(a, Ref) and isinstance(other, Ref)):
+            return self._channelwise(a, other, lambda x, c: (x, c))
+        shapes = self._shape(a), self._shape(other)
+        self._require(shapes[0] == shapes[1], f"shapes differ: {shapes[0]} and {shapes[1]}")
+        return self._add("add", a, other)
+
+    def sub(self, a: Any, other: Any, alpha: Any = 1) -> Ref:
+        self._require(alpha == 1, f"alpha must be 1, got {alpha}")
+        if isinstance(a, Ref):
+            return self._channelwise(a, other, lambda one, c: (one, -c))
+        return self._channelwise(a, other, lambda one, c: (-one, c))
+
+    def mul(self, a: Any, other: Any) -> Ref:
+        return self._channelwise(a, other, lambda one, c: (one * c, 0 * c))
+
+    def div(self, a: Ref, other: Any, rounding_mode: Any = None) -> Ref:
+        self._require(isinstance(a, Ref) and rounding_mode is None, "only a division by a constant is supported")
+        return self._channelwise(a, other, lambda one, c: (one / c, 0 * c))
+
+    def _channelwise(self, a: Any, b: Any, line: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Ref:
+        """x * scale + shift, (scale, shift) = line(1, c), of a tensor x of the network and a constant c per channel."""
+        x, constant = (a, b) if isinstance(a, Ref) else (b, a)
+        self._require(
+            isinstance(x, Ref) and not isinstance(constant, Ref), "only a constant, not a second tensor of the network"
+        )
+        shape = (1, *self._shape(x)) if x.rank == 4 else (1, int(np.prod(self._shape(x))))
+        constant = torch.as_tensor(constant).detach().double()
+        per_channel = constant.ndim <= len(shape) and all(
+            size in (1, shape[axis]) and (axis == 1 or size == 1)
+            for axis, size in zip(range(-constant.ndim, 0), constant.shape, strict=True)
+            for axis in (axis % len(shape),)
+        )
+        self._require(per_channel, f"a constant must hold one value per channel, got shape {tuple(constant.shape)}")
+        one = torch.ones(shape[1], dtype=torch.float64)
+        scale, shift = line(one, constant.flatten().expand(shape[1]) if constant.numel() == 1 else constant.flatten())
+        return self._add("norm", x, weight=scale, bias=shift)
 
     def cat(self, tensors: Sequence[Ref], dim: int = 0) -> Ref:
         rank = tensors[0].rank
@@ -343,6 +437,12 @@ class Translator:
         return ref
 
     def same(self, x: Ref, *arguments: Any, **options: Any) -> Ref:
+        return x
+
+    def dropout(self, x: Ref, p: float = 0.5, training: bool = True) -> Ref:
+        self._require(
+            not training or p == 0, "it drops values in evaluation too; write F.dropout(x, training=self.training)"
+        )
         return x
 
     def softmax(self, x: Ref, *arguments: Any, **options: Any) -> Ref:
@@ -391,11 +491,19 @@ def _conv_module(t: Translator, x: Ref, m: Any) -> Ref:
     return t.conv2d(x, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
 
 
+def _norm_module(t: Translator, x: Ref, m: Any) -> Ref:
+    return t.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, m.training, eps=m.eps)
+
+
 _MODULES: dict[type[nn.Module], Callable[[Translator, Ref, Any], Ref]] = {
     nn.Conv2d: _conv_module,
     nn.Linear: lambda t, x, m: t.linear(x, m.weight, m.bias),
-    nn.BatchNorm2d: lambda t, x, m: t.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, eps=m.eps),
-    nn.BatchNorm1d: lambda t, x, m: t.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, eps=m.eps),
+    nn.BatchNorm2d: lambda t, x, m: t.batch_norm(
+        x, m.running_mean, m.running_var, m.weight, m.bias, m.training, eps=m.eps
+    ),
+    nn.BatchNorm1d: lambda t, x, m: t.batch_norm(
+        x, m.running_mean, m.running_var, m.weight, m.bias, m.training, eps=m.eps
+    ),
     nn.ReLU: lambda t, x, m: t.relu(x),
     nn.Hardtanh: lambda t, x, m: t.hardtanh(x, m.min_val, m.max_val),  # ReLU6 is one
     nn.MaxPool2d: lambda t, x, m: t.max_pool2d(
@@ -408,8 +516,8 @@ _MODULES: dict[type[nn.Module], Callable[[Translator, Ref, Any], Ref]] = {
     nn.AdaptiveMaxPool2d: lambda t, x, m: t.adaptive_max_pool2d(x, m.output_size, m.return_indices),
     nn.ZeroPad2d: lambda t, x, m: t.pad(x, m.padding),
     nn.Flatten: lambda t, x, m: t.reshape(x),
-    nn.Dropout: lambda t, x, m: x,
-    nn.Dropout2d: lambda t, x, m: x,
+    nn.Dropout: lambda t, x, m: t.dropout(x, m.p, m.training),
+    nn.Dropout2d: lambda t, x, m: t.dropout(x, m.p, m.training),
     nn.Identity: lambda t, x, m: x,
     QuantMatrix: lambda t, x, m: t.quantised_matrix(x, m),
     QuantActivation: lambda t, x, m: t.quantised_activation(x, m),
@@ -437,14 +545,23 @@ _FUNCTIONS: dict[Any, str] = {
     operator.add: "add",
     operator.iadd: "add",
     torch.add: "add",
+    operator.sub: "sub",
+    operator.isub: "sub",
+    torch.sub: "sub",
+    operator.mul: "mul",
+    operator.imul: "mul",
+    torch.mul: "mul",
+    operator.truediv: "div",
+    operator.itruediv: "div",
+    torch.div: "div",
     torch.cat: "cat",
     torch.concat: "cat",
     torch.concatenate: "cat",
     torch.flatten: "reshape",
     torch.reshape: "reshape",
     torch.squeeze: "reshape",
-    F.dropout: "same",
-    F.dropout2d: "same",
+    F.dropout: "dropout",
+    F.dropout2d: "dropout",
     F.softmax: "softmax",
     F.log_softmax: "softmax",
     torch.softmax: "softmax",
@@ -462,6 +579,12 @@ _METHODS: dict[Any, str] = {
     "add_": "add",
     "__add__": "add",
     "__iadd__": "add",
+    "sub": "sub",
+    "sub_": "sub",
+    "mul": "mul",
+    "mul_": "mul",
+    "div": "div",
+    "div_": "div",
     "flatten": "reshape",
     "view": "reshape",
     "reshape": "reshape",
@@ -470,16 +593,13 @@ _METHODS: dict[Any, str] = {
     "softmax": "softmax",
     "log_softmax": "softmax",
 }
-_IN_PLACE = {operator.iadd, "__iadd__"}
-
-
 _KINDS = {
     "conv": ("conv2d",),
     "linear": ("linear",),
     "relu": ("relu", "relu6", "clamp", "hardtanh"),
     "mean": ("avg_pool2d", "adaptive_avg_pool2d", "mean"),
     "cat": ("cat",),
-    "same": ("max_pool2d", "adaptive_max_pool2d", "reshape", "getitem", "pad", "same"),
+    "same": ("max_pool2d", "adaptive_max_pool2d", "reshape", "getitem", "pad", "same", "dropout"),
 }
 
 

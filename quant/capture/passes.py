@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from torch import Tensor, fx
+
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.operators import TRANSPARENT, Op
+from quant.capture.trace import Seen, differs
 
 
 class Simplifier:
@@ -31,7 +34,8 @@ class Simplifier:
         return [*users, self.ops[name]] if name == self.output else users
 
     def _replace(self, old: str, new: str) -> None:
-        """Everybody who took `old` takes `new`."""
+        """Everybody who took `old` takes `new`, which gives the same values from now on."""
+        self.ops[new].value_of = self.ops[old].value_of
         for op in self.ops.values():
             op.inputs = [new if i == old else i for i in op.inputs]
         if self.output == old:
@@ -49,7 +53,7 @@ class Simplifier:
             if before.kind != "matrix" or len(self._users(before.name)) != 1:
                 raise UnsupportedOperator(
                     f"layer {op.name!r}: BatchNorm must directly follow a convolution or linear layer that nothing"
-                    f" else uses"
+                    f" else uses, and so must arithmetic with a constant"
                 )
             before.weight = before.weight * op.weight[:, None, None, None]
             before.bias = before.bias * op.weight + op.bias
@@ -70,6 +74,8 @@ class Simplifier:
                 self._replace(op.name, op.inputs[0])
             elif base.kind in ("matrix", "add", "mean") and alone and not base.relu:
                 base.clamp(op)
+                for changed in (base, *between):
+                    changed.value_of = None  # clamped earlier than in the network
                 for changed in between:
                     changed.low, changed.high = 0.0, base.high
                 self._replace(op.name, op.inputs[0])
@@ -153,3 +159,29 @@ class Simplifier:
                 if alone and fits and base.kind in ("matrix", "add", "mean", "cat"):
                     for member in chain:
                         member.low, member.high = op.low, op.high
+
+
+def compare_with_network(ops: dict[str, Op], module: fx.GraphModule, seen: dict[fx.Node, Seen]) -> None:
+    """Compute every op in floating point from what the network gave, and compare with what it gave next.
+
+    ops : simplified. seen : of `trace.observe`, with the values of the first images.
+
+    UnsupportedOperator names the first layer that differs.
+    """
+    values: dict[str, Tensor] = {}
+    for op in ops.values():
+        given = None if op.value_of is None else seen[op.value_of].values
+        made = given
+        if op.kind != "image":
+            made = op.compute([values[i] for i in op.inputs])
+            if given is not None:
+                step = 0.0 if op.bits is None or op.cap is None else op.cap / (2**op.bits - 1)
+                differs(op.name, given, made, slack=step / 2, why=_hook(op.name, module))
+        values[op.name] = made if given is None else given.reshape(len(given), *op.shape)
+
+
+def _hook(name: str, module: fx.GraphModule) -> str:
+    """What a message says of a layer with hooks."""
+    layer = dict(module.named_modules()).get(name)
+    hooked = layer is not None and (layer._forward_hooks or layer._forward_pre_hooks)
+    return "; it has a hook, which is not captured" if hooked else ""

@@ -9,8 +9,6 @@ images and must give the same logits; exit status 1 if it does not.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -18,6 +16,7 @@ from typing import Annotated, Any, Optional
 import numpy as np
 import torch
 import typer
+from rich.markup import escape
 from rich.progress import Progress as Bar
 from torch import nn
 
@@ -28,7 +27,10 @@ from quant import stages as pipeline
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
 from quant.integer import accuracy
+from quant.networks import user
 from quant.networks import zoo as networks
+from quant.networks.user import make as own_model
+from quant.networks.weights import load_weights
 from quant.reference import Progress, exact_logits
 from quant.training.layers import Normalisation
 
@@ -42,13 +44,16 @@ _FLOAT_BYTES = 64 << 20
 def float_logits(
     model: nn.Module, images: np.ndarray, normalisation: Normalisation, progress: Progress | None = None
 ) -> np.ndarray:
-    """Logits (B, N) float of uint8 images (B, C, H, W) in the float network, in evaluation mode."""
+    """Logits (B, N) float of uint8 images (B, C, H, W) in the float network, in evaluation mode.
+
+    ValueError if the network fails, or does not give one tensor with a row per image.
+    """
     model.eval()
     step = max(1, _FLOAT_BYTES // (64 * int(np.prod(images.shape[1:]))))
     parts = []
     for start in range(0, len(images), step):
-        batch = normalisation.apply(torch.from_numpy(images[start : start + step]).float())
-        parts.append(model(batch).flatten(1).numpy())
+        batch = normalisation.apply(torch.tensor(images[start : start + step], dtype=torch.float32))
+        parts.append(user.call(model, batch).flatten(1).float().numpy())
         if progress is not None:
             progress(min(start + step, len(images)), len(images))
     return np.concatenate(parts)
@@ -64,28 +69,6 @@ def per_image(graph: Graph, events: Any, images: int) -> dict[str, Any]:
     return {"network": total, "layers": layers}
 
 
-def own_model(where: str) -> nn.Module:
-    """The network that `FILE.py:NAME` makes; NAME is a class, a function without arguments or a network."""
-    file, _, name = where.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise ValueError(f"--model: {file} is not a file; a network of your own is FILE.py:NAME")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"--model: {file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-        made = getattr(module, name)
-        made = made if isinstance(made, nn.Module) else made()
-    except Exception as error:
-        raise ValueError(f"--model: {where} cannot be made: {type(error).__name__}: {error}") from error
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"--model: {where} must give a torch.nn.Module, got {type(made).__name__}")
-    return made
-
-
 def load_ready(name: str, weights: Path, data: Path) -> tuple[networks.Ready, nn.Module, datasets.ImageSet]:
     """A ready-made network, with its weights, and a data set of its shape; ValueError where they do not fit."""
     known = networks.ready(name)
@@ -93,7 +76,8 @@ def load_ready(name: str, weights: Path, data: Path) -> tuple[networks.Ready, nn
     if dataset.shape != known.shape:
         raise ValueError(f"{data}: images are {dataset.shape}, {name} takes {known.shape}")
     model = known.make(known.classes)
-    networks.load_weights(model, weights)
+    load_weights(model, weights)
+    datasets.check_labels(dataset, known.classes)
     return known, model, dataset
 
 
@@ -150,6 +134,7 @@ def evaluate(
 
     progress : called with (what is done, images done, images).
     """
+    datasets.check_labels(dataset, float_logits(model, dataset.test_images[:1], normalisation).shape[1])
     test, labels = dataset.test_images[:images], dataset.test_labels[:images]
 
     def told(what: str) -> Progress | None:
@@ -158,6 +143,7 @@ def evaluate(
     result: dict[str, Any] = {
         "network": name,
         "data": dataset.source,
+        "classes": list(dataset.names),
         "images": len(test),
         "calibration_images": len(dataset.calibration()),
         "calibration_images_are_test_images": dataset.one_part,
@@ -223,6 +209,8 @@ def main(
         raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     engine = _engine(engine, device)
     own = ":" in model
+    if model.endswith(".onnx"):
+        raise ValueError(f"--model: {model} is an ONNX network, which is not read; yours is FILE.py:NAME")
     known = None if own else networks.ready(model)
     pictures = known.shape if known else None
     dataset = datasets.load(
@@ -239,7 +227,7 @@ def main(
     else:
         network, normalisation = own_model(model), Normalisation.none(dataset.shape[0])
     if weights is not None:
-        networks.load_weights(network, weights)
+        load_weights(network, weights)
     channels = dataset.shape[0]
     normalisation = Normalisation(
         mean=_numbers("--mean", mean, channels) or normalisation.mean,
@@ -272,6 +260,9 @@ def main(
 def print_result(result: dict[str, Any]) -> None:
     show = pipeline.console.print
     note = ", which are among them" if result["calibration_images_are_test_images"] else ""
+    if names := result["classes"]:
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        show("labels            " + ", ".join(f"{i} {escape(name)}" for i, name in enumerate(names[:20])) + more)
     show(f"{result['network']} on {result['images']} images of {result['data']}")
     show(f"float accuracy    {100 * result['float_accuracy']:.2f} %")
     show(

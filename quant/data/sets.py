@@ -135,6 +135,16 @@ def _image_set(
     return ImageSet(str(source), *train, *test, classes, names=names, one_part=one_part)
 
 
+def check_labels(found: Dataset, outputs: int) -> None:
+    """DataError unless every label is one of a network's outputs, 0..outputs - 1."""
+    for part, labels in (("training", found.train_labels), ("test", found.test_labels)):
+        if (wrong := labels[(labels < 0) | (labels >= outputs)]).size:
+            raise DataError(
+                f"{found.source}: a {part} image has label {int(wrong[0])}, but the network has {outputs} outputs, for"
+                f" labels 0..{outputs - 1}"
+            )
+
+
 # ---- CIFAR-10 -----------------------------------------------------------------------------------
 def load_cifar10(directory: Path | str) -> ImageSet:
     """The original CIFAR-10 files: data_batch_1..5 and test_batch, python (pickle) or binary version.

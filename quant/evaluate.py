@@ -202,6 +202,7 @@ def main(
     mean: Annotated[str | None, typer.Option(help="Mean of pixel / 255 per channel: 0.5,0.5,0.5.")] = None,
     std: Annotated[Optional[str], typer.Option(help="Standard deviation of pixel / 255 per channel.")] = None,  # noqa: UP045
     size: Annotated[Optional[int], typer.Option(min=1, help="Pictures only: scale and crop to size x size.")] = None,  # noqa: UP045
+    channels: Annotated[Optional[int], typer.Option(help="Pictures only: 1 for grey, 3 for colour.")] = None,  # noqa: UP045
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the results here.")] = None,  # noqa: UP045
 ) -> None:
     """Accuracy of a network in floating point and as integers, and its events per image."""
@@ -211,12 +212,14 @@ def main(
     own = ":" in model
     if model.endswith(".onnx"):
         raise ValueError(f"--model: {model} is an ONNX network, which is not read; yours is FILE.py:NAME")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"--channels must be 1 or 3, got {channels}")
     known = None if own else networks.ready(model)
     pictures = known.shape if known else None
     dataset = datasets.load(
         data,
         size=size or (pictures[1] if pictures else None),
-        channels=pictures[0] if pictures else None,
+        channels=channels or (pictures[0] if pictures else None),
     )
     if known:
         if dataset.shape != known.shape:
@@ -228,10 +231,9 @@ def main(
         network, normalisation = own_model(model), Normalisation.none(dataset.shape[0])
     if weights is not None:
         load_weights(network, weights)
-    channels = dataset.shape[0]
     normalisation = Normalisation(
-        mean=_numbers("--mean", mean, channels) or normalisation.mean,
-        std=_numbers("--std", std, channels) or normalisation.std,
+        mean=_numbers("--mean", mean, dataset.shape[0]) or normalisation.mean,
+        std=_numbers("--std", std, dataset.shape[0]) or normalisation.std,
     )
     console = pipeline.console
     with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:

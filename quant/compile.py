@@ -23,26 +23,23 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Any
 
 import numpy as np
-import torch
-import typer
 from torch import nn
 
 from golden_model.config import PAPER, HardwareConfig
 from golden_model.graph.network import Graph, with_settings
 from golden_model.image import archive, program
-from quant import evaluate, options, stages
 from quant import calibrate as calibration
+from quant import evaluate, stages
 from quant import train as training
 from quant.capture.capture import from_torch
 from quant.data import sets
 from quant.export import export
-from quant.networks import user, zoo
 from quant.reference import accuracy, exact_logits
 from quant.training.layers import Normalisation
 

@@ -9,8 +9,6 @@ images and must give the same logits; exit status 1 if it does not.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -18,6 +16,7 @@ from typing import Annotated, Any, Optional
 import numpy as np
 import torch
 import typer
+from rich.markup import escape
 from rich.progress import Progress as Bar
 from torch import nn
 
@@ -27,7 +26,10 @@ from golden_model.graph.network import Graph, GraphRunner
 from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
+from quant.networks import user
 from quant.networks import zoo as networks
+from quant.networks.user import make as own_model
+from quant.networks.weights import load_weights
 from quant.reference import Progress, accuracy, exact_logits
 from quant.training.layers import Normalisation
 
@@ -41,13 +43,16 @@ _FLOAT_BYTES = 64 << 20
 def float_logits(
     model: nn.Module, images: np.ndarray, normalisation: Normalisation, progress: Progress | None = None
 ) -> np.ndarray:
-    """Logits (B, N) float of uint8 images (B, C, H, W) in the float network, in evaluation mode."""
+    """Logits (B, N) float of uint8 images (B, C, H, W) in the float network, in evaluation mode.
+
+    ValueError if the network fails, or does not give one tensor with a row per image.
+    """
     model.eval()
     step = max(1, _FLOAT_BYTES // (64 * int(np.prod(images.shape[1:]))))
     parts = []
     for start in range(0, len(images), step):
-        batch = normalisation.apply(torch.from_numpy(images[start : start + step]).float())
-        parts.append(model(batch).flatten(1).numpy())
+        batch = normalisation.apply(torch.tensor(images[start : start + step], dtype=torch.float32))
+        parts.append(user.call(model, batch).flatten(1).float().numpy())
         if progress is not None:
             progress(min(start + step, len(images)), len(images))
     return np.concatenate(parts)
@@ -63,28 +68,6 @@ def per_image(graph: Graph, events: Any, images: int) -> dict[str, Any]:
     return {"network": total, "layers": layers}
 
 
-def own_model(where: str) -> nn.Module:
-    """The network that `FILE.py:NAME` makes; NAME is a class, a function without arguments or a network."""
-    file, _, name = where.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise ValueError(f"--model: {file} is not a file; a network of your own is FILE.py:NAME")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"--model: {file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-        made = getattr(module, name)
-        made = made if isinstance(made, nn.Module) else made()
-    except Exception as error:
-        raise ValueError(f"--model: {where} cannot be made: {type(error).__name__}: {error}") from error
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"--model: {where} must give a torch.nn.Module, got {type(made).__name__}")
-    return made
-
-
 def load_ready(name: str, weights: Path, data: Path) -> tuple[networks.Ready, nn.Module, datasets.ImageSet]:
     """A ready-made network, with its weights, and a data set of its shape; ValueError where they do not fit."""
     known = networks.ready(name)
@@ -92,7 +75,8 @@ def load_ready(name: str, weights: Path, data: Path) -> tuple[networks.Ready, nn
     if dataset.shape != known.shape:
         raise ValueError(f"{data}: images are {dataset.shape}, {name} takes {known.shape}")
     model = known.make(known.classes)
-    networks.load_weights(model, weights)
+    load_weights(model, weights)
+    datasets.check_labels(dataset, known.classes)
     return known, model, dataset
 
 
@@ -149,6 +133,7 @@ def evaluate(
 
     progress : called with (what is done, images done, images).
     """
+    datasets.check_labels(dataset, float_logits(model, dataset.test_images[:1], normalisation).shape[1])
     test, labels = dataset.test_images[:images], dataset.test_labels[:images]
 
     def told(what: str) -> Progress | None:
@@ -157,6 +142,7 @@ def evaluate(
     result: dict[str, Any] = {
         "network": name,
         "data": dataset.source,
+        "classes": list(dataset.names),
         "images": len(test),
         "calibration_images": len(dataset.calibration()),
         "calibration_images_are_test_images": dataset.one_part,
@@ -215,6 +201,7 @@ def main(
     mean: Annotated[str | None, typer.Option(help="Mean of pixel / 255 per channel: 0.5,0.5,0.5.")] = None,
     std: Annotated[Optional[str], typer.Option(help="Standard deviation of pixel / 255 per channel.")] = None,  # noqa: UP045
     size: Annotated[Optional[int], typer.Option(min=1, help="Pictures only: scale and crop to size x size.")] = None,  # noqa: UP045
+    channels: Annotated[Optional[int], typer.Option(help="Pictures only: 1 for grey, 3 for colour.")] = None,  # noqa: UP045
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the results here.")] = None,  # noqa: UP045
 ) -> None:
     """Accuracy of a network in floating point and as integers, and its events per image."""
@@ -222,12 +209,16 @@ def main(
         raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     engine = _engine(engine, device)
     own = ":" in model
+    if model.endswith(".onnx"):
+        raise ValueError(f"--model: {model} is an ONNX network, which is not read; yours is FILE.py:NAME")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"--channels must be 1 or 3, got {channels}")
     known = None if own else networks.ready(model)
     pictures = known.shape if known else None
     dataset = datasets.load(
         data,
         size=size or (pictures[1] if pictures else None),
-        channels=pictures[0] if pictures else None,
+        channels=channels or (pictures[0] if pictures else None),
     )
     if known:
         if dataset.shape != known.shape:
@@ -238,11 +229,10 @@ def main(
     else:
         network, normalisation = own_model(model), Normalisation.none(dataset.shape[0])
     if weights is not None:
-        networks.load_weights(network, weights)
-    channels = dataset.shape[0]
+        load_weights(network, weights)
     normalisation = Normalisation(
-        mean=_numbers("--mean", mean, channels) or normalisation.mean,
-        std=_numbers("--std", std, channels) or normalisation.std,
+        mean=_numbers("--mean", mean, dataset.shape[0]) or normalisation.mean,
+        std=_numbers("--std", std, dataset.shape[0]) or normalisation.std,
     )
     console = stages.console
     with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
@@ -271,6 +261,9 @@ def main(
 def print_result(result: dict[str, Any]) -> None:
     show = stages.console.print
     note = ", which are among them" if result["calibration_images_are_test_images"] else ""
+    if names := result["classes"]:
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        show("labels            " + ", ".join(f"{i} {escape(name)}" for i, name in enumerate(names[:20])) + more)
     show(f"{result['network']} on {result['images']} images of {result['data']}")
     show(f"float accuracy    {100 * result['float_accuracy']:.2f} %")
     show(

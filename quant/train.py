@@ -34,8 +34,9 @@ from torch import nn
 from golden_model.image import archive
 from quant import options, stages
 from quant.data import sets
-from quant.evaluate import own_model
 from quant.networks import zoo
+from quant.networks.user import make as own_model
+from quant.networks.weights import load_weights
 from quant.training.layers import Normalisation
 from quant.training.loop import SCHEMA, VERSION, Training, Watcher, block_shape
 from quant.training.phases import Settings, check_settings
@@ -357,7 +358,7 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
     weights = None if asked.get("weights") is None else Path(asked["weights"])
     network, normalisation = float_network(settings.model, dataset, trained=weights is not None)
     if weights is not None:
-        zoo.load_weights(network, weights)
+        load_weights(network, weights)
     elif not settings.float_epochs and ":" not in settings.model:
         raise ValueError("--weights is needed, or --float-epochs to train the float network first")
     if normalisation is None:

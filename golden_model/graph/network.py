@@ -189,6 +189,8 @@ def _check_structure(name: str, nodes: Sequence[Node]) -> None:
                 raise ValueError(f"{where}: a crossbar layer has one input and at most one residual")
             if node.last and (not last or len(node.layers) > 1 or len(node.inputs) > 1):
                 raise ValueError(f"{where}: only the output can be a last layer, without groups or residual")
+        if isinstance(node, Add) and len(node.inputs) > 2:
+            raise ValueError(f"{where}: an addition has one or two inputs, got {len(node.inputs)}")
         if isinstance(node, AveragePool) and node.sums and not last:
             raise ValueError(f"{where}: only the output can give sums")
         try:

@@ -1,19 +1,15 @@
-"""Ready-made float networks, and weights for them (or for a network of your own) from a file.
+"""Ready-made float networks.
 
 Names and shapes of the parameters are those under which pretrained weights are usually found: ResNet-20/32 as
-in akamaster's CIFAR collection, SqueezeNet 1.1 and ResNet-18 as in torchvision. Weights are never downloaded.
+in akamaster's CIFAR collection, SqueezeNet 1.1 and ResNet-18 as in torchvision. Weights are never downloaded;
+quant.networks.weights reads them from files.
 """
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -256,76 +252,3 @@ def ready(name: str) -> Ready:
     if name not in READY:
         raise ValueError(f"unknown network {name!r}; there are {', '.join(READY)}")
     return READY[name]
-
-
-# ---- weights ------------------------------------------------------------------------------------
-def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """Tensors by name from a PyTorch state dict (.pt, .pth, .th ...), .npz or .safetensors file.
-
-    A state dict may lie under "state_dict" or "model". A prefix "module." (of nn.DataParallel) is removed.
-    ValueError says in one sentence what is wrong with the file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                found: Any = {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
-        elif path.suffix == ".safetensors":
-            try:
-                from safetensors.torch import load_file
-            except ImportError as error:
-                raise ValueError(f"{path}: reading it needs the package safetensors") from error
-            found = load_file(path)
-        else:
-            if zipfile.is_zipfile(path):
-                with zipfile.ZipFile(path) as archive:
-                    if (broken := archive.testzip()) is not None:
-                        raise ValueError(f"the checksum of {broken} is wrong")
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as weights: {_first_line(error)}") from error
-    except Exception as error:
-        if isinstance(error, ValueError) and str(path) in str(error):
-            raise
-        raise ValueError(f"{path} cannot be read as weights: {_first_line(error)}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not found or not all(isinstance(t, Tensor) for t in found.values()):
-        raise ValueError(f"{path} does not hold a state dict: a mapping from names to tensors")
-    return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def load_weights(model: nn.Module, path: Path | str) -> None:
-    """Fill a network from a file; ValueError names the parameters that are missing, unknown or of another shape.
-
-    Counters of batch norms (num_batches_tracked) may be missing.
-    """
-    given, wanted = read_weights(path), model.state_dict()
-    missing = [n for n in wanted if n not in given and not n.endswith("num_batches_tracked")]
-    unknown = [n for n in given if n not in wanted]
-    if missing or unknown:
-        parts = [f"it has no {_some(missing)}"] if missing else []
-        parts += [f"{type(model).__name__} has no {_some(unknown)}"] if unknown else []
-        raise ValueError(f"{path} does not fit the network: {'; '.join(parts)}")
-    for name, tensor in given.items():
-        if tensor.shape != wanted[name].shape:
-            raise ValueError(
-                f"{path} does not fit the network: {name} must have shape {tuple(wanted[name].shape)},"
-                f" it has {tuple(tensor.shape)}"
-            )
-        if tensor.is_complex() or (tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())):
-            raise ValueError(f"{path} does not fit the network: {name} holds a value that is not a finite number")
-    model.load_state_dict({**wanted, **given})
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -38,6 +38,7 @@ from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
 from quant.networks import zoo as networks
+from quant.networks.weights import load_weights
 
 MACHINES: dict[int, HardwareConfig] = {9: PAPER, 128: ISAAC}
 SKIPPING = {False: "every slice", True: "zero slices skipped"}
@@ -469,7 +470,7 @@ def main(
         name, shape = network, known.shape
         dataset = datasets.load(data_path, size=shape[1], channels=shape[0])
         model = known.make(known.classes)
-        networks.load_weights(model, weights)
+        load_weights(model, weights)
         graphs = lambda rows: from_torch(  # noqa: E731
             model, shape, MACHINES[rows], dataset.calibration(), normalisation=known.normalisation, name=name
         )

@@ -24,7 +24,7 @@ from golden_model.config import HardwareConfig
 from golden_model.graph.network import Graph
 from quant.capture import capture as import_network
 from quant.capture.capture import Shape
-from quant.capture.unsupported import UnsupportedOperator
+from quant.capture.errors import UnsupportedOperator
 from quant.training.layers import (
     PIXEL_LEVELS,
     BitPlaneWeight,

@@ -12,8 +12,7 @@ from typer.testing import CliRunner, Result
 
 from golden_model.image import image
 from golden_model.network import Runner
-from quant import calibrate, checkpoint, export
-from quant import stages
+from quant import calibrate, checkpoint, export, stages
 from quant import train as training
 from quant.networks.zoo import LeNet5
 from quant.training.layers import QuantNetwork

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from golden_model.graph import network as graph
 from quant import evaluate
-from quant.networks.zoo import LeNet5
 from quant.networks import zoo as networks
+from quant.networks.weights import load_weights
+from quant.networks.zoo import LeNet5
 
 OWN = """
 import torch
@@ -21,6 +22,30 @@ from torch import nn
 def make():
     torch.manual_seed(5)
     return nn.Sequential(nn.Conv2d(1, 3, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(108, 4))
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = make()
+    def forward(self, x):
+        return self.body(x), x
+
+class Named(Two):
+    def forward(self, x):
+        return {"out": self.body(x)}
+
+class Flat(Two):
+    def forward(self, x):
+        return self.body(x).flatten()
+
+def colour():
+    return nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(432, 4))
+
+def leaves():
+    raise SystemExit(0)
+
+def three():
+    return nn.Sequential(nn.Flatten(), nn.Linear(196, 3))
 
 not_a_network = make
 broken = int
@@ -65,7 +90,7 @@ def test_a_ready_network_is_measured(files):
 
 def test_the_accuracy_is_the_share_of_right_predictions(files):
     model = LeNet5()
-    networks.load_weights(model, files / "lenet.pt")
+    load_weights(model, files / "lenet.pt")
     with np.load(files / "28.npz") as data:
         images, labels = data["images"][:, None], data["labels"]
     logits = evaluate.float_logits(model, images, networks.ready("lenet5").normalisation)
@@ -110,6 +135,7 @@ def test_the_engine_for_gpus_counts_the_same_on_the_processor(files):
 
 def test_bad_input_is_told_in_one_sentence(files, monkeypatch):
     monkeypatch.setattr(evaluate.torch_engine, "gpu_present", lambda: False)
+    small = ("--data", files / "14.npz")
     data, weights = ("--data", files / "28.npz"), ("--weights", files / "lenet.pt")
     cases = [
         (("--model", "alexnet", *data), "unknown network 'alexnet'"),
@@ -126,6 +152,14 @@ def test_bad_input_is_told_in_one_sentence(files, monkeypatch):
         (("--model", f"{files}/none.py:make", *data), "none.py is not a file"),
         (("--model", f"{files}/own.py:broken", *data), "must give a torch.nn.Module, got int"),
         (("--model", f"{files}/own.py:missing", *data), "own.py:missing cannot be made: AttributeError"),
+        (("--model", f"{files}/own.py:leaves", *data), "own.py:leaves cannot be made: SystemExit"),
+        (("--model", f"{files}/own.py:Two", *small), "the network Two must return one tensor, it returns a tuple"),
+        (("--model", f"{files}/own.py:Named", *small), "the network Named must return one tensor, it returns a dict"),
+        (("--model", f"{files}/own.py:Flat", *small), "the network Flat must return one row for each of 1 pictures"),
+        (("--model", f"{files}/own.py:colour", *small), "cannot be run on pictures of 1x14x14: RuntimeError"),
+        (("--model", f"{files}/own.py:make", *data), "Sequential cannot be run on pictures of 1x28x28: RuntimeError"),
+        (("--model", f"{files}/own.py:three", *small), "has label 3, but the network has 3 outputs, for labels 0..2"),
+        (("--model", "net.onnx", *data), "net.onnx is an ONNX network, which is not read"),
         (("--model", "lenet5", *weights, "--data", files / "nothing"), "there is no such file or directory"),
     ]  # fmt: skip
     for arguments, message in cases:
@@ -133,3 +167,12 @@ def test_bad_input_is_told_in_one_sentence(files, monkeypatch):
         assert done.exit_code == 2, done.output
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_network_may_import_its_neighbours(files, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "blocks_of_mine.py").write_text(OWN)
+    (folder / "net.py").write_text("from blocks_of_mine import make")
+    monkeypatch.chdir(files)
+    done = call("--model", f"{folder / 'net.py'}:make", "--data", files / "14.npz", "--golden-images", 0)
+    assert done.exit_code == 0, done.output

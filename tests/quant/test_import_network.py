@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from quant.integer import multiplier_and_shift
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,9 +17,8 @@ from golden_model.graph.layers import DynamicPrecision
 from golden_model.graph.network import Add, AveragePool, Border, Concat, Crossbar, GraphRunner, MaxPool, Reshape
 from golden_model.trq import AdcRegisters
 from quant.capture.capture import from_torch, quantise_weights
-from quant.capture.unsupported import UnsupportedOperator
+from quant.capture.errors import UnsupportedOperator
 from quant.evaluate import float_logits
-from quant.integer import multiplier_and_shift
 from quant.reference import exact_logits
 from quant.training.layers import Normalisation
 
@@ -336,7 +336,8 @@ def refused(match: str, forward_or_model, **modules: nn.Module) -> None:
 
 def test_operators_that_are_not_supported_are_named_with_their_layer():
     refused("layer 'act': Sigmoid is not supported", Net(lambda s, x: s.act(s.a(x)), a=conv(3, 4), act=nn.Sigmoid()))
-    refused("layer 'mul': mul is not supported", lambda s, x: s.a(x) * 2, a=conv(3, 4))
+    refused("layer 'mul': mul: only a constant", lambda s, x: s.a(x) * s.a(x), a=conv(3, 4))
+    refused("layer 'pow_1': pow is not supported", lambda s, x: s.a(x) ** 2, a=conv(3, 4))
     refused(
         "layer 'softmax': softmax is supported only", lambda s, x: s.b(s.a(x).softmax(1)), a=conv(3, 4), b=conv(4, 4)
     )
@@ -348,7 +349,7 @@ def test_operators_that_are_not_supported_are_named_with_their_layer():
     refused("layer '1': AdaptiveAvgPool2d: its output size", sequential(conv(3, 4), nn.AdaptiveAvgPool2d(5)))
     refused("layer '1': AvgPool2d: count_include_pad", sequential(conv(3, 4), nn.AvgPool2d(2, 2, 1, False, False)))
     refused("layer '1': AvgPool2d: ceil_mode", sequential(conv(3, 4), nn.AvgPool2d(5, 5, ceil_mode=True)))
-    refused("layer 'add': add: only two tensors", lambda s, x: s.a(x) + 1, a=conv(3, 4))
+    refused("layer 'add': BatchNorm must directly follow .* so must arithmetic", lambda s, x: s.a(x + 1), a=conv(3, 4))
     refused("layer 'add': add: shapes differ", lambda s, x: s.a(x) + s.b(x), a=conv(3, 4), b=conv(3, 1))
     refused("layer 'cat': cat: only channels", lambda s, x: torch.cat([s.a(x), s.a(x)], 2), a=conv(3, 4))
     refused("layer 'chunk': chunk is not supported", lambda s, x: s.a(x).chunk(2, 1)[0], a=conv(3, 4), b=conv(2, 4))

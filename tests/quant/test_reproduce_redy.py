@@ -19,9 +19,10 @@ from golden_model.graph.network import GraphRunner
 from golden_model.image import archive as graph_file
 from quant import stages
 from quant.capture.capture import from_torch
-from quant.networks.zoo import LeNet5
 from quant.data import sets as datasets
 from quant.networks import zoo as networks
+from quant.networks.weights import load_weights
+from quant.networks.zoo import LeNet5
 from quant.reproduce import redy as reproduce_redy
 from quant.reproduce import redy_measure, redy_report
 from quant.search import redy as redy_search
@@ -77,7 +78,7 @@ def result(files, done):
 @pytest.fixture(scope="module")
 def graph(files):
     model = LeNet5()
-    networks.load_weights(model, files / "lenet.pt")
+    load_weights(model, files / "lenet.pt")
     with np.load(files / "digits.npz") as arrays:
         train = arrays["train_images"][:, None]
     return from_torch(

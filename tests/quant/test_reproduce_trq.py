@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from golden_model.graph.network import GraphRunner
 from quant.capture.capture import from_torch
-from quant.networks.zoo import LeNet5
 from quant.networks import zoo as networks
+from quant.networks.weights import load_weights
+from quant.networks.zoo import LeNet5
 from quant.reproduce import trq as reproduce_trq
 from quant.reproduce.trq import FEWEST, MIXED
 
@@ -96,7 +97,7 @@ def test_fewest_operations_are_not_more_than_the_rivals(result):
 
 def test_figures_are_those_of_the_golden_model(files, result):
     model = LeNet5()
-    networks.load_weights(model, files / "lenet.pt")
+    load_weights(model, files / "lenet.pt")
     with np.load(files / "digits.npz") as arrays:
         train, test = (arrays[f"{part}_images"][:, None] for part in ("train", "test"))
         labels = arrays["test_labels"]

@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 from golden_model.config import PAPER
 from golden_model.image import archive as graph_file
 from quant import train, train_network
-from quant.reference import accuracy
-from quant.reference import exact_logits
+from quant.reference import accuracy, exact_logits
 from quant.training import loop as bwq
 from quant.training.loop import ActivityPenalty, Augmentation, BlockPenalty, Objective, Settings
 from tests.quant.test_quantised import images, made

@@ -1,4 +1,4 @@
-"""The error of a network that the machine cannot run."""
+"""What a capture refuses."""
 
 from __future__ import annotations
 

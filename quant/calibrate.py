@@ -13,8 +13,9 @@ are counted, the others check accuracy. The test part is only reported.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -22,12 +23,13 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
+from golden_model.config import PAPER, HardwareConfig
 from golden_model.cost import machines
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
 from golden_model.graph.layers import DynamicPrecision
 from golden_model.graph.network import Graph, GraphRunner, with_settings
-from golden_model.image import archive
+from golden_model.image import archive, program
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches.histograms import LayerCounts, graph_counts
 from quant import options, stages
@@ -349,23 +351,80 @@ def print_calibration(result: Mapping[str, Any]) -> None:
         )
 
 
-def dataset_of(work: Path, graph: Graph, data: Path | None) -> tuple[sets.ImageSet, dict[str, Any] | None]:
-    """(the data set that the network in `work` was trained on, or another one of the user's choice; train.json).
+def fitted(network: Graph, hardware: HardwareConfig | None) -> Graph:
+    """The network on `hardware`, or on a machine that is just large enough where it is None.
 
-    train.json is None for a network that was not trained here; then --data must be given.
+    Raises ValueError that names every limit which is too small, and how to get a machine that fits.
+    """
+    machine = program.fitting(network, PAPER) if hardware is None else hardware
+    if machine != network.hardware:
+        network = with_settings(network, hardware=machine)
+    try:
+        program.plan(network)
+    except ValueError as error:
+        raise ValueError(f"{error} (--hardware auto makes a machine that fits)") from None
+    return network
+
+
+def calibrated(
+    work: Path,
+    dataset: sets.ImageSet,
+    wanted: Options,
+    *,
+    hardware: str | None = None,
+    force: bool = False,
+    log: Log = lambda text: None,
+) -> Graph:
+    """WORK/calibrated.graph and WORK/calibration.json, made from WORK/network.graph or found up to date.
+
+    hardware : another machine than the network is on, as the option says it; None keeps the network's.
+    """
+    source, record, target = work / "network.graph", work / "calibration.json", work / "calibrated.graph"
+    if not source.is_file():
+        raise ValueError(f"{source} is missing: run python -m quant.capture or python -m quant.train first")
+    mark = stages.fingerprint(
+        "calibrate",
+        {**asdict(wanted), "hardware": hardware},
+        stages.sources_of("quant.calibrate"),
+        network=stages.file_hash(source),
+        data=dataset.sha256,
+    )
+    if not force and stages.finished(record, mark) is not None:
+        log(f"{target} is up to date")
+        return archive.load(target)
+    network = archive.load(source)
+    if hardware is not None:
+        network = fitted(network, options.machine(hardware))
+    log("calibrate: converters and dynamic precision")
+    made, found = calibrate(network, dataset, wanted, log)
+    trained = stages.read_json(work / "train.json", "") if (work / "train.json").is_file() else {}
+    found["accuracy"] = {**network.info.get("accuracy", {}), **trained.get("accuracy", {}), **found["accuracy"]}
+    more = ("accuracy", "test_images", "events", "lossless")
+    info = {**made.info, **{key: found[key] for key in more}, "data": dataset.source}
+    made = replace(made, info=json.loads(json.dumps(info)))
+    stages.write_atomically(target, lambda temporary: archive.save(made, temporary))
+    files = {target.name: stages.file_hash(target)}
+    stages.write_json(record, {"fingerprint": mark, "files": files, "options": asdict(wanted), **found})
+    return made
+
+
+def dataset_of(work: Path, graph: Graph, data: Path | None) -> sets.ImageSet:
+    """The data set that the network in `work` was trained on, or another one of the user's choice.
+
+    For a network that was not trained here --data must be given.
     """
     record = stages.read_json(work / "train.json", "") if (work / "train.json").is_file() else None
     _, height, _ = graph.image.shape
     channels = graph.image.shape[0]
     if data is not None:
-        return sets.load(data, size=height, channels=channels), record
+        return sets.load(data, size=height, channels=channels)
     if record is None or not (work / "recipe.toml").is_file():
         raise ValueError(f"--data is needed: {work} does not say what its network was trained on")
     source = read_recipe(work / "recipe.toml").get("data")
     found = sets.load(source, size=height, channels=channels)
     if found.sha256 != record["data"]["sha256"]:
         raise ValueError(f"{found.source} has changed since the training in {work}: train again, or give --data")
-    return found, record
+    return found
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -376,6 +435,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     work: options.Work = options.DEFAULT_WORK,
     data: options.Data = None,
+    hardware: options.Hardware = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Converters are exact (the default).")] = False,
     tolerance: Annotated[
         Optional[float],  # noqa: UP045 - typer reads it at run time
@@ -416,35 +476,17 @@ def main(
     )
     source = work / "network.graph"
     if not source.is_file():
-        raise ValueError(f"{source} is missing: run python -m quant.train first")
-    graph = archive.load(source)
-    dataset, trained = dataset_of(work, graph, data)
-    mark = stages.fingerprint(
-        "calibrate",
-        asdict(wanted),
-        stages.sources_of("quant.calibrate"),
-        network=stages.file_hash(source),
-        data=dataset.sha256,
-    )
-    record, target = work / "calibration.json", work / "calibrated.graph"
-    result = None if force else stages.finished(record, mark)
-    if result is not None:
-        stages.console.print(f"{record} is up to date")
-    else:
-        with Progress(console=stages.console, disable=not stages.console.is_terminal, transient=True) as progress:
-            task = progress.add_task("calibrating", total=None)
+        raise ValueError(f"{source} is missing: run python -m quant.capture or python -m quant.train first")
+    dataset = dataset_of(work, archive.load(source), data)
+    with Progress(console=stages.console, disable=not stages.console.is_terminal, transient=True) as progress:
+        task = progress.add_task("calibrating", total=None)
 
-            def log(text: str) -> None:
-                progress.update(task, description=text)
-                progress.console.print(text)
+        def log(text: str) -> None:
+            progress.update(task, description=text)
+            progress.console.print(text)
 
-            made, found = calibrate(graph, dataset, wanted, log)
-        if trained is not None:
-            found["accuracy"] = {**trained["accuracy"], **found["accuracy"]}
-        stages.write_atomically(target, lambda temporary: archive.save(made, temporary))
-        files = {target.name: stages.file_hash(target)}
-        result = {"fingerprint": mark, "files": files, "options": asdict(wanted), **found}
-        stages.write_json(record, result)
+        calibrated(work, dataset, wanted, hardware=hardware, force=force, log=log)
+    result = stages.read_json(work / "calibration.json", "")
     if json_file is not None:
         stages.write_json(json_file, result)
     print_calibration(result)

@@ -316,7 +316,7 @@ def main(
     flags = {name: value for name, value in context.params.items() if name in _OPTIONS and value is not None}
     given |= {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
     given.setdefault("model", Settings.model)
-    dataset = _dataset(given)
+    dataset = dataset_of(given)
     asked = complete(given, dataset)
     torch.set_num_threads(asked["threads"])
     done = train(asked, dataset, work, force=force)
@@ -325,7 +325,7 @@ def main(
     print_results(done)
 
 
-def _dataset(given: Mapping[str, Any]) -> sets.ImageSet:
+def dataset_of(given: Mapping[str, Any]) -> sets.ImageSet:
     """The data that the options name, pictures at the size that a ready-made network takes."""
     path = given.get("data")
     known = None if ":" in given["model"] else zoo.ready(given["model"])

@@ -90,6 +90,17 @@ def test_a_view_that_nobody_sees_again_may_be_written():
     close(network(forward))
 
 
+@pytest.mark.parametrize("relu", [lambda x: F.relu(x, True), F.relu_, lambda x: x.clamp_(min=0)])
+def test_a_relu_in_place_changes_every_name_of_the_map(relu):
+    def forward(s, x):
+        old = s.a(x)
+        same = F.dropout(old, training=False)
+        relu(same)
+        return end(s, s.b(F.relu6(old)) - 0.5)
+
+    close(network(forward))
+
+
 def test_an_addition_in_place_changes_every_name_of_the_map():
     def forward(s, x):
         old = x = s.a(x)

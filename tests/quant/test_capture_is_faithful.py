@@ -263,7 +263,8 @@ def test_a_map_that_is_always_zero_works():
         return s.fc(torch.cat([x, F.relu(s.c(dead)) + dead], 1).flatten(1))
 
     model = network(forward, c=conv(8, 8), fc=fc(16 * 144))
-    model.b.bias.data.fill_(-50.0)
+    model.b.weight.data *= 1e3
+    model.b.bias.data.fill_(-1e5)
     model.c.bias.data.fill_(-1.0)
     close(model)
 

@@ -158,7 +158,6 @@ class Translator:
         options = {key: self._argument(a) for key, a in node.kwargs.items()}
         if "input" in options:  # torch's name of the first argument
             arguments.insert(0, options.pop("input"))
-        options.pop("inplace", None)
         try:
             if node.op == "call_module":
                 module = self.module.get_submodule(str(node.target))
@@ -298,7 +297,7 @@ class Translator:
         shift = shift if bias is None else shift + bias.detach().double()
         return self._add("norm", x, weight=scale, bias=shift)
 
-    def relu(self, x: Ref) -> Ref:
+    def relu(self, x: Ref, inplace: bool = False) -> Ref:
         return self._add("relu", x)
 
     def quantised_matrix(self, x: Ref, m: QuantMatrix) -> Ref:
@@ -316,14 +315,14 @@ class Translator:
     def quantised_activation(self, x: Ref, m: QuantActivation) -> Ref:
         return self._add("relu", x, cap=float(m.clip), bits=m.bits)
 
-    def relu6(self, x: Ref) -> Ref:
+    def relu6(self, x: Ref, inplace: bool = False) -> Ref:
         return self._add("relu", x, cap=6.0)
 
     def clamp(self, x: Ref, min: Any = None, max: Any = None) -> Ref:
         self._require(min == 0 and (max is None or max > 0), f"only a clamp from 0 upwards, got {min}..{max}")
         return self._add("relu", x, cap=None if max is None else float(max))
 
-    def hardtanh(self, x: Ref, min_val: float = -1.0, max_val: float = 1.0) -> Ref:
+    def hardtanh(self, x: Ref, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Ref:
         return self.clamp(x, min_val, max_val)
 
     # ---- pooling ----------------------------------------------------------------------------------
@@ -439,7 +438,7 @@ class Translator:
     def same(self, x: Ref, *arguments: Any, **options: Any) -> Ref:
         return x
 
-    def dropout(self, x: Ref, p: float = 0.5, training: bool = True) -> Ref:
+    def dropout(self, x: Ref, p: float = 0.5, training: bool = True, inplace: bool = False) -> Ref:
         self._require(
             not training or p == 0, "it drops values in evaluation too; write F.dropout(x, training=self.training)"
         )

@@ -19,21 +19,20 @@ def make(where: str) -> nn.Module:
     path = Path(file)
     if not path.is_file():
         raise ValueError(f"--model: {file} is not a file; a network of your own is FILE.py:NAME")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    known = path.stem in sys.modules  # a file may be called numpy.py, and is not numpy all the same
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_of_your_own" if known else path.stem, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"--model: {file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     folder = str(path.resolve().parent)
-    replaced = sys.modules.get(path.stem)
-    sys.modules[path.stem] = module
+    sys.modules[module.__name__] = module
     sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
         made = getattr(module, name)
         made = made if isinstance(made, nn.Module) else made()
     except (Exception, SystemExit) as error:
-        if replaced is not None:
-            sys.modules[path.stem] = replaced
+        del sys.modules[module.__name__]
         raise ValueError(f"--model: {where} cannot be made: {_reason(error)}") from error
     finally:
         sys.path.remove(folder)

@@ -90,6 +90,17 @@ def test_a_view_that_nobody_sees_again_may_be_written():
     close(network(forward))
 
 
+@pytest.mark.parametrize("relu", [lambda x: F.relu(x, True), F.relu_, lambda x: x.clamp_(min=0)])
+def test_a_relu_in_place_changes_every_name_of_the_map(relu):
+    def forward(s, x):
+        old = s.a(x)
+        same = F.dropout(old, training=False)
+        relu(same)
+        return end(s, s.b(F.relu6(old)) - 0.5)
+
+    close(network(forward))
+
+
 def test_an_addition_in_place_changes_every_name_of_the_map():
     def forward(s, x):
         old = x = s.a(x)
@@ -252,7 +263,8 @@ def test_a_map_that_is_always_zero_works():
         return s.fc(torch.cat([x, F.relu(s.c(dead)) + dead], 1).flatten(1))
 
     model = network(forward, c=conv(8, 8), fc=fc(16 * 144))
-    model.b.bias.data.fill_(-50.0)
+    model.b.weight.data *= 1e3
+    model.b.bias.data.fill_(-1e5)
     model.c.bias.data.fill_(-1.0)
     close(model)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from golden_model.graph import network as graph
@@ -176,3 +178,22 @@ def test_a_network_may_import_its_neighbours(files, tmp_path_factory, monkeypatc
     monkeypatch.chdir(files)
     done = call("--model", f"{folder / 'net.py'}:make", "--data", files / "14.npz", "--golden-images", 0)
     assert done.exit_code == 0, done.output
+
+
+def test_a_file_may_have_the_name_of_a_module(files):
+    (files / "statistics.py").write_text(OWN)
+    import statistics
+
+    made = evaluate.own_model(f"{files / 'statistics.py'}:make")
+    assert isinstance(made, torch.nn.Module)
+    assert sys.modules["statistics"] is statistics
+
+
+def test_the_order_of_the_classes_is_printed(files):
+    rng = np.random.default_rng(0)
+    for name in ("10", "2", "[b]x", "1"):
+        (files / "pictures" / name).mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (14, 14)).astype(np.uint8)).save(files / "pictures" / name / "1.png")
+    done = call("--model", f"{files / 'own.py'}:make", "--data", files / "pictures", "--golden-images", 0)
+    assert done.exit_code == 0, done.output
+    assert "labels            0 1, 1 10, 2 2, 3 [b]x" in done.stderr

@@ -1,4 +1,4 @@
-"""The command that trains a network of any kind."""
+"""The command that trains, on data that is easy to learn."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from golden_model.config import PAPER
 from golden_model.image import archive as graph_file
-from quant import train, train_network
+from quant import stages, train
+from quant.data import sets
 from quant.reference import accuracy, exact_logits
-from quant.training import loop as bwq
-from quant.training.loop import ActivityPenalty, Augmentation, BlockPenalty, Objective, Settings
+from quant.training import loop
+from quant.training.penalties import ActivityPenalty, BlockPenalty
+from quant.training.phases import Augmentation, Objective, Settings
 from tests.quant.test_quantised import images, made
 
 OWN = """
@@ -59,9 +60,9 @@ def call(folder, *more):
     arguments = [
         "--model", f"{folder / 'own.py'}:Net", "--data", folder / "data.npz", "--float-epochs", 6, "--batch", 30,
         "--quantise-epochs", 8, "--finetune-epochs", 2, "--float-lr", 0.02, "--lr", 0.005, "--shift", 0, "--no-flip",
-        "--no-half", *more,
+        "--no-half", "--distil", 0.7, "--lower-activations", 0, "--threads", 1, *more,
     ]  # fmt: skip
-    return CliRunner().invoke(train_network.app, [str(a) for a in arguments])
+    return CliRunner().invoke(train.app, [str(a) for a in arguments])
 
 
 @pytest.mark.parametrize("method", ["msq", "bitplane"])
@@ -85,7 +86,7 @@ def _widths(layer):
 
 def test_interrupted_training_goes_on_to_the_same_network(folder, monkeypatch):
     assert call(folder, "--work", folder / "whole").exit_code == 0
-    real, calls = bwq.run_epoch, []
+    real, calls = loop.run_epoch, []
 
     def broken(*arguments, **options):
         calls.append(1)
@@ -93,13 +94,14 @@ def test_interrupted_training_goes_on_to_the_same_network(folder, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(train_network, "run_epoch", broken)
+    monkeypatch.setattr(loop, "run_epoch", broken)
     codes = [call(folder, "--work", folder / "parts").exit_code for _ in range(4)]
     assert codes == [130, 130, 130, 0]
     whole, parts = (json.loads((folder / name / "train.json").read_text()) for name in ("whole", "parts"))
     for report in (whole, parts):
         for record in report["history"]:
             record.pop("seconds")
+        report.pop("command")
     assert whole == parts
     assert (folder / "whole/network.graph").read_bytes() == (folder / "parts/network.graph").read_bytes()
 
@@ -128,36 +130,143 @@ def test_a_start_that_is_not_finished_is_refused(folder):
     assert (done.exit_code, "is missing" in done.output) == (2, True)
     (folder / "one/train.pt").write_bytes(b"something else")
     done = call(folder, "--work", folder / "two", "--start-from", folder / "one")
-    assert (done.exit_code, "not a readable checkpoint" in done.output) == (2, True)
+    assert (done.exit_code, "is damaged or not a checkpoint" in done.output) == (2, True)
 
 
-def test_a_start_without_float_weights_names_the_command_that_makes_them(folder):
+def test_a_start_without_float_weights_names_the_recipe_that_makes_them(folder):
     kept = folder / "kept"
     kept.mkdir()
-    (kept / "train.json").write_text(json.dumps({"command": "python -m quant.train_network --work one --seed 3"}))
+    (kept / "recipe.toml").write_text("")
     (kept / "network.graph").write_bytes(b"integers")
     for told in (True, False):
         done = call(folder, "--work", folder / "two", "--start-from", kept)
         assert (done.exit_code, f"{kept / 'train.pt'}, with the float weights, is missing" in done.output) == (2, True)
-        assert ("first, with `python -m quant.train_network --work one --seed 3`, and" in done.output) == told
-        (kept / "train.json").write_text("{}")
+        assert (f"first, with `python -m quant.train --recipe {kept / 'recipe.toml'}`, and" in done.output) == told
+        (kept / "recipe.toml").unlink(missing_ok=True)
     assert not (folder / "two").exists()
 
 
 def test_finished_training_is_not_repeated(folder, monkeypatch):
     assert call(folder, "--work", folder / "w").exit_code == 0
-    monkeypatch.setattr(train_network, "run_epoch", None)
+    monkeypatch.setattr(loop, "run_epoch", None)
+    assert "is up to date" in call(folder, "--work", folder / "w").output
+
+
+@pytest.mark.parametrize("damage", ["deleted", "one bit"])
+def test_a_network_that_was_damaged_or_deleted_is_made_again_without_training(folder, monkeypatch, damage):
     assert call(folder, "--work", folder / "w").exit_code == 0
+    file = folder / "w/network.graph"
+    content = file.read_bytes()
+    file.unlink() if damage == "deleted" else file.write_bytes(flipped(content, len(content) // 2))
+    monkeypatch.setattr(loop, "run_epoch", None)
+    done = call(folder, "--work", folder / "w")
+    assert (done.exit_code, "is up to date" in done.output) == (0, False)
+    assert file.read_bytes() == content
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+
+
+def test_a_flipped_bit_of_a_tensor_in_a_checkpoint_is_noticed(tmp_path):
+    content = {"schema": train.SCHEMA, "version": train.VERSION, "float": {"w": torch.ones(999)}, "network": None}
+    stages.save_tensors(tmp_path / "train.pt", content)
+    assert train.read_checkpoint(tmp_path / "train.pt")["float"]["w"].sum() == 999
+    whole = (tmp_path / "train.pt").read_bytes()
+    place = whole.index(np.ones(9, dtype=np.float32).tobytes()) + 2
+    (tmp_path / "train.pt").write_bytes(flipped(whole, place))
+    with pytest.raises(ValueError, match=r"train\.pt is damaged or not a checkpoint"):
+        train.read_checkpoint(tmp_path / "train.pt")
+
+
+def test_a_checkpoint_with_nan_is_refused(tmp_path):
+    content = {"schema": train.SCHEMA, "version": train.VERSION, "float": {"w": torch.tensor([float("nan")])}}
+    stages.save_tensors(tmp_path / "train.pt", {**content, "network": None})
+    with pytest.raises(ValueError, match="w holds NaN or infinity"):
+        train.read_checkpoint(tmp_path / "train.pt")
+
+
+def test_the_written_recipe_makes_the_same_network_again_and_flags_override_it(folder):
+    assert call(folder, "--work", folder / "w", "--target-bits", 2.5).exit_code == 0
+    recipe = folder / "w/recipe.toml"
+    for name, more in (("again", ()), ("other", ("--seed", 1))):
+        asked = ["--recipe", recipe, "--work", folder / name, *more]
+        done = CliRunner().invoke(train.app, [str(a) for a in asked])
+        assert done.exit_code == 0, done.output
+    made = [(folder / name / "network.graph").read_bytes() for name in ("w", "again", "other")]
+    assert made[0] == made[1] != made[2]
+    assert train.read_recipe(recipe) == train.read_recipe(folder / "again/recipe.toml")
+    assert train.read_recipe(folder / "other/recipe.toml")["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bits = 3", "training has no option 'bits'"),
+        ("batch = true", "batch must be of type int, got True"),
+        ("batch = ", "is not readable TOML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_in_one_sentence(folder, text, message):
+    (folder / "r.toml").write_text(text)
+    done = call(folder, "--work", folder / "w", "--recipe", folder / "r.toml")
+    assert (done.exit_code, message in done.output) == (2, True)
+
+
+def test_recipes_keep_every_kind_of_option(tmp_path):
+    values = {"model": 'a "b"\\c.py:Net', "flip": True, "lr": 1e-3, "seed": 3, "lower_activations": 0}
+    train.write_recipe(tmp_path / "r.toml", values, note="why: \u00e9")
+    assert train.read_recipe(tmp_path / "r.toml") == values
+
+
+def test_training_sees_no_image_that_choices_are_made_on(folder, monkeypatch):
+    """Every twelfth image is held out; clips and widths see those alone."""
+    dataset = sets.load(folder / "data.npz")
+    held = {image.tobytes() for image in dataset.validation()[0]}
+    seen: dict[str, set[bytes]] = {"trained": set(), "clips": set(), "widths": set()}
+
+    def watch(kind, images):
+        seen[kind] |= {image.byte().numpy().tobytes() for image in images}
+
+    run, clip, lower = loop.run_epoch, loop.prepare, loop.lower_activation_widths
+    monkeypatch.setattr(loop, "run_epoch", lambda p, e, x, *a: (watch("trained", x), run(p, e, x, *a))[1])
+    monkeypatch.setattr(loop, "prepare", lambda *a, **k: (watch("clips", k["calibration"]), clip(*a, **k))[1])
+    monkeypatch.setattr(
+        loop, "lower_activation_widths", lambda n, x, *a, **k: (watch("widths", x), lower(n, x, *a, **k))[1]
+    )
+    assert call(folder, "--work", folder / "w", "--lower-activations", 6).exit_code == 0
+    assert seen["clips"] == seen["widths"] == held
+    assert len(seen["trained"]) == 165
+    assert not seen["trained"] & held
+
+
+def test_after_training_only_no_width_is_trained(folder):
+    done = call(folder, "--work", folder / "w", "--method", "ptq", "--quantise-epochs", 3)
+    assert done.exit_code == 0, done.output
+    report = json.loads((folder / "w/train.json").read_text())
+    assert {record["phase"] for record in report["history"]} == {"float"}
+    assert report["accuracy"]["integer"] > 0.9
+    assert train.read_checkpoint(folder / "w/train.pt")["phase"] == "finetune"
+
+
+def test_diverged_training_is_reported(folder):
+    done = call(folder, "--work", folder / "w", "--float-lr", 10, "--batch", 5)
+    assert done.exit_code in (0, 2)
+    done = call(folder, "--work", folder / "v", "--lr", 10, "--step-lr", 10, "--batch", 5)
+    assert done.exit_code == 2
+    assert "training diverged in phase" in done.output
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
         (("--block", "9by8"), "--block must be"),
-        (("--weighting", "none"), "--weighting must be"),
-        (("--preset", "none"), "--preset must be"),
+        (("--weighting", "none"), "weighting must be"),
+        (("--hardware", "none"), "--hardware must be"),
+        (("--batch", "0"), "batch must be in 1..100000, got 0"),
+        (("--device", "tpu"), "--device must be auto, cpu or cuda"),
         (("--distil", "2"), "distil must be in 0..1"),
-        (("--float-epochs", "0"), "--weights is needed"),
+        (("--model", "resnet20"), "images are (1, 8, 8), resnet20 takes (3, 32, 32)"),
     ],
 )
 def test_wrong_options_are_refused_in_one_sentence(folder, option, message):
@@ -271,10 +380,3 @@ def test_clips_move_in_training_only_when_they_are_learned(folder):
         state = torch.load(folder / name / "train.pt", weights_only=True)["network"]
         clips[name] = [float(v) for k, v in state.items() if k.endswith(".clip")]
     assert clips["fixed"] != clips["learned"]
-
-
-@pytest.mark.parametrize("option", [{"activity": 1.0}, {"mix": 0.5}, {"learn_clips": True}])
-def test_chains_refuse_what_only_networks_of_any_kind_can_do(option):
-    settings = Settings(**option)
-    with pytest.raises(ValueError, match=r"options of quant\.train_network"):
-        train.train(None, settings, PAPER)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from golden_model.image.image import Image
 from rtl.system import System
 from rtl.tile import Tile
 from sim import bench
-from sim.array.crossbars import Crossbar, CrossbarSettings
+from sim.array.crossbars import CrossbarSettings, make_crossbar
 from sim.backends import toolchain
 from sim.host.bus import run_now
 from sim.host.records import TraceLayout
@@ -61,20 +61,9 @@ class Report:
 Backend = Callable[[Request], Report]
 
 
-def make_crossbar(image: Image, settings: CrossbarSettings) -> Crossbar:
-    """The behavioural array of one device with the references of the image's layers."""
-    layers = image.network.layers
-    return Crossbar(
-        image.network.hardware,
-        settings,
-        counts_per_lsb=[layer.counts_per_lsb for layer in layers],
-        min_count=[layer.min_count for layer in layers],
-    )
-
-
 def device(request: Request) -> System | Tile:
     """The hardware to simulate: with the stand-in inside, or with the analog port open."""
-    hardware = request.image.network.hardware
+    hardware = request.image.program.hardware
     return System(hardware) if request.crossbar is None else Tile(hardware)
 
 
@@ -87,7 +76,7 @@ def pysim(request: Request) -> Report:
     dut = device(request)
     processes = []
     if request.crossbar is not None:
-        processes = crossbar_processes(dut.crossbar, make_crossbar(request.image, request.crossbar))
+        processes = crossbar_processes(dut.crossbar, make_crossbar(request.image.program, request.crossbar))
     layout = TraceLayout.of(dut)
     assert layout is not None
     collected: list[int] = []
@@ -96,9 +85,10 @@ def pysim(request: Request) -> Report:
 
     class TracedBus(PysimBus):
         recording = False
+        skip = 0
 
-        def trace(self, enable: bool) -> None:
-            TracedBus.recording = enable
+        def trace(self, enable: bool, *, skip: int = 0) -> None:
+            TracedBus.recording, TracedBus.skip = enable, skip
             if enable:
                 collected.clear()
 
@@ -108,7 +98,10 @@ def pysim(request: Request) -> Report:
     async def monitor(ctx: Any) -> None:
         async for _, _, valid, record in ctx.tick().sample(layout.strobe(dut), layout.value(dut)):
             if valid and TracedBus.recording:
-                collected.append(record)
+                if TracedBus.skip:
+                    TracedBus.skip -= 1
+                else:
+                    collected.append(record)
 
     async def testbench(ctx: Any) -> None:
         spent.append(time.perf_counter() - began)
@@ -127,7 +120,7 @@ def compiled(request: Request) -> Report:
     if request.progress:
         request.progress("compiling", 0, 1)
     library = build(device(request), waves=request.waves is not None)
-    crossbar = None if request.crossbar is None else make_crossbar(request.image, request.crossbar)
+    crossbar = None if request.crossbar is None else make_crossbar(request.image.program, request.crossbar)
     build_seconds = time.perf_counter() - began
     with CompiledBus(library, waves=request.waves, crossbar=crossbar) as bus:
         outcome = run_now(run_job(bus, request.image, request.job, request.progress))
@@ -142,7 +135,7 @@ def verilator(request: Request) -> Report:
     began = time.perf_counter()
     if request.progress:
         request.progress("compiling", 0, 1)
-    directory = build(Tile(request.image.network.hardware), waves=request.waves is not None)
+    directory = build(Tile(request.image.program.hardware), waves=request.waves is not None)
     build_seconds = time.perf_counter() - began
     if request.progress:
         request.progress("running", 0, len(request.job.indices))

@@ -71,7 +71,7 @@ class Bus(ABC):
         return [await self.read(int(address)) for address in addresses]
 
     def trace(self, enable: bool, *, skip: int = 0) -> None:
-        """Start (with an empty list) or stop recording the device's trace port; the first `skip` records are left out."""
+        """Start (with an empty list), but for the first `skip` records, or stop recording the device's trace port."""
         raise ValueError("this device has no trace port")
 
     def records(self) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -94,8 +94,13 @@ class Outcome:
         return cls(**values)
 
 
-async def run_job(bus: Bus, image: Image, job: Job, progress: Progress | None = None) -> Outcome:
-    """Run a job on the device behind `bus`; DeviceError, BusError or BusTimeout when the device misbehaves."""
+async def run_job(
+    bus: Bus, image: Image, job: Job, progress: Progress | None = None, positions: Iterable[int] | None = None
+) -> Outcome:
+    """Run a job on the device behind `bus`; DeviceError, BusError or BusTimeout when the device misbehaves.
+
+    positions : which of the job's vectors, in order; None runs all. Of a difference, the last position taken.
+    """
     program, outcome = image.program, Outcome()
     driver = Driver(bus, program.hardware)
     began, clocks = time.perf_counter(), bus.clocks
@@ -110,19 +115,20 @@ async def run_job(bus: Bus, image: Image, job: Job, progress: Progress | None = 
         outcome.notes.append(str(error))
     await bus.write_many(*poke_words(job.pokes))
     outcome.load_seconds, outcome.load_clocks = time.perf_counter() - began, bus.clocks - clocks
-    expected = image.vectors.cycles[list(job.indices)].astype(int).tolist()
-    for done, index in enumerate(job.indices):
-        before = sum(expected[:done])
+    total, ended = int(image.vectors.cycles[list(job.indices)].sum()), 0
+    for position in range(len(job.indices)) if positions is None else positions:
+        index = job.indices[position]
+        expected = int(image.vectors.cycles[index])
 
-        def running(passed: int, before: int = before) -> None:
+        def running(passed: int, ended: int = ended) -> None:
             if progress:
-                progress("running", min(before + passed, sum(expected)), sum(expected))
+                progress("running", ended + passed, total)
 
         running(0)
         began, clocks = time.perf_counter(), bus.clocks
         try:
             run = await driver.run(
-                program, image.vectors.images[index], expected_cycles=expected[done], progress=progress and running
+                program, image.vectors.images[index], expected_cycles=expected, progress=progress and running
             )
         except (DeviceError, BusTimeout) as error:
             if not job.judge:
@@ -131,6 +137,7 @@ async def run_job(bus: Bus, image: Image, job: Job, progress: Progress | None = 
             outcome.difference = f"vector {index}: {error}. {sentence}"
             outcome.where = {"vector": index, **where}
             break
+        ended += expected
         seconds = time.perf_counter() - began
         outcome.clocks += bus.clocks - clocks
         outcome.seconds += seconds
@@ -146,7 +153,7 @@ async def run_job(bus: Bus, image: Image, job: Job, progress: Progress | None = 
                 outcome.where = {"vector": index, **where}
                 break
     if progress:
-        progress("running", sum(expected), sum(expected))
+        progress("running", ended, total)
     return outcome
 
 

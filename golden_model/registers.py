@@ -221,6 +221,8 @@ COUNTER_NAMES: tuple[str, ...] = tuple(name for name, _ in EVENT_COUNTERS)
 _ADDRESS, _SIZE = 24, 16
 #: Bits of the signed offset that post-processing adds before its shift.
 OFFSET_BITS = 48
+#: Largest kernel of an element step, in values.
+MAX_ELEMENT_KERNEL = (1 << 16) - 1
 
 
 def descriptor_fields(config: HardwareConfig) -> tuple[Field, ...]:

@@ -6,7 +6,7 @@ hundred windows, tens of channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -67,7 +67,9 @@ _LARGEST = 160  # values of a tensor
 
 
 @dataclass
-class _Maker:
+class Maker:
+    """Builds a network node by node; `pick` makes its choices."""
+
     pick: Pick
     hardware: HardwareConfig
     nodes: list[Node] = field(default_factory=list)
@@ -76,6 +78,12 @@ class _Maker:
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.pick(0, 2**32 - 1))
+
+    @classmethod
+    def seeded(cls, seed: int | Sequence[int], hardware: HardwareConfig) -> Maker:
+        """One whose choices come from a seed."""
+        rng = np.random.default_rng(seed)
+        return cls(lambda low, high: int(rng.integers(low, high + 1)), hardware)
 
     # ---- choices --------------------------------------------------------------------------------
     def chance(self, one_in: int = 2) -> bool:
@@ -405,7 +413,7 @@ def random_networks(
 ) -> Graph:
     """Any small network of these kinds of nodes, drawn by hypothesis."""
     count = draw(st.integers(1, most))
-    maker = _Maker(lambda low, high: draw(st.integers(low, high)), hardware)
+    maker = Maker(lambda low, high: draw(st.integers(low, high)), hardware)
     try:
         return maker.make(kinds, count)
     except ValueError as error:  # integers of a random network need not fit their registers
@@ -416,13 +424,9 @@ def random_networks(
 def random_network(seed: int, hardware: HardwareConfig = SMALL, kinds: tuple[str, ...] = KINDS, most: int = 6) -> Graph:
     """The first network from a seed on that can be built."""
     for attempt in range(1000):
-        rng = np.random.default_rng([seed, attempt])
-
-        def pick(low: int, high: int, rng: np.random.Generator = rng) -> int:
-            return int(rng.integers(low, high + 1))
-
+        maker = Maker.seeded([seed, attempt], hardware)
         try:
-            return _Maker(pick, hardware).make(kinds, pick(1, most))
+            return maker.make(kinds, maker.pick(1, most))
         except ValueError as error:
             if "fit" not in str(error) and "need" not in str(error):
                 raise

@@ -92,7 +92,12 @@ def test_the_noise_of_a_device_does_not_depend_on_the_number_of_jobs(tmp_path):
     device = CrossbarSettings(read_noise=0.5, seed=2)
     network = random_network(6, kinds=("convolution",), most=2)
     found = [
-        [r.logits for r in run_backend(tmp_path, "compiled", network, 6, count=3, crossbar=device, judge=False, jobs=j)[1].results]
+        [
+            r.logits
+            for r in run_backend(tmp_path, "compiled", network, 6, count=3, crossbar=device, judge=False, jobs=j)[
+                1
+            ].results
+        ]
         for j in (1, 3)
     ]
     assert found[0] == found[1]

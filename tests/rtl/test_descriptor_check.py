@@ -156,7 +156,9 @@ def _golden(hardware: HardwareConfig, values: dict[str, int]) -> ErrorCode:
 
 def _compare(hardware: HardwareConfig, descriptors: list[dict[str, int]]) -> list[ErrorCode]:
     """Hardware and golden model answer alike; what they answer."""
-    found = [error for error, _, _ in _answers(hardware, descriptors)]
+    distinct = {tuple(values.items()): values for values in descriptors}
+    answers = dict(zip(distinct, _answers(hardware, list(distinct.values())), strict=True))
+    found = [answers[tuple(values.items())][0] for values in descriptors]
     expected = [_golden(hardware, values) for values in descriptors]
     for values, a, b in zip(descriptors, found, expected, strict=True):
         assert a == b, f"the hardware says {a.name}, the golden model {b.name}: {values}"
@@ -228,7 +230,7 @@ def _boundaries(hardware: HardwareConfig) -> dict[str, tuple[dict[str, int], dic
         pair(f"{kind}: reach of the residual", base, plane | {"residual_plane": 18}, plane | {"residual_plane": 17})
         pair(f"{kind}: rows of the residual", base, {}, {"residual_row": (1 << 24) - 1})
         one_row = base | {"out_height": 1, "out_plane": 2}
-        pair(f"{kind}: a row without a second", one_row, {"residual_row": (1 << 24) - 1}, {"residual_column": 2})
+        pair(f"{kind}: a row without a second", one_row, {"residual_row": (1 << 24) - 1}, {"residual_column": 6})
         wide = {"residual_plane": 1 << 22, "residual_channels": 65535}
         pair(f"{kind}: residual not used", base, wide | {"residual": 0}, wide)
     both = {"residual_row": 0, "residual_plane": 1}
@@ -302,15 +304,11 @@ def test_every_rule_accepts_what_just_fits_and_refuses_one_more(name):
     assert len(cases) > 180
 
 
-@pytest.mark.parametrize("name", MACHINES)
-def test_every_field_at_zero_one_and_its_extremes_is_answered_alike(name):
-    hardware = MACHINES[name]
-    steps = []
-    for values in _legal(hardware).values():
-        for field in descriptor_fields(hardware):
-            top = (1 << field.bits) - 1
-            steps += [values | {field.name: v & top} for v in (0, 1, top, top - 1, 1 << (field.bits - 1), 1 << 16)]
-    assert set(_compare(hardware, steps)) == {ErrorCode.NONE, ErrorCode.LAYER_GEOMETRY, ErrorCode.UNSUPPORTED}
+@pytest.mark.parametrize("kind", ["crossbar", "maximum"])
+def test_every_field_at_zero_and_all_ones_is_answered_alike(kind):
+    values = _legal(TINY)[kind]
+    steps = [values | {f.name: value} for f in descriptor_fields(TINY) for value in (0, (1 << f.bits) - 1)]
+    assert set(_compare(TINY, steps)) == {ErrorCode.NONE, ErrorCode.LAYER_GEOMETRY, ErrorCode.UNSUPPORTED}
 
 
 def test_a_step_of_kind_three_is_unsupported_whatever_else_it_is():
@@ -338,11 +336,11 @@ def _edges(hardware: HardwareConfig, top: int) -> list[int]:
 
 
 @pytest.mark.parametrize("name", ["tiny", "odd"])
-@settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(seed=st.integers(0, 1 << 32))
 def test_changed_descriptors_are_answered_as_in_the_golden_model(name, seed):
     rng = random.Random(seed)
-    answers = _compare(MACHINES[name], [_mutated(MACHINES[name], rng) for _ in range(60)])
+    answers = _compare(MACHINES[name], [_mutated(MACHINES[name], rng) for _ in range(40)])
     assert {ErrorCode.NONE, ErrorCode.LAYER_GEOMETRY} <= set(answers), "most changes are harmless or all are fatal"
 
 

@@ -182,7 +182,7 @@ class _Lowering:
                     step(node)
                 except ValueError as error:
                     text = str(error)
-                    raise ValueError(text if node.name in text else f"node {node.name}: {text}") from None
+                    raise ValueError(text if text.startswith("node ") else f"node {node.name}: {text}") from None
         self._logits(self.network.output)
         return Lowering(self.network, tuple(self.operations), self.homes, self.sizes)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from hypothesis import assume
+from hypothesis import reject
 from hypothesis import strategies as st
 
 from golden_model import trq
@@ -66,6 +66,15 @@ KINDS = ("convolution", "residual", "shortcut", "linear", "max", "mean", "concat
 _LARGEST = 160  # values of a tensor
 
 
+class Unfit(ValueError):
+    """These choices make no network."""
+
+
+def _require(node: Node | None) -> None:
+    if node is None:
+        raise Unfit("a map would be too large")
+
+
 @dataclass
 class Maker:
     """Builds a network node by node; `pick` makes its choices."""
@@ -75,6 +84,8 @@ class Maker:
     nodes: list[Node] = field(default_factory=list)
     #: Tensors that come from an image with a mean per channel: not everything can read them.
     with_mean: set[str] = field(default_factory=set)
+    #: New nodes read none of the nodes before this one.
+    first: int = 0
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.pick(0, 2**32 - 1))
@@ -95,7 +106,7 @@ class Maker:
 
     def tensor(self, accepts: Callable[[Node], bool] = lambda node: True) -> Node | None:
         """An earlier tensor, the newest by preference; None if none is accepted."""
-        found = [node for node in reversed(self.nodes) if accepts(node)]
+        found = [node for node in reversed(self.nodes[self.first :]) if accepts(node)]
         return self.choose(found) if found else None
 
     def plain(self, node: Node) -> bool:
@@ -230,7 +241,9 @@ class Maker:
         source = self.tensor()
         assert source is not None
         channels = source.shape[0]
-        groups = channels if self.chance(4) else self.choose([g for g in (1, 2, 3) if channels % g == 0])
+        groups = self.choose([g for g in (1, 2, 3) if channels % g == 0])
+        if channels <= 6 and self.chance(4):
+            groups = channels  # depthwise
         return self.crossbar(
             source,
             groups * self.pick(1, 5 if groups == 1 else 2),
@@ -372,7 +385,7 @@ class Maker:
                 if node.name in self.with_mean:
                     made = self.crossbar(node, 1, kind="linear", kernel_height=node.shape[1],
                                          kernel_width=node.shape[2])  # fmt: skip
-                    assume(made is not None)
+                    _require(made)
                 elif node.shape[1:] != (1, 1):
                     made = self.add(
                         Reshape(**{**self.base("reshape", node), "shape": (int(np.prod(node.shape)), 1, 1)})
@@ -382,21 +395,24 @@ class Maker:
                 assert made is not None
                 flat.append(made)
             made = self.add(Concat(**self.base("concat", *flat, encoding=flat[0].encoding)))
-            assume(made is not None)
+            _require(made)
 
     def finish(self) -> None:
         """An output of any kind; at least one crossbar layer."""
         self.gather()
         end = self.nodes[-1]
         crossbars = any(isinstance(node, Crossbar) for node in self.nodes)
-        way = self.pick(0, 2)
+        way = self.pick(0, 3)
         if way == 0 or not crossbars or end.name in self.with_mean:
             made = self.crossbar(
                 end, self.pick(1, 5), kind="linear", kernel_height=end.shape[1], kernel_width=end.shape[2], last=True
             )
-            assume(made is not None)
+            _require(made)
         elif way == 1:
             self.add(AveragePool(**self.base("mean", end), window=self.window(end), sums=True))
+        elif way == 2:
+            self.first = len(self.nodes) - 1
+            getattr(self, self.choose(("addition", "reshape", "max", "mean", "border", "convolution")))()
 
     def make(self, kinds: tuple[str, ...], count: int) -> Graph:
         self.image()
@@ -404,7 +420,12 @@ class Maker:
             kind = self.choose(kinds)
             getattr(self, {"add": "addition"}.get(kind, kind))()
         self.finish()
-        return build("random", self.hardware, self.nodes)
+        try:
+            return build("random", self.hardware, self.nodes)
+        except ValueError as error:  # integers that follow from random numbers need not fit their registers
+            if "does not fit" in str(error) or "partial sums need" in str(error):
+                raise Unfit(str(error)) from None
+            raise
 
 
 @st.composite
@@ -412,28 +433,20 @@ def random_networks(
     draw: st.DrawFn, hardware: HardwareConfig = SMALL, kinds: tuple[str, ...] = KINDS, most: int = 6
 ) -> Graph:
     """Any small network of these kinds of nodes, drawn by hypothesis."""
-    count = draw(st.integers(1, most))
-    maker = Maker(lambda low, high: draw(st.integers(low, high)), hardware)
     try:
-        return maker.make(kinds, count)
-    except ValueError as error:  # integers of a random network need not fit their registers
-        assume("does not fit" not in str(error) and "need" not in str(error))
-        raise
+        return Maker(lambda low, high: draw(st.integers(low, high)), hardware).make(kinds, draw(st.integers(1, most)))
+    except Unfit:
+        reject()
 
 
 def random_network(seed: int, hardware: HardwareConfig = SMALL, kinds: tuple[str, ...] = KINDS, most: int = 6) -> Graph:
-    """The first network from a seed on that can be built."""
-    for attempt in range(1000):
-        maker = Maker.seeded([seed, attempt], hardware)
+    """The first network that a seed gives."""
+    maker = Maker.seeded(seed, hardware)
+    while True:
         try:
-            return maker.make(kinds, maker.pick(1, most))
-        except ValueError as error:
-            if "fit" not in str(error) and "need" not in str(error):
-                raise
-        except BaseException as error:
-            if type(error).__name__ != "UnsatisfiedAssumption":
-                raise
-    raise AssertionError("no network can be built")
+            return replace(maker, nodes=[], with_mean=set()).make(kinds, maker.pick(1, most))
+        except Unfit:
+            continue
 
 
 def random_images(seed: int, network: Graph, count: int) -> np.ndarray:

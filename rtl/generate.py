@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from golden_model.config import PRESETS, HardwareConfig
-from rtl.activation_buffer import ActivationBuffer
+from rtl.activation_memory import ActivationMemory
 from rtl.address_generator import AddressGenerator
 from rtl.axi_lite import AxiLite
 from rtl.cell_programmer import CellProgrammer
@@ -40,8 +40,10 @@ from rtl.logit_memory import LogitMemory
 from rtl.macro import Macro
 from rtl.ou_scheduler import OuScheduler
 from rtl.post_processing import PostProcessing
+from rtl.reduction import Reduction
 from rtl.register_bank import RegisterBank
 from rtl.register_map import render
+from rtl.residual_view import ResidualView
 from rtl.system import System
 from rtl.tile import Tile
 from rtl.trq_sar import TrqSar
@@ -60,9 +62,11 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "ou_scheduler": OuScheduler,
     "event_counters": EventCounters,
     "window_generator": WindowGenerator,
-    "activation_buffer": ActivationBuffer,
+    "activation_memory": ActivationMemory,
+    "residual_view": ResidualView,
     "group_precision": GroupPrecision,
     "dynamic_precision": DynamicPrecision,
+    "reduction": Reduction,
     "post_processing": PostProcessing,
     "descriptor_reader": DescriptorReader,
     "descriptor_check": DescriptorCheck,

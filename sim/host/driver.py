@@ -139,16 +139,15 @@ class Driver:
 
     async def _write_cells(self, words: list[int]) -> None:
         """Write words of cells; those refused because the array still programs the OU before are repeated."""
-        first, refused = 0, -1
+        first = 0
         while first < len(words):
             try:
                 await self.bus.write_many([REGISTER["CELL_DATA"].offset] * (len(words) - first), words[first:])
                 first = len(words)
             except BusError as error:
+                if not error.done:
+                    raise  # refused by an array that was ready
                 first += error.done
-                if first == refused:
-                    raise  # the word was refused again, by an array that was ready
-                refused = first
             await self._wait_for_cells(_SLACK)
 
     async def _wait_for_cells(self, limit: int) -> None:

@@ -78,12 +78,12 @@ def cpp_name(port: str) -> str:
     return verilator_port(port).replace("__", "___05F")
 
 
-def build(component: Any, *, waves: bool = False, optimise: str = "-O1") -> Library:
+def build(component: Any, *, waves: bool = False, optimise: str = "-O2") -> Library:
     """Compile a component with flat `s_axil_*` ports and, if it has them, a `trace` and a `crossbar` member.
 
     A `crossbar` member is the analog macro's port (rtl.interfaces.CrossbarPort, with `component.config`).
 
-    optimise : g++ option; higher levels were measured to gain nothing and to double the time to compile.
+    optimise : g++ option; -O3 was measured to gain nothing over it and to double the time to compile.
 
     Raises ToolError when g++ or perl is missing or a tool fails. A finished library appears under its final
     name at once, so that an interrupted build leaves nothing half-made behind; a damaged one is built again.

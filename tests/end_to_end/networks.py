@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from types import SimpleNamespace
 
 import numpy as np
 
 from golden_model.config import HardwareConfig
 from golden_model.graph.network import Graph, GraphRunner
+from golden_model.image.image import Image, Vectors
 from golden_model.image.interpreter import Interpreter
 from golden_model.image.program import Program, plan
 from rtl.system import System
@@ -28,8 +28,8 @@ SLOW = replace(SMALL, sample_interval=5)
 __all__ = ["NINE", "SLOW", "SMALL", "WIDE"]
 
 
-def loaded(network: Graph, images: np.ndarray) -> SimpleNamespace:
-    """What a session needs of a deployment image: network, program and vectors.
+def loaded(network: Graph, images: np.ndarray) -> Image:
+    """A deployment image that was never written.
 
     images : uint8 (B, C, H, W). Logits are the network's own; events and clocks come from the interpreter.
     """
@@ -37,14 +37,8 @@ def loaded(network: Graph, images: np.ndarray) -> SimpleNamespace:
     logits, _ = GraphRunner(network).run(images)
     made, events = Interpreter(program.tables, program.hardware, image_base=program.image_base).run(images)
     assert (made == logits).all(), "runner and interpreter differ"
-    vectors = SimpleNamespace(
-        images=images,
-        labels=np.full(len(images), -1),
-        logits=logits,
-        events=events,
-        cycles=events.cycles.sum(axis=1),
-    )
-    return SimpleNamespace(network=network, program=program, vectors=vectors, manifest={"manifest_sha256": ""})
+    labels, cycles = np.full(len(images), -1), events.cycles.sum(axis=1)
+    return Image(network, program, Vectors(images, labels, logits, events, cycles), {})
 
 
 @cache
@@ -53,7 +47,7 @@ def library(hardware: HardwareConfig, *, analog: bool = False) -> Library:
     return build(Tile(hardware) if analog else System(hardware))
 
 
-def run(image: SimpleNamespace, job: Job | None = None, crossbar: CrossbarSettings | None = None) -> Outcome:
+def run(image: Image, job: Job | None = None, crossbar: CrossbarSettings | None = None) -> Outcome:
     """Run vectors of an image (all by default) on its compiled machine."""
     program: Program = image.program
     array = None if crossbar is None else make_crossbar(program, crossbar)
@@ -61,7 +55,7 @@ def run(image: SimpleNamespace, job: Job | None = None, crossbar: CrossbarSettin
         return run_now(run_job(bus, image, job or Job(tuple(range(len(image.vectors.images))))))
 
 
-def assert_equal(image: SimpleNamespace, outcome: Outcome, indices: tuple[int, ...] | None = None) -> None:
+def assert_equal(image: Image, outcome: Outcome, indices: tuple[int, ...] | None = None) -> None:
     """Logits, every event counter and clocks of all vectors are the golden model's."""
     assert outcome.difference is None, outcome.difference
     chosen = list(range(len(image.vectors.images)) if indices is None else indices)

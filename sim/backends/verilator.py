@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,9 +29,10 @@ def build(component: Any, *, waves: bool = False) -> Path:
     key = "cocotb-" + toolchain.digest(text, settings, toolchain.machine_key())
     with toolchain.build_lock(key) as directory:
         final = directory / key
-        if (final / "dut").exists():
+        if toolchain.sound(final / "dut"):
             return final
-        work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=directory))
+        shutil.rmtree(final, ignore_errors=True)
+        work = toolchain.partial_folder(directory, key)
         log = directory / f"{key}.log"
         try:
             (work / "dut.v").write_text(text)
@@ -50,6 +50,7 @@ def build(component: Any, *, waves: bool = False) -> Path:
                     raise toolchain.ToolError(f"compiling the Verilog for cocotb failed ({error}); see {log}") from None
             for left in [*work.glob("*.o"), *work.glob("*.gch"), *work.glob("*.a")]:
                 left.unlink()
+            toolchain.seal(work / "dut")
             work.rename(final)
         finally:
             shutil.rmtree(work, ignore_errors=True)

@@ -31,7 +31,7 @@ class BusError(RuntimeError):
     def __init__(self, kind: str, address: int, response: int, done: int = 0):
         self.address, self.response, self.done = address, response, done
         name = Response(response).name if response in iter(Response) else str(response)
-        super().__init__(f"the device answered a {kind} at address 0x{address:06X} with {name}")
+        super().__init__(f"the device answered a {kind} at address 0x{address:07X} with {name}")
 
 
 class BusTimeout(RuntimeError):
@@ -74,8 +74,8 @@ class Bus(ABC):
         """Read words in order."""
         return [await self.read(int(address)) for address in addresses]
 
-    def trace(self, enable: bool) -> None:
-        """Start (with an empty list) or stop recording the device's trace port."""
+    def trace(self, enable: bool, *, skip: int = 0) -> None:
+        """Start (with an empty list), but for the first `skip` records, or stop recording the device's trace port."""
         raise ValueError("this device has no trace port")
 
     def records(self) -> dict[str, np.ndarray]:
@@ -91,7 +91,7 @@ class Bus(ABC):
                 return word
             if self.clocks >= end:
                 raise BusTimeout(
-                    f"address 0x{address:06X} still reads 0x{word:08X} after {limit} clocks "
+                    f"address 0x{address:07X} still reads 0x{word:08X} after {limit} clocks "
                     f"(waiting for 0x{value:X} under mask 0x{mask:X})"
                 )
             await self.wait(interval)

@@ -6,7 +6,7 @@ hundred windows, tens of channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -76,7 +76,9 @@ def _require(node: Node | None) -> None:
 
 
 @dataclass
-class _Maker:
+class Maker:
+    """Builds a network node by node; `pick` makes its choices."""
+
     pick: Pick
     hardware: HardwareConfig
     nodes: list[Node] = field(default_factory=list)
@@ -87,6 +89,12 @@ class _Maker:
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.pick(0, 2**32 - 1))
+
+    @classmethod
+    def seeded(cls, seed: int | Sequence[int], hardware: HardwareConfig) -> Maker:
+        """One whose choices come from a seed."""
+        rng = np.random.default_rng(seed)
+        return cls(lambda low, high: int(rng.integers(low, high + 1)), hardware)
 
     # ---- choices --------------------------------------------------------------------------------
     def chance(self, one_in: int = 2) -> bool:
@@ -426,21 +434,17 @@ def random_networks(
 ) -> Graph:
     """Any small network of these kinds of nodes, drawn by hypothesis."""
     try:
-        return _Maker(lambda low, high: draw(st.integers(low, high)), hardware).make(kinds, draw(st.integers(1, most)))
+        return Maker(lambda low, high: draw(st.integers(low, high)), hardware).make(kinds, draw(st.integers(1, most)))
     except Unfit:
         reject()
 
 
 def random_network(seed: int, hardware: HardwareConfig = SMALL, kinds: tuple[str, ...] = KINDS, most: int = 6) -> Graph:
     """The first network that a seed gives."""
-    rng = np.random.default_rng(seed)
-
-    def pick(low: int, high: int) -> int:
-        return int(rng.integers(low, high + 1))
-
+    maker = Maker.seeded(seed, hardware)
     while True:
         try:
-            return _Maker(pick, hardware).make(kinds, pick(1, most))
+            return replace(maker, nodes=[], with_mean=set()).make(kinds, maker.pick(1, most))
         except Unfit:
             continue
 

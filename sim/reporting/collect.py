@@ -21,11 +21,12 @@ from golden_model.cost import baselines, chip, work
 from golden_model.cost import energy as cost
 from golden_model.crossbar import redy
 from golden_model.graph.layers import DynamicPrecision, Layer
-from golden_model.graph.network import Graph, GraphRunner, lossless_uniform
+from golden_model.graph.network import Graph, GraphRunner
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
 from golden_model.network import windows
 from golden_model.registers import COUNTER_NAMES, StepKind
 from golden_model.searches.histograms import layer_counts
+from golden_model.trq import AdcRegisters
 
 _INDEX = {name: i for i, name in enumerate(COUNTER_NAMES)}
 #: Pictures whose bit lines are looked at; each has thousands to millions of conversions.
@@ -475,10 +476,9 @@ def machines(network: Graph, images: np.ndarray, final: np.ndarray) -> list[Mach
             own_input_bits=False,
         ),
     ]
-    plain = hardware.ideal_bits <= hardware.adc_bits and all(
-        layer.registers in (lossless_uniform(hardware), replace(lossless_uniform(hardware), n_r2=hardware.ideal_bits))
-        for layer in layers
-    )
+    uniform = AdcRegisters(mode="uniform", n_r2=min(hardware.ideal_bits, hardware.adc_bits))
+    plain = all(layer.registers == uniform for layer in layers)
+    converter = "twin-range" if any(layer.registers.mode == "twin" for layer in layers) else "own"
     narrow = any(layer.input_bits < hardware.input_bits for layer in layers)
     dynamic = any(layer.dynamic is not None for layer in layers)
     lossy = any(layer.dynamic is not None and layer.dynamic.tau_sq and layer.dynamic.l_max for layer in layers)
@@ -493,7 +493,7 @@ def machines(network: Graph, images: np.ndarray, final: np.ndarray) -> list[Mach
         )
 
     rungs = [
-        ("+ twin-range converter" if not plain else "+ activation widths", not plain or narrow, ("off", False)),
+        (f"+ {converter} converter" if not plain else "+ activation widths", not plain or narrow, ("off", False)),
         ("+ dynamic precision, lossless part", dynamic, ("lossless", False)),
         ("+ dynamic precision, lossy part", lossy, ("own", False)),
         ("+ skipping of zero slices", skipping, ("own", True)),

@@ -198,7 +198,7 @@ def width_legend(weight_bits: int) -> list[tuple[str, str]]:
 def bars(values: Sequence[float], labels: Sequence[str], colours: Sequence[str], label: str) -> Markup:
     """Upright bars with their share of the sum above them; labels below."""
     share = np.asarray(values, dtype=float) / max(1.0, float(np.sum(values)))
-    width, height, top, bottom = max(180.0, 36.0 * len(share)), 120.0, 16.0, 34.0
+    width, height, top, bottom = 44.0 * len(share), 120.0, 16.0, 34.0
     step, scale = width / len(share), height / max(float(share.max()), 1e-9)
     parts = []
     for i, (part, name, fill) in enumerate(zip(share, labels, colours, strict=True)):
@@ -212,15 +212,8 @@ def bars(values: Sequence[float], labels: Sequence[str], colours: Sequence[str],
 
 
 def _percent(share: float) -> str:
-    return (
-        "0"
-        if share == 0
-        else "<.1"
-        if share < 0.0005
-        else f"{100 * share:.1f}"
-        if share < 0.1
-        else f"{100 * share:.0f}"
-    )
+    percent = 100 * share
+    return "0" if share == 0 else "<.1" if percent < 0.05 else f"{percent:.1f}" if percent < 10 else f"{percent:.0f}"
 
 
 def count_histogram(histogram: np.ndarray, range_flag: np.ndarray, operations: np.ndarray) -> Markup:

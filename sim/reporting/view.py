@@ -7,7 +7,7 @@ makes the last row bold where `total` is set.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,8 @@ def _headline(data: dict[str, Any]) -> str:
 
 
 def _milliseconds(clocks: float, mhz: float) -> str:
-    return f"{clocks / mhz / 1000:,.3g}"
+    value = clocks / mhz / 1000
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def _cards(data: dict[str, Any]) -> list[dict[str, str]]:
@@ -167,8 +168,8 @@ def _cards(data: dict[str, Any]) -> list[dict[str, str]]:
         {"value": _factor(base["ad_operations"], ours["ad_operations"]), "label": "fewer A/D operations than baseline"},
         {
             "value": _factor(base["cycles"], ours["cycles"]),
-            "label": f"faster: {figures.short(ours['cycles'])} clocks a picture, {_milliseconds(ours['cycles'], mhz)} ms "
-            f"at {mhz:g} MHz (assumed)",
+            "label": f"faster: {figures.short(ours['cycles'])} clocks a picture, "
+            f"{_milliseconds(ours['cycles'], mhz)} ms at {mhz:g} MHz (assumed)",
         },
         {
             "value": _factor(base["energy_pj"], ours["energy_pj"]),
@@ -297,7 +298,7 @@ def _work_view(data: dict[str, Any]) -> dict[str, Any]:
         [
             _steps(row["steps"]), row["node"], row["kind"],
             "–" if row["k"] is None else _number(row["k"]), "–" if row["n"] is None else _number(row["n"]),
-            _number(row["windows"]),
+            _number(row["windows"]) if row["steps"] else "–",
             *(
                 [_number(row["pairs"]), _number(row["ous"]), _percent(row["weight_cells"], row["ous"] * per_ou),
                  _percent(row["weight_cells"], row["pairs"] * per_pair)] if row["pairs"] else ["", "", "", ""]
@@ -315,20 +316,19 @@ def _work_view(data: dict[str, Any]) -> dict[str, Any]:
         for key in rows[0]
         if key.removeprefix("baseline_") in ("ad_operations", "cycles", "energy_pj")
     }
+    longest = max(row["cycles"] for row in rows)
     costs = []
     for row in [*rows, total | {"node": "all", "steps": None}]:
         costs.append(
             {
                 "cells": [
-                    "" if row["steps"] is None else _steps(row["steps"]), row["node"],
-                    _count(row["ad_operations"]), _count(row["baseline_ad_operations"]),
-                    _factor(row["baseline_ad_operations"], row["ad_operations"]) if row["ad_operations"] else "",
-                    _count(row["cycles"]), _count(row["baseline_cycles"]), _factor(row["baseline_cycles"], row["cycles"])
-                    if row["cycles"] else "",
-                    _nanojoules(row["energy_pj"]), _nanojoules(row["baseline_energy_pj"]),
-                    _factor(row["baseline_energy_pj"], row["energy_pj"]),
+                    "" if row["steps"] is None else _steps(row["steps"]),
+                    row["node"],
+                    *(cell for key in ("ad_operations", "cycles") for cell in _beside(row, key, _count)),
+                    *_beside(row, "energy_pj", _nanojoules),
                 ],
                 "share": f"{100 * row['cycles'] / total['cycles']:.1f}",
+                "bar": f"{70 * row['cycles'] / longest:.0f}",
             }
         )  # fmt: skip
     return {
@@ -337,6 +337,12 @@ def _work_view(data: dict[str, Any]) -> dict[str, Any]:
         "grouped": _grouped_view(data, per_ou, per_pair),
         "pairs": f"{_number(crossbars['pairs'])} of {_number(crossbars['pairs_there'])}",
     }
+
+
+def _beside(row: dict[str, Any], key: str, text: Callable[[float], str]) -> list[str]:
+    """A number of this machine, of the baseline, and how many times less it is; empty where both are 0."""
+    ours, theirs = row[key], row[f"baseline_{key}"]
+    return [text(ours), text(theirs), _factor(theirs, ours)] if ours or theirs else ["", "", ""]
 
 
 def _grouped_view(data: dict[str, Any], per_ou: int, per_pair: int) -> str:

@@ -49,6 +49,11 @@ def _text(x: float, y: float, text: str, anchor: str = "start", **attributes: An
     return _tag("text", text, x=x, y=y, text_anchor=anchor, **attributes)
 
 
+def _cut(text: str, most: int) -> str:
+    """At most so many characters; the end of a long name tells more than its beginning."""
+    return text if len(text) <= most else "…" + text[1 - most :]
+
+
 def _svg(width: float, height: float, parts: Iterable[str], title: str, **style: str) -> Markup:
     """The figure, `title` for people who cannot see it; narrower pages shrink it."""
     css = "".join(f";{key.replace('_', '-')}:{value}" for key, value in style.items())
@@ -137,8 +142,8 @@ def _node(
     if after[mine] == node["name"]:
         parts.append(_tag("path", d=f"M{x(mine)} {middle} V{_ROW}", **line))
     parts.append(_tag("circle", cx=x(mine), cy=middle, r=5.5, fill=colours[node["kind"]]))
-    parts.append(_text(left, 17, node["first"], class_="strong"))
-    parts.append(_text(left, 32, node["second"], class_="soft"))
+    parts.append(_text(left, 17, _cut(node["first"], 44), class_="strong"))
+    parts.append(_text(left, 32, _cut(node["second"], 58), class_="soft"))
     return _svg(left + _NODE_WIDTH, _ROW, parts, f"{node['first']}: {node['second']}", display="block")
 
 

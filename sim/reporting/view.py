@@ -255,7 +255,6 @@ def _network_view(data: dict[str, Any]) -> dict[str, Any]:
     colours = {kind: figures.colour(i) for i, kind in enumerate(kinds)}
     nodes = []
     for node in data["nodes"]:
-        groups = f", {node['groups']} groups" if node["groups"] > 1 else ""
         where = {0: "no step of its own", 1: "step"}.get(len(node["steps"]), "steps")
         where = "" if node["kind"] == "image" else f", {where}" + (f" {_steps(node['steps'])}" if node["steps"] else "")
         nodes.append(
@@ -264,7 +263,7 @@ def _network_view(data: dict[str, Any]) -> dict[str, Any]:
                 "inputs": node["inputs"],
                 "kind": node["kind"],
                 "first": node["name"],
-                "second": f"{node['kind']}{groups} → {_shape(node['shape'])}{where}",
+                "second": f"{node['kind']} → {_shape(node['shape'])}{where}",
             }
         )
     return {"figures": figures.graph(nodes, colours), "legend": [(kind, colours[kind]) for kind in kinds]}

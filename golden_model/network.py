@@ -435,8 +435,10 @@ def _empty_output(layer: Layer) -> np.ndarray:
     return np.zeros((0, layer.outputs, layer.out_height, layer.out_width), dtype=np.uint8)
 
 
-def load(directory: str | Path, hardware: HardwareConfig | None = None) -> Runner:
-    """The network of a deployment image, ready to run; raises `image.ImageError` for a bad image."""
+def load(directory: str | Path, hardware: HardwareConfig | None = None) -> Any:
+    """The runner of a deployment image's network (`image.Runner`): `run(images)` gives logits and events per crossbar
+    node, `cycles(events)` the clocks; raises `image.ImageError` for a bad image.
+    """
     from golden_model.image import image  # image.write runs networks, so it imports this module
 
-    return Runner(image.read(directory, hardware).network)
+    return image.read(directory, hardware).runner()

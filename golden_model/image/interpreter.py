@@ -114,7 +114,7 @@ class Interpreter:
                 target, size = values["target"], int(np.prod(made.shape[1:]))
                 if target + size > memory.shape[1]:
                     raise ValueError(f"step {index}: its output must end within the memory")
-                memory[:, target : target + size] = made.reshape(len(made), -1)
+                memory[:, target : target + size] = made.reshape(len(made), size)
             outputs.append(made)
         last = outputs[-1] if self.fields[-1]["last"] else np.zeros((len(images), 0), dtype=np.int64)
         return Trace(last, Events(counts), outputs, memory)
@@ -144,7 +144,7 @@ class Interpreter:
         if values["last"]:
             low = values["offset_low"]
             logits = total + (low - (1 << 32) if low >> 31 else low)
-            return _saturated(logits.reshape(len(memory), -1)), counts
+            return _saturated(logits.reshape(len(memory), outputs * values["out_plane"])), counts
         residual = self._residual(values, memory)
         return _requantised(total * values["multiplier"], residual, values), counts
 
@@ -156,7 +156,9 @@ class Interpreter:
         border = self._border(values, channels)
         parts = list(_walk(self._map(values, memory), border, values, rows * pool, columns * pool))
         windows = np.stack(parts, axis=2).reshape(batch, channels * taps, rows, pool, columns, pool)
-        windows = np.ascontiguousarray(windows.transpose(0, 1, 2, 4, 3, 5)).reshape(batch, layer.channels, -1, 1)
+        windows = np.ascontiguousarray(windows.transpose(0, 1, 2, 4, 3, 5)).reshape(
+            batch, layer.channels, layer.height, 1
+        )
         if index not in self._prepared:
             self._prepared[index] = prepare_layer(layer, self.hardware)
         sums = np.zeros((batch, layer.height, layer.outputs), dtype=np.int64)

@@ -182,7 +182,7 @@ class _Lowering:
                     step(node)
                 except ValueError as error:
                     text = str(error)
-                    raise ValueError(text if node.name in text else f"node {node.name}: {text}") from None
+                    raise ValueError(text if text.startswith("node ") else f"node {node.name}: {text}") from None
         self._logits(self.network.output)
         return Lowering(self.network, tuple(self.operations), self.homes, self.sizes)
 
@@ -353,7 +353,7 @@ class _Lowering:
         scaling |= view
         scaling["multiplier"] = node.rescale.multipliers[1 - second]
         scaling["residual_multiplier"] = node.rescale.multipliers[second]
-        self._element(node, StepKind.SUM, node.inputs[1 - second], node.shape, residual=residual, **scaling)
+        self._element(node, StepKind.SUM, node.inputs[1 - second], node.shape, second=residual, **scaling)
 
     def _border(self, node: Border) -> None:
         (above, _, left, _), (stride_y, stride_x) = node.border, node.stride
@@ -422,12 +422,15 @@ class _Lowering:
         *,
         target: Place | None = None,
         suffix: str = "",
-        residual: Place | None = None,
+        second: Place | None = None,
         window: Mapping[str, int] | None = None,
         border: Any = (0,),
         **values: int,
     ) -> None:
-        """An element step on a whole tensor, by default a copy of it; out_bits = 0: those of the source."""
+        """An element step on a whole tensor, by default a copy of it.
+
+        second : where its residual lies. values : descriptor fields; out_bits = 0 takes those of the source.
+        """
         channels, height, width = self.nodes[source].shape
         last = values.get("last", 0)
         made = _fields(
@@ -461,7 +464,7 @@ class _Lowering:
             made,
             source=Place(source),
             target=None if last else target or Place(node.name),
-            residual=residual,
+            residual=second,
             border=border,
             shape=shape,
         )

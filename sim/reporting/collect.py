@@ -592,7 +592,7 @@ def _pictures(vectors: Any, count: int, run: dict[str, Any] | None) -> dict[str,
 
 
 #: What `python -m sim.run --json` writes, as far as the report reads it.
-RUN_SCHEMA, RUN_VERSION = "ohmloom-run", 1
+RUN_SCHEMA, RUN_VERSION = "ohmloom-run", 2
 _RUN_FIELDS = (
     "image_sha256",
     "backend",

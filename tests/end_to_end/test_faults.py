@@ -203,7 +203,7 @@ def test_a_wrong_number_of_the_post_processing_is_found_at_its_output(change, im
 
 
 def test_a_wrong_bias_is_found_at_its_output(image):
-    index, one = step(image, StepKind.CROSSBAR, 2)
+    _, one = step(image, StepKind.CROSSBAR, 2)
     base = one.fields["channel_base"]
     bias = int(image.program.tables.bias[base + 3])
     outcome = faulty(image, [(REGION["BIAS"].address(base + 3), (bias + 1) & 0xFFFFFFFF)])

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from golden_model.graph import network as graph
 from quant import evaluate
-from quant.networks.zoo import LeNet5
 from quant.networks import zoo as networks
+from quant.networks.zoo import LeNet5
 
 OWN = """
 import torch

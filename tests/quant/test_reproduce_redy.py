@@ -19,9 +19,9 @@ from golden_model.graph.network import GraphRunner
 from golden_model.image import archive as graph_file
 from quant import stages
 from quant.capture.capture import from_torch
-from quant.networks.zoo import LeNet5
 from quant.data import sets as datasets
 from quant.networks import zoo as networks
+from quant.networks.zoo import LeNet5
 from quant.reproduce import redy as reproduce_redy
 from quant.reproduce import redy_measure, redy_report
 from quant.search import redy as redy_search

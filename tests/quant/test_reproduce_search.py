@@ -17,8 +17,8 @@ from golden_model.searches import choose as searches
 from golden_model.searches import lanes
 from golden_model.searches.joint import graph_joint_counts
 from quant.capture.capture import from_torch
-from quant.networks.zoo import LeNet5
 from quant.networks import zoo as networks
+from quant.networks.zoo import LeNet5
 from quant.reproduce import search as reproduce_search
 from quant.reproduce.search import SEARCHES, SKIPPING
 

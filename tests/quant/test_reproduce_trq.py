@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from golden_model.graph.network import GraphRunner
 from quant.capture.capture import from_torch
-from quant.networks.zoo import LeNet5
 from quant.networks import zoo as networks
+from quant.networks.zoo import LeNet5
 from quant.reproduce import trq as reproduce_trq
 from quant.reproduce.trq import FEWEST, MIXED
 

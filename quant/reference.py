@@ -58,7 +58,7 @@ def exact_logits(graph: Graph, images: np.ndarray, *, chunk: int = 0, progress: 
 
 
 def _logits(graph: Graph, images: np.ndarray) -> np.ndarray:
-    values: dict[str, Tensor] = {graph.image.name: torch.from_numpy(np.ascontiguousarray(images)).float()}
+    values: dict[str, Tensor] = {graph.image.name: torch.from_numpy(np.array(images)).float()}
     last_use = {name: node.name for node in graph.nodes for name in node.inputs}
     for node in graph.nodes[1:]:
         values[node.name] = _compute(node, [values[name] for name in node.inputs])

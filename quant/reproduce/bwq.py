@@ -2,7 +2,7 @@
 
     python -m quant.reproduce.bwq --network resnet20 --weights FILE --data FILE
 
-Two tables of networks trained by quant.train_network (those kept in quant/trained, or --trained DIR): compression
+Two tables of networks trained by quant.train (those kept in quant/trained, or --trained DIR): compression
 and accuracy of each with all seeds, and how many operation-unit activations blocks save against one width per layer.
 Then, for one network of each recipe and for the float network quantised after training, a ladder of machines: the
 ISAAC-like baseline, rivals, and the steps from block widths alone to everything, each with events counted by the
@@ -62,7 +62,7 @@ TABLES = tuple(name for name in table_names() if name != "trq-adc")
 # ---- trained networks ---------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A network that quant.train_network made: its report, its integer graph, and lossy ReDy if it was chosen."""
+    """A network that quant.train made: its report, its integer graph, and lossy ReDy if it was chosen."""
 
     name: str
     report: dict[str, Any]
@@ -99,7 +99,7 @@ def load_trained(folder: Path, network: str) -> list[Trained]:
     for report in sorted(folder.glob("*/train.json")):
         content = stages.read_json(report, "")
         if "options" not in content or "widths" not in content:
-            raise ValueError(f"{report} is not a report of quant.train_network")
+            raise ValueError(f"{report} is not a report of quant.train")
         if content["options"]["settings"]["model"] == network:
             file, registers = report.parent / "network.graph", report.parent / redy_registers.FILE_NAME
             graph = graph_file.load(file)
@@ -337,7 +337,7 @@ def main(
     network: Annotated[str, typer.Option(help=f"One of {', '.join(networks.READY)}.")],
     weights: Annotated[Path, typer.Option(help="Of the float network: state dict, .npz or .safetensors.")],
     data_path: Annotated[Path, typer.Option("--data", help="CIFAR-10 batches, idx files, pictures or an .npz file.")],
-    trained: Annotated[Path, typer.Option(help="Folder of folders that quant.train_network wrote.")] = TRAINED,
+    trained: Annotated[Path, typer.Option(help="Folder of folders that quant.train wrote.")] = TRAINED,
     ladders: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it at run time
         typer.Option(help="Trained networks to run, between commas; default the first of each recipe; 'none'."),

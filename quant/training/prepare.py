@@ -95,8 +95,9 @@ class QuantisedNetwork(nn.Module):
         """
         body = copy.deepcopy(self.body).cpu().float().eval()
         return import_network.from_torch(
-            body, self.shape, self.hardware, images, normalisation=self.normalisation, name=name, classes=classes
-        )
+            body, self.shape, self.hardware, images, normalisation=self.normalisation, name=name, classes=classes,
+            weight_bits=min(7, self.weight_bits), activation_bits=self.hardware.input_bits,
+        )  # fmt: skip
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """A state_dict, whichever sources (float or bit planes) its weights had; shapes must fit otherwise."""

@@ -17,11 +17,20 @@ from golden_model.crossbar.bit_classes import ClassRegisters
 from golden_model.graph.network import Graph, GraphRunner, from_network, with_settings
 from golden_model.network import windows
 from golden_model.searches.histograms import LayerCounts, graph_counts
-from golden_model.trq import AdcRegisters, levels, min_count
-from quant import calibrate
+from golden_model.trq import AdcRegisters, convert, levels, min_count
 from quant.search import adc as adc_search
-from quant.search.adc import Chosen, Scores, Step, choose, choose_within, mean_operations, most_accurate, score_layer
-from tests.strategies import make_images, make_network
+from quant.search.adc import (
+    AdcSetting,
+    Chosen,
+    Scores,
+    Step,
+    choose,
+    choose_within,
+    mean_operations,
+    most_accurate,
+    score_layer,
+)
+from tests.strategies import legal_registers, make_images, make_network
 
 SMALL = HardwareConfig(rows=12, cols=8, ou_rows=5, ou_cols=3, adc_bits=3, weight_bits=4)
 
@@ -90,9 +99,78 @@ def test_scores_equal_converting_every_count(seed, weighted, skip, pick):
     counts = random_counts(seed, SMALL)
     found = score_layer(counts, SMALL, 3, weighted=weighted, skip_zero_slices=skip)
     candidate = pick % len(found.shape)
-    operations, error = calibrate.score(found.setting(candidate), counts.used(skip), SMALL, weighted)
+    operations, error = slow_score(found.setting(candidate), counts.used(skip), weighted)
     assert found.operations[candidate] == pytest.approx(operations, abs=1e-12)
     assert found.error[candidate] == pytest.approx(error, abs=1e-9)
+
+
+def slow_score(setting, counts: np.ndarray, weighted: bool = False) -> tuple[float, float]:
+    """Operations and squared error, one count after another."""
+    registers, scale = setting.registers, setting.counts_per_lsb
+    level = levels(SMALL.adc_bits, SMALL.ou_rows, min_count(SMALL.adc_bits, scale))
+    operations = error = weights = 0.0
+    for (i, b, c), often in np.ndenumerate(counts):
+        result = convert(level[c], SMALL.adc_bits, registers)
+        value = int(result.value) * scale * 2 ** (SMALL.adc_bits - registers.n_r2 - registers.m)
+        weight = 4.0 ** (i + b) if weighted else 1.0
+        operations += often * int(result.operations)
+        error += weight * often * (value - c) ** 2
+        weights += weight * often
+    return operations / counts.sum(), error / weights
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0, 1.3])
+def test_one_setting_is_scored_as_converting_every_count(scale):
+    counts = np.random.default_rng(3).integers(0, 90, (SMALL.input_bits, SMALL.weight_bits, SMALL.ou_rows + 1))
+    for registers in list(legal_registers(SMALL.adc_bits))[::7]:
+        setting = AdcSetting(registers=registers, counts_per_lsb=scale)
+        assert adc_search.score_setting(setting, counts, SMALL) == pytest.approx(slow_score(setting, counts))
+
+
+def some_counts(seed: int, hardware: HardwareConfig) -> LayerCounts:
+    """Counts that fall off, and no sums."""
+    size = hardware.ou_rows + 1
+    shape = (hardware.input_bits, hardware.weight_bits, size)
+    counts = np.random.default_rng(seed).integers(0, 1000, shape) // (1 + np.arange(size) ** 3)
+    return LayerCounts(counts, np.zeros(shape[:2], dtype=np.int64), np.zeros((size, size)), np.zeros(size), 1, 1.0)
+
+
+@pytest.mark.parametrize("adc_bits", [3, 4])
+def test_the_cheapest_lossless_setting_is_the_best_of_all_legal_registers(adc_bits):
+    hardware = replace(SMALL, adc_bits=adc_bits)
+    for seed in range(3):
+        counts = some_counts(seed, hardware)
+        scores = {"a": score_layer(counts, hardware, adc_bits, grid="aligned")}
+        best = adc_search.cheapest_lossless(scores)["a"]
+        assert best.setting.lossless(hardware)
+        for registers in legal_registers(adc_bits):
+            for scale in (0.25, 0.5, 1.0, 2.0):
+                setting = AdcSetting(registers=registers, counts_per_lsb=scale)
+                if setting.lossless(hardware):
+                    operations, _ = adc_search.score_setting(setting, counts.counts, hardware)
+                    assert operations >= best.operations - 1e-12
+
+
+def test_a_setting_that_is_exact_only_on_the_counts_that_occur_is_not_lossless():
+    """All counts 0 or 1: one decision would tell them apart, but another picture may hold a 5."""
+    counts = some_counts(0, SMALL)
+    counts.counts[..., 2:] = 0
+    best = adc_search.cheapest_lossless({"a": score_layer(counts, SMALL, SMALL.adc_bits, grid="aligned")})["a"]
+    assert best.setting.lossless(SMALL)
+    assert best.setting.registers.n_r2 == 3
+
+
+def test_evenly_spread_counts_keep_the_uniform_converter():
+    counts = some_counts(0, SMALL)
+    counts.counts[:] = 7
+    best = adc_search.cheapest_lossless({"a": score_layer(counts, SMALL, SMALL.adc_bits, grid="aligned")})["a"]
+    assert best.setting.registers.mode == "uniform"
+
+
+def test_a_converter_without_a_lossless_setting_is_refused():
+    narrow = replace(SMALL, adc_bits=1)
+    with pytest.raises(ValueError, match=r"no lossless setting exists: \d+ rows need adc_bits = \d, got 1"):
+        adc_search.cheapest_lossless({"a": score_layer(some_counts(0, narrow), narrow, 1, grid="aligned")})
 
 
 @given(seed=st.integers(0, 20), pick=st.integers(0, 10**6))

@@ -420,10 +420,3 @@ def test_halves_are_rounded_away_from_zero():
     integers, step = quantise_weights(np.array([3.0, -3.0, 1.5, -1.5, 0.49, 0.0]), 2)
     assert step == 1.0
     assert integers.tolist() == [3, -3, 2, -2, 0, 0]
-
-
-def test_multipliers_are_those_of_the_chain_exporter():
-    factors = [0.00123, 0.5, 17.25]
-    multipliers, shift, _ = graph.fixed_point(factors)
-    expected, expected_shift = multiplier_and_shift(factors)
-    assert (multipliers.tolist(), shift) == (expected.tolist(), expected_shift)

@@ -68,7 +68,7 @@ def call(folder, *more):
 @pytest.mark.parametrize("method", ["msq", "bitplane"])
 def test_widths_fall_and_the_integer_network_keeps_its_accuracy(folder, method):
     work = folder / method
-    done = call(folder, "--work", work, "--method", method, "--target-bits", 2, *PUSH[method])
+    done = call(folder, "--work", work, "--method", method, "--target-bits", 2, "--quantise-epochs", 12, *PUSH[method])
     assert done.exit_code == 0, done.output
     report = json.loads((work / "train.json").read_text())
     assert report["widths"]["mean_bits"] < 5

@@ -138,8 +138,8 @@ class Driver:
                 await self.bus.write_many([REGISTER["CELL_DATA"].offset] * (len(words) - first), words[first:])
                 first = len(words)
             except BusError as error:
-                if first and not error.done:
-                    raise  # the word was refused again, by an array that was ready
+                if not error.done:
+                    raise  # refused by an array that was ready
                 first += error.done
             await self._wait_for_cells(_SLACK)
 

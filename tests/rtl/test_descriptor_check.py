@@ -181,7 +181,7 @@ def test_clocks_of_a_check_are_those_of_the_golden_formula(name):
 @pytest.mark.parametrize("name", MACHINES)
 def test_row_products_are_taken_modulo_the_address_range(name):
     hardware = MACHINES[name]
-    size = 1 << len(DescriptorCheck(hardware).row_step)
+    size = 1 << (hardware.activation_bytes - 1).bit_length()
     steps = [
         _crossbar(hardware) | {"stride_y": stride, "pad_top": pad, "width": width}
         for stride, pad, width in ((2, 1, 4), (255, 0, 65535), (3, 255, 65535), (255, 255, 257))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
@@ -36,8 +35,6 @@ from golden_model.trq import (
     search_operations,
 )
 
-#: Registers of a layer: one setting, or one per class (input bit i, weight plane b).
-Registers = AdcRegisters | Mapping[tuple[int, int], AdcRegisters] | Callable[[int, int], AdcRegisters]
 EngineName = Literal["auto", "direct", "patterns", "compiled", "torch", "torch:cuda", "torch:cpu"]
 
 _CHUNK_BYTES = 48 << 20
@@ -138,7 +135,7 @@ def _translate(counts: np.ndarray, table: bytes) -> np.ndarray:
 class Prepared:
     """A layer ready to run: planes, widths and conversion tables. Make it with `prepare`.
 
-    k, outputs : K, N. widths : (segments, block_cols). bits : width of the activations.
+    k, outputs : K, N. widths : (segments, block_cols). bits : width of the activations. converter : of all conversions.
     """
 
     hardware: HardwareConfig
@@ -148,7 +145,7 @@ class Prepared:
     bits: int
     redy: DynamicPrecision | None
     skip_zero_slices: bool
-    classes: tuple[tuple[_Converter, ...], ...]  # [input bit][weight plane]
+    converter: _Converter
     segments: tuple[tuple[_Plane, ...], ...]
     tables: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -174,7 +171,7 @@ class _SliceResult:
 def prepare(
     weights: Any,
     hardware: HardwareConfig,
-    registers: Registers,
+    registers: AdcRegisters,
     *,
     block_widths: Any = None,
     redy: DynamicPrecision | None = None,
@@ -193,6 +190,8 @@ def prepare(
         raise ValueError(f"activation_bits must be in 1..{hardware.input_bits}, got {bits}")
     if redy is not None:
         dynamic_precision.check(redy)
+    if not isinstance(registers, AdcRegisters):
+        raise TypeError(f"registers must be AdcRegisters, got {registers!r}")
     k, n = weights.shape
     stored = mapping.planes(weights, hardware)
     segments = []
@@ -220,59 +219,22 @@ def prepare(
         bits=int(bits),
         redy=redy,
         skip_zero_slices=bool(skip_zero_slices),
-        classes=_classes(hardware, registers, min_count, early_detection),
+        converter=_Converter.of(hardware, registers, min_count, early_detection),
         segments=tuple(segments),
     )
 
 
-def _classes(
-    hardware: HardwareConfig, registers: Registers, min_count: Any, early: bool
-) -> tuple[tuple[_Converter, ...], ...]:
-    """Conversion tables per (input bit, weight plane); equal settings share one object."""
-    keys = [[(i, b) for b in range(hardware.weight_bits)] for i in range(hardware.input_bits)]
-    if isinstance(registers, AdcRegisters):
-        setting: Callable[[int, int], AdcRegisters] = lambda i, b: registers  # noqa: E731
-    elif isinstance(registers, Mapping):
-        missing = [key for row in keys for key in row if key not in registers]
-        if missing:
-            raise ValueError(f"registers: no setting for the class (input bit, weight plane) {missing[0]}")
-        setting = lambda i, b: registers[i, b]  # noqa: E731
-    elif callable(registers):
-        setting = registers
-    else:
-        raise TypeError(f"registers must be AdcRegisters, a mapping or a function of (i, b), got {registers!r}")
-    made: dict[AdcRegisters, _Converter] = {}
-    scales: set[int] = set()
-    rows = []
-    for row in keys:
-        converters = []
-        for i, b in row:
-            one = setting(i, b)
-            if not isinstance(one, AdcRegisters):
-                raise TypeError(f"registers: the class {(i, b)} must be AdcRegisters, got {one!r}")
-            if one not in made:
-                made[one] = _Converter.of(hardware, one, min_count, early)
-            scales.add(one.n_r2 + one.m)
-            converters.append(made[one])
-        rows.append(tuple(converters))
-    if len(scales) > 1:
-        raise ValueError(f"registers: all classes of a layer must share n_r2 + m, got {sorted(scales)}")
-    return tuple(rows)
-
-
-def _convert_slices(prepared: Prepared, segment: int, classes: tuple[_Converter, ...], slices: np.ndarray):
+def _convert_slices(prepared: Prepared, segment: int, slices: np.ndarray) -> _SliceResult:
     """All conversions that input slices of one segment start.
 
-    slices : float32 (ou_rows, X) of 0 and 1. Returns a `_SliceResult`; plain NumPy, the oracle of
-    every faster way.
+    slices : float32 (ou_rows, X) of 0 and 1. Plain NumPy, the oracle of every faster way.
     """
-    hardware, x = prepared.hardware, slices.shape[1]
+    hardware, adc, x = prepared.hardware, prepared.converter, slices.shape[1]
     sums = np.zeros((prepared.outputs, x), dtype=np.int32)
     operations, in_r1, clocks = (np.zeros(x, dtype=np.int32) for _ in range(3))
     shortest = max(1, hardware.sample_interval)
     active_rows = slices.sum(axis=0).astype(np.uint8)
     for plane in prepared.segments[segment]:
-        adc = classes[plane.bit]
         columns = len(plane.cells) // 2
         counts = (plane.cells @ slices).astype(np.uint8)  # (2 * columns, X)
         values = counts if adc.identity else _translate(counts, adc.value)
@@ -328,7 +290,7 @@ def _direct(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> _To
             for start in range(0, len(chosen), step):
                 part = chosen[start : start + step]
                 slices = np.ascontiguousarray(((streamed[part, segment] >> i) & 1).T, dtype=np.float32)
-                result = _convert_slices(prepared, segment, prepared.classes[i], slices)
+                result = _convert_slices(prepared, segment, slices)
                 totals.sums[part] += result.sums.astype(np.int64) << i
                 totals.operations[part] += result.operations
                 totals.in_r1[part] += result.in_r1
@@ -336,15 +298,14 @@ def _direct(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> _To
     return totals
 
 
-def slice_table(prepared: Prepared, segment: int, i: int) -> _SliceResult:
-    """Results of all 2**ou_rows slices of a segment for input bit i, made on first use."""
-    classes = prepared.classes[i]
-    key = (segment, *(id(c) for c in classes))
+def slice_table(prepared: Prepared, segment: int) -> _SliceResult:
+    """Results of all 2**ou_rows slices of a segment, made on first use."""
+    key = ("slices", segment)
     if key not in prepared.tables:
         rows = prepared.hardware.ou_rows
         patterns = np.arange(1 << rows)
         slices = ((patterns >> np.arange(rows)[:, None]) & 1).astype(np.float32)
-        prepared.tables[key] = _convert_slices(prepared, segment, classes, slices)
+        prepared.tables[key] = _convert_slices(prepared, segment, slices)
     return prepared.tables[key]
 
 
@@ -356,13 +317,12 @@ def _patterns(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> _
     for segment, planes in enumerate(prepared.segments):
         if not planes:
             continue
-        window_rows = streamed[:, segment]
+        window_rows, table = streamed[:, segment], slice_table(prepared, segment)
         for i in range(prepared.bits):
             on = active[:, segment, i]
             if not on.any():
                 continue
             pattern = (((window_rows >> i) & 1).astype(np.float32) @ place).astype(np.intp)
-            table = slice_table(prepared, segment, i)
             totals.sums[...] += table.sums.take(pattern, axis=0).astype(np.int64) << i  # a slice of zeros adds 0
             totals.operations[...] += np.where(on, table.operations[pattern], 0)
             totals.in_r1[...] += np.where(on, table.in_r1[pattern], 0)
@@ -483,7 +443,7 @@ def matmul(
     activations: Any,
     weights: Any,
     hardware: HardwareConfig,
-    registers: Registers,
+    registers: AdcRegisters,
     *,
     block_widths: Any = None,
     redy: DynamicPrecision | None = None,
@@ -500,8 +460,7 @@ def matmul(
     ----------
     activations : (P, K) unsigned integers below 2**activation_bits; one row is one window.
     weights : (K, N) signed integers, |w| < 2**weight_bits.
-    registers : A/D registers of the layer, or one setting per class: a mapping from (i, b) or a function
-        of (i, b), i the input bit and b the weight plane; classes share n_r2 + m (golden model only).
+    registers : A/D registers of the layer.
     block_widths : (segments, block_cols) bit planes; None derives them from the weights. A width below a
         block's magnitude is an error, a larger one stores planes of zeros.
     redy : dynamic-precision registers, None streams all activation_bits.

@@ -16,7 +16,6 @@ from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping
 from golden_model.crossbar import redy as dynamic_precision
-from golden_model.crossbar.bit_classes import settings_of
 from golden_model.events import Events
 from golden_model.graph.layers import Layer, Network
 from golden_model.registers import COUNTER_NAMES
@@ -138,10 +137,7 @@ def check_layer(layer: Layer, hardware: HardwareConfig, *, capacity: bool = True
         mapping.check_widths(layer.block_widths, layer.weights, hardware)
         layer.registers.check(hardware.adc_bits)
         check_min_count(hardware.adc_bits, layer.min_count)
-        if layer.class_registers is not None:
-            layer.class_registers.check_for(layer.registers, hardware)
-        for one in settings_of(layer.converters):
-            check_search(one, hardware, layer.min_count)
+        check_search(layer.registers, hardware, layer.min_count)
         if layer.dynamic is not None:
             dynamic_precision.check(layer.dynamic)
     except (ValueError, TypeError) as error:
@@ -170,11 +166,6 @@ def check_network(network: Network) -> mapping.Placement:
     if len(set(names)) != len(names):
         raise ValueError(f"network {network.name}: layer names must differ, got {', '.join(names)}")
     for index, layer in enumerate(layers):
-        if layer.class_registers is not None:
-            raise ValueError(
-                f"layer {layer.name}: the hardware has one A/D setting per layer, it has class_registers, one per bit "
-                "class, which only graphs of the golden model may have"
-            )
         if layer.last != (index == len(layers) - 1):
             raise ValueError(f"layer {layer.name}: `last` must be set on the last layer and on no other")
         check_layer(layer, hardware)
@@ -242,7 +233,7 @@ def prepare_layer(layer: Layer, hardware: HardwareConfig) -> crossbar.Prepared:
     return crossbar.prepare(
         layer.weights,
         hardware,
-        layer.converters,
+        layer.registers,
         block_widths=layer.block_widths,
         redy=layer.dynamic,
         skip_zero_slices=layer.skip_zero_slices,

@@ -93,19 +93,16 @@ def download(values: Tensor) -> np.ndarray:
 # ---- tables -------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class _Lookup:
-    """Conversion of every count on one weight plane, for every input bit.
+    """Conversion of every count.
 
-    value : float32 (settings * 256,). cost : int32 (settings * cost_size,), or None if all conversions cost
-    `operations` and end in R2. bounded : `cost` is indexed by bound * (ou_rows + 1) + count instead of the count
-    (system.md §13). which : int32 (bits, 1, 1), setting of every input bit, or None if there is only one.
+    value : float32 (256,). cost : int32 (256,), or None if all conversions cost `operations` and end in R2. bounded :
+    `cost` is indexed by bound * (ou_rows + 1) + count instead of the count (system.md §13).
     """
 
     value: Tensor
     cost: Tensor | None
-    cost_size: int
     bounded: bool
     operations: int
-    which: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +111,8 @@ class _Plane:
 
     cells : (padded rows, 2 * padded columns) of 0 and 1, positive polarity first. Columns fill whole blocks: those
     beyond N repeat the last real one, so that an OU's slowest lane stays right, and are left out of all sums.
-    columns : int64 (real columns,), where they lie in 0..N-1. blocks : block columns. bounds : int32 (bits, 1,
-    2 * padded columns), what is stored about the columns' ones (`_Plane.bounds` of layer.py), or None.
+    columns : int64 (real columns,), where they lie in 0..N-1. blocks : block columns. bounds : int32
+    (2 * padded columns,), what is stored about the columns' ones (`_Plane.bounds` of layer.py), or None.
     """
 
     bit: int
@@ -129,8 +126,8 @@ class _Plane:
 class _Patterns:
     """Tables over all input slices of all segments.
 
-    rows : (classes * segments * 2**ou_rows, N) float. costs : (the same rows, 3) float: A/D operations, R1
-    conversions, clocks. index : int32 (segments, bits), where the table of a segment and input bit begins.
+    rows : (segments * 2**ou_rows, N) float. costs : (the same rows, 3) float: A/D operations, R1
+    conversions, clocks. index : int32 (segments, 1), where the table of a segment begins.
     pack : float32 (ou_rows * 256, bits), what an activation in row r adds to the patterns of all bits.
     """
 
@@ -151,7 +148,7 @@ class Tables:
     prepared: crossbar.Prepared
     device: torch.device
     segments: tuple[tuple[_Plane, ...], ...]
-    lookups: tuple[_Lookup, ...]
+    lookup: _Lookup
     planes: Tensor
     lanes: Tensor
     bits: Tensor
@@ -174,7 +171,7 @@ def tables_of(prepared: crossbar.Prepared, device: torch.device) -> Tables:
 
 def _make_tables(prepared: crossbar.Prepared, device: torch.device) -> Tables:
     hardware, cols = prepared.hardware, prepared.hardware.ou_cols
-    lookups = tuple(_lookup(prepared, b, device) for b in range(hardware.weight_bits))
+    lookup = _lookup(prepared, device)
     counts = _bit_type(device)
     segments = []
     for stored in prepared.segments:
@@ -187,11 +184,10 @@ def _make_tables(prepared: crossbar.Prepared, device: torch.device) -> Tables:
             padded = np.zeros((_padded_rows(hardware), len(cells)), dtype=np.float32)
             padded[: cells.shape[1]] = cells.T
             bounds = None
-            if lookups[plane.bit].bounded:
+            if lookup.bounded:
                 both = np.concatenate([real, real + len(columns)])
-                settings = [prepared.classes[i][plane.bit].registers for i in range(prepared.bits)]
-                rows = [plane.bounds(hardware.ou_rows, one.column_bound_bits or 0)[both] for one in settings]
-                bounds = upload(np.stack(rows).astype(np.int32)[:, None], device)
+                known = plane.bounds(hardware.ou_rows, prepared.converter.registers.column_bound_bits or 0)[both]
+                bounds = upload(known.astype(np.int32), device)
             planes.append(_Plane(plane.bit, upload(padded, device).to(counts), upload(columns, device), blocks, bounds))
         segments.append(tuple(planes))
     bits = torch.arange(prepared.bits, dtype=torch.int32, device=device)
@@ -200,7 +196,7 @@ def _make_tables(prepared: crossbar.Prepared, device: torch.device) -> Tables:
         prepared=prepared,
         device=device,
         segments=tuple(segments),
-        lookups=lookups,
+        lookup=lookup,
         planes=upload(prepared.widths.sum(axis=1).astype(np.int64), device),
         lanes=upload(prepared.lanes_per_slice, device),
         bits=bits,
@@ -219,65 +215,46 @@ def _padded_rows(hardware: HardwareConfig) -> int:
     return -(-hardware.ou_rows // 8) * 8
 
 
-def _lookup(prepared: crossbar.Prepared, b: int, device: torch.device) -> _Lookup:
-    made: dict[int, int] = {}
-    settings: list[Any] = []
-    which = []
-    for i in range(prepared.bits):
-        adc = prepared.classes[i][b]
-        if id(adc) not in made:
-            made[id(adc)] = len(settings)
-            settings.append(adc)
-        which.append(made[id(adc)])
+def _lookup(prepared: crossbar.Prepared, device: torch.device) -> _Lookup:
+    adc = prepared.converter
     value, operations, in_r1 = (
-        np.array([np.frombuffer(getattr(adc, name), dtype=np.uint8) for adc in settings], dtype=np.int32)
-        for name in ("value", "operations", "in_r1")
+        np.frombuffer(getattr(adc, name), dtype=np.uint8).astype(np.int32) for name in ("value", "operations", "in_r1")
     )
-    constant = {adc.constant_operations for adc in settings}
-    dear = any(adc.any_r1 for adc in settings) or len(constant) > 1 or None in constant
-    bounded = any(adc.registers.bounded for adc in settings)
+    bounded = adc.registers.bounded
     if bounded:
         size = prepared.hardware.ou_rows + 1
-        free = [np.broadcast_to(row[:size], (size, size)) for row in operations]
-        operations = np.stack(
-            [f if adc.searches is None else adc.searches for f, adc in zip(free, settings, strict=True)]
-        )
-        in_r1 = in_r1[:, None, :size]
+        in_r1 = in_r1[:size]
+        operations = np.broadcast_to(operations[:size], (size, size)) if adc.searches is None else adc.searches
     cost = operations.astype(np.int32) << _COST_BITS | in_r1
     return _Lookup(
-        value=upload(value.astype(np.float32).ravel(), device),
-        cost=upload(cost.ravel(), device) if dear else None,
-        cost_size=cost[0].size,
+        value=upload(value.astype(np.float32), device),
+        cost=upload(cost.ravel(), device) if adc.any_r1 or adc.constant_operations is None else None,
         bounded=bounded,
-        operations=settings[0].constant_operations or 0,
-        which=upload(np.array(which, dtype=np.int32)[:, None, None], device) if len(settings) > 1 else None,
+        operations=adc.constant_operations or 0,
     )
 
 
 # ---- conversions --------------------------------------------------------------------------------
-def _convert(tables: Tables, segment: int, slices: Tensor, only: int | None = None) -> tuple[Tensor, ...]:
+def _convert(tables: Tables, segment: int, slices: Tensor) -> tuple[Tensor, ...]:
     """All conversions that input slices of one segment start.
 
-    slices : (bits, P, padded rows) of 0 and 1, every input bit; or (1, P, padded rows), input bit `only`.
+    slices : (bits, P, padded rows) of 0 and 1, of the lowest input bits.
 
-    Returns (sums, operations, in_r1, clocks): sums (P, N) int64, value << b with its sign, << i unless `only`;
-    the others (bits, P) int64.
+    Returns (sums, operations, in_r1, clocks): sums (P, N) int64, value << (i + b) with its sign; the others (bits, P)
+    int64.
     """
     hardware = tables.hardware
     inputs, windows = slices.shape[:2]
     flat = slices.flatten(0, 1)
-    chosen = slice(None) if only is None else slice(only, only + 1)
     place = tables.place[:inputs]
     active_rows = slices.sum(dim=2).to(torch.int32)[:, :, None]
     sums = torch.zeros((windows, tables.prepared.outputs), dtype=torch.int64, device=tables.device)
     operations, in_r1, clocks = torch.zeros((3, inputs, windows), dtype=torch.int64, device=tables.device)
-    shortest = max(1, hardware.sample_interval)
+    shortest, lookup = max(1, hardware.sample_interval), tables.lookup
     for plane in tables.segments[segment]:
-        lookup = tables.lookups[plane.bit]
         columns, lanes = len(plane.columns), plane.cells.shape[1]
         counts = (flat @ plane.cells).to(torch.int32).view(inputs, windows, lanes)
-        index = counts if lookup.which is None else counts + 256 * lookup.which[chosen]
-        value = lookup.value.index_select(0, index.view(-1)).view(inputs, windows, 2, lanes // 2)[..., :columns]
+        value = lookup.value.index_select(0, counts.view(-1)).view(inputs, windows, 2, lanes // 2)[..., :columns]
         difference = value[:, :, 0] - value[:, :, 1]
         weighted = torch.tensordot(place, difference, dims=1)  # below 2**16
         weighted = weighted.to(torch.int64) << plane.bit
@@ -289,10 +266,9 @@ def _convert(tables: Tables, segment: int, slices: Tensor, only: int | None = No
             operations += 2 * columns * lookup.operations
             clocks += plane.blocks * max(shortest, lookup.operations)
             continue
+        index = counts
         if plane.bounds is not None:
-            index = torch.minimum(active_rows, plane.bounds[chosen]) * (hardware.ou_rows + 1) + counts
-            if lookup.which is not None:
-                index += lookup.cost_size * lookup.which[chosen]
+            index = torch.minimum(active_rows, plane.bounds) * (hardware.ou_rows + 1) + counts
         cost = lookup.cost.index_select(0, index.view(-1)).view(inputs, windows, 2, lanes // 2)
         spent = cost[..., :columns].sum(dim=(2, 3))  # int64
         operations += spent >> _COST_BITS
@@ -365,16 +341,7 @@ def _make_patterns(tables: Tables) -> _Patterns | None:
     """Tables over all slices; None if they would be larger than _TABLE_BYTES."""
     prepared, device = tables.prepared, tables.device
     rows, bits, segments = tables.hardware.ou_rows, prepared.bits, len(tables.segments)
-    classes: dict[tuple[int, ...], int] = {}
-    example: list[int] = []
-    class_of_bit = []
-    for i in range(bits):
-        key = tuple(map(id, prepared.classes[i]))
-        if key not in classes:
-            classes[key] = len(classes)
-            example.append(i)
-        class_of_bit.append(classes[key])
-    size = (len(classes), segments, 1 << rows)
+    size = (segments, 1 << rows)
     if 4 * int(np.prod(size)) * (prepared.outputs + 3) > _TABLE_BYTES[device.type]:
         return None
     pattern = torch.arange(1 << rows, dtype=torch.int32, device=device)
@@ -384,24 +351,22 @@ def _make_patterns(tables: Tables) -> _Patterns | None:
     sums = torch.zeros((*size, prepared.outputs), dtype=torch.float32, device=device)
     costs = torch.zeros((*size, 3), dtype=torch.float64, device=device)
     step = max(1, tables.work // _convert_bytes(tables, 1))
-    for index, i in enumerate(example):
-        for segment in range(segments):
-            for start in range(0, 1 << rows, step):
-                part = slice(start, start + step)
-                added, *spent = _convert(tables, segment, slices[:, part], only=i)
-                sums[index, segment, part] = added
-                costs[index, segment, part] = torch.stack([x[0] for x in spent], dim=1)
+    for segment in range(segments):
+        for start in range(0, 1 << rows, step):
+            part = slice(start, start + step)
+            added, *spent = _convert(tables, segment, slices[:, part])
+            sums[segment, part] = added
+            costs[segment, part] = torch.stack([x[0] for x in spent], dim=1)
     # Exact: below 2**24 whatever the windows are, else with doubles.
-    largest = sums.abs().amax(dim=(0, 2)).double().sum(dim=0).max() * ((1 << bits) - 1)
+    largest = sums.abs().amax(dim=1).double().sum(dim=0).max() * ((1 << bits) - 1)
     dearest = costs.max() * bits
     kinds = _exact_kinds(torch.stack([largest, dearest]))
-    begins = np.array(class_of_bit)[None, :] * segments + np.arange(segments)[:, None]
     byte = np.arange(256)[:, None] >> np.arange(bits) & 1
     pack = byte[None] << np.arange(rows)[:, None, None]
     return _Patterns(
         rows=sums.view(-1, prepared.outputs).to(kinds[0]),
         costs=costs.view(-1, 3).to(kinds[1]),
-        index=upload((begins << rows).astype(np.int32), device),
+        index=upload((np.arange(segments)[:, None] << rows).astype(np.int32), device),
         pack=upload(pack.reshape(-1, bits).astype(np.float32), device),
     )
 

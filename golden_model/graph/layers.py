@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from golden_model.config import HardwareConfig
-from golden_model.crossbar.bit_classes import ClassRegisters
 from golden_model.trq import AdcRegisters
 
 
@@ -43,8 +42,6 @@ class Layer:
     registers : A/D registers. min_count : (2**R - 1,) int64, min_count[t - 1] = ceil(lambda (t - 1/2)),
         the smallest count that answers 1 to threshold t (system.md §4.4). counts_per_lsb : lambda, for
         the record.
-    class_registers : one A/D setting per bit class instead, of the same n_r2 + m as `registers`; in the golden
-        model's graphs only.
     dynamic : dynamic-precision registers, or None to stream all of input_bits.
     input_bits / output_bits : width of this layer's and the next layer's activations.
     """
@@ -74,14 +71,8 @@ class Layer:
     input_bits: int = 8
     output_bits: int = 8
     last: bool = False
-    class_registers: ClassRegisters | None = None
     #: For people and reports only: real scales (e.g. {"weight": ..., "input": ..., "output": ...}).
     scales: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def converters(self) -> AdcRegisters | ClassRegisters:
-        """What its conversions use."""
-        return self.registers if self.class_registers is None else self.class_registers
 
     @property
     def k(self) -> int:

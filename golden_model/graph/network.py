@@ -27,7 +27,6 @@ import numpy as np
 from golden_model import layer as crossbar
 from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping
-from golden_model.crossbar.bit_classes import ClassRegisters, LayerRegisters
 from golden_model.events import Events
 from golden_model.graph.layers import DynamicPrecision, Layer, Network
 from golden_model.graph.nodes import (
@@ -279,7 +278,7 @@ def with_settings(
     graph: Graph,
     *,
     hardware: HardwareConfig | None = None,
-    registers: Mapping[str, LayerRegisters] | None = None,
+    registers: Mapping[str, AdcRegisters] | None = None,
     counts_per_lsb: Mapping[str, float] | None = None,
     dynamic: Mapping[str, DynamicPrecision | None] | None = None,
     skip_zero_slices: bool | None = None,
@@ -292,8 +291,7 @@ def with_settings(
     hardware : another machine: block widths are taken anew, and converters become lossless uniform ones where
         `registers` says nothing.
     registers, counts_per_lsb (lambda), dynamic : by name of the crossbar node, for all its groups; nodes that are
-        not named keep what they have, except that new registers without a lambda get lambda = 1. Registers may be
-        `ClassRegisters`, one setting per bit class.
+        not named keep what they have, except that new registers without a lambda get lambda = 1.
     skip_zero_slices : for all layers. activation_bits : width of a node's output, 1..input_bits.
 
     Raises ValueError for a name that the graph does not have or a setting that is not legal.
@@ -318,9 +316,9 @@ def with_settings(
         if isinstance(node, Crossbar):
             changes: dict[str, Any] = {}
             if changed_machine:
-                changes |= _registers(lossless_uniform(machine))
+                changes |= {"registers": lossless_uniform(machine), "counts_per_lsb": 1.0}
             if registers and node.name in registers:
-                changes |= _registers(registers[node.name])
+                changes |= {"registers": registers[node.name], "counts_per_lsb": 1.0}
             if counts_per_lsb and node.name in counts_per_lsb:
                 changes["counts_per_lsb"] = counts_per_lsb[node.name]
             if dynamic and node.name in dynamic:
@@ -329,7 +327,7 @@ def with_settings(
                 changes["skip_zero_slices"] = skip_zero_slices
             if "registers" in changes:
                 try:
-                    (changes["class_registers"] or changes["registers"]).check(machine.adc_bits)
+                    changes["registers"].check(machine.adc_bits)
                 except ValueError as error:
                     raise ValueError(f"layer {node.name}: {error}") from None
             if "counts_per_lsb" in changes:
@@ -340,13 +338,6 @@ def with_settings(
             node = replace(node, layers=tuple(layers))
         nodes.append(node)
     return build(graph.name, machine, nodes, classes=graph.classes, info=graph.info)
-
-
-def _registers(registers: LayerRegisters) -> dict[str, Any]:
-    """What changes in a layer that gets these registers, with lambda = 1."""
-    classes = registers if isinstance(registers, ClassRegisters) else None
-    one = registers if classes is None else classes.settings[0]
-    return {"registers": one, "class_registers": classes, "counts_per_lsb": 1.0}
 
 
 def lossless_uniform(hardware: HardwareConfig) -> AdcRegisters:

@@ -35,11 +35,11 @@ from rich.console import Console
 from rich.table import Table
 
 from golden_model.config import HardwareConfig
-from golden_model.crossbar.bit_classes import lossless, settings_of
 from golden_model.graph.layers import Layer
 from golden_model.graph.network import Graph, build, check_graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
 from golden_model.image.image import manifest_hash
+from golden_model.trq import lossless
 
 SCHEMA = "ohmloom-graph"
 VERSION = 1
@@ -56,6 +56,8 @@ KINDS: dict[str, type[Node]] = {
     "border": Border,
     "reshape": Reshape,
 }
+#: Fields of earlier versions that files may still have if they say nothing (null).
+RETIRED: dict[type, frozenset[str]] = {Layer: frozenset({"class_registers"})}
 _NAMES = {kind: name for name, kind in KINDS.items()}
 _INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64)
 _MANIFEST_BYTES = 64 << 20
@@ -142,6 +144,8 @@ class _Reader:
         if not isinstance(value, dict):
             raise ValueError(f"{where} must be an object, got {value!r}")
         hints, known = _hints(kind), {f.name: f for f in fields(kind)}
+        retired = {name for name in RETIRED.get(kind, ()) if name in value and value[name] is None}
+        value = {name: x for name, x in value.items() if name not in retired}
         if unknown := sorted(set(value) - set(known)):
             raise ValueError(f"{where} has the unknown field {unknown[0]!r}")
         needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
@@ -493,9 +497,9 @@ def describe(graph: Graph) -> dict[str, Any]:
                 "input_bits": first.input_bits,
                 **_summary(node.layers, graph.hardware),
                 "weight_step": {"least": float(node.step.min()), "most": float(node.step.max())},
-                "registers": [_encode(one, "registers", {}) for one in settings_of(first.converters)],
+                "registers": _encode(first.registers, "registers", {}),
                 "counts_per_lsb": first.counts_per_lsb,
-                "lossless": lossless(first.converters, graph.hardware, first.min_count),
+                "lossless": lossless(first.registers, graph.hardware, first.min_count),
                 "dynamic": _encode(first.dynamic, "dynamic", {}),
                 "skip_zero_slices": first.skip_zero_slices,
             }
@@ -516,11 +520,9 @@ console = Console(width=None if sys.stdout.isatty() else 150)
 
 
 def _adc(node: dict[str, Any]) -> str:
-    first, *others = node["registers"]
-    shown = {name: len(value) if isinstance(value, list) else value for name, value in first.items() if value}
+    registers = node["registers"].items()
+    shown = {name: len(value) if isinstance(value, list) else value for name, value in registers if value}
     words = [shown.pop("mode")] + [f"{name}={value}" for name, value in shown.items()]
-    if others:
-        words = [f"{1 + len(others)} settings per bit class"]
     if node["counts_per_lsb"] != 1:
         words.append(f"lambda={node['counts_per_lsb']:g}")
     if node["dynamic"] is not None:

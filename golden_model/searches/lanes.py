@@ -62,12 +62,10 @@ def _zeros(prepared: crossbar.Prepared, windows: int) -> Spent:
 
 
 # ---- plain NumPy --------------------------------------------------------------------------------
-def lane_operations(
-    prepared: crossbar.Prepared, segment: int, classes: Any, slices: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def lane_operations(prepared: crossbar.Prepared, segment: int, slices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Operations of every lane, and clocks in lock step, for input slices of one segment.
 
-    classes : converters per weight plane, `prepared.classes[i]`. slices : float32 (ou_rows, X) of 0 and 1.
+    slices : float32 (ou_rows, X) of 0 and 1.
 
     Returns (operations int64 (X, lanes), clocks int64 (X,)); lane = polarity * ou_cols + column.
     """
@@ -77,7 +75,7 @@ def lane_operations(
     active_rows = slices.sum(axis=0).astype(np.uint8)
     for plane in prepared.segments[segment]:
         counts = (plane.cells @ slices).astype(np.uint8)
-        spent = classes[plane.bit].spent(counts, active_rows, plane)
+        spent = prepared.converter.spent(counts, active_rows, plane)
         columns = len(plane.cells) // 2
         column = np.arange(prepared.outputs)[plane.columns] % hardware.ou_cols
         lane = np.concatenate([column, column + hardware.ou_cols])
@@ -102,12 +100,12 @@ def _spend_plain(prepared: crossbar.Prepared, streamed: np.ndarray, active: np.n
             on = np.flatnonzero(active[:, segment, i])
             bits = (streamed[on, segment] >> i) & 1
             if few_rows:
-                spent, clocks = _pattern_tables(prepared, segment, i, cells)
+                spent, clocks = _pattern_tables(prepared, segment, cells)
                 pattern = bits @ place
                 spent, clocks = spent[pattern], clocks[pattern]
             else:
                 slices = np.ascontiguousarray(bits.T, dtype=np.float32)
-                spent, clocks = lane_operations(prepared, segment, prepared.classes[i], slices)
+                spent, clocks = lane_operations(prepared, segment, slices)
             lanes[on] += spent
             made.lock_step[on, segment] += clocks
         ous = sum(len(plane.starts) for plane in planes) * active[:, segment].sum(axis=1)
@@ -116,21 +114,20 @@ def _spend_plain(prepared: crossbar.Prepared, streamed: np.ndarray, active: np.n
     return made
 
 
-def _pattern_tables(prepared: crossbar.Prepared, segment: int, i: int, cells: Any) -> tuple[np.ndarray, np.ndarray]:
+def _pattern_tables(prepared: crossbar.Prepared, segment: int, cells: Any) -> tuple[np.ndarray, np.ndarray]:
     """`lane_operations` of all 2**ou_rows slices, made on first use and kept with the layer."""
-    classes = prepared.classes[i]
-    key = ("lanes", segment, *(id(c) for c in classes))
+    key = ("lanes", segment)
     if key not in prepared.tables and cells is not None:
         from golden_model.searches import lanes_compiled
 
         hardware = prepared.hardware
         prepared.tables[key] = lanes_compiled.spend_patterns(
-            cells, segment, i, hardware.ou_rows, hardware.lanes, max(1, hardware.sample_interval)
+            cells, segment, hardware.ou_rows, hardware.lanes, max(1, hardware.sample_interval)
         )
     elif key not in prepared.tables:
         rows = prepared.hardware.ou_rows
         slices = ((np.arange(1 << rows) >> np.arange(rows)[:, None]) & 1).astype(np.float32)
-        spent, clocks = lane_operations(prepared, segment, classes, slices)
+        spent, clocks = lane_operations(prepared, segment, slices)
         prepared.tables[key] = spent.astype(np.int32), clocks.astype(np.int32)
     return prepared.tables[key]
 
@@ -141,18 +138,15 @@ class Cells:
     """Columns of all OUs of a layer, OU by OU, segments ascending.
 
     words : uint64 (columns, W). lane : int64 (columns,), polarity * ou_cols + column. bounds : uint8
-    (converters, columns), u. first : int64 (OUs + 1,), where an OU's columns start. plane : int64 (OUs,).
-    start : int64 (segments + 1,), where a segment's OUs start. converter : int64 (bits, weight_bits). operations :
-    uint8 (converters, ou_rows + 1, ou_rows + 1), [bound, count].
+    (columns,), u. first : int64 (OUs + 1,), where an OU's columns start. start : int64 (segments + 1,), where a
+    segment's OUs start. operations : uint8 (ou_rows + 1, ou_rows + 1), [bound, count].
     """
 
     words: np.ndarray
     lane: np.ndarray
     bounds: np.ndarray
     first: np.ndarray
-    plane: np.ndarray
     start: np.ndarray
-    converter: np.ndarray
     operations: np.ndarray
 
 
@@ -160,14 +154,7 @@ def make_cells(prepared: crossbar.Prepared) -> Cells:
     """`Cells` of a prepared layer."""
     hardware = prepared.hardware
     size = hardware.ou_rows + 1
-    converters: list[Any] = []
-    converter = np.zeros((prepared.bits, hardware.weight_bits), dtype=np.int64)
-    for i in range(prepared.bits):
-        for b, one in enumerate(prepared.classes[i]):
-            if one not in converters:
-                converters.append(one)
-            converter[i, b] = converters.index(one)
-    words, lane, ones, most, first, plane_of, start = [], [], [], [], [0], [], [0]
+    words, lane, ones, most, first, start = [], [], [], [], [0], [0]
     for planes in prepared.segments:
         for plane in planes:
             columns = len(plane.cells) // 2
@@ -179,26 +166,22 @@ def make_cells(prepared: crossbar.Prepared) -> Cells:
                 most.append(plane.most[both])
                 lane.append(np.concatenate([column[begin:end], column[begin:end] + hardware.ou_cols]))
                 first.append(first[-1] + len(both))
-                plane_of.append(plane.bit)
-        start.append(len(plane_of))
+        start.append(len(first) - 1)
     no_words = np.zeros((0, pack_words(np.zeros(hardware.ou_rows)).size), dtype=np.uint64)
     all_ones, all_most = (np.concatenate([np.zeros(0, dtype=np.uint8), *parts]) for parts in (ones, most))
-    operations = np.empty((len(converters), size, size), dtype=np.uint8)
-    bounds = np.full((len(converters), len(all_ones)), hardware.ou_rows, dtype=np.uint8)
-    for index, one in enumerate(converters):
-        operations[index] = np.frombuffer(one.operations, dtype=np.uint8)[:size]
-        bits = one.registers.column_bound_bits
-        if one.searches is not None and bits is not None:
-            operations[index] = one.searches
-            bounds[index] = column_bounds(all_ones, all_most, hardware.ou_rows, bits)
+    converter, bits = prepared.converter, prepared.converter.registers.column_bound_bits
+    if converter.searches is not None and bits is not None:
+        operations = converter.searches
+        bounds = column_bounds(all_ones, all_most, hardware.ou_rows, bits)
+    else:
+        operations = np.tile(np.frombuffer(converter.operations, dtype=np.uint8)[:size], (size, 1))
+        bounds = np.full(len(all_ones), hardware.ou_rows, dtype=np.uint8)
     return Cells(
         words=np.concatenate([no_words, *words]),
         lane=np.concatenate([np.zeros(0, dtype=np.int64), *lane]).astype(np.int64),
         bounds=bounds,
         first=np.array(first, dtype=np.int64),
-        plane=np.array(plane_of, dtype=np.int64),
         start=np.array(start, dtype=np.int64),
-        converter=converter,
         operations=operations,
     )
 
@@ -300,7 +283,7 @@ def graph_spent(
         rows = network.windows(layer, activations).reshape(-1, layer.k)
         constant = timing.c_layer(graph.hardware) * len(activations)
         for name, registers in (settings or {"": {}}).items():
-            changed = replace(layer, registers=registers[node], class_registers=None) if registers else layer
+            changed = replace(layer, registers=registers[node]) if registers else layer
             prepared = network.prepare_layer(changed, graph.hardware)
             for skip in skip_zero_slices:
                 spent = spend(prepared, rows, skip_zero_slices=skip)

@@ -60,7 +60,7 @@ class Registers:
             graph,
             hardware=hardware,
             dynamic={node.name: self.layers.get(node.name) for node in graph.crossbars},
-            registers={node.name: node.layers[0].converters for node in graph.crossbars},
+            registers={node.name: node.layers[0].registers for node in graph.crossbars},
             counts_per_lsb={node.name: node.layers[0].counts_per_lsb for node in graph.crossbars},
         )
 

@@ -107,16 +107,6 @@ def test_every_count_from_0_to_128_converts_as_the_table_says(largest):
     same_as_direct(weights, q, hardware, registers, min_count=min_count)
 
 
-def test_registers_may_differ_per_input_bit_and_plane():
-    rng = np.random.default_rng(3)
-    weights, q = make_weights(rng, 300, 20, WIDE), rng.integers(0, 256, (50, 300))
-
-    def settings_of(i, b):
-        return AdcRegisters(mode="twin", n_r2=4, n_r1=(i + b) % 5, m=2, bias=int((i * b) % 3 == 1))
-
-    same_as_direct(weights, q, WIDE, settings_of, skip_zero_slices=True)
-
-
 def test_windows_beyond_one_block_continue_in_the_next():
     rng = np.random.default_rng(4)
     weights = make_weights(rng, 140, 9, WIDE)

@@ -76,16 +76,6 @@ def test_compiled_and_plain_engine_agree_on_outputs_and_every_event(case):
     assert_equal(*case)
 
 
-@settings(max_examples=20, deadline=None)
-@given(cases(), st.data())
-def test_they_agree_with_registers_per_input_bit_and_weight_plane(case, data):
-    layer, hardware, images = case
-    scale = layer.registers.n_r2 + layer.registers.m
-    n_r2 = data.draw(st.integers(1, scale))
-    other = AdcRegisters(mode="uniform", n_r2=n_r2, m=scale - n_r2)
-    assert_equal(layer, hardware, images, lambda i, b: other if (i + b) % 2 else layer.registers)
-
-
 def saturated(value, sign):
     weights = np.full((9 * 40, 48), sign * 255)
     layer = make_layer(

@@ -257,6 +257,7 @@ BAD = [
     (edit_node("sum", residual_multiplier=7), "node 3 sum.residual_multiplier does not follow from the real numbers"),
     (edit_node("sum", residual_multiplier=True), "node 3 sum.residual_multiplier must be int, got True"),
     (edit_node("cat", rescales=[None, None]), "node 8 cat.rescales.0 does not follow from the real numbers"),
+    (edit_layer(class_registers={}), f"{STEM}.layers.0 has the unknown field 'class_registers'"),
     (edit_layer(shift=3), f"{STEM}.layers.0.shift does not follow from the real numbers"),
     (edit_layer(registers={"mode": "three", "n_r2": 3}), f"{STEM}.layers.0.registers.mode must be "),
     (
@@ -306,6 +307,10 @@ def test_files_that_were_changed_are_refused(change, message, tmp_path):
     with pytest.raises(GraphFileError) as caught:
         load(path)
     assert message in str(caught.value)
+
+
+def test_a_retired_field_that_says_nothing_is_passed_over(tmp_path):
+    assert same(load(tampered(tmp_path, edit_layer(class_registers=None))), everything())
 
 
 def test_integers_that_never_followed_are_still_checked(tmp_path):

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from golden_model.engines.chain import Runner
 from golden_model.events import Events
 from golden_model.image.image import Image, read
-from golden_model.network import Runner
 from golden_model.registers import COUNTER_NAMES
 from golden_model.trq import lossless
 

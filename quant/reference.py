@@ -14,18 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from golden_model.graph.network import (
-    Add,
-    AveragePool,
-    Border,
-    Concat,
-    Crossbar,
-    Graph,
-    MaxPool,
-    Node,
-    Rescale,
-    Reshape,
-)
+from golden_model.graph.network import Graph
+from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Node, Reshape
+from golden_model.graph.numbers import Rescale
 from golden_model.trq import lossless
 
 #: Called with (images done, images in all).

@@ -35,11 +35,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from golden_model import layer as crossbar
 from golden_model import timing
 from golden_model.config import HardwareConfig
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.prepared import PATTERN_ROWS, Prepared
 from golden_model.graph import nodes as graph_nodes
-from golden_model.graph.layers import DynamicPrecision, Layer
+from golden_model.graph.numbers import Rescale, Window
 from golden_model.registers import COUNTER_NAMES
 
 _WORK_BYTES = {"cuda": 1 << 30, "cpu": 64 << 20}
@@ -145,7 +146,7 @@ class Tables:
     0, 1, ... place : float32 (bits,), 2**bits. work : bytes of work space. patterns : once made.
     """
 
-    prepared: crossbar.Prepared
+    prepared: Prepared
     device: torch.device
     segments: tuple[tuple[_Plane, ...], ...]
     lookup: _Lookup
@@ -161,7 +162,7 @@ class Tables:
         return self.prepared.hardware
 
 
-def tables_of(prepared: crossbar.Prepared, device: torch.device) -> Tables:
+def tables_of(prepared: Prepared, device: torch.device) -> Tables:
     """The layer's tables on the device, made on first use and kept with the layer."""
     key = ("torch", str(device))
     if key not in prepared.tables:
@@ -169,7 +170,7 @@ def tables_of(prepared: crossbar.Prepared, device: torch.device) -> Tables:
     return prepared.tables[key]
 
 
-def _make_tables(prepared: crossbar.Prepared, device: torch.device) -> Tables:
+def _make_tables(prepared: Prepared, device: torch.device) -> Tables:
     hardware, cols = prepared.hardware, prepared.hardware.ou_cols
     lookup = _lookup(prepared, device)
     counts = _bit_type(device)
@@ -215,7 +216,7 @@ def _padded_rows(hardware: HardwareConfig) -> int:
     return -(-hardware.ou_rows // 8) * 8
 
 
-def _lookup(prepared: crossbar.Prepared, device: torch.device) -> _Lookup:
+def _lookup(prepared: Prepared, device: torch.device) -> _Lookup:
     adc = prepared.converter
     value, operations, in_r1 = (
         np.frombuffer(getattr(adc, name), dtype=np.uint8).astype(np.int32) for name in ("value", "operations", "in_r1")
@@ -380,7 +381,7 @@ def _patterns_of(tables: Tables, windows: int) -> _Patterns | None:
     """The layer's pattern tables where they exist, or fit and pay for `windows` windows."""
     rows = tables.hardware.ou_rows
     if "made" not in tables.patterns:
-        if rows > crossbar.PATTERN_ROWS or windows * tables.prepared.bits < 1 << rows:
+        if rows > PATTERN_ROWS or windows * tables.prepared.bits < 1 << rows:
             return None
         tables.patterns["made"] = _make_patterns(tables)
     return tables.patterns["made"]
@@ -486,7 +487,7 @@ def _run(tables: Tables, q: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(sums), torch.cat(counters)
 
 
-def run_matrix(prepared: crossbar.Prepared, activations: np.ndarray, engine: str) -> tuple[np.ndarray, np.ndarray]:
+def run_matrix(prepared: Prepared, activations: np.ndarray, engine: str) -> tuple[np.ndarray, np.ndarray]:
     """Windows as rows of a matrix, from the host and back.
 
     activations : integers (P, K) below 2**bits. Returns sums int64 (P, N) in units of Delta_R1 and counters int64
@@ -564,7 +565,7 @@ def _round_half_up_shift(x: Tensor, shift: int) -> Tensor:
 
 
 def run_layer(
-    layer: Layer, prepared: crossbar.Prepared, activations: np.ndarray, engine: str, *, keep_sums: bool = False
+    layer: Layer, prepared: Prepared, activations: np.ndarray, engine: str, *, keep_sums: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images through one layer and back: uint8 (B, C, H, W) -> (output, counters (B, COUNTER_NAMES)).
 
@@ -583,7 +584,7 @@ def run_layer(
 
 # ---- graphs -------------------------------------------------------------------------------------
 def run_crossbar(
-    node: graph_nodes.Crossbar, prepared: Sequence[crossbar.Prepared], x: Tensor, residuals: Tensor | None
+    node: graph_nodes.Crossbar, prepared: Sequence[Prepared], x: Tensor, residuals: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """A crossbar node on the device: uint8 (B, C, H, W) -> (output, counters (B, COUNTER_NAMES))."""
     images, outputs, first = len(x), [], 0
@@ -614,8 +615,8 @@ def compute(node: graph_nodes.Node, *activations: Tensor) -> Tensor:
     return upload(node.compute(*map(download, activations)), activations[0].device)
 
 
-def _shifted(window: graph_nodes.Window, q: Tensor, border: int):
-    """The map under each kernel position, as `graph_nodes.Window.shifted`."""
+def _shifted(window: Window, q: Tensor, border: int):
+    """The map under each kernel position, as `Window.shifted`."""
     sizes = q.shape[2:]
     out = [window.out(size, axis) for axis, size in enumerate(sizes)]
     reach = [(o - 1) * s + k for o, s, k in zip(out, window.stride, window.kernel, strict=True)]
@@ -628,7 +629,7 @@ def _shifted(window: graph_nodes.Window, q: Tensor, border: int):
             yield padded[:, :, y : y + (rows - 1) * step_y + 1 : step_y, x : x + (columns - 1) * step_x + 1 : step_x]
 
 
-def _rescale(rescale: graph_nodes.Rescale, *activations: Tensor) -> Tensor:
+def _rescale(rescale: Rescale, *activations: Tensor) -> Tensor:
     total = torch.full(activations[0].shape, rescale.offset, dtype=torch.int64, device=activations[0].device)
     for q, multiplier in zip(activations, rescale.multipliers, strict=True):
         total += q.to(torch.int64) * multiplier

@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from golden_model.config import HardwareConfig
-from golden_model.graph.layers import Layer
+from golden_model.crossbar.layer import Layer
 from golden_model.graph.network import Graph, build, check_graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
 from golden_model.image.image import manifest_hash

@@ -24,9 +24,12 @@ import numpy as np
 
 from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.engines.chain import Runner, check_network
+from golden_model.engines.run_network import Progress
 from golden_model.events import Events
-from golden_model.graph.layers import DynamicPrecision, Layer, Network
-from golden_model.network import Progress, Runner, check_network, refuse_unsupported
+from golden_model.graph.check import refuse_unsupported
+from golden_model.graph.layers import Network
 from golden_model.registers import COUNTER_NAMES, DESCRIPTOR_STRIDE, pack_descriptor
 from golden_model.trq import AdcRegisters, levels
 

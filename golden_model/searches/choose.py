@@ -20,7 +20,8 @@ from golden_model.config import HardwareConfig, bits_for
 from golden_model.events import Events
 from golden_model.graph.network import Graph
 from golden_model.searches.joint import JointCounts, add
-from golden_model.searches.trees import Tree, entropy, low_first_tree, operations, optimal_tree
+from golden_model.searches.trees import entropy, low_first_tree, operations, optimal_tree
+from golden_model.trees import Tree
 from golden_model.trq import AdcRegisters, ColumnBoundBits, column_bound_size, convert_counts, search_operations
 
 #: Tables with a tree for every bound are kept up to this many rows; above, bounds share trees (`default_tops`).

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golden_model import layer as crossbar
 from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping
-from golden_model.graph.layers import Layer
-from golden_model.graph.network import Graph, GraphRunner
-from golden_model.network import Progress, windows
-from golden_model.searches.lanes import pack_words as _words
+from golden_model.crossbar.lanes import pack_words as _words
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner, Progress
+from golden_model.graph.network import Graph
+from golden_model.optional import numba_installed
 
 #: Up to this many rows, histograms of input patterns are taken.
 PATTERN_ROWS = 12
@@ -195,7 +196,7 @@ def layer_counts(
     size = hardware.ou_rows + 1
     counts = np.zeros((hardware.input_bits, hardware.weight_bits, size), dtype=np.int64)
     zero_slices = np.zeros(counts.shape[:2], dtype=np.int64)
-    compiled = crossbar.numba_installed()
+    compiled = numba_installed()
     step = max(1, _CHUNK_BYTES // (16 * layer.segments(hardware) * (1 + hardware.ou_rows // 65) * layer.input_bits))
     for start in range(0, len(rows), step):
         slices = _slices(layer, hardware, rows[start : start + step])

@@ -30,7 +30,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from golden_model.config import ISAAC, PAPER, HardwareConfig
-from golden_model.graph.network import Graph, GraphRunner
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
 from golden_model.searches.histograms import graph_counts
 from golden_model.trq import AdcRegisters
 from quant import stages as pipeline

@@ -20,7 +20,8 @@ from typing import Any, Literal
 import numpy as np
 
 from golden_model.config import HardwareConfig
-from golden_model.graph.network import Graph, with_settings
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.searches.histograms import LayerCounts
 from golden_model.trq import AdcRegisters, convert
 from quant.calibrate import SEARCH_ALPHA, SEARCH_BETA, SEARCH_CANDIDATES, SEARCH_M

@@ -22,8 +22,9 @@ from golden_model.cost.components import ComponentTable
 from golden_model.cost.energy import energy
 from golden_model.cost.work import QUANTITIES, Work, dynamic_precision_events, stages
 from golden_model.crossbar import redy
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import Graph, with_settings
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
 from quant import stages as pipeline
 from quant.data import sets as datasets

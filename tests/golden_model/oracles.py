@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from golden_model import timing
 from golden_model.config import HardwareConfig
-from golden_model.graph.layers import DynamicPrecision
+from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.trq import AdcRegisters
 
 

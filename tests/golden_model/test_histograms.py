@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from golden_model import layer
 from golden_model.config import ISAAC, HardwareConfig
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import Graph, GraphRunner, from_network, with_settings
-from golden_model.network import windows
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.layers import from_network
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.searches import histograms
 from golden_model.searches.histograms import graph_counts, layer_counts
 from golden_model.trq import convert_counts
@@ -30,7 +33,7 @@ def engine(compiled: bool, monkeypatch: pytest.MonkeyPatch):
     if compiled:
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr(layer, "numba_installed", lambda: False)
+        monkeypatch.setattr(histograms, "numba_installed", lambda: False)
 
 
 def one_by_one(found, hardware, activations):

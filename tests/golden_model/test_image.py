@@ -11,6 +11,7 @@ import pytest
 from golden_model import network, trq
 from golden_model.config import PAPER, TINY
 from golden_model.crossbar import mapping
+from golden_model.engines.chain import Runner
 from golden_model.image import image
 from golden_model.image.image import ImageError
 from golden_model.registers import descriptor_words, unpack_descriptor
@@ -78,12 +79,12 @@ def test_an_image_reads_back_as_the_network_that_was_written(tmp_path, hardware)
         for name in before.__dataclass_fields__:
             first, second = getattr(before, name), getattr(after, name)
             assert (np.array_equal(first, second)) if isinstance(first, np.ndarray) else first == second, name
-    logits, events = network.Runner(net).run(images)
+    logits, events = Runner(net).run(images)
     assert (read.vectors.images == images).all()
     assert (read.vectors.labels == LABELS).all()
     assert (read.vectors.logits == logits).all()
     assert read.vectors.events == events
-    assert (read.vectors.cycles == network.Runner(net).cycles(events)).all()
+    assert (read.vectors.cycles == Runner(net).cycles(events)).all()
 
 
 def test_a_loaded_network_runs(original):

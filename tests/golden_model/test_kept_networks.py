@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from golden_model import timing
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import Graph, GraphRunner, with_settings
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.image import archive
 from golden_model.registers import COUNTER_NAMES
 

@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import layer, trq
+from golden_model import trq
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
-from golden_model.crossbar import mapping
+from golden_model.crossbar import mapping, reference
+from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.events import Events
-from golden_model.graph.layers import DynamicPrecision
 from golden_model.layer import matmul
 from golden_model.trq import AdcRegisters
 from tests.golden_model import oracles
@@ -164,7 +164,7 @@ def test_cutting_the_windows_into_chunks_changes_nothing(monkeypatch):
     weights, q = make_weights(rng, 30, 7, TINY), rng.integers(0, 16, (50, 30))
     registers = AdcRegisters(mode="twin", n_r2=3, n_r1=1)
     expected = matmul(q, weights, TINY, registers, redy=DynamicPrecision(l_max=1, tau_sq=900), per_window=True)
-    monkeypatch.setattr(layer, "_CHUNK_BYTES", 10000)
+    monkeypatch.setattr(reference, "_CHUNK_BYTES", 10000)
     got = matmul(q, weights, TINY, registers, redy=DynamicPrecision(l_max=1, tau_sq=900), per_window=True)
     same(got, expected)
 

@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_model.config import ISAAC, PAPER, TINY
+from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
-from golden_model.graph.network import GraphRunner, from_network, with_settings
+from golden_model.graph.layers import from_network
+from golden_model.graph.settings import with_settings
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.searches import lanes
 from golden_model.searches.joint import JointCounts, graph_joint_counts
-from golden_model.searches.trees import depths
+from golden_model.trees import depths
 from golden_model.trq import AdcRegisters, lossless
 from tests.strategies import legal_registers, make_images, make_network
 

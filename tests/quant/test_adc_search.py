@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from golden_model import layer as crossbar
 from golden_model.config import ISAAC, PAPER, HardwareConfig
-from golden_model.graph.network import Graph, GraphRunner, from_network, with_settings
-from golden_model.network import windows
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.layers import from_network
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.searches.histograms import LayerCounts, graph_counts
 from golden_model.trq import AdcRegisters, levels, min_count
 from quant import calibrate

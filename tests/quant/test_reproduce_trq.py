@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from golden_model.graph.network import GraphRunner
+from golden_model.engines.run_network import GraphRunner
 from quant.capture.capture import from_torch
 from quant.capture.chain import LeNet5
 from quant.networks import zoo as networks

@@ -19,12 +19,12 @@ from typing import Any
 import numba
 import numpy as np
 
-from golden_model import layer as crossbar
 from golden_model import timing
-from golden_model.engines import finish_compiled as graph_compiled
-from golden_model.engines import simd
-from golden_model.events import Events
-from golden_model.graph.layers import Layer
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.post_processing import Finish
+from golden_model.crossbar.prepared import Prepared
+from golden_model.crossbar.reference import slice_table
+from golden_model.engines import finish_compiled, simd
 from golden_model.registers import COUNTER_NAMES
 
 _njit = numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -64,14 +64,14 @@ class Tables:
     lanes: np.ndarray
 
 
-def make_tables(prepared: crossbar.Prepared) -> Tables | None:
+def layer_tables(prepared: Prepared) -> Tables | None:
     """Tables from the plain model's results, or None where their numbers do not fit the compact form."""
     segments, patterns = len(prepared.segments), 1 << prepared.hardware.ou_rows
     groups = -(-prepared.outputs // _COLUMNS)
     rows = np.zeros((groups, segments, patterns, _COLUMNS), dtype=np.int32)
     costs = np.zeros((segments, patterns), dtype=np.uint64)
     for segment in range(segments):
-        made = crossbar.slice_table(prepared, segment)
+        made = slice_table(prepared, segment)
         padded = np.zeros((patterns, groups * _COLUMNS), dtype=np.int32)
         padded[:, : prepared.outputs] = made.sums
         rows[:, segment] = padded.reshape(patterns, groups, _COLUMNS).transpose(1, 0, 2)
@@ -288,7 +288,7 @@ _ACCUMULATE = tuple(_make_accumulate(f) for f in (simd.add_rows_16_pairs, simd.a
 
 
 def run_images(
-    layer: Layer | SimpleNamespace, prepared: crossbar.Prepared, tables: Tables, images: np.ndarray
+    layer: Layer | SimpleNamespace, prepared: Prepared, tables: Tables, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images through one layer.
 
@@ -353,8 +353,8 @@ def run_images(
     return sums, counters
 
 
-def run_matrix(prepared: crossbar.Prepared, tables: Tables, activations: np.ndarray) -> tuple[np.ndarray, Events]:
-    """Windows (P, K) that already lie side by side: sums (P, N) int64 and the events of all windows.
+def run_matrix(prepared: Prepared, tables: Tables, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Windows (P, K) that already lie side by side: sums (P, N) int64 and the counters of all windows.
 
     They are walked as the pixels of one map of K channels and one row.
     """
@@ -365,13 +365,17 @@ def run_matrix(prepared: crossbar.Prepared, tables: Tables, activations: np.ndar
     )  # fmt: skip
     image = np.ascontiguousarray(activations.T, dtype=np.uint8).reshape(1, prepared.k, 1, windows)
     sums, counters = run_images(walk, prepared, tables, image)
-    return sums.reshape(windows, -1)[:, : prepared.outputs].astype(np.int64), Events(counters[0])
+    return sums.reshape(windows, -1)[:, : prepared.outputs].astype(np.int64), counters[0]
 
 
-def finish_images(layer: Layer, sums: np.ndarray) -> np.ndarray:
-    """Sums of `run_images` -> logits int64 (B, N) of the last layer, else uint8 (B, N, H', W')."""
-    images = len(sums)
+def run_layer(
+    layer: Layer, prepared: Prepared, tables: Tables, activations: np.ndarray, finish: Finish | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `golden_model.engines.run_layer`, with counters int64 (B, COUNTER_NAMES), `cycles` without c_layer."""
+    sums, counters = run_images(layer, prepared, tables, activations)
+    flat = sums.reshape(len(sums), layer.windows, -1)
+    if finish is not None:
+        return np.stack([finish(index, one) for index, one in enumerate(flat)]), counters
     if layer.last:
-        return sums.reshape(images, -1)[:, : layer.outputs].astype(np.int64) + layer.bias
-    flat = sums.reshape(images, layer.windows, -1)
-    return np.stack([graph_compiled.finish(layer, one, None, 0) for one in flat])
+        return flat[:, 0, : layer.outputs].astype(np.int64) + layer.bias, counters
+    return np.stack([finish_compiled.finish(layer, one, None, 0) for one in flat]), counters

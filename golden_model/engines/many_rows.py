@@ -36,6 +36,10 @@ import numba
 import numpy as np
 
 from golden_model import timing
+from golden_model.crossbar.lanes import spend
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.post_processing import Finish
+from golden_model.crossbar.windows import in_window_order, windows
 from golden_model.engines import bit_slices
 from golden_model.engines.bit_slices import (
     BYTES,
@@ -58,9 +62,7 @@ from golden_model.engines.bit_slices import (
     to_integers,
     transpose_bytes,
 )
-from golden_model.graph.layers import Layer
 from golden_model.registers import COUNTER_NAMES
-from golden_model.searches.lanes import spend
 
 _njit = numba.njit(nogil=True, error_model="numpy")
 
@@ -407,6 +409,12 @@ def compile_programs(tables: Tables) -> Tables:
         described.append((tuple(nodes), _NODES, _NODES, frozenset(int(x) // BYTES for x in outputs)))
     compiled = _compiled(tuple(described))
     return replace(tables, programs=programs._replace(code=compiled.addresses), compiled=compiled)
+
+
+def layer_tables(prepared: Any) -> Tables | None:
+    """`make_tables`, compiled."""
+    tables = make_tables(prepared)
+    return None if tables is None else compile_programs(tables)
 
 
 # ---- conversion of one segment ------------------------------------------------------------------
@@ -828,8 +836,6 @@ def run_batch(layer: Layer, prepared: Any, tables: Tables, images: np.ndarray) -
         images=np.array([layer.windows, columns, phases[0].size if batch else 0, pixel_columns], dtype=np.int64),
     )
     if tables.searches:
-        from golden_model.network import windows
-
         for image, counted in zip(images, counters, strict=True):
             _add_searches(prepared, windows(layer, image[None])[0], counted[None])
     return sums.reshape(prepared.outputs, batch, rows, columns), counters
@@ -838,7 +844,7 @@ def run_batch(layer: Layer, prepared: Any, tables: Tables, images: np.ndarray) -
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _finish(sums, bias, multipliers, shift, top, pool, output):
     """Requantise and max-pool sums (N, B, rows, columns) into uint8 (B, N, H', W') (system.md §3)."""
-    half = np.int64(1) << shift >> 1
+    half = np.int64(np.uint64(1) << np.uint64(shift) >> np.uint64(1))  # 2**62 for a shift of 63
     outputs, batch = sums.shape[:2]
     out_height, out_width = output.shape[2:]
     for n in range(outputs):
@@ -869,3 +875,20 @@ def finish_batch(layer: Layer, sums: np.ndarray) -> np.ndarray:
         output,
     )
     return output
+
+
+def run_matrix(prepared: Any, tables: Tables, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Windows (P, K): sums (P, N) int64 and the counters of all windows."""
+    sums, counters = run_windows(prepared, tables, activations)
+    return np.ascontiguousarray(sums.T, dtype=np.int64), counters.sum(axis=0)
+
+
+def run_layer(
+    layer: Layer, prepared: Any, tables: Tables, activations: np.ndarray, finish: Finish | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `golden_model.engines.run_layer`, with counters int64 (B, COUNTER_NAMES), `cycles` without c_layer."""
+    sums, counters = run_batch(layer, prepared, tables, activations)
+    if finish is None:
+        return finish_batch(layer, sums), counters
+    parts = [finish(index, in_window_order(layer, sums[:, index])) for index in range(len(activations))]
+    return np.stack(parts), counters

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from golden_model import timing, trq
 from golden_model.cost import energy as cost
-from golden_model.graph.layers import Layer
+from golden_model.crossbar.layer import Layer
 from golden_model.image import image as deployment
 from golden_model.registers import COUNTER_NAMES
 from sim.reporting import figures, measure

@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from golden_model import layer as crossbar
 from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.prepared import Prepared, prepare_layer
+from golden_model.engines.choice import EngineName
+from golden_model.engines.run_layer import run_layer
 from golden_model.events import Events
-from golden_model.graph.layers import DynamicPrecision, Layer
 from golden_model.image.check import check_descriptor, check_placement
 from golden_model.image.program import Tables
-from golden_model.network import prepare_layer, run_layer
 from golden_model.registers import COUNTER_NAMES, OFFSET_BITS, StepKind, unpack_descriptor
 from golden_model.rounding import round_half_up_shift
 from golden_model.trq import AdcRegisters
@@ -50,7 +51,7 @@ class Interpreter:
     ----------
     tables : the tile's memories. image_base : where the image lies; None: where the first step reads.
     steps : how many steps to run, as register LAYER_COUNT; None runs all.
-    engine : as for `golden_model.network.run_layer`.
+    engine : as for `run_layer`.
 
     Raises ValueError, one sentence naming the step, for descriptors that the hardware refuses (check.py) and for tables
     that are shorter than the steps need.
@@ -63,14 +64,14 @@ class Interpreter:
         *,
         image_base: int | None = None,
         steps: int | None = None,
-        engine: crossbar.EngineName = "auto",
+        engine: EngineName = "auto",
     ) -> None:
         count = len(tables.program) if steps is None else steps
         if not 1 <= count <= min(len(tables.program), hardware.max_layers):
             raise ValueError(f"steps must be in 1..{min(len(tables.program), hardware.max_layers)}, got {count}")
         self.tables = tables
         self.hardware = hardware
-        self.engine: crossbar.EngineName = engine
+        self.engine: EngineName = engine
         self.fields = [unpack_descriptor(hardware, words) for words in tables.program[:count].tolist()]
         self.image_base = self.fields[0]["source"] if image_base is None else image_base
         for index, values in enumerate(self.fields):
@@ -81,7 +82,7 @@ class Interpreter:
             for index, values in enumerate(self.fields)
             if values["step"] == StepKind.CROSSBAR
         }
-        self._prepared: dict[int, crossbar.Prepared] = {}
+        self._prepared: dict[int, Prepared] = {}
 
     def run(self, images: Any) -> tuple[np.ndarray, Events]:
         """Classify images.

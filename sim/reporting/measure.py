@@ -11,14 +11,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from golden_model import network as golden
 from golden_model import trq
 from golden_model.config import HardwareConfig
 from golden_model.cost import energy as cost
 from golden_model.cost import work
 from golden_model.crossbar import mapping, redy
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.windows import windows
+from golden_model.engines.chain import Runner
 from golden_model.events import Events
-from golden_model.graph.layers import DynamicPrecision, Layer, Network
+from golden_model.graph.layers import Network
 from golden_model.trq import AdcRegisters
 
 
@@ -85,11 +87,11 @@ def measure_layer(layer: Layer, hardware: HardwareConfig, windows: np.ndarray) -
 
 def measure(network: Network, images: np.ndarray) -> list[LayerMeasurement]:
     """`measure_layer` for every layer on the windows of uint8 images (B, C, H, W)."""
-    outputs, _ = golden.Runner(network).run_layers(images)
+    outputs, _ = Runner(network).run_layers(images)
     result = []
     for layer, activations in zip(network.layers, [images, *outputs[:-1]], strict=True):
         maps = activations.reshape(len(images), layer.channels, layer.height, layer.width)
-        result.append(measure_layer(layer, network.hardware, golden.windows(layer, maps).reshape(-1, layer.k)))
+        result.append(measure_layer(layer, network.hardware, windows(layer, maps).reshape(-1, layer.k)))
     return result
 
 
@@ -167,7 +169,7 @@ def steps(network: Network, images: np.ndarray, final: Events) -> list[Step]:
     for name, _, change in kept[:-1]:
         layers = [change(now, real) for now, real in zip(layers, network.layers, strict=True)]
         now = replace(network, layers=tuple(layers))
-        result.append(Step(name, cost.per_image(golden.Runner(now).run(images)[1], network), extra=_extra(now)))
+        result.append(Step(name, cost.per_image(Runner(now).run(images)[1], network), extra=_extra(now)))
     name = kept[-1][0] if kept else "this image"
     result.append(Step(name, cost.per_image(final, network), extra=_extra(network)))
     return result

@@ -7,8 +7,9 @@ import pytest
 
 from golden_model import trq
 from golden_model.crossbar.trace import window_trace
+from golden_model.crossbar.windows import windows
+from golden_model.engines.chain import Runner
 from golden_model.image import image
-from golden_model.network import Runner, windows
 from golden_model.registers import (
     DESCRIPTOR_STRIDE,
     REGION,

@@ -14,9 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_model.config import TINY
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
 from golden_model.graph import network as graph
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import AveragePool, Encoding, GraphRunner, Window
+from golden_model.graph.layers import from_network
+from golden_model.graph.nodes import AveragePool, Crossbar, MaxPool
+from golden_model.graph.numbers import Encoding, Window
+from golden_model.graph.settings import with_settings
 from golden_model.image import archive as graph_file
 from golden_model.image.archive import GraphFileError, load, save
 from golden_model.image.describe import describe
@@ -75,7 +79,7 @@ def test_every_kind_of_node_comes_back(tmp_path):
 )
 def test_settings_of_layers_come_back(values, tmp_path):
     made = everything(1, **values)
-    made = graph.with_settings(made, activation_bits={"stem": 5, "mean": 3})
+    made = with_settings(made, activation_bits={"stem": 5, "mean": 3})
     back = again(made, tmp_path)
     assert same(back, made)
     assert back.layers[0].registers == made.layers[0].registers
@@ -85,7 +89,7 @@ def test_settings_of_layers_come_back(values, tmp_path):
 @given(st.integers(0, 2**32 - 1), adc_registers(SMALL.adc_bits), st.floats(0.1, 7), st.integers(1, 8))
 def test_any_legal_setting_comes_back(tmp_path_factory, seed, registers, scale, bits):
     made = everything(seed)
-    made = graph.with_settings(
+    made = with_settings(
         made, registers={"sum": registers}, counts_per_lsb={"sum": scale}, activation_bits={"groups": bits}
     )
     assert same(again(made, tmp_path_factory.mktemp("graph")), made)
@@ -96,7 +100,7 @@ def test_steps_and_biases_per_channel_keep_all_their_bits(tmp_path):
     made = everything()
     nodes = [
         replace(n, step=rng.uniform(0.01, 0.03, len(n.step)), bias=rng.normal(0, 1, len(n.step)))
-        if isinstance(n, graph.Crossbar)
+        if isinstance(n, Crossbar)
         else n
         for n in made.nodes
     ]
@@ -126,7 +130,7 @@ def test_names_with_dots_do_not_mix_up_arrays(tmp_path):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_chain_keeps_the_integers_that_it_was_given(seed, tmp_path):
     chain = make_network(seed, TINY)
-    made = graph.from_network(chain)
+    made = from_network(chain)
     back = again(made, tmp_path)
     assert same(back, made)
     images = make_images(seed, chain, 2)
@@ -174,7 +178,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_an_unknown_kind_of_node_is_not_written():
-    class Other(graph.MaxPool):
+    class Other(MaxPool):
         pass
 
     made = everything()
@@ -259,6 +263,7 @@ BAD = [
     (edit_node("sum", residual_multiplier=7), "node 3 sum.residual_multiplier does not follow from the real numbers"),
     (edit_node("sum", residual_multiplier=True), "node 3 sum.residual_multiplier must be int, got True"),
     (edit_node("cat", rescales=[None, None]), "node 8 cat.rescales.0 does not follow from the real numbers"),
+    (edit_layer(class_registers={}), f"{STEM}.layers.0 has the unknown field 'class_registers'"),
     (edit_layer(shift=3), f"{STEM}.layers.0.shift does not follow from the real numbers"),
     (edit_layer(registers={"mode": "three", "n_r2": 3}), f"{STEM}.layers.0.registers.mode must be "),
     (
@@ -310,8 +315,12 @@ def test_files_that_were_changed_are_refused(change, message, tmp_path):
     assert message in str(caught.value)
 
 
+def test_a_retired_field_that_says_nothing_is_passed_over(tmp_path):
+    assert same(load(tampered(tmp_path, edit_layer(class_registers=None))), everything())
+
+
 def test_integers_that_never_followed_are_still_checked(tmp_path):
-    made = graph.from_network(make_network(0, TINY))
+    made = from_network(make_network(0, TINY))
 
     def change(manifest, arrays):
         name = next(n for n in arrays if n.endswith("layers.0.multipliers.npy"))
@@ -409,7 +418,7 @@ def test_a_description_counts_bits_and_blocks():
     assert what["compression"]["with_sign_and_table"] == pytest.approx(32 * weights / full)
     assert sum(what["block_widths"].values()) == sum(layer.block_widths.size for layer in made.layers)
     assert what["integers_follow_from_real_numbers"]
-    assert not describe(graph.from_network(make_network(0, TINY)))["integers_follow_from_real_numbers"]
+    assert not describe(from_network(make_network(0, TINY)))["integers_follow_from_real_numbers"]
     groups = next(n for n in what["nodes"] if n["name"] == "groups")
     assert (groups["groups"], groups["weights"]) == (2, 72)
     json.dumps(what)

@@ -13,7 +13,7 @@ import pytest
 
 from golden_model import network
 from golden_model.crossbar import mapping
-from golden_model.graph.network import GraphRunner
+from golden_model.engines.run_network import GraphRunner
 from golden_model.image import archive, image
 from golden_model.image.image import ImageError
 from golden_model.image.program import plan

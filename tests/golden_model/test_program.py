@@ -7,7 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_model.config import TINY
-from golden_model.graph.network import Add, Concat, Crossbar, Encoding, Graph, GraphRunner, Image, build
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph, build
+from golden_model.graph.nodes import Add, Concat, Crossbar, Image
+from golden_model.graph.numbers import Encoding
 from golden_model.image import program as program_module
 from golden_model.image.archive import load
 from golden_model.image.interpreter import Interpreter

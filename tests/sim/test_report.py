@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from golden_model import network as golden
 from golden_model import trq
 from golden_model.config import TINY
 from golden_model.crossbar import mapping
-from golden_model.graph.layers import DynamicPrecision, Layer, Network
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.engines.chain import Runner
+from golden_model.graph.layers import Network
 from golden_model.image import image as deployment
 from golden_model.trq import AdcRegisters
 from sim import report
@@ -104,7 +105,7 @@ def test_histogram_holds_every_conversion_of_the_golden_model(skip, dynamic, reg
     network = make_network(skip_zero_slices=skip, dynamic=dynamic, registers=registers)
     pictures = np.random.default_rng(8).integers(0, 16, (2, 2, 6, 6)).astype(np.uint8)
     pictures[0, :, :3] = 0
-    events = golden.Runner(network).run(pictures)[1].sum(axis=0)
+    events = Runner(network).run(pictures)[1].sum(axis=0)
     for layer, measured, counted in zip(network.layers, measure.measure(network, pictures), events, strict=True):
         table = measure.operations_of(layer, TINY)
         assert measured.histogram.sum() == counted.conversions
@@ -115,7 +116,7 @@ def test_histogram_holds_every_conversion_of_the_golden_model(skip, dynamic, reg
 def test_lossless_and_lossy_bits_add_up_with_the_streamed_ones():
     network = make_network()
     pictures = np.random.default_rng(9).integers(0, 8, (2, 2, 6, 6)).astype(np.uint8)
-    events = golden.Runner(network).run(pictures)[1].sum(axis=0)
+    events = Runner(network).run(pictures)[1].sum(axis=0)
     for layer, measured, counted in zip(network.layers, measure.measure(network, pictures), events, strict=True):
         per_segment = counted.input_bits_streamed / (2 * layer.windows * layer.segments(TINY))
         assert measured.streamed_bits == pytest.approx(per_segment)
@@ -141,7 +142,7 @@ def test_steps_end_with_the_recorded_events_and_never_activate_more(image):
 def test_a_plain_network_has_no_steps_beyond_its_widths():
     network = make_network(dynamic=None, skip_zero_slices=False, registers=UNIFORM)
     pictures = np.random.default_rng(8).integers(0, 16, (1, 2, 6, 6)).astype(np.uint8)
-    events = golden.Runner(network).run(pictures)[1]
+    events = Runner(network).run(pictures)[1]
     steps = measure.steps(network, pictures, events)
     assert [s.name for s in steps] == ["ISAAC-like baseline", "block bit widths (BWQ)", "this image"]
     assert np.array_equal(steps[1].events, steps[2].events)

@@ -27,8 +27,10 @@ from golden_model.config import PAPER, HardwareConfig
 from golden_model.cost import machines
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import Graph, GraphRunner, with_settings
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.image import archive, program
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches.histograms import LayerCounts, graph_counts

@@ -236,8 +236,8 @@ def compile_network(
     hardware : None for a machine that is just large enough.
     images : test pictures through the simulated hardware.
 
-    Returns what the command writes with --json: `simulated` pictures, how many are `equal`, `clocks` of each, `accuracy` step by
-    step, and where image, Verilog and report are.
+    Returns what the command writes with --json: `simulated` pictures, how many are `equal`, `clocks` of each,
+    `accuracy` step by step, and where image, Verilog and report are.
     """
     plain = Normalisation.none(dataset.shape[0]) if normalisation is None else normalisation
     source = Source(name=name or type(model).__name__, model=model, dataset=dataset, normalisation=plain)

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from golden_model.config import HardwareConfig
+from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.mapping import block_widths
 from golden_model.graph import network as integer
-from golden_model.graph.layers import Layer
-from golden_model.graph.network import Encoding, Graph
+from golden_model.graph.network import Graph
+from golden_model.graph.numbers import Encoding
 from golden_model.trq import min_count
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.operators import TRANSPARENT, Op

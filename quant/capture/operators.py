@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from golden_model.graph.network import Window
+from golden_model.graph.numbers import Window
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.trace import Seen, node_name
 from quant.training.layers import QuantActivation, QuantMatrix

@@ -8,7 +8,8 @@ from functools import cache
 import numpy as np
 
 from golden_model.config import HardwareConfig
-from golden_model.graph.network import Graph, GraphRunner
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
 from golden_model.image.image import Image, Vectors
 from golden_model.image.interpreter import Interpreter
 from golden_model.image.program import Program, plan

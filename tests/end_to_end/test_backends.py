@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from golden_model.graph.network import with_settings
+from golden_model.graph.settings import with_settings
 from golden_model.image import image as deployment
 from sim.array.crossbars import CrossbarSettings
 from sim.backends.choice import BACKENDS, Request

@@ -5,7 +5,8 @@ import pytest
 
 from golden_model import trq
 from golden_model.graph.network import build
-from golden_model.graph.nodes import AveragePool, Border, Encoding, Image, MaxPool, Window
+from golden_model.graph.nodes import AveragePool, Border, Image, MaxPool
+from golden_model.graph.numbers import Encoding, Window
 from golden_model.image import image as deployment
 from golden_model.image.interpreter import Interpreter
 from golden_model.registers import (
@@ -79,7 +80,7 @@ def records(image, index):
 
 def window_rows(image, index):
     """Input rows of a crossbar step's windows, by window, from records: not needed by most tests."""
-    from golden_model.network import windows
+    from golden_model.crossbar.windows import windows
 
     program, layer = image.program, image.program.steps[index].layer
     memory = np.zeros((1, SMALL.activation_bytes), dtype=np.uint8)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_model.graph.network import build
-from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Encoding, Image, MaxPool, Reshape, Window
+from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Image, MaxPool, Reshape
+from golden_model.graph.numbers import Encoding, Window
 from golden_model.registers import StepKind
 from tests.end_to_end.networks import NINE, SLOW, SMALL, WIDE, assert_equal, loaded, run
 from tests.golden_model.random_graphs import KINDS, Maker, random_images, random_network, random_networks

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from golden_model.graph.network import Add, GraphRunner, build
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import build
+from golden_model.graph.nodes import Add
 from quant.capture import operators
 from quant.capture.capture import from_torch
 from quant.capture.errors import UnsupportedOperator

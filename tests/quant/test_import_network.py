@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from quant.integer import multiplier_and_shift
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from golden_model.config import HardwareConfig
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
 from golden_model.graph import network as graph
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import Add, AveragePool, Border, Concat, Crossbar, GraphRunner, MaxPool, Reshape
+from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Reshape
 from golden_model.trq import AdcRegisters
 from quant.capture.capture import from_torch, quantise_weights
 from quant.capture.errors import UnsupportedOperator

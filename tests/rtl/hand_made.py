@@ -14,7 +14,7 @@ import numpy as np
 from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping, redy
-from golden_model.graph.layers import DynamicPrecision
+from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.registers import (
     COUNTER_NAMES,
     DESCRIPTOR_STRIDE,

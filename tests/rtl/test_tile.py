@@ -10,7 +10,7 @@ import pytest
 
 from golden_model import timing
 from golden_model.config import ISAAC, PAPER, PRESETS, TINY, HardwareConfig
-from golden_model.graph.layers import DynamicPrecision
+from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.registers import (
     DESCRIPTOR_STRIDE,
     REGION,

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from golden_model.engines.chain import check_network
 from golden_model.image.image import build_tables
-from golden_model.network import check_network
 from golden_model.registers import IDENTITY, REGION, REGISTER, ErrorCode, reference_entry
 from sim.host.bus import Bus, BusError, BusTimeout, Response, run_now
 from sim.host.driver import ChecksumError, DeviceError, Driver, poke_words

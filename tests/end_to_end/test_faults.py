@@ -8,6 +8,7 @@ from golden_model.graph.network import build
 from golden_model.graph.nodes import AveragePool, Border, Encoding, Image, MaxPool, Window
 from golden_model.image import image as deployment
 from golden_model.image.interpreter import Interpreter
+from golden_model.network import windows
 from golden_model.registers import (
     DESCRIPTOR_STRIDE,
     REGION,
@@ -78,9 +79,7 @@ def records(image, index):
 
 
 def window_rows(image, index):
-    """Input rows of a crossbar step's windows, by window, from records: not needed by most tests."""
-    from golden_model.network import windows
-
+    """Input rows of a crossbar step's windows, (windows, K)."""
     program, layer = image.program, image.program.steps[index].layer
     memory = np.zeros((1, SMALL.activation_bytes), dtype=np.uint8)
     pixels = image.vectors.images[0].ravel()
@@ -203,7 +202,7 @@ def test_a_wrong_number_of_the_post_processing_is_found_at_its_output(change, im
 
 
 def test_a_wrong_bias_is_found_at_its_output(image):
-    index, one = step(image, StepKind.CROSSBAR, 2)
+    _, one = step(image, StepKind.CROSSBAR, 2)
     base = one.fields["channel_base"]
     bias = int(image.program.tables.bias[base + 3])
     outcome = faulty(image, [(REGION["BIAS"].address(base + 3), (bias + 1) & 0xFFFFFFFF)])

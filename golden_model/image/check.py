@@ -32,7 +32,7 @@ def check_descriptor(config: HardwareConfig, fields: dict[str, int]) -> ErrorCod
     a width outside the hardware, or sizes that contradict each other; ADC_CONFIGURATION for converter registers
     that break a rule of system.md §4.1; NONE.
     """
-    if fields["step"] not in iter(StepKind):
+    if fields["step"] not in list(StepKind):
         return ErrorCode.UNSUPPORTED
     crossbar = fields["step"] == StepKind.CROSSBAR
     rules = _common(config, fields) + (_crossbar(config, fields) if crossbar else _element(fields))

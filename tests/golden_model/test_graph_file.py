@@ -19,11 +19,13 @@ from golden_model.graph.layers import DynamicPrecision
 from golden_model.graph.network import AveragePool, Encoding, GraphRunner, Window
 from golden_model.image import archive as graph_file
 from golden_model.image.archive import GraphFileError, load, save
+from golden_model.image.describe import describe
 from golden_model.trq import AdcRegisters
 from tests.golden_model.test_graph import SMALL, TWIN, convolution, everything, image, pixels
 from tests.strategies import adc_registers, make_images, make_network
 
 ROOT = Path(__file__).resolve().parents[2]
+TRAINED = sorted((ROOT / "quant/trained").glob("*/network.graph"))
 
 
 def same(a, b) -> bool:
@@ -241,7 +243,7 @@ BAD = [
     (edit(hardware={"rows": 8}), "hardware configuration: unknown fields"),
     (edit(name=5), "name must be str, got 5"),
     (edit(classes=["a"]), "graph everything: 1 class names for 4 outputs"),
-    (edit(info=[1, 2]), "cannot convert dictionary update sequence"),
+    (edit(info=[1, 2]), "info must be an object"),
     (edit(derived=1), "derived must be bool, got 1"),
     (edit_node("max", kind="softmax"), "node 7 max: this version does not know the kind 'softmax'"),
     (edit_node("max", colour=1), "node 7 max has the unknown field 'colour'"),
@@ -265,7 +267,7 @@ BAD = [
     ),
     (edit_layer(registers={"mode": "uniform", "n_r2": 9}), "layer stem.0: AdcRegisters.n_r2 must be in 1..3, got 9"),
     (edit_layer(dynamic={"l_max": 9, "tau_sq": 0}), "layer stem.0: DynamicPrecision.l_max must be in 0..7"),
-    (edit_layer(outputs=5), "node stem: step must be 5 real numbers, got shape (4,)"),
+    (edit_layer(outputs=5), "layer stem.0: weights must have shape (18, 5), got (18, 4)"),
     (edit_array("step", lambda a: put(a, 1, np.nan)), f"{STEM}.step must be finite, it holds NaN or infinity"),
     (edit_array("bias", lambda a: a[:2]), "node stem: bias must be 4 real numbers, got shape (2,)"),
     (edit_array("bias", lambda a: a + 1.0), f"{STEM}.layers.0.bias does not follow from the real numbers"),
@@ -298,7 +300,7 @@ def test_contents_that_do_not_fit_are_refused_with_one_sentence(change, message,
         (edit_array("step", lambda a: a * 2), f"{STEM}.step.npy was changed, its sha256 does not match"),
         (edit_array("step", lambda a: a[1:]), f"{STEM}.step.npy has 152 bytes instead of 160"),
         (lambda m, a: a.pop(f"{STEM}.step.npy"), f"{STEM}.step.npy is missing"),
-        (lambda m, a: a.update({"more.npy": np.zeros(1)}), "more.npy does not belong to the graph"),
+        (lambda m, a: a.update({"more.npy": np.zeros(1)}), "more.npy does not belong to the file"),
     ],
 )
 def test_files_that_were_changed_are_refused(change, message, tmp_path):
@@ -322,6 +324,29 @@ def test_integers_that_never_followed_are_still_checked(tmp_path):
 def test_a_field_that_a_file_lacks_gets_its_default(tmp_path):
     path = tampered(tmp_path, lambda m, a: [layer.pop("skip_zero_slices") for layer in node(m, "stem")["layers"]])
     assert same(load(path), everything())
+
+
+def test_a_retired_field_that_holds_nothing_is_ignored(tmp_path):
+    def change(manifest, arrays):
+        for layer in node(manifest, "stem")["layers"]:
+            layer["class_registers"] = None
+
+    assert same(load(tampered(tmp_path, change)), everything())
+
+
+def test_min_count_that_does_not_follow_from_lambda_is_refused(tmp_path):
+    def change(manifest, arrays):
+        node(manifest, "stem")["layers"][0]["counts_per_lsb"] = 2.0
+
+    with pytest.raises(GraphFileError, match=r"layer stem.0: min_count does not follow from counts_per_lsb = 2.0$"):
+        load(tampered(tmp_path, change))
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.parent.name)
+def test_kept_networks_load(path):
+    made = load(path)
+    assert made.name in {"lenet5", "resnet20"}
+    assert made.info
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -372,7 +397,7 @@ def test_a_changed_byte_is_noticed_or_does_not_matter(tmp_path_factory, place, c
 # ---- description --------------------------------------------------------------------------------
 def test_a_description_counts_bits_and_blocks():
     made = everything()
-    what = graph_file.describe(made)
+    what = describe(made)
     weights = sum(layer.weights.size for layer in made.layers)
     bits, full = 0, 0
     for layer in made.layers:
@@ -386,7 +411,7 @@ def test_a_description_counts_bits_and_blocks():
     assert what["compression"]["with_sign_and_table"] == pytest.approx(32 * weights / full)
     assert sum(what["block_widths"].values()) == sum(layer.block_widths.size for layer in made.layers)
     assert what["integers_follow_from_real_numbers"]
-    assert not graph_file.describe(graph.from_network(make_network(0, TINY)))["integers_follow_from_real_numbers"]
+    assert not describe(graph.from_network(make_network(0, TINY)))["integers_follow_from_real_numbers"]
     groups = next(n for n in what["nodes"] if n["name"] == "groups")
     assert (groups["groups"], groups["weights"]) == (2, 72)
     json.dumps(what)
@@ -394,7 +419,7 @@ def test_a_description_counts_bits_and_blocks():
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "golden_model.image.archive", *map(str, arguments)],
+        [sys.executable, "-m", "golden_model.image.describe", *map(str, arguments)],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 

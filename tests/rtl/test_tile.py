@@ -293,9 +293,9 @@ def _single(hardware=ROOMY, **fields):
     return program
 
 
-def _broken(program, step=0, **changes):
+def _broken(program, index=0, **changes):
     """Descriptor words of a step with fields changed."""
-    fields = program.steps[step].fields | changes
+    fields = program.steps[index].fields | changes
     return pack_descriptor(program.hardware, {name: int(value) for name, value in fields.items()})
 
 

@@ -134,7 +134,7 @@ def test_a_flipped_cell_is_found_where_its_row_is_first_driven(number, polarity,
     column, lane_column = divmod(output, SMALL.ou_cols)
     rows = window_rows(image, index)
     found = records(image, index)
-    target = [record for _, record in found if record.block_col == column][-1]
+    target = max((record for _, record in found if record.block_col == column), key=lambda record: record.plane)
     place = (target.pair, target.ou_row, target.ou_col)
     lane, first = polarity * SMALL.ou_cols + lane_column, target.segment * SMALL.ou_rows
     row = int(np.argmax(rows[:, first : first + SMALL.ou_rows].sum(axis=0)))  # the one that is driven most

@@ -39,7 +39,7 @@ class Node:
 
     def logits(self, output: np.ndarray) -> np.ndarray:
         """This node's output as logits, int64 (B, C * H * W): integers whose 0 is the real 0."""
-        return output.reshape(len(output), -1).astype(np.int64) - self.encoding.zero
+        return output.reshape(len(output), int(np.prod(self.shape))).astype(np.int64) - self.encoding.zero
 
     @property
     def logit_scale(self) -> float:
@@ -241,7 +241,7 @@ class AveragePool(Node):
         return self.rescale(total)
 
     def logits(self, output: np.ndarray) -> np.ndarray:
-        return output.reshape(len(output), -1) if self.sums else super().logits(output)
+        return output.reshape(len(output), int(np.prod(self.shape))) if self.sums else super().logits(output)
 
     @property
     def logit_scale(self) -> float:

@@ -43,7 +43,7 @@ def loaded(network: Graph, images: np.ndarray) -> Image:
 
 
 @cache
-def library(hardware: HardwareConfig, *, analog: bool = False) -> Library:
+def library(hardware: HardwareConfig, analog: bool) -> Library:
     """The compiled design of a machine."""
     return build(Tile(hardware) if analog else System(hardware))
 
@@ -52,7 +52,7 @@ def run(image: Image, job: Job | None = None, crossbar: CrossbarSettings | None 
     """Run vectors of an image (all by default) on its compiled machine."""
     program: Program = image.program
     array = None if crossbar is None else make_crossbar(program, crossbar)
-    with CompiledBus(library(program.hardware, analog=crossbar is not None), crossbar=array) as bus:
+    with CompiledBus(library(program.hardware, crossbar is not None), crossbar=array) as bus:
         return run_now(run_job(bus, image, job or Job(tuple(range(len(image.vectors.images))))))
 
 

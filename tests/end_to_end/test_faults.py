@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from golden_model import trq
+from golden_model.crossbar.windows import windows
 from golden_model.graph.network import build
-from golden_model.graph.nodes import AveragePool, Border, Image, MaxPool
+from golden_model.graph.nodes import AveragePool, Border, Concat, Image, MaxPool, Reshape
 from golden_model.graph.numbers import Encoding, Window
 from golden_model.image import image as deployment
 from golden_model.image.interpreter import Interpreter
@@ -37,10 +38,13 @@ class Plain(Maker):
 
 @pytest.fixture(scope="module")
 def network():
-    """Two convolutions, an option-A shortcut into the second, both kinds of pooling, a linear layer."""
-    rng = np.random.default_rng(21)
+    """Two convolutions, an option-A shortcut into the second, both kinds of pooling beside it, a linear layer on all.
+
+    The linear layer also reads the second convolution directly, so that no pooling can hide a fault.
+    """
+    rng = np.random.default_rng(82)
     maker = Plain(lambda low, high: int(rng.integers(low, high + 1)), SMALL)
-    maker.nodes.append(Image(name="image", shape=(2, 7, 7), encoding=Encoding(high=1.0, low=-0.2, bits=4)))
+    maker.nodes.append(Image(name="image", shape=(2, 5, 5), encoding=Encoding(high=1.0, low=-0.2, bits=4)))
     conv1 = maker.crossbar(maker.nodes[0], 3, kernel_height=3, kernel_width=3, pad=1)
     shortcut = maker.add(Border(**maker.base("border", conv1), stride=(2, 2), channels=(1, 1)))
     conv2 = maker.crossbar(conv1, 5, residual=shortcut, kernel_height=3, kernel_width=3, pad=1, stride=2)
@@ -51,7 +55,12 @@ def network():
             window=Window(kernel=(3, 3), stride=(2, 2), pad=(1, 1)),
         )
     )
-    maker.crossbar(mean, 4, kind="linear", kernel_height=mean.shape[1], kernel_width=mean.shape[2], last=True)
+    flat = [
+        maker.add(Reshape(**{**maker.base("reshape", node), "shape": (int(np.prod(node.shape)), 1, 1)}))
+        for node in (conv2, mean)
+    ]
+    both = maker.add(Concat(**maker.base("concat", *flat, encoding=conv2.encoding)))
+    maker.crossbar(both, 4, kind="linear", kernel_height=1, kernel_width=1, last=True)
     return build("faults", SMALL, maker.nodes)
 
 
@@ -59,7 +68,9 @@ def network():
 def image(network):
     image = loaded(network, random_images(21, network, 1))
     kinds = [step.kind for step in image.program.steps]
-    assert kinds == [StepKind.CROSSBAR, StepKind.CROSSBAR, StepKind.MAXIMUM, StepKind.SUM, StepKind.CROSSBAR]
+    crossbar, maximum, total = StepKind.CROSSBAR, StepKind.MAXIMUM, StepKind.SUM
+    assert kinds[:4] == [crossbar, crossbar, maximum, total]
+    assert kinds[-1] == crossbar
     return image
 
 
@@ -79,9 +90,7 @@ def records(image, index):
 
 
 def window_rows(image, index):
-    """Input rows of a crossbar step's windows, by window, from records: not needed by most tests."""
-    from golden_model.crossbar.windows import windows
-
+    """Input rows of a crossbar step's windows, (windows, K)."""
     program, layer = image.program, image.program.steps[index].layer
     memory = np.zeros((1, SMALL.activation_bytes), dtype=np.uint8)
     pixels = image.vectors.images[0].ravel()
@@ -126,9 +135,10 @@ def test_a_flipped_cell_is_found_where_its_row_is_first_driven(number, polarity,
     column, lane_column = divmod(output, SMALL.ou_cols)
     rows = window_rows(image, index)
     found = records(image, index)
-    target = [record for _, record in found if record.block_col == column][-1]
+    target = max((record for _, record in found if record.block_col == column), key=lambda record: record.plane)
     place = (target.pair, target.ou_row, target.ou_col)
-    lane, row = polarity * SMALL.ou_cols + lane_column, 0
+    lane, first = polarity * SMALL.ou_cols + lane_column, target.segment * SMALL.ou_rows
+    row = int(np.argmax(rows[:, first : first + SMALL.ou_rows].sum(axis=0)))  # the one that is driven most
     expected = next(
         (window, record.index)
         for window, record in found
@@ -196,7 +206,12 @@ def test_a_step_that_reads_something_else_is_found_in_its_conversions(change, im
 def test_a_wrong_number_of_the_post_processing_is_found_at_its_output(change, image):
     index, one = step(image, StepKind.CROSSBAR, 1)
     value = one.fields[change]
-    changed = {"shift": value - 1, "residual_multiplier": 4 * value + 9, "residual_value": (value + 7) % 16}
+    changed = {
+        "shift": value - 1,
+        "residual_multiplier": 4 * value + 9,
+        "residual_value": (value + 7) % 16,
+        "residual_row": value - 1,
+    }
     outcome = faulty(image, descriptor_pokes(image, index, **{change: changed.get(change, value + 1)}))
     assert outcome.where["step"] == one.name
     assert {"channel", "row", "column"} <= set(outcome.where)

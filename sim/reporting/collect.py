@@ -23,6 +23,8 @@ from golden_model.crossbar import redy
 from golden_model.graph.layers import DynamicPrecision, Layer
 from golden_model.graph.network import Graph, GraphRunner
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
+from golden_model.image import image as deployment
+from golden_model.image.program import Program
 from golden_model.network import windows
 from golden_model.registers import COUNTER_NAMES, StepKind
 from golden_model.searches.histograms import layer_counts
@@ -36,7 +38,7 @@ CLOCK_MHZ = 100.0
 
 
 def collect(
-    image: Any,
+    image: deployment.Image,
     run: dict[str, Any] | None = None,
     *,
     table: str = cost.DEFAULT_TABLE,
@@ -47,7 +49,7 @@ def collect(
 
     Parameters
     ----------
-    image : golden_model.image.image.Image, of any network.
+    image : of any network.
     run : content of the file that `python -m sim.run --json` wrote, or None.
     table : energy table, name or file.
     images : test vectors to average over, at most as many as the image holds.
@@ -120,7 +122,7 @@ def collect(
 
 
 # ---- the program --------------------------------------------------------------------------------
-def step_rows(network: Graph, program: Any) -> list[dict[str, Any]]:
+def step_rows(network: Graph, program: Program) -> list[dict[str, Any]]:
     """The steps of a program, in order; ValueError for a step of a node that the network does not have."""
     names = {node.name for node in network.nodes}
     rows = []
@@ -146,7 +148,7 @@ def step_rows(network: Graph, program: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def by_node(network: Graph, program: Any, events: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+def by_node(network: Graph, program: Program, events: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
     """Events of crossbar nodes (images, nodes, counters), and the mean clocks of all other steps by their node.
 
     events : (images, steps, counters), one row per step of the program.
@@ -163,7 +165,7 @@ def by_node(network: Graph, program: Any, events: np.ndarray) -> tuple[np.ndarra
     return made, clocks
 
 
-def memory_map(program: Any) -> dict[str, Any]:
+def memory_map(program: Program) -> dict[str, Any]:
     """What lies where in the activation memory, and when.
 
     {"bytes": size of the memory, "used": bytes up to the highest address that is used, "buffers": [{"tensors": names of
@@ -181,7 +183,7 @@ def memory_map(program: Any) -> dict[str, Any]:
     }
 
 
-def _crossbars(network: Graph, program: Any, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _crossbars(network: Graph, program: Program, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     hardware = network.hardware
     used = [row for row in rows if row["pairs"]]
     pairs = int(program.placement.pairs)
@@ -238,7 +240,7 @@ def _steps_of(steps: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
 
 def _rows(
     network: Graph,
-    program: Any,
+    program: Program,
     steps: Sequence[dict[str, Any]],
     elsewhere: dict[str, float],
     baseline: tuple[Machine, cost.EnergyReport],
@@ -282,7 +284,7 @@ def _rows(
     return rows
 
 
-def _pairs(program: Any) -> dict[str, int]:
+def _pairs(program: Program) -> dict[str, int]:
     """Crossbar pairs by node; those that its steps share are counted once."""
     used: dict[str, set[int]] = {}
     steps = [step for step in program.steps if step.kind == StepKind.CROSSBAR]
@@ -581,7 +583,7 @@ def accuracy_rows(info: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"stage": ACCURACY_STAGES.get(k, k), "accuracy": float(found[k]), "images": images} for k in order]
 
 
-def _pictures(vectors: Any, count: int, run: dict[str, Any] | None) -> dict[str, Any]:
+def _pictures(vectors: deployment.Vectors, count: int, run: dict[str, Any] | None) -> dict[str, Any]:
     """Labels and predicted classes; the hardware's where it ran (`simulated` counts them), else the golden model's."""
     predicted = np.asarray(vectors.logits[:count]).argmax(axis=1).tolist()
     simulated = [row for row in (run or {}).get("images", []) if 0 <= row["index"] < count]
@@ -608,7 +610,7 @@ _RUN_FIELDS = (
 )
 
 
-def check_run(run: dict[str, Any] | None, image: Any) -> dict[str, Any] | None:
+def check_run(run: dict[str, Any] | None, image: deployment.Image) -> dict[str, Any] | None:
     """The fields of a run that the report shows; ValueError for a run of another image or another form."""
     if run is None:
         return None

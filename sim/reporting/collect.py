@@ -415,7 +415,7 @@ def _layer(node: Crossbar, measured: Measurement, hardware: HardwareConfig, even
 
 def _storage(node: Crossbar, hardware: HardwareConfig) -> dict[str, int]:
     """Bits that a node stores; padding of edge blocks is left out (system.md §3, §8)."""
-    total = dict.fromkeys(("weights", "plane_bits", "sign_bits", "table_bits", "blocks", "pruned"), 0)
+    total: dict[str, int] = {}
     for layer in node.layers:
         segments, columns = layer.block_widths.shape
         rows = np.minimum(hardware.ou_rows, layer.k - np.arange(segments) * hardware.ou_rows)
@@ -429,7 +429,7 @@ def _storage(node: Crossbar, hardware: HardwareConfig) -> dict[str, int]:
             ("blocks", layer.block_widths.size),
             ("pruned", (layer.block_widths == 0).sum()),
         ):
-            total[name] += int(value)
+            total[name] = total.get(name, 0) + int(value)
     return total
 
 
@@ -594,7 +594,7 @@ def _pictures(vectors: deployment.Vectors, count: int, run: dict[str, Any] | Non
 
 
 #: What `python -m sim.run --json` writes, as far as the report reads it.
-RUN_SCHEMA, RUN_VERSION = "ohmloom-run", 1
+RUN_SCHEMA, RUN_VERSION = "ohmloom-run", 2
 _RUN_FIELDS = (
     "image_sha256",
     "backend",
@@ -602,8 +602,11 @@ _RUN_FIELDS = (
     "judged",
     "agrees",
     "first_difference",
+    "notes",
+    "simulated",
+    "equal",
     "images",
-    "cycles_per_image",
+    "clocks",
     "clocks_per_second",
     "seconds",
     "build_seconds",
@@ -622,7 +625,7 @@ def check_run(run: dict[str, Any] | None, image: deployment.Image) -> dict[str, 
     missing = [name for name in _RUN_FIELDS if name not in run]
     if missing:
         raise ValueError(f"run file: {missing[0]} is missing")
-    needed = {"index", "label", "predicted", "golden_predicted", "cycles"}
+    needed = {"index", "label", "predicted", "golden_predicted"}
     rows = run["images"]
     if not isinstance(rows, list) or any(not isinstance(row, dict) or not needed <= set(row) for row in rows):
         raise ValueError(f"run file: images must be a list of objects with {', '.join(sorted(needed))}")

@@ -78,10 +78,10 @@ def html(image, data):
 
 def make_run(image, **changes):
     """What `python -m sim.run --json` writes, for the first two pictures."""
-    rows = [{"index": i, "label": i - 1, "predicted": 2, "golden_predicted": 2, "cycles": 1234 + i} for i in range(2)]
+    rows = [{"index": i, "label": i - 1, "predicted": 2, "golden_predicted": 2} for i in range(2)]
     return {
         "schema": "ohmloom-run",
-        "version": 1,
+        "version": 2,
         "image_sha256": image.manifest["manifest_sha256"],
         "backend": "compiled",
         "crossbar": {"kind": "emulated"},
@@ -89,7 +89,10 @@ def make_run(image, **changes):
         "agrees": True,
         "first_difference": None,
         "images": rows,
-        "cycles_per_image": 1234.5,
+        "clocks": [1234, 1235],
+        "notes": ["the crossbar is emulated"],
+        "simulated": 2,
+        "equal": 2,
         "clocks_per_second": 1e6,
         "seconds": 2.0,
         "build_seconds": 3.0,
@@ -237,6 +240,8 @@ def test_a_run_that_agrees_shows_simulator_and_clocks(image):
     assert "equal the golden model’s" in html
     assert "1,234, 1,235" in html
     assert "compiled" in html
+    assert "2 of 2 pictures" in html
+    assert "the crossbar is emulated" in html
 
 
 def test_a_run_that_differs_says_where(image):

@@ -107,7 +107,7 @@ REGISTERS: tuple[Register, ...] = (
         0x08,
         "w1",
         (
-            Field("start", 1, "run LAYER_COUNT steps; ignored while busy"),
+            Field("start", 1, "run LAYER_COUNT steps; does nothing while busy"),
             Field("abort", 1, "stop at the next clock; STATUS.error becomes ABORTED"),
             Field("check_cells", 1, "read the cells of CELL_PAIRS crossbar pairs back into CELL_CHECKSUM"),
         ),
@@ -120,7 +120,7 @@ REGISTERS: tuple[Register, ...] = (
         (
             Field("busy", 1, "a network is running"),
             Field("done", 1, "the last run ended without error; cleared by start"),
-            Field("cells_busy", 1, "the cell check is running"),
+            Field("cells_busy", 1, "cells are being programmed or checked"),
             Field("overflow", 1, "a partial sum left accumulator_bits; sticky until start"),
             Field("error", 4, "ErrorCode; sticky until start"),
             Field("layer", 16, "step being run, or where the run stopped"),
@@ -148,7 +148,9 @@ REGISTERS: tuple[Register, ...] = (
         0x20,
         "w",
         (Field("cells", 32, "next 32 cells; after HardwareConfig.cell_words words one OU of a pair is written"),),
-        "Cell programming. OU column counts fastest, then OU row, then crossbar pair.",
+        "Cell programming. OU column counts fastest, then OU row, then crossbar pair; bits behind the last cell of an "
+        "OU do not count. A write while the array still programs the OU before (STATUS.cells_busy) is refused and "
+        "can be repeated: no word is lost and none is taken twice.",
     ),
     Register(
         "CELL_PAIRS",
@@ -189,13 +191,18 @@ REGIONS: tuple[Region, ...] = (
     Region("BIAS", 3, "w", 4, "signed 32-bit bias per output channel, in units of Delta_R1"),
     Region("MULTIPLIERS", 4, "w", 4, "bits 15:0 = requantisation multiplier per output channel"),
     Region("PADS", 5, "w", 4, "bits 7:0 = border value per channel"),
-    Region("REFERENCE", 6, "w", 4, "sampled level of every count: entry = step * (ou_rows + 1) + count"),
+    Region("REFERENCE", 6, "w", 4, "sampled level of every count 0..ou_rows: entry = step * 2**bits(ou_rows) + count"),
     Region("ACTIVATIONS", 7, "rw", 4, "activations, 4 bytes a word; entry = address / 4"),
     Region("LOGITS", 8, "r", 4, "signed 32-bit result of the last step, one per output"),
     Region("EVENTS", 9, "r", 4, "event counters: entry = (step * 16 + counter) * 2, low word then high word"),
 )
 
 REGION: dict[str, Region] = {r.name: r for r in REGIONS}
+
+
+def reference_entry(config: HardwareConfig, step: int, count: int = 0) -> int:
+    """Entry of region REFERENCE for `count` = 0..ou_rows of a step; the counts of a step lie side by side."""
+    return (step << bits_for(config.ou_rows)) + count
 
 
 # ---- event counters -----------------------------------------------------------------------------
@@ -221,6 +228,8 @@ COUNTER_NAMES: tuple[str, ...] = tuple(name for name, _ in EVENT_COUNTERS)
 _ADDRESS, _SIZE = 24, 16
 #: Bits of the signed offset that post-processing adds before its shift.
 OFFSET_BITS = 48
+#: Largest kernel of an element step, in values.
+MAX_ELEMENT_KERNEL = (1 << 16) - 1
 
 
 def descriptor_fields(config: HardwareConfig) -> tuple[Field, ...]:

@@ -22,9 +22,13 @@ from rich.progress import Progress
 
 from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.prepared import prepare_layer
+from golden_model.crossbar.windows import windows
+from golden_model.engines.chain import Runner
+from golden_model.engines.run_layer import run_layer
 from golden_model.events import Events
-from golden_model.graph.layers import DynamicPrecision, Layer, Network
-from golden_model.network import Runner, prepare_layer, run_layer, windows
+from golden_model.graph.layers import Network
 from golden_model.trq import AdcRegisters, convert_counts, lossless, min_count
 from quant import checkpoint
 from quant import stages as pipeline

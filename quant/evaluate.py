@@ -23,7 +23,8 @@ from torch import nn
 
 from golden_model.config import PRESETS
 from golden_model.engines import torch_engine
-from golden_model.graph.network import Graph, GraphRunner
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
 from quant import stages as pipeline
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets

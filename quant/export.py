@@ -15,9 +15,9 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
+from golden_model.engines.run_network import Progress as ImageProgress
 from golden_model.graph.layers import Network
 from golden_model.image import image
-from golden_model.network import Progress as ImageProgress
 from quant import checkpoint
 from quant import stages as pipeline
 from quant.calibrate import dataset_of, settings_of

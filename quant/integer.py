@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from golden_model.config import HardwareConfig
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.post_processing import finish_layer
 from golden_model.crossbar.redy import precision
-from golden_model.graph.layers import DynamicPrecision, Layer
-from golden_model.network import finish_layer, windows
+from golden_model.crossbar.windows import windows
 from golden_model.trq import AdcRegisters, lossless, min_count
 from quant.training.layers import PIXEL_LEVELS, QuantNetwork
 

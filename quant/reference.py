@@ -14,19 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from golden_model.crossbar.bit_classes import lossless
-from golden_model.graph.network import (
-    Add,
-    AveragePool,
-    Border,
-    Concat,
-    Crossbar,
-    Graph,
-    MaxPool,
-    Node,
-    Rescale,
-    Reshape,
-)
+from golden_model.graph.network import Graph
+from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Node, Reshape
+from golden_model.graph.numbers import Rescale
+from golden_model.trq import lossless
 
 #: Called with (images done, images in all).
 Progress = Callable[[int, int], None]
@@ -44,7 +35,7 @@ def exact_logits(graph: Graph, images: np.ndarray, *, chunk: int = 0, progress: 
     """
     for node in graph.crossbars:
         for layer in node.layers:
-            if not lossless(layer.converters, graph.hardware, layer.min_count):
+            if not lossless(layer.registers, graph.hardware, layer.min_count):
                 raise ValueError(f"layer {layer.name!r}: its converter is lossy, use the golden model")
             if layer.dynamic is not None and layer.dynamic.l_max and layer.dynamic.tau_sq:
                 raise ValueError(f"layer {layer.name!r}: its dynamic precision is lossy, use the golden model")

@@ -127,12 +127,11 @@ def bus_response() -> data.StructLayout:
 
 
 def activation_bus(config: HardwareConfig) -> data.StructLayout:
-    """The host's access to the activation buffers, one word of four activations; only while idle."""
+    """The host's access to the activation memory, one word of four activations; only while idle."""
     return data.StructLayout(
         {
             "read": unsigned(1),
             "write": unsigned(4),  # byte strobes
-            "buffer": unsigned(1),
             "word": unsigned(bits_for(activation_words(config) - 1)),
             "data": unsigned(WORD),
         }

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from golden_model import trq
 from golden_model.config import PAPER, HardwareConfig
 from golden_model.crossbar import mapping
-from golden_model.graph.layers import DynamicPrecision, Layer, Network
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.graph.layers import Network
 from golden_model.trq import AdcRegisters
 
 

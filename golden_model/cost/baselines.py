@@ -23,10 +23,12 @@ from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.cost.work import StagePlacement, stages
 from golden_model.crossbar import mapping
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.events import Events
-from golden_model.graph.layers import Layer, Network
-from golden_model.graph.network import Graph, GraphRunner, from_network
-from golden_model.network import Progress, windows
+from golden_model.graph.layers import Network, from_network
+from golden_model.graph.network import Graph
 from golden_model.registers import COUNTER_NAMES
 
 #: Magnitude planes of the baseline: 8-bit symmetric weights are a sign and 7 bits.

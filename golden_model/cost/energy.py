@@ -169,9 +169,3 @@ def energy(
         [[QUANTITIES[c.quantity].count(work, network.hardware) for c in rows.components] for work in done]
     )
     return EnergyReport(rows, tuple(work.name for work in done), counts)
-
-
-if __name__ == "__main__":
-    from golden_model.cost.__main__ import app
-
-    app()

@@ -27,10 +27,10 @@ from golden_model.cost.components import ComponentTable, load_table
 from golden_model.cost.energy import EnergyReport, energy
 from golden_model.cost.window_reuse import fixed_cycles
 from golden_model.cost.work import StagePlacement, dynamic_precision_events, per_image, stages, window_register_events
+from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.events import Events
-from golden_model.graph.layers import Network
-from golden_model.graph.network import Graph, GraphRunner, from_network
-from golden_model.network import Progress
+from golden_model.graph.layers import Network, from_network
+from golden_model.graph.network import Graph
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.trq import AdcRegisters

@@ -17,8 +17,9 @@ import numpy as np
 from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.cost.window_reuse import values_read
+from golden_model.crossbar.layer import Layer
 from golden_model.events import Events
-from golden_model.graph.layers import Layer, Network
+from golden_model.graph.layers import Network
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Node
 from golden_model.registers import COUNTER_NAMES

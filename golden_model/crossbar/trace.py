@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping
 from golden_model.crossbar import redy as dynamic_precision
-from golden_model.graph.layers import Layer
-from golden_model.network import Runner, windows
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.windows import windows
 from golden_model.trq import column_bounds, convert, levels
 
 
@@ -113,8 +114,11 @@ def window_trace(
                 index += 1
 
 
-def network_trace(runner: Runner, image: np.ndarray, layer_index: int, window_index: int) -> Iterator[OuRecord]:
-    """OU activations of one window of one layer while a network classifies `image`, uint8 (C, H, W)."""
+def network_trace(runner: Any, image: np.ndarray, layer_index: int, window_index: int) -> Iterator[OuRecord]:
+    """OU activations of one window of one layer while a network classifies `image`, uint8 (C, H, W).
+
+    runner : golden_model.engines.chain.Runner.
+    """
     layers = runner.network.layers
     if not 0 <= layer_index < len(layers):
         raise ValueError(f"layer_index must be in 0..{len(layers) - 1}, got {layer_index}")

@@ -1,120 +1,19 @@
-"""An integer network as data: layers, their tables and their hardware descriptors (system.md §3, §5a).
-
-This is what `quant` produces, what a deployment image holds, and what golden model and RTL run.
-"""
+"""A chain of layers, which today's hardware runs, and the same chain as a graph."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from golden_model.config import HardwareConfig
-from golden_model.crossbar.bit_classes import ClassRegisters
-from golden_model.trq import AdcRegisters
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.graph.network import Graph, check_graph
+from golden_model.graph.nodes import Crossbar, Image, Node
+from golden_model.graph.numbers import Encoding
 
-
-@dataclass(frozen=True, kw_only=True)
-class DynamicPrecision:
-    """Run-time registers of the dynamic-precision unit of one layer (system.md §6).
-
-    l_max : most low bits that may be dropped, 0..7.
-    tau_sq : squared tolerance, unsigned Q4.12 (0..65535); 0 switches the lossy part off.
-    """
-
-    l_max: int = 0
-    tau_sq: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Layer:
-    """One convolution or fully connected layer with everything the hardware needs.
-
-    A fully connected layer on C x H x W is a convolution with kernel H x W, stride 1, no border
-    (system.md §5a). K = channels * kernel_height * kernel_width, C outermost; N = outputs.
-
-    weights : (K, N) int64, |w| < 2**weight_bits.
-    bias : (N,) int64, in units of Delta_R1 (acc + bias).
-    multipliers : (N,) int64 in 0..65535; ignored by the last layer.
-    shift : S, 0..63.
-    pad_values : (C,) int64 border byte per channel, or None for a border of 0.
-    block_widths : (segments, block_cols) int64, bit planes per block, 0..weight_bits.
-    registers : A/D registers. min_count : (2**R - 1,) int64, min_count[t - 1] = ceil(lambda (t - 1/2)),
-        the smallest count that answers 1 to threshold t (system.md §4.4). counts_per_lsb : lambda, for
-        the record.
-    class_registers : one A/D setting per bit class instead, of the same n_r2 + m as `registers`; in the golden
-        model's graphs only.
-    dynamic : dynamic-precision registers, or None to stream all of input_bits.
-    input_bits / output_bits : width of this layer's and the next layer's activations.
-    """
-
-    name: str
-    kind: str  # "conv" or "linear"
-    channels: int
-    height: int
-    width: int
-    kernel_height: int
-    kernel_width: int
-    stride: int
-    pad: int
-    pool: int
-    outputs: int
-    weights: np.ndarray
-    bias: np.ndarray
-    multipliers: np.ndarray
-    shift: int
-    block_widths: np.ndarray
-    registers: AdcRegisters
-    min_count: np.ndarray
-    counts_per_lsb: float = 1.0
-    pad_values: np.ndarray | None = None
-    dynamic: DynamicPrecision | None = None
-    skip_zero_slices: bool = False
-    input_bits: int = 8
-    output_bits: int = 8
-    last: bool = False
-    class_registers: ClassRegisters | None = None
-    #: For people and reports only: real scales (e.g. {"weight": ..., "input": ..., "output": ...}).
-    scales: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def converters(self) -> AdcRegisters | ClassRegisters:
-        """What its conversions use."""
-        return self.registers if self.class_registers is None else self.class_registers
-
-    @property
-    def k(self) -> int:
-        return self.channels * self.kernel_height * self.kernel_width
-
-    @property
-    def conv_height(self) -> int:
-        """Rows of window positions before pooling."""
-        return (self.height + 2 * self.pad - self.kernel_height) // self.stride + 1
-
-    @property
-    def conv_width(self) -> int:
-        return (self.width + 2 * self.pad - self.kernel_width) // self.stride + 1
-
-    @property
-    def out_height(self) -> int:
-        """Rows after pooling; positions that do not fill a pooling window are dropped."""
-        return self.conv_height // self.pool
-
-    @property
-    def out_width(self) -> int:
-        return self.conv_width // self.pool
-
-    @property
-    def windows(self) -> int:
-        """Windows that the hardware computes."""
-        return self.out_height * self.out_width * self.pool * self.pool
-
-    def segments(self, hardware: HardwareConfig) -> int:
-        return -(-self.k // hardware.ou_rows)
-
-    def block_cols(self, hardware: HardwareConfig) -> int:
-        return -(-self.outputs // hardware.ou_cols)
+__all__ = ["DynamicPrecision", "Layer", "Network", "from_network"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,3 +30,50 @@ class Network:
     layers: tuple[Layer, ...]
     classes: tuple[str, ...] = ()
     info: dict[str, Any] = field(default_factory=dict)
+
+
+def from_network(network: Network) -> Graph:
+    """A chain as a graph, its integers unchanged.
+
+    Real numbers are not known here: one step of every activation counts as 1, which is all that `with_settings`
+    needs.
+    """
+    first = network.layers[0]
+
+    def encoding(bits: int) -> Encoding:
+        return Encoding(high=float((1 << bits) - 1), bits=bits)
+
+    zeros = () if first.pad_values is None else tuple(map(float, first.pad_values))
+    before = Image(
+        name="image",
+        shape=(first.channels, first.height, first.width),
+        encoding=replace(encoding(first.input_bits), zeros=zeros),
+    )
+    nodes: list[Node] = [before]
+    for index, layer in enumerate(network.layers):
+        if index and layer.pad_values is not None and np.any(layer.pad_values):
+            raise ValueError(f"layer {layer.name}: only the first layer may have border values")
+        node = Crossbar(
+            name=layer.name,
+            inputs=(nodes[-1].name,),
+            shape=(layer.outputs, layer.out_height, layer.out_width),
+            encoding=encoding(layer.output_bits),
+            layers=(layer,),
+            step=np.ones(layer.outputs),
+            bias=np.zeros(layer.outputs),
+        )
+        unit = node.counts_per_unit(network.hardware)
+        step = np.ones(layer.outputs) if layer.last else layer.multipliers / (2.0**layer.shift * unit)
+        correction = np.zeros(layer.outputs)
+        if index == 0 and zeros:
+            correction = np.repeat(zeros, layer.kernel_height * layer.kernel_width) @ layer.weights
+        nodes.append(replace(node, step=step, bias=(layer.bias * unit + correction) * step))
+    graph = Graph(
+        name=network.name,
+        hardware=network.hardware,
+        nodes=tuple(nodes),
+        classes=network.classes,
+        info=dict(network.info),
+    )
+    check_graph(graph)
+    return graph

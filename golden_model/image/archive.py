@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from golden_model.config import HardwareConfig
-from golden_model.graph.layers import Layer
+from golden_model.crossbar.layer import Layer
 from golden_model.graph.network import Graph, build, check_graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
 from golden_model.trq import min_count

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from golden_model.config import HardwareConfig
-from golden_model.graph.layers import Layer
+from golden_model.crossbar.layer import Layer
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Crossbar
 from golden_model.image import archive

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from golden_model.config import HardwareConfig
+from golden_model.engines.choice import EngineName
+from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.events import Events
-from golden_model.graph.network import Graph, GraphRunner
+from golden_model.graph.network import Graph
 from golden_model.image.archive import (
     NETWORK_PARTS,
     Archive,
@@ -32,8 +34,6 @@ from golden_model.image.archive import (
 )
 from golden_model.image.interpreter import Interpreter
 from golden_model.image.program import Program, Tables, plan
-from golden_model.layer import EngineName
-from golden_model.network import Progress
 from golden_model.registers import COUNTER_NAMES
 
 SCHEMA = "ohmloom-image"

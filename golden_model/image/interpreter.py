@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from golden_model import layer as crossbar
 from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.prepared import Prepared, prepare_layer
+from golden_model.engines.choice import EngineName
+from golden_model.engines.run_layer import run_layer
 from golden_model.events import Events
-from golden_model.graph.layers import DynamicPrecision, Layer
+from golden_model.image.check import check_descriptor, check_placement
 from golden_model.image.program import Tables
-from golden_model.network import prepare_layer, run_layer
 from golden_model.registers import COUNTER_NAMES, OFFSET_BITS, StepKind, unpack_descriptor
 from golden_model.rounding import round_half_up_shift
 from golden_model.trq import AdcRegisters
@@ -49,9 +51,10 @@ class Interpreter:
     ----------
     tables : the tile's memories. image_base : where the image lies; None: where the first step reads.
     steps : how many steps to run, as register LAYER_COUNT; None runs all.
-    engine : as for `golden_model.network.run_layer`.
+    engine : as for `run_layer`.
 
-    Raises ValueError, one sentence naming the step, for descriptors that do not fit the tables.
+    Raises ValueError, one sentence naming the step, for descriptors that the hardware refuses (check.py) and for tables
+    that are shorter than the steps need.
     """
 
     def __init__(
@@ -61,22 +64,25 @@ class Interpreter:
         *,
         image_base: int | None = None,
         steps: int | None = None,
-        engine: crossbar.EngineName = "auto",
+        engine: EngineName = "auto",
     ) -> None:
         count = len(tables.program) if steps is None else steps
         if not 1 <= count <= min(len(tables.program), hardware.max_layers):
             raise ValueError(f"steps must be in 1..{min(len(tables.program), hardware.max_layers)}, got {count}")
         self.tables = tables
         self.hardware = hardware
-        self.engine: crossbar.EngineName = engine
+        self.engine: EngineName = engine
         self.fields = [unpack_descriptor(hardware, words) for words in tables.program[:count].tolist()]
         self.image_base = self.fields[0]["source"] if image_base is None else image_base
+        for index, values in enumerate(self.fields):
+            if code := check_descriptor(hardware, values):
+                raise ValueError(f"step {index}: the hardware refuses its descriptor with {code.name}")
         self._layers = {
             index: _layer(index, values, tables, hardware)
             for index, values in enumerate(self.fields)
             if values["step"] == StepKind.CROSSBAR
         }
-        self._prepared: dict[int, crossbar.Prepared] = {}
+        self._prepared: dict[int, Prepared] = {}
 
     def run(self, images: Any) -> tuple[np.ndarray, Events]:
         """Classify images.
@@ -112,8 +118,6 @@ class Interpreter:
             made, counts[:, index] = run(index, values, memory)
             if not values["last"]:
                 target, size = values["target"], int(np.prod(made.shape[1:]))
-                if target + size > memory.shape[1]:
-                    raise ValueError(f"step {index}: its output must end within the memory")
                 memory[:, target : target + size] = made.reshape(len(made), size)
             outputs.append(made)
         last = outputs[-1] if self.fields[-1]["last"] else np.zeros((len(images), 0), dtype=np.int64)
@@ -191,8 +195,6 @@ class Interpreter:
         """The input, (B, C, H, W)."""
         shape = (values["channels"], values["height"], values["width"])
         begin, size = values["source"], int(np.prod(shape))
-        if begin + size > memory.shape[1]:
-            raise ValueError(f"a step reads {size} bytes at {begin}, beyond the memory of {memory.shape[1]} bytes")
         return memory[:, begin : begin + size].reshape(len(memory), *shape)
 
     def _border(self, values: dict[str, int], channels: int) -> np.ndarray:
@@ -218,8 +220,6 @@ class Interpreter:
             + np.arange(rows)[:, None] * values["residual_row"]
             + np.arange(columns) * values["residual_column"]
         )
-        if addresses.size and addresses.max() >= memory.shape[1]:
-            raise ValueError("a step reads a residual beyond the end of the memory")
         made[:, has] = memory[:, addresses]
         return made
 
@@ -260,13 +260,11 @@ def _layer(index: int, values: dict[str, int], tables: Tables, hardware: Hardwar
     """
     segments, block_cols, outputs = values["segments"], values["block_cols"], values["outputs"]
     k = values["channels"] * values["kernel_height"] * values["kernel_width"]
-    if (segments - 1) * hardware.ou_rows + values["last_rows"] != k:
-        raise ValueError(f"step {index}: segments and last_rows do not give its {k} inputs")
-    if (block_cols - 1) * hardware.ou_cols + values["last_cols"] != outputs:
-        raise ValueError(f"step {index}: block_cols and last_cols do not give its {outputs} outputs")
     widths = tables.widths[values["width_base"] : values["width_base"] + segments * block_cols]
-    if len(widths) != segments * block_cols or widths.max(initial=0) > hardware.weight_bits:
-        raise ValueError(f"step {index}: the width table holds no {segments} x {block_cols} widths for it")
+    if len(widths) != segments * block_cols:
+        raise ValueError(f"step {index}: the width table has no {segments} x {block_cols} entries for it")
+    if code := check_placement(hardware, values, tables.widths):
+        raise ValueError(f"step {index}: the hardware refuses its placement with {code.name}")
     widths = widths.reshape(segments, block_cols).astype(np.int64)
     placed = mapping.place_layer(widths, hardware, crossbar_base=values["crossbar_base"])
     if values["crossbar_base"] + placed.pairs > len(tables.cells):

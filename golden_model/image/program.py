@@ -20,9 +20,10 @@ import numpy as np
 from golden_model import timing
 from golden_model.config import _LIMITS, PAPER, HardwareConfig
 from golden_model.crossbar import mapping
+from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.events import Events
-from golden_model.graph.layers import DynamicPrecision, Layer
-from golden_model.graph.network import Graph, with_settings
+from golden_model.graph.check import accumulator_bits_needed
+from golden_model.graph.network import Graph
 from golden_model.graph.nodes import (
     Add,
     AveragePool,
@@ -32,11 +33,11 @@ from golden_model.graph.nodes import (
     Image,
     MaxPool,
     Node,
-    Rescale,
     Reshape,
     Shape,
 )
-from golden_model.network import accumulator_bits_needed
+from golden_model.graph.numbers import Rescale
+from golden_model.graph.settings import with_settings
 from golden_model.registers import (
     DESCRIPTOR_STRIDE,
     OFFSET_BITS,
@@ -954,8 +955,6 @@ def _layer_problems(operation: Operation, hardware: HardwareConfig) -> list[str]
             f"step {operation.name}: the hardware has no conversion of mode {layer.registers.mode!r}{bound}, "
             "only 'uniform' and 'twin' without one"
         )
-    if getattr(layer, "class_registers", None) is not None:
-        problems.append(f"step {operation.name}: the hardware has one A/D setting per layer, not one per bit class")
     needed = accumulator_bits_needed(layer, hardware)
     if layer.last and 32 < needed <= hardware.accumulator_bits:
         problems.append(f"step {operation.name}: its logits need {needed} bits, the hardware has 32")

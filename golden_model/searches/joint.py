@@ -14,11 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-from golden_model import layer as crossbar
-from golden_model import network
-from golden_model.graph.layers import Layer
-from golden_model.graph.network import Graph, GraphRunner
-from golden_model.searches.lanes import make_cells, slice_words
+from golden_model.crossbar.lanes import make_cells, slice_words
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.prepared import PATTERN_ROWS, Prepared, prepare_layer, streams
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
+from golden_model.optional import numba_installed
 from golden_model.trq import ColumnBoundBits, column_bounds
 
 #: Whose cells u counts: those of the conversion's own column, or those of the fullest column of its OU, of either
@@ -135,7 +137,7 @@ def _plain(slices: np.ndarray, cells: np.ndarray, u: np.ndarray, rows: int, coun
         counts += np.bincount(place.ravel(), minlength=counts.size).reshape(counts.shape)
 
 
-def joint_counts(prepared: crossbar.Prepared, activations: np.ndarray, u_of: BoundOf = "column") -> JointCounts:
+def joint_counts(prepared: Prepared, activations: np.ndarray, u_of: BoundOf = "column") -> JointCounts:
     """Counts of a prepared layer for its windows (P, K), unsigned integers; converters do not matter.
 
     Dynamic precision is taken into account: bits that are not streamed are no conversions. u_of : "ou" for searches
@@ -152,20 +154,20 @@ def joint_counts(prepared: crossbar.Prepared, activations: np.ndarray, u_of: Bou
     size = int(u.max(initial=0)) + 1
     counts = np.zeros((rows + 1, size, size), dtype=np.int64)
     columns = cells.first[cells.start]  # where every segment's columns start
-    compiled = crossbar.numba_installed()
+    compiled = numba_installed()
     step = max(1, _CHUNK_BYTES // (len(columns) * (prepared.bits * (8 + rows // 4) + 8 * rows)))
     for begin in range(0, len(activations), step):
-        streamed, mask = crossbar.streams(prepared, activations[begin : begin + step])
+        streamed, mask = streams(prepared, activations[begin : begin + step])
         words = slice_words(streamed, prepared.bits)
         for segment in range(len(prepared.segments)):
             mine = slice(columns[segment], columns[segment + 1])
             chosen = words[segment][mask[:, segment].T]  # (slices, W)
             if mine.start == mine.stop or not len(chosen):
                 continue
-            if rows <= crossbar.PATTERN_ROWS:
+            if rows <= PATTERN_ROWS:
                 _by_patterns(chosen[:, 0], cells.words[mine, 0], u[mine], counts)
             elif compiled:
-                from golden_model.searches import lanes_compiled
+                from golden_model.crossbar import lanes_compiled
 
                 lanes_compiled.add_joint_counts(chosen, cells.words[mine], u[mine], counts)
             else:
@@ -182,11 +184,11 @@ def graph_joint_counts(
     searches with `column_bound_bits="ou"`.
     """
     found: dict[str, list[JointCounts]] = {node.name: [] for node in graph.crossbars}
-    prepared = {id(layer): network.prepare_layer(layer, graph.hardware) for layer in graph.layers}
+    prepared = {id(layer): prepare_layer(layer, graph.hardware) for layer in graph.layers}
     lock = threading.Lock()
 
     def observe(name: str, layer: Layer, activations: np.ndarray) -> None:
-        rows = network.windows(layer, activations).reshape(-1, layer.k)
+        rows = windows(layer, activations).reshape(-1, layer.k)
         mine = joint_counts(prepared[id(layer)], rows, u_of)
         with lock:
             found[name] = [add([*found[name], mine])]

@@ -24,10 +24,13 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from golden_model.config import HardwareConfig
+from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.mapping import block_widths
 from golden_model.graph import network as integer
-from golden_model.graph.layers import Layer
-from golden_model.graph.network import Encoding, Graph, Window
+from golden_model.graph.network import Graph
+from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
+from golden_model.graph.numbers import Encoding, Window
+from golden_model.graph.settings import lossless_uniform
 from golden_model.trq import min_count
 from quant.capture.chain import UnsupportedOperator
 from quant.training.layers import PIXEL_LEVELS, Normalisation, QuantActivation, QuantMatrix
@@ -839,7 +842,7 @@ class _Emitter:
         self.output = next(reversed(ops))
 
     def emit(self, name: str, classes: Iterable[str]) -> Graph:
-        nodes: list[integer.Node] = []
+        nodes: list[Node] = []
         emitters = {
             "image": self._image, "matrix": self._matrix, "max": self._max, "mean": self._mean, "cat": self._cat,
             "add": self._sum, "border": self._border, "reshape": self._reshape,
@@ -891,14 +894,14 @@ class _Emitter:
                     )
         return {"name": op.name, "inputs": inputs, "shape": op.shape, "encoding": self._encoding(op)}
 
-    def _image(self, op: Op) -> integer.Node:
+    def _image(self, op: Op) -> Node:
         """Pixels q with real value (q / 255 - mean) / std; deviations that differ are folded into the weights."""
         std = self.normalisation.std
         high = 1.0 if len(set(std)) > 1 else 1.0 / std[0]
         zeros = tuple(PIXEL_LEVELS * m for m in self.normalisation.mean) if any(self.normalisation.mean) else ()
-        return integer.Image(name=op.name, shape=op.shape, encoding=Encoding(high=high, zeros=zeros))
+        return Image(name=op.name, shape=op.shape, encoding=Encoding(high=high, zeros=zeros))
 
-    def _matrix(self, op: Op) -> integer.Node:
+    def _matrix(self, op: Op) -> Node:
         source = self._source(op) if op.linear else self.ops[op.inputs[0]]
         channels, height, width = source.shape
         weight = op.weight.numpy()
@@ -924,7 +927,7 @@ class _Emitter:
             steps = np.full(outputs, step)
         last = op.name == self.output and not op.relu and (len(op.inputs), op.groups, op.shape[1:]) == (1, 1, (1, 1))
         per_group = outputs // op.groups
-        registers = integer.lossless_uniform(self.hardware)
+        registers = lossless_uniform(self.hardware)
         layers = []
         for group in range(op.groups):
             part = np.ascontiguousarray(integers[group * per_group : (group + 1) * per_group].T)
@@ -951,27 +954,27 @@ class _Emitter:
                     last=last,
                 )
             )
-        return integer.Crossbar(**base, layers=tuple(layers), step=steps, bias=op.bias.numpy().astype(np.float64))
+        return Crossbar(**base, layers=tuple(layers), step=steps, bias=op.bias.numpy().astype(np.float64))
 
-    def _max(self, op: Op) -> integer.Node:
+    def _max(self, op: Op) -> Node:
         assert op.window is not None
-        return integer.MaxPool(**self._base(op, *op.inputs), window=op.window)
+        return MaxPool(**self._base(op, *op.inputs), window=op.window)
 
-    def _mean(self, op: Op) -> integer.Node:
+    def _mean(self, op: Op) -> Node:
         assert op.window is not None
         sums = op.name == self.output and not op.relu
-        return integer.AveragePool(**self._base(op, *op.inputs), window=op.window, sums=sums)
+        return AveragePool(**self._base(op, *op.inputs), window=op.window, sums=sums)
 
-    def _cat(self, op: Op) -> integer.Node:
-        return integer.Concat(**self._base(op, *op.inputs))
+    def _cat(self, op: Op) -> Node:
+        return Concat(**self._base(op, *op.inputs))
 
-    def _sum(self, op: Op) -> integer.Node:
-        return integer.Add(**self._base(op, *op.inputs))
+    def _sum(self, op: Op) -> Node:
+        return Add(**self._base(op, *op.inputs))
 
-    def _border(self, op: Op) -> integer.Node:
+    def _border(self, op: Op) -> Node:
         if self._per_channel() and any(op.channels) and self._from_image(op.name):
             raise UnsupportedOperator(f"layer {op.name!r}: channels cannot be added to an image normalised per channel")
-        return integer.Border(**self._base(op, *op.inputs), stride=op.steps, border=op.border, channels=op.channels)
+        return Border(**self._base(op, *op.inputs), stride=op.steps, border=op.border, channels=op.channels)
 
-    def _reshape(self, op: Op) -> integer.Node:
-        return integer.Reshape(**self._base(op, *op.inputs))
+    def _reshape(self, op: Op) -> Node:
+        return Reshape(**self._base(op, *op.inputs))

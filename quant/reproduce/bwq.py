@@ -37,9 +37,9 @@ from golden_model.cost import machines
 from golden_model.cost.__main__ import source_lines, trace_lines
 from golden_model.cost.baselines import layer_wise_events
 from golden_model.cost.components import load_table, table_names
+from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
 from golden_model.image import archive as graph_file
-from golden_model.network import Progress
 from quant import stages as pipeline
 from quant.capture.capture import from_torch
 from quant.evaluate import float_logits, load_ready

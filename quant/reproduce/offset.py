@@ -22,12 +22,15 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from golden_model import layer as crossbar
 from golden_model.config import ISAAC, HardwareConfig
 from golden_model.crossbar import mapping
-from golden_model.graph.layers import Layer
-from golden_model.graph.network import Crossbar, Graph
-from golden_model.network import prepare_layer, run_layer, windows
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.prepared import prepare_layer
+from golden_model.crossbar.windows import windows
+from golden_model.engines.choice import compiled_tables
+from golden_model.engines.run_layer import run_layer
+from golden_model.graph.network import Graph
+from golden_model.graph.nodes import Crossbar
 from golden_model.searches.histograms import graph_counts
 from golden_model.trq import convert_counts
 from quant import stages as pipeline
@@ -94,7 +97,7 @@ class OffsetRunner:
         conversions = sum(layer.windows * int(p.lanes_per_slice.sum()) * p.bits for layer, _, p in stored)
         if len(images) * conversions > _COMPILING_PAYS:
             for _, _, prepared in stored:
-                crossbar.compiled_tables(prepared)  # `run_layer` takes the compiled engine where it finds its tables
+                compiled_tables(prepared)  # `run_layer` takes the compiled engine where it finds its tables
         for start in range(0, len(images), _BATCH):
             values = {self.graph.image.name: images[start : start + _BATCH]}
             for node in self.graph.nodes[1:]:

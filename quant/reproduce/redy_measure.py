@@ -23,8 +23,10 @@ from golden_model.cost.baselines import baseline_planes
 from golden_model.cost.components import ComponentTable
 from golden_model.cost.energy import energy
 from golden_model.cost.work import dynamic_precision_events, stages
-from golden_model.graph.network import Graph, GraphRunner, with_settings
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Concat
+from golden_model.graph.settings import with_settings
 from quant import stages as pipeline
 from quant.data import sets as datasets
 from quant.integer import accuracy

@@ -26,8 +26,10 @@ from rich.table import Table
 from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.cost import components, gathered
 from golden_model.cost import energy as cost
+from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
-from golden_model.graph.network import Graph, GraphRunner, lossless_uniform, with_settings
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import lossless_uniform, with_settings
 from golden_model.image import archive as graph_file
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches

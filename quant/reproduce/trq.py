@@ -8,9 +8,7 @@ units of 9 rows):
 * uniform, full scale: n bits over 2**R counts, and with 128 rows also over 128 counts, the most that can occur;
 * uniform, calibrated: n bits, its range searched per layer as twin range's is;
 * uniform, bits per layer: n or fewer bits per layer, chosen as twin range is, the fairest rival (*ours*);
-* twin, most accurate, and twin, fewest operations that pass the check;
-* on request (--converters) the same two searches with one setting per class of bits (*ours*; golden model only):
-  conversions of one input bit plus weight plane, or of one input bit and one weight plane.
+* twin, most accurate, and twin, fewest operations that pass the check.
 
 The check sees training images only, other ones than those that the histograms are from: squared error of the logits
 over their mean square (both without their mean over the classes) and accuracy. Trained networks know their training
@@ -32,7 +30,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from golden_model.config import ISAAC, PAPER, HardwareConfig
-from golden_model.graph.network import Graph, GraphRunner
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
 from golden_model.searches.histograms import graph_counts
 from golden_model.trq import AdcRegisters
 from quant import stages as pipeline
@@ -57,13 +56,6 @@ KINDS = {
     MIXED: "uniform, bits per layer",
     ACCURATE: "twin, most accurate",
     FEWEST: "twin, fewest operations",
-}
-#: Settings per class of bits, by weight 2**(i + b) or by (i, b); searched only if asked for.
-CLASS_MIXED, CLASS_FEWEST, PAIR_FEWEST = "uniform classes", "twin classes", "twin pairs"
-CLASS_KINDS = {
-    CLASS_MIXED: "uniform, bits per i + b",
-    CLASS_FEWEST: "twin, fewest, per i + b",
-    PAIR_FEWEST: "twin, fewest, per (i, b)",
 }
 #: system.md §12: what the paper reports.
 PAPER_SHARE = (42.0, 62.0)
@@ -272,47 +264,6 @@ def remembered(
     return holds
 
 
-def search_classes(
-    check: Check,
-    calibration: np.ndarray,
-    kinds: Sequence[str],
-    bounds: Sequence[int],
-    options: Options,
-    state: dict[str, Any],
-    save: Callable[[], None],
-    tell: Tell,
-    log: Callable[[str], None],
-) -> dict[str, dict[str, Chosen]]:
-    """Settings per class of bits: kinds of `CLASS_KINDS`, by "kind n". Other parameters as for `search`, after it."""
-    graph, hardware = check.graph, check.graph.hardware
-    steps, choices = state["steps"], state["choices"]
-    holds = remembered(check, options, state, save, tell)
-    for pairs in (False, True):
-        mine = [k for k in CLASS_KINDS if k in kinds and (k == PAIR_FEWEST) == pairs]
-        if all(f"{kind} {n}" in steps for kind in mine for n in bounds):
-            continue
-        classes = (adc_search.classes_of_their_own if pairs else adc_search.classes_by_weight)(hardware)
-        counts = graph_counts(
-            graph, calibration, classes=classes, threads=check.threads,
-            progress=lambda done, all_: tell("histograms of classes", done, all_),
-        )  # fmt: skip
-        for kind, n in ((k, n) for k in mine for n in bounds if f"{k} {n}" not in steps):
-            scores = adc_search.score_classes(counts, hardware, n, classes, twin=kind != CLASS_MIXED)
-            found, price, checks = adc_search.cheapest(scores, holds, sensitivity=state["sensitivity"])
-            if found is None:
-                log(f"{CLASS_KINDS[kind]}, n <= {n}: nothing passes the check")
-            else:
-                choices[f"{kind} {n}"] = {k: v.as_dict() for k, v in found.items()}
-                spent = adc_search.mean_operations(found)
-                log(f"{CLASS_KINDS[kind]}, n <= {n}: {spent:.3f} operations per conversion, {checks} checks")
-            steps[f"{kind} {n}"] = {"price": price, "checks": checks}
-            save()
-    return {
-        f"{kind} {n}": {k: Chosen.from_dict(v) for k, v in choices[f"{kind} {n}"].items()}
-        for kind in kinds for n in bounds if f"{kind} {n}" in choices
-    }  # fmt: skip
-
-
 def curves(
     graph: Graph, calibration: np.ndarray, budgets: Sequence[float], threads: int | None, tell: Tell
 ) -> dict[str, Any]:
@@ -361,10 +312,6 @@ def measure(
     }
 
 
-def _mark(choice: Any) -> str:
-    return pipeline.fingerprint("trq choice", {"choice": choice}, [])
-
-
 def names_of(bounds: Sequence[int], choices: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
     """Settings to measure, smallest bounds first within a kind's order."""
     return [f"{kind} {n}" for n in bounds for kind in kinds if f"{kind} {n}" in choices]
@@ -387,7 +334,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
             "converter", *(f"n <= {n}" for n in bounds),
             title=f"(b) remaining A/D operations, share of {bits} per conversion: {where}",
         )  # fmt: skip
-        for kind, words in (KINDS | CLASS_KINDS).items():
+        for kind, words in KINDS.items():
             one = [found.get(f"{kind} {n}") for n in bounds]
             if any(one):
                 a.add_row(words, *("-" if x is None else f"{100 * x['accuracy']:.2f}" for x in one))
@@ -461,7 +408,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
     for row, (rows, part) in zip(axes, machines.items(), strict=True):
         bits, bounds, found = part["adc_bits"], part["bounds"], part["settings"]
         a, b, c = row
-        for index, (kind, words) in enumerate((KINDS | CLASS_KINDS).items()):
+        for index, (kind, words) in enumerate(KINDS.items()):
             points = [(n, found[f"{kind} {n}"]) for n in bounds if f"{kind} {n}" in found]
             if points:
                 style = "-" if kind.startswith("twin") else "--"
@@ -524,9 +471,7 @@ def main(
         Optional[str],  # noqa: UP045 - typer reads it at run time
         typer.Option(help="Bounds n to measure: 8,7,6,5,4,3 and 4,3,2 with 9 rows. All are searched."),
     ] = None,
-    converters: Annotated[
-        str, typer.Option(help=f"What to measure: {', '.join(KINDS)}; also {', '.join(CLASS_KINDS)}.")
-    ] = ",".join(KINDS),
+    converters: Annotated[str, typer.Option(help=f"What to measure: {', '.join(KINDS)}.")] = ",".join(KINDS),
     logit_error: Annotated[float, typer.Option(help="Error of the logits that the check allows.")] = 0.002,
     tolerance: Annotated[float, typer.Option(help="Loss of accuracy (a share) that the check allows.")] = 0.01,
     check_images: Annotated[int, typer.Option(min=1, help="Training images for the check.")] = 512,
@@ -536,7 +481,7 @@ def main(
 ) -> None:
     """Accuracy and A/D operations of twin-range and uniform converters, beside the paper's figures."""
     machines = _list("--rows", rows, list(MACHINES))
-    kinds = _list("--converters", converters, [*KINDS, *CLASS_KINDS])
+    kinds = _list("--converters", converters, list(KINDS))
     every_bound = sorted({n for r in machines for n in BOUNDS[r]}, reverse=True)
     wanted = every_bound if bounds is None else _list("--bounds", bounds, every_bound)
     known, model, dataset = load_ready(network, weights, data_path)
@@ -620,22 +565,14 @@ def reproduce(
             lambda path=path, state=state: pipeline.write_json(path, state), tell, log,
         )  # fmt: skip
         mine = [n for n in BOUNDS[rows] if n in bounds]
-        choices |= search_classes(
-            check, dataset.calibration(), [k for k in kinds if k in CLASS_KINDS], mine, options, state,
-            lambda path=path, state=state: pipeline.write_json(path, state), tell, log,
-        )  # fmt: skip
         if "curves" not in state:
             state["curves"] = curves(graph, dataset.calibration(), BUDGETS[rows], threads, tell)
             pipeline.write_json(path, state)
         exact = exact_logits(graph, test, progress=lambda done, all_: tell("integer network", done, all_))
         measured_path = work / f"measured-{rows}-{len(test)}.json"
-        marked = {n: c for n, c in state["choices"].items() if n.rsplit(" ", 1)[0] not in CLASS_KINDS}
-        choice_mark = pipeline.fingerprint("trq measured", {"choices": marked, "images": len(test)}, [])
+        choice_mark = pipeline.fingerprint("trq measured", {"choices": state["choices"], "images": len(test)}, [])
         measured = _load_state(measured_path, choice_mark)
         settings: dict[str, Any] = measured.setdefault("settings", {})
-        for name_, one in list(settings.items()):  # those per class of bits may have been searched again
-            if one.get("choice") not in (None, _mark(state["choices"].get(name_))):
-                del settings[name_]
         wanted = names_of(mine, choices, kinds)
         for index, setting in enumerate(wanted):
             same = [other for other in settings if state["choices"].get(other) == state["choices"][setting]]
@@ -646,7 +583,7 @@ def reproduce(
                     graph, choices[setting], test, labels, exact, threads=threads,
                     progress=lambda done, all_, s=setting, rows=rows: tell(f"{rows} rows, {s}", done, all_),
                 )  # fmt: skip
-                settings[setting] = {**one, "choice": _mark(state["choices"][setting])}
+                settings[setting] = one
                 pipeline.write_json(measured_path, measured)
                 log(
                     f"{rows} rows, {setting} ({index + 1} of {len(wanted)}): {100 * one['accuracy']:.2f} %,"

@@ -22,8 +22,9 @@ from golden_model.cost.components import ComponentTable
 from golden_model.cost.energy import energy
 from golden_model.cost.work import QUANTITIES, Work, dynamic_precision_events, stages
 from golden_model.crossbar import redy
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import Graph, with_settings
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
 from quant import stages as pipeline
 from quant.data import sets as datasets
@@ -60,7 +61,7 @@ class Registers:
             graph,
             hardware=hardware,
             dynamic={node.name: self.layers.get(node.name) for node in graph.crossbars},
-            registers={node.name: node.layers[0].converters for node in graph.crossbars},
+            registers={node.name: node.layers[0].registers for node in graph.crossbars},
             counts_per_lsb={node.name: node.layers[0].counts_per_lsb for node in graph.crossbars},
         )
 

@@ -356,7 +356,7 @@ class CompiledBus(Bus):
         if status < 0:
             raise BusTimeout(f"the device did not answer a {kind} at address 0x{int(addresses[done]):06X}")
         if status > 0:
-            raise BusError(kind, int(addresses[done]), status)
+            raise BusError(kind, int(addresses[done]), status, done)
 
 
 def _words(values: Sequence[int]) -> np.ndarray:

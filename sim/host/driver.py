@@ -15,6 +15,7 @@ from golden_model.config import HardwareConfig
 from golden_model.events import Events
 from golden_model.image.image import Tables
 from golden_model.registers import (
+    ADDRESS_BITS,
     COUNTER_BITS,
     COUNTER_NAMES,
     COUNTERS_PER_LAYER,
@@ -23,8 +24,9 @@ from golden_model.registers import (
     REGION,
     REGISTER,
     ErrorCode,
+    reference_entry,
 )
-from sim.host.bus import Bus, BusTimeout
+from sim.host.bus import Bus, BusError, BusTimeout
 
 #: What a run may take beyond the expected clocks before the watchdog ends it.
 _MARGIN = 2.0
@@ -97,7 +99,8 @@ class Driver:
         await self.write_region("BIAS", np.asarray(tables.bias, dtype=np.int64) & 0xFFFFFFFF)
         await self.write_region("MULTIPLIERS", tables.multipliers)
         await self.write_region("PADS", tables.pads)
-        await self.write_region("REFERENCE", np.ravel(tables.levels))
+        for step, levels in enumerate(tables.levels):
+            await self.write_region("REFERENCE", levels, first=reference_entry(self.hardware, step))
         for layer, words in enumerate(tables.program):
             await self.write_region("PROGRAM", words, first=layer * DESCRIPTOR_STRIDE)
         await self.program_cells(tables.cell_words)
@@ -121,20 +124,35 @@ class Driver:
         if not pairs:
             return
         await self.write_register("CELL_PAIR", pair=0)
-        await self.bus.write_many([REGISTER["CELL_DATA"].offset] * len(words), words.tolist())
+        await self._write_cells(words.tolist())
         wanted = zlib.crc32(words.tobytes())
         found = await self.cell_checksum(pairs)
         if found != wanted:
             raise ChecksumError(wanted, found)
+
+    async def _write_cells(self, words: list[int]) -> None:
+        """Write words of cells; those refused because the array still programs the OU before are repeated."""
+        first = 0
+        while first < len(words):
+            try:
+                await self.bus.write_many([REGISTER["CELL_DATA"].offset] * (len(words) - first), words[first:])
+                first = len(words)
+            except BusError as error:
+                if not error.done:
+                    raise  # refused by an array that was ready
+                first += error.done
+            await self._wait_for_cells(_SLACK)
+
+    async def _wait_for_cells(self, limit: int) -> None:
+        """Wait until no cells are programmed or checked; BusTimeout after `limit` clocks."""
+        await self.bus.poll(REGISTER["STATUS"].offset, REGISTER["STATUS"].pack(cells_busy=1), 0, limit)
 
     async def cell_checksum(self, pairs: int) -> int:
         """CRC-32 of the cells of crossbar pairs 0..pairs - 1 as the hardware reads them."""
         await self.write_register("CELL_PAIRS", pairs=pairs)
         await self.write_register("CONTROL", check_cells=1)
         words = pairs * self.hardware.ous_per_crossbar * self.hardware.cell_words
-        limit = _SLACK + 64 * words
-        busy = REGISTER["STATUS"].pack(cells_busy=1)
-        await self.bus.poll(REGISTER["STATUS"].offset, busy, 0, limit)
+        await self._wait_for_cells(_SLACK + 64 * words)
         return (await self.read_register("CELL_CHECKSUM"))["crc"]
 
     # ---- running --------------------------------------------------------------------------
@@ -229,9 +247,10 @@ class Driver:
 
 def poke_words(pokes: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
     """(address, word) pairs as two lists, range-checked."""
+    last = (1 << ADDRESS_BITS) - 4
     for address, word in pokes:
-        if not 0 <= address < 1 << 24 or address % 4:
-            raise ValueError(f"a bus address must be a multiple of 4 in 0..0xFFFFFC, got 0x{address:X}")
+        if not 0 <= address <= last or address % 4:
+            raise ValueError(f"a bus address must be a multiple of 4 in 0..0x{last:X}, got 0x{address:X}")
         if not 0 <= word < 1 << 32:
             raise ValueError(f"a bus word must be in 0..0xFFFFFFFF, got {word}")
     return [a for a, _ in pokes], [w for _, w in pokes]

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from golden_model.crossbar.trace import OuRecord, window_trace
+from golden_model.crossbar.windows import windows
+from golden_model.engines.chain import Runner
 from golden_model.image.image import Image
-from golden_model.network import Runner, windows
 from golden_model.registers import COUNTER_NAMES
 from sim.host.bus import Bus, BusTimeout
 from sim.host.driver import ChecksumError, DeviceError, Driver, poke_words

@@ -20,12 +20,13 @@ from golden_model.config import HardwareConfig
 from golden_model.cost import baselines, chip, work
 from golden_model.cost import energy as cost
 from golden_model.crossbar import redy
-from golden_model.graph.layers import DynamicPrecision, Layer
-from golden_model.graph.network import Graph, GraphRunner
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
 from golden_model.image import image as deployment
 from golden_model.image.program import Program
-from golden_model.network import windows
 from golden_model.registers import COUNTER_NAMES, StepKind
 from golden_model.searches.histograms import layer_counts
 from golden_model.trq import AdcRegisters

@@ -10,10 +10,10 @@ import numpy as np
 from cocotb.triggers import FallingEdge, ReadOnly, with_timeout
 
 from golden_model import layer as crossbar_layer
-from golden_model import network
 from golden_model.crossbar import mapping, redy, trace
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.crossbar.prepared import prepare_layer
 from golden_model.events import Events
-from golden_model.graph.layers import DynamicPrecision
 from golden_model.image.image import descriptor
 from golden_model.registers import COUNTER_NAMES
 from rtl import layouts
@@ -129,7 +129,7 @@ def beats_of(layer, row):
 async def check(dut, layer, rows):
     bench = Bench(dut, layer)
     await bench.load()
-    sums, events = crossbar_layer.run(network.prepare_layer(layer, HARDWARE), rows)
+    sums, events = crossbar_layer.run(prepare_layer(layer, HARDWARE), rows)
     for index, row in enumerate(rows):
         bench.monitor.clear()
         found = await with_timeout(cocotb.start_soon(bench.window(beats_of(layer, row))), WATCHDOG, "ns")

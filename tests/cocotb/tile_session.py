@@ -46,7 +46,7 @@ async def whole_network_equals_golden(dut):
 
 @cocotb.test()
 async def activations_of_every_layer_can_be_dumped(dut):
-    from golden_model.network import Runner
+    from golden_model.engines.chain import Runner
 
     image = deployment.read(os.environ["OHMLOOM_IMAGE"], HARDWARE)
     driver = Driver(await make_bus(dut, image), HARDWARE)

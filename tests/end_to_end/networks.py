@@ -9,7 +9,8 @@ import numpy as np
 from golden_model import trq
 from golden_model.config import TINY, HardwareConfig
 from golden_model.crossbar import mapping
-from golden_model.graph.layers import DynamicPrecision, Layer, Network
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.graph.layers import Network
 
 #: TINY with room for every random network of this file.
 SMALL = replace(TINY, crossbar_pairs=16)

@@ -7,9 +7,17 @@ import pytest
 
 from golden_model import trq
 from golden_model.crossbar.trace import window_trace
+from golden_model.crossbar.windows import windows
+from golden_model.engines.chain import Runner
 from golden_model.image import image
-from golden_model.network import Runner, windows
-from golden_model.registers import DESCRIPTOR_STRIDE, REGION, REGISTER, descriptor_layout, pack_descriptor
+from golden_model.registers import (
+    DESCRIPTOR_STRIDE,
+    REGION,
+    REGISTER,
+    descriptor_layout,
+    pack_descriptor,
+    reference_entry,
+)
 from sim.backends.choice import BACKENDS, Request
 from sim.host.session import Job
 from tests.end_to_end.networks import SMALL, random_images, random_network
@@ -103,7 +111,7 @@ def test_a_wrong_threshold_of_the_reference_is_found_at_the_first_such_count(tmp
         for window, _, record in layer_records(written, number)
         if ((record.values == count) & (record.started > 0)).any()
     )
-    entry = number * (SMALL.ou_rows + 1) + count
+    entry = reference_entry(SMALL, number, count)
     outcome = run(tmp_path, written, [(REGION["REFERENCE"].address(entry), wrong)])
     found = outcome.where
     assert (found["layer"], found["window"], found["ou"], found["lane"]) == ("conv2", *expected)

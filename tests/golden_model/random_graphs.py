@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from golden_model import trq
 from golden_model.config import TINY, HardwareConfig
 from golden_model.crossbar import mapping
-from golden_model.graph.layers import DynamicPrecision, Layer
+from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.graph.network import Graph, build
 from golden_model.graph.nodes import (
     Add,
@@ -25,13 +25,12 @@ from golden_model.graph.nodes import (
     Border,
     Concat,
     Crossbar,
-    Encoding,
     Image,
     MaxPool,
     Node,
     Reshape,
-    Window,
 )
+from golden_model.graph.numbers import Encoding, Window
 from golden_model.trq import AdcRegisters
 
 #: TINY and a 9 x 8 machine, with room for every network of this file.

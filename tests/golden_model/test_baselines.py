@@ -13,11 +13,11 @@ from golden_model import timing
 from golden_model.config import PAPER, TINY, HardwareConfig
 from golden_model.cost import baselines
 from golden_model.crossbar import mapping
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
-from golden_model.graph import network as graph
-from golden_model.graph.layers import Network
-from golden_model.graph.network import GraphRunner
-from golden_model.network import windows
+from golden_model.graph.layers import Network, from_network
+from golden_model.graph.settings import lossless_uniform, with_settings
 from golden_model.registers import COUNTER_NAMES
 from tests.golden_model.test_graph import SMALL, everything, pixels
 from tests.strategies import make_images, make_layer, make_network, one_layer
@@ -25,7 +25,7 @@ from tests.strategies import make_images, make_layer, make_network, one_layer
 
 def plain(network: Network) -> Network:
     """The chain with lossless uniform converters and nothing skipped."""
-    registers = graph.lossless_uniform(network.hardware)
+    registers = lossless_uniform(network.hardware)
     layers = [replace(x, registers=registers, dynamic=None, skip_zero_slices=False) for x in network.layers]
     return replace(network, layers=tuple(layers))
 
@@ -42,7 +42,7 @@ def test_block_widths_are_what_the_golden_model_counts_without_skipping():
 
 
 def test_narrow_activations_are_what_the_golden_model_counts_without_skipping():
-    made = graph.with_settings(everything(), activation_bits={"stem": 3, "sum": 5, "cat": 6})
+    made = with_settings(everything(), activation_bits={"stem": 3, "sum": 5, "cat": 6})
     counted = GraphRunner(made).run(pixels(0, made, 1))[1][0]
     assert counted == baselines.block_width_events(made, own_input_bits=True)
     assert counted != baselines.block_width_events(made)
@@ -50,7 +50,7 @@ def test_narrow_activations_are_what_the_golden_model_counts_without_skipping():
 
 def test_the_baseline_of_a_graph_is_that_of_its_chain():
     chain = make_network(1, TINY)
-    assert baselines.baseline_events(graph.from_network(chain)) == baselines.baseline_events(chain)
+    assert baselines.baseline_events(from_network(chain)) == baselines.baseline_events(chain)
 
 
 @settings(max_examples=20, deadline=None)
@@ -241,6 +241,6 @@ def test_at_least_one_image_is_needed():
 
 def test_plain_chains_count_like_the_block_widths():
     chain = plain(make_network(2, TINY))
-    events = GraphRunner(graph.from_network(chain)).run(make_images(2, chain, 1))[1]
+    events = GraphRunner(from_network(chain)).run(make_images(2, chain, 1))[1]
     assert events[0] == baselines.block_width_events(chain)
     assert isinstance(events, Events)

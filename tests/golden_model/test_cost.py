@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from golden_model import timing
 from golden_model.config import PAPER, TINY, HardwareConfig
 from golden_model.cost import energy as cost
-from golden_model.graph.layers import Layer, Network
+from golden_model.crossbar.layer import Layer
+from golden_model.graph.layers import Network
 from golden_model.registers import COUNTER_NAMES
 from golden_model.trq import AdcRegisters
 

@@ -6,10 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golden_model import layer as crossbar
-from golden_model import network, timing
+from golden_model import timing
 from golden_model.config import PAPER, TINY
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.post_processing import requantise
+from golden_model.crossbar.windows import windows
+from golden_model.engines import chain
+from golden_model.engines.chain import Runner, check_network
+from golden_model.engines.run_layer import run_layer
 from golden_model.events import Events
-from golden_model.graph.layers import DynamicPrecision, Layer, Network
+from golden_model.graph.check import UNSUPPORTED, accumulator_bits_needed, check_layer, refuse_unsupported
+from golden_model.graph.layers import Network
 from golden_model.trq import AdcRegisters
 from tests.strategies import make_images, make_layer, make_network
 
@@ -74,8 +81,8 @@ def test_a_lossless_layer_is_a_plain_convolution(data, seed):
         dynamic=DynamicPrecision() if data.draw(st.booleans()) else None,
     )
     images = rng.integers(0, 16, (2, channels, *size)).astype(np.uint8)
-    network.check_layer(layer, WIDE)
-    output, events = network.run_layer(layer, WIDE, images)
+    check_layer(layer, WIDE)
+    output, events = run_layer(layer, WIDE, images)
     assert output.dtype == np.uint8
     for got, image in zip(output, images, strict=True):
         assert (got == finished(layer, convolution(layer, image))).all()
@@ -86,7 +93,7 @@ def test_the_last_layer_gives_signed_sums_plus_bias():
     rng = np.random.default_rng(1)
     layer = make_layer(rng, TINY, kind="linear", channels=3, height=2, width=2, outputs=5, last=True)
     images = rng.integers(0, 16, (8, 3, 2, 2)).astype(np.uint8)
-    logits, _ = network.run_layer(layer, TINY, images)
+    logits, _ = run_layer(layer, TINY, images)
     assert (logits == images.reshape(8, -1).astype(int) @ layer.weights + layer.bias).all()
     assert logits.min() < 0
 
@@ -103,7 +110,7 @@ def test_windows_come_in_pooled_raster_order():
         pool=2,
         outputs=1,
     )
-    rows = network.windows(layer, np.arange(20, dtype=np.uint8).reshape(1, 1, 4, 5))
+    rows = windows(layer, np.arange(20, dtype=np.uint8).reshape(1, 1, 4, 5))
     assert rows[0, :, 0].tolist() == [0, 1, 5, 6, 2, 3, 7, 8, 10, 11, 15, 16, 12, 13, 17, 18]
 
 
@@ -111,7 +118,7 @@ def test_the_channel_is_outermost_in_a_window():
     layer = make_layer(
         np.random.default_rng(0), TINY, channels=2, height=2, width=2, kernel_height=2, kernel_width=2, outputs=1
     )
-    rows = network.windows(layer, np.arange(8, dtype=np.uint8).reshape(1, 2, 2, 2))
+    rows = windows(layer, np.arange(8, dtype=np.uint8).reshape(1, 2, 2, 2))
     assert rows[0, 0].tolist() == list(range(8))
 
 
@@ -130,22 +137,20 @@ def test_requantisation_clamps_at_both_ends():
         shift=16,
         output_bits=6,
     )
-    assert network.requantise(layer, np.array([-5, 0, 9, 0])).tolist() == [0, 1, 0, 63]
+    assert requantise(layer, np.array([-5, 0, 9, 0])).tolist() == [0, 1, 0, 63]
 
 
 def test_a_network_is_its_layers_one_after_the_other():
     net = make_network(2, TINY)
     images = make_images(3, net, 5)
-    runner = network.Runner(net)
+    runner = Runner(net)
     outputs, events = runner.run_layers(images)
     logits, same_events = runner.run(images)
     assert (outputs[-1] == logits).all()
     assert events == same_events
     x = images
     for index, layer in enumerate(net.layers):
-        x, counted = network.run_layer(
-            layer, TINY, x.reshape(5, layer.channels, layer.height, layer.width), engine="direct"
-        )
+        x, counted = run_layer(layer, TINY, x.reshape(5, layer.channels, layer.height, layer.width), engine="direct")
         assert (outputs[index] == x).all()
         assert events[:, index] == counted
 
@@ -155,9 +160,9 @@ def test_a_layers_events_are_those_of_its_windows_plus_its_own_clocks(monkeypatc
     net = make_network(2, TINY)
     images = make_images(3, net, 2)
     first = net.layers[0]
-    _, events = network.run_layer(first, TINY, images)
+    _, events = run_layer(first, TINY, images)
     for image, counted in zip(images, events, strict=True):
-        rows = network.windows(first, image[None])[0]
+        rows = windows(first, image[None])[0]
         _, expected = crossbar.matmul(
             rows,
             first.weights,
@@ -171,16 +176,16 @@ def test_a_layers_events_are_those_of_its_windows_plus_its_own_clocks(monkeypatc
 
 def test_the_run_time_adds_the_start_to_all_layers(monkeypatch):
     monkeypatch.setattr(timing, "c_start", lambda hardware: 50)
-    runner = network.Runner(make_network(0, TINY))
+    runner = Runner(make_network(0, TINY))
     _, events = runner.run(make_images(0, runner.network, 3))
     assert runner.cycles(events).tolist() == [50 + c for c in events.cycles.sum(axis=1)]
 
 
 def test_cutting_the_batch_changes_nothing(monkeypatch):
-    runner = network.Runner(make_network(2, TINY))
+    runner = Runner(make_network(2, TINY))
     images = make_images(3, runner.network, 7)
     expected = runner.run(images)
-    monkeypatch.setattr(network, "_CHUNK_BYTES", 10000)
+    monkeypatch.setattr(chain, "_CHUNK_BYTES", 10000)
     steps = []
     logits, events = runner.run(images, progress=lambda done, total: steps.append((done, total)))
     assert (logits == expected[0]).all()
@@ -191,7 +196,7 @@ def test_cutting_the_batch_changes_nothing(monkeypatch):
 
 
 def test_no_images_give_no_logits():
-    logits, events = network.Runner(make_network(2, TINY)).run(np.zeros((0, 1, 6, 6), dtype=np.uint8))
+    logits, events = Runner(make_network(2, TINY)).run(np.zeros((0, 1, 6, 6), dtype=np.uint8))
     assert logits.shape == (0, 3)
     assert events.shape == (0, 3)
 
@@ -208,7 +213,7 @@ def test_no_images_give_no_logits():
 )
 def test_wrong_images_are_refused(images, error, words):
     with pytest.raises(error, match=words):
-        network.Runner(make_network(2, TINY)).run(images)
+        Runner(make_network(2, TINY)).run(images)
 
 
 def changed(index, **values):
@@ -257,7 +262,7 @@ BAD_LAYERS = [
 @pytest.mark.parametrize(("change", "error", "words"), BAD_LAYERS)
 def test_layers_that_the_hardware_cannot_run_are_refused(change, error, words):
     with pytest.raises(error, match=words):
-        network.Runner(changed(0, **change))
+        Runner(changed(0, **change))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +281,7 @@ def test_layers_that_do_not_fit_together_are_refused(index, change, words):
         layers[index] = replace(layers[index], block_widths=np.zeros((4, 2), int))
         net = replace(net, layers=tuple(layers))
     with pytest.raises(ValueError, match=words):
-        network.check_network(net)
+        check_network(net)
 
 
 def test_the_last_layer_must_have_one_window():
@@ -284,42 +289,42 @@ def test_the_last_layer_must_have_one_window():
     shape = {"channels": 1, "height": 3, "width": 3, "kernel_height": 2, "kernel_width": 2}
     net = Network(name="n", hardware=TINY, layers=(make_layer(rng, TINY, outputs=1, last=True, **shape),))
     with pytest.raises(ValueError, match="the last layer must have one window and no pooling, got 4 windows"):
-        network.check_network(net)
+        check_network(net)
 
 
 def test_networks_of_a_wrong_length_are_refused():
     net = make_network(0, TINY)
     with pytest.raises(ValueError, match="it has no layers"):
-        network.check_network(replace(net, layers=()))
+        check_network(replace(net, layers=()))
     with pytest.raises(ValueError, match="needs max_layers = 3, the hardware has 2"):
-        network.check_network(replace(net, hardware=replace(TINY, max_layers=2)))
+        check_network(replace(net, hardware=replace(TINY, max_layers=2)))
     with pytest.raises(ValueError, match="2 class names for 3 outputs"):
-        network.check_network(replace(net, classes=("a", "b")))
+        check_network(replace(net, classes=("a", "b")))
 
 
 def test_capacities_are_checked_over_all_layers():
     with pytest.raises(ValueError, match="needs channel_entries = 9, the hardware has 8"):
-        network.check_network(replace(make_network(0, TINY), hardware=replace(TINY, channel_entries=8)))
+        check_network(replace(make_network(0, TINY), hardware=replace(TINY, channel_entries=8)))
 
 
 def test_the_accumulator_holds_the_code_range_not_the_count():
     rng = np.random.default_rng(0)
     layer = make_layer(rng, PAPER, kind="linear", channels=512, height=1, width=1, outputs=1, last=True)
     largest = 57 * 15 * 255 * 255 + abs(int(layer.bias[0]))
-    assert network.accumulator_bits_needed(layer, PAPER) == largest.bit_length() + 1 == 27
-    network.check_layer(layer, replace(PAPER, accumulator_bits=27))
+    assert accumulator_bits_needed(layer, PAPER) == largest.bit_length() + 1 == 27
+    check_layer(layer, replace(PAPER, accumulator_bits=27))
     with pytest.raises(ValueError, match="partial sums need 27 bits, the hardware has accumulator_bits = 26"):
-        network.check_layer(layer, replace(PAPER, accumulator_bits=26))
+        check_layer(layer, replace(PAPER, accumulator_bits=26))
 
 
-@pytest.mark.parametrize("name", list(network.UNSUPPORTED))
+@pytest.mark.parametrize("name", list(UNSUPPORTED))
 def test_features_of_later_versions_are_refused_by_name(name):
-    with pytest.raises(ValueError, match=f"layer x: this version does not support {network.UNSUPPORTED[name]}"):
-        network.refuse_unsupported("layer x", {name: True})
-    network.refuse_unsupported("layer x", {name: False})
+    with pytest.raises(ValueError, match=f"layer x: this version does not support {UNSUPPORTED[name]}"):
+        refuse_unsupported("layer x", {name: True})
+    refuse_unsupported("layer x", {name: False})
 
 
 @pytest.mark.parametrize("hardware", [TINY, PAPER])
 def test_the_shared_test_network_fits_for_any_seed(hardware):
     for seed in range(30):
-        network.check_network(make_network(seed, hardware))
+        check_network(make_network(seed, hardware))

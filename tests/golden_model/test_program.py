@@ -7,12 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_model.config import TINY
-from golden_model.graph.network import Add, Concat, Crossbar, Encoding, Graph, GraphRunner, Image, build
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph, build
+from golden_model.graph.nodes import Add, Concat, Crossbar, Image
+from golden_model.graph.numbers import Encoding
 from golden_model.image import program as program_module
 from golden_model.image.archive import load
 from golden_model.image.interpreter import Interpreter
 from golden_model.image.program import fitting, lower, needs, plan
-from golden_model.registers import StepKind
+from golden_model.registers import StepKind, pack_descriptor
 from golden_model.trq import AdcRegisters
 from tests.golden_model.random_graphs import KINDS, NINE, SMALL, random_images, random_network, random_networks
 from tests.golden_model.test_graph import convolution, everything, head
@@ -161,6 +164,37 @@ def test_fewer_steps_leave_what_the_last_of_them_wrote():
     kept = part.memory[:, values["target"] : values["target"] + size]
     assert np.array_equal(kept, whole.outputs[0].reshape(2, -1))
     assert part.logits.shape == (2, 0)
+
+
+def program_with(change):
+    """Tables of a small program with one descriptor changed."""
+    program, index = next(
+        (program, index)
+        for program in (plan(random_network(seed, SMALL)) for seed in range(20))
+        for index, step in enumerate(program.steps)
+        if step.layer is not None and step.layer.block_widths.any()
+    )
+    words = pack_descriptor(SMALL, {**program.steps[index].fields, **change})
+    program.tables.program[index, : len(words)] = words
+    return program.tables
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"step": 3}, "step .: the hardware refuses its descriptor with UNSUPPORTED"),
+        ({"stride_x": 0}, "step .: the hardware refuses its descriptor with LAYER_GEOMETRY"),
+        ({"source": SMALL.activation_bytes}, "step .: the hardware refuses its descriptor with LAYER_GEOMETRY"),
+        ({"n_r2": 0}, "step .: the hardware refuses its descriptor with ADC_CONFIGURATION"),
+        ({"crossbar_base": SMALL.crossbar_pairs}, "step .: the hardware refuses its placement with LAYER_GEOMETRY"),
+        ({"crossbar_base": SMALL.crossbar_pairs // 2}, "step .: its planes reach beyond the last crossbar pair"),
+        ({"width_base": SMALL.width_entries // 2}, "step .: the width table has no "),
+        ({"channel_base": SMALL.channel_entries // 2}, "step .: the bias table has no "),
+    ],
+)
+def test_descriptors_that_the_hardware_refuses_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        Interpreter(program_with(change), SMALL)
 
 
 # ---- placing ------------------------------------------------------------------------------------

@@ -10,11 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import layer, network, timing
+from golden_model import layer, timing
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
 from golden_model.crossbar import mapping, trace
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import GraphRunner, from_network, with_settings
+from golden_model.crossbar.lanes import spend
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.crossbar.prepared import prepare, prepare_layer, streams
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_layer import run_layer
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.check import check_layer
+from golden_model.graph.layers import from_network
+from golden_model.graph.settings import with_settings
 from golden_model.image import image
 from golden_model.searches import lanes
 from golden_model.trq import AdcRegisters, convert, lossless, min_count
@@ -136,7 +143,7 @@ def test_a_machine_that_does_not_fit_is_refused(registers, hardware, counts_per_
         registers=registers, min_count=table,
     )  # fmt: skip
     with pytest.raises(ValueError, match=message):
-        network.check_layer(made, hardware)
+        check_layer(made, hardware)
 
 
 @given(lossless_searches(9, 4))
@@ -173,7 +180,7 @@ def test_a_layer_equals_the_scalar_walk(data, hardware, columns, skip):
         )
         for window in range(2):
             expected, counted = oracles.window(
-                activations[window].tolist(), weights.tolist(), hardware, lambda i, b: registers, widths, redy, skip,
+                activations[window].tolist(), weights.tolist(), hardware, registers, widths, redy, skip,
                 min_count(hardware.adc_bits).tolist(), hardware.input_bits,
             )  # fmt: skip
             assert sums[window].tolist() == expected
@@ -204,16 +211,16 @@ def cases(draw, rows):
 def test_compiled_and_plain_engine_agree_on_outputs_and_every_event(case):
     pytest.importorskip("numba")
     made, hardware, images = case
-    expected, events = network.run_layer(made, hardware, images, engine="direct")
-    output, counted = network.run_layer(made, hardware, images, engine="compiled")
+    expected, events = run_layer(made, hardware, images, engine="direct")
+    output, counted = run_layer(made, hardware, images, engine="compiled")
     np.testing.assert_array_equal(output, expected)
     assert counted == events
     uniform = replace(made, registers=AdcRegisters(mode="uniform", n_r2=hardware.adc_bits))
-    np.testing.assert_array_equal(network.run_layer(uniform, hardware, images, engine="direct")[0], expected)
+    np.testing.assert_array_equal(run_layer(uniform, hardware, images, engine="direct")[0], expected)
 
 
 @pytest.mark.parametrize("rows", [9, 128])
-def test_classes_may_search_differently(rows):
+def test_engines_agree_on_every_search(rows):
     pytest.importorskip("numba")
     hardware = replace(ISAAC if rows == 128 else PAPER, weight_bits=3)
     rng = np.random.default_rng(rows)
@@ -227,13 +234,11 @@ def test_classes_may_search_differently(rows):
         AdcRegisters(mode="tree", n_r2=bits, trees=(tuple(range(1, rows + 1)),)),
         AdcRegisters(mode="bounded", n_r2=bits, column_bound_bits="ou"),
     )
-    both = [
-        layer.matmul(activations, weights, hardware, lambda i, b: kinds[(i + b) % len(kinds)], engine=engine)
-        for engine in ("direct", "compiled")
-    ]
-    np.testing.assert_array_equal(both[0][0], activations @ weights)
-    np.testing.assert_array_equal(both[0][0], both[1][0])
-    assert both[0][1] == both[1][1]
+    for registers in kinds:
+        both = [layer.matmul(activations, weights, hardware, registers, engine=e) for e in ("direct", "compiled")]
+        np.testing.assert_array_equal(both[0][0], activations @ weights)
+        np.testing.assert_array_equal(both[0][0], both[1][0])
+        assert both[0][1] == both[1][1]
 
 
 @pytest.mark.parametrize("rows", [9, 128])
@@ -376,11 +381,11 @@ def test_clocks_of_lanes_add_up_one_by_one(data, rows):
     made, hardware, images = data.draw(cases(rows))
     if data.draw(st.booleans()):
         made = replace(made, registers=data.draw(adc_registers(hardware.adc_bits)))
-    windows = network.windows(made, images).reshape(-1, made.k)[:5]
-    prepared = network.prepare_layer(made, hardware)
+    rows = windows(made, images).reshape(-1, made.k)[:5]
+    prepared = prepare_layer(made, hardware)
     for plain in (True, False):
-        spent = lanes.spend(prepared, windows, plain=plain)
-        for index, window in enumerate(windows):
+        spent = spend(prepared, rows, plain=plain)
+        for index, window in enumerate(rows):
             operations, lock, free = lane_by_lane(made, hardware, window)
             assert spent.operations[index] == operations
             assert spent.lock_step[index].tolist() == lock.tolist()
@@ -391,9 +396,9 @@ def test_clocks_of_lanes_add_up_one_by_one(data, rows):
 @given(st.sampled_from([9, 70]).flatmap(cases))
 def test_lock_step_of_lanes_is_that_of_the_engines_and_queues_never_lose(case):
     made, hardware, images = case
-    _, events = network.run_layer(made, hardware, images, engine="direct")
-    prepared = network.prepare_layer(made, hardware)
-    spent = lanes.spend(prepared, network.windows(made, images).reshape(-1, made.k))
+    _, events = run_layer(made, hardware, images, engine="direct")
+    prepared = prepare_layer(made, hardware)
+    spent = spend(prepared, windows(made, images).reshape(-1, made.k))
     cycles = timing.window_cycles(hardware, made.k, made.outputs, spent.lock_step)
     assert (cycles.reshape(2, -1).sum(axis=1) + timing.c_layer(hardware) == events.cycles).all()
     free = lanes.decoupled_cycles(made, hardware, images)
@@ -409,14 +414,14 @@ def test_lanes_of_one_column_gain_nothing_from_queues_and_uneven_ones_do():
     )  # fmt: skip
     made = replace(made, weights=np.array([[1, 0]] * 18))
     full = np.ones((1, 2, 3, 3), dtype=np.uint8)
-    _, events = network.run_layer(made, hardware, full, engine="direct")
+    _, events = run_layer(made, hardware, full, engine="direct")
     assert events.cycles[0] == lanes.decoupled_cycles(made, hardware, full)[0]
     # Two planes of one segment: lane 0 is slow in one, lane 1 in the other.
     uneven = replace(
         made, channels=1, weights=np.array([[1, 2]] * 9), block_widths=np.array([[2]]), registers=registers
     )  # fmt: skip
     hardware = replace(hardware, weight_bits=2)
-    _, events = network.run_layer(uneven, hardware, full[:, :1], engine="direct")
+    _, events = run_layer(uneven, hardware, full[:, :1], engine="direct")
     assert events.cycles[0] - lanes.decoupled_cycles(uneven, hardware, full[:, :1])[0] == (9 + 9) - (9 + 1)
 
 
@@ -439,8 +444,8 @@ def test_one_tree_spends_its_depths(tree, redy):
     activations, weights = rng.integers(0, 256, (3, 9)), rng.integers(-1, 2, (9, 2))
     registers = AdcRegisters(mode="tree", n_r2=4, trees=(tree,))
     _, events = layer.matmul(activations, weights, PAPER, registers, redy=redy)
-    prepared = layer.prepare(weights, PAPER, registers, redy=redy)
-    q, mask = layer.streams(prepared, activations)
+    prepared = prepare(weights, PAPER, registers, redy=redy)
+    q, mask = streams(prepared, activations)
     slices = (q[:, 0, None, :] >> np.arange(8)[:, None]) & 1
     cells = np.concatenate([np.maximum(weights, 0), np.maximum(-weights, 0)], axis=1)
     counts = (slices @ cells)[mask[:, 0]]

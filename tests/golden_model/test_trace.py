@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from golden_model import network
 from golden_model.config import TINY
 from golden_model.crossbar import trace
+from golden_model.crossbar.post_processing import finish_layer
+from golden_model.engines.chain import Runner
 from golden_model.graph.layers import Network
 from golden_model.trq import AdcRegisters
 from tests.strategies import make_images, make_layer, make_network
@@ -11,7 +12,7 @@ from tests.strategies import make_images, make_layer, make_network
 
 @pytest.fixture
 def runner():
-    return network.Runner(make_network(7, TINY))
+    return Runner(make_network(7, TINY))
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
@@ -39,7 +40,7 @@ def test_the_trace_adds_up_to_the_partial_sums(runner, index):
             signed = r.values[: TINY.ou_cols] - r.values[TINY.ou_cols :]
             sums[0, window, columns] += signed << (r.input_bit + r.plane)
     assert (sums[..., layer.outputs :] == 0).all()
-    assert (network.finish_layer(layer, sums[..., : layer.outputs]) == outputs[index]).all()
+    assert (finish_layer(layer, sums[..., : layer.outputs]) == outputs[index]).all()
 
 
 def test_records_come_in_the_hardwares_order(runner):
@@ -72,7 +73,7 @@ def test_lanes_beyond_the_last_column_never_start():
         registers=AdcRegisters(mode="uniform", n_r2=3),
         last=True,
     )
-    runner = network.Runner(Network(name="n", hardware=TINY, layers=(layer,)))
+    runner = Runner(Network(name="n", hardware=TINY, layers=(layer,)))
     records = list(trace.network_trace(runner, np.array([[[15]]], np.uint8), 0, 0))
     assert [r.started.tolist() for r in records[:2]] == [[True] * 4, [True, False, True, False]]
     assert records[1].codes.tolist() == [1, 0, 0, 0]

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden_model import network, timing
+from golden_model import timing
 from golden_model.config import PAPER, TINY
 from golden_model.cost import energy as cost
 from golden_model.cost import machines, window_reuse, work
 from golden_model.cost.baselines import uniform_events
 from golden_model.cost.chip import ChipShape
-from golden_model.graph import network as graph
-from golden_model.graph.layers import DynamicPrecision, Layer
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.windows import windows
+from golden_model.graph.layers import from_network
+from golden_model.graph.settings import with_settings
 from golden_model.registers import COUNTER_NAMES
 from tests.golden_model.test_graph import everything, pixels
 from tests.strategies import make_images, make_layer, make_network
@@ -68,9 +70,9 @@ def test_a_window_reads_what_the_one_before_does_not_have(layer):
 @given(shapes(pad=0))
 def test_the_walk_is_that_of_the_windows_that_are_computed(layer):
     shape = (1, layer.channels, layer.height, layer.width)
-    windows = network.windows(layer, np.arange(np.prod(shape)).reshape(shape))[0]
-    before = [np.zeros(0, dtype=np.int64), *windows]
-    expected = [len(np.setdiff1d(now, old)) for now, old in zip(windows, before, strict=False)]
+    rows = windows(layer, np.arange(np.prod(shape)).reshape(shape))[0]
+    before = [np.zeros(0, dtype=np.int64), *rows]
+    expected = [len(np.setdiff1d(now, old)) for now, old in zip(rows, before, strict=False)]
     assert window_reuse.values_read(layer).tolist() == expected
 
 
@@ -140,7 +142,7 @@ def works_of(machine: machines.Machine):
 
 @pytest.mark.parametrize("table", cost.table_names())
 def test_the_buffer_saves_what_the_window_register_keeps(table):
-    made = graph.with_settings(everything(), activation_bits={"stem": 3})
+    made = with_settings(everything(), activation_bits={"stem": 3})
     before = machines.sparse(made, pixels(0, made, 1))
     after = machines.with_window_reuse(before)
     one, other = (machines.compare([machine], table)[0].energy for machine in (before, after))
@@ -202,7 +204,7 @@ def test_chains_and_graphs_reuse_the_same():
     images = make_images(3, chain, 2)
     one, other = (
         machines.compare([machines.with_window_reuse(machines.sparse(made, images))])[0].as_dict(layers=True)
-        for made in (chain, graph.from_network(chain))
+        for made in (chain, from_network(chain))
     )
     assert one == other
 

@@ -11,9 +11,12 @@ from golden_model.config import TINY
 from golden_model.cost import energy as cost
 from golden_model.cost import work
 from golden_model.cost.baselines import baseline_events
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
 from golden_model.graph import network as graph
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import GraphRunner
+from golden_model.graph.layers import from_network
+from golden_model.graph.nodes import AveragePool, Concat
+from golden_model.graph.numbers import Window
 from tests.golden_model.test_graph import SMALL, everything, pixels
 from tests.strategies import make_images, make_network
 
@@ -25,7 +28,7 @@ def by_name(made, **options):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_chain_costs_the_same_as_its_graph(seed):
     chain = make_network(seed, TINY)
-    made = graph.from_network(chain)
+    made = from_network(chain)
     events = GraphRunner(made).run(make_images(seed, chain, 3))[1]
     for table in cost.table_names():
         one, other = cost.energy(events, chain, table), cost.energy(events, made, table)
@@ -82,9 +85,7 @@ def test_an_input_that_has_the_scale_of_a_concatenation_is_not_moved():
     made = everything()
     cat, border = made.node("cat"), made.node("shortcut")
     nodes = [
-        graph.Concat(name="cat", inputs=cat.inputs, shape=cat.shape, encoding=border.encoding)
-        if node.name == "cat"
-        else node
+        Concat(name="cat", inputs=cat.inputs, shape=cat.shape, encoding=border.encoding) if node.name == "cat" else node
         for node in made.nodes
     ]
     again = by_name(graph.build("again", SMALL, nodes))
@@ -95,9 +96,9 @@ def test_an_input_that_has_the_scale_of_a_concatenation_is_not_moved():
 def test_sums_that_make_the_logits_are_as_wide_as_an_accumulator():
     made = everything()
     last = [node for node in made.nodes if node.name not in ("flat", "head", "mean")]
-    mean = graph.AveragePool(
+    mean = AveragePool(
         name="mean", inputs=("cat",), shape=(10, 1, 1), encoding=made.node("cat").encoding,
-        window=graph.Window(kernel=(3, 3), stride=(3, 3)), sums=True,
+        window=Window(kernel=(3, 3), stride=(3, 3)), sums=True,
     )  # fmt: skip
     done = by_name(graph.build("sums", SMALL, [*last, mean]))
     assert done["mean"].buffer_bits == 90 * 8 + 10 * SMALL.accumulator_bits

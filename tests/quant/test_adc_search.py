@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -13,9 +11,11 @@ from hypothesis import strategies as st
 
 from golden_model import layer as crossbar
 from golden_model.config import ISAAC, PAPER, HardwareConfig
-from golden_model.crossbar.bit_classes import ClassRegisters
-from golden_model.graph.network import Graph, GraphRunner, from_network, with_settings
-from golden_model.network import windows
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.layers import from_network
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.searches.histograms import LayerCounts, graph_counts
 from golden_model.trq import AdcRegisters, levels, min_count
 from quant import calibrate
@@ -197,98 +197,6 @@ def test_error_falls_with_the_budget_and_is_reached_within_it():
 def test_settings_survive_json():
     for chosen in most_accurate(scores()).values():
         assert Chosen.from_dict(chosen.as_dict()) == chosen
-
-
-# ---- classes of bits ----------------------------------------------------------------------------
-KINDS = [adc_search.classes_by_weight, adc_search.classes_of_their_own]
-
-
-def test_classes_are_numbered_by_weight_or_one_by_one():
-    by_weight, own = (kind(SMALL) for kind in KINDS)
-    assert by_weight.shape == own.shape == (8, 4)
-    assert by_weight[7, 3] == by_weight.max() == 10
-    assert sorted(own.ravel()) == list(range(32))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("twin", [False, True])
-@given(seed=st.integers(0, 20), price=st.sampled_from([0, 1e-4, 1e-2, 1.0]))
-@settings(max_examples=8, deadline=None)
-def test_class_settings_have_the_operations_of_the_golden_model(kind, twin, seed, price):
-    made, images = small_graph(seed)
-    first, classes = made.crossbars[0], kind(SMALL)
-    counts = graph_counts(made, images, gram_windows=10**6, classes=classes)[first.name]
-    chosen = adc_search.score_layer_classes(counts, SMALL, 2, classes, twin=twin).best(1.0, price)
-    registers = chosen.setting.registers
-    assert isinstance(registers, ClassRegisters)
-    registers.check(3)
-    assert all(max(one.n_r1, one.n_r2) <= 2 and one.bias == 0 for one in registers.settings)
-    assert twin or all(one.mode == "uniform" for one in registers.settings)
-    for c in range(classes.max() + 1):
-        assert len({registers[i, b] for i, b in np.argwhere(classes == c)}) == 1
-    changed = adc_search.apply(made, {first.name: chosen})
-    mine = GraphRunner(changed).run(images)[1][:, 0].sum()
-    assert mine.ad_operations == pytest.approx(chosen.operations * mine.conversions)
-
-
-@given(seed=st.integers(0, 20), c=st.integers(0, 10), pick=st.integers(0, 10**6))
-@settings(max_examples=15, deadline=None)
-def test_error_of_one_class_is_that_of_the_golden_model(seed, c, pick):
-    made, images = small_graph(seed)
-    first, classes = made.crossbars[0], adc_search.classes_by_weight(SMALL)
-    counts = graph_counts(made, images, gram_windows=10**6, classes=classes)[first.name]
-    found = adc_search.score_layer_classes(counts, SMALL, 3, classes, grid="aligned")
-    exact = [k for k in range(len(found.registers)) if found.registers[k].n_r2 == 3 and found.scale[k] == 1.0]
-    exact = [k for k in exact if found.output_error[k].max() == 0]
-    other = [k for k in range(len(found.registers)) if found.scale[k] == 1.0]
-    other = [k for k in other if found.registers[k].n_r2 + found.registers[k].m == 3]
-    candidate = other[pick % len(other)]
-    registers = ClassRegisters.of(lambda i, b: found.registers[candidate if i + b == c else exact[0]], SMALL)
-    layer = first.layers[0]
-    rows = windows(layer, images).reshape(-1, layer.k)
-    sums, _ = crossbar.matmul(rows, layer.weights, SMALL, registers)
-    wanted = rows.astype(np.int64) @ layer.weights
-    signal = max((wanted.astype(float) ** 2).sum(), 1e-300)
-    assert found.output_error[candidate, c] == pytest.approx(((sums - wanted) ** 2).sum() / signal, abs=1e-12)
-
-
-def test_classes_never_cost_more_than_one_setting_for_all():
-    made, images = small_graph(3)
-    for kind in KINDS:
-        classes = kind(SMALL)
-        counts = graph_counts(made, images, classes=classes)
-        found = adc_search.score_classes(counts, SMALL, 3, classes)
-        for price in (1e-4, 1e-2, 1.0):
-            for one in found.values():
-                together = (one.output_error + price * one.operations).sum(axis=1).min()
-                best = one.best(1.0, price)
-                assert best.output_error + price * best.operations <= together + 1e-12
-
-
-def test_the_best_combination_is_the_best_of_all():
-    classes = np.array([[0, 1], [1, 2]])
-    hardware = replace(SMALL, input_bits=2, weight_bits=2, adc_bits=2)
-    counts = random_counts(1, hardware)
-    grams = np.stack([counts.gram * 0.1 * (c + 1) for c in range(3)])
-    found = adc_search.score_layer_classes(replace(counts, class_gram=grams), hardware, 2, classes, grid="aligned")
-    stops = [*found.starts[1:], len(found.registers)]
-    for price in (1e-3, 0.1, 1.0):
-        total = found.output_error + price * found.operations
-        least = min(
-            sum(total[k, c] for c, k in enumerate(combination))
-            for first, stop in zip(found.starts, stops, strict=True)
-            for combination in product(range(first, stop), repeat=3)
-        )
-        best = found.best(1.0, price)
-        assert best.output_error + price * best.operations == pytest.approx(least)
-
-
-def test_class_settings_survive_json():
-    made, images = small_graph(0)
-    classes = adc_search.classes_by_weight(SMALL)
-    counts = graph_counts(made, images, classes=classes)
-    for chosen in choose(adc_search.score_classes(counts, SMALL, 3, classes), 1e-3).values():
-        assert Chosen.from_dict(json.loads(json.dumps(chosen.as_dict()))) == chosen
 
 
 # ---- search -------------------------------------------------------------------------------------

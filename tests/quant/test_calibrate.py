@@ -6,8 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golden_model.config import HardwareConfig
-from golden_model.graph.layers import DynamicPrecision, Network
-from golden_model.network import Runner, run_layer, windows
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.crossbar.windows import windows
+from golden_model.engines.chain import Runner
+from golden_model.engines.run_layer import run_layer
+from golden_model.graph.layers import Network
 from golden_model.trq import AdcRegisters, convert, levels, lossless, min_count
 from quant import calibrate
 from quant.calibrate import (

@@ -10,8 +10,8 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from golden_model.engines.chain import Runner
 from golden_model.image import image
-from golden_model.network import Runner
 from quant import calibrate, checkpoint, export
 from quant import stages as pipeline
 from quant import train as training

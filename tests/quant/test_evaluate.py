@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from golden_model.graph import network as graph
+from golden_model.engines.run_network import GraphRunner
 from quant import evaluate
 from quant.capture.chain import LeNet5
 from quant.networks import zoo as networks
@@ -85,13 +85,13 @@ def test_a_network_of_ones_own_is_measured(files):
 
 
 def test_a_golden_model_that_differs_is_a_failed_check(files, monkeypatch):
-    right = graph.GraphRunner.run
+    right = GraphRunner.run
 
     def wrong(self, *arguments, **options):
         logits, events = right(self, *arguments, **options)
         return logits + 1, events
 
-    monkeypatch.setattr(graph.GraphRunner, "run", wrong)
+    monkeypatch.setattr(GraphRunner, "run", wrong)
     done = lenet(files, "--images", 4, "--golden-images", 2, "--engine", "direct")
     assert done.exit_code == 1
     assert "NOT EQUAL" in done.stderr

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from golden_model.config import HardwareConfig
-from golden_model.graph import network as graph
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import Add, AveragePool, Border, Concat, Crossbar, GraphRunner, MaxPool, Reshape
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Reshape
+from golden_model.graph.numbers import fixed_point
+from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
 from quant.capture.capture import from_torch, quantise_weights
 from quant.capture.chain import UnsupportedOperator
@@ -405,13 +407,13 @@ def test_a_weight_that_is_not_finite_is_refused():
 
 def test_the_reference_refuses_what_it_cannot_compute():
     made = imported("residual")
-    lossy = graph.with_settings(made, registers={"b": AdcRegisters(mode="uniform", n_r2=2)})
+    lossy = with_settings(made, registers={"b": AdcRegisters(mode="uniform", n_r2=2)})
     with pytest.raises(ValueError, match=r"layer 'b': its converter is lossy"):
         exact_logits(lossy, pictures(1))
-    lossy = graph.with_settings(made, dynamic={"b": DynamicPrecision(l_max=2, tau_sq=9)})
+    lossy = with_settings(made, dynamic={"b": DynamicPrecision(l_max=2, tau_sq=9)})
     with pytest.raises(ValueError, match=r"layer 'b': its dynamic precision is lossy"):
         exact_logits(lossy, pictures(1))
-    lossless = graph.with_settings(made, dynamic={"b": DynamicPrecision(l_max=2)})
+    lossless = with_settings(made, dynamic={"b": DynamicPrecision(l_max=2)})
     assert (exact_logits(lossless, pictures(1)) == exact_logits(made, pictures(1))).all()
 
 
@@ -423,6 +425,6 @@ def test_halves_are_rounded_away_from_zero():
 
 def test_multipliers_are_those_of_the_chain_exporter():
     factors = [0.00123, 0.5, 17.25]
-    multipliers, shift, _ = graph.fixed_point(factors)
+    multipliers, shift, _ = fixed_point(factors)
     expected, expected_shift = multiplier_and_shift(factors)
     assert (multipliers.tolist(), shift) == (expected.tolist(), expected_shift)

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden_model.graph.layers import DynamicPrecision, Network
-from golden_model.network import Runner
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.chain import Runner
+from golden_model.graph.layers import Network
 from golden_model.rounding import round_half_up_shift
 from golden_model.trq import AdcRegisters
 from quant import integer

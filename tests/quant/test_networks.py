@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from golden_model.config import PAPER
-from golden_model.graph.network import GraphRunner
+from golden_model.engines.run_network import GraphRunner
 from quant.capture.capture import from_torch
 from quant.networks import zoo as networks
 from quant.reference import exact_logits

@@ -14,8 +14,11 @@ from golden_model import layer as crossbar
 from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import baseline_events, energy
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import Graph, GraphRunner, from_network, with_settings
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.layers import from_network
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
 from quant.search import redy as redy_search
 from quant.search.redy import LOSSLESS, PRICES, Check, Chosen, Sample, Scores, choose

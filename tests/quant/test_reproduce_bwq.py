@@ -12,8 +12,9 @@ import torch
 from typer.testing import CliRunner
 
 from golden_model.config import PAPER
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import GraphRunner, with_settings
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.settings import with_settings
 from golden_model.image import archive as graph_file
 from quant.capture.chain import LeNet5
 from quant.reproduce import bwq as reproduce_bwq

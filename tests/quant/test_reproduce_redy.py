@@ -14,8 +14,8 @@ from golden_model.config import PAPER
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import baseline_events, energy
 from golden_model.cost.work import dynamic_precision_events
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import GraphRunner
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
 from golden_model.image import archive as graph_file
 from quant import stages as pipeline
 from quant.capture.capture import from_torch

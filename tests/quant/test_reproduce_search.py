@@ -10,7 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from golden_model.cost import components, gathered
-from golden_model.graph.network import GraphRunner, with_settings
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.settings import with_settings
 from golden_model.image import archive as graph_file
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches

@@ -10,8 +10,8 @@ from amaranth.hdl import Signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import network
 from golden_model.config import TINY, HardwareConfig
+from golden_model.crossbar.post_processing import finish_layer
 from rtl.post_processing import PostProcessing
 from sim.bench import collector, fetch, put, simulate
 from tests.rtl.tile_tools import settings_of, strobe, write_table
@@ -77,7 +77,7 @@ def _run(layer, sums, hardware: HardwareConfig = WIDE, base: int = 0):
 
 def _check(layer, sums, hardware=WIDE, base=0):
     stores, logits, clocks, overflow = _run(layer, sums, hardware, base)
-    expected = network.finish_layer(layer, np.asarray(sums)[None])[0]
+    expected = finish_layer(layer, np.asarray(sums)[None])[0]
     assert stores == [] if layer.last else logits == []
     if layer.last:
         assert logits == list(enumerate(expected.tolist()))

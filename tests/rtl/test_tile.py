@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from golden_model import network, timing
+from golden_model import timing
 from golden_model.config import ISAAC, PAPER, PRESETS, TINY
-from golden_model.graph.layers import DynamicPrecision, Network
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.chain import Runner, check_network
+from golden_model.graph.layers import Network
 from golden_model.image import image
 from golden_model.registers import DESCRIPTOR_STRIDE, REGION, REGISTER, ErrorCode, pack_descriptor
 from rtl.tile import Tile
@@ -26,7 +28,7 @@ ROOMY = replace(TINY, crossbar_pairs=32)
 
 def _check_runs(net: Network, images, *, load_check=None, limit=120_000) -> None:
     """Every image on the hardware: logits, counters, clocks and what every layer left behind equal golden."""
-    runner = network.Runner(net)
+    runner = Runner(net)
     outputs, events = runner.run_layers(images)
     cycles = runner.cycles(events)
     count = len(net.layers)
@@ -151,7 +153,7 @@ def test_layer_without_any_plane_on_a_full_machine_equals_golden():
         net.layers[0], weights=np.zeros((20, 3), dtype=np.int64), block_widths=np.zeros((5, 2), dtype=np.int64)
     )
     layers = (replace(first, name="first"), empty)
-    pairs = network.check_network(Network(name="full", hardware=ROOMY, layers=layers)).pairs
+    pairs = check_network(Network(name="full", hardware=ROOMY, layers=layers)).pairs
     net = Network(name="full", hardware=replace(ROOMY, crossbar_pairs=pairs), layers=layers)
     _check_runs(net, random_images(4, net, 1))
 
@@ -191,7 +193,7 @@ async def _error_of(driver, layers, expected):
 
 def _broken(net, **changes):
     """Descriptor words of the first layer with fields changed."""
-    values = image.descriptor(net.layers[0], network.check_network(net).layers[0], net.hardware)
+    values = image.descriptor(net.layers[0], check_network(net).layers[0], net.hardware)
     return pack_descriptor(net.hardware, {k: int(v) for k, v in (values | changes).items()})
 
 
@@ -209,7 +211,7 @@ ILLEGAL = [
 def test_illegal_descriptors_set_the_error_and_do_not_start_and_a_legal_one_runs_afterwards():
     net = _single(ROOMY)
     pixels = random_images(1, net, 1)[0]
-    logits, events = network.Runner(net).run(pixels[None])
+    logits, events = Runner(net).run(pixels[None])
 
     async def job(bus, driver, device, ctx):
         await driver.write_input(pixels)
@@ -230,7 +232,7 @@ def test_illegal_descriptors_set_the_error_and_do_not_start_and_a_legal_one_runs
 
 def test_error_in_a_later_layer_names_the_layer():
     net = random_network(1, ROOMY)
-    values = image.descriptor(net.layers[1], network.check_network(net).layers[1], ROOMY)
+    values = image.descriptor(net.layers[1], check_network(net).layers[1], ROOMY)
     words = pack_descriptor(ROOMY, {k: int(v) for k, v in (values | {"residual": 1}).items()})
 
     async def job(bus, driver, device, ctx):
@@ -245,7 +247,7 @@ def test_error_in_a_later_layer_names_the_layer():
 def test_abort_at_any_time_ends_the_run_and_a_new_start_gives_the_golden_result():
     net = random_network(2, ROOMY)
     images = random_images(2, net, 1)
-    runner = network.Runner(net)
+    runner = Runner(net)
     logits, events = runner.run(images)
     total = int(runner.cycles(events)[0])
 
@@ -269,7 +271,7 @@ def test_abort_at_any_time_ends_the_run_and_a_new_start_gives_the_golden_result(
 def test_while_busy_start_is_ignored_and_accesses_to_tables_are_refused():
     net = random_network(4, ROOMY)
     images = random_images(4, net, 1)
-    runner = network.Runner(net)
+    runner = Runner(net)
     logits, events = runner.run(images)
     total = int(runner.cycles(events)[0])
 
@@ -299,7 +301,7 @@ def test_while_busy_start_is_ignored_and_accesses_to_tables_are_refused():
 def test_fewer_layers_than_the_network_has_leave_the_activations_to_read():
     net = random_network(7, ROOMY)
     images = random_images(7, net, 1)
-    outputs, events = network.Runner(net).run_layers(images)
+    outputs, events = Runner(net).run_layers(images)
 
     async def job(bus, driver, device, ctx):
         for count in (1, 2):
@@ -315,7 +317,7 @@ def test_fewer_layers_than_the_network_has_leave_the_activations_to_read():
 def test_trace_names_every_activation_with_its_layer_and_window():
     net = random_network(0, ROOMY)
     images = random_images(0, net, 1)
-    _, events = network.Runner(net).run(images)
+    _, events = Runner(net).run(images)
     places = []
 
     async def job(bus, driver, device, ctx):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from golden_model import network
 from golden_model.config import TINY
+from golden_model.crossbar.windows import windows
 from rtl.window_generator import WindowGenerator
 from sim.bench import fetch, put, simulate
 from tests.rtl.tile_tools import flat, settings_of, strobe, write_table
@@ -53,7 +53,7 @@ def _run(layer, activations):
     """Bytes and places of every window, and the clocks from start to the first byte."""
     dut = WindowGenerator(TINY)
     memory = flat(activations)
-    windows, places, latencies = [], [], []
+    found, places, latencies = [], [], []
     size = TINY.activation_bytes
 
     async def buffer(ctx):
@@ -84,11 +84,11 @@ def _run(layer, activations):
                     assert not got, "a byte a clock"
                 await ctx.tick()
                 clocks += 1
-            windows.append(got)
+            found.append(got)
             places.append(fetch(ctx, dut.place))
 
     simulate(dut, bench, processes=[buffer], limit=20_000)
-    return windows, places, latencies
+    return found, places, latencies
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -100,8 +100,8 @@ def test_windows_equal_golden_windows(shape, padded):
         rng, TINY, **SHAPES[shape], outputs=1, pad_values=rng.integers(0, 16, channels) if padded else None
     )
     activations = rng.integers(0, 16, (1, layer.channels, layer.height, layer.width))
-    windows, places, latencies = _run(layer, activations)
-    assert windows == network.windows(layer, activations)[0].tolist()
+    found, places, latencies = _run(layer, activations)
+    assert found == windows(layer, activations)[0].tolist()
     assert set(latencies) == {WindowGenerator.latency}
     inside = layer.pool * layer.pool
     assert [p["pool_first"] for p in places] == [int(i % inside == 0) for i in range(layer.windows)]
@@ -112,5 +112,5 @@ def test_windows_equal_golden_windows(shape, padded):
 def test_saturated_activations_and_borders_come_through():
     layer = make_layer(np.random.default_rng(1), TINY, **SHAPES["border"], outputs=1, pad_values=np.array([15, 15]))
     activations = np.full((1, 2, 4, 3), 15)
-    windows, _, _ = _run(layer, activations)
-    assert windows == network.windows(layer, activations)[0].tolist()
+    found, _, _ = _run(layer, activations)
+    assert found == windows(layer, activations)[0].tolist()

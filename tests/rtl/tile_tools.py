@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from golden_model import network
 from golden_model.config import HardwareConfig
-from golden_model.graph.layers import Layer, Network
+from golden_model.crossbar import mapping
+from golden_model.crossbar.layer import Layer
+from golden_model.engines.chain import check_network
+from golden_model.graph.layers import Network
 from golden_model.image import image
 from golden_model.registers import descriptor_fields
 from rtl.system import System
@@ -21,7 +23,7 @@ from sim.host.driver import Driver
 def settings_of(layer: Layer, hardware: HardwareConfig, **changes: int) -> dict[str, int]:
     """Descriptor fields of a layer that is alone on the machine."""
     last = layer if layer.last else None
-    placed = network.mapping.place(
+    placed = mapping.place(
         [layer.block_widths], [layer.outputs], [0 if layer.pad_values is None else layer.channels], hardware
     )
     values = image.descriptor(last or layer, placed.layers[0], hardware)
@@ -80,7 +82,7 @@ def run_system(
         bus = PysimBus(ctx, device)
         driver = Driver(bus, hardware)
         if load:
-            await driver.load(image.build_tables(net, network.check_network(net)))
+            await driver.load(image.build_tables(net, check_network(net)))
         await job(bus, driver, device, ctx)
 
     simulate(device, bench, limit=limit)

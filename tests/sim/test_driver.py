@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from golden_model.engines.chain import check_network
 from golden_model.image.image import build_tables
-from golden_model.network import check_network
-from golden_model.registers import IDENTITY, REGION, REGISTER, ErrorCode
-from sim.host.bus import Bus, BusTimeout, run_now
+from golden_model.registers import IDENTITY, REGION, REGISTER, ErrorCode, reference_entry
+from sim.host.bus import Bus, BusError, BusTimeout, Response, run_now
 from sim.host.driver import ChecksumError, DeviceError, Driver, poke_words
 from tests.end_to_end.networks import SMALL, random_network
 
@@ -52,7 +52,7 @@ class FakeDevice(Bus):
 
 
 def test_a_device_that_is_something_else_is_refused():
-    with pytest.raises(DeviceError, match="the device identifies as 0x12345678, not as 0x4F484D01"):
+    with pytest.raises(DeviceError, match="the device identifies as 0x12345678, not as 0x4F484D02"):
         run_now(Driver(FakeDevice(identity=0x12345678), SMALL).identify())
 
 
@@ -74,10 +74,13 @@ def test_loading_writes_every_table_to_its_region():
         ("WIDTHS", tables.widths),
         ("MULTIPLIERS", tables.multipliers),
         ("PADS", tables.pads),
-        ("REFERENCE", tables.levels.ravel()),
     ):
         found = [device.memory[REGION[name].address(i)] for i in range(len(expected))]
         assert found == expected.tolist(), name
+    for step, levels in enumerate(tables.levels):
+        first = reference_entry(SMALL, step)
+        found = [device.memory[REGION["REFERENCE"].address(first + count)] for count in range(len(levels))]
+        assert found == levels.tolist()
     program = [device.memory[REGION["PROGRAM"].address(i)] for i in range(tables.program.size)]
     assert program == tables.program.ravel().tolist()
     assert device.cells == tables.cell_words.ravel().tolist()
@@ -89,6 +92,39 @@ def test_cells_that_read_back_differently_are_reported():
     tables = build_tables(network, check_network(network))
     with pytest.raises(ChecksumError, match=r"the cells read back have CRC-32 0x\w{8}, those programmed have 0x\w{8}"):
         run_now(Driver(FakeDevice(flip=1 << 17), SMALL).load(tables))
+
+
+class BusyArray(FakeDevice):
+    """Refuses every word of cells at an index of `refused` once, those of `never` always."""
+
+    def __init__(self, refused=(), never=()):
+        super().__init__()
+        self.refused, self.never = set(refused), set(never)
+
+    async def write(self, address, word):
+        index = len(self.cells)
+        if address == REGISTER["CELL_DATA"].offset and index in self.refused | self.never:
+            self.refused.discard(index)
+            raise BusError("write", address, Response.SLVERR)
+        await super().write(address, word)
+
+
+def _cells(pairs=2):
+    rng = np.random.default_rng(5)
+    return rng.integers(0, 1 << 32, (pairs * SMALL.ous_per_crossbar, SMALL.cell_words), dtype=np.uint32)
+
+
+def test_cells_that_a_busy_array_refuses_are_written_again():
+    words = _cells()
+    device = BusyArray(refused={1, 2, 7, words.size - 1})
+    run_now(Driver(device, SMALL).program_cells(words))
+    assert device.cells == words.ravel().tolist()
+
+
+@pytest.mark.parametrize("index", [0, 3])
+def test_cells_that_are_refused_again_end_the_programming(index):
+    with pytest.raises(BusError, match="SLVERR"):
+        run_now(Driver(BusyArray(never={index}), SMALL).program_cells(_cells()))
 
 
 @pytest.mark.parametrize("code", [code for code in ErrorCode if code])
@@ -137,7 +173,7 @@ def test_an_input_that_does_not_fit_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("poke", "message"), [((2, 0), "multiple of 4"), ((1 << 24, 0), "multiple of 4"), ((0, -1), "a bus word must be")]
+    ("poke", "message"), [((2, 0), "multiple of 4"), ((1 << 28, 0), "multiple of 4"), ((0, -1), "a bus word must be")]
 )
 def test_illegal_pokes_are_refused(poke, message):
     with pytest.raises(ValueError, match=message):

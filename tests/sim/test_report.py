@@ -16,8 +16,10 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from golden_model.cost import energy as cost
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import Graph, GraphRunner, with_settings
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.image import image as deployment
 from golden_model.image import program
 from golden_model.trq import AdcRegisters

@@ -6,8 +6,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden_model.crossbar.trace import window_trace
+from golden_model.crossbar.windows import windows
 from golden_model.image import image
-from golden_model.network import windows
 from sim.host import session
 from sim.host.records import TraceLayout
 from tests.end_to_end.networks import random_images, random_network

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import layer, network, trq
+from golden_model import layer, timing, trq
 from golden_model.config import ISAAC, HardwareConfig
 from golden_model.crossbar import mapping
-from golden_model.engines import bit_slices, columns
-from golden_model.graph.layers import DynamicPrecision
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.crossbar.prepared import prepare, prepare_layer
+from golden_model.engines import bit_slices, many_rows
+from golden_model.engines.run_layer import run_layer
 from golden_model.registers import COUNTER_NAMES
 from golden_model.trq import AdcRegisters
 from tests.strategies import adc_registers, dynamic_precisions, hardware_configs, make_layer, make_weights
@@ -24,12 +26,12 @@ WIDE = HardwareConfig(ou_rows=128, adc_bits=8, weight_bits=7)
 
 def same_as_direct(weights, q, hardware, registers, compiled=True, **options):
     """Assert that the engines agree on sums and on every counter of every window, with compiled programs too."""
-    prepared = layer.prepare(weights, hardware, registers, **options)
-    tables = columns.make_tables(prepared)
+    prepared = prepare(weights, hardware, registers, **options)
+    tables = many_rows.make_tables(prepared)
     assert tables is not None
-    expected_sums, expected = layer.run(prepared, q, engine_name="direct")
-    for each in (tables, columns.compile_programs(tables)) if compiled else (tables,):
-        sums, counters = columns.run_windows(prepared, each, q.astype(np.uint8))
+    expected_sums, expected = layer.run(prepared, q, engine="direct")
+    for each in (tables, many_rows.compile_programs(tables)) if compiled else (tables,):
+        sums, counters = many_rows.run_windows(prepared, each, q.astype(np.uint8))
         assert (expected_sums == sums.T).all()
         for index, name in enumerate(COUNTER_NAMES):
             assert (counters[:, index] == expected.counts[:, index]).all(), name
@@ -89,9 +91,9 @@ def test_any_characteristic_of_128_rows_equals_the_direct_engine(data, seed):
 def test_saturated_columns_keep_a_count_of_128():
     weights, q = np.array([[127, -127]] * 128), np.full((3, 128), 255)
     same_as_direct(weights, q, WIDE, AdcRegisters(mode="uniform", n_r2=8))
-    prepared = layer.prepare(weights, WIDE, AdcRegisters(mode="uniform", n_r2=8))
-    tables = columns.make_tables(prepared)
-    sums, _ = columns.run_windows(prepared, tables, q.astype(np.uint8))
+    prepared = prepare(weights, WIDE, AdcRegisters(mode="uniform", n_r2=8))
+    tables = many_rows.make_tables(prepared)
+    sums, _ = many_rows.run_windows(prepared, tables, q.astype(np.uint8))
     assert sums.T.tolist() == [[128 * 127 * 255, -128 * 127 * 255]] * 3
 
 
@@ -105,16 +107,6 @@ def test_every_count_from_0_to_128_converts_as_the_table_says(largest):
     if largest[0]:
         weights = np.hstack([weights, -weights])
     same_as_direct(weights, q, hardware, registers, min_count=min_count)
-
-
-def test_registers_may_differ_per_input_bit_and_plane():
-    rng = np.random.default_rng(3)
-    weights, q = make_weights(rng, 300, 20, WIDE), rng.integers(0, 256, (50, 300))
-
-    def settings_of(i, b):
-        return AdcRegisters(mode="twin", n_r2=4, n_r1=(i + b) % 5, m=2, bias=int((i * b) % 3 == 1))
-
-    same_as_direct(weights, q, WIDE, settings_of, skip_zero_slices=True)
 
 
 def test_windows_beyond_one_block_continue_in_the_next():
@@ -163,19 +155,19 @@ def test_groups_of_several_segments_share_a_precision():
 def test_early_detection_is_left_to_the_plain_model():
     weights = np.random.default_rng(8).integers(-127, 128, (128, 2))
     registers = AdcRegisters(mode="twin", n_r2=4, n_r1=3, m=2, bias=1)
-    assert columns.make_tables(layer.prepare(weights, WIDE, registers, early_detection=True)) is None
-    assert columns.make_tables(layer.prepare(weights, WIDE, registers)) is not None
+    assert many_rows.make_tables(prepare(weights, WIDE, registers, early_detection=True)) is None
+    assert many_rows.make_tables(prepare(weights, WIDE, registers)) is not None
 
 
 def test_cells_serve_every_setting_of_the_same_weights():
     rng = np.random.default_rng(9)
     weights, q = rng.integers(-127, 128, (130, 4)), rng.integers(0, 256, (10, 130)).astype(np.uint8)
-    first = columns.make_tables(layer.prepare(weights, WIDE, AdcRegisters(mode="uniform", n_r2=8)))
-    prepared = layer.prepare(weights, WIDE, AdcRegisters(mode="twin", n_r2=4, n_r1=3, m=2))
-    shared = columns.make_tables(prepared, first.cells)
+    first = many_rows.make_tables(prepare(weights, WIDE, AdcRegisters(mode="uniform", n_r2=8)))
+    prepared = prepare(weights, WIDE, AdcRegisters(mode="twin", n_r2=4, n_r1=3, m=2))
+    shared = many_rows.make_tables(prepared, first.cells)
     assert shared.cells is first.cells
     expected, _ = layer.run(prepared, q)
-    assert (expected == columns.run_windows(prepared, shared, q)[0].T).all()
+    assert (expected == many_rows.run_windows(prepared, shared, q)[0].T).all()
 
 
 IMAGES = [
@@ -221,24 +213,24 @@ def test_batches_of_images_equal_the_plain_network(shape, dynamic):
         skip_zero_slices=dynamic is not None,
     )
     images = rng.integers(0, 256, (5, one.channels, one.height, one.width)).astype(np.uint8)
-    prepared = network.prepare_layer(one, WIDE)
-    tables = columns.make_tables(prepared)
-    sums, counters = columns.run_batch(one, prepared, tables, images)
-    output, events = network.run_layer(one, WIDE, images, prepared=prepared, engine="direct")
-    assert (columns.finish_batch(one, sums) == output).all()
+    prepared = prepare_layer(one, WIDE)
+    tables = many_rows.make_tables(prepared)
+    sums, counters = many_rows.run_batch(one, prepared, tables, images)
+    output, events = run_layer(one, WIDE, images, prepared=prepared, engine="direct")
+    assert (many_rows.finish_batch(one, sums) == output).all()
     events = events.counts.copy()
-    events[:, -1] -= network.timing.c_layer(WIDE)
+    events[:, -1] -= timing.c_layer(WIDE)
     assert (counters == events).all()
 
 
 def test_threads_may_share_the_tables():
     rng = np.random.default_rng(12)
     weights, q = rng.integers(-127, 128, (200, 30)), rng.integers(0, 256, (4, 700, 200)).astype(np.uint8)
-    prepared = layer.prepare(weights, WIDE, AdcRegisters(mode="twin", n_r2=4, n_r1=3, m=2))
-    tables = columns.compile_programs(columns.make_tables(prepared))
-    alone = [columns.run_windows(prepared, tables, part) for part in q]
+    prepared = prepare(weights, WIDE, AdcRegisters(mode="twin", n_r2=4, n_r1=3, m=2))
+    tables = many_rows.compile_programs(many_rows.make_tables(prepared))
+    alone = [many_rows.run_windows(prepared, tables, part) for part in q]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda part: columns.run_windows(prepared, tables, part), q))
+        together = list(pool.map(lambda part: many_rows.run_windows(prepared, tables, part), q))
     for (sums, counters), (expected_sums, expected) in zip(together, alone, strict=True):
         assert (sums == expected_sums).all()
         assert (counters == expected).all()
@@ -246,9 +238,9 @@ def test_threads_may_share_the_tables():
 
 def test_an_empty_batch_gives_nothing():
     one = make_layer(np.random.default_rng(13), WIDE, **IMAGES[0])
-    prepared = network.prepare_layer(one, WIDE)
+    prepared = prepare_layer(one, WIDE)
     images = np.zeros((0, one.channels, one.height, one.width), dtype=np.uint8)
-    sums, counters = columns.run_batch(one, prepared, columns.make_tables(prepared), images)
+    sums, counters = many_rows.run_batch(one, prepared, many_rows.make_tables(prepared), images)
     assert (sums.shape, len(counters)) == ((one.outputs, 0, one.out_height, one.out_width), 0)
 
 
@@ -271,10 +263,10 @@ def test_the_last_layer_gives_logits():
     rng = np.random.default_rng(11)
     one = make_layer(rng, ISAAC, kind="linear", channels=9, height=2, width=2, outputs=7, last=True)
     images = rng.integers(0, 256, (6, 9, 2, 2)).astype(np.uint8)
-    prepared = network.prepare_layer(one, ISAAC)
-    sums, _ = columns.run_batch(one, prepared, columns.make_tables(prepared), images)
-    expected, _ = network.run_layer(one, ISAAC, images, prepared=prepared, engine="direct")
-    assert (columns.finish_batch(one, sums) == expected).all()
+    prepared = prepare_layer(one, ISAAC)
+    sums, _ = many_rows.run_batch(one, prepared, many_rows.make_tables(prepared), images)
+    expected, _ = run_layer(one, ISAAC, images, prepared=prepared, engine="direct")
+    assert (many_rows.finish_batch(one, sums) == expected).all()
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 12, 13, 36, 48, 49, 100, 128])

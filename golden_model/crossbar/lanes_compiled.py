@@ -7,18 +7,17 @@ from typing import Any
 import numba
 import numpy as np
 
-from golden_model.searches.histograms_compiled import ones_of
+from golden_model.crossbar.ones import ones_of
 
 _njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 @_njit
 def _spend(
-    slices, active, words, lane, bounds, first, plane, start, converter, table, lanes, shortest, operations, lock_step,
-    decoupled,
+    slices, active, words, lane, bounds, first, start, table, lanes, shortest, operations, lock_step, decoupled,
 ):  # fmt: skip
     segments, bits, windows, size = slices.shape
-    counts = table.shape[1]
+    counts = len(table)
     flat = table.reshape(-1)
     totals = np.zeros(lanes, dtype=np.int64)
     for s in range(segments):
@@ -34,14 +33,13 @@ def _spend(
                 high = slices[s, i, w, size - 1] if size > 1 else np.uint64(0)
                 rows = np.int64(ones_of(low) + ones_of(high))
                 for ou in range(start[s], start[s + 1]):
-                    c = converter[i, plane[ou]]
                     most = np.int64(0)
                     for column in range(first[ou], first[ou + 1]):
                         count = ones_of(low & words[column, 0])
                         if size > 1:
                             count += ones_of(high & words[column, 1])
-                        bound = min(rows, np.int64(bounds[c, column]))
-                        spent = np.int64(flat[(c * counts + bound) * counts + np.int64(count)])
+                        bound = min(rows, np.int64(bounds[column]))
+                        spent = np.int64(flat[bound * counts + np.int64(count)])
                         totals[lane[column]] += spent
                         most = max(most, spent)
                     clocks += max(most, shortest)
@@ -61,39 +59,35 @@ def spend(cells: Any, slices: np.ndarray, active: np.ndarray, lanes: int, shorte
     """
     _spend(
         np.ascontiguousarray(slices), np.ascontiguousarray(active), np.ascontiguousarray(cells.words), cells.lane,
-        cells.bounds, cells.first, cells.plane, cells.start, cells.converter, np.ascontiguousarray(cells.operations),
-        lanes, shortest, spent.operations, spent.lock_step, spent.decoupled,
+        cells.bounds, cells.first, cells.start, np.ascontiguousarray(cells.operations), lanes, shortest,
+        spent.operations, spent.lock_step, spent.decoupled,
     )  # fmt: skip
 
 
 @_njit
-def _spend_patterns(
-    words, lane, bounds, first, plane, begin, end, converter, table, shortest, operations, clocks
-):  # fmt: skip
-    counts = table.shape[1]
+def _spend_patterns(words, lane, bounds, first, begin, end, table, shortest, operations, clocks):
+    counts = len(table)
     flat = table.reshape(-1)
     for pattern in range(len(operations)):
         low = np.uint64(pattern)
         rows = np.int64(ones_of(low))
         for ou in range(begin, end):
-            c = converter[plane[ou]]
             most = np.int64(0)
             for column in range(first[ou], first[ou + 1]):
-                bound = min(rows, np.int64(bounds[c, column]))
+                bound = min(rows, np.int64(bounds[column]))
                 count = np.int64(ones_of(low & words[column, 0]))
-                spent = np.int64(flat[(c * counts + bound) * counts + count])
+                spent = np.int64(flat[bound * counts + count])
                 operations[pattern, lane[column]] += spent
                 most = max(most, spent)
             clocks[pattern] += max(most, shortest)
 
 
-def spend_patterns(cells: Any, segment: int, i: int, rows: int, lanes: int, shortest: int) -> Any:
-    """Operations int32 (2**rows, lanes) and lock-step clocks int32 (2**rows,) of all slices of a segment, bit i."""
+def spend_patterns(cells: Any, segment: int, rows: int, lanes: int, shortest: int) -> Any:
+    """Operations int32 (2**rows, lanes) and lock-step clocks int32 (2**rows,) of all slices of a segment."""
     operations, clocks = np.zeros((1 << rows, lanes), dtype=np.int32), np.zeros(1 << rows, dtype=np.int32)
     _spend_patterns(
-        np.ascontiguousarray(cells.words), cells.lane, cells.bounds, cells.first, cells.plane, cells.start[segment],
-        cells.start[segment + 1], cells.converter[i], np.ascontiguousarray(cells.operations), shortest, operations,
-        clocks,
+        np.ascontiguousarray(cells.words), cells.lane, cells.bounds, cells.first, cells.start[segment],
+        cells.start[segment + 1], np.ascontiguousarray(cells.operations), shortest, operations, clocks,
     )  # fmt: skip
     return operations, clocks
 

@@ -19,12 +19,12 @@ from typing import Any
 import numba
 import numpy as np
 
-from golden_model import layer as crossbar
 from golden_model import timing
-from golden_model.engines import finish_compiled as graph_compiled
-from golden_model.engines import simd
-from golden_model.events import Events
-from golden_model.graph.layers import Layer
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.post_processing import Finish
+from golden_model.crossbar.prepared import Prepared
+from golden_model.crossbar.reference import slice_table
+from golden_model.engines import finish_compiled, simd
 from golden_model.registers import COUNTER_NAMES
 
 _njit = numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -52,47 +52,33 @@ _SPREAD = _spread()
 class Tables:
     """Pattern tables of one prepared layer.
 
-    rows : (classes, column groups, segments, 2**ou_rows, COLUMNS) int16 or int32 contributions.
-    costs : (classes, segments, 2**ou_rows) uint64, A/D operations | R1 conversions | clocks, 21 bits each.
-    class_of_bit : (8,) int64, which class converts input bit i. kind : which `add_rows` fits.
+    rows : (column groups, segments, 2**ou_rows, COLUMNS) int16 or int32 contributions. kind : which `add_rows` fits.
+    costs : (segments, 2**ou_rows) uint64, A/D operations | R1 conversions | clocks, 21 bits each.
     planes, lanes : (segments,) int64 OU activations and conversions per switched-on slice.
     """
 
     rows: np.ndarray
     costs: np.ndarray
-    class_of_bit: np.ndarray
     kind: int
     planes: np.ndarray
     lanes: np.ndarray
 
 
-def make_tables(prepared: crossbar.Prepared) -> Tables | None:
+def layer_tables(prepared: Prepared) -> Tables | None:
     """Tables from the plain model's results, or None where their numbers do not fit the compact form."""
-    classes: dict[tuple[int, ...], int] = {}
-    class_of_bit = np.zeros(8, dtype=np.int64)
-    example: list[int] = []
-    for i in range(prepared.bits):
-        key = tuple(id(c) for c in prepared.classes[i])
-        if key not in classes:
-            classes[key] = len(classes)
-            example.append(i)
-        class_of_bit[i] = classes[key]
     segments, patterns = len(prepared.segments), 1 << prepared.hardware.ou_rows
     groups = -(-prepared.outputs // _COLUMNS)
-    rows = np.zeros((len(classes), groups, segments, patterns, _COLUMNS), dtype=np.int32)
-    costs = np.zeros((len(classes), segments, patterns), dtype=np.uint64)
-    for index, i in enumerate(example):
-        for segment in range(segments):
-            made = crossbar.slice_table(prepared, segment, i)
-            padded = np.zeros((patterns, groups * _COLUMNS), dtype=np.int32)
-            padded[:, : prepared.outputs] = made.sums
-            rows[index, :, segment] = padded.reshape(patterns, groups, _COLUMNS).transpose(1, 0, 2)
-            parts = [np.asarray(x, dtype=np.uint64) for x in (made.operations, made.in_r1, made.clocks)]
-            if max(int(x.max()) for x in parts) * 8 > _FIELD:
-                return None
-            costs[index, segment] = (
-                parts[0] | parts[1] << np.uint64(_FIELD_BITS) | parts[2] << np.uint64(2 * _FIELD_BITS)
-            )
+    rows = np.zeros((groups, segments, patterns, _COLUMNS), dtype=np.int32)
+    costs = np.zeros((segments, patterns), dtype=np.uint64)
+    for segment in range(segments):
+        made = slice_table(prepared, segment)
+        padded = np.zeros((patterns, groups * _COLUMNS), dtype=np.int32)
+        padded[:, : prepared.outputs] = made.sums
+        rows[:, segment] = padded.reshape(patterns, groups, _COLUMNS).transpose(1, 0, 2)
+        parts = [np.asarray(x, dtype=np.uint64) for x in (made.operations, made.in_r1, made.clocks)]
+        if max(int(x.max()) for x in parts) * 8 > _FIELD:
+            return None
+        costs[segment] = parts[0] | parts[1] << np.uint64(_FIELD_BITS) | parts[2] << np.uint64(2 * _FIELD_BITS)
     largest = int(np.abs(rows).max(initial=0))
     if segments * largest * 255 >= 1 << 31:
         return None
@@ -100,7 +86,6 @@ def make_tables(prepared: crossbar.Prepared) -> Tables | None:
     return Tables(
         rows=rows if kind == 2 else rows.astype(np.int16),
         costs=costs,
-        class_of_bit=class_of_bit,
         kind=kind,
         planes=prepared.widths.sum(axis=1).astype(np.int64),
         lanes=prepared.lanes_per_slice,
@@ -157,13 +142,11 @@ def _load_window(image, window, shape, border, q):
 
 
 @_njit
-def _pack_dynamic(
-    image, first, shape, border, ou_rows, group_rows, k_rows, l_max, tau_sq, spread, words, lowest, streamed
-):
+def _pack_dynamic(image, first, shape, border, ou_rows, group_rows, k_rows, l_max, tau_sq, spread, words, streamed):
     """Patterns of the windows first.. of one image, with dynamic precision.
 
-    words : uint64 (windows, segments, 2), out. lowest, streamed : uint8 (windows, segments), out: lowest bit
-    position that is streamed, and how many are.
+    words : uint64 (windows, segments, 2), out. streamed : uint8 (windows, segments), out: how many bit positions are
+    streamed.
     """
     windows, segments = words.shape[:2]
     q = np.zeros(segments * ou_rows, dtype=np.uint8)
@@ -177,7 +160,6 @@ def _pack_dynamic(
                 for k in range(start, stop):
                     q[k] = min((np.int64(q[k]) + half) >> lo, top) << lo
             for s in range(start // ou_rows, -(-stop // ou_rows)):
-                lowest[w, s] = lo
                 streamed[w, s] = hi - lo + 1
         for s in range(segments):
             low = high = np.uint64(0)
@@ -245,8 +227,8 @@ def _nonzero_lanes(word):
 
 
 @_njit
-def _cost_one_class(words, s, streamed, cost, skip_zero, block_cols):
-    """(switched-on slices, cost fields, sum of max(C_r, W)) of segment s over all windows, one class of registers.
+def _cost(words, s, streamed, cost, skip_zero, block_cols):
+    """(switched-on slices, cost fields, sum of max(C_r, W)) of segment s over all windows.
 
     Every slice that is not switched on is a slice of zeros: all eight are charged, the idle ones taken back.
     """
@@ -268,38 +250,12 @@ def _cost_one_class(words, s, streamed, cost, skip_zero, block_cols):
 
 
 @_njit
-def _cost_by_class(words, s, lowest, streamed, costs, class_of_bit, bits, skip_zero, block_cols):
-    """As `_cost_one_class`, with registers per input bit."""
-    field = np.uint64(_FIELD)
-    slices = operations = in_r1 = clocks = np.int64(0)
-    for w in range(len(words)):
-        total = np.uint64(0)
-        lo = np.int64(lowest[w, s])
-        for i in range(lo, lo + np.int64(streamed[w, s])):
-            pattern = (words[w, s, i >> 2] >> np.uint64(16 * (i & 3))) & np.uint64(0xFFFF)
-            if pattern != 0 or not skip_zero:
-                slices += 1
-                total += costs[class_of_bit[i], s, pattern]
-        operations += np.int64(total & field)
-        in_r1 += np.int64((total >> np.uint64(_FIELD_BITS)) & field)
-        clocks += max(np.int64(total >> np.uint64(2 * _FIELD_BITS)), block_cols)
-    return slices, operations, in_r1, clocks
-
-
-@_njit
-def _count(
-    words, lowest, streamed, costs, class_of_bit, planes, lanes, skip_zero, bits, input_bits, block_cols, counters
-):
+def _count(words, streamed, costs, planes, lanes, skip_zero, input_bits, block_cols, counters):
     """Add the events of packed windows to `counters` (int64, order of COUNTER_NAMES; cycles: sum of max(C_r, W))."""
     windows, segments = words.shape[:2]
     for s in range(segments):
         least = block_cols if s < segments - 1 else 0
-        if len(costs) == 1:
-            slices, operations, in_r1, clocks = _cost_one_class(words, s, streamed, costs[0, s], skip_zero, least)
-        else:
-            slices, operations, in_r1, clocks = _cost_by_class(
-                words, s, lowest, streamed, costs, class_of_bit, bits, skip_zero, least
-            )
+        slices, operations, in_r1, clocks = _cost(words, s, streamed, costs[s], skip_zero, least)
         sent = np.int64(0)
         for w in range(windows):
             sent += streamed[w, s]
@@ -315,30 +271,15 @@ def _count(
 
 def _make_accumulate(add_rows: Any) -> Any:
     @numba.njit(nogil=True, error_model="numpy")
-    def accumulate(words, rows, class_of_bit, block, sums):
+    def accumulate(words, rows, block, sums):
         """sums (windows, column groups, COLUMNS) int32 += all slices of all windows."""
         windows, segments = words.shape[:2]
-        classes, groups = rows.shape[:2]
-        patterns = rows.shape[3]
-        masked = np.empty((segments, 2), dtype=np.uint64)
+        groups, patterns = rows.shape[0], rows.shape[2]
         for first in range(0, segments, block):
             count = min(block, segments - first)
             for group in range(groups):
-                for c in range(classes):
-                    keep_low = keep_high = np.uint64(0)
-                    for i in range(4):
-                        if class_of_bit[i] == c:
-                            keep_low |= np.uint64(0xFFFF) << np.uint64(16 * i)
-                        if class_of_bit[i + 4] == c:
-                            keep_high |= np.uint64(0xFFFF) << np.uint64(16 * i)
-                    for w in range(windows):
-                        if classes == 1:
-                            add_rows(sums[w, group], rows[c, group, first], words[w, first], count, patterns)
-                        else:
-                            for s in range(count):
-                                masked[s, 0] = words[w, first + s, 0] & keep_low
-                                masked[s, 1] = words[w, first + s, 1] & keep_high
-                            add_rows(sums[w, group], rows[c, group, first], masked[0], count, patterns)
+                for w in range(windows):
+                    add_rows(sums[w, group], rows[group, first], words[w, first], count, patterns)
 
     return accumulate
 
@@ -347,7 +288,7 @@ _ACCUMULATE = tuple(_make_accumulate(f) for f in (simd.add_rows_16_pairs, simd.a
 
 
 def run_images(
-    layer: Layer | SimpleNamespace, prepared: crossbar.Prepared, tables: Tables, images: np.ndarray
+    layer: Layer | SimpleNamespace, prepared: Prepared, tables: Tables, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images through one layer.
 
@@ -360,14 +301,13 @@ def run_images(
     border = np.zeros(layer.channels, dtype=np.uint8)
     if layer.pad_values is not None:
         border[:] = layer.pad_values
-    sums = np.zeros((len(images), windows, tables.rows.shape[1], _COLUMNS), dtype=np.int32)
+    sums = np.zeros((len(images), windows, tables.rows.shape[0], _COLUMNS), dtype=np.int32)
     counters = np.zeros((len(images), len(COUNTER_NAMES)), dtype=np.int64)
-    block = max(1, _BLOCK_BYTES // tables.rows.strides[2])
+    block = max(1, _BLOCK_BYTES // tables.rows.strides[1])
     # Tables are walked once for a chunk: several images, or a part of the windows of a large one.
     chunk = max(1, _CHUNK_BYTES // (16 * segments))
     step, together = min(windows, chunk), max(1, min(len(images), chunk // windows))
     words = np.empty((together, step, segments, 2), dtype=np.uint64)
-    lowest = np.zeros((step, segments), dtype=np.uint8)
     streamed = np.full((step, segments), prepared.bits, dtype=np.uint8)
     if redy is None:
         map_height, map_width = layer.height + 2 * layer.pad, layer.width + 2 * layer.pad
@@ -385,7 +325,7 @@ def run_images(
         for first in range(0, windows, step):
             count = min(step, windows - first)
             for index, image in enumerate(part):
-                packed = words[index, :count], lowest[:count], streamed[:count]
+                packed = words[index, :count], streamed[:count]
                 if redy is None:
                     if first == 0 or together > 1:
                         _spread_map(image, border, layer.pad, run, _SPREAD, spreads)
@@ -396,13 +336,12 @@ def run_images(
                         _SPREAD, *packed,
                     )  # fmt: skip
                 _count(
-                    *packed, tables.costs, tables.class_of_bit, tables.planes, tables.lanes, prepared.skip_zero_slices,
-                    prepared.bits, hardware.input_bits, block_cols, counters[start + index],
+                    *packed, tables.costs, tables.planes, tables.lanes, prepared.skip_zero_slices,
+                    hardware.input_bits, block_cols, counters[start + index],
                 )  # fmt: skip
             _ACCUMULATE[tables.kind](
                 words[: len(part), :count].reshape(-1, segments, 2),
                 tables.rows,
-                tables.class_of_bit,
                 block,
                 sums[start : start + len(part), first : first + count].reshape(-1, *sums.shape[2:]),
             )
@@ -414,8 +353,8 @@ def run_images(
     return sums, counters
 
 
-def run_matrix(prepared: crossbar.Prepared, tables: Tables, activations: np.ndarray) -> tuple[np.ndarray, Events]:
-    """Windows (P, K) that already lie side by side: sums (P, N) int64 and the events of all windows.
+def run_matrix(prepared: Prepared, tables: Tables, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Windows (P, K) that already lie side by side: sums (P, N) int64 and the counters of all windows.
 
     They are walked as the pixels of one map of K channels and one row.
     """
@@ -426,13 +365,17 @@ def run_matrix(prepared: crossbar.Prepared, tables: Tables, activations: np.ndar
     )  # fmt: skip
     image = np.ascontiguousarray(activations.T, dtype=np.uint8).reshape(1, prepared.k, 1, windows)
     sums, counters = run_images(walk, prepared, tables, image)
-    return sums.reshape(windows, -1)[:, : prepared.outputs].astype(np.int64), Events(counters[0])
+    return sums.reshape(windows, -1)[:, : prepared.outputs].astype(np.int64), counters[0]
 
 
-def finish_images(layer: Layer, sums: np.ndarray) -> np.ndarray:
-    """Sums of `run_images` -> logits int64 (B, N) of the last layer, else uint8 (B, N, H', W')."""
-    images = len(sums)
+def run_layer(
+    layer: Layer, prepared: Prepared, tables: Tables, activations: np.ndarray, finish: Finish | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `golden_model.engines.run_layer`, with counters int64 (B, COUNTER_NAMES), `cycles` without c_layer."""
+    sums, counters = run_images(layer, prepared, tables, activations)
+    flat = sums.reshape(len(sums), layer.windows, -1)
+    if finish is not None:
+        return np.stack([finish(index, one) for index, one in enumerate(flat)]), counters
     if layer.last:
-        return sums.reshape(images, -1)[:, : layer.outputs].astype(np.int64) + layer.bias
-    flat = sums.reshape(images, layer.windows, -1)
-    return np.stack([graph_compiled.finish(layer, one, None, 0) for one in flat])
+        return flat[:, 0, : layer.outputs].astype(np.int64) + layer.bias, counters
+    return np.stack([finish_compiled.finish(layer, one, None, 0) for one in flat]), counters

@@ -6,20 +6,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_model import layer as crossbar
-from golden_model import network, timing
+from golden_model import timing
 from golden_model.config import PAPER
-from golden_model.graph.layers import DynamicPrecision
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.crossbar.prepared import prepare, prepare_layer
+from golden_model.crossbar.windows import windows
+from golden_model.engines.chain import Runner
+from golden_model.engines.run_layer import run_layer
 from golden_model.trq import AdcRegisters
 from tests.strategies import adc_registers, dynamic_precisions, hardware_configs, make_images, make_layer, make_network
 
-compiled = pytest.importorskip("golden_model.engines.compiled", reason="numba is not installed")
+few_rows = pytest.importorskip("golden_model.engines.few_rows", reason="numba is not installed")
 
 
 def both(layer, hardware, images, registers=None):
     """Output and counters of the compiled engine, then those of the plain NumPy model."""
-    prepared = network.prepare_layer(layer, hardware)
+    prepared = prepare_layer(layer, hardware)
     if registers is not None:
-        prepared = crossbar.prepare(
+        prepared = prepare(
             layer.weights,
             hardware,
             registers,
@@ -29,12 +33,12 @@ def both(layer, hardware, images, registers=None):
             min_count=layer.min_count,
             activation_bits=layer.input_bits,
         )
-    expected, events = network.run_layer(layer, hardware, images, prepared=prepared, engine="direct")
-    tables = compiled.make_tables(prepared)
+    expected, events = run_layer(layer, hardware, images, prepared=prepared, engine="direct")
+    tables = few_rows.make_tables(prepared)
     assert tables is not None
-    sums, counters = compiled.run_images(layer, prepared, tables, images)
+    sums, counters = few_rows.run_images(layer, prepared, tables, images)
     counters[:, -1] += timing.c_layer(hardware)
-    return compiled.finish_images(layer, sums), counters, expected, events.counts
+    return few_rows.finish_images(layer, sums), counters, expected, events.counts
 
 
 def assert_equal(*arguments):
@@ -76,16 +80,6 @@ def test_compiled_and_plain_engine_agree_on_outputs_and_every_event(case):
     assert_equal(*case)
 
 
-@settings(max_examples=20, deadline=None)
-@given(cases(), st.data())
-def test_they_agree_with_registers_per_input_bit_and_weight_plane(case, data):
-    layer, hardware, images = case
-    scale = layer.registers.n_r2 + layer.registers.m
-    n_r2 = data.draw(st.integers(1, scale))
-    other = AdcRegisters(mode="uniform", n_r2=n_r2, m=scale - n_r2)
-    assert_equal(layer, hardware, images, lambda i, b: other if (i + b) % 2 else layer.registers)
-
-
 def saturated(value, sign):
     weights = np.full((9 * 40, 48), sign * 255)
     layer = make_layer(
@@ -115,7 +109,7 @@ def test_values_too_large_for_16_bit_tables_use_32_bits():
     layer, _, images = saturated(255, 1)
     # Every count is read as the top code, 255.
     layer = replace(layer, registers=AdcRegisters(mode="uniform", n_r2=8), min_count=np.ones(255, dtype=np.int64))
-    tables = compiled.make_tables(network.prepare_layer(layer, hardware))
+    tables = few_rows.make_tables(prepare_layer(layer, hardware))
     assert tables.rows.dtype == np.int32
     assert_equal(layer, hardware, images)
 
@@ -127,7 +121,7 @@ def test_numbers_that_do_not_fit_the_compact_form_are_left_to_the_plain_model():
         weights=np.full((9, 4096), 255), dynamic=DynamicPrecision(),
         registers=AdcRegisters(mode="uniform", n_r2=4),
     )  # fmt: skip
-    assert compiled.make_tables(network.prepare_layer(layer, hardware)) is None
+    assert few_rows.make_tables(prepare_layer(layer, hardware)) is None
 
 
 @pytest.mark.parametrize("redy", [None, DynamicPrecision(l_max=2, tau_sq=300)])
@@ -146,8 +140,8 @@ def test_a_matrix_product_gives_the_same_sums_and_events(redy):
 def test_a_whole_network_gives_the_same_logits_and_events_on_several_threads():
     made = make_network(4, PAPER)
     images = make_images(5, made, 40)
-    expected = network.Runner(made, engine="direct").run(images)
-    logits, events = network.Runner(made, engine="compiled", threads=2).run(images)
+    expected = Runner(made, engine="direct").run(images)
+    logits, events = Runner(made, engine="compiled", threads=2).run(images)
     np.testing.assert_array_equal(logits, expected[0])
     assert events == expected[1]
 
@@ -169,14 +163,14 @@ def test_every_size_of_operation_unit_has_a_compiled_engine(rows):
         registers=AdcRegisters(mode="twin", n_r2=5, n_r1=3, m=2), dynamic=DynamicPrecision(l_max=2, tau_sq=300),
     )  # fmt: skip
     images = rng.integers(0, 256, (3, 5, 6, 6)).astype(np.uint8)
-    expected, events = network.run_layer(layer, hardware, images, engine="direct")
-    output, counted = network.run_layer(layer, hardware, images, engine="compiled")
+    expected, events = run_layer(layer, hardware, images, engine="direct")
+    output, counted = run_layer(layer, hardware, images, engine="compiled")
     np.testing.assert_array_equal(output, expected)
     assert counted == events
-    output, _ = network.run_layer(layer, hardware, images, engine="compiled", finish=lambda _, sums: sums[:, :9].copy())
-    direct, _ = network.run_layer(layer, hardware, images, engine="direct", finish=lambda _, sums: sums)
+    output, _ = run_layer(layer, hardware, images, engine="compiled", finish=lambda _, sums: sums[:, :9].copy())
+    direct, _ = run_layer(layer, hardware, images, engine="direct", finish=lambda _, sums: sums)
     np.testing.assert_array_equal(output, direct)
-    rows_in = network.windows(layer, images).reshape(-1, layer.k)
+    rows_in = windows(layer, images).reshape(-1, layer.k)
     given = {"redy": layer.dynamic, "min_count": layer.min_count}
     both = [
         crossbar.matmul(rows_in, layer.weights, hardware, layer.registers, engine=engine, **given)
@@ -193,5 +187,5 @@ def test_cutting_images_and_windows_into_chunks_changes_nothing(monkeypatch):
     )  # fmt: skip
     images = rng.integers(0, 256, (5, 3, 8, 8)).astype(np.uint8)
     for size in (16 * 3 * 7, 16 * 3 * 130):  # 7 windows of one image; 2 images together
-        monkeypatch.setattr(compiled, "_CHUNK_BYTES", size)
+        monkeypatch.setattr(few_rows, "_CHUNK_BYTES", size)
         assert_equal(layer, PAPER, images)

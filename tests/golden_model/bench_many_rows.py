@@ -15,7 +15,8 @@ import numpy as np
 
 from golden_model import layer, trq
 from golden_model.config import HardwareConfig
-from golden_model.engines import columns
+from golden_model.crossbar.prepared import prepare
+from golden_model.engines import many_rows
 from golden_model.trq import AdcRegisters
 
 HARDWARE = HardwareConfig(ou_rows=128, adc_bits=8, weight_bits=7)
@@ -58,21 +59,21 @@ def main() -> None:
     cells = None
     print(f"{'setting':38}{'G conv/s':>10}{'interpreted':>13}{'NumPy':>8}{'ratio':>7}{'swap ms':>9}{'compile ms':>12}")
     for name, (registers, table) in settings.items():
-        prepared = layer.prepare(weights, HARDWARE, registers, min_count=table)
-        tables = columns.make_tables(prepared, cells)
+        prepared = prepare(weights, HARDWARE, registers, min_count=table)
+        tables = many_rows.make_tables(prepared, cells)
         cells = tables.cells
-        swap = seconds(lambda p=prepared, c=cells: columns.make_tables(p, c), 3)
+        swap = seconds(lambda p=prepared, c=cells: many_rows.make_tables(p, c), 3)
         start = time.thread_time()
-        compiled = columns.compile_programs(tables)
+        compiled = many_rows.compile_programs(tables)
         compiling = time.thread_time() - start
-        conversions = int(columns.run_windows(prepared, tables, q)[1][:, 4:6].sum())
+        conversions = int(many_rows.run_windows(prepared, tables, q)[1][:, 4:6].sum())
         fast, slow = (
-            conversions / seconds(lambda p=prepared, t=t: columns.run_windows(p, t, q), options.repeat) / 1e9
+            conversions / seconds(lambda p=prepared, t=t: many_rows.run_windows(p, t, q), options.repeat) / 1e9
             for t in (compiled, tables)
         )
         part = q[:256]
         plain = conversions * len(part) / len(q) / 1e9
-        plain /= seconds(lambda p=prepared, x=part: layer.run(p, x, engine_name="direct"), 2)
+        plain /= seconds(lambda p=prepared, x=part: layer.run(p, x, engine="direct"), 2)
         results.append({"setting": name, "compiled": fast, "interpreted": slow, "numpy": plain, "ratio": fast / plain})
         print(
             f"{name:38}{fast:10.1f}{slow:13.1f}{plain:8.3f}{fast / plain:7.0f}{1e3 * swap:9.1f}{1e3 * compiling:12.1f}",

@@ -36,6 +36,10 @@ import numba
 import numpy as np
 
 from golden_model import timing
+from golden_model.crossbar.lanes import spend
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.post_processing import Finish
+from golden_model.crossbar.windows import in_window_order, windows
 from golden_model.engines import bit_slices
 from golden_model.engines.bit_slices import (
     BYTES,
@@ -58,9 +62,7 @@ from golden_model.engines.bit_slices import (
     to_integers,
     transpose_bytes,
 )
-from golden_model.graph.layers import Layer
 from golden_model.registers import COUNTER_NAMES
-from golden_model.searches.lanes import spend
 
 _njit = numba.njit(nogil=True, error_model="numpy")
 
@@ -93,26 +95,24 @@ class Cells(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """Conversion programs and costs of the A/D settings.
+    """Conversion programs of an A/D setting.
 
-    setting : (8, planes), setting of the class (input bit, plane). program : (settings, 9), program for counts of
-    so many digits. nodes : uint16 (n, 4) and steps : (n, 4) as `bit_slices.run_program` reads them; program p's
-    steps are start[p]..start[p + 1] - 1. code : (programs,) addresses of compiled programs, or 0. outputs :
-    uint16 (programs, 11) byte offsets of the slots of value digits and flag.
-    flagged, clocked : (settings,) bool, R1 must be counted, slow OUs must be counted. flip : (settings,) -1 where
-    R2 is the slow range, else 0. digits : of the largest value. area : slots of one conversion.
+    program : (9,), program for counts of so many digits. nodes : uint16 (n, 4) and steps : (n, 4) as
+    `bit_slices.run_program` reads them; program p's steps are start[p]..start[p + 1] - 1. code : (programs,) addresses
+    of compiled programs, or 0. outputs : uint16 (programs, 11) byte offsets of the slots of value digits and flag.
+    flagged, clocked : whether R1 must be counted, and slow OUs. flip : -1 if R2 is the slow range, else 0. digits : of
+    the largest value. area : slots of one conversion.
     """
 
-    setting: np.ndarray
     program: np.ndarray
     nodes: np.ndarray
     steps: np.ndarray
     start: np.ndarray
     code: np.ndarray
     outputs: np.ndarray
-    flagged: np.ndarray
-    clocked: np.ndarray
-    flip: np.ndarray
+    flagged: bool
+    clocked: bool
+    flip: int
     digits: int
     area: int
 
@@ -122,14 +122,14 @@ class Costs(NamedTuple):
 
     known, silent : (segments, 8, 3) R1 conversions, A/D operations, clocks of one switched-on slice of input bit i:
     `known` without what the flags tell, `silent` all of it for a slice without ones.
-    operations, clocks : (settings,) what an R1 flag and a slow OU add to that.
+    operations, clocks : what an R1 flag and a slow OU add to that.
     planes, lanes : (segments,) OU activations and conversions of a switched-on slice.
     """
 
     known: np.ndarray
     silent: np.ndarray
-    operations: np.ndarray
-    clocks: np.ndarray
+    operations: int
+    clocks: int
     planes: np.ndarray
     lanes: np.ndarray
 
@@ -263,65 +263,48 @@ def _make_program(tables: np.ndarray, digits: int) -> tuple[list[tuple[int, ...]
     return nodes, steps, [slot(root) for root in roots]
 
 
-def make_programs(prepared: Any, digits_used: np.ndarray) -> tuple[Programs, list[Any]] | None:
-    """Programs of all settings of a layer for counts of the digits that occur, and the settings."""
-    hardware = prepared.hardware
+def make_programs(prepared: Any, digits_used: np.ndarray) -> Programs | None:
+    """Programs of a layer for counts of the digits that occur; None if a range has several costs."""
+    hardware, converter = prepared.hardware, prepared.converter
     rows = hardware.ou_rows
-    converters: list[Any] = []
-    setting = np.zeros((8, hardware.weight_bits), dtype=np.int64)
-    for i in range(prepared.bits):
-        for b, converter in enumerate(prepared.classes[i]):
-            if converter not in converters:
-                converters.append(converter)
-            setting[i, b] = converters.index(converter)
-    program = np.zeros((len(converters), _DIGITS + 1), dtype=np.int64)
+    value, operations, in_r1 = (
+        np.frombuffer(x, dtype=np.uint8)[: rows + 1] for x in (converter.value, converter.operations, converter.in_r1)
+    )
+    cost = _range_costs(hardware, operations, in_r1)
+    if cost is None:
+        return None
+    _, clocks = cost
+    flagged = bool(in_r1.any()) and not in_r1.all()
+    program = np.zeros(_DIGITS + 1, dtype=np.int64)
     nodes: list[tuple[int, ...]] = []
     all_steps: list[list[int]] = []
     start, outputs = [0], []
-    largest = 0
-    flagged, clocked, flip = (np.zeros(len(converters), dtype=kind) for kind in (bool, bool, np.int64))
-    widest = 1
-    for s, converter in enumerate(converters):
-        value, operations, in_r1 = (
-            np.frombuffer(x, dtype=np.uint8)[: rows + 1]
-            for x in (converter.value, converter.operations, converter.in_r1)
-        )
-        cost = _range_costs(hardware, operations, in_r1)
-        if cost is None:
-            return None
-        _, clocks = cost
-        flagged[s] = bool(in_r1.any()) and not in_r1.all()
-        clocked[s] = flagged[s] and clocks[0] != clocks[1]
-        flip[s] = -1 if clocks[1] > clocks[0] else 0
-        for digits in np.flatnonzero(digits_used):
-            top = min(rows, (1 << int(digits)) - 1)
-            functions = (value[: top + 1] >> np.arange(_DIGITS)[:, None]) & 1
-            if flagged[s]:
-                functions = np.vstack([functions, in_r1[: top + 1]])
-            made, steps, slots = _make_program(functions, int(digits))
-            widest = max(widest, int(value[: top + 1].max()).bit_length())
-            program[s, digits] = len(outputs)
-            all_steps += [[low, high, len(nodes) + first, len(nodes) + end] for low, high, first, end in steps]
-            start.append(len(all_steps))
-            nodes += made
-            largest = max(largest, len(made))
-            outputs.append(slots[:_DIGITS] + [_ZERO, _ZERO] + (slots[_DIGITS:] or [_ZERO]))
-    return (
-        Programs(
-            setting=setting,
-            program=program,
-            nodes=(np.array(nodes, dtype=np.int64).reshape(-1, 4) * BYTES).astype(np.uint16),
-            steps=np.array([*all_steps, [0] * 4], dtype=np.int64),  # a program may have no step, and still read one
-            start=np.array(start, dtype=np.int64),
-            code=np.zeros(len(outputs), dtype=np.int64),
-            outputs=(np.array(outputs) * BYTES).astype(np.uint16),
-            flagged=flagged,
-            clocked=clocked,
-            flip=flip,
-            digits=widest,
-            area=_NODES + largest,
-        ),
-        converters,
+    largest, widest = 0, 1
+    for digits in np.flatnonzero(digits_used):
+        top = min(rows, (1 << int(digits)) - 1)
+        functions = (value[: top + 1] >> np.arange(_DIGITS)[:, None]) & 1
+        if flagged:
+            functions = np.vstack([functions, in_r1[: top + 1]])
+        made, steps, slots = _make_program(functions, int(digits))
+        widest = max(widest, int(value[: top + 1].max()).bit_length())
+        program[digits] = len(outputs)
+        all_steps += [[low, high, len(nodes) + first, len(nodes) + end] for low, high, first, end in steps]
+        start.append(len(all_steps))
+        nodes += made
+        largest = max(largest, len(made))
+        outputs.append(slots[:_DIGITS] + [_ZERO, _ZERO] + (slots[_DIGITS:] or [_ZERO]))
+    return Programs(
+        program=program,
+        nodes=(np.array(nodes, dtype=np.int64).reshape(-1, 4) * BYTES).astype(np.uint16),
+        steps=np.array([*all_steps, [0] * 4], dtype=np.int64),  # a program may have no step, and still read one
+        start=np.array(start, dtype=np.int64),
+        code=np.zeros(len(outputs), dtype=np.int64),
+        outputs=(np.array(outputs) * BYTES).astype(np.uint16),
+        flagged=flagged,
+        clocked=flagged and clocks[0] != clocks[1],
+        flip=-1 if clocks[1] > clocks[0] else 0,
+        digits=widest,
+        area=_NODES + largest,
     )
 
 
@@ -340,9 +323,9 @@ def make_tables(prepared: Any, cells: Cells | None = None) -> Tables | None:
     cells : from the tables of the same weights and widths under another A/D setting, to save time.
     """
     hardware, segments, bits = prepared.hardware, len(prepared.segments), prepared.bits
-    searches = any(c.searches is not None for row in prepared.classes[:bits] for c in row)
-    if searches:
-        prepared = replace(prepared, classes=_at_one_operation(prepared.classes))
+    searches = prepared.converter.searches is not None
+    if searches:  # the same values at one operation each
+        prepared = replace(prepared, converter=replace(prepared.converter, operations=bytes([1]) * 256))
     if cells is None:
         cells = make_cells(prepared)
     stored = np.zeros((segments, prepared.outputs, hardware.weight_bits), dtype=bool)
@@ -350,45 +333,37 @@ def make_tables(prepared: Any, cells: Cells | None = None) -> Tables | None:
         for plane in planes:
             stored[segment, plane.columns, plane.bit] = True
     used = np.bincount(cells.ones.ravel(), minlength=_DIGITS + 1) > 0
-    made = make_programs(prepared, used)
-    if made is None:
+    programs = make_programs(prepared, used)
+    if programs is None:
         return None
-    programs, converters = made
     plane = np.arange(hardware.weight_bits)
-    blocks = (prepared.widths[:, :, None] > plane).sum(axis=1)  # (segments, planes) OUs
-    lanes = 2 * stored.sum(axis=1)  # (segments, planes) conversions
-    by_digits = np.stack([((cells.ones == d) & stored[..., None]).sum(axis=(1, 3)) for d in range(_DIGITS + 1)], axis=2)
+    ous = (prepared.widths[:, :, None] > plane).sum(axis=(1, 2))  # (segments,)
+    conversions = 2 * stored.sum(axis=(1, 2))  # (segments,)
+    by_digits = [((cells.ones == d) & stored[..., None]).sum(axis=(1, 2, 3)) for d in range(_DIGITS + 1)]
     known, silent = np.zeros((2, segments, 8, 3), dtype=np.int64)
-    extra_operations, extra_clocks = np.zeros((2, len(converters)), dtype=np.int64)
-    for s, converter in enumerate(converters):
-        operations, in_r1 = (
-            np.frombuffer(x, dtype=np.uint8)[: hardware.ou_rows + 1].astype(np.int64)
-            for x in (converter.operations, converter.in_r1)
-        )
-        cost = _range_costs(hardware, operations, in_r1)
-        assert cost is not None
-        spent, clocks = cost
-        extra_operations[s] = spent[0] - spent[1]
-        extra_clocks[s] = abs(clocks[0] - clocks[1])
-        constant = np.zeros(_DIGITS + 1, dtype=np.int64)  # 1 where every count of so many digits is in R1
-        for d in np.flatnonzero(used):
-            constant[d] = programs.outputs[programs.program[s, d], _FLAG] == _ONE * BYTES
-        if not programs.flagged[s]:
-            constant[:] = in_r1[0]
-        for i in range(bits):
-            mine = programs.setting[i] == s
-            always = (by_digits[:, mine] * constant).sum(axis=(1, 2))
-            conversions, activations = lanes[:, mine].sum(axis=1), blocks[:, mine].sum(axis=1)
-            known[:, i, 0] += always
-            known[:, i, 1] += conversions * spent[1] + always * extra_operations[s]
-            known[:, i, 2] += activations * (min(clocks) if programs.clocked[s] else clocks[1 - int(in_r1[0])])
-            silent[:, i, 0] += conversions * int(in_r1[0])
-            silent[:, i, 1] += conversions * int(operations[0])
-            silent[:, i, 2] += activations * clocks[1 - int(in_r1[0])]
-    top_value = max(int(np.frombuffer(c.value, dtype=np.uint8)[: hardware.ou_rows + 1].max()) for c in converters)
+    value, operations, in_r1 = (
+        np.frombuffer(x, dtype=np.uint8)[: hardware.ou_rows + 1].astype(np.int64)
+        for x in (prepared.converter.value, prepared.converter.operations, prepared.converter.in_r1)
+    )
+    cost = _range_costs(hardware, operations, in_r1)
+    assert cost is not None
+    spent, clocks = cost
+    constant = np.zeros(_DIGITS + 1, dtype=np.int64)  # 1 where every count of so many digits is in R1
+    for d in np.flatnonzero(used):
+        constant[d] = programs.outputs[programs.program[d], _FLAG] == _ONE * BYTES
+    if not programs.flagged:
+        constant[:] = in_r1[0]
+    always = constant @ by_digits  # (segments,)
+    known[:, :bits, 0] = always[:, None]
+    known[:, :bits, 1] = (conversions * spent[1] + always * (spent[0] - spent[1]))[:, None]
+    known[:, :bits, 2] = (ous * (min(clocks) if programs.clocked else clocks[1 - int(in_r1[0])]))[:, None]
+    silent[:, :bits, 0] = (conversions * in_r1[0])[:, None]
+    silent[:, :bits, 1] = (conversions * operations[0])[:, None]
+    silent[:, :bits, 2] = (ous * clocks[1 - int(in_r1[0])])[:, None]
+    top_value = int(value.max())
     largest = segments * top_value * ((1 << bits) - 1) * ((1 << hardware.weight_bits) - 1)
     width = max(largest.bit_length() + 1, programs.digits + 2 + bits + hardware.weight_bits)
-    counted = int(lanes.sum()) * bits
+    counted = int(conversions.sum()) * bits
     if width > 32 or counted >= 1 << 31:
         return None
     return Tables(
@@ -397,22 +372,16 @@ def make_tables(prepared: Any, cells: Cells | None = None) -> Tables | None:
         costs=Costs(
             known=known,
             silent=silent,
-            operations=extra_operations,
-            clocks=extra_clocks,
+            operations=spent[0] - spent[1],
+            clocks=abs(clocks[0] - clocks[1]),
             planes=prepared.widths.sum(axis=1).astype(np.int64),
             lanes=prepared.lanes_per_slice,
         ),
         width=width,
         r1_width=counted.bit_length() + 1,
-        slow_width=(int(blocks.sum(axis=1).max(initial=0)) * bits).bit_length() + 1,
+        slow_width=(int(ous.max(initial=0)) * bits).bit_length() + 1,
         searches=searches,
     )
-
-
-def _at_one_operation(classes: tuple[tuple[Any, ...], ...]) -> tuple[tuple[Any, ...], ...]:
-    """The same values at one operation each, equal converters staying one object."""
-    known = {c: replace(c, operations=bytes([1]) * 256) for row in classes for c in row}
-    return tuple(tuple(known[c] for c in row) for row in classes)
 
 
 def _add_searches(prepared: Any, activations: np.ndarray, counters: np.ndarray) -> None:
@@ -442,10 +411,16 @@ def compile_programs(tables: Tables) -> Tables:
     return replace(tables, programs=programs._replace(code=compiled.addresses), compiled=compiled)
 
 
+def layer_tables(prepared: Any) -> Tables | None:
+    """`make_tables`, compiled."""
+    tables = make_tables(prepared)
+    return None if tables is None else compile_programs(tables)
+
+
 # ---- conversion of one segment ------------------------------------------------------------------
 @_njit
-def _count_flags(flags, pending, digits, counter, at, width, active, i):
-    """counter[at...] += how many of the pending flags are 1, in the windows whose slice i is switched on."""
+def _count_flags(flags, pending, digits, counter, width, active, i):
+    """counter += how many of the pending flags are 1, in the windows whose slice i is switched on."""
     if pending == 0:
         return
     size = _PADDED[pending]
@@ -454,7 +429,7 @@ def _count_flags(flags, pending, digits, counter, at, width, active, i):
     wide = 0
     while size >> wide:
         wide += 1
-    add_slices(counter, at, width, digits, 0, wide, active, i, 0)
+    add_slices(counter, 0, width, digits, 0, wide, active, i, 0)
 
 
 @_njit
@@ -465,14 +440,13 @@ def _convert_bit(
     """All conversions of input bit i in some block columns of a segment.
 
     rows : slices of the rows from rows_at on. active : slices, which windows switch on bit i. sums : width slices
-    per column. r1, slow_count : slices of the counters of every setting.
+    per column. r1, slow_count : slices of the counters.
     """
     words = programs.outputs.shape[1]
     outputs, nodes, steps = programs.outputs.reshape(-1), programs.nodes.reshape(-1), programs.steps.reshape(-1)
     top, area = programs.digits, programs.area
     columns = cells.first.shape[1]
-    pending, pending_setting = 0, 0
-    slow_pending, slow_setting = 0, 0
+    pending = slow_pending = 0
     for block in range(first_block, last_block):
         planes = cells.widths[segment, block]
         if planes == 0:
@@ -481,12 +455,11 @@ def _convert_bit(
         for n in range(block * cells.ou_cols, min(columns, (block + 1) * cells.ou_cols)):
             fill(total, 0, top + 1)
             for b in range(planes):
-                s = programs.setting[i, b]
                 plus = minus = 0
                 for polarity in range(2):
                     base = polarity * area
                     size = np.int64(cells.size[segment, n, b, polarity])
-                    p = programs.program[s, cells.ones[segment, n, b, polarity]]
+                    p = programs.program[cells.ones[segment, n, b, polarity]]
                     plus, minus = minus, p
                     if size:
                         first = cells.first[segment, n, b, polarity]
@@ -496,36 +469,31 @@ def _convert_bit(
                         else:
                             run_program(slots, base, nodes, steps, programs.start[p], programs.start[p + 1], _NODES)
                 add_difference(total, b, slots, 0, area, outputs, plus * words, minus * words, top)
-                if programs.flagged[s]:
+                if programs.flagged:
                     plus_flag, minus_flag = (
                         np.int64(outputs[plus * words + _FLAG]),
                         np.int64(outputs[minus * words + _FLAG]),
                     )
                     both = (plus_flag > _ONE * BYTES) + (minus_flag > _ONE * BYTES)
-                    if both or programs.clocked[s]:
-                        if pending > _PENDING - 2 or (pending and pending_setting != s):
-                            _count_flags(flags, pending, digits, r1, pending_setting * r1_width, r1_width, active, i)
+                    if both or programs.clocked:
+                        if pending > _PENDING - 2:
+                            _count_flags(flags, pending, digits, r1, r1_width, active, i)
                             pending = 0
-                        pending_setting = s
                         minus_to = pending + (plus_flag > _ONE * BYTES)
                         note_flags(
-                            flags, pending, minus_to, slow, b, programs.flip[s], slots, 0, plus_flag, area, minus_flag
+                            flags, pending, minus_to, slow, b, programs.flip, slots, 0, plus_flag, area, minus_flag
                         )
                         pending += both
             add_slices(sums, n * width + i, width - i, total, 0, planes + top + 1, slots, _ONE, 1)
-        for b in range(planes):
-            s = programs.setting[i, b]
-            if programs.clocked[s]:
-                if slow_pending == _PENDING or (slow_pending and slow_setting != s):
-                    _count_flags(
-                        slow_flags, slow_pending, digits, slow_count, slow_setting * slow_width, slow_width, active, i
-                    )
+        if programs.clocked:
+            for b in range(planes):
+                if slow_pending == _PENDING:
+                    _count_flags(slow_flags, slow_pending, digits, slow_count, slow_width, active, i)
                     slow_pending = 0
                 copy_slice(slow_flags, slow_pending, slow, b)
                 slow_pending += 1
-                slow_setting = s
-    _count_flags(flags, pending, digits, r1, pending_setting * r1_width, r1_width, active, i)
-    _count_flags(slow_flags, slow_pending, digits, slow_count, slow_setting * slow_width, slow_width, active, i)
+    _count_flags(flags, pending, digits, r1, r1_width, active, i)
+    _count_flags(slow_flags, slow_pending, digits, slow_count, slow_width, active, i)
 
 
 # ---- activations --------------------------------------------------------------------------------
@@ -628,8 +596,6 @@ def _run(
     """
     segments, block_cols = cells.widths.shape
     columns = cells.first.shape[1]
-    settings = len(programs.flagged)
-    count_r1, count_slow = programs.flagged.any(), programs.clocked.any()
     tile = max(1, _TILE_BYTES // (width * BYTES * cells.ou_cols))
     slice_stride = ou_rows + 1
     squares, largest, lowest, numbers = np.empty((4, WINDOWS), dtype=np.int32)
@@ -648,7 +614,7 @@ def _run(
         if len(images):
             found = _find_runs(start_window, count, images[0], images[1], images[2], images[3], runs)
         fill(acc, 0, columns * width)
-        fill(r1, 0, settings * r1_width)
+        fill(r1, 0, r1_width)
         events[:] = 0
         for group in range(0, segments, group_segments):
             start = group * ou_rows
@@ -677,7 +643,7 @@ def _run(
                     on[w] = mask[w] & used[w] if skip_zero else mask[w]
                     seen |= mask[w] & used[w]
                 pack_bytes(active, 0, 1, on, 0)
-                fill(slow_count, 0, settings * slow_width)
+                fill(slow_count, 0, slow_width)
                 if cells.widths[segment].any():
                     for block in range(0, block_cols, tile):
                         for i in range(bits):
@@ -690,13 +656,10 @@ def _run(
                 # Events of the segment, window by window.
                 _sum_bits(costs.known[segment], seen, costs.silent[segment], cost)
                 planes, lanes = costs.planes[segment], costs.lanes[segment]
-                if count_slow:
-                    clocks[:] = 0
-                    for s in range(settings):
-                        if programs.clocked[s]:
-                            to_integers(numbers, 0, slow_count, s * slow_width, slow_width)
-                            for w in range(count):
-                                clocks[w] += numbers[w] * costs.clocks[s]
+                if programs.clocked:
+                    to_integers(numbers, 0, slow_count, 0, slow_width)
+                    for w in range(count):
+                        clocks[w] = numbers[w] * costs.clocks
                 least = block_cols if segment < segments - 1 else 0
                 for w in range(count):
                     row, cost_row = events[w], cost[on[w]]
@@ -709,13 +672,11 @@ def _run(
                     row[6] += cost_row[1]
                     row[7] += streamed
                     row[8] += max(cost_row[2] + clocks[w], least)
-        if count_r1:
-            for s in range(settings):
-                if programs.flagged[s]:
-                    to_integers(numbers, 0, r1, s * r1_width, r1_width)
-                    for w in range(count):
-                        events[w, 4] += numbers[w]
-                        events[w, 6] += numbers[w] * costs.operations[s]
+        if programs.flagged:
+            to_integers(numbers, 0, r1, 0, r1_width)
+            for w in range(count):
+                events[w, 4] += numbers[w]
+                events[w, 6] += numbers[w] * costs.operations
         owner, left = start_window // per_group, per_group - start_window % per_group
         for w in range(count):
             row, event = counters[owner], events[w]
@@ -764,7 +725,6 @@ def _execute(
     hardware, redy = prepared.hardware, prepared.redy
     segments, block_cols = tables.cells.widths.shape
     programs = tables.programs
-    settings = len(programs.flagged)
     group_segments = 1 if redy is None else min(segments, hardware.segments_per_group)
     padded = -(-windows // WINDOWS) * WINDOWS
     sums = np.empty((prepared.outputs, padded), dtype=np.int32)
@@ -811,8 +771,8 @@ def _execute(
         slices(hardware.weight_bits),
         slices(_DIGITS),
         slices(prepared.outputs * tables.width),
-        slices(settings * tables.r1_width),
-        slices(settings * tables.slow_width),
+        slices(tables.r1_width),
+        slices(tables.slow_width),
         sums,
         counters,
     )
@@ -876,8 +836,6 @@ def run_batch(layer: Layer, prepared: Any, tables: Tables, images: np.ndarray) -
         images=np.array([layer.windows, columns, phases[0].size if batch else 0, pixel_columns], dtype=np.int64),
     )
     if tables.searches:
-        from golden_model.network import windows
-
         for image, counted in zip(images, counters, strict=True):
             _add_searches(prepared, windows(layer, image[None])[0], counted[None])
     return sums.reshape(prepared.outputs, batch, rows, columns), counters
@@ -886,7 +844,7 @@ def run_batch(layer: Layer, prepared: Any, tables: Tables, images: np.ndarray) -
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _finish(sums, bias, multipliers, shift, top, pool, output):
     """Requantise and max-pool sums (N, B, rows, columns) into uint8 (B, N, H', W') (system.md §3)."""
-    half = np.int64(1) << shift >> 1
+    half = np.int64(np.uint64(1) << np.uint64(shift) >> np.uint64(1))  # 2**62 for a shift of 63
     outputs, batch = sums.shape[:2]
     out_height, out_width = output.shape[2:]
     for n in range(outputs):
@@ -917,3 +875,20 @@ def finish_batch(layer: Layer, sums: np.ndarray) -> np.ndarray:
         output,
     )
     return output
+
+
+def run_matrix(prepared: Any, tables: Tables, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Windows (P, K): sums (P, N) int64 and the counters of all windows."""
+    sums, counters = run_windows(prepared, tables, activations)
+    return np.ascontiguousarray(sums.T, dtype=np.int64), counters.sum(axis=0)
+
+
+def run_layer(
+    layer: Layer, prepared: Any, tables: Tables, activations: np.ndarray, finish: Finish | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `golden_model.engines.run_layer`, with counters int64 (B, COUNTER_NAMES), `cycles` without c_layer."""
+    sums, counters = run_batch(layer, prepared, tables, activations)
+    if finish is None:
+        return finish_batch(layer, sums), counters
+    parts = [finish(index, in_window_order(layer, sums[:, index])) for index in range(len(activations))]
+    return np.stack(parts), counters

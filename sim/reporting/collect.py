@@ -25,6 +25,8 @@ from golden_model.crossbar.windows import windows
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
+from golden_model.image import image as deployment
+from golden_model.image.program import Program
 from golden_model.registers import COUNTER_NAMES, StepKind
 from golden_model.searches.histograms import layer_counts
 from golden_model.trq import AdcRegisters
@@ -37,7 +39,7 @@ CLOCK_MHZ = 100.0
 
 
 def collect(
-    image: Any,
+    image: deployment.Image,
     run: dict[str, Any] | None = None,
     *,
     table: str = cost.DEFAULT_TABLE,
@@ -48,7 +50,7 @@ def collect(
 
     Parameters
     ----------
-    image : golden_model.image.image.Image, of any network.
+    image : of any network.
     run : content of the file that `python -m sim.run --json` wrote, or None.
     table : energy table, name or file.
     images : test vectors to average over, at most as many as the image holds.
@@ -121,7 +123,7 @@ def collect(
 
 
 # ---- the program --------------------------------------------------------------------------------
-def step_rows(network: Graph, program: Any) -> list[dict[str, Any]]:
+def step_rows(network: Graph, program: Program) -> list[dict[str, Any]]:
     """The steps of a program, in order; ValueError for a step of a node that the network does not have."""
     names = {node.name for node in network.nodes}
     rows = []
@@ -147,7 +149,7 @@ def step_rows(network: Graph, program: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def by_node(network: Graph, program: Any, events: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+def by_node(network: Graph, program: Program, events: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
     """Events of crossbar nodes (images, nodes, counters), and the mean clocks of all other steps by their node.
 
     events : (images, steps, counters), one row per step of the program.
@@ -164,7 +166,7 @@ def by_node(network: Graph, program: Any, events: np.ndarray) -> tuple[np.ndarra
     return made, clocks
 
 
-def memory_map(program: Any) -> dict[str, Any]:
+def memory_map(program: Program) -> dict[str, Any]:
     """What lies where in the activation memory, and when.
 
     {"bytes": size of the memory, "used": bytes up to the highest address that is used, "buffers": [{"tensors": names of
@@ -182,7 +184,7 @@ def memory_map(program: Any) -> dict[str, Any]:
     }
 
 
-def _crossbars(network: Graph, program: Any, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _crossbars(network: Graph, program: Program, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     hardware = network.hardware
     used = [row for row in rows if row["pairs"]]
     pairs = int(program.placement.pairs)
@@ -239,7 +241,7 @@ def _steps_of(steps: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
 
 def _rows(
     network: Graph,
-    program: Any,
+    program: Program,
     steps: Sequence[dict[str, Any]],
     elsewhere: dict[str, float],
     baseline: tuple[Machine, cost.EnergyReport],
@@ -283,7 +285,7 @@ def _rows(
     return rows
 
 
-def _pairs(program: Any) -> dict[str, int]:
+def _pairs(program: Program) -> dict[str, int]:
     """Crossbar pairs by node; those that its steps share are counted once."""
     used: dict[str, set[int]] = {}
     steps = [step for step in program.steps if step.kind == StepKind.CROSSBAR]
@@ -414,7 +416,7 @@ def _layer(node: Crossbar, measured: Measurement, hardware: HardwareConfig, even
 
 def _storage(node: Crossbar, hardware: HardwareConfig) -> dict[str, int]:
     """Bits that a node stores; padding of edge blocks is left out (system.md §3, §8)."""
-    total = dict.fromkeys(("weights", "plane_bits", "sign_bits", "table_bits", "blocks", "pruned"), 0)
+    total: dict[str, int] = {}
     for layer in node.layers:
         segments, columns = layer.block_widths.shape
         rows = np.minimum(hardware.ou_rows, layer.k - np.arange(segments) * hardware.ou_rows)
@@ -428,7 +430,7 @@ def _storage(node: Crossbar, hardware: HardwareConfig) -> dict[str, int]:
             ("blocks", layer.block_widths.size),
             ("pruned", (layer.block_widths == 0).sum()),
         ):
-            total[name] += int(value)
+            total[name] = total.get(name, 0) + int(value)
     return total
 
 
@@ -582,7 +584,7 @@ def accuracy_rows(info: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"stage": ACCURACY_STAGES.get(k, k), "accuracy": float(found[k]), "images": images} for k in order]
 
 
-def _pictures(vectors: Any, count: int, run: dict[str, Any] | None) -> dict[str, Any]:
+def _pictures(vectors: deployment.Vectors, count: int, run: dict[str, Any] | None) -> dict[str, Any]:
     """Labels and predicted classes; the hardware's where it ran (`simulated` counts them), else the golden model's."""
     predicted = np.asarray(vectors.logits[:count]).argmax(axis=1).tolist()
     simulated = [row for row in (run or {}).get("images", []) if 0 <= row["index"] < count]
@@ -601,15 +603,18 @@ _RUN_FIELDS = (
     "judged",
     "agrees",
     "first_difference",
+    "notes",
+    "simulated",
+    "equal",
     "images",
-    "cycles_per_image",
+    "clocks",
     "clocks_per_second",
     "seconds",
     "build_seconds",
 )
 
 
-def check_run(run: dict[str, Any] | None, image: Any) -> dict[str, Any] | None:
+def check_run(run: dict[str, Any] | None, image: deployment.Image) -> dict[str, Any] | None:
     """The fields of a run that the report shows; ValueError for a run of another image or another form."""
     if run is None:
         return None
@@ -621,7 +626,7 @@ def check_run(run: dict[str, Any] | None, image: Any) -> dict[str, Any] | None:
     missing = [name for name in _RUN_FIELDS if name not in run]
     if missing:
         raise ValueError(f"run file: {missing[0]} is missing")
-    needed = {"index", "label", "predicted", "golden_predicted", "cycles"}
+    needed = {"index", "label", "predicted", "golden_predicted"}
     rows = run["images"]
     if not isinstance(rows, list) or any(not isinstance(row, dict) or not needed <= set(row) for row in rows):
         raise ValueError(f"run file: images must be a list of objects with {', '.join(sorted(needed))}")

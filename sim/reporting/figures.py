@@ -286,8 +286,9 @@ def memory(buffers: Sequence[dict[str, Any]], labels: Sequence[str], used: int, 
             f'<rect x="{_number(x)}" y="{_number(y)}" width="{_number(wide)}" height="{_number(max(high, 1))}" '
             f'fill="{fill}" stroke="currentColor" stroke-width=".5" fill-opacity=".75">{_tag("title", tip)}</rect>'
         )
-        if high >= 12 and wide >= 6.5 * len(name):
-            parts.append(_text(x + 4, y + min(high / 2 + 4, 13), name, font_size=10))
+        shown = buffer["tensors"][0] + (" …" if len(buffer["tensors"]) > 1 else "")
+        if high >= 12 and wide >= 6.5 * len(shown):
+            parts.append(_text(x + 4, y + min(high / 2 + 4, 13), shown, font_size=10))
     for share in (0, 0.25, 0.5, 0.75, 1):
         parts.append(_text(left - 6, top + share * height + 4, short(share * used), "end"))
     parts.append(_tag("path", d=f"M{left} {top}V{top + height}H{left + width}", fill="none", stroke="currentColor",

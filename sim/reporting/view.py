@@ -201,7 +201,7 @@ def _rtl_view(run: dict[str, Any] | None) -> dict[str, Any] | None:
     settings = ", ".join(
         f"{_words(k)} {_text(v)}" for k, v in run["crossbar"].items() if k not in ("kind", "seed") and v not in (0, "")
     )
-    clocks = [row["cycles"] for row in rows]
+    clocks = run["clocks"]
     return {
         "agreed": run["agrees"] or not run["judged"],
         "value": value,
@@ -210,11 +210,12 @@ def _rtl_view(run: dict[str, Any] | None) -> dict[str, Any] | None:
         "rows": [
             ("simulator", str(run["backend"])),
             ("crossbar", f"{kind} ({settings})" if settings and not run["agrees"] else kind),
-            ("pictures", _number(count)),
+            ("equal in everything", f"{run['equal']} of {_plural(run['simulated'], 'picture')}"),
             ("right, of those with a label", f"{right} of {len(labelled)}"),
             ("clocks of each picture", ", ".join(map(_number, clocks[:20])) + (" …" if len(clocks) > 20 else "")),
             ("simulated clocks per second", _optional(run["clocks_per_second"])),
             ("simulation time", f"{run['seconds']:.2f} s, after {run['build_seconds']:.1f} s to build the simulation"),
+            *(("note", note) for note in run["notes"]),
         ],
         "mismatch": run["first_difference"] if run["judged"] else None,
     }

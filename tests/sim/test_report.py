@@ -8,22 +8,20 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from golden_model import timing
 from golden_model.cost import energy as cost
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
-from golden_model.events import Events
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
+from golden_model.image import image as deployment
 from golden_model.image import program
-from golden_model.image.interpreter import Interpreter
 from golden_model.trq import AdcRegisters
 from sim import report
 from sim.reporting import collect, figures, view
@@ -54,25 +52,20 @@ def make_network(registers=TWIN, dynamic=LOSSY, skip=True, info=INFO) -> Graph:
     return replace(network, name="tiny <net>", classes=("a", "b", "c", "<d>"), info=info)
 
 
-def make_image(network: Graph, count: int = 3) -> SimpleNamespace:
-    """An image as it is read, without its files; the expected results are those of the program's interpreter."""
-    pictures, planned = pixels(5, network, count), program.plan(network)
-    pictures = pictures >> np.arange(count, dtype=np.uint8)[:, None, None, None]
-    logits, events = Interpreter(planned.tables, network.hardware).run(pictures)
-    vectors = SimpleNamespace(
-        images=pictures,
-        labels=np.arange(count) % 4 - 1,
-        logits=logits,
-        events=events,
-        cycles=timing.network_cycles(network.hardware, events.cycles),
-    )
-    manifest = {"manifest_sha256": "of this image", "tool_versions": {"numpy": np.__version__}}
-    return SimpleNamespace(network=network, program=planned, vectors=vectors, manifest=manifest)
+def make_image(network: Graph, directory: Path, count: int = 3) -> deployment.Image:
+    """Pictures of fewer and fewer bits; the first has no label."""
+    pictures = pixels(5, network, count) >> np.arange(count, dtype=np.uint8)[:, None, None, None]
+    return deployment.write(directory, network, pictures, np.arange(count) % 4 - 1)
 
 
 @pytest.fixture(scope="module")
-def image():
-    return make_image(make_network())
+def image_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("report") / "image"
+
+
+@pytest.fixture(scope="module")
+def image(image_dir):
+    return make_image(make_network(), image_dir)
 
 
 @pytest.fixture(scope="module")
@@ -85,20 +78,23 @@ def html(image, data):
     return view.render(data, image.vectors.images)
 
 
-def make_run(**changes):
+def make_run(image, **changes):
     """What `python -m sim.run --json` writes, for the first two pictures."""
-    rows = [{"index": i, "label": i - 1, "predicted": 2, "golden_predicted": 2, "cycles": 1234 + i} for i in range(2)]
+    rows = [{"index": i, "label": i - 1, "predicted": 2, "golden_predicted": 2} for i in range(2)]
     return {
         "schema": "ohmloom-run",
-        "version": 1,
-        "image_sha256": "of this image",
+        "version": 2,
+        "image_sha256": image.manifest["manifest_sha256"],
         "backend": "compiled",
         "crossbar": {"kind": "emulated"},
         "judged": True,
         "agrees": True,
         "first_difference": None,
         "images": rows,
-        "cycles_per_image": 1234.5,
+        "clocks": [1234, 1235],
+        "notes": ["the crossbar is emulated"],
+        "simulated": 2,
+        "equal": 2,
         "clocks_per_second": 1e6,
         "seconds": 2.0,
         "build_seconds": 3.0,
@@ -143,8 +139,8 @@ def test_savings_are_switched_on_one_after_another(image, data):
     assert activations[5] < activations[4]
 
 
-def test_a_plain_network_has_no_savings_beyond_its_widths():
-    image = make_image(make_network(UNIFORM, None, False))
+def test_a_plain_network_has_no_savings_beyond_its_widths(tmp_path):
+    image = make_image(make_network(UNIFORM, None, False), tmp_path / "image")
     machines = collect.collect(image)["machines"]
     assert [m["name"] for m in machines] == [
         "ISAAC-like baseline",
@@ -218,7 +214,7 @@ def test_memory_map_never_holds_two_buffers_at_one_place(data):
 
 
 def test_a_step_of_an_unknown_node_is_refused(image):
-    wrong = SimpleNamespace(steps=[replace(image.program.steps[0], node="nobody")])
+    wrong = replace(image.program, steps=(replace(image.program.steps[0], node="nobody"),))
     with pytest.raises(ValueError, match="computes node nobody, which tiny <net> does not have"):
         collect.step_rows(image.network, wrong)
 
@@ -240,23 +236,25 @@ def test_everything_can_be_written_as_json(data):
 
 # ---- a hardware run -----------------------------------------------------------------------------
 def test_a_run_that_agrees_shows_simulator_and_clocks(image):
-    data = collect.collect(image, make_run())
+    data = collect.collect(image, make_run(image))
     html = view.render(data, image.vectors.images)
     assert data["pictures"]["simulated"] == 2
     assert "equal the golden model’s" in html
     assert "1,234, 1,235" in html
     assert "compiled" in html
+    assert "2 of 2 pictures" in html
+    assert "the crossbar is emulated" in html
 
 
 def test_a_run_that_differs_says_where(image):
-    run = make_run(agrees=False, first_difference="step 3, window 2: 5 instead of 4")
+    run = make_run(image, agrees=False, first_difference="step 3, window 2: 5 instead of 4")
     html = view.render(collect.collect(image, run), image.vectors.images)
     assert "DIFFERENT" in html
     assert "step 3, window 2: 5 instead of 4" in html
 
 
 def test_an_imperfect_crossbar_is_no_failure(image):
-    run = make_run(agrees=False, judged=False, crossbar={"kind": "noise", "read_noise": 0.2})
+    run = make_run(image, agrees=False, judged=False, crossbar={"kind": "noise", "read_noise": 0.2})
     html = view.render(collect.collect(image, run), image.vectors.images)
     assert "0 of 2 classes changed" in html
     assert "noise (read noise 0.2)" in html
@@ -273,7 +271,7 @@ def test_an_imperfect_crossbar_is_no_failure(image):
 )
 def test_a_run_of_another_image_or_form_is_refused(image, changes, message):
     with pytest.raises(ValueError, match=message):
-        collect.collect(image, make_run(**changes))
+        collect.collect(image, make_run(image, **changes))
 
 
 # ---- figures ------------------------------------------------------------------------------------
@@ -426,10 +424,8 @@ def test_page_shows_the_source_of_every_row_that_costs_something_and_no_row_of_z
     assert "rows that neither machine has events of" in shown
 
 
-def test_page_says_that_dense_and_baseline_differ_in_planes():
-    image = make_image(make_network())
-    data = collect.collect(image)
-    data["planes"] = {"dense": 8, "baseline": 7}
+def test_page_says_that_dense_and_baseline_differ_in_planes(image, data):
+    data = data | {"planes": {"dense": 8, "baseline": 7}}
     shown = section(view.render(data, image.vectors.images), "ladder")
     assert "Dense is every block at 8 planes" in shown
     assert "The baseline stores 7 of these planes" in shown
@@ -451,8 +447,8 @@ def test_provenance_shows_what_is_known_and_nothing_else(html):
     assert "<th>error</th>" in shown  # records as a table
 
 
-def test_a_network_without_accuracy_or_dynamic_precision_leaves_them_out():
-    image = make_image(make_network(UNIFORM, None, False, info={}))
+def test_a_network_without_accuracy_or_dynamic_precision_leaves_them_out(tmp_path):
+    image = make_image(make_network(UNIFORM, None, False, info={}), tmp_path / "image")
     html = view.render(collect.collect(image), image.vectors.images)
     assert "carries no accuracy figures" in html
     assert 'id="dynamic"' not in html
@@ -465,36 +461,29 @@ def test_print_shows_tables_in_full(html):
 
 
 # ---- the command --------------------------------------------------------------------------------
-@pytest.fixture
-def invoke(image, monkeypatch):
-    def read(directory):
-        if str(directory) == "nowhere":
-            raise ValueError("nowhere: there is no such directory")
-        return image
-
-    monkeypatch.setattr(report.deployment, "read", read)
-    return lambda *arguments: CliRunner().invoke(report.app, [str(a) for a in arguments])
+def invoke(*arguments):
+    return CliRunner().invoke(report.app, [str(a) for a in arguments])
 
 
-def test_command_writes_page_and_json(invoke, tmp_path):
-    result = invoke("image", "--output", tmp_path / "out" / "r.html", "--json", tmp_path / "r.json", "--images", 2)
+def test_command_writes_page_and_json(image, image_dir, tmp_path):
+    result = invoke(image_dir, "--output", tmp_path / "out" / "r.html", "--json", tmp_path / "r.json", "--images", 2)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "r.html").read_text().startswith("<!DOCTYPE html>")
     assert json.loads((tmp_path / "r.json").read_text())["images"] == 2
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["r.html"]
 
 
-def test_command_prints_every_product_on_request(invoke, tmp_path):
-    result = invoke("image", "--output", tmp_path / "r.html", "--trace")
+def test_command_prints_every_product_on_request(image, image_dir, tmp_path):
+    result = invoke(image_dir, "--output", tmp_path / "r.html", "--trace")
     assert result.exit_code == 0
     lines = [line for line in result.stdout.splitlines() if " pJ " in line]
     assert "[ad_operations; Shafiee" in lines[0]
 
 
 @pytest.mark.parametrize(("agrees", "judged", "status"), [(True, True, 0), (False, True, 1), (False, False, 0)])
-def test_status_tells_whether_the_hardware_agreed(invoke, tmp_path, agrees, judged, status):
-    (tmp_path / "run.json").write_text(json.dumps(make_run(agrees=agrees, judged=judged)))
-    result = invoke("image", "--run", tmp_path / "run.json", "--output", tmp_path / "r.html")
+def test_status_tells_whether_the_hardware_agreed(image, image_dir, tmp_path, agrees, judged, status):
+    (tmp_path / "run.json").write_text(json.dumps(make_run(image, agrees=agrees, judged=judged)))
+    result = invoke(image_dir, "--run", tmp_path / "run.json", "--output", tmp_path / "r.html")
     assert result.exit_code == status
     assert (tmp_path / "r.html").is_file()
 
@@ -503,12 +492,13 @@ def test_status_tells_whether_the_hardware_agreed(invoke, tmp_path, agrees, judg
     ("arguments", "message"),
     [
         (["nowhere"], "there is no such directory"),
-        (["image", "--table", "nowhere"], "energy table nowhere: no such file"),
-        (["image", "--run", "nowhere.json"], "run file nowhere.json: No such file or directory"),
-        (["image", "--clock-mhz", "0"], "--clock-mhz must be a number above 0"),
+        (["IMAGE", "--table", "nowhere"], "energy table nowhere: no such file"),
+        (["IMAGE", "--run", "nowhere.json"], "run file nowhere.json: No such file or directory"),
+        (["IMAGE", "--clock-mhz", "0"], "--clock-mhz must be a number above 0"),
     ],
 )
-def test_bad_input_is_one_sentence_and_status_2(invoke, tmp_path, arguments, message):
+def test_bad_input_is_one_sentence_and_status_2(image, image_dir, tmp_path, arguments, message):
+    arguments = [image_dir if a == "IMAGE" else a for a in arguments]
     result = invoke(*arguments, "--output", tmp_path / "r.html")
     assert result.exit_code == 2
     assert message in result.stderr
@@ -516,7 +506,8 @@ def test_bad_input_is_one_sentence_and_status_2(invoke, tmp_path, arguments, mes
     assert not list(tmp_path.iterdir())
 
 
-def test_an_image_without_vectors_is_refused(image):
-    empty = SimpleNamespace(images=image.vectors.images[:0], events=Events(shape=(0, 1)))
-    with pytest.raises(ValueError, match="holds no test vectors"):
-        collect.collect(SimpleNamespace(**{**vars(image), "vectors": empty}))
+def test_an_image_without_vectors_is_refused(tmp_path):
+    make_image(make_network(), tmp_path / "empty", count=0)
+    result = invoke(tmp_path / "empty")
+    assert result.exit_code == 2
+    assert "holds no test vectors" in result.stderr

@@ -4,7 +4,7 @@ Energy of a layer = sum over the rows of a `ComponentTable` of (number of events
 Nothing is estimated: the number of events comes from the golden model's or the RTL's counters, or,
 for baselines, from the geometry of the network or from its real weights and activations.
 
-    network = golden_model.image.read(directory).network     # or a golden_model.graph.Graph
+    network = golden_model.image.read(directory).network     # or a golden_model.graph.network.Graph
     ours = energy(events, network)                          # events of one image, per layer
     baseline = energy(baseline_events(network), network, width_table=False, own_input_bits=False)
     print(baseline.total_pj / ours.total_pj)

@@ -1,4 +1,4 @@
-"""The compiled engine: whole layers on whole images, bit for bit and event for event as `layer.py`.
+"""The compiled engine: whole layers on whole images, bit for bit and event for event as `crossbar/reference.py`.
 
 For OUs of few rows every input slice is one of 2**ou_rows patterns. A table per input segment holds, for
 each pattern, the contribution to every output: the sum over weight planes and polarities of

@@ -18,7 +18,7 @@ def _finish(sums, bias, multipliers, shift, top, residual, residual_multiplier, 
 
     sums : (places, columns). residual : uint8 (N, places), or (0, places) for none. output : uint8 (N, places), out.
     """
-    half = np.int64(np.uint64(1) << np.uint64(shift) >> np.uint64(1))  # 2**62 for a shift of 63
+    half = np.int64(1) << shift >> 1
     outputs, places = output.shape
     added = len(residual) > 0
     for first in range(0, places, _PLACES):
@@ -35,7 +35,7 @@ def _finish(sums, bias, multipliers, shift, top, residual, residual_multiplier, 
 @_njit
 def _finish_pooled(sums, bias, multipliers, shift, top, area, output):
     """As `_finish` without a residual, and the maximum of every `area` neighbouring rows of sums."""
-    half = np.int64(np.uint64(1) << np.uint64(shift) >> np.uint64(1))  # 2**62 for a shift of 63
+    half = np.int64(1) << shift >> 1
     outputs, places = output.shape
     for first in range(0, places, _PLACES):
         last = min(first + _PLACES, places)

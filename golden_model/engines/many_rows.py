@@ -1,4 +1,4 @@
-"""The compiled engine for whole columns: OUs of many rows, bit for bit and event for event as `layer.py`.
+"""The compiled engine for whole columns: OUs of many rows, bit for bit and event for event as `crossbar/reference.py`.
 
 Bit i of one row's activation over `bit_slices.WINDOWS` windows is one slice. The count of an A/D conversion is the
 sum of the slices of the rows whose cell is 1, made by a tree of full adders; its value is that count through a
@@ -10,7 +10,7 @@ so every event is exact for every window.
 A block of WINDOWS windows may span images: give batches that fill it, 1000 windows or more. The kernels release the
 interpreter lock and only read the tables, so threads may share those, each with its own batch.
 
-    prepared = network.prepare_layer(layer, hardware)
+    prepared = prepare_layer(layer, hardware)
     tables = make_tables(prepared)  # None: use the plain model
     tables = compile_programs(tables)  # about 10 ms per setting, wins back from about 10**9 conversions on
     sums, counters = run_batch(layer, prepared, tables, images)
@@ -21,7 +21,8 @@ and a segment's slices, 1 KiB per OU row. The tables take 2 bytes per cell that 
 
 Limits, where `make_tables` returns None: sums must fit 32 bits, and a setting must spend the same A/D operations
 on all conversions of a range, which early detection does not. Searches of ours (system.md §13) do not either: their
-sums and other events come from here, their operations and clocks from population counts (lanes.py), more slowly.
+sums and other events come from here, their operations and clocks from population counts (crossbar/lanes.py), which
+is slower.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class Costs(NamedTuple):
 class Tables:
     """A prepared layer as the engine reads it. width, r1_width, slow_width : digits of the sums and counters.
 
-    searches : operations and clocks come from lanes.py.
+    searches : operations and clocks come from crossbar/lanes.py.
     """
 
     cells: Cells
@@ -844,7 +845,7 @@ def run_batch(layer: Layer, prepared: Any, tables: Tables, images: np.ndarray) -
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _finish(sums, bias, multipliers, shift, top, pool, output):
     """Requantise and max-pool sums (N, B, rows, columns) into uint8 (B, N, H', W') (system.md §3)."""
-    half = np.int64(np.uint64(1) << np.uint64(shift) >> np.uint64(1))  # 2**62 for a shift of 63
+    half = np.int64(1) << shift >> 1
     outputs, batch = sums.shape[:2]
     out_height, out_width = output.shape[2:]
     for n in range(outputs):

@@ -1,6 +1,6 @@
-"""The engine for GPUs: whole layers and graphs on a torch device, bit for bit and event for event as `layer.py`.
+"""The engine for GPUs: whole layers and graphs on a torch device, bit for bit and event for event the reference.
 
-Up to `layer.PATTERN_ROWS` rows every input slice is one of 2**ou_rows patterns. A table per input segment holds what
+Up to PATTERN_ROWS rows every input slice is one of 2**ou_rows patterns. A table per input segment holds what
 each pattern adds to every output, another one what it costs (A/D operations, R1 conversions, clocks); a window is
 one weighted sum of table rows (`embedding_bag`). OUs of more rows, and layers whose tables would be too large or used
 too little, count with one {0, 1} matrix product per segment and weight plane, look values and costs up in a table of
@@ -113,7 +113,7 @@ class _Plane:
     cells : (padded rows, 2 * padded columns) of 0 and 1, positive polarity first. Columns fill whole blocks: those
     beyond N repeat the last real one, so that an OU's slowest lane stays right, and are left out of all sums.
     columns : int64 (real columns,), where they lie in 0..N-1. blocks : block columns. bounds : int32
-    (2 * padded columns,), what is stored about the columns' ones (`_Plane.bounds` of layer.py), or None.
+    (2 * padded columns,), what is stored about the columns' ones (`Plane.bounds` of crossbar/prepared.py), or None.
     """
 
     bit: int

@@ -1,16 +1,16 @@
 """Integer networks of any shape: residual additions, concatenations, pooling between crossbar layers (system.md §3).
 
 A `Graph` is a list of nodes in the order of computation; the first is the image, the last makes the logits.
-Crossbar nodes hold `program.Layer`s, so that converters, dynamic precision and events mean exactly what
-they mean for a chain; everything else is integer post-processing on unsigned activations (graph_nodes.py).
+Crossbar nodes hold `Layer`s, so that converters, dynamic precision and events mean exactly what
+they mean for a chain; everything else is integer post-processing on unsigned activations (nodes.py).
 
 An activation is an unsigned integer q with an `Encoding`: real = scale * (q - zero). `zero` is 0 wherever a
 ReLU came before; a tensor that can be negative is stored with a zero point, which the biases of its producer
 and of its consumers take up, so that crossbars still see unsigned activations (*ours*; system.md §3 has
 unsigned activations only). Graphs do not have to fit one tile: its buffers are not checked.
 
-Nodes keep the real numbers they came from beside the integers; `with_settings` derives the integers again
-for other converters, activation widths or hardware. `GraphRunner` runs images on the engines of layer.py.
+Nodes keep the real numbers they came from beside the integers; `settings.with_settings` derives the integers again
+for other converters, activation widths or hardware. `GraphRunner` of golden_model/engines/run_network.py runs images.
 """
 
 from __future__ import annotations

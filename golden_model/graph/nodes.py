@@ -1,4 +1,4 @@
-"""The nodes of an integer graph: what each computes, and how its integers follow from real numbers (graph.py)."""
+"""The nodes of an integer graph: what each computes, and how its integers follow from real numbers (network.py)."""
 
 from __future__ import annotations
 

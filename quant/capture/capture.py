@@ -52,13 +52,13 @@ def from_torch(
     ----------
     model : any `nn.Module` that torch.fx can trace; it is copied, not changed.
     shape : (C, H, W) of an image.
-    hardware : the machine; converters are lossless uniform ones (`graph.with_settings` changes them).
+    hardware : the machine; converters are lossless uniform ones (`graph.settings.with_settings` changes them).
     calibration_images : uint8 (N, C, H, W), usually 32 training images.
     normalisation : what the float network expects of its input; None for pixel / 255. Folded into the first
         layers, so that the graph takes pixels (system.md §3).
     weight_bits : magnitude bits of a weight, beside its sign. activation_bits : width of every activation.
 
-    Returns a `golden_model.graph.Graph` with lossless converters.
+    Returns a `golden_model.graph.network.Graph` with lossless converters.
 
     Raises
     ------

@@ -34,11 +34,11 @@ def both(layer, hardware, images, registers=None):
             activation_bits=layer.input_bits,
         )
     expected, events = run_layer(layer, hardware, images, prepared=prepared, engine="direct")
-    tables = few_rows.make_tables(prepared)
+    tables = few_rows.layer_tables(prepared)
     assert tables is not None
-    sums, counters = few_rows.run_images(layer, prepared, tables, images)
+    output, counters = few_rows.run_layer(layer, prepared, tables, images, None)
     counters[:, -1] += timing.c_layer(hardware)
-    return few_rows.finish_images(layer, sums), counters, expected, events.counts
+    return output, counters, expected, events.counts
 
 
 def assert_equal(*arguments):
@@ -109,7 +109,7 @@ def test_values_too_large_for_16_bit_tables_use_32_bits():
     layer, _, images = saturated(255, 1)
     # Every count is read as the top code, 255.
     layer = replace(layer, registers=AdcRegisters(mode="uniform", n_r2=8), min_count=np.ones(255, dtype=np.int64))
-    tables = few_rows.make_tables(prepare_layer(layer, hardware))
+    tables = few_rows.layer_tables(prepare_layer(layer, hardware))
     assert tables.rows.dtype == np.int32
     assert_equal(layer, hardware, images)
 
@@ -121,7 +121,7 @@ def test_numbers_that_do_not_fit_the_compact_form_are_left_to_the_plain_model():
         weights=np.full((9, 4096), 255), dynamic=DynamicPrecision(),
         registers=AdcRegisters(mode="uniform", n_r2=4),
     )  # fmt: skip
-    assert few_rows.make_tables(prepare_layer(layer, hardware)) is None
+    assert few_rows.layer_tables(prepare_layer(layer, hardware)) is None
 
 
 @pytest.mark.parametrize("redy", [None, DynamicPrecision(l_max=2, tau_sq=300)])

@@ -258,7 +258,7 @@ class _Lowering:
 
     # ---- steps ----------------------------------------------------------------------------------
     def _crossbar(self, node: Crossbar) -> None:
-        hardware, first = self.network.hardware, 0
+        hardware, first, source = self.network.hardware, 0, node.inputs[0]
         for group, layer in enumerate(node.layers):
             plane = layer.out_height * layer.out_width
             segments, block_cols = layer.segments(hardware), layer.block_cols(hardware)
@@ -309,7 +309,7 @@ class _Lowering:
                 StepKind.CROSSBAR,
                 layer,
                 values,
-                source=Place(node.inputs[0], group * layer.channels * layer.height * layer.width),
+                source=Place(source, group * layer.channels * layer.height * layer.width),
                 target=None if layer.last else Place(node.name, first * plane),
                 residual=residual,
                 border=border,
@@ -321,7 +321,9 @@ class _Lowering:
         self._element(node, StepKind.MAXIMUM, node.inputs[0], node.shape, window=_window(node), out_bits=0)
 
     def _average_pool(self, node: AveragePool) -> None:
-        scaling = {"last": 1, "offset": -node.area * node.input_zero} if node.sums else _scaling(node.rescale, 1)
+        scaling: dict[str, Any] = (
+            {"last": 1, "offset": -node.area * node.input_zero} if node.sums else _scaling(node.rescale, 1)
+        )
         self._element(
             node,
             StepKind.SUM,
@@ -338,7 +340,7 @@ class _Lowering:
         for index, (name, rescale) in enumerate(zip(node.inputs, node.rescales, strict=True)):
             place = Place(node.name, offset)
             if _buffer(self.homes, Place(name)) != _buffer(self.homes, place) or rescale is not None:
-                scaling = {"out_bits": 0} if rescale is None else _scaling(rescale, 1)
+                scaling: dict[str, Any] = {"out_bits": 0} if rescale is None else _scaling(rescale, 1)
                 shape = self.nodes[name].shape
                 self._element(node, StepKind.SUM, name, shape, target=place, suffix=f"copy{index}", **scaling)
             offset += self.sizes[name]
@@ -528,7 +530,7 @@ def _top_bits(rescale: Rescale) -> int:
     return max(1, int(rescale.top).bit_length())
 
 
-def _scaling(rescale: Rescale, inputs: int) -> dict[str, int]:
+def _scaling(rescale: Rescale, inputs: int) -> dict[str, Any]:
     """Post-processing of a step from the rescaling of a node, for its first input."""
     bits = _top_bits(rescale)
     if len(rescale.multipliers) != inputs or rescale.top != (1 << bits) - 1:
@@ -817,7 +819,7 @@ def _layout(network: Graph) -> _Layout:
             lambda x: x.shape[0] if x.layer else x.shape[0] * x.fields["out_plane"] * x.fields["last"], operations
         ),
         "max_layers": _Need(len(operations)),
-        "width_entries": _Need(widths, most(lambda x: np.size(x.layer and x.layer.block_widths), crossbars).step),
+        "width_entries": _Need(widths, most(lambda x: x.layer.block_widths.size if x.layer else 0, crossbars).step),
         "channel_entries": _Need(channels, most(lambda x: x.shape[0], crossbars).step),
         "pad_entries": _Need(len(tables.values), most(lambda x: len(x.pads)).step),
         "accumulator_bits": most(lambda x: accumulator_bits_needed(x.layer, hardware) if x.layer else 0, crossbars),

@@ -25,7 +25,7 @@ from sim.host.bus import BusError, BusTimeout, run_now
 from sim.host.records import TraceLayout
 from tests.sim.stand_in import COUNTER, StandIn
 
-pytestmark = pytest.mark.rtl
+pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
 
 async def exercise(bus):

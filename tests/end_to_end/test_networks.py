@@ -15,7 +15,7 @@ from sim.host.session import Job
 from tests.end_to_end.networks import NINE, SLOW, SMALL, WIDE, assert_equal, loaded, run
 from tests.golden_model.random_graphs import KINDS, Maker, random_images, random_network, random_networks
 
-pytestmark = pytest.mark.rtl
+pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
 
 def check(network, seed, count=2):

@@ -10,7 +10,7 @@ from golden_model.registers import REGION
 from sim.run import app
 from tests.golden_model.random_graphs import SMALL, random_images, random_network
 
-pytestmark = pytest.mark.rtl
+pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
 
 @pytest.fixture

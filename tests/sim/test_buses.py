@@ -1,6 +1,7 @@
 """Each simulator's bus on the same small device: accesses, error answers, time limits, trace, waveforms."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,10 @@ import numpy as np
 import pytest
 from amaranth.hdl import Module, Signal
 
+from golden_model.config import PAPER, TINY
+from rtl import generate
+from rtl.system import System
+from rtl.tile import Tile
 from sim import bench
 from sim.backends import compiled, toolchain, verilator
 from sim.backends.pysim import PysimBus
@@ -20,7 +25,7 @@ from sim.host.bus import BusError, BusTimeout, run_now
 from sim.host.records import TraceLayout
 from tests.sim.stand_in import COUNTER, StandIn
 
-pytestmark = pytest.mark.rtl
+pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
 
 async def exercise(bus):
@@ -243,3 +248,23 @@ def test_words_outside_32_bits_are_refused():
 def test_signals_called_trace_are_renamed_and_nothing_else():
     text = "  wire trace;\n  wire [3:0] trace_port_index;\n  wire \\trace__valid ;\n"
     assert compiled.for_verilator(text) == text.replace("wire trace;", "wire trace_port;")
+
+
+def test_the_key_of_this_projects_hardware_needs_no_verilog(monkeypatch):
+    monkeypatch.setattr(compiled, "export", lambda *a: pytest.fail("written as Verilog"))
+    keys = {compiled.design_key(kind(config)) for kind in (System, Tile) for config in (TINY, PAPER)}
+    assert len(keys) == 4
+    assert compiled.design_key(System(TINY)) in keys
+
+
+def test_the_key_of_this_projects_hardware_changes_with_its_sources(tmp_path, monkeypatch):
+    root = Path(generate.__file__).resolve().parents[1]
+    for folder in ("rtl", "golden_model"):
+        shutil.copytree(root / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    before = compiled.design_key(System(TINY))
+    monkeypatch.setattr(generate, "__file__", str(tmp_path / "rtl" / "generate.py"))
+    assert compiled.design_key(System(TINY)) == before
+    for name in ("rtl/trq_sar.py", "golden_model/registers.py"):
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "# changed\n")
+        assert compiled.design_key(System(TINY)) != before
+        before = compiled.design_key(System(TINY))

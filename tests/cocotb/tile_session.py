@@ -45,13 +45,7 @@ async def whole_network_equals_golden(dut):
 
 
 @cocotb.test()
-<<<<<<< HEAD
-async def activations_of_every_layer_can_be_dumped(dut):
-    from golden_model.engines.chain import Runner
-
-=======
 async def what_every_step_writes_can_be_read(dut):
->>>>>>> sim
     image = deployment.read(os.environ["OHMLOOM_IMAGE"], HARDWARE)
     driver = Driver(await make_bus(dut, image), HARDWARE)
     await driver.load(image.program.tables)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import layer
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.crossbar.prepared import prepare_layer
@@ -67,7 +66,7 @@ def test_every_conversion_is_counted_where_it_belongs(hardware, seed, dynamic, c
     rows = windows(made, images).reshape(-1, made.k)
     with pytest.MonkeyPatch.context() as patch:
         if not compiled:
-            patch.setattr(layer, "numba_installed", lambda: False)
+            patch.setattr(histograms_joint, "numba_installed", lambda: False)
         found = joint_counts(prepare_layer(made, hardware), rows, u_of)
     expected = one_by_one(made, hardware, rows, u_of)
     assert found.u_of == u_of

@@ -11,9 +11,10 @@ import torch
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.mapping import block_widths
-from golden_model.graph import network as integer
-from golden_model.graph.network import Graph
+from golden_model.graph import nodes
+from golden_model.graph.network import Graph, build
 from golden_model.graph.numbers import Encoding
+from golden_model.graph.settings import lossless_uniform
 from golden_model.trq import min_count
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.operators import TRANSPARENT, Op
@@ -49,7 +50,7 @@ class Emitter:
         self.output = next(reversed(ops))
 
     def emit(self, name: str, classes: Iterable[str]) -> Graph:
-        nodes: list[integer.Node] = []
+        made: list[nodes.Node] = []
         emitters = {
             "image": self._image, "matrix": self._matrix, "max": self._max, "mean": self._mean, "cat": self._cat,
             "add": self._sum, "border": self._border, "reshape": self._reshape,
@@ -60,8 +61,8 @@ class Emitter:
                 continue
             node = emitters[op.kind](op)
             self.encodings[op.name] = node.encoding
-            nodes.append(node)
-        return integer.build(name, self.hardware, nodes, classes=tuple(classes))
+            made.append(node)
+        return build(name, self.hardware, made, classes=tuple(classes))
 
     def _peeled(self) -> set[str]:
         """Reshapes that only feed linear layers, which read a map in any shape."""
@@ -123,14 +124,14 @@ class Emitter:
                     )
         return {"name": op.name, "inputs": inputs, "shape": op.shape, "encoding": self._encoding(op)}
 
-    def _image(self, op: Op) -> integer.Node:
+    def _image(self, op: Op) -> nodes.Node:
         """Pixels q with real value (q / 255 - mean) / std; deviations that differ are folded into the weights."""
         std = self.normalisation.std
         high = 1.0 if len(set(std)) > 1 else 1.0 / std[0]
         zeros = tuple(PIXEL_LEVELS * m for m in self.normalisation.mean) if any(self.normalisation.mean) else ()
-        return integer.Image(name=op.name, shape=op.shape, encoding=Encoding(high=high, zeros=zeros))
+        return nodes.Image(name=op.name, shape=op.shape, encoding=Encoding(high=high, zeros=zeros))
 
-    def _matrix(self, op: Op) -> integer.Node:
+    def _matrix(self, op: Op) -> nodes.Node:
         source = self._source(op) if op.linear else self.ops[op.inputs[0]]
         channels, height, width = source.shape
         weight = op.weight.numpy()
@@ -138,7 +139,8 @@ class Emitter:
             weight = weight.reshape(len(weight), channels, height, width)
         std = self.normalisation.std
         if self._from_image(source.name) and len(set(std)) > 1:
-            weight = weight / np.array(std)[:, None, None]
+            inputs = np.array(std).reshape(op.groups, -1)  # channels of each group
+            weight = weight / np.repeat(inputs, len(weight) // op.groups, axis=0)[:, :, None, None]
         outputs, kernel = len(weight), weight.shape[2:]
         if not (np.isfinite(weight).all() and bool(torch.isfinite(op.bias).all())):
             raise ValueError(f"layer {op.name!r}: a weight or bias is not a finite number")
@@ -162,7 +164,7 @@ class Emitter:
             integers = np.where(steps[:, None] > 0, integers, 0)
             steps = np.where(steps > 0, steps, step)
         per_group = outputs // op.groups
-        registers = integer.lossless_uniform(self.hardware)
+        registers = lossless_uniform(self.hardware)
         layers = []
         for group in range(op.groups):
             part = np.ascontiguousarray(integers[group * per_group : (group + 1) * per_group].T)
@@ -189,27 +191,27 @@ class Emitter:
                     last=last,
                 )
             )
-        return integer.Crossbar(**base, layers=tuple(layers), step=steps, bias=op.bias.numpy().astype(np.float64))
+        return nodes.Crossbar(**base, layers=tuple(layers), step=steps, bias=op.bias.numpy().astype(np.float64))
 
-    def _max(self, op: Op) -> integer.Node:
+    def _max(self, op: Op) -> nodes.Node:
         assert op.window is not None
-        return integer.MaxPool(**self._base(op, *op.inputs), window=op.window)
+        return nodes.MaxPool(**self._base(op, *op.inputs), window=op.window)
 
-    def _mean(self, op: Op) -> integer.Node:
+    def _mean(self, op: Op) -> nodes.Node:
         assert op.window is not None
         sums = op.name == self.output and not op.relu
-        return integer.AveragePool(**self._base(op, *op.inputs), window=op.window, sums=sums)
+        return nodes.AveragePool(**self._base(op, *op.inputs), window=op.window, sums=sums)
 
-    def _cat(self, op: Op) -> integer.Node:
-        return integer.Concat(**self._base(op, *op.inputs))
+    def _cat(self, op: Op) -> nodes.Node:
+        return nodes.Concat(**self._base(op, *op.inputs))
 
-    def _sum(self, op: Op) -> integer.Node:
-        return integer.Add(**self._base(op, *op.inputs))
+    def _sum(self, op: Op) -> nodes.Node:
+        return nodes.Add(**self._base(op, *op.inputs))
 
-    def _border(self, op: Op) -> integer.Node:
+    def _border(self, op: Op) -> nodes.Node:
         if self._per_channel() and any(op.channels) and self._from_image(op.name):
             raise UnsupportedOperator(f"layer {op.name!r}: channels cannot be added to an image normalised per channel")
-        return integer.Border(**self._base(op, *op.inputs), stride=op.steps, border=op.border, channels=op.channels)
+        return nodes.Border(**self._base(op, *op.inputs), stride=op.steps, border=op.border, channels=op.channels)
 
-    def _reshape(self, op: Op) -> integer.Node:
-        return integer.Reshape(**self._base(op, *op.inputs))
+    def _reshape(self, op: Op) -> nodes.Node:
+        return nodes.Reshape(**self._base(op, *op.inputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, fx
 
 from quant.capture.errors import UnsupportedOperator
@@ -47,14 +48,25 @@ class Simplifier:
             if not self._users(name) and self.ops[name].kind != "image":
                 del self.ops[name]
 
+    def _from_image(self, op: Op) -> bool:
+        """Whether a tensor holds pixels, passed on by pooling or a border."""
+        return op.kind == "image" or (op.kind in TRANSPARENT and self._from_image(self.ops[op.inputs[0]]))
+
     def _fold_norms(self) -> None:
         for op in [o for o in self.ops.values() if o.kind == "norm"]:
             before = self.ops[op.inputs[0]]
             if before.kind != "matrix" or len(self._users(before.name)) != 1:
-                raise UnsupportedOperator(
-                    f"layer {op.name!r}: BatchNorm must directly follow a convolution or linear layer that nothing"
-                    f" else uses, and so must arithmetic with a constant"
-                )
+                # A depthwise convolution of one pixel: weights of 1 or -1, and a step per channel.
+                if self._from_image(before):
+                    raise UnsupportedOperator(
+                        f"layer {op.name!r}: BatchNorm and arithmetic with a constant per channel must follow a layer, "
+                        f"not the image"
+                    )
+                channels = op.shape[0]
+                op.kind, op.groups, op.scale = "matrix", channels, op.weight
+                op.integers = torch.ones(channels, 1, 1, 1)
+                op.weight = op.weight[:, None, None, None]
+                continue
             before.weight = before.weight * op.weight[:, None, None, None]
             before.bias = before.bias * op.weight + op.bias
             before.scale = before.scale * op.weight if before.integers is not None else before.scale
@@ -171,8 +183,10 @@ def compare_with_network(ops: dict[str, Op], module: fx.GraphModule, seen: dict[
     values: dict[str, Tensor] = {}
     for op in ops.values():
         given = None if op.value_of is None else seen[op.value_of].values
-        made = given
-        if op.kind != "image":
+        if op.kind == "image":
+            assert given is not None
+            made = given
+        else:
             made = op.compute([values[i] for i in op.inputs])
             if given is not None:
                 step = 0.0 if op.bits is None or op.cap is None else op.cap / (2**op.bits - 1)

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
-from golden_model.graph import network as graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Reshape
+from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
 from quant.capture.capture import from_torch, quantise_weights
 from quant.capture.errors import UnsupportedOperator
@@ -406,13 +406,13 @@ def test_a_weight_that_is_not_finite_is_refused():
 
 def test_the_reference_refuses_what_it_cannot_compute():
     made = imported("residual")
-    lossy = graph.with_settings(made, registers={"b": AdcRegisters(mode="uniform", n_r2=2)})
+    lossy = with_settings(made, registers={"b": AdcRegisters(mode="uniform", n_r2=2)})
     with pytest.raises(ValueError, match=r"layer 'b': its converter is lossy"):
         exact_logits(lossy, pictures(1))
-    lossy = graph.with_settings(made, dynamic={"b": DynamicPrecision(l_max=2, tau_sq=9)})
+    lossy = with_settings(made, dynamic={"b": DynamicPrecision(l_max=2, tau_sq=9)})
     with pytest.raises(ValueError, match=r"layer 'b': its dynamic precision is lossy"):
         exact_logits(lossy, pictures(1))
-    lossless = graph.with_settings(made, dynamic={"b": DynamicPrecision(l_max=2)})
+    lossless = with_settings(made, dynamic={"b": DynamicPrecision(l_max=2)})
     assert (exact_logits(lossless, pictures(1)) == exact_logits(made, pictures(1))).all()
 
 
@@ -420,3 +420,30 @@ def test_halves_are_rounded_away_from_zero():
     integers, step = quantise_weights(np.array([3.0, -3.0, 1.5, -1.5, 0.49, 0.0]), 2)
     assert step == 1.0
     assert integers.tolist() == [3, -3, 2, -2, 0, 0]
+
+
+class Preactivated(nn.Module):
+    """Batch norms in front of convolutions, one with a negative factor, behind a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.second = conv(3, 4), nn.BatchNorm2d(8), conv(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.cat([x, F.relu(x)], 1)
+        return self.second(F.relu(self.norm(x))).mean((2, 3))
+
+
+def test_a_batch_norm_in_front_of_a_convolution_is_a_depthwise_convolution_of_one_pixel():
+    model = seeded(Preactivated())
+    with torch.no_grad():
+        model.norm.weight[0] = -0.7
+    images = pictures(8)
+    made = from_torch(model, SHAPE, HARDWARE, images)
+    node = made.node("norm")
+    assert isinstance(node, Crossbar)
+    assert [layer.weights.item() for layer in node.layers] == [-1] + [1] * 7
+    logits = GraphRunner(made).run(images)[0] * made.output.logit_scale
+    real = float_logits(model, images, Normalisation.none(3))
+    assert np.abs(logits - real).max() < 0.02 * (real.max() - real.min())

@@ -16,15 +16,14 @@ from typing import Annotated, Any, Optional
 import numpy as np
 import torch
 import typer
-from rich.markup import escape
 from rich.progress import Progress as Bar
 from torch import nn
 
-from golden_model.config import PRESETS
+from golden_model.config import read_hardware
 from golden_model.engines import torch_engine
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
-from quant import stages
+from quant import options, stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
 from quant.networks import user
@@ -79,19 +78,6 @@ def load_ready(name: str, weights: Path, data: Path) -> tuple[networks.Ready, nn
     load_weights(model, weights)
     datasets.check_labels(dataset, known.classes)
     return known, model, dataset
-
-
-def _numbers(option: str, text: str | None, channels: int) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{option} must be numbers between commas, got {text!r}") from None
-    values = values * channels if len(values) == 1 else values
-    if len(values) != channels:
-        raise ValueError(f"{option} must be 1 or {channels} numbers, got {len(values)}")
-    return values
 
 
 def _engine(name: str, device: str | None) -> str:
@@ -196,7 +182,7 @@ def main(
     engine: Annotated[str, typer.Option(help=f"Of the golden model: {', '.join(ENGINES)}.")] = "auto",
     device: Annotated[Optional[str], typer.Option(help="Of --engine torch: cuda (default) or cpu.")] = None,  # noqa: UP045
     threads: Annotated[Optional[int], typer.Option(min=1, help="Of the golden model; default all cores.")] = None,  # noqa: UP045
-    preset: Annotated[str, typer.Option(help=f"Hardware: {', '.join(PRESETS)}.")] = "paper",
+    hardware: options.Hardware = options.DEFAULT_HARDWARE,
     weight_bits: Annotated[int, typer.Option(help="Magnitude bits of a weight, beside its sign.")] = 7,
     activation_bits: Annotated[int, typer.Option(help="Bits of an activation.")] = 8,
     mean: Annotated[str | None, typer.Option(help="Mean of pixel / 255 per channel: 0.5,0.5,0.5.")] = None,
@@ -206,8 +192,7 @@ def main(
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the results here.")] = None,  # noqa: UP045
 ) -> None:
     """Accuracy of a network in floating point and as integers, and its events per image."""
-    if preset not in PRESETS:
-        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    machine = read_hardware(hardware or options.DEFAULT_HARDWARE)
     engine = _engine(engine, device)
     own = ":" in model
     if model.endswith(".onnx"):
@@ -232,8 +217,8 @@ def main(
     if weights is not None:
         load_weights(network, weights)
     normalisation = Normalisation(
-        mean=_numbers("--mean", mean, dataset.shape[0]) or normalisation.mean,
-        std=_numbers("--std", std, dataset.shape[0]) or normalisation.std,
+        mean=options.numbers("--mean", mean, dataset.shape[0]) or normalisation.mean,
+        std=options.numbers("--std", std, dataset.shape[0]) or normalisation.std,
     )
     console = stages.console
     with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
@@ -241,7 +226,7 @@ def main(
         result = evaluate(
             network,
             dataset,
-            hardware=PRESETS[preset],
+            hardware=machine,
             normalisation=normalisation,
             name=model.rpartition(":")[2] if own else model,
             images=images,
@@ -264,7 +249,7 @@ def print_result(result: dict[str, Any]) -> None:
     note = ", which are among them" if result["calibration_images_are_test_images"] else ""
     if names := result["classes"]:
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-        show("labels            " + ", ".join(f"{i} {escape(name)}" for i, name in enumerate(names[:20])) + more)
+        show("labels            " + ", ".join(f"{i} {name}" for i, name in enumerate(names[:20])) + more)
     show(f"{result['network']} on {result['images']} images of {result['data']}")
     show(f"float accuracy    {100 * result['float_accuracy']:.2f} %")
     show(

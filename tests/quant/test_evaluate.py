@@ -144,7 +144,7 @@ def test_bad_input_is_told_in_one_sentence(files, monkeypatch):
         (("--model", "lenet5", *data), "--weights is needed: lenet5 has no weights of its own"),
         (("--model", "lenet5", *weights, "--data", files / "14.npz"), "images are (1, 14, 14), lenet5 takes (1, 28,"),
         (("--model", "resnet20", *weights, *data), "images are (1, 28, 28), resnet20 takes (3, 32, 32)"),
-        (("--model", "lenet5", *weights, *data, "--preset", "big"), "--preset must be one of"),
+        (("--model", "lenet5", *weights, *data, "--hardware", "big"), "--hardware must be one of"),
         (("--model", "lenet5", *weights, *data, "--engine", "gpu"), "--engine must be one of auto, compiled, torch"),
         (("--model", "lenet5", *weights, *data, "--engine", "torch"), "--engine torch needs a GPU that torch can use"),
         (("--model", "lenet5", *weights, *data, "--device", "cpu"), "--device is cuda or cpu, and goes with --engine"),

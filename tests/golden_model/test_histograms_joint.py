@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import layer
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.crossbar.prepared import prepare_layer
 from golden_model.crossbar.redy import precision
 from golden_model.crossbar.windows import windows
 from golden_model.engines.run_network import GraphRunner
-from golden_model.graph.layers import from_network
+from golden_model.graph.settings import with_settings
 from golden_model.searches import joint as histograms_joint
 from golden_model.searches.histograms import layer_counts
 from golden_model.searches.joint import JointCounts, add, graph_joint_counts, joint_counts
@@ -67,7 +64,7 @@ def test_every_conversion_is_counted_where_it_belongs(hardware, seed, dynamic, c
     rows = windows(made, images).reshape(-1, made.k)
     with pytest.MonkeyPatch.context() as patch:
         if not compiled:
-            patch.setattr(layer, "numba_installed", lambda: False)
+            patch.setattr(histograms_joint, "numba_installed", lambda: False)
         found = joint_counts(prepare_layer(made, hardware), rows, u_of)
     expected = one_by_one(made, hardware, rows, u_of)
     assert found.u_of == u_of
@@ -139,8 +136,8 @@ def test_cutting_windows_into_chunks_changes_nothing(monkeypatch: pytest.MonkeyP
 
 def test_counts_of_a_graph_are_all_conversions_of_its_events():
     made = make_network(2, FEW)
-    layers = [replace(layer, dynamic=DynamicPrecision() if i else None) for i, layer in enumerate(made.layers)]
-    graph = from_network(replace(made, layers=tuple(layers)))
+    dynamic = {node.name: DynamicPrecision() if i else None for i, node in enumerate(made.crossbars)}
+    graph = with_settings(made, dynamic=dynamic)
     images = make_images(3, made, 5)
     found = graph_joint_counts(graph, images)
     _, events = GraphRunner(graph).run(images)

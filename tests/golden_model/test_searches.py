@@ -345,7 +345,7 @@ def test_a_trace_adds_up_to_the_events(data):
         (AdcRegisters(mode="bounded", n_r2=3), "conv2: the hardware has no conversion of mode 'bounded' with a bound"),
         (
             AdcRegisters(mode="tree", n_r2=3, trees=((1, 2, 3, 4),)),
-            "conv2: the hardware has no conversion of mode 'tree',",
+            "conv2: the hardware has no conversion of mode 'tree'",
         ),
         (AdcRegisters(mode="bounded", n_r2=3, column_bound_bits="ou"), "no conversion of mode 'bounded' with a bound"),
         (AdcRegisters(mode="twin", n_r2=3, column_bound_bits=0), "no conversion of mode 'twin' with a bound, only"),

@@ -21,7 +21,6 @@ from rich.table import Table
 from golden_model.cost.chip import ChipShape
 from golden_model.cost.components import DEFAULT_TABLE, ComponentTable, load_table
 from golden_model.cost.machines import Machine, Row, compare, counted, geometry_machines
-from golden_model.graph.layers import Network
 from golden_model.graph.network import Graph
 from golden_model.image import archive as graph_file
 from golden_model.image import image as deployment
@@ -30,7 +29,7 @@ from golden_model.image import image as deployment
 IMAGE_KEYS = ("test_images", "images", "x_test")
 
 
-def load_network(path: Path) -> tuple[Network | Graph, np.ndarray | None]:
+def load_network(path: Path) -> tuple[Graph, np.ndarray | None]:
     """The network and, of a deployment image, its test pictures; ValueError if it is neither kind."""
     if path.is_dir():
         image = deployment.read(path)
@@ -53,7 +52,7 @@ def load_images(path: Path, count: int) -> np.ndarray:
     return images
 
 
-def machines_of(network: Network | Graph, images: np.ndarray | None, progress: Any = None) -> list[Machine]:
+def machines_of(network: Graph, images: np.ndarray | None, progress: Any = None) -> list[Machine]:
     """The machines that the command lists: those of `geometry_machines`, and the network with its own settings."""
     found = geometry_machines(network, images, progress=progress)
     if images is not None and len(images):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,48 +157,6 @@ def place_layer(
         ou_col=within % hardware.grid_cols,
         first=first,
     )
-
-
-def place(
-    layer_widths: Sequence[np.ndarray],
-    layer_outputs: Sequence[int],
-    layer_pads: Sequence[int],
-    hardware: HardwareConfig,
-) -> Placement:
-    """Lay out a network: every layer follows the one before it.
-
-    Parameters
-    ----------
-    layer_widths : per layer, (segments, block_cols) bit planes. layer_outputs : N per layer.
-    layer_pads : entries of the pad table per layer, 0 for a border of 0.
-
-    Raises ValueError naming the capacity that does not suffice.
-    """
-    layers: list[LayerPlacement] = []
-    pairs = widths = channels = pads = 0
-    for layer_width, outputs, pad_count in zip(layer_widths, layer_outputs, layer_pads, strict=True):
-        layer = place_layer(
-            layer_width,
-            hardware,
-            crossbar_base=pairs,
-            width_base=widths,
-            channel_base=channels,
-            pad_base=pads,
-        )
-        layers.append(layer)
-        pairs += layer.pairs
-        widths += int(np.size(layer_width))
-        channels += outputs
-        pads += pad_count
-    for used, field in (
-        (pairs, "crossbar_pairs"),
-        (widths, "width_entries"),
-        (channels, "channel_entries"),
-        (pads, "pad_entries"),
-    ):
-        if used > getattr(hardware, field):
-            raise ValueError(f"the network needs {field} = {used}, the hardware has {getattr(hardware, field)}")
-    return Placement(tuple(layers), pairs, widths, channels, pads)
 
 
 def empty_cells(hardware: HardwareConfig, pairs: int) -> np.ndarray:

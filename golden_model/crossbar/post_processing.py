@@ -1,4 +1,4 @@
-"""From partial sums to activations: bias, requantisation, pooling (system.md §3)."""
+"""From partial sums to activations: bias, residual, requantisation, pooling (system.md §3)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from golden_model.rounding import round_half_up_shift
 Finish = Callable[[int, np.ndarray], np.ndarray]
 
 
-def requantise(layer: Layer, sums: np.ndarray) -> np.ndarray:
-    """clamp(round_half_up_shift((acc + bias) * M, S), 0, 2**a - 1) (system.md §3); (..., N) int64."""
-    y = round_half_up_shift((sums + layer.bias) * np.asarray(layer.multipliers, dtype=np.int64), layer.shift)
-    return np.clip(y, 0, (1 << layer.output_bits) - 1)
+def finish(
+    layer: Layer, sums: np.ndarray, residual: np.ndarray | None = None, residual_multiplier: int = 0
+) -> np.ndarray:
+    """clamp(round_half_up_shift((acc + bias) * M + r * M_r, S), 0, 2**a - 1) of one image, then the maximum of pools.
 
-
-def finish_layer(layer: Layer, sums: np.ndarray) -> np.ndarray:
-    """Partial sums (B, windows, N) -> logits (B, N) int64 of the last layer, else uint8 (B, N, H', W')."""
+    sums : integers (windows, columns >= N). residual : r, uint8 (N, H', W') or None; residual_multiplier : M_r.
+    Returns uint8 (N, H', W'), or acc + bias int64 (N,) of a last layer.
+    """
+    sums = sums[:, : layer.outputs].astype(np.int64) + layer.bias
     if layer.last:
-        return sums[:, 0] + layer.bias
-    batch, pool = len(sums), layer.pool
-    y = requantise(layer, sums).reshape(batch, layer.out_height, layer.out_width, pool * pool, layer.outputs)
-    return y.max(axis=3).transpose(0, 3, 1, 2).astype(np.uint8)
+        return sums[0]
+    total = sums * layer.multipliers
+    if residual is not None:
+        total += residual.reshape(layer.outputs, -1).T.astype(np.int64) * residual_multiplier
+    y = np.clip(round_half_up_shift(total, layer.shift), 0, (1 << layer.output_bits) - 1).astype(np.uint8)
+    pooled = y.reshape(layer.out_height * layer.out_width, layer.pool**2, layer.outputs).max(axis=1)
+    return np.ascontiguousarray(pooled.T).reshape(layer.outputs, layer.out_height, layer.out_width)

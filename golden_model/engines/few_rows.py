@@ -21,10 +21,9 @@ import numpy as np
 
 from golden_model import timing
 from golden_model.crossbar.layer import Layer
-from golden_model.crossbar.post_processing import Finish
 from golden_model.crossbar.prepared import Prepared
 from golden_model.crossbar.reference import slice_table
-from golden_model.engines import finish_compiled, simd
+from golden_model.engines import simd
 from golden_model.registers import COUNTER_NAMES
 
 _njit = numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -369,13 +368,8 @@ def run_matrix(prepared: Prepared, tables: Tables, activations: np.ndarray) -> t
 
 
 def run_layer(
-    layer: Layer, prepared: Prepared, tables: Tables, activations: np.ndarray, finish: Finish | None
+    layer: Layer, prepared: Prepared, tables: Tables, activations: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `golden_model.engines.run_layer`, with counters int64 (B, COUNTER_NAMES), `cycles` without c_layer."""
+    """Sums (B, windows, columns >= N) in hardware order; counters (B, COUNTER_NAMES), `cycles` without c_layer."""
     sums, counters = run_images(layer, prepared, tables, activations)
-    flat = sums.reshape(len(sums), layer.windows, -1)
-    if finish is not None:
-        return np.stack([finish(index, one) for index, one in enumerate(flat)]), counters
-    if layer.last:
-        return flat[:, 0, : layer.outputs].astype(np.int64) + layer.bias, counters
-    return np.stack([finish_compiled.finish(layer, one, None, 0) for one in flat]), counters
+    return sums.reshape(len(sums), layer.windows, -1), counters

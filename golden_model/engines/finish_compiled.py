@@ -1,4 +1,4 @@
-"""Compiled post-processing of a graph's crossbar layers; `nodes.Crossbar.finish` is the plain form."""
+"""Compiled post-processing of a graph's crossbar layers; `post_processing.finish` is the plain form."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ interpreter lock and only read the tables, so threads may share those, each with
     tables = make_tables(prepared)  # None: use the plain model
     tables = compile_programs(tables)  # about 10 ms per setting, wins back from about 10**9 conversions on
     sums, counters = run_batch(layer, prepared, tables, images)
-    output = finish_batch(layer, sums)
 
 Memory per thread: sums (4 bytes per window and output), 4 KiB per output, 1 KiB per row of a dynamic-precision group
 and a segment's slices, 1 KiB per OU row. The tables take 2 bytes per cell that is 1 and 10 per column and plane.
@@ -29,6 +28,7 @@ from __future__ import annotations
 
 import inspect
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -39,7 +39,6 @@ import numpy as np
 from golden_model import timing
 from golden_model.crossbar.lanes import spend
 from golden_model.crossbar.layer import Layer
-from golden_model.crossbar.post_processing import Finish
 from golden_model.crossbar.windows import in_window_order, windows
 from golden_model.engines import bit_slices
 from golden_model.engines.bit_slices import (
@@ -842,42 +841,6 @@ def run_batch(layer: Layer, prepared: Any, tables: Tables, images: np.ndarray) -
     return sums.reshape(prepared.outputs, batch, rows, columns), counters
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _finish(sums, bias, multipliers, shift, top, pool, output):
-    """Requantise and max-pool sums (N, B, rows, columns) into uint8 (B, N, H', W') (system.md §3)."""
-    half = np.int64(1) << shift >> 1
-    outputs, batch = sums.shape[:2]
-    out_height, out_width = output.shape[2:]
-    for n in range(outputs):
-        for image in range(batch):
-            for y in range(out_height):
-                for x in range(out_width):
-                    output[image, n, y, x] = 0
-                for py in range(pool):
-                    for px in range(pool):
-                        for x in range(out_width):
-                            value = (np.int64(sums[n, image, y * pool + py, x * pool + px]) + bias[n]) * multipliers[n]
-                            value = max(np.int64(0), min((value + half) >> shift, top))
-                            output[image, n, y, x] = max(output[image, n, y, x], np.uint8(value))
-
-
-def finish_batch(layer: Layer, sums: np.ndarray) -> np.ndarray:
-    """Sums of `run_batch` -> logits int64 (B, N) of the last layer, else uint8 (B, N, H', W')."""
-    if layer.last:
-        return sums[:, :, 0, 0].T.astype(np.int64) + layer.bias
-    output = np.empty((sums.shape[1], layer.outputs, layer.out_height, layer.out_width), dtype=np.uint8)
-    _finish(
-        sums,
-        np.asarray(layer.bias, dtype=np.int64),
-        np.asarray(layer.multipliers, dtype=np.int64),
-        layer.shift,
-        np.int64((1 << layer.output_bits) - 1),
-        layer.pool,
-        output,
-    )
-    return output
-
-
 def run_matrix(prepared: Any, tables: Tables, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Windows (P, K): sums (P, N) int64 and the counters of all windows."""
     sums, counters = run_windows(prepared, tables, activations)
@@ -885,11 +848,8 @@ def run_matrix(prepared: Any, tables: Tables, activations: np.ndarray) -> tuple[
 
 
 def run_layer(
-    layer: Layer, prepared: Any, tables: Tables, activations: np.ndarray, finish: Finish | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `golden_model.engines.run_layer`, with counters int64 (B, COUNTER_NAMES), `cycles` without c_layer."""
+    layer: Layer, prepared: Any, tables: Tables, activations: np.ndarray
+) -> tuple[Iterator[np.ndarray], np.ndarray]:
+    """Sums (windows, N) of every image in hardware order; counters (B, COUNTER_NAMES), `cycles` without c_layer."""
     sums, counters = run_batch(layer, prepared, tables, activations)
-    if finish is None:
-        return finish_batch(layer, sums), counters
-    parts = [finish(index, in_window_order(layer, sums[:, index])) for index in range(len(activations))]
-    return np.stack(parts), counters
+    return (in_window_order(layer, sums[:, index]) for index in range(len(activations))), counters

@@ -171,39 +171,27 @@ class GraphRunner:
         self, node: Crossbar, inputs: list[np.ndarray], observe: Observer | None, engine: str
     ) -> tuple[np.ndarray, np.ndarray]:
         x, residuals = inputs[0], inputs[1] if len(inputs) > 1 else None
-        images = len(x)
-        counters = np.zeros((images, len(COUNTER_NAMES)), dtype=np.int64)
-        if images == 0:
-            empty = (0, node.layers[0].outputs) if node.last else (0, *node.shape)
-            return np.zeros(empty, dtype=np.int64 if node.last else np.uint8), counters
-        groups, outputs, first = len(node.layers), [], 0
-        x = x.reshape(images, groups, -1)
+        first, outputs, begin = node.layers[0], [], 0
+        counters = np.zeros((len(x), len(COUNTER_NAMES)), dtype=np.int64)
+        x = x.reshape(len(x), len(node.layers), first.channels, first.height, first.width)
         for index, layer in enumerate(node.layers):
-            part = np.ascontiguousarray(x[:, index]).reshape(images, layer.channels, layer.height, layer.width)
-            if observe is not None:
+            part = np.ascontiguousarray(x[:, index])
+            if observe is not None and len(x):
                 observe(node.name, layer, part)
-            inside = slice(first, first + layer.outputs)
-            first += layer.outputs
-
-            def finish(image: int, sums: np.ndarray, layer: Layer = layer, inside: slice = inside) -> np.ndarray:
-                residual = None if residuals is None else residuals[image, inside]
-                if engine == "compiled" and not layer.last:
-                    from golden_model.engines import finish_compiled as graph_compiled
-
-                    return graph_compiled.finish(layer, sums, residual, node.residual_multiplier)
-                return node.finish(layer, sums, residual)
-
+            inside = slice(begin, begin + layer.outputs)
+            begin += layer.outputs
             made, events = run_layer(
                 layer,
                 self.hardware,
                 part,
                 prepared=self._prepared[node.name][index],
                 engine=self.engine,
-                finish=finish,
+                residuals=None if residuals is None else residuals[:, inside],
+                residual_multiplier=node.residual_multiplier,
             )
             outputs.append(made)
             counters += events.counts
-        return outputs[0] if groups == 1 else np.concatenate(outputs, axis=1), counters
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1), counters
 
     def _crossbar_on_torch(self, node: Crossbar, inputs: list[Any], observe: Observer | None, engine: str) -> Any:
         """As `_crossbar`; activations, output and counters are on the device."""

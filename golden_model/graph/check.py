@@ -1,4 +1,4 @@
-"""Whether the hardware, or the golden model alone, can run a layer or a graph."""
+"""Whether the golden model can run a layer or a graph."""
 
 from __future__ import annotations
 
@@ -14,23 +14,6 @@ from golden_model.crossbar.layer import Layer
 from golden_model.graph.nodes import AveragePool, Crossbar, Image, Node, Shape
 from golden_model.graph.numbers import MULTIPLIER_TOP, RESIDUAL_MULTIPLIER_TOP, SHIFT_TOP
 from golden_model.trq import check_min_count, check_search
-
-#: What the descriptor reserves or the papers do, and this version does not: name -> words for people.
-UNSUPPORTED = {
-    "residual": "residual addition",
-    "average_pool": "average pooling",
-    "signed_activations": "signed activations",
-    "overlapping_pool": "overlapping pooling",
-    "groups": "grouped convolution",
-    "dilation": "dilated convolution",
-}
-
-
-def refuse_unsupported(where: str, features: dict[str, Any]) -> None:
-    """ValueError naming the first feature of `UNSUPPORTED` that is switched on in `features`."""
-    for key, words in UNSUPPORTED.items():
-        if features.get(key):
-            raise ValueError(f"{where}: this version does not support {words}")
 
 
 def accumulator_bits_needed(layer: Layer, hardware: HardwareConfig) -> int:
@@ -56,14 +39,10 @@ def _integers(where: str, name: str, values: Any, shape: tuple[int, ...], low: i
         raise ValueError(f"{where}: {name} must be in {low}..{high}, got {int(values.min())}..{int(values.max())}")
 
 
-def check_layer(layer: Layer, hardware: HardwareConfig, *, capacity: bool = True) -> None:
-    """Raise ValueError or TypeError, one sentence naming the layer, unless the hardware can run it.
-
-    capacity : False leaves out what one tile can hold (max_k, max_n, activation_bytes).
-    """
+def check_layer(layer: Layer, hardware: HardwareConfig) -> None:
+    """Raise ValueError or TypeError, one sentence naming the layer, unless it is legal; image/program.py finds out
+    whether one tile can hold it."""
     where = f"layer {layer.name}"
-    if layer.kind in UNSUPPORTED:
-        raise ValueError(f"{where}: this version does not support {UNSUPPORTED[layer.kind]}")
     if layer.kind not in ("conv", "linear"):
         raise ValueError(f"{where}: kind must be 'conv' or 'linear', got {layer.kind!r}")
     limits = {
@@ -75,7 +54,7 @@ def check_layer(layer: Layer, hardware: HardwareConfig, *, capacity: bool = True
         "stride": (1, 255),
         "pad": (0, 255),
         "pool": (1, 255),
-        "outputs": (1, hardware.max_n if capacity else 65535),
+        "outputs": (1, 65535),
         "shift": (0, SHIFT_TOP),
         "input_bits": (1, hardware.input_bits),
         "output_bits": (1, hardware.input_bits),
@@ -95,22 +74,12 @@ def check_layer(layer: Layer, hardware: HardwareConfig, *, capacity: bool = True
         or (layer.stride, layer.pad, layer.pool) != (1, 0, 1)
     ):
         raise ValueError(f"{where}: a linear layer has kernel = height x width, stride 1, pad 0, pool 1")
-    if capacity and layer.k > hardware.max_k:
-        raise ValueError(f"{where}: K = channels * kernel must be at most max_k = {hardware.max_k}, got {layer.k}")
     if layer.out_height < 1 or layer.out_width < 1:
         raise ValueError(
             f"{where}: pool must be at most the {layer.conv_height} x {layer.conv_width} map it pools, got {layer.pool}"
         )
     if layer.last and (layer.windows, layer.pool) != (1, 1):
         raise ValueError(f"{where}: the last layer must have one window and no pooling, got {layer.windows} windows")
-    sizes = {"input": layer.channels * layer.height * layer.width}
-    if not layer.last:
-        sizes["output"] = layer.outputs * layer.out_height * layer.out_width
-    for name, size in sizes.items():
-        if capacity and size > hardware.activation_bytes:
-            raise ValueError(
-                f"{where}: its {name} must be at most activation_bytes = {hardware.activation_bytes}, got {size}"
-            )
     top = (1 << hardware.weight_bits) - 1
     _integers(where, "weights", layer.weights, (layer.k, layer.outputs), -top, top)
     _integers(where, "bias", layer.bias, (layer.outputs,), -(1 << 31), (1 << 31) - 1)
@@ -185,7 +154,7 @@ def check_nodes(name: str, hardware: HardwareConfig, nodes: Sequence[Node], clas
             if len({layer.shift for layer in node.layers}) > 1:
                 raise ValueError(f"{where}: all groups must share one shift")
             for layer in node.layers:
-                check_layer(layer, hardware, capacity=False)
+                check_layer(layer, hardware)
                 if layer.input_bits != widths[node.inputs[0]]:
                     raise ValueError(
                         f"{where}: input_bits must be {widths[node.inputs[0]]}, the width of node {node.inputs[0]}, "

@@ -1,13 +1,13 @@
 """Integer networks of any shape: residual additions, concatenations, pooling between crossbar layers (system.md §3).
 
 A `Graph` is a list of nodes in the order of computation; the first is the image, the last makes the logits.
-Crossbar nodes hold `Layer`s, so that converters, dynamic precision and events mean exactly what
-they mean for a chain; everything else is integer post-processing on unsigned activations (nodes.py).
+Crossbar nodes hold `Layer`s with their converters and dynamic precision; everything else is integer post-processing
+on unsigned activations (nodes.py).
 
 An activation is an unsigned integer q with an `Encoding`: real = scale * (q - zero). `zero` is 0 wherever a
 ReLU came before; a tensor that can be negative is stored with a zero point, which the biases of its producer
 and of its consumers take up, so that crossbars still see unsigned activations (*ours*; system.md §3 has
-unsigned activations only). Graphs do not have to fit one tile: its buffers are not checked.
+unsigned activations only). Graphs do not have to fit one tile: image/program.py finds out.
 
 Nodes keep the real numbers they came from beside the integers; `settings.with_settings` derives the integers again
 for other converters, activation widths or hardware. `GraphRunner` of golden_model/engines/run_network.py runs images.
@@ -29,7 +29,7 @@ from golden_model.graph.numbers import Encoding
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Graph:
-    """An integer network; make one with `build`, `from_network` or quant.capture.capture.
+    """An integer network; make one with `build` or quant.capture.capture.
 
     nodes : in order of computation; the first is the `Image`, the last makes the logits.
     classes : names of the outputs, may be empty. info : anything worth keeping, JSON-able.

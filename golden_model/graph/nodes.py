@@ -10,7 +10,6 @@ import numpy as np
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import Layer
 from golden_model.graph.numbers import NO_RESCALE, Encoding, Rescale, Window, fixed_point
-from golden_model.rounding import round_half_up_shift
 from golden_model.trq import AdcRegisters
 
 Shape = tuple[int, int, int]
@@ -161,22 +160,6 @@ class Crossbar(Node):
         if len(inputs) > 1 and (inputs[1] != made or first.pool != 1):
             raise ValueError(f"a residual must have the layer's own shape {made} and no pooling, got {inputs[1]}")
         return made
-
-    def finish(self, layer: Layer, sums: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
-        """Post-processing of one image and group in plain NumPy.
-
-        sums : integers (windows, columns >= N). residual : uint8 (N, H, W) or None. Returns uint8 (N, H', W'), or
-        logits int64 (N,) of a last layer.
-        """
-        sums = sums[:, : layer.outputs].astype(np.int64) + layer.bias
-        if layer.last:
-            return sums[0]
-        total = sums * layer.multipliers
-        if residual is not None:
-            total += residual.reshape(layer.outputs, -1).T.astype(np.int64) * self.residual_multiplier
-        y = np.clip(round_half_up_shift(total, layer.shift), 0, (1 << layer.output_bits) - 1).astype(np.uint8)
-        pooled = y.reshape(layer.out_height * layer.out_width, layer.pool**2, layer.outputs).max(axis=1)
-        return np.ascontiguousarray(pooled.T).reshape(layer.outputs, layer.out_height, layer.out_width)
 
     def logits(self, output: np.ndarray) -> np.ndarray:
         return output if self.last else super().logits(output)

@@ -8,9 +8,9 @@ a class gets later is written and read without a change here; a file that lacks 
 
 Reading trusts nothing. Members are neither encrypted nor compressed in an unusual way; the sizes that the directory,
 the manifest, the header of an array and the geometry of its layer state agree before it is unpacked; values have their
-types, names can be printed. Then the rules of `graph.check_graph` hold, and the integers (biases, multipliers, shifts,
-borders, zero points, min_count) follow from the real numbers beside them (`graph.build`). Only a graph whose integers
-never did (`graph.from_network` keeps those of its chain) is stored with `derived` false, and is checked as it is.
+types, names can be printed. Then the rules of `check_graph` hold, and the integers (biases, multipliers, shifts,
+borders, zero points, min_count) follow from the real numbers beside them (`build`); a graph whose integers do not is
+not written either.
 """
 
 from __future__ import annotations
@@ -234,22 +234,19 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _built(graph: Graph) -> Graph:
-    return build(graph.name, graph.hardware, graph.nodes, classes=graph.classes, info=graph.info)
-
-
-def is_derived(graph: Graph) -> bool:
-    """Whether deriving the integers again changes nothing."""
-    try:
-        return _difference(graph.nodes, _built(graph).nodes) is None
-    except ValueError:
-        return False
+def _derived(graph: Graph) -> Graph:
+    """The same graph with its integers derived again; ValueError if one of them changes."""
+    derived = build(graph.name, graph.hardware, graph.nodes, classes=graph.classes, info=graph.info)
+    if different := _difference(graph.nodes, derived.nodes):
+        raise ValueError(f"{different} does not follow from the real numbers")
+    return derived
 
 
 def network_parts(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A network as `NETWORK_PARTS` of a manifest, and arrays.
 
-    Raises ValueError or TypeError for a network that is not legal or holds what cannot be stored.
+    Raises ValueError or TypeError for a network that is not legal, whose integers do not follow from its real numbers,
+    or that holds what cannot be stored.
     """
     check_graph(graph)
     _check_real_numbers(graph.nodes)
@@ -264,11 +261,12 @@ def network_parts(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "info": info,
         "hardware": graph.hardware.as_dict(),
         "hardware_hash": graph.hardware.hash,
-        "derived": is_derived(graph),
+        "derived": True,
         "nodes": records,
     }
     _check_plain(parts, f"graph {graph.name}")
     _check_lambda(graph)
+    _derived(graph)
     return parts, arrays
 
 
@@ -636,12 +634,9 @@ def read_network(archive: Archive, others: Sequence[str] = ()) -> Graph:
             raise ValueError(f"names must have at most {_NAME_LENGTH} printable characters, got {name[:100]!a}")
     check_graph(graph)
     _check_lambda(graph)
-    if reader.read(bool, manifest["derived"], "derived"):
-        derived = _built(graph)
-        if different := _difference(graph.nodes, derived.nodes):
-            raise ValueError(f"{different} does not follow from the real numbers")
-        return derived
-    return graph
+    if manifest["derived"] is not True:
+        raise ValueError(f"derived must be True, got {_shown(manifest['derived'])!r}")
+    return _derived(graph)
 
 
 def _nodes(records: Any, reader: _Reader) -> Iterator[Node]:

@@ -98,7 +98,6 @@ def describe(graph: Graph) -> dict[str, Any]:
         "info": graph.info,
         "hardware": graph.hardware.as_dict(),
         "hardware_hash": graph.hardware.hash,
-        "integers_follow_from_real_numbers": archive.is_derived(graph),
         **_summary(graph.layers, graph.hardware),
         "nodes": nodes,
     }
@@ -230,8 +229,6 @@ def print_network(what: dict[str, Any]) -> None:
         "compression against 32-bit weights: "
         + ", ".join(f"{value:.1f}x {name.replace('_', ' ')}" for name, value in what["compression"].items() if value)
     )
-    if not what["integers_follow_from_real_numbers"]:
-        console.print("integers are as they were given, they do not follow from real numbers")
     table = Table("node", "kind", "from", "output", "bits", "step, zero", "kernel", "weights", "bits/weight", "A/D")
     for node in what["nodes"]:
         words = [escape(node["name"]), node["kind"], escape(", ".join(node["inputs"])), _by(node["shape"])]

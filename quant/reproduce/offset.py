@@ -23,7 +23,7 @@ import typer
 from rich.table import Table
 
 from golden_model.config import ISAAC, HardwareConfig
-from golden_model.crossbar import mapping
+from golden_model.crossbar import mapping, post_processing
 from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.prepared import prepare_layer
 from golden_model.crossbar.windows import windows
@@ -128,7 +128,8 @@ class OffsetRunner:
                 shares: np.ndarray = shares,
             ) -> np.ndarray:
                 residual = inputs[1][image, inside] if len(inputs) > 1 else None
-                return node.finish(layer, sums.astype(np.int64) - shares[image][:, None], residual)
+                sums = sums.astype(np.int64) - shares[image][:, None]
+                return post_processing.finish(layer, sums, residual, node.residual_multiplier)
 
             output, events = run_layer(layer, hardware, part, prepared=prepared, finish=finish)
             made.append(output)

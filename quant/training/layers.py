@@ -56,7 +56,7 @@ class Normalisation:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Geometry of a convolution or linear layer (fields as golden_model.graph.layers.Layer).
+    """Geometry of a convolution or linear layer (fields as golden_model.crossbar.layer.Layer).
 
     `name` is the module's name; (channels, height, width) its input; a fully connected layer is a
     convolution whose kernel is the whole input (system.md §5a). `relu` is False for the last layer.

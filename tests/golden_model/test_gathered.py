@@ -17,16 +17,22 @@ from golden_model.crossbar import redy
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph import network as graph
-from golden_model.graph.layers import Network, from_network
 from golden_model.graph.settings import lossless_uniform, with_settings
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.searches.trees import optimal_tree
 from golden_model.trees import Tree, bounded_tree, depths
 from golden_model.trq import AdcRegisters
-from tests import strategies
 from tests.golden_model.test_graph import SMALL, everything, pixels
-from tests.strategies import dynamic_precisions, hardware_configs, make_images, make_layer, make_weights
+from tests.strategies import (
+    dynamic_precisions,
+    graph_of,
+    hardware_configs,
+    make_images,
+    make_layer,
+    make_weights,
+    one_layer,
+)
 
 
 def lossless(hardware: HardwareConfig, rng: np.random.Generator) -> list[AdcRegisters]:
@@ -213,10 +219,6 @@ def test_windows_in_several_chunks_add_up(monkeypatch):
 
 
 # ---- by hand ------------------------------------------------------------------------------------
-def one_layer(weights, hardware=PAPER, **values) -> graph.Graph:
-    return from_network(strategies.one_layer(weights, hardware, **values))
-
-
 def measured(made: graph.Graph, images: np.ndarray, **settings: AdcRegisters) -> dict[str, gathered.Gathered]:
     by_layer = {name: dict.fromkeys([n.name for n in made.crossbars], one) for name, one in settings.items()}
     return gathered.measure(made, images, by_layer)
@@ -328,8 +330,8 @@ def _uniform_bits(name: str) -> float:
 def test_gathering_never_forms_more_units_than_block_widths_with_zero_slices_skipped(seed):
     rng = np.random.default_rng(seed)
     layer = make_layer(rng, TINY, channels=6, height=2, width=2, kind="linear", outputs=5, last=True)
-    network = Network(name="n", hardware=TINY, layers=(replace(layer, skip_zero_slices=True),))
-    made, images = from_network(network), make_images(seed, network, 2)
+    made = graph_of([replace(layer, skip_zero_slices=True)], TINY)
+    images = make_images(seed, made, 2)
     dense = GraphRunner(made).run(images)[1].ou_activations.mean()
     found = measured(made, images, u=lossless_uniform(TINY))["u"]
     assert found.events[0, COUNTER_NAMES.index("ou_activations")] <= dense

@@ -6,21 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
+from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.crossbar.mapping import block_widths
+from golden_model.crossbar.post_processing import finish
 from golden_model.engines import finish_compiled as graph_compiled
 from golden_model.engines import run_network
-from golden_model.engines.chain import Runner
 from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
 from golden_model.graph import network as graph
-from golden_model.graph.layers import from_network
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Reshape
 from golden_model.graph.numbers import Encoding, Rescale, Window, fixed_point
 from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
-from tests.strategies import make_images, make_layer, make_network
+from tests.strategies import make_layer
 
 SMALL = HardwareConfig(rows=12, cols=8, ou_rows=5, ou_cols=3, adc_bits=3, weight_bits=4)
 TWIN = AdcRegisters(mode="twin", n_r2=3, n_r1=1)
@@ -88,30 +87,6 @@ def pixels(seed, graph_, count):
     return np.random.default_rng(seed).integers(0, 256, (count, *graph_.image.shape)).astype(np.uint8)
 
 
-# ---- a chain ------------------------------------------------------------------------------------
-@pytest.mark.parametrize("seed", range(3))
-def test_a_chain_gives_the_same_as_a_graph(seed):
-    chain = make_network(seed, TINY)
-    images = make_images(seed, chain, 5)
-    logits, events = Runner(chain, engine="direct").run(images)
-    got, counted = GraphRunner(from_network(chain), engine="direct").run(images)
-    assert (got == logits).all()
-    assert counted == events
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_deriving_the_integers_of_a_chain_again_changes_nothing(seed):
-    chain = make_network(seed, TINY)
-    again = with_settings(from_network(chain))
-    for before, after in zip(chain.layers, again.layers, strict=True):
-        assert (before.bias == after.bias).all()
-        assert after.input_bits == before.input_bits
-        if not before.last:  # M / 2**S is the same, in lowest terms or not
-            assert (before.multipliers * 2.0**after.shift == after.multipliers * 2.0**before.shift).all()
-    images = make_images(seed, chain, 3)
-    assert (GraphRunner(again).run(images)[0] == Runner(chain).run(images)[0]).all()
-
-
 # ---- arithmetic ---------------------------------------------------------------------------------
 def scalar_finish(node: Crossbar, sums, residual):
     """system.md §3 in Python integers: (N, places)."""
@@ -144,7 +119,7 @@ def test_residuals_are_added_before_the_only_rounding(seed, with_residual, satur
     residual = np.full((3, 6, 5), 255) if saturated else rng.integers(0, 256, (3, 6, 5))
     residual = residual.astype(np.uint8) if with_residual else None
     expected = scalar_finish(node, sums, None if residual is None else residual.reshape(3, 30))
-    assert (node.finish(layer, sums, residual).reshape(3, 30) == expected).all()
+    assert (finish(layer, sums, residual, node.residual_multiplier).reshape(3, 30) == expected).all()
     for kind in (np.int32, np.int64):
         got = graph_compiled.finish(layer, sums.astype(kind), residual, node.residual_multiplier)
         assert (got.reshape(3, 30) == expected).all()
@@ -156,7 +131,7 @@ def test_compiled_pooling_equals_the_plain_form(seed, pool):
     node = convolution(rng, "layer", ("image",), (2, 7, 6), 3, pool=pool)
     layer = replace(node.layers[0], bias=rng.integers(-500, 500, 3), multipliers=rng.integers(0, 65536, 3), shift=15)
     sums = rng.integers(-3000, 3000, (layer.windows, 4))
-    assert (graph_compiled.finish(layer, sums, None, 0) == node.finish(layer, sums, None)).all()
+    assert (graph_compiled.finish(layer, sums, None, 0) == finish(layer, sums)).all()
 
 
 @st.composite

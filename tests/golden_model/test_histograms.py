@@ -14,7 +14,6 @@ from golden_model.config import ISAAC, HardwareConfig
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.crossbar.windows import windows
 from golden_model.engines.run_network import GraphRunner
-from golden_model.graph.layers import from_network
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.searches import histograms
@@ -143,9 +142,8 @@ def test_only_some_windows_go_into_the_gram_matrix_but_all_into_the_counts():
 
 def static(seed: int) -> tuple[Graph, np.ndarray]:
     """A small network without dynamic precision, and images."""
-    network = make_network(seed, FEW)
-    made = from_network(network)
-    return with_settings(made, dynamic={node.name: None for node in made.crossbars}), make_images(seed, network, 5)
+    made = make_network(seed, FEW)
+    return with_settings(made, dynamic={node.name: None for node in made.crossbars}), make_images(seed, made, 5)
 
 
 def test_counts_of_a_network_predict_its_events():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +13,7 @@ from golden_model.crossbar.prepared import prepare_layer
 from golden_model.crossbar.redy import precision
 from golden_model.crossbar.windows import windows
 from golden_model.engines.run_network import GraphRunner
-from golden_model.graph.layers import from_network
+from golden_model.graph.settings import with_settings
 from golden_model.searches import joint as histograms_joint
 from golden_model.searches.histograms import layer_counts
 from golden_model.searches.joint import JointCounts, add, graph_joint_counts, joint_counts
@@ -138,8 +136,8 @@ def test_cutting_windows_into_chunks_changes_nothing(monkeypatch: pytest.MonkeyP
 
 def test_counts_of_a_graph_are_all_conversions_of_its_events():
     made = make_network(2, FEW)
-    layers = [replace(layer, dynamic=DynamicPrecision() if i else None) for i, layer in enumerate(made.layers)]
-    graph = from_network(replace(made, layers=tuple(layers)))
+    dynamic = {node.name: DynamicPrecision() if i else None for i, node in enumerate(made.crossbars)}
+    graph = with_settings(made, dynamic=dynamic)
     images = make_images(3, made, 5)
     found = graph_joint_counts(graph, images)
     _, events = GraphRunner(graph).run(images)

@@ -284,7 +284,7 @@ def nested(levels):
         (edit(hardware_hash="0" * 64), "hardware_hash does not match"),
         (edit(nodes={}), "nodes must be a list"),
         (edit(nodes=[3]), "node 0 must be an object"),
-        (edit(derived="yes"), "derived must be bool, got 'yes'"),
+        (edit(derived="yes"), "derived must be True, got 'yes'"),
         (edit(steps=[]), "steps does not follow from the network"),
         (edit(image_base=4), "image_base does not follow"),
         (edit(logits=[3]), "logits does not follow"),

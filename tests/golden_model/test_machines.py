@@ -9,18 +9,16 @@ import numpy as np
 import pytest
 
 from golden_model import timing
-from golden_model.config import PAPER, TINY
+from golden_model.config import PAPER
 from golden_model.cost import baselines, machines
 from golden_model.cost import energy as cost
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
-from golden_model.graph.layers import from_network
 from golden_model.graph.settings import with_settings
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.trq import AdcRegisters
 from tests.golden_model.test_graph import TWIN, everything, pixels
-from tests.strategies import make_images, make_network
 
 
 def test_the_first_machine_is_the_reference():
@@ -181,14 +179,6 @@ def test_extra_events_and_metadata_reach_energy_and_area():
     assert other.energy.total_pj - one.energy.total_pj == pytest.approx(5000 * read)
     stored = one.area.table.area("metadata").area_um2
     assert (other.area.total_mm2 - one.area.total_mm2) * 1e6 == pytest.approx(320 * stored, rel=1e-6)
-
-
-def test_chains_and_graphs_give_the_same_rows():
-    chain = make_network(0, TINY)
-    images = make_images(0, chain, 2)
-    one = machines.compare(machines.geometry_machines(chain, images), budget=60)
-    other = machines.compare(machines.geometry_machines(from_network(chain), images), budget=60)
-    assert [row.as_dict(layers=True) for row in one] == [row.as_dict(layers=True) for row in other]
 
 
 def test_rows_are_json_and_say_everything():

@@ -13,6 +13,7 @@ from golden_model import layer, timing, trq
 from golden_model.config import ISAAC, HardwareConfig
 from golden_model.crossbar import mapping
 from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.crossbar.post_processing import finish
 from golden_model.crossbar.prepared import prepare, prepare_layer
 from golden_model.engines import bit_slices, many_rows
 from golden_model.engines.run_layer import run_layer
@@ -215,9 +216,9 @@ def test_batches_of_images_equal_the_plain_network(shape, dynamic):
     images = rng.integers(0, 256, (5, one.channels, one.height, one.width)).astype(np.uint8)
     prepared = prepare_layer(one, WIDE)
     tables = many_rows.make_tables(prepared)
-    sums, counters = many_rows.run_batch(one, prepared, tables, images)
+    sums, counters = many_rows.run_layer(one, prepared, tables, images)
     output, events = run_layer(one, WIDE, images, prepared=prepared, engine="direct")
-    assert (many_rows.finish_batch(one, sums) == output).all()
+    assert (np.stack([finish(one, part) for part in sums]) == output).all()
     events = events.counts.copy()
     events[:, -1] -= timing.c_layer(WIDE)
     assert (counters == events).all()
@@ -263,10 +264,8 @@ def test_the_last_layer_gives_logits():
     rng = np.random.default_rng(11)
     one = make_layer(rng, ISAAC, kind="linear", channels=9, height=2, width=2, outputs=7, last=True)
     images = rng.integers(0, 256, (6, 9, 2, 2)).astype(np.uint8)
-    prepared = prepare_layer(one, ISAAC)
-    sums, _ = many_rows.run_batch(one, prepared, many_rows.make_tables(prepared), images)
-    expected, _ = run_layer(one, ISAAC, images, prepared=prepared, engine="direct")
-    assert (many_rows.finish_batch(one, sums) == expected).all()
+    expected, _ = run_layer(one, ISAAC, images, engine="direct")
+    assert (run_layer(one, ISAAC, images, engine="compiled")[0] == expected).all()
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 12, 13, 36, 48, 49, 100, 128])

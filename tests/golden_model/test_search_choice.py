@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from golden_model.config import ISAAC, PAPER, TINY
 from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
-from golden_model.graph.layers import from_network
 from golden_model.graph.settings import with_settings
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
@@ -42,10 +41,9 @@ KINDS = {
 
 def lossless_graph(seed: int):
     """A small graph with uniform converters and images."""
-    made = make_network(seed, TINY)
-    graph = from_network(made)
+    graph = make_network(seed, TINY)
     uniform = AdcRegisters(mode="uniform", n_r2=TINY.adc_bits)
-    return with_settings(graph, registers={n.name: uniform for n in graph.crossbars}), make_images(seed, made, 3)
+    return with_settings(graph, registers={n.name: uniform for n in graph.crossbars}), make_images(seed, graph, 3)
 
 
 @pytest.mark.parametrize("skip", [False, True])

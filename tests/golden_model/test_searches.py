@@ -20,7 +20,6 @@ from golden_model.crossbar.windows import windows
 from golden_model.engines.run_layer import run_layer
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.check import check_layer
-from golden_model.graph.layers import from_network
 from golden_model.graph.settings import with_settings
 from golden_model.image import image
 from golden_model.searches import lanes
@@ -292,7 +291,7 @@ def test_a_bound_saves_operations_and_never_changes_other_events():
 # ---- networks, traces, images --------------------------------------------------------------------
 def searching(seed: int):
     """A small graph whose layers search differently, and images."""
-    made = from_network(make_network(seed, TINY))
+    made = make_network(seed, TINY)
     names = [node.name for node in made.crossbars]
     kinds = (
         AdcRegisters(mode="bounded", n_r2=3, column_bound_bits=1),
@@ -300,7 +299,7 @@ def searching(seed: int):
         AdcRegisters(mode="tree", n_r2=3, trees=((2, 1, 3, 4),)),
     )
     other = with_settings(made, registers=dict(zip(names, kinds, strict=True)), skip_zero_slices=False)
-    return other, make_images(seed, make_network(seed, TINY), 4)
+    return other, make_images(seed, made, 4)
 
 
 def test_a_graph_takes_searches_and_computes_what_uniform_converters_compute():
@@ -325,7 +324,7 @@ def test_a_trace_adds_up_to_the_events(data):
         registers=data.draw(lossless_searches(4, 3)),
     )  # fmt: skip
     window = rng.integers(0, 16, made.k)
-    placed = mapping.place([made.block_widths], [made.outputs], [0], TINY).layers[0]
+    placed = mapping.place_layer(made.block_widths, TINY)
     records = list(trace.window_trace(made, TINY, placed, window))
     sums, events = layer.matmul(
         window[None], made.weights, TINY, made.registers, block_widths=made.block_widths
@@ -343,28 +342,26 @@ def test_a_trace_adds_up_to_the_events(data):
 @pytest.mark.parametrize(
     ("registers", "message"),
     [
-        (AdcRegisters(mode="bounded", n_r2=3), "conv2: the RTL has no conversion of mode 'bounded' with a bound"),
-        (AdcRegisters(mode="tree", n_r2=3, trees=((1, 2, 3, 4),)), "conv2: the RTL has no conversion of mode 'tree',"),
+        (AdcRegisters(mode="bounded", n_r2=3), "conv2: the hardware has no conversion of mode 'bounded' with a bound"),
+        (
+            AdcRegisters(mode="tree", n_r2=3, trees=((1, 2, 3, 4),)),
+            "conv2: the hardware has no conversion of mode 'tree'",
+        ),
         (AdcRegisters(mode="bounded", n_r2=3, column_bound_bits="ou"), "no conversion of mode 'bounded' with a bound"),
         (AdcRegisters(mode="twin", n_r2=3, column_bound_bits=0), "no conversion of mode 'twin' with a bound, only"),
     ],
 )
 def test_deployment_images_refuse_what_the_rtl_does_not_have(tmp_path, registers, message):
-    found = make_network(1, TINY)
-    layers = list(found.layers)
-    layers[1] = replace(layers[1], registers=registers)
+    made = with_settings(make_network(1, TINY), registers={"conv2": registers})
     with pytest.raises(ValueError, match=message):
-        image.write(tmp_path / "image", replace(found, layers=tuple(layers)), make_images(1, found, 1))
+        image.write(tmp_path / "image", made, make_images(1, made, 1))
     assert not list(tmp_path.iterdir())
-    placed = mapping.place([x.block_widths for x in layers], [x.outputs for x in layers], [1, 0, 0], TINY)
-    with pytest.raises(ValueError, match=message):
-        image.descriptor(layers[1], placed.layers[1], TINY)
 
 
 # ---- lanes --------------------------------------------------------------------------------------
 def lane_by_lane(made, hardware, window):
     """(operations, lock step C_r, decoupled C_r) of one window from its trace."""
-    placed = mapping.place([made.block_widths], [made.outputs], [0], hardware).layers[0]
+    placed = mapping.place_layer(made.block_widths, hardware)
     segments = len(made.block_widths)
     total, lock = np.zeros((segments, hardware.lanes), dtype=int), np.zeros(segments, dtype=int)
     ous = np.zeros(segments, dtype=int)

@@ -9,7 +9,6 @@ from golden_model import layer as crossbar
 from golden_model.config import PAPER, TINY
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines import choice
-from golden_model.engines.chain import Runner
 from golden_model.engines.run_layer import run_layer
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import build
@@ -235,8 +234,8 @@ def test_a_matrix_product_gives_the_same_sums_and_events(windows, per_window):
 def test_a_whole_network_gives_the_same_logits_and_events():
     made = make_network(4, TINY)
     images = make_images(5, made, 20)
-    expected = Runner(made, engine="direct").run(images)
-    got = Runner(made, engine="torch:cpu").run(images)
+    expected = GraphRunner(made, engine="direct").run(images)
+    got = GraphRunner(made, engine="torch:cpu").run(images)
     np.testing.assert_array_equal(got[0], expected[0])
     assert got[1] == expected[1]
 

@@ -14,7 +14,6 @@ from golden_model import layer as crossbar
 from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.crossbar.windows import windows
 from golden_model.engines.run_network import GraphRunner
-from golden_model.graph.layers import from_network
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.searches.histograms import LayerCounts, graph_counts
@@ -54,12 +53,11 @@ def scores(seed: int = 0, layers: int = 3, limit: int = 2, **how) -> dict[str, S
 
 def small_graph(seed: int) -> tuple[Graph, np.ndarray]:
     """A network with lossless uniform converters and no dynamic precision, and images."""
-    network = make_network(seed, SMALL)
-    made = from_network(network)
+    made = make_network(seed, SMALL)
     names = [node.name for node in made.crossbars]
     uniform = dict.fromkeys(names, AdcRegisters(mode="uniform", n_r2=3))
     made = with_settings(made, registers=uniform, dynamic=dict.fromkeys(names), skip_zero_slices=False)
-    return made, make_images(seed, network, 6)
+    return made, make_images(seed, made, 6)
 
 
 # ---- candidates ---------------------------------------------------------------------------------

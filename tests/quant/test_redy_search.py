@@ -17,7 +17,6 @@ from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
-from golden_model.graph.layers import from_network
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
@@ -31,12 +30,11 @@ TABLE = load_table()
 
 def small_graph(seed: int, hardware: HardwareConfig = SMALL) -> tuple[Graph, np.ndarray]:
     """A network with lossless uniform converters and no dynamic precision, and images."""
-    network = make_network(seed, hardware)
-    made = from_network(network)
+    made = make_network(seed, hardware)
     names = [node.name for node in made.crossbars]
     uniform = dict.fromkeys(names, AdcRegisters(mode="uniform", n_r2=hardware.adc_bits))
     made = with_settings(made, registers=uniform, dynamic=dict.fromkeys(names), skip_zero_slices=False)
-    return made, make_images(seed, network, 6)
+    return made, make_images(seed, made, 6)
 
 
 def random_scores(seed: int, layers: int = 3, count: int = 9) -> dict[str, Scores]:

@@ -11,7 +11,7 @@ from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping
 from golden_model.crossbar import redy as dynamic_precision
 from golden_model.crossbar.layer import Layer
-from golden_model.graph.nodes import AveragePool, Crossbar, Image, Node, Shape
+from golden_model.graph.nodes import Add, AveragePool, Crossbar, Image, Node, Shape
 from golden_model.graph.numbers import MULTIPLIER_TOP, RESIDUAL_MULTIPLIER_TOP, SHIFT_TOP
 from golden_model.trq import check_min_count, check_search
 
@@ -128,6 +128,8 @@ def check_structure(name: str, nodes: Sequence[Node]) -> None:
                 raise ValueError(f"{where}: a crossbar layer has one input and at most one residual")
             if node.last and (not last or len(node.layers) > 1 or len(node.inputs) > 1):
                 raise ValueError(f"{where}: only the output can be a last layer, without groups or residual")
+        if isinstance(node, Add) and len(node.inputs) > 2:
+            raise ValueError(f"{where}: an addition has at most two inputs, as the hardware adds, got {len(node.inputs)}")
         if isinstance(node, AveragePool) and node.sums and not last:
             raise ValueError(f"{where}: only the output can give sums")
         try:

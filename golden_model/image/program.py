@@ -346,8 +346,6 @@ class _Lowering:
             offset += self.sizes[name]
 
     def _add(self, node: Add) -> None:
-        if len(node.inputs) > 2:
-            raise ValueError(f"a program adds at most two inputs at a time, got {len(node.inputs)}")
         scaling = _scaling(node.rescale, len(node.inputs))
         if len(node.inputs) == 1:
             return self._element(node, StepKind.SUM, node.inputs[0], node.shape, **scaling)

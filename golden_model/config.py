@@ -123,11 +123,6 @@ class HardwareConfig:
         """R_ideal = ceil(log2(ou_rows + 1)) for 1-bit cells and DACs (system.md §4.4)."""
         return self.ou_rows.bit_length()
 
-    @property
-    def max_operations(self) -> int:
-        """Most A/D operations one conversion can take: two detections and R search steps."""
-        return self.adc_bits + 2
-
     # ---- cells ----------------------------------------------------------------------------
     @property
     def ou_cells(self) -> int:

@@ -7,7 +7,6 @@ differences are expected: they are reported and are no failure.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from golden_model.events import Events
+from golden_model.image.describe import write_json
 from golden_model.image.image import Image, read
 from sim.array.crossbars import CrossbarSettings
 from sim.backends.choice import BACKENDS, Report, Request
@@ -196,17 +196,6 @@ def print_summary(result: dict[str, Any]) -> None:
     else:
         changed = sum(row["predicted"] != row["golden_predicted"] for row in result["images"])
         console.print(f"the array is not ideal: {changed} of {done} classifications changed", highlight=False)
-
-
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Write to a temporary name, then rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

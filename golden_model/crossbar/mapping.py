@@ -187,13 +187,6 @@ def cell_words(cells: np.ndarray, hardware: HardwareConfig) -> np.ndarray:
     return np.packbits(padded, axis=1, bitorder="little").view("<u4")
 
 
-def cells_from_words(words: np.ndarray, hardware: HardwareConfig) -> np.ndarray:
-    """Inverse of `cell_words`: bool (pairs, grid_rows, grid_cols, lanes, ou_rows)."""
-    data = np.ascontiguousarray(words, dtype="<u4").view(np.uint8)
-    bits = np.unpackbits(data, axis=1, bitorder="little")[:, : hardware.ou_cells].astype(bool)
-    return bits.reshape(-1, hardware.grid_rows, hardware.grid_cols, hardware.lanes, hardware.ou_rows)
-
-
 def checksum(cells: np.ndarray, hardware: HardwareConfig) -> int:
     """CRC-32 (as zlib) of the little-endian cell words in programming order: register CELL_CHECKSUM."""
     return zlib.crc32(cell_words(cells, hardware).astype("<u4").tobytes())

@@ -124,16 +124,6 @@ class Lowering:
         """Where a place lies in the buffer that holds it; `tensor` then names the buffer."""
         return _buffer(self.homes, place)
 
-    @property
-    def element_cycles(self) -> int:
-        """Clocks of all element steps; those of crossbar steps come from a run's events."""
-        hardware = self.network.hardware
-        return sum(operation.cycles(hardware) or 0 for operation in self.operations)
-
-    def cycles(self, events: Events) -> np.ndarray:
-        """Clocks from start to done, (B,) int64, from events of the crossbar nodes or layers, (B, nodes)."""
-        return timing.network_cycles(self.network.hardware, events.cycles) + self.element_cycles
-
 
 def _buffer(homes: Mapping[str, Place], place: Place) -> Place:
     while place.tensor in homes:

@@ -56,10 +56,6 @@ class JointCounts:
     def conversions(self, skip_zero_slices: bool = False) -> int:
         return int(self.used(skip_zero_slices).sum())
 
-    def by_count(self, skip_zero_slices: bool = False) -> np.ndarray:
-        """int64 (ou_rows + 1,): conversions by count."""
-        return self._wide(self.used(skip_zero_slices).sum(axis=(0, 1)))
-
     def by_bound(self, bits: ColumnBoundBits | None, skip_zero_slices: bool = False) -> np.ndarray:
         """int64 (ou_rows + 1, ou_rows + 1): conversions by bound B = min(k, u) and count.
 
@@ -79,12 +75,7 @@ class JointCounts:
             u = np.arange(counts.shape[1])
             u = column_bounds(u, u, self.ou_rows, bits)
             np.add.at(found, np.minimum(np.arange(self.ou_rows + 1)[:, None], u), counts)
-        return self._wide(found)
-
-    def _wide(self, counts: np.ndarray) -> np.ndarray:
-        wide = np.zeros((*counts.shape[:-1], self.ou_rows + 1), dtype=np.int64)
-        wide[..., : counts.shape[-1]] = counts
-        return wide
+        return np.pad(found, ((0, 0), (0, self.ou_rows + 1 - found.shape[1])))
 
 
 def add(parts: Iterable[JointCounts]) -> JointCounts:

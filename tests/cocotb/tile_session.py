@@ -49,7 +49,7 @@ async def whole_network_equals_golden(dut):
 async def what_every_step_wrote_can_be_read(dut):
     image = deployment.read(os.environ["OHMLOOM_IMAGE"], HARDWARE)
     driver = Driver(await make_bus(dut, image), HARDWARE)
-    await driver.load(image.tables)
+    await driver.load(image.program.tables)
     program, pixels = image.program, image.vectors.images[0]
     outputs = Interpreter(program.tables, HARDWARE, image_base=program.image_base).outputs(pixels[None])
     for count, (step, output) in enumerate(zip(program.steps, outputs, strict=True), 1):
@@ -79,7 +79,7 @@ async def tables_cannot_be_written_during_a_run_and_abort_ends_it(dut):
     image = deployment.read(os.environ["OHMLOOM_IMAGE"], HARDWARE)
     bus = await make_bus(dut, image)
     driver = Driver(bus, HARDWARE)
-    await driver.load(image.tables)
+    await driver.load(image.program.tables)
     await driver.write_input(image.vectors.images[0], image.program.image_base)
     await driver.write_register("LAYER_COUNT", layers=len(image.program.steps))
     await driver.write_register("CONTROL", start=1)

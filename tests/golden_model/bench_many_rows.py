@@ -1,4 +1,4 @@
-"""Conversions per second of the engine for whole columns: `python -m tests.golden_model.bench_columns [--json FILE]`.
+"""Conversions per second of the engine for whole columns: `python -m tests.golden_model.bench_many_rows [--json FILE]`.
 
 One thread, processor time (other users of the machine do not count), the best of several runs; random dense
 8-bit activations, random sign + 7-bit weights with all planes, 128 rows. The plain NumPy model runs beside it.

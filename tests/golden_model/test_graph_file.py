@@ -321,14 +321,6 @@ def test_a_field_that_a_file_lacks_gets_its_default(tmp_path):
     assert same(load(path), everything())
 
 
-def test_a_retired_field_that_holds_nothing_is_ignored(tmp_path):
-    def change(manifest, arrays):
-        for layer in node(manifest, "stem")["layers"]:
-            layer["class_registers"] = None
-
-    assert same(load(tampered(tmp_path, change)), everything())
-
-
 def test_min_count_that_does_not_follow_from_lambda_is_refused(tmp_path):
     def change(manifest, arrays):
         node(manifest, "stem")["layers"][0]["counts_per_lsb"] = 2.0

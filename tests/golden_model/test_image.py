@@ -178,7 +178,7 @@ def test_cells_hex_has_one_line_per_ou_of_the_used_pairs(original):
     found = lines(directory, "cells.hex")
     tables = written.program.tables
     assert len(found) == written.program.placement.pairs * SMALL.ous_per_crossbar
-    assert mapping.cells_from_words(np.array(found)[:, None], SMALL).tolist() == tables.cells.tolist()
+    assert found == mapping.cell_words(tables.cells, SMALL).ravel().tolist()
     assert written.manifest["cell_checksum"] == mapping.checksum(tables.cells, SMALL)
 
 

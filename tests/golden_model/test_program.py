@@ -341,7 +341,7 @@ def test_every_layer_starts_a_fresh_pair_and_its_own_part_of_the_tables():
         assert (placed.crossbar_base, placed.width_base, placed.channel_base) == (pairs, widths, channels)
         assert placed.pairs == len(set(placed.pair.tolist())) > 0
         pairs, widths, channels = pairs + placed.pairs, widths + layer.block_widths.size, channels + layer.outputs
-    assert (placement.pairs, placement.widths, placement.channels, placement.pads) == (pairs, widths, channels, 1)
+    assert (placement.pairs, placement.widths, placement.channels) == (pairs, widths, channels)
 
 
 def test_a_planner_whose_buffers_overlap_is_found(monkeypatch):

@@ -60,12 +60,11 @@ def run_layer(
         counters = events.counts.reshape(len(activations), layer.windows, -1).sum(axis=1)
     if not on_torch(chosen):
         counters[:, COUNTER_NAMES.index("cycles")] += timing.c_layer(hardware)
-    if finish is None:
-        plain = post_processing.finish
-        if chosen == "compiled" and not layer.last:
-            from golden_model.engines.finish_compiled import finish as plain
+    plain = post_processing.finish
+    if chosen == "compiled" and not layer.last:
+        from golden_model.engines.finish_compiled import finish as plain
 
-        def finish(image: int, one: np.ndarray) -> np.ndarray:
-            return plain(layer, one, None if residuals is None else residuals[image], residual_multiplier)
+    def finished(image: int, one: np.ndarray) -> np.ndarray:
+        return plain(layer, one, None if residuals is None else residuals[image], residual_multiplier)
 
-    return np.stack([finish(image, one) for image, one in enumerate(sums)]), Events(counters)
+    return np.stack([(finish or finished)(image, one) for image, one in enumerate(sums)]), Events(counters)

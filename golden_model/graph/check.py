@@ -129,9 +129,7 @@ def check_structure(name: str, nodes: Sequence[Node]) -> None:
             if node.last and (not last or len(node.layers) > 1 or len(node.inputs) > 1):
                 raise ValueError(f"{where}: only the output can be a last layer, without groups or residual")
         if isinstance(node, Add) and len(node.inputs) > 2:
-            raise ValueError(
-                f"{where}: an addition has at most two inputs, as the hardware adds, got {len(node.inputs)}"
-            )
+            raise ValueError(f"{where}: an addition has at most two inputs, got {len(node.inputs)}")
         if isinstance(node, AveragePool) and node.sums and not last:
             raise ValueError(f"{where}: only the output can give sums")
         try:

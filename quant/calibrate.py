@@ -397,7 +397,6 @@ def calibrated(
     network = archive.load(source)
     if hardware is not None:
         network = fitted(network, options.machine(hardware))
-    log("calibrate: converters and dynamic precision")
     made, found = calibrate(network, dataset, wanted, log)
     trained = stages.read_json(work / "train.json", "") if (work / "train.json").is_file() else {}
     found["accuracy"] = {**network.info.get("accuracy", {}), **trained.get("accuracy", {}), **found["accuracy"]}

@@ -243,6 +243,7 @@ def compile_network(
     source = Source(name=name or type(model).__name__, model=model, dataset=dataset, normalisation=plain)
     work = Path(work)
     source.capture(work, hardware, log=log)
+    log("calibrate: converters and dynamic precision")
     network = calibrate.calibrated(work, dataset, calibration or calibrate.Options(), log=log)
     return finish(network, dataset, work, images, log=log)
 
@@ -319,6 +320,7 @@ def main(
         source = Source.of(model, weights=weights, data=data, mean=mean, std=std, size=size, threads=threads)
         dataset = source.dataset
         source.capture(work, machine, log=log)
+    log("calibrate: converters and dynamic precision")
     network = calibrate.calibrated(work, dataset, calibrate.Options(tolerance=tolerance), hardware=hardware, log=log)
     result = finish(network, dataset, work, images, log=log)
     if json_file is not None:

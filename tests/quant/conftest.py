@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from golden_model.config import HardwareConfig
-from quant.data import digits as data
+from quant.data import idx
 from quant.data.sets import ImageSet
 from quant.training.layers import FloatWeight, Normalisation
 from quant.training.prepare import QuantisedNetwork, prepare
@@ -106,7 +106,7 @@ def write_toy(directory: Path, **options: int) -> Path:
         ("train", toy.train_images, toy.train_labels),
         ("test", toy.test_images, toy.test_labels),
     ):
-        image_name, label_name = data.IDX_NAMES[part]
+        image_name, label_name = idx.IDX_NAMES[part]
         write_idx(directory / image_name, images[:, 0])
         write_idx(directory / label_name, labels)
     return directory

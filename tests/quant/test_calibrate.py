@@ -90,7 +90,7 @@ def test_every_step_saves_work(finished: Path):
 
 
 def test_the_recorded_events_are_those_of_the_golden_model(finished: Path):
-    dataset, _ = calibrate.dataset_of(finished, archive.load(finished / "network.graph"), None)
+    dataset = calibrate.dataset_of(finished, archive.load(finished / "network.graph"), None)
     graph = archive.load(finished / "calibrated.graph")
     _, events = GraphRunner(graph).run(np.array(dataset.test_images[:3]))
     step = record(finished)["events"]["per_image"]["all"]
@@ -142,7 +142,9 @@ def test_data_of_another_shape_is_refused(copied: Path, tmp_path: Path):
 
 
 def test_calibration_without_training_says_what_to_run(tmp_path: Path):
-    assert "network.graph is missing: run python -m quant.train first" in refuse(calibrate, "--work", tmp_path)
+    assert "network.graph is missing: run python -m quant.capture or python -m quant.train first" in refuse(
+        calibrate, "--work", tmp_path
+    )
 
 
 @pytest.mark.parametrize(

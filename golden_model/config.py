@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 
@@ -29,13 +30,13 @@ class HardwareConfig:
     input_bits : width of an unsigned activation in bits (bit-serial streaming).
     weight_bits : magnitude bits of a weight; the sign selects the crossbar of a pair.
     crossbar_pairs : number of (positive, negative) crossbar pairs that the macro drives.
-    max_k : largest flattened input K = C*kh*kw of a layer (size of the window buffer in bytes).
-    max_n : largest number of outputs N of a layer.
-    max_layers : number of layer descriptors and of event counter sets.
-    activation_bytes : size of each of the two ping-pong activation buffers in bytes.
-    width_entries : capacity of the width table, one 4-bit entry per block, over all layers.
-    channel_entries : capacity of the bias and multiplier tables, one per output channel, over all layers.
-    pad_entries : capacity of the pad-byte table, one per input channel, over all layers that use it.
+    max_k : largest flattened input K = C*kh*kw of a crossbar step (size of the window buffer in bytes).
+    max_n : largest number of outputs N of a crossbar step, and of logits.
+    max_layers : steps of a program: number of descriptors and of event counter sets.
+    activation_bytes : size of the activation memory in bytes.
+    width_entries : capacity of the width table, one 4-bit entry per block, over all steps.
+    channel_entries : capacity of the bias and multiplier tables, one per output channel, over all steps.
+    pad_entries : capacity of the pad-byte table, one per channel, over all steps that use it.
     sample_interval : clocks between two samples that the array accepts.
     group_segments : input segments per dynamic-precision group; None means rows // ou_rows.
     accumulator_bits : width of a signed partial sum.
@@ -122,11 +123,6 @@ class HardwareConfig:
         """R_ideal = ceil(log2(ou_rows + 1)) for 1-bit cells and DACs (system.md §4.4)."""
         return self.ou_rows.bit_length()
 
-    @property
-    def max_operations(self) -> int:
-        """Most A/D operations one conversion can take: two detections and R search steps."""
-        return self.adc_bits + 2
-
     # ---- cells ----------------------------------------------------------------------------
     @property
     def ou_cells(self) -> int:
@@ -170,14 +166,14 @@ _LIMITS: dict[str, tuple[int, int]] = {
     "adc_bits": (1, 8),
     "input_bits": (1, 8),
     "weight_bits": (1, 8),
-    "crossbar_pairs": (1, 4096),
-    "max_k": (1, 16384),
-    "max_n": (1, 4096),
-    "max_layers": (1, 256),
-    "activation_bytes": (1, 65536),
-    "width_entries": (1, 65536),
-    "channel_entries": (1, 65536),
-    "pad_entries": (1, 65536),
+    "crossbar_pairs": (1, 65535),
+    "max_k": (1, 65535),
+    "max_n": (1, 65535),
+    "max_layers": (1, 4096),
+    "activation_bytes": (1, 1 << 24),
+    "width_entries": (1, 1 << 20),
+    "channel_entries": (1, 1 << 20),
+    "pad_entries": (1, 1 << 20),
     "sample_interval": (1, 255),
     "group_segments": (1, 65536),
     "accumulator_bits": (8, 48),
@@ -207,5 +203,63 @@ FPGA = HardwareConfig(crossbar_pairs=16, activation_bytes=2048, width_entries=10
 PAPER = HardwareConfig()
 #: The whole-column regime: 128 rows at once, 8-bit ADC.
 ISAAC = HardwareConfig(ou_rows=128, adc_bits=8)
+#: ResNet-20, small VGGs, MobileNets and DenseNets on pictures of 32 x 32.
+CIFAR = HardwareConfig(
+    crossbar_pairs=1024,
+    max_k=4608,
+    max_n=512,
+    max_layers=1024,
+    activation_bytes=1 << 18,
+    width_entries=1 << 16,
+    channel_entries=1 << 14,
+    pad_entries=4096,
+)
+#: SqueezeNet 1.1 on pictures of 224 x 224, in simulation.
+LARGE = HardwareConfig(
+    crossbar_pairs=8192,
+    max_k=9216,
+    max_n=4096,
+    max_layers=4096,
+    activation_bytes=1 << 20,
+    width_entries=1 << 19,
+    channel_entries=1 << 16,
+    pad_entries=1 << 14,
+)
 
-PRESETS: dict[str, HardwareConfig] = {"tiny": TINY, "fpga": FPGA, "paper": PAPER, "isaac": ISAAC}
+PRESETS: dict[str, HardwareConfig] = {
+    "tiny": TINY,
+    "fpga": FPGA,
+    "paper": PAPER,
+    "isaac": ISAAC,
+    "cifar": CIFAR,
+    "large": LARGE,
+}
+
+
+def read_hardware(text: str, default: str = "paper") -> HardwareConfig:
+    """The configuration that an option `--hardware` names: a preset, or a JSON file with fields of `HardwareConfig`.
+
+    Fields that the file leaves out are those of the preset that its entry "preset" names, or of `default`.
+
+    Raises ValueError with one sentence for anything else.
+    """
+    if text in PRESETS:
+        return PRESETS[text]
+    path = Path(text)
+    if path.suffix != ".json":
+        raise ValueError(f"--hardware must be one of {', '.join(PRESETS)} or a .json file, got {text!r}")
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: must hold a JSON object with fields of HardwareConfig")
+    preset = values.pop("preset", default)
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise ValueError(f"{path}: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    try:
+        return HardwareConfig.from_dict(PRESETS[preset].as_dict() | values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None

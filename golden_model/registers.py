@@ -3,7 +3,7 @@
 The RTL layouts, `pack`/`unpack`, the bus driver and `rtl/REGISTERS.md` all derive from the tables in
 this file; nothing repeats an offset or a width.
 
-Addresses are byte addresses on a 32-bit AXI4-Lite bus of `ADDRESS_BITS` bits. Bits 23:20 select a
+Addresses are byte addresses on a 32-bit AXI4-Lite bus of `ADDRESS_BITS` bits. Bits 27:24 select a
 region: 0 is the register page, every other region is one memory of the tile.
 """
 
@@ -14,10 +14,10 @@ from enum import IntEnum
 
 from golden_model.config import HardwareConfig, bits_for
 
-ADDRESS_BITS = 24
-REGION_SHIFT = 20
+ADDRESS_BITS = 28
+REGION_SHIFT = 24
 #: Reads from the IDENTITY register: "OHM" and the version of the register map.
-IDENTITY = 0x4F484D01
+IDENTITY = 0x4F484D02
 
 
 class ErrorCode(IntEnum):
@@ -25,10 +25,18 @@ class ErrorCode(IntEnum):
 
     NONE = 0
     ADC_CONFIGURATION = 1  # illegal twin-range registers (system.md §4.1)
-    LAYER_COUNT = 2  # zero layers, or more than max_layers
+    LAYER_COUNT = 2  # zero steps, or more than max_layers
     LAYER_GEOMETRY = 3  # a size, a base address or a width outside the hardware configuration
-    UNSUPPORTED = 4  # residual add or average pooling, reserved in the descriptor
+    UNSUPPORTED = 4  # a kind of step that this hardware does not have
     ABORTED = 5  # stopped by CONTROL.abort
+
+
+class StepKind(IntEnum):
+    """What a step of the program does; field `step` of its descriptor."""
+
+    CROSSBAR = 0  # matrix product on crossbars, post-processing, maximum over a pooling window
+    MAXIMUM = 1  # per channel, maximum of a window of activations, rescaled
+    SUM = 2  # per channel, sum of a window of activations, rescaled: average pooling, addition, copy
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ def unpack_fields(table: tuple[Field, ...], word: int) -> dict[str, int]:
 
 
 REGISTERS: tuple[Register, ...] = (
-    Register("IDENTITY", 0x00, "r", (Field("identity", 32, "constant 0x4F484D01"),), "Names the device."),
+    Register("IDENTITY", 0x00, "r", (Field("identity", 32, "constant 0x4F484D02"),), "Names the device."),
     Register(
         "HARDWARE_HASH",
         0x04,
@@ -99,7 +107,7 @@ REGISTERS: tuple[Register, ...] = (
         0x08,
         "w1",
         (
-            Field("start", 1, "run LAYER_COUNT layers; ignored while busy"),
+            Field("start", 1, "run LAYER_COUNT steps; does nothing while busy"),
             Field("abort", 1, "stop at the next clock; STATUS.error becomes ABORTED"),
             Field("check_cells", 1, "read the cells of CELL_PAIRS crossbar pairs back into CELL_CHECKSUM"),
         ),
@@ -112,10 +120,10 @@ REGISTERS: tuple[Register, ...] = (
         (
             Field("busy", 1, "a network is running"),
             Field("done", 1, "the last run ended without error; cleared by start"),
-            Field("cells_busy", 1, "the cell check is running"),
+            Field("cells_busy", 1, "cells are being programmed or checked"),
             Field("overflow", 1, "a partial sum left accumulator_bits; sticky until start"),
             Field("error", 4, "ErrorCode; sticky until start"),
-            Field("layer", 8, "layer being run, or where the run stopped"),
+            Field("layer", 16, "step being run, or where the run stopped"),
         ),
         "State of the tile.",
     ),
@@ -123,7 +131,7 @@ REGISTERS: tuple[Register, ...] = (
         "LAYER_COUNT",
         0x10,
         "rw",
-        (Field("layers", 9, "layers to run, 1..max_layers; fewer than the network has dumps a layer's output"),),
+        (Field("layers", 16, "steps to run, 1..max_layers; fewer than the program has keep an output"),),
         "Length of the program.",
     ),
     Register("CYCLES_LOW", 0x14, "r", (Field("cycles", 32, "clocks from start to done, bits 31:0"),), "Run time."),
@@ -140,7 +148,9 @@ REGISTERS: tuple[Register, ...] = (
         0x20,
         "w",
         (Field("cells", 32, "next 32 cells; after HardwareConfig.cell_words words one OU of a pair is written"),),
-        "Cell programming. OU column counts fastest, then OU row, then crossbar pair.",
+        "Cell programming. OU column counts fastest, then OU row, then crossbar pair; bits behind the last cell of an "
+        "OU do not count. A write while the array still programs the OU before (STATUS.cells_busy) is refused and "
+        "can be repeated: no word is lost and none is taken twice.",
     ),
     Register(
         "CELL_PAIRS",
@@ -176,18 +186,23 @@ class Region:
 
 
 REGIONS: tuple[Region, ...] = (
-    Region("PROGRAM", 1, "w", 4, "layer descriptors: entry = layer * DESCRIPTOR_STRIDE + word"),
+    Region("PROGRAM", 1, "w", 4, "descriptors: entry = step * DESCRIPTOR_STRIDE + word"),
     Region("WIDTHS", 2, "w", 4, "width table: bits 3:0 = bit planes of one block, in placement order"),
     Region("BIAS", 3, "w", 4, "signed 32-bit bias per output channel, in units of Delta_R1"),
     Region("MULTIPLIERS", 4, "w", 4, "bits 15:0 = requantisation multiplier per output channel"),
-    Region("PADS", 5, "w", 4, "bits 7:0 = border value per input channel"),
-    Region("REFERENCE", 6, "w", 4, "sampled level of every count: entry = layer * (ou_rows + 1) + count"),
-    Region("ACTIVATIONS", 7, "rw", 4, "activations, 4 bytes a word; entry = buffer * (activation_bytes / 4) + word"),
-    Region("LOGITS", 8, "r", 4, "signed 32-bit result of the last layer, one per output"),
-    Region("EVENTS", 9, "r", 4, "event counters: entry = (layer * 16 + counter) * 2, low word then high word"),
+    Region("PADS", 5, "w", 4, "bits 7:0 = border value per channel"),
+    Region("REFERENCE", 6, "w", 4, "sampled level of every count 0..ou_rows: entry = step * 2**bits(ou_rows) + count"),
+    Region("ACTIVATIONS", 7, "rw", 4, "activations, 4 bytes a word; entry = address / 4"),
+    Region("LOGITS", 8, "r", 4, "signed 32-bit result of the last step, one per output"),
+    Region("EVENTS", 9, "r", 4, "event counters: entry = (step * 16 + counter) * 2, low word then high word"),
 )
 
 REGION: dict[str, Region] = {r.name: r for r in REGIONS}
+
+
+def reference_entry(config: HardwareConfig, step: int, count: int = 0) -> int:
+    """Entry of region REFERENCE for `count` = 0..ou_rows of a step; the counts of a step lie side by side."""
+    return (step << bits_for(config.ou_rows)) + count
 
 
 # ---- event counters -----------------------------------------------------------------------------
@@ -204,58 +219,81 @@ EVENT_COUNTERS: tuple[tuple[str, str], ...] = (
     ("conversions_r2", "A/D conversions that ended in range R2; uniform mode counts here"),
     ("ad_operations", "comparator decisions"),
     ("input_bits_streamed", "bit positions streamed, summed over windows and segments"),
-    ("cycles", "clocks of the layer"),
+    ("cycles", "clocks of the step"),
 )
 COUNTER_NAMES: tuple[str, ...] = tuple(name for name, _ in EVENT_COUNTERS)
 
 
-# ---- layer descriptor ---------------------------------------------------------------------------
+# ---- descriptor of a step -----------------------------------------------------------------------
+_ADDRESS, _SIZE = 24, 16
+#: Bits of the signed offset that post-processing adds before its shift.
+OFFSET_BITS = 48
+#: Largest kernel of an element step, in values.
+MAX_ELEMENT_KERNEL = (1 << 16) - 1
+
+
 def descriptor_fields(config: HardwareConfig) -> tuple[Field, ...]:
-    """Fields of one layer descriptor, in order (system.md §5a). All unsigned; derived sizes are stored
-    so that the hardware needs no multiplier or divider to walk a layer."""
-    size = bits_for(65536)
+    """Fields of the descriptor of one step, in order (system.md §5a). All unsigned; derived sizes are stored so that
+    the hardware needs no multiplier or divider to walk a step. Fields that a step does not use are 0.
+
+    Steps without crossbars (`StepKind.MAXIMUM`, `StepKind.SUM`) are called element steps.
+    """
     r = bits_for(config.adc_bits)
     return (
-        Field("channels", size, "C, input channels"),
-        Field("height", size, "H, input rows"),
-        Field("width", size, "W, input columns"),
-        Field("in_plane", size, "H * W"),
-        Field("kernel_height", size, "kernel rows (H for a fully connected layer)"),
-        Field("kernel_width", size, "kernel columns (W for a fully connected layer)"),
-        Field("stride", 8, "stride of the convolution in both directions, at least 1"),
-        Field("pad", 8, "border in both directions"),
-        Field("pool", 8, "edge and stride of the pooling window, 1 = none"),
-        Field("out_height", size, "output rows after pooling"),
-        Field("out_width", size, "output columns after pooling"),
-        Field("out_plane", size, "out_height * out_width"),
-        Field("outputs", size, "N, output channels"),
-        Field("segments", size, "ceil(K / ou_rows)"),
-        Field("last_rows", 8, "valid rows of the last segment, 1..ou_rows"),
-        Field("block_cols", size, "W, ceil(N / ou_cols)"),
-        Field("last_cols", 8, "valid columns of the last block column, 1..ou_cols"),
-        Field("crossbar_base", 16, "first crossbar pair of the layer"),
-        Field("width_base", 16, "first entry in the width table; entries in order (segment, block column)"),
-        Field("channel_base", 16, "first entry in the bias and multiplier tables"),
-        Field("pad_base", 16, "first entry in the pad table"),
-        Field("pad_enable", 1, "1: border bytes from the pad table, one per input channel; 0: border is 0"),
-        Field("last", 1, "1: store acc + bias as logits, no requantisation"),
+        Field("source", _ADDRESS, "first byte of the input"),
+        Field("step", 2, "StepKind"),
+        Field("last", 1, "1: results are logits, not requantised: acc + bias, or acc + offset of an element step"),
+        Field("residual", 1, "1: a second input is added in the post-processing; without pooling"),
+        Field("pad_enable", 1, "1: border bytes from the pad table, one per channel; 0: pad_value"),
         Field("skip_zero_slices", 1, "1: input slices that are all zero cost no OU activation"),
         Field("dynamic", 1, "1: dynamic precision per group; 0: bits stream_bits - 1..0 are streamed"),
-        Field("stream_bits", 4, "bits of this layer's input activations, 1..input_bits"),
-        Field("l_max", 3, "most low bits that dynamic precision may drop"),
+        Field("target", _ADDRESS, "first byte of the output"),
+        Field("pad_value", 8, "what lies outside the map or the channels, where pad_enable is 0"),
+        Field("in_plane", _ADDRESS, "height * width"),
+        Field("stream_bits", 4, "bits of the input activations, 1..input_bits"),
+        Field("out_bits", 4, "a, width of the output activations, 1..input_bits"),
+        Field("out_plane", _ADDRESS, "out_height * out_width"),
+        Field("stride_y", 8, "rows from a window to the next, at least 1"),
+        Field("residual_base", _ADDRESS, "first byte of the residual"),
+        Field("stride_x", 8, "columns from a window to the next, at least 1"),
+        Field("residual_plane", _ADDRESS, "bytes from a channel of the residual to the next"),
+        Field("pad_top", 8, "rows of border above the map"),
+        Field("residual_row", _ADDRESS, "bytes of the residual from an output row to the next"),
+        Field("pad_left", 8, "columns of border left of the map"),
+        Field("channels", _SIZE, "C, input channels"),
+        Field("height", _SIZE, "H, input rows"),
+        Field("width", _SIZE, "W, input columns"),
+        Field("kernel_height", _SIZE, "kernel rows (H for a fully connected layer)"),
+        Field("kernel_width", _SIZE, "kernel columns (W for a fully connected layer)"),
+        Field("out_height", _SIZE, "output rows after pooling"),
+        Field("out_width", _SIZE, "output columns after pooling"),
+        Field("outputs", _SIZE, "N, output channels"),
+        Field("first_channel", _SIZE, "element step: output channel that reads input channel 0; others read border"),
+        Field("segments", _SIZE, "ceil(K / ou_rows)"),
+        Field("block_cols", _SIZE, "ceil(N / ou_cols)"),
+        Field("crossbar_base", _SIZE, "first crossbar pair"),
+        Field("residual_channels", _SIZE, "channels of the residual"),
+        Field("residual_first", _SIZE, "output channel that gets channel 0 of the residual"),
+        Field("residual_column", _SIZE, "bytes of the residual from an output column to the next"),
+        Field("multiplier", _SIZE, "M of an element step"),
+        Field("residual_multiplier", 32, "M_r"),
+        Field("offset_low", 32, "bits 31:0 of the offset that is added before the shift, a signed number"),
+        Field("offset_high", OFFSET_BITS - 32, "bits 47:32 of the offset"),
         Field("tau_sq", 16, "squared tolerance, unsigned Q4.12; 0 switches lossy dropping off"),
-        Field("out_bits", 4, "a, width of the next layer's activations, 1..input_bits"),
+        Field("width_base", _ADDRESS, "first entry in the width table; entries in order (segment, block column)"),
+        Field("pool", 8, "edge and stride of the pooling window of a crossbar step, 1 = none"),
+        Field("channel_base", _ADDRESS, "first entry in the bias and multiplier tables"),
+        Field("last_rows", 8, "valid rows of the last segment, 1..ou_rows"),
+        Field("pad_base", _ADDRESS, "first entry in the pad table"),
+        Field("last_cols", 8, "valid columns of the last block column, 1..ou_cols"),
+        Field("residual_value", 8, "residual of the output channels that have none"),
         Field("shift", 6, "S of the requantisation"),
+        Field("l_max", 3, "most low bits that dynamic precision may drop"),
         Field("adc_mode", 1, "0 uniform, 1 twin range"),
         Field("n_r1", r, "search steps in R1"),
         Field("n_r2", r, "search steps in R2"),
         Field("m", r, "R2 steps are 2**m R1 steps"),
         Field("adc_bias", config.adc_bits, "position of the R1 window"),
-        Field("residual", 1, "reserved: 1 adds the residual buffer"),
-        Field("residual_multiplier", 16, "reserved: M_r"),
-        Field("average", 1, "reserved: 1 pools by average"),
-        Field("pool_multiplier", 16, "reserved: M_p"),
-        Field("pool_shift", 6, "reserved: S_p"),
     )
 
 
@@ -283,17 +321,16 @@ def pack_descriptor(config: HardwareConfig, values: dict[str, int]) -> list[int]
     names = {f.name for f in descriptor_fields(config)}
     if set(values) != names:
         missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
-        raise ValueError(f"layer descriptor: missing fields {missing}, unknown fields {unknown}")
+        raise ValueError(f"descriptor: missing fields {missing}, unknown fields {unknown}")
     return [
-        pack_fields("layer descriptor", word, {f.name: values[f.name] for f in word})
-        for word in descriptor_layout(config)
+        pack_fields("descriptor", word, {f.name: values[f.name] for f in word}) for word in descriptor_layout(config)
     ]
 
 
 def unpack_descriptor(config: HardwareConfig, words: list[int]) -> dict[str, int]:
     layout = descriptor_layout(config)
     if len(words) < len(layout):
-        raise ValueError(f"layer descriptor has {len(layout)} words, got {len(words)}")
+        raise ValueError(f"descriptor has {len(layout)} words, got {len(words)}")
     values: dict[str, int] = {}
     for fields, word in zip(layout, words, strict=False):
         values |= unpack_fields(fields, word)

@@ -2,9 +2,10 @@
 
 A window takes
     K + c_group * groups + W + sum_r max(C_r, W unless r is the last segment) + N + c_window
-clocks, a layer c_layer plus its windows, a network c_start plus its layers. C_r is the time of the
+clocks, a step without crossbars N * (kh * kw + residual) + c_element a window, a step c_layer plus its windows, a
+network c_start plus its steps; residual is 1 if a second input is added, else 0. C_r is the time of the
 OU activations of segment r; an OU takes max(1, sample_interval, most A/D operations of any started
-lane). The four constants belong to the tile; they depend on the hardware configuration only.
+lane). The constants belong to the tile; they depend on the hardware configuration only.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from golden_model.registers import COUNTER_NAMES, descriptor_words
 
 
 def c_start(hardware: HardwareConfig) -> int:
-    """Clocks of a run outside all layers (clocks are those in which STATUS.busy is 1)."""
+    """Clocks of a run outside all steps (clocks are those in which STATUS.busy is 1)."""
     return 0
 
 
 def c_layer(hardware: HardwareConfig) -> int:
-    """Clocks of a layer outside all windows.
+    """Clocks of a step outside all windows.
 
-    The descriptor is read word by word and checked by nine serial products; the A/D reference settles
+    The descriptor is read word by word and checked by twelve serial products; the A/D reference settles
     meanwhile, in ou_rows + 4 clocks. At the end the event counters are stored, one a clock.
     """
-    size_bits = bits_for(max(hardware.activation_bytes, hardware.max_k, hardware.max_n, 255))
-    read, check = descriptor_words(hardware) + 2, 9 * (size_bits + 2) + 1
+    size_bits = bits_for(max(hardware.activation_bytes, (1 << 16) - 1))
+    read, check = descriptor_words(hardware) + 2, 12 * (size_bits + 2) + 1
     return max(read + check + 1, hardware.ou_rows + 3) + 1 + len(COUNTER_NAMES)
 
 
@@ -41,9 +42,22 @@ def c_group(hardware: HardwareConfig) -> int:
 def c_window(hardware: HardwareConfig) -> int:
     """Clocks of a window outside loading, conversion and post-processing: the latencies of the blocks.
 
-    Window generator 2, dynamic precision 7, macro 4, post-processing 5, of which one falls on the last channel.
+    Window generator 2, dynamic precision 7, macro 4, post-processing 6, of which one falls on the last channel.
     """
-    return 2 + 7 + 4 + 5 - 1
+    return 2 + 7 + 4 + 6 - 1
+
+
+def c_element(hardware: HardwareConfig) -> int:
+    """Clocks of a window of an element step outside its walk: the latencies of the blocks.
+
+    Window generator 2, reduction 1, post-processing 6, of which two fall on the last channel.
+    """
+    return 2 + 1 + 6 - 2
+
+
+def element_cycles(hardware: HardwareConfig, kernel_area: int, outputs: int, *, residual: bool) -> int:
+    """Clocks of a window of an element step: a clock a value of every channel's window, one more for a residual."""
+    return outputs * (kernel_area + residual) + c_element(hardware)
 
 
 def groups(hardware: HardwareConfig, k: int) -> int:
@@ -79,5 +93,5 @@ def window_cycles(hardware: HardwareConfig, k: int, outputs: int, segment_cycles
 
 
 def network_cycles(hardware: HardwareConfig, layer_cycles: Any) -> np.ndarray:
-    """Clocks from start to done: c_start plus the layers' cycles, shape (..., layers) -> (...)."""
+    """Clocks from start to done: c_start plus the steps' cycles, shape (..., steps) -> (...)."""
     return np.asarray(layer_cycles, dtype=np.int64).sum(axis=-1) + c_start(hardware)

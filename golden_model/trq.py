@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from golden_model.config import HardwareConfig, bits_for
-from golden_model.searches.trees import Tree, bounded_tree, check_tree, depths
+from golden_model.trees import Tree, bounded_tree, check_tree, depths
 
 #: Metadata that bounds the counts of an OU: bits per column, 0, 1 or as many as the number needs ("full"), or one
 #: number for all columns and both polarities ("ou").

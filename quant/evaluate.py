@@ -9,8 +9,6 @@ images and must give the same logits; exit status 1 if it does not.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -21,15 +19,18 @@ import typer
 from rich.progress import Progress as Bar
 from torch import nn
 
-from golden_model.config import PRESETS
+from golden_model.config import read_hardware
 from golden_model.engines import torch_engine
-from golden_model.graph.network import Graph, GraphRunner
-from quant import stages as pipeline
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
+from quant import options, stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
-from quant.integer import accuracy
+from quant.networks import user
 from quant.networks import zoo as networks
-from quant.reference import Progress, exact_logits
+from quant.networks.user import make as own_model
+from quant.networks.weights import load_weights
+from quant.reference import Progress, accuracy, exact_logits
 from quant.training.layers import Normalisation
 
 #: Of the golden model; "torch" is the one for GPUs.
@@ -42,13 +43,16 @@ _FLOAT_BYTES = 64 << 20
 def float_logits(
     model: nn.Module, images: np.ndarray, normalisation: Normalisation, progress: Progress | None = None
 ) -> np.ndarray:
-    """Logits (B, N) float of uint8 images (B, C, H, W) in the float network, in evaluation mode."""
+    """Logits (B, N) float of uint8 images (B, C, H, W) in the float network, in evaluation mode.
+
+    ValueError if the network fails, or does not give one tensor with a row per image.
+    """
     model.eval()
     step = max(1, _FLOAT_BYTES // (64 * int(np.prod(images.shape[1:]))))
     parts = []
     for start in range(0, len(images), step):
-        batch = normalisation.apply(torch.from_numpy(images[start : start + step]).float())
-        parts.append(model(batch).flatten(1).numpy())
+        batch = normalisation.apply(torch.tensor(images[start : start + step], dtype=torch.float32))
+        parts.append(user.call(model, batch).flatten(1).float().numpy())
         if progress is not None:
             progress(min(start + step, len(images)), len(images))
     return np.concatenate(parts)
@@ -64,28 +68,6 @@ def per_image(graph: Graph, events: Any, images: int) -> dict[str, Any]:
     return {"network": total, "layers": layers}
 
 
-def own_model(where: str) -> nn.Module:
-    """The network that `FILE.py:NAME` makes; NAME is a class, a function without arguments or a network."""
-    file, _, name = where.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise ValueError(f"--model: {file} is not a file; a network of your own is FILE.py:NAME")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"--model: {file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-        made = getattr(module, name)
-        made = made if isinstance(made, nn.Module) else made()
-    except Exception as error:
-        raise ValueError(f"--model: {where} cannot be made: {type(error).__name__}: {error}") from error
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"--model: {where} must give a torch.nn.Module, got {type(made).__name__}")
-    return made
-
-
 def load_ready(name: str, weights: Path, data: Path) -> tuple[networks.Ready, nn.Module, datasets.ImageSet]:
     """A ready-made network, with its weights, and a data set of its shape; ValueError where they do not fit."""
     known = networks.ready(name)
@@ -93,21 +75,9 @@ def load_ready(name: str, weights: Path, data: Path) -> tuple[networks.Ready, nn
     if dataset.shape != known.shape:
         raise ValueError(f"{data}: images are {dataset.shape}, {name} takes {known.shape}")
     model = known.make(known.classes)
-    networks.load_weights(model, weights)
+    load_weights(model, weights)
+    datasets.check_labels(dataset, known.classes)
     return known, model, dataset
-
-
-def _numbers(option: str, text: str | None, channels: int) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{option} must be numbers between commas, got {text!r}") from None
-    values = values * channels if len(values) == 1 else values
-    if len(values) != channels:
-        raise ValueError(f"{option} must be 1 or {channels} numbers, got {len(values)}")
-    return values
 
 
 def _engine(name: str, device: str | None) -> str:
@@ -150,6 +120,7 @@ def evaluate(
 
     progress : called with (what is done, images done, images).
     """
+    datasets.check_labels(dataset, float_logits(model, dataset.test_images[:1], normalisation).shape[1])
     test, labels = dataset.test_images[:images], dataset.test_labels[:images]
 
     def told(what: str) -> Progress | None:
@@ -158,6 +129,7 @@ def evaluate(
     result: dict[str, Any] = {
         "network": name,
         "data": dataset.source,
+        "classes": list(dataset.names),
         "images": len(test),
         "calibration_images": len(dataset.calibration()),
         "calibration_images_are_test_images": dataset.one_part,
@@ -197,7 +169,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-@pipeline.reports_errors
+@stages.reports_errors
 def main(
     model: Annotated[str, typer.Option(help=f"{', '.join(networks.READY)}, or FILE.py:NAME for your own network.")],
     data: Annotated[Path, typer.Option(help="idx files, CIFAR-10 batches, a folder of pictures or an .npz file.")],
@@ -210,25 +182,29 @@ def main(
     engine: Annotated[str, typer.Option(help=f"Of the golden model: {', '.join(ENGINES)}.")] = "auto",
     device: Annotated[Optional[str], typer.Option(help="Of --engine torch: cuda (default) or cpu.")] = None,  # noqa: UP045
     threads: Annotated[Optional[int], typer.Option(min=1, help="Of the golden model; default all cores.")] = None,  # noqa: UP045
-    preset: Annotated[str, typer.Option(help=f"Hardware: {', '.join(PRESETS)}.")] = "paper",
+    hardware: options.Hardware = options.DEFAULT_HARDWARE,
     weight_bits: Annotated[int, typer.Option(help="Magnitude bits of a weight, beside its sign.")] = 7,
     activation_bits: Annotated[int, typer.Option(help="Bits of an activation.")] = 8,
     mean: Annotated[str | None, typer.Option(help="Mean of pixel / 255 per channel: 0.5,0.5,0.5.")] = None,
     std: Annotated[Optional[str], typer.Option(help="Standard deviation of pixel / 255 per channel.")] = None,  # noqa: UP045
     size: Annotated[Optional[int], typer.Option(min=1, help="Pictures only: scale and crop to size x size.")] = None,  # noqa: UP045
+    channels: Annotated[Optional[int], typer.Option(help="Pictures only: 1 for grey, 3 for colour.")] = None,  # noqa: UP045
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the results here.")] = None,  # noqa: UP045
 ) -> None:
     """Accuracy of a network in floating point and as integers, and its events per image."""
-    if preset not in PRESETS:
-        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    machine = read_hardware(hardware or options.DEFAULT_HARDWARE)
     engine = _engine(engine, device)
     own = ":" in model
+    if model.endswith(".onnx"):
+        raise ValueError(f"--model: {model} is an ONNX network, which is not read; yours is FILE.py:NAME")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"--channels must be 1 or 3, got {channels}")
     known = None if own else networks.ready(model)
     pictures = known.shape if known else None
     dataset = datasets.load(
         data,
         size=size or (pictures[1] if pictures else None),
-        channels=pictures[0] if pictures else None,
+        channels=channels or (pictures[0] if pictures else None),
     )
     if known:
         if dataset.shape != known.shape:
@@ -239,19 +215,18 @@ def main(
     else:
         network, normalisation = own_model(model), Normalisation.none(dataset.shape[0])
     if weights is not None:
-        networks.load_weights(network, weights)
-    channels = dataset.shape[0]
+        load_weights(network, weights)
     normalisation = Normalisation(
-        mean=_numbers("--mean", mean, channels) or normalisation.mean,
-        std=_numbers("--std", std, channels) or normalisation.std,
+        mean=options.numbers("--mean", mean, dataset.shape[0]) or normalisation.mean,
+        std=options.numbers("--std", std, dataset.shape[0]) or normalisation.std,
     )
-    console = pipeline.console
+    console = stages.console
     with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None)
         result = evaluate(
             network,
             dataset,
-            hardware=PRESETS[preset],
+            hardware=machine,
             normalisation=normalisation,
             name=model.rpartition(":")[2] if own else model,
             images=images,
@@ -264,14 +239,17 @@ def main(
         )
     print_result(result)
     if json_file is not None:
-        pipeline.write_json(json_file, result)
+        stages.write_json(json_file, result)
     if not result.get("golden_model", {}).get("logits_equal", True):
         raise typer.Exit(1)
 
 
 def print_result(result: dict[str, Any]) -> None:
-    show = pipeline.console.print
+    show = stages.console.print
     note = ", which are among them" if result["calibration_images_are_test_images"] else ""
+    if names := result["classes"]:
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        show("labels            " + ", ".join(f"{i} {name}" for i, name in enumerate(names[:20])) + more)
     show(f"{result['network']} on {result['images']} images of {result['data']}")
     show(f"float accuracy    {100 * result['float_accuracy']:.2f} %")
     show(

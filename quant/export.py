@@ -1,13 +1,12 @@
-"""Write the deployment image: `python -m quant.export` (system.md §9).
+"""Write the deployment image of a network: `python -m quant.export` (system.md §9).
 
-Puts the trained network, its calibration and test digits together; golden_model.image.write maps it to
-crossbars and adds the expected logits and event counts. `info` of the image holds what a report needs
-and what the layers do not say: the accuracy ladder, widths, compression, histograms of counts.
+WORK/calibrated.graph, or WORK/network.graph where nothing was calibrated, becomes WORK/image: the program of the
+network, its tables and cells, and test images with the logits, events and clocks that the golden model expects.
 """
 
 from __future__ import annotations
 
-import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -15,129 +14,96 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
-from golden_model.graph.layers import Network
-from golden_model.image import image
-from golden_model.network import Progress as ImageProgress
-from quant import checkpoint
-from quant import stages as pipeline
-from quant.calibrate import dataset_of, settings_of
-from quant.data import digits as data
-from quant.integer import to_layers
-from quant.training.layers import QuantNetwork
+from golden_model.graph.network import Graph
+from golden_model.image import archive, image
+from quant import options, stages
+from quant.calibrate import fitted
+from quant.data import sets
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def ladder(trained: dict[str, Any], calibration: dict[str, Any]) -> dict[str, float]:
-    """Accuracy on the test images step by step: float, eight_bit, bwq, trq, redy (those that exist)."""
-    return {**trained["accuracy"], **calibration["accuracy"]}
+def export(
+    network: Graph,
+    out: Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    info: dict[str, Any] | None = None,
+    progress: Any = None,
+    force: bool = False,
+) -> bool:
+    """Write the image unless `out` holds the very same network and vectors already.
+
+    images : uint8 (B, C, H, W) test vectors. labels : (B,) integers. info : goes beside what the network says of
+    itself. progress : called with (done, all) while the golden model runs.
+
+    Returns whether it was written. Raises ValueError for a network that the hardware cannot hold.
+    """
+    network = replace(network, info={**network.info, **(info or {})})
+    if not force and _holds(out, network, images, labels):
+        return False
+    image.write(out, network, images, labels, progress=progress)
+    return True
 
 
-def build(
-    name: str, network: QuantNetwork, trained: dict[str, Any], calibration: dict[str, Any], data_source: str
-) -> Network:
-    """The integer network with everything that the image records about it."""
-    if calibration.get("hardware_hash") != network.hardware.hash:
-        raise ValueError(
-            "the calibration was made for another hardware configuration: run python -m quant.calibrate again"
-        )
-    adc, dynamic = settings_of(calibration)
-    if len(adc) != len(network.layers):
-        raise ValueError(
-            f"the calibration has {len(adc)} layers, the network {len(network.layers)}:"
-            " run python -m quant.calibrate again"
-        )
-    layers = to_layers(network, adc, dynamic, skip_zero_slices=bool(calibration["skip_zero_slices"]))
-    widths = trained["widths"]
-    events = calibration["events"]
-    info = {
-        "accuracy": ladder(trained, calibration),
-        "test_images": trained["test_images"],
-        "train_images": trained["train_images"],
-        "data": data_source,
-        "mean_bits": widths["mean_bits"],
-        "compression": widths["compression"],
-        "lossless": calibration["lossless"],
-        "operations_per_conversion": events["per_image"]["trq"]["operations_per_conversion"],
-        "isaac_like": events["isaac_like"],
-        "histograms": {layer["name"]: layer["histogram"] for layer in calibration["layers"]},
-        "families": {layer["name"]: layer["family"] for layer in calibration["layers"]},
-    }
-    return Network(
-        name=name,
-        hardware=network.hardware,
-        layers=layers,
-        classes=tuple(str(c) for c in range(layers[-1].outputs)),
-        info=info,
-    )
+def _holds(out: Path, network: Graph, images: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether `out` is a whole image of this network with these vectors; decided by its contents."""
+    try:
+        found = image.read(out)
+    except image.ImageError:
+        return False
+    same = archive.to_bytes(found.network) == archive.to_bytes(network)
+    return same and np.array_equal(found.vectors.images, images) and np.array_equal(found.vectors.labels, labels)
 
 
-def vectors(dataset: data.Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` test images and labels."""
-    if not 0 <= count <= len(dataset.test_images):
-        raise ValueError(f"vectors must be in 0..{len(dataset.test_images)}, got {count}")
-    return dataset.test_images[:count], dataset.test_labels[:count]
+def calibrated(work: Path) -> Path:
+    """The network to export of a working directory; ValueError if it has none."""
+    for name in ("calibrated.graph", "network.graph"):
+        if (work / name).is_file():
+            return work / name
+    raise ValueError(f"{work} holds no network: python -m quant.capture or python -m quant.train makes one")
 
 
 @app.command()
-@pipeline.reports_errors
+@stages.reports_errors
 def main(
-    work: Annotated[Path, typer.Option(help="Working directory of the pipeline.")] = Path("build/lenet5"),
+    work: Annotated[Path, typer.Option(help="Working directory.")] = Path("build/lenet5"),
     out: Annotated[Optional[Path], typer.Option(help="Deployment image; default WORK/image.")] = None,  # noqa: UP045
-    data_dir: Annotated[
+    data: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads it at run time
-        typer.Option("--data", help="Directory with the four idx files; default: the data of training."),
+        typer.Option(help="Data set whose test images become vectors; default: 5,000 digits."),
     ] = None,
-    count: Annotated[int, typer.Option("--vectors", help="Test images kept in the image.")] = 16,
+    count: Annotated[int, typer.Option("--images", min=0, help="Test images kept in the image.")] = 16,
+    hardware: options.Hardware = None,
     force: Annotated[bool, typer.Option(help="Write even if the image is up to date.")] = False,
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write a summary here.")] = None,  # noqa: UP045
 ) -> None:
-    """Write WORK/train.pt and WORK/calibration.json as a deployment image."""
+    """Write the network of WORK as a deployment image."""
     out = work / "image" if out is None else out
-    source, calibrated = work / "train.pt", work / "calibration.json"
-    content = checkpoint.load(source)
-    network = checkpoint.network_of(content, source)
-    calibration = pipeline.read_json(calibrated, "run python -m quant.calibrate first")
-    dataset = dataset_of(content, data_dir)
-    images, labels = vectors(dataset, count)
-    mark = pipeline.fingerprint(
-        "export",
-        {"vectors": count, "out": str(out.resolve())},
-        pipeline.sources_of("quant.export"),
-        train=content["fingerprint"],
-        calibration=pipeline.file_hash(calibrated),
-        data=dataset.sha256,
-    )
-    record = work / "export.json"
-    if not force and pipeline.finished(record, mark) is not None and _readable(out):
-        pipeline.console.print(f"{out} is up to date")
-    else:
-        built = build(content["model"]["name"], network, content["results"], calibration, dataset.source)
-        with Progress(console=pipeline.console, disable=not pipeline.console.is_terminal, transient=True) as progress:
-            task = progress.add_task("expected results of the test vectors", total=None)
-
-            def tell(done: int, total: int) -> None:
-                progress.update(task, completed=done, total=total)
-
-            _write(out, built, images, labels, tell)
-        pipeline.write_json(record, {"fingerprint": mark, "image": str(out), **built.info})
+    network = archive.load(calibrated(work))
+    if hardware is not None:
+        network = fitted(network, options.machine(hardware))
+    dataset = sets.load(data, size=network.image.shape[1], channels=network.image.shape[0])
+    if dataset.shape != network.image.shape:
+        raise ValueError(
+            f"{dataset.source}: its images are {dataset.shape}, {network.name} takes {network.image.shape}"
+        )
+    if count > len(dataset.test_images):
+        raise ValueError(f"--images must be at most {len(dataset.test_images)}, the test images there are, got {count}")
+    with Progress(console=stages.console, disable=not stages.console.is_terminal, transient=True) as bar:
+        task = bar.add_task("expected results of the test vectors", total=None)
+        written = export(
+            network,
+            out,
+            dataset.test_images[:count],
+            dataset.test_labels[:count],
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            force=force,
+        )
     if json_file is not None:
-        shutil.copyfile(record, json_file)
-    summary = pipeline.read_json(record, "")
-    shown = "  ".join(f"{key} {100 * value:.2f} %" for key, value in summary["accuracy"].items())
-    pipeline.console.print(f"{out}: {count} test vectors; accuracy {shown}")
-
-
-def _write(out: Path, network: Network, images: np.ndarray, labels: np.ndarray, tell: ImageProgress) -> None:
-    image.write(out, network, images, labels, progress=tell)
-
-
-def _readable(out: Path) -> bool:
-    try:
-        image.read(out)
-    except image.ImageError:
-        return False
-    return True
+        stages.write_json(json_file, {"image": str(out), "written": written, "vectors": count, **network.info})
+    stages.console.print(f"{out}: {count} test vectors" if written else f"{out} is up to date")
 
 
 if __name__ == "__main__":

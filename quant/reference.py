@@ -14,19 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from golden_model.crossbar.bit_classes import lossless
-from golden_model.graph.network import (
-    Add,
-    AveragePool,
-    Border,
-    Concat,
-    Crossbar,
-    Graph,
-    MaxPool,
-    Node,
-    Rescale,
-    Reshape,
-)
+from golden_model.graph.network import Graph
+from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Node, Reshape
+from golden_model.graph.numbers import Rescale
+from golden_model.trq import lossless
 
 #: Called with (images done, images in all).
 Progress = Callable[[int, int], None]
@@ -44,7 +35,7 @@ def exact_logits(graph: Graph, images: np.ndarray, *, chunk: int = 0, progress: 
     """
     for node in graph.crossbars:
         for layer in node.layers:
-            if not lossless(layer.converters, graph.hardware, layer.min_count):
+            if not lossless(layer.registers, graph.hardware, layer.min_count):
                 raise ValueError(f"layer {layer.name!r}: its converter is lossy, use the golden model")
             if layer.dynamic is not None and layer.dynamic.l_max and layer.dynamic.tau_sq:
                 raise ValueError(f"layer {layer.name!r}: its dynamic precision is lossy, use the golden model")
@@ -58,7 +49,7 @@ def exact_logits(graph: Graph, images: np.ndarray, *, chunk: int = 0, progress: 
 
 
 def _logits(graph: Graph, images: np.ndarray) -> np.ndarray:
-    values: dict[str, Tensor] = {graph.image.name: torch.from_numpy(np.ascontiguousarray(images)).float()}
+    values: dict[str, Tensor] = {graph.image.name: torch.from_numpy(np.array(images)).float()}
     last_use = {name: node.name for node in graph.nodes for name in node.inputs}
     for node in graph.nodes[1:]:
         values[node.name] = _compute(node, [values[name] for name in node.inputs])
@@ -142,6 +133,11 @@ def _crossbar(node: Crossbar, inputs: list[Tensor]) -> Tensor:
         acc += inputs[1].reshape(acc.shape).to(torch.int64) * node.residual_multiplier
     y = _shift(acc, first.shift).clamp_(0, (1 << first.output_bits) - 1).float()
     return F.max_pool2d(y, first.pool) if first.pool > 1 else y
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images whose largest logit is the label's; the first of equal logits counts."""
+    return float((logits.argmax(axis=1) == labels).mean())
 
 
 def centred(logits: np.ndarray, scale: float) -> np.ndarray:

@@ -1,11 +1,12 @@
-"""What the three commands share: fingerprints, atomic files, errors, the working directory.
+"""What the commands share: fingerprints, files that appear whole or not at all, resuming, errors.
 
-A stage is skipped when its output carries the fingerprint of the same options, data, upstream output
-and source code. Layout of a working directory:
+A stage is skipped when its record (a JSON file) carries the fingerprint of the same options, data, upstream output and
+source code, and the files that it names still have the content that was written. Layout of a working directory:
 
-    train.pt          float and quantised network (quant.checkpoint); train.json its results
-    train.partial.pt  present while training is unfinished
-    calibration.json  A/D settings, dynamic precision, histograms
+    recipe.toml       everything that was asked of training: `quant.train --recipe recipe.toml` makes it again
+    train.pt          checkpoint of training, written after every epoch
+    network.graph     the trained integer network (golden_model.image.archive); train.json its record
+    calibrated.graph  the same with converter and dynamic-precision registers; calibration.json its record
     export.json       what the deployment image was made from
     image/            the deployment image (golden_model.image)
 """
@@ -13,13 +14,18 @@ and source code. Layout of a working directory:
 from __future__ import annotations
 
 import ast
+import glob
 import hashlib
 import json
 import os
 import re
+import shutil
 import sys
+import tempfile
+import zipfile
 from collections.abc import Callable, Iterable
 from functools import wraps
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -33,8 +39,8 @@ PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 OWN_PACKAGES = ("golden_model", "quant")
 
-#: Lines are never wrapped, so that paths stay whole in logs.
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+#: Lines are never wrapped, so that paths stay whole in logs; brackets in a path are not markup.
+console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 Result = TypeVar("Result")
 
@@ -111,8 +117,23 @@ def file_hash(path: Path) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a temporary sibling of `path`, then rename it: a reader never sees half a file."""
+    """Let `write` make a temporary sibling of `path`, then rename it: a reader never sees half a file.
+
+    A link keeps pointing where it does, its target is replaced; a device or pipe is written through. What killed
+    commands left beside `path` is removed.
+    """
+    path = path.resolve() if path.is_symlink() else path
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / path.name
+            write(made)
+            with made.open("rb") as source, path.open("wb", buffering=0) as sink:
+                shutil.copyfileobj(source, sink)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if not _alive(left.name.split(".")[-2]):
+            left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         write(temporary)
@@ -121,9 +142,44 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def save_tensors(path: Path, content: Any) -> None:
+    """`content` as torch.save writes it; a full disk is an OSError."""
+    buffer = BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
+
+
+def load_tensors(path: Path, what: str) -> Any:
+    """What `save_tensors` wrote, checked against the checksums of the archive; tensors and plain values only.
+
+    ValueError with one sentence if the file is missing (`what` says how to get it) or damaged.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: {what}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (broken := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {broken} is wrong")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # many formats, many exceptions
+        raise ValueError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from error
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -140,12 +196,17 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def finished(path: Path, mark: str) -> dict[str, Any] | None:
-    """A stage's JSON output if it carries the fingerprint `mark`, else None (also for an unreadable file)."""
+    """A stage's record if it carries the fingerprint `mark` and its files are as they were written, else None.
+
+    The record may have `files`, from names beside it to their sha256; also None for an unreadable record.
+    """
     try:
         value = read_json(path, "")
-    except ValueError:
+        files = value.get("files", {})
+        intact = all(file_hash(path.parent / name) == wanted for name, wanted in files.items())
+    except (ValueError, OSError, AttributeError):
         return None
-    return value if value.get("fingerprint") == mark else None
+    return value if intact and value.get("fingerprint") == mark else None
 
 
 class Cache:
@@ -183,18 +244,40 @@ def fail(message: str) -> NoReturn:
 
 
 def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Turn the errors of bad input into one sentence and exit status 2; Ctrl-C into status 130."""
+    """Turn the errors of bad input into one sentence and exit status 2; Ctrl-C into status 130.
+
+    A reader of standard output that goes away ends the command quietly (status 141).
+    """
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Result:
+        for name in ("stdout", "stderr"):  # closed ones are None
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - stays open until the end
         try:
-            return command(*args, **kwargs)
+            result = command(*args, **kwargs)
+            sys.stdout.flush()
+            return result
         except (ValueError, TypeError) as error:
             fail(str(error))
+        except BrokenPipeError:
+            _give_up(sys.stdout)
+            raise typer.Exit(141) from None
         except OSError as error:
-            fail(f"{error.filename or 'file'}: {error.strerror or error}")
+            where = error.filename or ("standard output" if _give_up(sys.stdout) else "file")
+            fail(f"{where}: {error.strerror or error}")
         except KeyboardInterrupt:
             print("interrupted: run the same command again to go on", file=sys.stderr)
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+def _give_up(stream: Any) -> bool:
+    """Whether what a stream still holds cannot be written; then it is dropped, so that the end does not fail, too."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return True
+    return False

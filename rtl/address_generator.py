@@ -44,6 +44,8 @@ class AddressGenerator(wiring.Component):
     ou : the OU pointed at. ou_last : it is the last one of its segment's list.
     step : strobe, the pointer moves on from `ou`; after the last one back to the first. With `from_next`
         only together with `switch`.
+    out_of_range : from the clock after such a plane was found: the layer needs more crossbar pairs than there
+        are. It depends on the settings and the width table only, not on the input.
     """
 
     def __init__(self, config: HardwareConfig):
@@ -61,8 +63,15 @@ class AddressGenerator(wiring.Component):
                 "ou": Out(layouts.listed_ou(config)),
                 "ou_last": Out(1),
                 "step": In(1),
+                "out_of_range": Out(1),
             }
         )
+
+    def _place(self) -> data.StructLayout:
+        """A place that may lie behind the last pair, by at most what one block needs."""
+        members = layouts.ou_address(self.config).members
+        pairs = bits_for(self.config.crossbar_pairs + self.config.weight_bits)
+        return data.StructLayout({**members, "pair": unsigned(pairs)})
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -71,7 +80,7 @@ class AddressGenerator(wiring.Component):
 
         # Registers of the list being filled (the next segment's) and of the one being walked.
         bank = Signal()  # which half of the item memory is the current segment's
-        place = layouts.ou_address(config)
+        place = self._place()
         next_count, count = (Signal(bits_for(config.max_block_cols), name=n) for n in ("next_count", "count"))
         next_base, base = Signal(place), Signal(place)
 
@@ -113,9 +122,9 @@ class AddressGenerator(wiring.Component):
         left = Signal(bits_for(config.max_segments))  # segments not yet expanded
         column = Signal(layouts.block_column(config))
         last = Signal()
-        free = Signal(layouts.ou_address(config))  # first OU that no expanded block owns
+        free = Signal(self._place())  # first OU that no expanded block owns
         m.d.comb += [
-            self._expand.eq((left != 0) & (~self.next_ready | self.switch)),
+            self._expand.eq((left != 0) & (~self.next_ready | self.switch) & ~self.out_of_range),
             last.eq(column + 1 == self.settings.block_cols),
         ]
 
@@ -137,6 +146,10 @@ class AddressGenerator(wiring.Component):
 
         behind = self._after(m, free, width, "behind")
         fresh = self._fresh_row(m, behind, "fresh")
+        pairs_left = behind.pair < config.crossbar_pairs
+        at_end = (behind.pair == config.crossbar_pairs) & (behind.ou_row == 0) & (behind.ou_col == 0)
+        beyond = Signal()
+        m.d.comb += beyond.eq((width != 0) & ~pairs_left & ~at_end)
         with m.If(self.switch):
             m.d.sync += self.next_ready.eq(0)
         with m.If(self._expand):
@@ -150,9 +163,12 @@ class AddressGenerator(wiring.Component):
                 m.d.sync += next_base.eq(free)
             with m.If(last):
                 m.d.sync += [self.next_ready.eq(1), left.eq(left - 1)]
+            with m.If(beyond):
+                m.d.sync += [self.next_ready.eq(0), self.out_of_range.eq(1)]
         with m.If(self.start):
             m.d.sync += [
                 self.next_ready.eq(0),
+                self.out_of_range.eq(0),
                 left.eq(self.settings.segments),
                 column.eq(0),
                 free.pair.eq(self.settings.crossbar_base),
@@ -162,10 +178,9 @@ class AddressGenerator(wiring.Component):
 
     def _walk(self, m: Module, items: Memory, bank: Signal, next_count, count, next_base, base) -> None:
         """Point at the OUs of the current segment one after the other."""
-        config = self.config
         index = Signal.like(self.ou.block_col, name="index")
         plane = Signal.like(self.ou.plane, name="plane")
-        position = Signal(layouts.ou_address(config))
+        position = Signal(self._place())
 
         # The OU pointed at: the walk's, or the first of the next segment.
         shown_index, shown_count = Signal.like(index), Signal.like(count)
@@ -224,7 +239,7 @@ class AddressGenerator(wiring.Component):
         """The place `amount` OUs behind `place`: an int, or a signal of at most weight_bits."""
         config = self.config
         most = amount if isinstance(amount, int) else config.weight_bits
-        result = Signal(layouts.ou_address(config), name=name)
+        result = Signal(self._place(), name=name)
         largest = config.grid_cols - 1 + most
         column, rows = self._wrapped(place.ou_col + amount, config.grid_cols, largest)
         m.d.comb += result.ou_col.eq(column)
@@ -233,6 +248,6 @@ class AddressGenerator(wiring.Component):
 
     def _fresh_row(self, m: Module, place, name: str):
         """The first OU row that starts at or behind `place`."""
-        result = Signal(layouts.ou_address(self.config), name=name)
+        result = Signal(self._place(), name=name)
         self._carry_rows(m, result, place, place.ou_col != 0, 1)
         return result

@@ -29,9 +29,11 @@ class CellProgrammer(wiring.Component):
 
     Members
     -------
-    select : with `enable`, programming goes on at OU row 0, OU column 0 of `pair`.
-    cells : stream of words. full : 1 when the place of the next word is beyond the last pair.
-    check : strobe, read the first `pairs` pairs; ignored while `busy`. busy : a check runs.
+    select : with `enable`, programming goes on at OU row 0, OU column 0 of `pair`; not while `busy`.
+    cells : stream of words, ready unless `full` or `busy`. full : the place of the next word is beyond the last
+        pair, as after reset and after a check.
+    check : strobe, read the first `pairs` pairs; not while `busy`.
+    busy : an OU waits to be programmed, or a check runs.
     checksum : result of the last check.
     program, readback_request, readback : the crossbar's port.
     """
@@ -73,8 +75,8 @@ class CellProgrammer(wiring.Component):
         steps = Signal(bits_for(bits // self._STEP - 1))
         address = Signal(layouts.ou_address(config))
         # One more than the last pair, so that `full` can be told.
-        pair = Signal(range(config.crossbar_pairs + 1))
-        step_address, restart, check_wanted = Signal(), Signal(), Signal()
+        pair = Signal(range(config.crossbar_pairs + 1), init=config.crossbar_pairs)
+        step_address, restart = Signal(), Signal()
         m.d.comb += [
             address.pair.eq(pair),
             self.full.eq(pair == config.crossbar_pairs),
@@ -96,10 +98,10 @@ class CellProgrammer(wiring.Component):
 
         with m.FSM() as fsm:
             with m.State("COLLECT"):
-                m.d.comb += self.cells.ready.eq(~self.full & ~check_wanted & ~self.select.enable)
-                with m.If(check_wanted):
+                m.d.comb += self.cells.ready.eq(~self.full & ~self.check & ~self.select.enable)
+                with m.If(self.check):
                     m.d.comb += [restart.eq(1), crc.start.eq(1)]
-                    m.d.sync += [pair.eq(0), check_wanted.eq(0)]
+                    m.d.sync += pair.eq(0)
                     m.next = "REQUEST"
                 with m.Elif(self.select.enable):
                     m.d.comb += restart.eq(1)
@@ -134,8 +136,5 @@ class CellProgrammer(wiring.Component):
                 with m.If(steps == bits // self._STEP - 1):
                     m.d.comb += step_address.eq(1)
                     m.next = "REQUEST"
-        running = fsm.ongoing("REQUEST") | fsm.ongoing("RECEIVE") | fsm.ongoing("CHECK")
-        m.d.comb += self.busy.eq(running | check_wanted)
-        with m.If(self.check & ~self.busy):
-            m.d.sync += check_wanted.eq(1)
+        m.d.comb += self.busy.eq(~fsm.ongoing("COLLECT"))
         return m

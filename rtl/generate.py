@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +21,8 @@ from amaranth.lib.wiring import In
 from rich.console import Console
 from rich.table import Table
 
-from golden_model.config import PRESETS, HardwareConfig
-from rtl.activation_buffer import ActivationBuffer
+from golden_model.config import PRESETS, HardwareConfig, read_hardware
+from rtl.activation_memory import ActivationMemory
 from rtl.address_generator import AddressGenerator
 from rtl.axi_lite import AxiLite
 from rtl.cell_programmer import CellProgrammer
@@ -40,8 +39,10 @@ from rtl.logit_memory import LogitMemory
 from rtl.macro import Macro
 from rtl.ou_scheduler import OuScheduler
 from rtl.post_processing import PostProcessing
+from rtl.reduction import Reduction
 from rtl.register_bank import RegisterBank
 from rtl.register_map import render
+from rtl.residual_view import ResidualView
 from rtl.system import System
 from rtl.tile import Tile
 from rtl.trq_sar import TrqSar
@@ -60,9 +61,11 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "ou_scheduler": OuScheduler,
     "event_counters": EventCounters,
     "window_generator": WindowGenerator,
-    "activation_buffer": ActivationBuffer,
+    "activation_memory": ActivationMemory,
+    "residual_view": ResidualView,
     "group_precision": GroupPrecision,
     "dynamic_precision": DynamicPrecision,
+    "reduction": Reduction,
     "post_processing": PostProcessing,
     "descriptor_reader": DescriptorReader,
     "descriptor_check": DescriptorCheck,
@@ -78,10 +81,25 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
 #: Lint messages that Amaranth's style of Verilog cannot avoid, with the reasons.
 WAIVER = Path(__file__).with_name("verilator.vlt")
 
-# A memory's initial contents in RTLIL. All memories of the design are written before they are read, so
-# their contents need not be set: one line of Verilog per word made compiled models 2.6 times slower.
-_INITIAL_CONTENTS = re.compile(r"^  cell \$meminit_v2 .*?^  end\n", re.MULTILINE | re.DOTALL)
-_DATA = re.compile(r"^    connect \\DATA (?:\d+'0*|\{  \})$", re.MULTILINE)
+
+@contextmanager
+def _without_initial_zeros() -> Iterator[None]:
+    """Inside, memories whose initial contents are all zero are written without initial contents.
+
+    The design writes every entry before it reads it. One line of Verilog per word made compiled models 2.6 times
+    slower, and the cells of a large machine are tens of millions of bits. Amaranth has no public way to say so.
+    """
+    emit = rtlil.ModuleEmitter.emit_memory
+
+    def emit_unless_zero(self: Any, index: int, cell: Any) -> None:
+        if any(cell.init):
+            emit(self, index, cell)
+
+    rtlil.ModuleEmitter.emit_memory = emit_unless_zero
+    try:
+        yield
+    finally:
+        rtlil.ModuleEmitter.emit_memory = emit
 
 
 def component(name: str, config: HardwareConfig) -> Any:
@@ -125,8 +143,8 @@ def to_verilog(elaboratable: Any, name: str) -> str:
     Memories whose initial contents are all zero come without initial contents.
     """
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
-    text = rtlil.convert(RegisteredReset(elaboratable), name=name, emit_src=False)
-    text = _INITIAL_CONTENTS.sub(lambda found: "" if _DATA.search(found[0]) else found[0], text)
+    with _without_initial_zeros():
+        text = rtlil.convert(RegisteredReset(elaboratable), name=name, emit_src=False)
     # The step between RTLIL and Verilog that `verilog.convert` takes; it has no public name.
     return amaranth_verilog._convert_rtlil_text(text, strip_internal_attrs=True)
 
@@ -134,22 +152,6 @@ def to_verilog(elaboratable: Any, name: str) -> str:
 def verilog(name: str, config: HardwareConfig, *, top: str | None = None) -> str:
     """Verilog text of the block `name` of `COMPONENTS`; its module is called `top`, or `name`."""
     return to_verilog(component(name, config), top or name)
-
-
-def read_config(path: Path) -> HardwareConfig:
-    """A hardware configuration from JSON: an object with every field of HardwareConfig; ValueError else."""
-    try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: is not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: must hold a JSON object with the fields of HardwareConfig")
-    try:
-        return HardwareConfig.from_dict(values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -209,10 +211,9 @@ def _generate(config: HardwareConfig, output: Path, names: list[str], with_lint:
 
 @app.command()
 def main(
-    preset: Annotated[str | None, typer.Option(help=f"hardware configuration: {', '.join(PRESETS)}")] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="hardware configuration as JSON, every field")
-    ] = None,
+    hardware: Annotated[
+        str, typer.Option(help=f"{', '.join(PRESETS)}, or a .json file with what differs from one")
+    ] = "paper",
     output: Annotated[Path, typer.Option(help="directory for one .v file per block")] = Path("build/verilog"),
     block: Annotated[list[str] | None, typer.Option(help="only this block; may be given several times")] = None,
     with_lint: Annotated[bool, typer.Option("--lint", help="check every file with Verilator's lint")] = False,
@@ -240,11 +241,7 @@ def main(
             return
         if check:
             raise ValueError("--check needs --registers FILE")
-        if preset is not None and config_file is not None:
-            raise ValueError("give --preset or --config, not both")
-        if preset is not None and preset not in PRESETS:
-            raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-        config = read_config(config_file) if config_file is not None else PRESETS[preset or "paper"]
+        config = read_hardware(hardware)
         names = list(block or COMPONENTS)
         for name in names:
             if name not in COMPONENTS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -15,12 +15,13 @@ from rtl import tile_layouts as tile
 
 
 class LayerSequencer(wiring.Component):
-    """Starts the other blocks one after the other, layer by layer, window by window (system.md §5a).
+    """Starts the other blocks one after the other, step by step, window by window (system.md §5a).
 
-    Per layer: read the descriptor, check it, wait until the A/D reference has settled; then per window
-    load, convert, post-process; then store the event counters. No block waits for data elsewhere, so
-    the clocks of a run follow from the formula in `golden_model.timing`, of which this block spends the
-    clocks between the strobes: a layer has `layer_clocks` of them, a window `window_clocks`.
+    Per step: read the descriptor, check it, wait until the A/D reference has settled; then per window
+    load, convert, post-process; then store the event counters. A window of an element step is not
+    converted: what is loaded goes through the post-processing at once. No block waits for data
+    elsewhere, so the clocks of a run follow from the formula in `golden_model.timing`. An abort or an
+    error ends the run and returns every other block to its reset state.
 
     Parameters
     ----------
@@ -31,15 +32,12 @@ class LayerSequencer(wiring.Component):
     start : strobe, run `layer_count` layers; ignored while busy. abort : strobe, stop; ignored when idle.
     status : busy, done, error, layer, overflow for register STATUS (cells_busy stays 0).
     cycles : clocks with busy = 1 of the run, so far or in total.
-    layer : index of the running layer. window : index of the window inside the layer, for traces.
+    layer : index of the running step. window : index of the window inside the step, for traces.
     flush : strobe, every other block must return to its reset state.
+    element : the running step has no crossbars; valid from `check_done` on.
+    placement_error : the planes of the running step reach beyond the last crossbar pair.
     layer_start, window counters and the pairs of strobes: see the block that each names.
     """
-
-    #: Clocks of a layer that no other block accounts for: one per state outside the windows.
-    layer_clocks = 3
-    #: Clocks of a window that no other block accounts for.
-    window_clocks = 2
 
     def __init__(self, config: HardwareConfig, *, settle_clocks: int):
         self.config = config
@@ -62,12 +60,14 @@ class LayerSequencer(wiring.Component):
                 "check_error": In(4),
                 "adc_error": In(1),
                 # windows
+                "element": In(1),
                 "layer_start": Out(1),
                 "load_start": Out(1),
                 "window_loaded": In(1),
                 "place": In(tile.window_place(config)),
                 "window_start": Out(1),
                 "window_done": In(1),
+                "placement_error": In(1),
                 "post_start": Out(1),
                 "post_done": In(1),
                 # events
@@ -86,7 +86,7 @@ class LayerSequencer(wiring.Component):
         m.d.comb += [
             self.layer.eq(status.layer),
             run_end.eq(self.events_stored & (status.layer + 1 == count)),
-            self.flush.eq(status.busy & self.abort),
+            self.flush.eq(status.busy & (self.abort | (error != ErrorCode.NONE))),
         ]
 
         @contextmanager
@@ -94,7 +94,7 @@ class LayerSequencer(wiring.Component):
             """A state that an abort or an error leaves for IDLE."""
             with m.State(name):
                 yield
-                with m.If(self.abort | (error != ErrorCode.NONE)):
+                with m.If(self.flush):
                     m.next = "IDLE"
 
         with m.FSM():
@@ -114,7 +114,7 @@ class LayerSequencer(wiring.Component):
                 m.next = "CHECK"
             with running("CHECK"), m.If(self.check_done):
                 m.d.comb += error.eq(self.check_error)
-                with m.If(self.adc_error & (self.check_error == ErrorCode.NONE)):
+                with m.If(self.adc_error & ~self.element & (self.check_error == ErrorCode.NONE)):
                     m.d.comb += error.eq(ErrorCode.ADC_CONFIGURATION)
                 m.next = "SETTLE"
             with running("SETTLE"), m.If(self.layer_cycles >= self.settle_clocks):
@@ -123,12 +123,18 @@ class LayerSequencer(wiring.Component):
             with running("LOAD"):
                 m.d.comb += self.load_start.eq(1)
                 m.next = "PREPARE"
+                with m.If(self.element):
+                    m.d.comb += self.post_start.eq(1)
+                    m.next = "DRAIN"
             with running("PREPARE"), m.If(self.window_loaded):
                 m.d.comb += self.window_start.eq(1)
                 m.next = "CONVERT"
-            with running("CONVERT"), m.If(self.window_done):
-                m.d.comb += self.post_start.eq(1)
-                m.next = "DRAIN"
+            with running("CONVERT"):
+                with m.If(self.placement_error):
+                    m.d.comb += error.eq(ErrorCode.LAYER_GEOMETRY)
+                with m.Elif(self.window_done):
+                    m.d.comb += self.post_start.eq(1)
+                    m.next = "DRAIN"
             with running("DRAIN"), m.If(self.post_done):
                 m.d.sync += self.window.eq(self.window + 1)
                 m.next = "LOAD"
@@ -149,8 +155,7 @@ class LayerSequencer(wiring.Component):
                 m.d.sync += status.overflow.eq(1)
         with m.If(self.start & ~status.busy | self.events_stored):
             m.d.sync += self.layer_cycles.eq(1)
-        with m.If(error != ErrorCode.NONE):
-            m.d.sync += [status.busy.eq(0), status.error.eq(error)]
         with m.If(self.flush):
-            m.d.sync += [status.busy.eq(0), status.done.eq(0), status.error.eq(ErrorCode.ABORTED)]
+            m.d.sync += [status.busy.eq(0), status.done.eq(0)]
+            m.d.sync += status.error.eq(Mux(self.abort, ErrorCode.ABORTED, error))
         return m

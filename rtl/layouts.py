@@ -6,23 +6,28 @@ blocks. Widths of indices come from `bits_for(largest)`.
 
 from __future__ import annotations
 
-from amaranth.hdl import Shape, signed, unsigned
+from amaranth.hdl import Shape, Value, signed, unsigned
 from amaranth.lib import data
 
 from golden_model.config import HardwareConfig, bits_for
-from golden_model.registers import COUNTER_BITS, COUNTER_NAMES, descriptor_fields
+from golden_model.registers import COUNTER_BITS, COUNTER_NAMES, StepKind, descriptor_fields
 
 #: Bits of one width table entry: bit planes of a block, 0..8 (system.md §5).
 WIDTH_BITS = 4
 
 
 def layer_settings(config: HardwareConfig) -> data.StructLayout:
-    """All fields of a layer descriptor, in the order of `descriptor_fields` (system.md §5a)."""
+    """All fields of the descriptor of a step, in the order of `descriptor_fields` (system.md §5a)."""
     return data.StructLayout({field.name: unsigned(field.bits) for field in descriptor_fields(config)})
 
 
+def is_element(settings: data.View) -> Value:
+    """1 if `settings` describe an element step, a step without crossbars."""
+    return settings.step != StepKind.CROSSBAR
+
+
 def layer_index(config: HardwareConfig) -> Shape:
-    """Index of a layer, 0..max_layers - 1."""
+    """Index of a step, 0..max_layers - 1."""
     return unsigned(bits_for(config.max_layers - 1))
 
 

@@ -1,4 +1,4 @@
-"""Results of the last layer, kept for the host."""
+"""Results of the last step, kept for the host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rtl import tile_layouts as tile
 
 
 class LogitMemory(wiring.Component):
-    """One 32-bit word per output of the last layer, `acc + bias` (system.md §3). Undefined until written.
+    """One signed 32-bit word per output of the last step (system.md §3). Undefined until written.
 
     Throughput: one write and one read a clock. Latency: a word that is read follows in the next clock.
 

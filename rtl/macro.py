@@ -50,6 +50,8 @@ class Macro(wiring.Component):
     overflow : sticky, a partial sum did not fit `accumulator_bits` and was saturated.
     configuration_error : 1 from the clock after illegal A/D registers (system.md §4.1) are on `settings`
         for as long as they are there; sticky if a window was started with them.
+    placement_error : the planes of the window's layer reach beyond the last crossbar pair. None of those is sampled
+        and `window_done` never comes; the macro must be reset.
     trace : one strobe per OU activation, in order, in the clock after its last A/D operation.
     """
 
@@ -74,6 +76,7 @@ class Macro(wiring.Component):
                 "counters_clear": In(1),
                 "overflow": Out(1),
                 "configuration_error": Out(1),
+                "placement_error": Out(1),
                 "trace": Out(layouts.trace(config)),
             }
         )
@@ -106,6 +109,7 @@ class Macro(wiring.Component):
             addresses.switch.eq(scheduler.switch),
             addresses.from_next.eq(scheduler.from_next),
             addresses.step.eq(scheduler.step),
+            self.placement_error.eq(addresses.out_of_range),
             scheduler.settings.eq(settings),
             scheduler.start.eq(start),
             scheduler.next_ready.eq(addresses.next_ready),

@@ -1,4 +1,4 @@
-"""Post-processing: requantisation of partial sums, max pooling, store (system.md §3, §5a)."""
+"""Post-processing: requantisation, residual, max pooling, store (system.md §3, §5a)."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig, bits_for
+from golden_model.registers import OFFSET_BITS
 from rtl import layouts
 from rtl import tile_layouts as tile
 
 
 class PostProcessing(wiring.Component):
-    """Turns the N partial sums of a window into activations, or into logits in the last layer.
+    """Turns the N values of a window into activations, or into logits in the last step.
 
-    y = clamp(round_half_up_shift((acc + bias)·M, S), 0, 2**out_bits - 1), then the maximum over the
-    windows of a pooling window, kept per channel until the pooling window is complete; the result goes
-    to byte n * out_plane + position of the output buffer, both by running counters. The last layer
-    stores acc + bias, saturated to 32 bits, as logit n.
+    y = clamp(round_half_up_shift(v·M + r·residual_multiplier + offset, S), 0, 2**out_bits - 1), where v
+    is partial sum + bias with M of the channel in a crossbar step, the reduced value with M = multiplier
+    in an element step, and r the residual. In a crossbar step then the maximum over the windows of a
+    pooling window, kept per channel until the pooling window is complete. The result goes to byte
+    target + n·out_plane + position, by running counters. The last step stores, saturated to 32 bits, v as
+    logit n·out_plane + position, with offset_low, a signed number, in place of an element step's bias.
 
-    Throughput: a channel a clock. Latency: `done` comes N - 1 + `latency` clocks after `start`, in the
-    clock of the last store.
+    Throughput: a channel a clock. Latency: `done` comes in the clock of the last store, N - 1 + `latency`
+    clocks after the `start` of a crossbar step's window, `latency` - 2 clocks after the last channel's
+    `reduced` of an element step's.
 
     Parameters
     ----------
@@ -28,18 +32,21 @@ class PostProcessing(wiring.Component):
 
     Members
     -------
-    settings : the layer's descriptor, stable while the layer runs.
+    settings : the step's descriptor, stable while the step runs.
     layer_start : strobe, output positions restart at 0.
-    start : strobe, the sums of a window are ready; they and `place` must hold until `done`.
+    start : strobe, a window begins. Crossbar step: its sums are ready; they and `place` must hold until
+        `done`. Element step: its channels come on `reduced` from the next clock on.
     place : where the window lies.
     sums_address, sums_data : partial sums of a block column, answered in the same clock.
-    bias_write, multiplier_write : write ports of the channel tables; between layers.
+    reduced : the channels of an element step's window, with their residuals; no ready.
+    residual_request, residual : crossbar step: the next channel's residual, answered in the next clock.
+    bias_write, multiplier_write : write ports of the channel tables; between runs.
     store, logits : where results go. done : strobe.
     overflow : sticky, a logit was saturated. clear : strobe, clears it.
     """
 
-    #: Clocks from `start` to the store of channel 0.
-    latency = 5
+    #: Clocks from `start` to the store of channel 0 of a crossbar step.
+    latency = 6
 
     def __init__(self, config: HardwareConfig):
         self.config = config
@@ -51,6 +58,9 @@ class PostProcessing(wiring.Component):
                 "place": In(tile.window_place(config)),
                 "sums_address": Out(layouts.block_column(config)),
                 "sums_data": In(layouts.partial_sums(config)),
+                "reduced": In(tile.reduced_channel(config)),
+                "residual_request": Out(1),
+                "residual": In(tile.BYTE),
                 "bias_write": In(tile.memory_write(tile.channel_entry(config), signed(tile.WORD))),
                 "multiplier_write": In(tile.memory_write(tile.channel_entry(config), unsigned(tile.MULTIPLIER_BITS))),
                 "store": Out(tile.activation_write(config)),
@@ -64,25 +74,18 @@ class PostProcessing(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config, settings = self.config, self.settings
-        channel_index = tile.logit_index(config)
+        element = layouts.is_element(settings)
+        bias_port, multiplier_port = self._channel_tables(m)
 
-        m.submodules.biases = biases = memory.Memory(shape=signed(tile.WORD), depth=config.channel_entries, init=[])
-        m.submodules.multipliers = multipliers = memory.Memory(
-            shape=unsigned(tile.MULTIPLIER_BITS), depth=config.channel_entries, init=[]
-        )
-        for table, write in ((biases, self.bias_write), (multipliers, self.multiplier_write)):
-            port = table.write_port()
-            m.d.comb += [port.en.eq(write.enable), port.addr.eq(write.address), port.data.eq(write.data)]
-        bias_port, multiplier_port = biases.read_port(), multipliers.read_port()
-
-        # ---- step 0: walk the channels; select the channel's sum, read its tables
+        # ---- step 0: walk the channels of a crossbar step; select the channel's sum, read its tables
         active, channel_last = Signal(), Signal()
-        channel, column = Signal(channel_index), Signal(bits_for(config.ou_cols - 1))
+        channel, column = Signal(tile.logit_index(config)), Signal(bits_for(config.ou_cols - 1))
         entry = Signal(tile.channel_entry(config))
         selected = Signal(signed(config.accumulator_bits))
         column_last = column == config.ou_cols - 1
         m.d.comb += [
             channel_last.eq(channel + 1 == settings.outputs),
+            self.residual_request.eq(active),
             bias_port.en.eq(active),
             bias_port.addr.eq(entry),
             multiplier_port.en.eq(active),
@@ -90,7 +93,7 @@ class PostProcessing(wiring.Component):
             selected.eq(Array(self.sums_data[i] for i in range(config.ou_cols))[column]),
         ]
         with m.If(self.start):
-            m.d.sync += [active.eq(1), channel.eq(0), column.eq(0), self.sums_address.eq(0)]
+            m.d.sync += [active.eq(~element), channel.eq(0), column.eq(0), self.sums_address.eq(0)]
             m.d.sync += entry.eq(settings.channel_base)
         with m.Elif(active):
             m.d.sync += [channel.eq(channel + 1), column.eq(column + 1), entry.eq(entry + 1)]
@@ -99,60 +102,86 @@ class PostProcessing(wiring.Component):
             with m.If(channel_last):
                 m.d.sync += active.eq(0)
 
-        valid = [active, *(Signal(name=f"valid{i}") for i in range(1, 5))]
-        final = [channel_last, *(Signal(name=f"final{i}") for i in range(1, 5))]
-        index = [channel, *(Signal(channel_index, name=f"channel{i}") for i in range(1, 5))]
-        for i in range(4):
+        # valid[i], final[i], index[i] belong to step i; an element step enters at step 1, without an index.
+        walked, walked_last = Signal(), Signal()
+        m.d.sync += [walked.eq(active), walked_last.eq(channel_last)]
+        valid, final, index = (
+            [Signal(shape, name=f"{name}{i}") for i in range(6)]
+            for name, shape in (("valid", 1), ("final", 1), ("index", channel.shape()))
+        )
+        m.d.comb += [
+            valid[1].eq(Mux(element, self.reduced.valid, walked)),
+            final[1].eq(Mux(element, self.reduced.last, walked_last)),
+            index[0].eq(channel),
+        ]
+        m.d.sync += index[1].eq(index[0])
+        for i in range(1, 5):
             m.d.sync += [valid[i + 1].eq(valid[i]), final[i + 1].eq(final[i]), index[i + 1].eq(index[i])]
 
-        # ---- step 1: acc + bias
+        # ---- step 1: add the bias
         accumulated = Signal.like(selected)
-        biased = Signal(signed(max(config.accumulator_bits, tile.WORD) + 1))
-        multiplier = Signal(tile.MULTIPLIER_BITS)
+        value = Signal(signed(max(config.accumulator_bits, tile.element_bits(config) + 1)))
+        bias, multiplier = Signal(signed(tile.WORD)), Signal(tile.MULTIPLIER_BITS)
+        biased = Signal(signed(max(len(value), tile.WORD) + 1))
+        residual = Signal(tile.BYTE)
         m.d.sync += accumulated.eq(selected)
+        with m.If(element):
+            m.d.comb += [value.eq(self.reduced.value), bias.eq(Mux(settings.last, settings.offset_low, 0))]
+        with m.Else():
+            m.d.comb += [value.eq(accumulated), bias.eq(bias_port.data)]
         with m.If(valid[1]):
-            m.d.sync += [biased.eq(accumulated + bias_port.data), multiplier.eq(multiplier_port.data)]
+            m.d.sync += [
+                biased.eq(value + bias),
+                multiplier.eq(Mux(element, settings.multiplier, multiplier_port.data)),
+                residual.eq(Mux(element, self.reduced.residual, self.residual)),
+            ]
 
-        # ---- step 2: times M; logits are done here
+        # ---- step 2: times M, residual times its multiplier; logits are done here
         product = Signal(signed(len(biased) + tile.MULTIPLIER_BITS))
+        offset, addend = Signal(signed(OFFSET_BITS)), Signal(signed(OFFSET_BITS + 1))
         high = biased[tile.WORD - 1 :]
         fits = ~high.any() | high.all()
         most = (1 << tile.WORD - 1) - 1
         m.d.comb += [
+            offset.eq(Cat(settings.offset_low, settings.offset_high)),
             self.logits.enable.eq(valid[2] & settings.last),
-            self.logits.address.eq(index[2]),
             self.logits.data.eq(Mux(fits, biased[: tile.WORD].as_signed(), Mux(biased < 0, -most - 1, most))),
         ]
         with m.If(valid[2]):
-            m.d.sync += product.eq(biased * multiplier)
+            m.d.sync += [
+                product.eq(biased * multiplier),
+                addend.eq(residual * settings.residual_multiplier + offset),
+            ]
         with m.If(self.clear):
             m.d.sync += self.overflow.eq(0)
         with m.Elif(self.logits.enable & ~fits):
             m.d.sync += self.overflow.eq(1)
 
-        # ---- step 3: shift; one bit more than S drops, for the rounding of step 4
-        shifted = Signal(signed(len(product) + 1))
+        # ---- step 3: the whole sum
+        total = Signal(signed(max(len(product), len(addend)) + 1))
+        with m.If(valid[3]):
+            m.d.sync += total.eq(product + addend)
+
+        # ---- step 4: shift; one bit more than S drops, for the rounding of step 5
+        shifted = Signal(signed(len(total) + 1))
         m.submodules.pool = pool = memory.Memory(shape=unsigned(config.input_bits), depth=config.max_n, init=[])
         pool_read, pool_write = pool.read_port(), pool.write_port()
-        with m.If(valid[3]):
-            m.d.sync += shifted.eq(Cat(0, product).as_signed() >> settings.shift)
-        m.d.comb += [pool_read.en.eq(valid[3]), pool_read.addr.eq(index[3])]
+        with m.If(valid[4]):
+            m.d.sync += shifted.eq(Cat(0, total).as_signed() >> settings.shift)
+        m.d.comb += [pool_read.en.eq(valid[4]), pool_read.addr.eq(index[4])]
 
-        # ---- step 4: round, clamp, pool, store
+        # ---- step 5: round, clamp, pool, store
         rounded = Signal(signed(len(shifted)))
         limit, clamped, pooled = (Signal(config.input_bits, name=n) for n in ("limit", "clamped", "pooled"))
-        address, position = Signal(tile.activation_address(config)), Signal(tile.activation_address(config))
-        stored = valid[4] & self.place.pool_last & ~settings.last
         m.d.comb += [
             rounded.eq((shifted + 1) >> 1),
             limit.eq(Cat(settings.out_bits > i for i in range(config.input_bits))),
-            pool_write.en.eq(valid[4]),
-            pool_write.addr.eq(index[4]),
+            pool_write.en.eq(valid[5]),
+            pool_write.addr.eq(index[5]),
             pool_write.data.eq(pooled),
-            self.store.enable.eq(stored),
-            self.store.address.eq(address),
+            self.store.enable.eq(valid[5] & self.place.pool_last & ~settings.last),
             self.store.data.eq(pooled),
-            self.done.eq(valid[4] & final[4]),
+            self.done.eq(valid[5] & final[5]),
             pooled.eq(Mux(self.place.pool_first | (clamped > pool_read.data), clamped, pool_read.data)),
         ]
         with m.If(rounded < 0):
@@ -162,12 +191,28 @@ class PostProcessing(wiring.Component):
         with m.Else():
             m.d.comb += clamped.eq(rounded)
 
+        # ---- where the next result goes: a byte, or in the last step a logit
+        address = Signal(max(len(self.store.address), len(self.logits.address)))
+        position = Signal.like(address, name="position")
+        m.d.comb += [self.store.address.eq(address), self.logits.address.eq(address)]
         with m.If(self.layer_start):
-            m.d.sync += position.eq(0)
-        with m.Elif(stored & final[4]):
+            m.d.sync += position.eq(Mux(settings.last, 0, settings.target))
+        with m.Elif(self.done & self.place.pool_last):
             m.d.sync += position.eq(position + 1)
         with m.If(self.start):
             m.d.sync += address.eq(position)
-        with m.Elif(stored):
+        with m.Elif(self.store.enable | self.logits.enable):
             m.d.sync += address.eq(address + settings.out_plane)
         return m
+
+    def _channel_tables(self, m: Module):
+        """Bias and multiplier of every channel of every crossbar step; returns their read ports."""
+        depth = self.config.channel_entries
+        m.submodules.biases = biases = memory.Memory(shape=signed(tile.WORD), depth=depth, init=[])
+        m.submodules.multipliers = multipliers = memory.Memory(
+            shape=unsigned(tile.MULTIPLIER_BITS), depth=depth, init=[]
+        )
+        for table, write in ((biases, self.bias_write), (multipliers, self.multiplier_write)):
+            port = table.write_port()
+            m.d.comb += [port.en.eq(write.enable), port.addr.eq(write.address), port.data.eq(write.data)]
+        return biases.read_port(), multipliers.read_port()

@@ -16,6 +16,7 @@ from golden_model.registers import (
     REGION,
     REGION_SHIFT,
     REGISTERS,
+    reference_entry,
 )
 from rtl import layouts
 from rtl import tile_layouts as tile
@@ -29,8 +30,8 @@ def region_entries(config: HardwareConfig) -> dict[str, int]:
         "BIAS": config.channel_entries,
         "MULTIPLIERS": config.channel_entries,
         "PADS": config.pad_entries,
-        "REFERENCE": config.max_layers * (config.ou_rows + 1),
-        "ACTIVATIONS": 2 * tile.activation_words(config),
+        "REFERENCE": reference_entry(config, config.max_layers),
+        "ACTIVATIONS": tile.activation_words(config),
         "LOGITS": config.max_n,
         "EVENTS": config.max_layers * COUNTERS_PER_LAYER * 2,
     }
@@ -41,14 +42,15 @@ class RegisterBank(wiring.Component):
 
     An access is refused (`error`, no effect) if its address is unaligned or names nothing, if the access
     rights forbid it, if a register or table entry is written with a byte strobe at 0 (activations may
-    be), if tables, activations, cells, LAYER_COUNT or CELL_PAIRS are written or activations read while
-    a network runs, if cells are touched while the cell check runs, if CELL_DATA goes beyond the last
-    crossbar pair, if CELL_PAIR, CELL_PAIRS or a width is larger than the hardware, or if CONTROL asks
-    for the cell check while something runs, or for start beside or during a cell check.
+    be), if the data has bits beyond the fields of the register or the entry of the table (descriptors
+    aside), if tables, activations, cells, LAYER_COUNT or CELL_PAIRS are written or activations read while
+    a network runs, if cells are touched while cells are programmed or checked, if CELL_DATA goes beyond
+    the last crossbar pair, if CELL_PAIR, CELL_PAIRS or a width is larger than the hardware, or if CONTROL
+    asks for the cell check or for start while cells are programmed or checked, or for both at once. A
+    refused read gives 0. Start while busy does nothing.
 
     Throughput: one access at a time. Latency: a response follows 2 clocks after its request, 3 for a
-    read of a memory, up to `max_layers` more for REFERENCE (its entry is divided into layer and count
-    by repeated subtraction), and as long as the crossbar is not ready for CELL_DATA.
+    read of a memory; nothing waits for the crossbar.
 
     Parameters
     ----------
@@ -59,9 +61,9 @@ class RegisterBank(wiring.Component):
     requests, responses : accesses and their answers, in order.
     control : strobes. status, cycles, checksum : what the registers of the same names read.
     layer_count, cell_pairs : values of LAYER_COUNT and CELL_PAIRS; reset to 0.
-    cell_select, cells, cells_full : cell programming.
+    cell_select, cells, cells_full : cell programming; `cells` is offered only when it is taken at once.
     program_write ... reference_write : write ports of the tables.
-    activations, activation_data : the activation buffers, which answer in the next clock.
+    activations, activation_data : the activation memory, which answers in the next clock.
     logit_*, event_* : read ports of the results, which answer in the next clock.
     """
 
@@ -108,7 +110,7 @@ class RegisterBank(wiring.Component):
         whole_word = request.strobe.all()
         idle = ~status.busy
         execute = Signal()  # the registered request is being carried out in this clock
-        refused, waits, reads_memory = Signal(), Signal(), Signal()
+        refused, reads_memory = Signal(), Signal()
         m.d.comb += [entry.eq(request.address[2:]), refused.eq(1)]
 
         writes = {
@@ -122,35 +124,32 @@ class RegisterBank(wiring.Component):
             m.d.comb += [port.address.eq(entry), port.data.eq(request.data)]
 
         # ---- memory regions
+        tables = {**writes, "REFERENCE": self.reference_write}
         entries = region_entries(config)
-        words = tile.activation_words(config)
-        in_second = entry >= words
-        count, layer, locate = Signal.like(entry), Signal(layouts.layer_index(config)), Signal()
+        # The data has no bits beyond the entry: nothing is cut off silently.
+        fits = {name: ~request.data[len(port.data) :].any() for name, port in writes.items()}
+        fits["WIDTHS"] = request.data <= config.weight_bits
+        fits["REFERENCE"] = ~request.data[config.adc_bits :].any() & (self.reference_write.count <= config.ou_rows)
+        count_bits = len(self.reference_write.count)
         m.d.comb += [
             self.cells.payload.eq(request.data),
             self.cell_select.pair.eq(request.data),
             self.activations.data.eq(request.data),
-            self.activations.buffer.eq(in_second),
-            self.activations.word.eq(Mux(in_second, entry - words, entry)),
+            self.activations.word.eq(entry),
             self.logit_address.eq(entry),
             self.event_address.eq(entry >> 1),
-            self.reference_write.layer.eq(layer),
-            self.reference_write.count.eq(count),
+            self.reference_write.layer.eq(entry >> count_bits),
+            self.reference_write.count.eq(entry),
             self.reference_write.level.eq(request.data),
         ]
         event_exists = entry[1:5] < len(COUNTER_NAMES)
         with m.Switch(region):
             with m.Case(0):
-                self._registers(m, request, entry, refused, waits, execute)
-            for name, port in writes.items():
+                self._registers(m, request, entry, refused, execute)
+            for name, port in tables.items():
                 with m.Case(REGION[name].index):
-                    legal = idle & request.write & whole_word & (entry < entries[name])
-                    if name == "WIDTHS":
-                        legal &= request.data[: layouts.WIDTH_BITS] <= config.weight_bits
+                    legal = idle & request.write & whole_word & (entry < entries[name]) & fits[name]
                     m.d.comb += [refused.eq(~legal), port.enable.eq(execute & legal & aligned)]
-            with m.Case(REGION["REFERENCE"].index):
-                legal = idle & request.write & whole_word & (entry < entries["REFERENCE"])
-                m.d.comb += [refused.eq(~legal), locate.eq(legal)]
             with m.Case(REGION["ACTIVATIONS"].index):
                 legal = idle & (entry < entries["ACTIVATIONS"])
                 m.d.comb += [refused.eq(~legal), reads_memory.eq(1)]
@@ -172,21 +171,13 @@ class RegisterBank(wiring.Component):
                     m.next = "EXECUTE"
             with m.State("EXECUTE"):
                 m.d.comb += execute.eq(1)
-                m.d.sync += [response.error.eq(refused | ~aligned), count.eq(entry), layer.eq(0)]
+                m.d.sync += response.error.eq(refused | ~aligned)
                 with m.If(refused | ~aligned):
                     m.d.sync += response.data.eq(0)
                     m.next = "RESPOND"
-                with m.Elif(locate):
-                    m.next = "LOCATE"
                 with m.Elif(reads_memory & ~request.write):
                     m.next = "READ"
-                with m.Elif(~waits):
-                    m.next = "RESPOND"
-            with m.State("LOCATE"):
-                with m.If(count > config.ou_rows):
-                    m.d.sync += [count.eq(count - (config.ou_rows + 1)), layer.eq(layer + 1)]
                 with m.Else():
-                    m.d.comb += self.reference_write.enable.eq(1)
                     m.next = "RESPOND"
             with m.State("READ"):
                 event = Mux(entry[0], self.event_data[tile.WORD :], self.event_data[: tile.WORD])
@@ -204,7 +195,7 @@ class RegisterBank(wiring.Component):
                     m.next = "IDLE"
         return m
 
-    def _registers(self, m: Module, request, entry, refused, waits, execute) -> None:
+    def _registers(self, m: Module, request, entry, refused, execute) -> None:
         """The register page: value read, access rights and effect of every register."""
         config, status = self.config, self.status
         values = {
@@ -224,9 +215,9 @@ class RegisterBank(wiring.Component):
         writable = {
             "CONTROL": ~(command.check_cells & (~cells_idle | command.start)) & ~(command.start & status.cells_busy),
             "LAYER_COUNT": ~status.busy,
-            "CELL_PAIR": cells_idle & (request.data[:16] < config.crossbar_pairs),
+            "CELL_PAIR": cells_idle & (request.data < config.crossbar_pairs),
             "CELL_DATA": cells_idle & ~self.cells_full,
-            "CELL_PAIRS": cells_idle & (request.data[:16] <= config.crossbar_pairs),
+            "CELL_PAIRS": cells_idle & (request.data <= config.crossbar_pairs),
         }
         aligned = request.address[:2] == 0
         with m.Switch(entry):
@@ -234,7 +225,9 @@ class RegisterBank(wiring.Component):
                 with m.Case(register.offset >> 2):
                     with m.If(request.write):
                         if register.access != "r":
-                            m.d.comb += refused.eq(~(request.strobe.all() & writable[register.name]))
+                            beyond = request.data[sum(field.bits for field in register.fields) :].any()
+                            legal = request.strobe.all() & ~beyond & writable[register.name]
+                            m.d.comb += refused.eq(~legal)
                     with m.Elif(execute):
                         if register.access != "w":
                             m.d.comb += refused.eq(0)
@@ -242,13 +235,13 @@ class RegisterBank(wiring.Component):
                     if register.access == "r":
                         continue
                     with m.If(execute & request.write & aligned & ~refused):
-                        self._effect(m, register.name, request, command, waits)
+                        self._effect(m, register.name, request, command)
 
-    def _effect(self, m: Module, name: str, request, command, waits) -> None:
+    def _effect(self, m: Module, name: str, request, command) -> None:
         """What a legal write does."""
         match name:
             case "CONTROL":
-                m.d.comb += self.control.eq(command)
+                m.d.comb += [self.control.eq(command), self.control.start.eq(command.start & ~self.status.busy)]
             case "LAYER_COUNT":
                 m.d.sync += self.layer_count.eq(request.data)
             case "CELL_PAIRS":
@@ -256,6 +249,6 @@ class RegisterBank(wiring.Component):
             case "CELL_PAIR":
                 m.d.comb += self.cell_select.enable.eq(1)
             case "CELL_DATA":
-                m.d.comb += [self.cells.valid.eq(1), waits.eq(~self.cells.ready)]
+                m.d.comb += self.cells.valid.eq(1)
             case _:
                 raise NotImplementedError(f"register {name} has no effect defined for a write")

@@ -24,8 +24,9 @@ _ERRORS = {
     ErrorCode.NONE: "no error",
     ErrorCode.ADC_CONFIGURATION: "illegal twin-range registers (system.md §4.1)",
     ErrorCode.LAYER_COUNT: "LAYER_COUNT is zero or more than max_layers",
-    ErrorCode.LAYER_GEOMETRY: "a size, base address or width does not fit the hardware, or sizes contradict each other",
-    ErrorCode.UNSUPPORTED: "residual add or average pooling is asked for",
+    ErrorCode.LAYER_GEOMETRY: "a size, address or width does not fit the hardware, sizes contradict each other, "
+    "or planes lie beyond the last crossbar pair",
+    ErrorCode.UNSUPPORTED: "a kind of step that this hardware does not have",
     ErrorCode.ABORTED: "stopped by CONTROL.abort",
 }
 
@@ -35,14 +36,21 @@ An access is answered with SLVERR and has no effect if
 - its address is not a multiple of 4, or names no register and no entry of a memory;
 - the access rights forbid it;
 - a register or table is written with a byte strobe at 0 (ACTIVATIONS takes byte strobes);
+- the data has bits beyond the fields of the register, or is too large for the entry (PROGRAM takes any word);
 - it writes a memory, LAYER_COUNT, CELL_PAIR, CELL_DATA or CELL_PAIRS, or reads ACTIVATIONS, while STATUS.busy is 1;
-- it writes CELL_PAIR, CELL_DATA or CELL_PAIRS while STATUS.cells_busy is 1;
+- it writes CELL_PAIR, CELL_DATA or CELL_PAIRS while STATUS.cells_busy is 1 (the array programs an OU, or cells are
+  checked);
 - CELL_DATA goes beyond the last crossbar pair (after reset and after check_cells a write of CELL_PAIR must come first);
 - CELL_PAIR, CELL_PAIRS or a bit-plane width is larger than the hardware has;
-- CONTROL asks for check_cells while STATUS.busy or STATUS.cells_busy is 1, or for start together with or during it.
+- CONTROL asks for check_cells while STATUS.busy is 1, for check_cells or start while STATUS.cells_busy is 1, or for
+  both.
 
-CONTROL.start while busy and CONTROL.abort while idle do nothing. Registers reset to 0; memories are
-undefined until written.
+A refused read gives 0. Nothing on the bus waits for the array: a host that writes CELL_DATA faster than the array
+programs is refused, waits until STATUS.cells_busy is 0 and repeats the word.
+
+CONTROL.start while busy and CONTROL.abort while idle do nothing. Registers reset to 0; memories are undefined until
+written: ACTIVATIONS until the host or a step wrote the byte, LOGITS until a last step wrote the entry, EVENTS until
+the step ended. A four-state simulator answers X there.
 """
 
 
@@ -95,23 +103,23 @@ def render() -> str:
     entries = region_entries(paper)
     for region in REGIONS:
         lines.append(
-            f"| 0x{region.address(0):06X} | `{region.name}` | {_ACCESS[region.access]} | {entries[region.name]} "
+            f"| 0x{region.address(0):07X} | `{region.name}` | {_ACCESS[region.access]} | {entries[region.name]} "
             f"| {region.doc} |"
         )
     lines += [
         "",
         "## Event counters",
         "",
-        f"{COUNTER_BITS} bits each; entry = (layer * {COUNTERS_PER_LAYER} + counter) * 2, low word first. "
-        "A layer's counters are stored when it ends.",
+        f"{COUNTER_BITS} bits each; entry = (step * {COUNTERS_PER_LAYER} + counter) * 2, low word first. "
+        "A step's counters are stored when it ends.",
         "",
         "| counter | name | counts |",
         "|---|---|---|",
         *(f"| {index} | `{name}` | {doc} |" for index, (name, doc) in enumerate(EVENT_COUNTERS)),
         "",
-        "## Layer descriptor",
+        "## Descriptor of a step",
         "",
-        f"{DESCRIPTOR_STRIDE} words per layer in PROGRAM. The widths of the A/D fields depend on the converter's",
+        f"{DESCRIPTOR_STRIDE} words per step in PROGRAM. The widths of the A/D fields depend on the converter's",
         "resolution; here those of the preset `paper`.",
         "",
         "| word | bits | field | meaning |",

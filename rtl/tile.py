@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from golden_model.config import HardwareConfig
 from rtl import axi_lite, layouts
 from rtl import tile_layouts as tile
-from rtl.activation_buffer import ActivationBuffer
+from rtl.activation_memory import ActivationMemory
 from rtl.axi_lite import AxiLite
 from rtl.cell_programmer import CellProgrammer
 from rtl.descriptor_check import DescriptorCheck
@@ -22,7 +22,9 @@ from rtl.layer_sequencer import LayerSequencer
 from rtl.logit_memory import LogitMemory
 from rtl.macro import Macro
 from rtl.post_processing import PostProcessing
+from rtl.reduction import Reduction
 from rtl.register_bank import RegisterBank
+from rtl.residual_view import ResidualView
 from rtl.window_generator import WindowGenerator
 
 #: Prefix of the bus signals at the top, where test benches look for them.
@@ -44,10 +46,12 @@ def connect_bus(m: Module, outer, inner, prefix: str = "") -> None:
 class Tile(wiring.Component):
     """Runs a network program on an analog macro; the host only writes tables and input and reads results.
 
-    Data path: activation buffer -> window generator -> dynamic precision -> macro -> post-processing ->
-    activation buffer; the layer sequencer starts them one after the other. Clocks of a run: exactly
-    those of `golden_model.timing`, whose constants are `start_clocks`, `layer_clocks`, `group_clocks`
-    and `window_clocks` here. Reset: idle; the memories keep what they hold.
+    Data path of a crossbar step: activation memory -> window generator -> dynamic precision -> macro ->
+    post-processing -> activation memory; of an element step: activation memory -> window generator ->
+    reduction -> post-processing -> activation memory. Both may add a residual, which the residual view
+    reads. The layer sequencer starts the blocks one after the other. Clocks of a run: exactly those of
+    `golden_model.timing`, whose constants are `start_clocks`, `layer_clocks`, `group_clocks`,
+    `window_clocks` and `element_clocks` here. Reset: idle; the memories keep what they hold.
 
     Parameters
     ----------
@@ -57,7 +61,7 @@ class Tile(wiring.Component):
     -------
     s_axil_* : AXI4-Lite slave, registers and memories of `golden_model.registers` (rtl/REGISTERS.md).
     crossbar : the analog macro, or a model of it.
-    trace : one record per OU activation, see `layouts.trace`, with layer and window.
+    trace : one record per OU activation, see `layouts.trace`, with step (`layer`) and window.
     """
 
     def __init__(self, config: HardwareConfig):
@@ -73,7 +77,7 @@ class Tile(wiring.Component):
     # ---- constants of the timing formula ------------------------------------------------------
     @staticmethod
     def start_clocks(config: HardwareConfig) -> int:
-        """c_start: clocks with busy = 1 outside all layers."""
+        """c_start: clocks with busy = 1 outside all steps."""
         return 0
 
     @staticmethod
@@ -94,12 +98,20 @@ class Tile(wiring.Component):
 
     @staticmethod
     def window_clocks(config: HardwareConfig) -> int:
-        """c_window: latencies of the blocks that a window passes, beside its bytes, OUs and channels.
+        """c_window: latencies of the blocks that a window of a crossbar step passes, beside bytes, OUs and channels.
 
         Each block starts in the clock in which the one before it ends, the last one takes its last clock.
         """
         latencies = WindowGenerator.latency + DynamicPrecision.latency + PostProcessing.latency
         return latencies + Macro.window_overhead - 1
+
+    @staticmethod
+    def element_clocks(config: HardwareConfig) -> int:
+        """c_element: latencies of the blocks that a window of an element step passes, beside its walk.
+
+        The reduced channel takes the place of post-processing's first clock, the last one takes its last clock.
+        """
+        return WindowGenerator.latency + Reduction.latency + PostProcessing.latency - 2
 
     def elaborate(self, platform):
         m = Module()
@@ -108,12 +120,13 @@ class Tile(wiring.Component):
         m.submodules.registers = registers = RegisterBank(config)
         m.submodules.programmer = programmer = CellProgrammer(config)
         m.submodules.sequencer = sequencer = LayerSequencer(config, settle_clocks=self.settle_clocks(config))
-        m.submodules.activations = activations = ActivationBuffer(config)
+        m.submodules.activations = activations = ActivationMemory(config)
         m.submodules.logits = logits = LogitMemory(config)
         reader, check = DescriptorReader(config), DescriptorCheck(config)
         windows, precision = WindowGenerator(config), DynamicPrecision(config)
         macro, post, events = Macro(config), PostProcessing(config), EventMemory(config)
-        # An abort returns all of these to their reset state in one clock.
+        reduction, residual = Reduction(config), ResidualView(config)
+        # An abort or an error returns all of these to their reset state in one clock.
         flush = ResetInserter(sequencer.flush)
         m.submodules.reader = flush(reader)
         m.submodules.check = flush(check)
@@ -122,9 +135,12 @@ class Tile(wiring.Component):
         m.submodules.macro = flush(macro)
         m.submodules.post = flush(post)
         m.submodules.events = flush(events)
+        m.submodules.reduction = flush(reduction)
+        m.submodules.residual = flush(residual)
 
         self._connect_host(m, bus, registers, programmer, sequencer)
         settings = reader.settings
+        element = layouts.is_element(settings)
         m.d.comb += [
             # tables
             reader.program_write.eq(registers.program_write),
@@ -134,7 +150,7 @@ class Tile(wiring.Component):
             windows.pad_write.eq(registers.pad_write),
             self.crossbar.reference_write.eq(registers.reference_write),
             # descriptor
-            *(block.settings.eq(settings) for block in (check, windows, precision, macro, post)),
+            *(block.settings.eq(settings) for block in (check, windows, precision, macro, reduction, residual, post)),
             reader.start.eq(sequencer.read_start),
             reader.layer.eq(sequencer.layer),
             sequencer.read_done.eq(reader.done),
@@ -143,27 +159,39 @@ class Tile(wiring.Component):
             sequencer.check_error.eq(check.error),
             sequencer.adc_error.eq(macro.configuration_error),
             # activations
-            activations.layer_parity.eq(sequencer.layer[0]),
-            activations.read.eq(windows.read),
+            activations.window_read.eq(windows.read),
             windows.read_data.eq(activations.read_data),
+            activations.residual_read.eq(residual.read),
+            residual.read_data.eq(activations.read_data),
             activations.store.eq(post.store),
             activations.bus.eq(registers.activations),
             registers.activation_data.eq(activations.bus_data),
             # windows
             windows.row_step.eq(check.row_step),
             windows.pad_rows.eq(check.pad_rows),
+            sequencer.element.eq(element),
             windows.layer_start.eq(sequencer.layer_start),
             windows.start.eq(sequencer.load_start),
             sequencer.place.eq(windows.place),
+            reduction.bytes.eq(windows.bytes),
             precision.bytes.eq(windows.bytes),
+            precision.bytes.valid.eq(windows.bytes.valid & ~element),
             sequencer.window_loaded.eq(precision.segments.valid),
             # macro
             macro.layer.eq(sequencer.layer),
             macro.window_start.eq(sequencer.window_start),
             sequencer.window_done.eq(macro.window_done),
+            sequencer.placement_error.eq(macro.placement_error),
             macro.counters_clear.eq(sequencer.counters_clear),
             sequencer.overflow.eq(macro.overflow | post.overflow),
+            # residual: of a channel in post-processing, or between the kernels of an element step
+            residual.layer_start.eq(sequencer.layer_start),
+            residual.start.eq(sequencer.post_start),
+            residual.next.eq(post.residual_request | windows.residual_request),
+            reduction.residual.eq(residual.value),
+            post.residual.eq(residual.value),
             # results
+            post.reduced.eq(reduction.reduced),
             post.layer_start.eq(sequencer.layer_start),
             post.start.eq(sequencer.post_start),
             post.place.eq(windows.place),

@@ -9,7 +9,7 @@ from golden_model.config import HardwareConfig, bits_for
 from golden_model.registers import ADDRESS_BITS, COUNTERS_PER_LAYER, DESCRIPTOR_STRIDE, REGISTER
 from rtl import layouts
 
-#: Bits of an activation in its buffer: one byte each, whatever `input_bits` is (system.md §5a).
+#: Bits of an activation in memory: one byte each, whatever `input_bits` is (system.md §5a).
 BYTE = 8
 #: Bits of a bias, of a logit and of a bus word.
 WORD = 32
@@ -19,12 +19,12 @@ MULTIPLIER_BITS = 16
 
 # ---- indices and addresses ----------------------------------------------------------------------
 def activation_address(config: HardwareConfig) -> Shape:
-    """Byte of one activation buffer, 0..activation_bytes - 1."""
+    """Byte of the activation memory, 0..activation_bytes - 1."""
     return unsigned(bits_for(config.activation_bytes - 1))
 
 
 def activation_words(config: HardwareConfig) -> int:
-    """32-bit words of one activation buffer."""
+    """32-bit words of the activation memory."""
     return -(-config.activation_bytes // 4)
 
 
@@ -39,22 +39,22 @@ def pad_entry(config: HardwareConfig) -> Shape:
 
 
 def logit_index(config: HardwareConfig) -> Shape:
-    """Index of an output of the last layer, 0..max_n - 1."""
+    """Index of a logit, or of an output channel of a crossbar step, 0..max_n - 1."""
     return unsigned(bits_for(config.max_n - 1))
 
 
 def program_address(config: HardwareConfig) -> Shape:
-    """Word of program memory: layer * DESCRIPTOR_STRIDE + word."""
+    """Word of program memory: step * DESCRIPTOR_STRIDE + word."""
     return unsigned(bits_for(config.max_layers * DESCRIPTOR_STRIDE - 1))
 
 
 def event_address(config: HardwareConfig) -> Shape:
-    """Counter of the event memory: layer * COUNTERS_PER_LAYER + counter."""
+    """Counter of the event memory: step * COUNTERS_PER_LAYER + counter."""
     return unsigned(bits_for(config.max_layers * COUNTERS_PER_LAYER - 1))
 
 
 def window_index(config: HardwareConfig) -> Shape:
-    """Index of a window inside its layer, for traces."""
+    """Index of a window inside its step, for traces."""
     return unsigned(32)
 
 
@@ -75,22 +75,48 @@ def activation_write(config: HardwareConfig) -> data.StructLayout:
 
 
 def logit_write(config: HardwareConfig) -> data.StructLayout:
-    """One result of the last layer to store."""
+    """One result of the last step to store."""
     return memory_write(logit_index(config), signed(WORD))
 
 
-def window_byte(config: HardwareConfig) -> data.StructLayout:
-    """One activation of a window in the order of K (C outermost, then kernel row, kernel column).
+def element_bits(config: HardwareConfig) -> int:
+    """Bits of the reduced value of an element step: the sum of 65535 activations, the largest kernel."""
+    return config.input_bits + 16
 
-    There is no ready: the consumer takes a byte a clock. `last` marks row K - 1.
+
+def window_byte(config: HardwareConfig) -> data.StructLayout:
+    """One activation of a window: channel outermost, then kernel row, kernel column.
+
+    There is no ready: the consumer takes a byte a clock. `channel_last` ends a channel: with the last byte
+    of its kernel, or without a byte, in the clock in which its residual is on the way. `last` ends the
+    window, with `channel_last` of the last channel.
     """
-    return data.StructLayout({"valid": unsigned(1), "value": unsigned(config.input_bits), "last": unsigned(1)})
+    return data.StructLayout(
+        {
+            "valid": unsigned(1),
+            "value": unsigned(config.input_bits),
+            "channel_last": unsigned(1),
+            "last": unsigned(1),
+        }
+    )
+
+
+def reduced_channel(config: HardwareConfig) -> data.StructLayout:
+    """One output channel of an element step: its kernel's maximum or sum, its residual; `last` of the window."""
+    return data.StructLayout(
+        {
+            "valid": unsigned(1),
+            "value": unsigned(element_bits(config)),
+            "residual": unsigned(BYTE),
+            "last": unsigned(1),
+        }
+    )
 
 
 def window_place(config: HardwareConfig) -> data.StructLayout:
-    """Where a window lies in its layer; stable from the window's start until the next one's.
+    """Where a window lies in its step; stable from the window's start until the next one's.
 
-    pool_first, pool_last : first and last window of a pooling window. last : last window of the layer.
+    pool_first, pool_last : first and last window of a pooling window. last : last window of the step.
     """
     return data.StructLayout({"pool_first": unsigned(1), "pool_last": unsigned(1), "last": unsigned(1)})
 
@@ -127,12 +153,11 @@ def bus_response() -> data.StructLayout:
 
 
 def activation_bus(config: HardwareConfig) -> data.StructLayout:
-    """The host's access to the activation buffers, one word of four activations; only while idle."""
+    """The host's access to the activation memory, one word of four activations; only while idle."""
     return data.StructLayout(
         {
             "read": unsigned(1),
             "write": unsigned(4),  # byte strobes
-            "buffer": unsigned(1),
             "word": unsigned(bits_for(activation_words(config) - 1)),
             "data": unsigned(WORD),
         }

@@ -1,8 +1,8 @@
-"""The window (im2col) address generator: which activation, or border value, is the next row of a window."""
+"""The window (im2col) address generator: which activation, or border value, is the next one of a window."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, signed, unsigned
+from amaranth.hdl import Module, Mux, Shape, Signal, signed, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,15 +12,19 @@ from rtl import tile_layouts as tile
 
 
 class WindowGenerator(wiring.Component):
-    """Walks the windows of a layer and the K activations of each window (system.md §5a).
+    """Walks the windows of a step and the activations of each window (system.md §5a).
 
     Inside a window the channel is outermost, then the kernel row, then the kernel column. Windows are in
     pooled raster order, raster inside a pooling window, so that pooled values are complete one after the
-    other. Outside the map the value is the channel's pad byte, or 0. Only counters and adders: the two
-    products that depend on the layer alone, stride * W and pad * W, come from outside.
+    other. A crossbar step walks the C input channels. An element step walks the N output channels n;
+    channel n reads input channel n - first_channel, and nothing but border where there is none. With a
+    residual, every kernel of an element step is followed by one clock in which the map is not read and
+    `residual_request` is given. What lies outside the map is the channel's pad byte, or pad_value. Only
+    counters and adders: the two products that depend on the step alone, stride_y * W and pad_top * W,
+    come from outside.
 
     Throughput: one byte a clock. Latency: the first byte is on `bytes` `latency` clocks after `start`;
-    the last one K - 1 clocks later, and `start` may be given again from that clock on.
+    `start` may be given again in the clock of the last one.
 
     Parameters
     ----------
@@ -28,14 +32,15 @@ class WindowGenerator(wiring.Component):
 
     Members
     -------
-    settings : the layer's descriptor, stable while the layer runs.
-    row_step, pad_rows : stride * W and pad * W, modulo the buffer's address range.
-    layer_start : strobe, the next window is the first one of the layer.
+    settings : the step's descriptor, stable while the step runs.
+    row_step, pad_rows : stride_y * W and pad_top * W, modulo the memory's address range.
+    layer_start : strobe, the next window is the first one of the step.
     start : strobe, generate the next window.
-    read, read_data : the activation buffer, which answers in the next clock.
+    read, read_data : the activation memory, which answers in the next clock.
     bytes : the window's activations; there is no ready, the consumer must take a byte a clock.
+    residual_request : strobe, the residual of the present channel is to be read in this clock.
     place : where the window lies; of the window started last.
-    pad_write : write port of the pad table; between layers.
+    pad_write : write port of the pad table; between runs.
     """
 
     #: Clocks from `start` to the first byte.
@@ -53,6 +58,7 @@ class WindowGenerator(wiring.Component):
                 "read": Out(tile.activation_read(config)),
                 "read_data": In(tile.BYTE),
                 "bytes": Out(tile.window_byte(config)),
+                "residual_request": Out(1),
                 "place": Out(tile.window_place(config)),
                 "pad_write": In(tile.memory_write(tile.pad_entry(config), unsigned(tile.BYTE))),
             }
@@ -60,94 +66,49 @@ class WindowGenerator(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config, settings = self.config, self.settings
-        address_shape = tile.activation_address(config)
-        # A coordinate lies in -pad .. H - 1 + pad, and one stride beyond while the walk steps on.
-        coordinate = signed(bits_for(max(config.activation_bytes, 255)) + 3)
+        origin_y, origin_x, origin_row = self._origin(m)
+        self._walk(m, origin_y, origin_x, origin_row)
+        return m
 
-        m.submodules.pads = pads = memory.Memory(shape=unsigned(tile.BYTE), depth=config.pad_entries, init=[])
-        pad_port, pad_write_port = pads.read_port(), pads.write_port()
-        m.d.comb += [
-            pad_write_port.en.eq(self.pad_write.enable),
-            pad_write_port.addr.eq(self.pad_write.address),
-            pad_write_port.data.eq(self.pad_write.data),
-        ]
+    def _coordinate(self) -> Shape:
+        """A row or column of the map or around it. It never wraps: there are at most that many positions after
+        pooling, pool * stride < 2**16 rows apart, and a kernel of less than 2**16 rows."""
+        positions = min(max(self.config.activation_bytes, self.config.max_n), (1 << 16) - 1)
+        return signed(bits_for(positions) + 18)
 
-        # ---- origin of the next window; `_row` is the address part y * W, modulo the address range
-        pool_y, pool_x = Signal(8), Signal(8)
-        out_y, out_x = Signal(address_shape), Signal(address_shape)
+    def _origin(self, m: Module) -> tuple[Signal, Signal, Signal]:
+        """First row and column of the next window, and address of that row in channel 0, modulo the address range."""
+        settings = self.settings
+        coordinate, address_shape = self._coordinate(), tile.activation_address(self.config)
+        pool_y, pool_x = Signal.like(settings.pool, name="pool_y"), Signal.like(settings.pool, name="pool_x")
+        out_y, out_x = Signal.like(settings.out_height, name="out_y"), Signal.like(settings.out_width, name="out_x")
         origin_y, origin_x, origin_row = Signal(coordinate), Signal(coordinate), Signal(address_shape)
         pooled_y, pooled_x, pooled_row = Signal(coordinate), Signal(coordinate), Signal(address_shape)
         next_x, next_y, next_row = Signal(coordinate), Signal(coordinate), Signal(address_shape)
-        border = Signal(coordinate)
+        top, left, first_row = Signal(coordinate), Signal(coordinate), Signal(address_shape)
         pool_x_last, pool_y_last, out_x_last, out_y_last = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            border.eq(-settings.pad),
-            next_x.eq(origin_x + settings.stride),
-            next_y.eq(origin_y + settings.stride),
+            top.eq(-settings.pad_top),
+            left.eq(-settings.pad_left),
+            first_row.eq(settings.source - self.pad_rows),
+            next_x.eq(origin_x + settings.stride_x),
+            next_y.eq(origin_y + settings.stride_y),
             next_row.eq(origin_row + self.row_step),
             pool_x_last.eq(pool_x + 1 == settings.pool),
             pool_y_last.eq(pool_y + 1 == settings.pool),
             out_x_last.eq(out_x + 1 == settings.out_width),
             out_y_last.eq(out_y + 1 == settings.out_height),
         ]
-
-        # ---- position inside the window
-        active = Signal()
-        k_shape = unsigned(bits_for(config.max_k - 1))
-        kernel_x, kernel_y, channel = Signal(k_shape), Signal(k_shape), Signal(k_shape)
-        kernel_x_last, kernel_y_last, channel_last, last = Signal(), Signal(), Signal(), Signal()
-        x, y, row = Signal(coordinate), Signal(coordinate), Signal(address_shape)
-        window_x, window_y, channel_row = Signal(coordinate), Signal(coordinate), Signal(address_shape)
-        pad_address = Signal(tile.pad_entry(config))
-        inside = Signal()
-        m.d.comb += [
-            kernel_x_last.eq(kernel_x + 1 == settings.kernel_width),
-            kernel_y_last.eq(kernel_y + 1 == settings.kernel_height),
-            channel_last.eq(channel + 1 == settings.channels),
-            last.eq(kernel_x_last & kernel_y_last & channel_last),
-            # A negative coordinate is a large unsigned number, so one comparison a side is enough.
-            inside.eq((x.as_unsigned() < settings.width) & (y.as_unsigned() < settings.height)),
-            self.read.enable.eq(active & inside),
-            self.read.address.eq(row + x),
-            pad_port.en.eq(active & ~inside),
-            pad_port.addr.eq(pad_address),
-        ]
-
-        with m.If(self.start):
+        with m.If(self.layer_start):
+            m.d.sync += [pool_y.eq(0), pool_x.eq(0), out_y.eq(0), out_x.eq(0)]
+            m.d.sync += [origin_y.eq(top), origin_x.eq(left), origin_row.eq(first_row)]
+            m.d.sync += [pooled_y.eq(top), pooled_x.eq(left), pooled_row.eq(first_row)]
+        with m.Elif(self.start):
             m.d.sync += [
-                active.eq(1),
-                kernel_x.eq(0),
-                kernel_y.eq(0),
-                channel.eq(0),
-                pad_address.eq(settings.pad_base),
-                x.eq(origin_x),
-                y.eq(origin_y),
-                row.eq(origin_row),
-                window_x.eq(origin_x),
-                window_y.eq(origin_y),
-                channel_row.eq(origin_row + settings.in_plane),
                 self.place.pool_first.eq((pool_x == 0) & (pool_y == 0)),
                 self.place.pool_last.eq(pool_x_last & pool_y_last),
                 self.place.last.eq(pool_x_last & pool_y_last & out_x_last & out_y_last),
             ]
-        with m.Elif(active):
-            m.d.sync += [kernel_x.eq(kernel_x + 1), x.eq(x + 1)]
-            with m.If(kernel_x_last):
-                m.d.sync += [kernel_x.eq(0), x.eq(window_x), kernel_y.eq(kernel_y + 1), y.eq(y + 1)]
-                m.d.sync += row.eq(row + settings.width)
-                with m.If(kernel_y_last):
-                    m.d.sync += [kernel_y.eq(0), y.eq(window_y), row.eq(channel_row)]
-                    m.d.sync += [channel_row.eq(channel_row + settings.in_plane)]
-                    m.d.sync += [channel.eq(channel + 1), pad_address.eq(pad_address + 1)]
-            with m.If(last):
-                m.d.sync += active.eq(0)
-
-        with m.If(self.layer_start):
-            m.d.sync += [pool_y.eq(0), pool_x.eq(0), out_y.eq(0), out_x.eq(0)]
-            m.d.sync += [origin_y.eq(border), origin_x.eq(border), origin_row.eq(-self.pad_rows)]
-            m.d.sync += [pooled_y.eq(border), pooled_x.eq(border), pooled_row.eq(-self.pad_rows)]
-        with m.Elif(self.start):
             m.d.sync += [pool_x.eq(pool_x + 1), origin_x.eq(next_x)]
             with m.If(pool_x_last):
                 m.d.sync += [pool_x.eq(0), origin_x.eq(pooled_x)]
@@ -156,20 +117,93 @@ class WindowGenerator(wiring.Component):
                     m.d.sync += [pool_y.eq(0), origin_y.eq(pooled_y), origin_row.eq(pooled_row)]
                     m.d.sync += [out_x.eq(out_x + 1), origin_x.eq(next_x), pooled_x.eq(next_x)]
                     with m.If(out_x_last):
-                        m.d.sync += [out_x.eq(0), origin_x.eq(border), pooled_x.eq(border)]
+                        m.d.sync += [out_x.eq(0), origin_x.eq(left), pooled_x.eq(left)]
                         m.d.sync += [out_y.eq(out_y + 1), origin_y.eq(next_y), pooled_y.eq(next_y)]
                         m.d.sync += [origin_row.eq(next_row), pooled_row.eq(next_row)]
+        return origin_y, origin_x, origin_row
+
+    def _walk(self, m: Module, origin_y: Signal, origin_x: Signal, origin_row: Signal) -> None:
+        """The bytes of one window; its channels, and the clocks left for the residual."""
+        config, settings = self.config, self.settings
+        element = layouts.is_element(settings)
+        coordinate, address_shape = self._coordinate(), tile.activation_address(config)
+        m.submodules.pads = pads = memory.Memory(shape=unsigned(tile.BYTE), depth=config.pad_entries, init=[])
+        pad_port, pad_write_port = pads.read_port(), pads.write_port()
+
+        # ---- where the walk is
+        active, leaves_out = Signal(), Signal()  # leaves_out : this clock belongs to the residual
+        kernel_x = Signal.like(settings.kernel_width, name="kernel_x")
+        kernel_y = Signal.like(settings.kernel_height, name="kernel_y")
+        channel = Signal.like(settings.outputs, name="channel")
+        map_channel = Signal(len(settings.first_channel) + 1)  # a negative one is a large unsigned number
+        x, y, row = Signal(coordinate), Signal(coordinate), Signal(address_shape)
+        window_x, window_y = Signal(coordinate), Signal(coordinate)
+        map_row, next_map_row = Signal(address_shape), Signal(address_shape)  # the window's first row in its channel
+        pad_address = Signal(tile.pad_entry(config))
+        in_map, inside, kernel_x_last, kernel_last, channel_end, last = (
+            Signal(name=n) for n in ("in_map", "inside", "kernel_x_last", "kernel_last", "channel_end", "last")
+        )
+        m.d.comb += [
+            kernel_x_last.eq(kernel_x + 1 == settings.kernel_width),
+            kernel_last.eq(kernel_x_last & (kernel_y + 1 == settings.kernel_height) & ~leaves_out),
+            channel_end.eq(active & Mux(element & settings.residual, leaves_out, kernel_last)),
+            last.eq(channel_end & (channel + 1 == Mux(element, settings.outputs, settings.channels))),
+            in_map.eq(map_channel < settings.channels),
+            # A negative coordinate is a large unsigned number, so one comparison a side is enough.
+            inside.eq(in_map & (x.as_unsigned() < settings.width) & (y.as_unsigned() < settings.height)),
+            next_map_row.eq(map_row + Mux(in_map, settings.in_plane, 0)),
+            self.residual_request.eq(active & leaves_out),
+        ]
+
+        # ---- the next clock
+        with m.If(self.start):
+            m.d.sync += [
+                active.eq(1),
+                kernel_x.eq(0),
+                kernel_y.eq(0),
+                channel.eq(0),
+                map_channel.eq(-settings.first_channel),
+                pad_address.eq(settings.pad_base),
+                x.eq(origin_x),
+                y.eq(origin_y),
+                row.eq(origin_row),
+                window_x.eq(origin_x),
+                window_y.eq(origin_y),
+                map_row.eq(origin_row),
+            ]
+        with m.Elif(active):
+            with m.If(channel_end):
+                m.d.sync += [leaves_out.eq(0), active.eq(~last)]
+                m.d.sync += [channel.eq(channel + 1), map_channel.eq(map_channel + 1), pad_address.eq(pad_address + 1)]
+                m.d.sync += [kernel_x.eq(0), x.eq(window_x), kernel_y.eq(0), y.eq(window_y)]
+                m.d.sync += [row.eq(next_map_row), map_row.eq(next_map_row)]
+            with m.Elif(kernel_last):
+                m.d.sync += leaves_out.eq(1)
+            with m.Elif(kernel_x_last):
+                m.d.sync += [kernel_x.eq(0), x.eq(window_x), kernel_y.eq(kernel_y + 1), y.eq(y + 1)]
+                m.d.sync += row.eq(row + settings.width)
+            with m.Else():
+                m.d.sync += [kernel_x.eq(kernel_x + 1), x.eq(x + 1)]
 
         # ---- the byte, one clock after its address
-        from_map, from_table = Signal(), Signal()
+        valid, from_map = Signal(), Signal()
+        m.d.comb += [
+            valid.eq(active & ~leaves_out),
+            self.read.enable.eq(valid & inside),
+            self.read.address.eq(row + x),
+            pad_port.en.eq(valid & ~inside),
+            pad_port.addr.eq(pad_address),
+            pad_write_port.en.eq(self.pad_write.enable),
+            pad_write_port.addr.eq(self.pad_write.address),
+            pad_write_port.data.eq(self.pad_write.data),
+        ]
         m.d.sync += [
-            self.bytes.valid.eq(active),
+            self.bytes.valid.eq(valid),
+            self.bytes.channel_last.eq(channel_end),
             self.bytes.last.eq(last),
             from_map.eq(inside),
-            from_table.eq(~inside & settings.pad_enable),
         ]
         with m.If(from_map):
             m.d.comb += self.bytes.value.eq(self.read_data)
-        with m.Elif(from_table):
-            m.d.comb += self.bytes.value.eq(pad_port.data)
-        return m
+        with m.Else():
+            m.d.comb += self.bytes.value.eq(Mux(settings.pad_enable, pad_port.data, settings.pad_value))

@@ -1,13 +1,12 @@
 """Run a deployment image on the generated hardware: `python -m sim.run IMAGE_DIR --backend compiled`.
 
 Logits, every event counter and the cycles of each test vector must equal the golden model's exactly. On a
-difference the first layer, window, OU and lane that differ are named. With a non-ideal crossbar
+difference the first step, window, OU and lane that differ are named. With a non-ideal crossbar
 differences are expected: they are reported and are no failure.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -18,10 +17,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from golden_model.events import Events
+from golden_model.image.describe import write_json
 from golden_model.image.image import Image, read
 from sim.array.crossbars import CrossbarSettings
 from sim.backends.choice import BACKENDS, Report, Request
@@ -89,14 +89,14 @@ def parse_poke(text: str) -> tuple[int, int]:
             raise ValueError
         poke = int(address, 0), int(word, 0)
     except ValueError:
-        raise ValueError(f"--poke must be ADDRESS=WORD, for example 0x700000=0x1F, got {text!r}") from None
+        raise ValueError(f"--poke must be ADDRESS=WORD, for example 0x7000000=0x1F, got {text!r}") from None
     poke_words([poke])
     return poke
 
 
 def summarise(image: Image, report: Report, *, directory: Path, backend: str, crossbar: dict[str, Any], judge: bool):
     """Everything about a run as JSON-able data."""
-    outcome, vectors, network = report.outcome, image.vectors, image.network
+    outcome, vectors, program = report.outcome, image.vectors, image.program
     rows = []
     for result in outcome.results:
         index = result.index
@@ -113,17 +113,17 @@ def summarise(image: Image, report: Report, *, directory: Path, backend: str, cr
                 "seconds": result.seconds,
             }
         )
-    totals = Events(shape=(len(network.layers),))
+    totals = Events(shape=(len(program.steps),))
     for result in outcome.results:
         totals = totals + Events(np.array(result.events, dtype=np.int64))
     labelled = [row for row in rows if row["label"] >= 0]
     return {
         "schema": "ohmloom-run",
-        "version": 1,
+        "version": 2,
         "image": str(directory),
-        "name": network.name,
+        "name": image.network.name,
         "image_sha256": image.manifest["manifest_sha256"],
-        "hardware_hash": network.hardware.hash,
+        "hardware_hash": program.hardware.hash,
         "backend": backend,
         "crossbar": crossbar,
         "judged": judge,
@@ -131,13 +131,16 @@ def summarise(image: Image, report: Report, *, directory: Path, backend: str, cr
         "first_difference": outcome.difference,
         "where": outcome.where,
         "notes": outcome.notes,
+        "simulated": len(rows),
+        "equal": sum(row["agrees"] for row in rows),
         "images": rows,
         "labelled": len(labelled),
         "correct": sum(row["label"] == row["predicted"] for row in labelled),
-        "events": {layer.name: totals[i].as_dict(derived=True) for i, layer in enumerate(network.layers)},
+        "events": {step.name: totals[i].as_dict(derived=True) for i, step in enumerate(program.steps)},
         "cycles_per_image": float(np.mean([row["cycles"] for row in rows])) if rows else None,
-        "clocks": outcome.clocks,
+        "clocks": [row["cycles"] for row in rows],
         "seconds": outcome.seconds,
+        "seconds_per_image": outcome.seconds / len(rows) if rows else None,
         "clocks_per_second": outcome.clocks / outcome.seconds if outcome.seconds else None,
         "load_clocks": outcome.load_clocks,
         "load_seconds": outcome.load_seconds,
@@ -161,9 +164,9 @@ def print_summary(result: dict[str, Any]) -> None:
         )
     console.print(table)
     count = max(1, len(result["images"]))
-    layers = Table("layer", "OU activations", "conversions", "in R1", "A/D operations", "cycles", title="per image")
+    steps = Table("step", "OU activations", "conversions", "in R1", "A/D operations", "cycles", title="per image")
     for name, events in result["events"].items():
-        layers.add_row(
+        steps.add_row(
             name,
             f"{events['ou_activations'] / count:,.0f}",
             f"{events['conversions'] / count:,.0f}",
@@ -171,15 +174,16 @@ def print_summary(result: dict[str, Any]) -> None:
             f"{events['ad_operations'] / count:,.0f}",
             f"{events['cycles'] / count:,.0f}",
         )
-    console.print(layers)
+    console.print(steps)
     for note in result["notes"]:
         console.print(f"note: {note}", highlight=False, markup=False)
     done = len(result["images"])
     if done:
         console.print(
             f"{done} vectors on {result['backend']} ({result['crossbar']['kind']} crossbar): "
-            f"{result['cycles_per_image']:,.0f} cycles per image, {result['clocks_per_second']:,.0f} clocks/s, "
-            f"{result['seconds']:.2f} s; build {result['build_seconds']:.1f} s, loading {result['load_seconds']:.2f} s",
+            f"{result['cycles_per_image']:,.0f} clocks an image, {result['clocks_per_second']:,.0f} clocks/s, "
+            f"{result['seconds_per_image']:.2f} s an image; build {result['build_seconds']:.1f} s, "
+            f"loading {result['load_seconds']:.2f} s",
             highlight=False,
         )
         if result["labelled"]:
@@ -194,17 +198,6 @@ def print_summary(result: dict[str, Any]) -> None:
         console.print(f"the array is not ideal: {changed} of {done} classifications changed", highlight=False)
 
 
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Write to a temporary name, then rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
-
-
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -213,6 +206,9 @@ def main(
     image_dir: Annotated[Path, typer.Argument(help="deployment image, a directory")],
     backend: Annotated[BackendName, typer.Option(help="simulator")] = BackendName.compiled,
     images: Annotated[int | None, typer.Option(min=1, help="how many test vectors to run; default all")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="vectors that compiled runs side by side; default: one a processor")
+    ] = None,
     waves: Annotated[Path | None, typer.Option(help="write a VCD waveform (hundreds of MB for a real network)")] = None,
     crossbar: Annotated[
         CrossbarKind | None,
@@ -249,6 +245,9 @@ def main(
         for path in (waves, json_file):
             if path is not None and not path.resolve().parent.is_dir():
                 raise ValueError(f"{path}: cannot be written (there is no such directory)")
+        if image_dir.is_file():
+            how = f", python -m quant.export {image_dir} makes an image of it" if image_dir.suffix == ".graph" else ""
+            raise ValueError(f"{image_dir}: it is a file, a deployment image is a directory{how}")
         image = read(image_dir)
         held = len(image.vectors.images)
         if not held:
@@ -257,7 +256,9 @@ def main(
             raise ValueError(f"--images must be at most {held}, the vectors that the image holds, got {images}")
         judge = settings is None or settings.ideal
         job = Job(tuple(range(held if images is None else images)), pokes, judge=judge, lenient=not judge)
-        report = _run(backend, Request(directory=image_dir, image=image, job=job, crossbar=settings, waves=waves))
+        at_once = len(os.sched_getaffinity(0)) if jobs is None else jobs
+        request = Request(directory=image_dir, image=image, job=job, crossbar=settings, waves=waves, jobs=at_once)
+        report = _run(backend, request)
         result = summarise(
             image,
             report,
@@ -280,12 +281,21 @@ def main(
 
 
 def _run(backend: BackendName, request: Request) -> Report:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(backend.value, total=None)
 
         def progress(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=stage, completed=done, total=total)
+            if bar.tasks[0].description != stage:  # time is estimated anew for every stage
+                bar.reset(task, description=stage)
+            bar.update(task, completed=min(done, total), total=total)
 
         return BACKENDS[backend.value](Request(**{**request.__dict__, "progress": progress}))
 

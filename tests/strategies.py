@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from golden_model import trq
 from golden_model.config import PAPER, HardwareConfig
 from golden_model.crossbar import mapping
-from golden_model.graph.layers import DynamicPrecision, Layer, Network
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.graph.network import Graph, build
+from golden_model.graph.nodes import Crossbar, Image, Node
+from golden_model.graph.numbers import Encoding
 from golden_model.trq import AdcRegisters
 
 
@@ -88,7 +91,41 @@ def make_layer(rng: np.random.Generator, hardware: HardwareConfig, **values: Any
     return Layer(**given)
 
 
-def one_layer(weights: Any, hardware: HardwareConfig = PAPER, **values: Any) -> Network:
+def graph_of(layers: Sequence[Layer], hardware: HardwareConfig, **options: Any) -> Graph:
+    """Layers one after the other, as a network that computes what they compute; `options` go to `build`.
+
+    One step of every activation is the real number 1; steps and biases are those from which the layers' multipliers
+    (over 2**shift), biases and, of the first layer, border values follow. Only that layer may have border values.
+    """
+
+    def encoding(bits: int, zeros: tuple[float, ...] = ()) -> Encoding:
+        return Encoding(high=float((1 << bits) - 1), bits=bits, zeros=zeros)
+
+    first = layers[0]
+    zeros = () if first.pad_values is None else tuple(map(float, first.pad_values))
+    shape = (first.channels, first.height, first.width)
+    nodes: list[Node] = [Image(name="image", shape=shape, encoding=encoding(first.input_bits, zeros))]
+    for index, layer in enumerate(layers):
+        assert not index or layer.pad_values is None
+        unit = layer.counts_per_lsb * 2.0 ** (hardware.adc_bits - layer.registers.n_r2 - layer.registers.m)
+        step = np.ones(layer.outputs) if layer.last else layer.multipliers / (2.0**layer.shift * unit)
+        correction = np.zeros(layer.outputs)
+        if index == 0 and zeros:
+            correction = np.repeat(zeros, layer.kernel_height * layer.kernel_width) @ layer.weights
+        node = Crossbar(
+            name=layer.name,
+            inputs=(nodes[-1].name,),
+            shape=(layer.outputs, layer.out_height, layer.out_width),
+            encoding=encoding(layer.output_bits),
+            layers=(layer,),
+            step=step,
+            bias=(layer.bias * unit + correction) * step,
+        )
+        nodes.append(node)
+    return build(options.pop("name", "n"), hardware, nodes, **options)
+
+
+def one_layer(weights: Any, hardware: HardwareConfig = PAPER, **values: Any) -> Graph:
     """A network of one linear layer with these weights (K, N)."""
     weights = np.asarray(weights)
     k, n = weights.shape
@@ -96,10 +133,10 @@ def one_layer(weights: Any, hardware: HardwareConfig = PAPER, **values: Any) -> 
         np.random.default_rng(0), hardware, channels=k, height=1, width=1, kind="linear", outputs=n, weights=weights,
         last=True, **values,
     )  # fmt: skip
-    return Network(name="n", hardware=hardware, layers=(layer,))
+    return graph_of([layer], hardware)
 
 
-def make_network(seed: int, hardware: HardwareConfig) -> Network:
+def make_network(seed: int, hardware: HardwareConfig) -> Graph:
     """A small network with everything in it: border bytes, stride, pooling, twin range, dynamic precision.
 
     Input 1 x 6 x 6; fits `config.TINY` (and larger machines).
@@ -149,14 +186,13 @@ def make_network(seed: int, hardware: HardwareConfig) -> Network:
             last=True,
         ),
     )
-    return Network(name="tiny", hardware=hardware, layers=layers, classes=("a", "b", "c"), info={"seed": seed})
+    return graph_of(layers, hardware, name="tiny", classes=("a", "b", "c"), info={"seed": seed})
 
 
-def make_images(seed: int, network: Network, count: int) -> np.ndarray:
-    """Random uint8 images (count, C, H, W) for a network's first layer."""
-    first = network.layers[0]
-    shape = (count, first.channels, first.height, first.width)
-    return np.random.default_rng(seed).integers(0, 1 << first.input_bits, shape).astype(np.uint8)
+def make_images(seed: int, network: Graph, count: int) -> np.ndarray:
+    """Random uint8 images (count, C, H, W) for a network."""
+    image = network.image
+    return np.random.default_rng(seed).integers(0, image.encoding.top + 1, (count, *image.shape)).astype(np.uint8)
 
 
 @st.composite

@@ -160,3 +160,83 @@ def test_the_engine_for_gpus_is_refused_in_words_without_torch():
     )
     done = run_without(["torch"], code)
     assert done.stderr.strip().endswith("ValueError: engine 'torch' needs torch, which is not installed"), done.stderr
+
+
+# ---- circles and layers -------------------------------------------------------------------------
+#: Folders of the golden model and what each may import besides itself; modules beside them form the bottom or the top.
+BOTTOM = {"config", "registers", "events", "rounding", "timing", "trees", "trq", "optional"}
+LAYERS = [BOTTOM, {"crossbar"}, {"graph"}, {"engines"}, {"image"}, {"searches"}, {"cost"}]
+FRONT_DOORS = {"layer", "network", "run", "bench"}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def arrows(packages: tuple[str, ...], sources: dict[Path, str] | None = None) -> dict[str, set[str]]:
+    """Modules of `packages` and which of them they import, also inside functions. sources : instead of files."""
+    texts = {p: p.read_text() for package in packages for p in files(package)} if sources is None else sources
+    known = {module_name(path) for path in texts}
+    found: dict[str, set[str]] = {}
+    for path, text in texts.items():
+        found[module_name(path)] = set()
+        for name in imports(path, text):
+            while name and name not in known:
+                name = name.rpartition(".")[0]
+            if name and name not in (module_name(path), *packages):
+                found[module_name(path)].add(name)
+    return found
+
+
+def circle(arrows: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, or nothing."""
+    left = {name: set(targets) for name, targets in arrows.items()}
+    while free := [name for name, targets in left.items() if not targets & set(left)]:
+        for name in free:
+            del left[name]
+    if not left:
+        return []
+    walk = [min(left)]
+    while walk[-1] not in walk[:-1]:
+        walk.append(min(left[walk[-1]] & set(left)))
+    return walk[walk.index(walk[-1]) :]
+
+
+def height(module: str) -> int:
+    """Which layer of the golden model a module belongs to, from the bottom."""
+    part = module.split(".")[1]
+    found = [index for index, names in enumerate(LAYERS) if part in names]
+    return found[0] if found else len(LAYERS) + (0 if part in FRONT_DOORS else 100)
+
+
+@pytest.mark.parametrize("package", ["golden_model", "quant", "sim"])
+def test_no_modules_import_each_other_in_a_circle(package):
+    assert circle(arrows((package,))) == []
+
+
+def test_imports_of_the_golden_model_run_downward_only():
+    found = arrows(("golden_model",))
+    assert [m for m in found if m != "golden_model" and height(m) >= len(LAYERS) + 100] == []
+    upward = {(a, b) for a, targets in found.items() for b in targets if height(a) < height(b)}
+    assert upward == set()
+
+
+def test_the_reference_imports_no_engine():
+    found, reached, new = arrows(("golden_model",)), set(), {"golden_model.crossbar.reference"}
+    while new:
+        reached |= new
+        new = {target for name in new for target in found[name]} - reached
+    assert [name for name in reached if "engines" in name or "compiled" in name] == []
+
+
+def test_the_rules_find_circles_and_upward_imports():
+    sources = {
+        ROOT / "golden_model/crossbar/a.py": "def f():\n    from golden_model.graph import b",
+        ROOT / "golden_model/graph/b.py": "from golden_model.crossbar.c import x",
+        ROOT / "golden_model/crossbar/c.py": "from golden_model.crossbar import a",
+    }
+    a, b, c = ("golden_model.crossbar.a", "golden_model.graph.b", "golden_model.crossbar.c")
+    assert circle(arrows(("golden_model",), sources)) == [a, b, c, a]
+    assert height(a) < height(b)
+    del sources[ROOT / "golden_model/crossbar/c.py"]
+    assert circle(arrows(("golden_model",), sources)) == []

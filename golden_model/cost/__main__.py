@@ -6,8 +6,6 @@ NETWORK is a deployment image (a directory) or the file of a graph (golden_model
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -21,16 +19,16 @@ from rich.table import Table
 from golden_model.cost.chip import ChipShape
 from golden_model.cost.components import DEFAULT_TABLE, ComponentTable, load_table
 from golden_model.cost.machines import Machine, Row, compare, counted, geometry_machines
-from golden_model.graph.layers import Network
 from golden_model.graph.network import Graph
 from golden_model.image import archive as graph_file
 from golden_model.image import image as deployment
+from golden_model.image.describe import write_json
 
 #: Names under which an archive of arrays may hold images, the first that is there is taken.
 IMAGE_KEYS = ("test_images", "images", "x_test")
 
 
-def load_network(path: Path) -> tuple[Network | Graph, np.ndarray | None]:
+def load_network(path: Path) -> tuple[Graph, np.ndarray | None]:
     """The network and, of a deployment image, its test pictures; ValueError if it is neither kind."""
     if path.is_dir():
         image = deployment.read(path)
@@ -53,7 +51,7 @@ def load_images(path: Path, count: int) -> np.ndarray:
     return images
 
 
-def machines_of(network: Network | Graph, images: np.ndarray | None, progress: Any = None) -> list[Machine]:
+def machines_of(network: Graph, images: np.ndarray | None, progress: Any = None) -> list[Machine]:
     """The machines that the command lists: those of `geometry_machines`, and the network with its own settings."""
     found = geometry_machines(network, images, progress=progress)
     if images is not None and len(images):
@@ -136,16 +134,6 @@ def print_trace(rows: list[Row], name: str) -> None:
     print("\n".join(source_lines(chosen[0].energy.table)))
 
 
-def _write_json(path: Path, result: Any) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
-
-
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -191,7 +179,7 @@ def main(
         rows = compare(found, components, shape=shape, budget=pairs)
         if json_file is not None:
             shown = 0 if pictures is None else len(pictures)
-            _write_json(
+            write_json(
                 json_file,
                 {
                     "network": loaded.name,

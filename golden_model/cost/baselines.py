@@ -23,10 +23,11 @@ from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.cost.work import StagePlacement, stages
 from golden_model.crossbar import mapping
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.events import Events
-from golden_model.graph.layers import Layer, Network
-from golden_model.graph.network import Graph, GraphRunner, from_network
-from golden_model.network import Progress, windows
+from golden_model.graph.network import Graph
 from golden_model.registers import COUNTER_NAMES
 
 #: Magnitude planes of the baseline: 8-bit symmetric weights are a sign and 7 bits.
@@ -42,8 +43,8 @@ def baseline_planes(hardware: HardwareConfig) -> int:
     return min(BASELINE_PLANES, hardware.weight_bits)
 
 
-def layer_widths(network: Network | Graph, widths: Widths) -> list[np.ndarray]:
-    """`widths` as one int64 array (segments, block columns) per layer, all groups of a graph's nodes in order.
+def layer_widths(network: Graph, widths: Widths) -> list[np.ndarray]:
+    """`widths` as one int64 array (segments, block columns) per layer, all groups of the nodes in order.
 
     Raises ValueError for a wrong number of arrays, a wrong shape or planes outside 0..weight_bits.
     """
@@ -65,7 +66,7 @@ def layer_widths(network: Network | Graph, widths: Widths) -> list[np.ndarray]:
 
 # ---- from the geometry --------------------------------------------------------------------------
 def uniform_events(
-    network: Network | Graph, widths: Widths, operations: int | None = None, *, own_input_bits: bool = False
+    network: Graph, widths: Widths, operations: int | None = None, *, own_input_bits: bool = False
 ) -> Events:
     """Events of one image on a machine that skips nothing it stores, leading shape (stages,).
 
@@ -115,7 +116,7 @@ def _layer_cycles(layer: Layer, hardware: HardwareConfig, segment_clocks: np.nda
     return timing.c_layer(hardware) + layer.windows * int(window)
 
 
-def baseline_events(network: Network | Graph, planes: int | None = None) -> Events:
+def baseline_events(network: Graph, planes: int | None = None) -> Events:
     """Events of one image on the ISAAC-like machine under the same OU limit (system.md §11).
 
     Same network, OUs, windows and lanes; every block has `planes` magnitude planes (default 7, or
@@ -127,7 +128,7 @@ def baseline_events(network: Network | Graph, planes: int | None = None) -> Even
     return uniform_events(network, baseline_planes(network.hardware) if planes is None else planes)
 
 
-def block_width_events(network: Network | Graph, *, own_input_bits: bool = False) -> Events:
+def block_width_events(network: Graph, *, own_input_bits: bool = False) -> Events:
     """Events of one image with block-wise widths alone: missing planes are skipped, all else as the baseline.
 
     own_input_bits : as for `uniform_events`; needed where activations are narrower than the hardware's.
@@ -135,8 +136,8 @@ def block_width_events(network: Network | Graph, *, own_input_bits: bool = False
     return uniform_events(network, [layer.block_widths for layer in network.layers], own_input_bits=own_input_bits)
 
 
-def layer_wise_widths(network: Network | Graph) -> list[np.ndarray]:
-    """Every block as wide as the widest of its layer; the groups of a graph's node are one layer."""
+def layer_wise_widths(network: Graph) -> list[np.ndarray]:
+    """Every block as wide as the widest of its layer; the groups of a node are one layer."""
     made = []
     for stage in stages(network):
         widest = max(int(layer.block_widths.max(initial=0)) for layer in stage.layers)
@@ -144,7 +145,7 @@ def layer_wise_widths(network: Network | Graph) -> list[np.ndarray]:
     return made
 
 
-def layer_wise_events(network: Network | Graph, *, own_input_bits: bool = False) -> Events:
+def layer_wise_events(network: Graph, *, own_input_bits: bool = False) -> Events:
     """Events of one image with one width per layer, all else as the baseline; for networks trained layer by layer."""
     return uniform_events(network, layer_wise_widths(network), own_input_bits=own_input_bits)
 
@@ -155,14 +156,12 @@ def idealised(hardware: HardwareConfig) -> HardwareConfig:
     return replace(hardware, ou_rows=rows, adc_bits=IDEALISED_BITS, group_segments=None)
 
 
-def on_hardware(network: Network | Graph, hardware: HardwareConfig) -> Network | Graph:
+def on_hardware(network: Graph, hardware: HardwareConfig) -> Graph:
     """The same geometry on other hardware, for events that do not depend on converters; widths are taken anew."""
 
     def moved(layer: Layer) -> Layer:
         return replace(layer, block_widths=mapping.block_widths(layer.weights, hardware))
 
-    if isinstance(network, Network):
-        return replace(network, hardware=hardware, layers=tuple(map(moved, network.layers)))
     crossbars = {node.name: replace(node, layers=tuple(map(moved, node.layers))) for node in network.crossbars}
     return replace(network, hardware=hardware, nodes=tuple(crossbars.get(n.name, n) for n in network.nodes))
 
@@ -269,7 +268,7 @@ def _sparse_layer(
 
 
 def sparse_events(
-    network: Network | Graph,
+    network: Graph,
     images: np.ndarray,
     *,
     planes: int | None = None,
@@ -303,11 +302,10 @@ def sparse_events(
         ValueError if a weight needs more.
     skip_inputs : False leaves out the second step: all packs are switched on for all input bits.
     """
-    graph = from_network(network) if isinstance(network, Network) else network
-    hardware, count = graph.hardware, len(images)
+    hardware, count = network.hardware, len(images)
     if not count:
         raise ValueError("sparse_events: at least one image is needed")
-    rows = stages(graph)
+    rows = stages(network)
     if planes is None:
         largest = max(int(np.abs(layer.weights).max(initial=0)) for stage in rows for layer in stage.layers)
         planes = max(baseline_planes(hardware), largest.bit_length())
@@ -323,7 +321,7 @@ def sparse_events(
         with lock:
             totals[place[name]] += mine
 
-    GraphRunner(graph, threads=threads).run(images, observe=observe, progress=progress)
+    GraphRunner(network, threads=threads).run(images, observe=observe, progress=progress)
     events = totals / count
     cycles = COUNTER_NAMES.index("cycles")
     index_bits, read = np.zeros(len(rows)), np.zeros(len(rows))

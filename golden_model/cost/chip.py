@@ -31,7 +31,6 @@ from golden_model.cost.window_reuse import fixed_cycles
 from golden_model.cost.work import WIDTH_ENTRY_BITS, Stage, StagePlacement, per_image, stages
 from golden_model.crossbar.mapping import place_layer
 from golden_model.events import Events
-from golden_model.graph.layers import Network
 from golden_model.graph.network import Graph
 from golden_model.registers import COUNTER_NAMES
 
@@ -216,7 +215,7 @@ class Chip:
 
 def chip(
     events: Events | np.ndarray,
-    network: Network | Graph,
+    network: Graph,
     *,
     widths: Widths | None = None,
     shape: ChipShape | None = None,

@@ -1,10 +1,10 @@
-"""Energy from counted events, of chains and graphs (system.md §11); the front door of the cost model.
+"""Energy from counted events (system.md §11); the front door of the cost model.
 
 Energy of a layer = sum over the rows of a `ComponentTable` of (number of events x energy per event).
 Nothing is estimated: the number of events comes from the golden model's or the RTL's counters, or,
 for baselines, from the geometry of the network or from its real weights and activations.
 
-    network = golden_model.image.read(directory).network     # or a golden_model.graph.Graph
+    network = golden_model.image.image.read(directory).network  # or a golden_model.graph.network.Graph
     ours = energy(events, network)                          # events of one image, per layer
     baseline = energy(baseline_events(network), network, width_table=False, own_input_bits=False)
     print(baseline.total_pj / ours.total_pj)
@@ -38,7 +38,6 @@ from golden_model.cost.components import (
 )
 from golden_model.cost.work import EXTRA_NAMES, QUANTITIES, WIDTH_ENTRY_BITS, Extra, per_image, works
 from golden_model.events import Events
-from golden_model.graph.layers import Network
 from golden_model.graph.network import Graph
 
 __all__ = [
@@ -127,7 +126,7 @@ class EnergyReport:
 
 def energy(
     events: Events | np.ndarray,
-    network: Network | Graph,
+    network: Graph,
     table: ComponentTable | str | Path | None = None,
     *,
     width_table: bool = True,
@@ -169,9 +168,3 @@ def energy(
         [[QUANTITIES[c.quantity].count(work, network.hardware) for c in rows.components] for work in done]
     )
     return EnergyReport(rows, tuple(work.name for work in done), counts)
-
-
-if __name__ == "__main__":
-    from golden_model.cost.__main__ import app
-
-    app()

@@ -39,15 +39,17 @@ from typing import Literal
 
 import numpy as np
 
-from golden_model import layer as crossbar
-from golden_model import network, timing, trq
+from golden_model import timing, trq
 from golden_model.config import HardwareConfig
 from golden_model.cost.baselines import index_bits
 from golden_model.cost.work import StagePlacement, stages
 from golden_model.crossbar import mapping
-from golden_model.graph.layers import Layer
-from golden_model.graph.network import Graph, GraphRunner
-from golden_model.network import Progress
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.prepared import Prepared, check_activations, prepare_layer, streams
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner, Progress
+from golden_model.graph.network import Graph
+from golden_model.optional import numba_installed
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.searches.joint import JointCounts
@@ -97,7 +99,7 @@ class Flat:
 class Gathering:
     """A layer ready to be gathered; make it with `prepare`. index_bits : stored to know the rows, 0 for blocks."""
 
-    prepared: crossbar.Prepared
+    prepared: Prepared
     by: By
     packs: tuple[Pack, ...]
     index_bits: int = 0
@@ -112,7 +114,7 @@ def prepare(layer: Layer, hardware: HardwareConfig, by: By = "blocks") -> Gather
     """Column groups of a layer, cut into packs. A plane without a 1 takes nothing."""
     if by not in ("blocks", "rows"):
         raise ValueError(f"by must be 'blocks' or 'rows', got {by!r}")
-    prepared = network.prepare_layer(layer, hardware)
+    prepared = prepare_layer(layer, hardware)
     stored = mapping.planes(layer.weights, hardware)
     row = np.arange(layer.k)
     magnitude = np.abs(layer.weights)
@@ -212,7 +214,7 @@ class Spent:
 
 def _streams(gathering: Gathering, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """q'' uint8 (P, segments * ou_rows) and the streamed bit positions bool (P, segments, bits) of windows (P, K)."""
-    streamed, mask = crossbar.streams(gathering.prepared, activations)
+    streamed, mask = streams(gathering.prepared, activations)
     return streamed.reshape(len(activations), -1), mask
 
 
@@ -270,7 +272,7 @@ def matmul(
     """
     settings = [registers] if isinstance(registers, AdcRegisters) else list(registers)
     tables = [search_tables(one, gathering.hardware) for one in settings]
-    activations = crossbar.check_activations(gathering.prepared, activations)
+    activations = check_activations(gathering.prepared, activations)
     x, mask = _streams(gathering, activations)
     made = Spent.zeros(len(x), len(tables), gathering.hardware.ou_rows)
     made.input_bits[:] = _input_bits(gathering, mask)
@@ -288,7 +290,7 @@ def spend(
     """
     hardware, prepared = gathering.hardware, gathering.prepared
     tables = [search_tables(one, hardware) for one in registers]
-    compiled = not plain and crossbar.numba_installed()
+    compiled = not plain and numba_installed()
     if compiled and "flat" not in gathering.tables:
         gathering.tables["flat"] = _flat(gathering)
     made = Spent.zeros(len(activations), len(tables), hardware.ou_rows)
@@ -348,7 +350,7 @@ def seen(graph: Graph, images: np.ndarray, *, by: By = "blocks", threads: int | 
     lock = threading.Lock()
 
     def observe(name: str, layer: Layer, activations: np.ndarray) -> None:
-        spent = spend(made[id(layer)], network.windows(layer, activations).reshape(-1, layer.k))
+        spent = spend(made[id(layer)], windows(layer, activations).reshape(-1, layer.k))
         with lock:
             found[name][:, -1] += spent.counts
 
@@ -385,9 +387,9 @@ def measure(
     lock = threading.Lock()
 
     def observe(node: str, layer: Layer, activations: np.ndarray) -> None:
-        windows = network.windows(layer, activations).reshape(-1, layer.k)
+        rows = windows(layer, activations).reshape(-1, layer.k)
         mine = [registers[node] for registers in settings.values()]
-        spent = spend(made[id(layer)], windows, mine)
+        spent = spend(made[id(layer)], rows, mine)
         entries = layer.segments(hardware) * layer.block_cols(hardware)
         clocks = [
             timing.window_cycles(

@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from golden_model.searches.histograms_compiled import ones_of
+from golden_model.crossbar.ones import ones_of
 
 _njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 

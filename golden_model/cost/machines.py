@@ -27,10 +27,9 @@ from golden_model.cost.components import ComponentTable, load_table
 from golden_model.cost.energy import EnergyReport, energy
 from golden_model.cost.window_reuse import fixed_cycles
 from golden_model.cost.work import StagePlacement, dynamic_precision_events, per_image, stages, window_register_events
+from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.events import Events
-from golden_model.graph.layers import Network
-from golden_model.graph.network import Graph, GraphRunner, from_network
-from golden_model.network import Progress
+from golden_model.graph.network import Graph
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.trq import AdcRegisters
@@ -51,7 +50,7 @@ class Machine:
     """
 
     name: str
-    network: Network | Graph
+    network: Graph
     events: np.ndarray
     widths: Widths | None = None
     width_table: bool = True
@@ -214,7 +213,7 @@ def _ratio(reference: float, value: float) -> float:
 
 
 # ---- the machines -------------------------------------------------------------------------------
-def baseline(network: Network | Graph, planes: int | None = None) -> Machine:
+def baseline(network: Graph, planes: int | None = None) -> Machine:
     """The one baseline: ISAAC-like under the OU limit, 7 magnitude planes unless said otherwise."""
     count = baselines.baseline_planes(network.hardware) if planes is None else planes
     return Machine(
@@ -228,7 +227,7 @@ def baseline(network: Network | Graph, planes: int | None = None) -> Machine:
     )
 
 
-def idealised(network: Network | Graph) -> Machine:
+def idealised(network: Graph) -> Machine:
     """The baseline's planes on a machine with 128 rows on at once and 8-bit converters; for reference only."""
     moved = baselines.on_hardware(network, baselines.idealised(network.hardware))
     count = baselines.baseline_planes(moved.hardware)
@@ -245,7 +244,7 @@ def idealised(network: Network | Graph) -> Machine:
 
 
 def sparse(
-    network: Network | Graph,
+    network: Graph,
     images: np.ndarray,
     *,
     mixed_significance: bool = False,
@@ -277,7 +276,7 @@ def sparse(
     )
 
 
-def layer_wise(network: Network | Graph, *, own_input_bits: bool = False) -> Machine:
+def layer_wise(network: Graph, *, own_input_bits: bool = False) -> Machine:
     """One width per layer; for networks trained layer by layer."""
     return Machine(
         "width per layer",
@@ -290,7 +289,7 @@ def layer_wise(network: Network | Graph, *, own_input_bits: bool = False) -> Mac
     )
 
 
-def block_widths(network: Network | Graph, *, own_input_bits: bool = False) -> Machine:
+def block_widths(network: Graph, *, own_input_bits: bool = False) -> Machine:
     """A width per block, otherwise as the baseline: BWQ alone."""
     return Machine(
         "width per block (BWQ)",
@@ -303,7 +302,7 @@ def block_widths(network: Network | Graph, *, own_input_bits: bool = False) -> M
 
 def counted(
     name: str,
-    network: Network | Graph,
+    network: Graph,
     source: Events | np.ndarray,
     *,
     extra: Mapping[str, np.ndarray] | None = None,
@@ -321,27 +320,25 @@ def counted(
     metadata_bits : bits stored for them, (stages,); None takes `searches.stored_bits`. held : column bounds are read
     once per window into registers, as for `searches.metadata_events`.
     """
-    graph = from_network(network) if isinstance(network, Network) else network
     array = source.counts if isinstance(source, Events) else np.asarray(source)
     if array.ndim == 4:
-        array = GraphRunner(graph, threads=threads).run(array, progress=progress)[1].counts
+        array = GraphRunner(network, threads=threads).run(array, progress=progress)[1].counts
     mean = per_image(array, network)
     known: dict[str, np.ndarray] = {}
     if array.dtype.kind in "iu":
-        known = {
-            name: np.asarray(v).reshape(-1, len(mean)).mean(axis=0) for name, v in _metadata(graph, array, held).items()
-        }
+        counts = searches.metadata_events(network, Events(array), held=held)
+        known = {name: np.asarray(v).reshape(-1, len(mean)).mean(axis=0) for name, v in counts.items()}
     known |= dynamic_precision_events(network)
     more = {name: values for name, values in known.items() if values.any()} | dict(extra or {})
     if metadata_bits is None:
-        stored = searches.stored_bits(graph)
+        stored = searches.stored_bits(network)
         metadata_bits = stored["column_bounds"] + stored["trees"]
-    registers = searches.held_register_bits(graph) if held else None
+    registers = searches.held_register_bits(network) if held else None
     return Machine(name, network, mean, extra=more, metadata_bits=metadata_bits, held_bound_bits=registers, note=note)
 
 
 def gathered(
-    network: Network | Graph,
+    network: Graph,
     images: np.ndarray,
     settings: Mapping[str, Mapping[str, AdcRegisters]],
     *,
@@ -356,8 +353,7 @@ def gathered(
     settings : name of the machine -> lossless registers by layer. by : "rows" is the SRE-like machine with these
     searches. decoupled : names of machines that are followed by the same with decoupled lanes. notes : by name.
     """
-    graph = from_network(network) if isinstance(network, Network) else network
-    found = gathering.measure(graph, images, settings, by=by, threads=threads, progress=progress)
+    found = gathering.measure(network, images, settings, by=by, threads=threads, progress=progress)
     unit = {name: values for name, values in dynamic_precision_events(network).items() if values.any()}
     made = []
     for name, one in found.items():
@@ -402,15 +398,11 @@ def with_window_reuse(machine: Machine) -> Machine:
     )
 
 
-def _metadata(graph: Graph, array: np.ndarray, held: bool) -> Mapping[str, np.ndarray]:
-    return searches.metadata_events(graph, Events(array), held=held)
-
-
 def geometry_machines(
-    network: Network | Graph,
+    network: Graph,
     images: np.ndarray | None = None,
     *,
-    layer_network: Network | Graph | None = None,
+    layer_network: Graph | None = None,
     threads: int | None = 1,
     progress: Progress | None = None,
 ) -> list[Machine]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from golden_model import timing
 from golden_model.config import HardwareConfig
-from golden_model.graph.layers import Layer
+from golden_model.crossbar.layer import Layer
 
 
 def places(layer: Layer) -> np.ndarray:

@@ -1,8 +1,8 @@
 """What a network does for one image, as named quantities that a component table can be multiplied with (system.md §11).
 
-Chains (`program.Network`) and graphs (`graph.Graph`) alike are a list of `Stage`s, one for every row of their events,
-followed by the nodes between them that move data. `works` gives each a `Work`: its event counters and its traffic;
-`QUANTITIES` says which numbers follow from one, with the formula as text.
+A network is a list of `Stage`s, one for every row of its events, followed by the nodes between them that move data.
+`works` gives each a `Work`: its event counters and its traffic; `QUANTITIES` says which numbers follow from one, with
+the formula as text.
 
 A window is read from the buffer in full, as the hardware does, unless a machine has window reuse (window_reuse.py).
 """
@@ -17,8 +17,8 @@ import numpy as np
 from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.cost.window_reuse import values_read
+from golden_model.crossbar.layer import Layer
 from golden_model.events import Events
-from golden_model.graph.layers import Layer, Network
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Node
 from golden_model.registers import COUNTER_NAMES
@@ -44,7 +44,7 @@ Extra = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One row of a network's events: a layer of a chain, or a crossbar node of a graph with all its groups.
+    """One row of a network's events: a crossbar node with all its groups.
 
     residual_bits : width of the residual activations that its post-processing reads, 0 if it has none.
     """
@@ -59,10 +59,8 @@ class Stage:
         return sum(layer.outputs * layer.out_height * layer.out_width for layer in self.layers)
 
 
-def stages(network: Network | Graph) -> tuple[Stage, ...]:
+def stages(network: Graph) -> tuple[Stage, ...]:
     """The rows of a network's events, in order."""
-    if isinstance(network, Network):
-        return tuple(Stage(layer.name, (layer,)) for layer in network.layers)
     bits = {node.name: node.encoding.bits for node in network.nodes}
     return tuple(
         Stage(node.name, node.layers, bits[node.inputs[1]] if len(node.inputs) > 1 else 0) for node in network.crossbars
@@ -190,7 +188,7 @@ QUANTITIES: dict[str, Quantity] = {
 
 
 # ---- events -------------------------------------------------------------------------------------
-def per_image(events: Events | np.ndarray, network: Network | Graph) -> np.ndarray:
+def per_image(events: Events | np.ndarray, network: Graph) -> np.ndarray:
     """(images, stages, counters) or (stages, counters) -> mean events of one image, (stages, counters) float64.
 
     Raises ValueError for another shape, or counts that are not finite or below 0.
@@ -207,7 +205,7 @@ def per_image(events: Events | np.ndarray, network: Network | Graph) -> np.ndarr
     return array
 
 
-def checked_extra(extra: Extra | None, network: Network | Graph) -> dict[str, np.ndarray]:
+def checked_extra(extra: Extra | None, network: Graph) -> dict[str, np.ndarray]:
     """`extra` as float64 arrays (stages,), mean of one image; ValueError for an unknown name or another shape."""
     count, checked = len(stages(network)), {}
     for name, values in (extra or {}).items():
@@ -220,7 +218,7 @@ def checked_extra(extra: Extra | None, network: Network | Graph) -> dict[str, np
     return checked
 
 
-def dynamic_precision_events(network: Network | Graph) -> dict[str, np.ndarray]:
+def dynamic_precision_events(network: Graph) -> dict[str, np.ndarray]:
     """Events of one image in the dynamic-precision units (system.md §6), float64 (stages,), 0 where they are off.
 
     leading_one_inputs : activations that pass a unit, windows x K; the maximum of a group is found from them.
@@ -244,7 +242,7 @@ def dynamic_precision_events(network: Network | Graph) -> dict[str, np.ndarray]:
     }
 
 
-def window_register_events(network: Network | Graph, *, own_input_bits: bool = True) -> dict[str, np.ndarray]:
+def window_register_events(network: Graph, *, own_input_bits: bool = True) -> dict[str, np.ndarray]:
     """Events of one image in the window registers of a machine with window reuse, float64 (stages,).
 
     window_register_bits : bits that move inside, the input bits of all values that a window keeps.
@@ -330,7 +328,7 @@ def _node_work(node: Node, inputs: list[Node], hardware: HardwareConfig, own_inp
 
 def works(
     events: Events | np.ndarray,
-    network: Network | Graph,
+    network: Graph,
     *,
     width_table: bool = True,
     window_reuse: bool = False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,48 +159,6 @@ def place_layer(
     )
 
 
-def place(
-    layer_widths: Sequence[np.ndarray],
-    layer_outputs: Sequence[int],
-    layer_pads: Sequence[int],
-    hardware: HardwareConfig,
-) -> Placement:
-    """Lay out a network: every layer follows the one before it.
-
-    Parameters
-    ----------
-    layer_widths : per layer, (segments, block_cols) bit planes. layer_outputs : N per layer.
-    layer_pads : entries of the pad table per layer, 0 for a border of 0.
-
-    Raises ValueError naming the capacity that does not suffice.
-    """
-    layers: list[LayerPlacement] = []
-    pairs = widths = channels = pads = 0
-    for layer_width, outputs, pad_count in zip(layer_widths, layer_outputs, layer_pads, strict=True):
-        layer = place_layer(
-            layer_width,
-            hardware,
-            crossbar_base=pairs,
-            width_base=widths,
-            channel_base=channels,
-            pad_base=pads,
-        )
-        layers.append(layer)
-        pairs += layer.pairs
-        widths += int(np.size(layer_width))
-        channels += outputs
-        pads += pad_count
-    for used, field in (
-        (pairs, "crossbar_pairs"),
-        (widths, "width_entries"),
-        (channels, "channel_entries"),
-        (pads, "pad_entries"),
-    ):
-        if used > getattr(hardware, field):
-            raise ValueError(f"the network needs {field} = {used}, the hardware has {getattr(hardware, field)}")
-    return Placement(tuple(layers), pairs, widths, channels, pads)
-
-
 def empty_cells(hardware: HardwareConfig, pairs: int) -> np.ndarray:
     """Unprogrammed cells: bool (pairs, grid_rows, grid_cols, lanes, ou_rows), all 0."""
     return np.zeros((pairs, hardware.grid_rows, hardware.grid_cols, hardware.lanes, hardware.ou_rows), dtype=bool)
@@ -228,13 +185,6 @@ def cell_words(cells: np.ndarray, hardware: HardwareConfig) -> np.ndarray:
     padded = np.zeros((len(flat), hardware.cell_words * 32), dtype=bool)
     padded[:, : hardware.ou_cells] = flat
     return np.packbits(padded, axis=1, bitorder="little").view("<u4")
-
-
-def cells_from_words(words: np.ndarray, hardware: HardwareConfig) -> np.ndarray:
-    """Inverse of `cell_words`: bool (pairs, grid_rows, grid_cols, lanes, ou_rows)."""
-    data = np.ascontiguousarray(words, dtype="<u4").view(np.uint8)
-    bits = np.unpackbits(data, axis=1, bitorder="little")[:, : hardware.ou_cells].astype(bool)
-    return bits.reshape(-1, hardware.grid_rows, hardware.grid_cols, hardware.lanes, hardware.ou_rows)
 
 
 def checksum(cells: np.ndarray, hardware: HardwareConfig) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from golden_model.config import HardwareConfig
-from golden_model.graph.layers import DynamicPrecision
+from golden_model.crossbar.layer import DynamicPrecision
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,7 @@ import numpy as np
 from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping
 from golden_model.crossbar import redy as dynamic_precision
-from golden_model.graph.layers import Layer
-from golden_model.network import Runner, windows
+from golden_model.crossbar.layer import Layer
 from golden_model.trq import column_bounds, convert, levels
 
 
@@ -56,7 +55,7 @@ def window_trace(
 ) -> Iterator[OuRecord]:
     """OU activations of one window: segments ascending, then input bits, then (block column, plane).
 
-    window : (K,) unsigned integers, one row of `network.windows`.
+    window : (K,) unsigned integers, one row of `windows.windows`.
     """
     q = np.asarray(window, dtype=np.int64)
     if q.shape != (layer.k,):
@@ -111,19 +110,3 @@ def window_trace(
                     operations=np.where(started, made.operations, 0),
                 )
                 index += 1
-
-
-def network_trace(runner: Runner, image: np.ndarray, layer_index: int, window_index: int) -> Iterator[OuRecord]:
-    """OU activations of one window of one layer while a network classifies `image`, uint8 (C, H, W)."""
-    layers = runner.network.layers
-    if not 0 <= layer_index < len(layers):
-        raise ValueError(f"layer_index must be in 0..{len(layers) - 1}, got {layer_index}")
-    layer = layers[layer_index]
-    if not 0 <= window_index < layer.windows:
-        raise ValueError(f"window_index must be in 0..{layer.windows - 1}, got {window_index}")
-    activations = np.asarray(image)[None]
-    if layer_index:
-        activations = runner.run_layers(activations)[0][layer_index - 1]
-    activations = activations.reshape(1, layer.channels, layer.height, layer.width)
-    rows = windows(layer, activations)[0, window_index]
-    return window_trace(layer, runner.hardware, runner.placement.layers[layer_index], rows)

@@ -1,4 +1,4 @@
-"""Bit-sliced vector code for `columns.py`: numbers of many windows held as one vector of bits per binary digit.
+"""Bit-sliced vector code for `many_rows.py`: numbers of many windows held as one vector of bits per binary digit.
 
 A *slice* is WINDOWS bits, bit w belonging to window w: the same binary digit of one number per window. Counting the
 rows of a column is then a tree of full adders on slices, an A/D characteristic is a tree of multiplexers, and

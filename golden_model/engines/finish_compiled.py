@@ -1,11 +1,11 @@
-"""Compiled post-processing of a graph's crossbar layers; `graph_nodes.Crossbar.finish` is the plain form."""
+"""Compiled post-processing of a graph's crossbar layers; `post_processing.finish` is the plain form."""
 
 from __future__ import annotations
 
 import numba
 import numpy as np
 
-from golden_model.graph.layers import Layer
+from golden_model.crossbar.layer import Layer
 
 _njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 

@@ -1,6 +1,6 @@
 """Vector instructions for the compiled engine, written once as LLVM code and compiled for the user's processor.
 
-numba compiles ordinary loops well, but the two loops that decide the speed of `compiled.py` need their
+numba compiles ordinary loops well, but the two loops that decide the speed of `few_rows.py` need their
 sums to stay in vector registers. llvmlite, which numba brings, states them as vectors; LLVM turns them
 into whatever the processor has. No compiler has to be installed.
 """

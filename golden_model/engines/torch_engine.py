@@ -1,6 +1,6 @@
-"""The engine for GPUs: whole layers and graphs on a torch device, bit for bit and event for event as `layer.py`.
+"""The engine for GPUs: whole layers and graphs on a torch device, bit for bit and event for event the reference.
 
-Up to `layer.PATTERN_ROWS` rows every input slice is one of 2**ou_rows patterns. A table per input segment holds what
+Up to PATTERN_ROWS rows every input slice is one of 2**ou_rows patterns. A table per input segment holds what
 each pattern adds to every output, another one what it costs (A/D operations, R1 conversions, clocks); a window is
 one weighted sum of table rows (`embedding_bag`). OUs of more rows, and layers whose tables would be too large or used
 too little, count with one {0, 1} matrix product per segment and weight plane, look values and costs up in a table of
@@ -35,11 +35,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from golden_model import layer as crossbar
 from golden_model import timing
 from golden_model.config import HardwareConfig
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.prepared import PATTERN_ROWS, Prepared
 from golden_model.graph import nodes as graph_nodes
-from golden_model.graph.layers import DynamicPrecision, Layer
+from golden_model.graph.numbers import Rescale, Window
 from golden_model.registers import COUNTER_NAMES
 
 _WORK_BYTES = {"cuda": 1 << 30, "cpu": 64 << 20}
@@ -93,19 +94,16 @@ def download(values: Tensor) -> np.ndarray:
 # ---- tables -------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class _Lookup:
-    """Conversion of every count on one weight plane, for every input bit.
+    """Conversion of every count.
 
-    value : float32 (settings * 256,). cost : int32 (settings * cost_size,), or None if all conversions cost
-    `operations` and end in R2. bounded : `cost` is indexed by bound * (ou_rows + 1) + count instead of the count
-    (system.md §13). which : int32 (bits, 1, 1), setting of every input bit, or None if there is only one.
+    value : float32 (256,). cost : int32 (256,), or None if all conversions cost `operations` and end in R2. bounded :
+    `cost` is indexed by bound * (ou_rows + 1) + count instead of the count (system.md §13).
     """
 
     value: Tensor
     cost: Tensor | None
-    cost_size: int
     bounded: bool
     operations: int
-    which: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +112,8 @@ class _Plane:
 
     cells : (padded rows, 2 * padded columns) of 0 and 1, positive polarity first. Columns fill whole blocks: those
     beyond N repeat the last real one, so that an OU's slowest lane stays right, and are left out of all sums.
-    columns : int64 (real columns,), where they lie in 0..N-1. blocks : block columns. bounds : int32 (bits, 1,
-    2 * padded columns), what is stored about the columns' ones (`_Plane.bounds` of layer.py), or None.
+    columns : int64 (real columns,), where they lie in 0..N-1. blocks : block columns. bounds : int32
+    (2 * padded columns,), what is stored about the columns' ones (`Plane.bounds` of crossbar/prepared.py), or None.
     """
 
     bit: int
@@ -129,8 +127,8 @@ class _Plane:
 class _Patterns:
     """Tables over all input slices of all segments.
 
-    rows : (classes * segments * 2**ou_rows, N) float. costs : (the same rows, 3) float: A/D operations, R1
-    conversions, clocks. index : int32 (segments, bits), where the table of a segment and input bit begins.
+    rows : (segments * 2**ou_rows, N) float. costs : (the same rows, 3) float: A/D operations, R1
+    conversions, clocks. index : int32 (segments, 1), where the table of a segment begins.
     pack : float32 (ou_rows * 256, bits), what an activation in row r adds to the patterns of all bits.
     """
 
@@ -148,10 +146,10 @@ class Tables:
     0, 1, ... place : float32 (bits,), 2**bits. work : bytes of work space. patterns : once made.
     """
 
-    prepared: crossbar.Prepared
+    prepared: Prepared
     device: torch.device
     segments: tuple[tuple[_Plane, ...], ...]
-    lookups: tuple[_Lookup, ...]
+    lookup: _Lookup
     planes: Tensor
     lanes: Tensor
     bits: Tensor
@@ -164,7 +162,7 @@ class Tables:
         return self.prepared.hardware
 
 
-def tables_of(prepared: crossbar.Prepared, device: torch.device) -> Tables:
+def tables_of(prepared: Prepared, device: torch.device) -> Tables:
     """The layer's tables on the device, made on first use and kept with the layer."""
     key = ("torch", str(device))
     if key not in prepared.tables:
@@ -172,9 +170,9 @@ def tables_of(prepared: crossbar.Prepared, device: torch.device) -> Tables:
     return prepared.tables[key]
 
 
-def _make_tables(prepared: crossbar.Prepared, device: torch.device) -> Tables:
+def _make_tables(prepared: Prepared, device: torch.device) -> Tables:
     hardware, cols = prepared.hardware, prepared.hardware.ou_cols
-    lookups = tuple(_lookup(prepared, b, device) for b in range(hardware.weight_bits))
+    lookup = _lookup(prepared, device)
     counts = _bit_type(device)
     segments = []
     for stored in prepared.segments:
@@ -187,11 +185,10 @@ def _make_tables(prepared: crossbar.Prepared, device: torch.device) -> Tables:
             padded = np.zeros((_padded_rows(hardware), len(cells)), dtype=np.float32)
             padded[: cells.shape[1]] = cells.T
             bounds = None
-            if lookups[plane.bit].bounded:
+            if lookup.bounded:
                 both = np.concatenate([real, real + len(columns)])
-                settings = [prepared.classes[i][plane.bit].registers for i in range(prepared.bits)]
-                rows = [plane.bounds(hardware.ou_rows, one.column_bound_bits or 0)[both] for one in settings]
-                bounds = upload(np.stack(rows).astype(np.int32)[:, None], device)
+                known = plane.bounds(hardware.ou_rows, prepared.converter.registers.column_bound_bits or 0)[both]
+                bounds = upload(known.astype(np.int32), device)
             planes.append(_Plane(plane.bit, upload(padded, device).to(counts), upload(columns, device), blocks, bounds))
         segments.append(tuple(planes))
     bits = torch.arange(prepared.bits, dtype=torch.int32, device=device)
@@ -200,7 +197,7 @@ def _make_tables(prepared: crossbar.Prepared, device: torch.device) -> Tables:
         prepared=prepared,
         device=device,
         segments=tuple(segments),
-        lookups=lookups,
+        lookup=lookup,
         planes=upload(prepared.widths.sum(axis=1).astype(np.int64), device),
         lanes=upload(prepared.lanes_per_slice, device),
         bits=bits,
@@ -219,65 +216,46 @@ def _padded_rows(hardware: HardwareConfig) -> int:
     return -(-hardware.ou_rows // 8) * 8
 
 
-def _lookup(prepared: crossbar.Prepared, b: int, device: torch.device) -> _Lookup:
-    made: dict[int, int] = {}
-    settings: list[Any] = []
-    which = []
-    for i in range(prepared.bits):
-        adc = prepared.classes[i][b]
-        if id(adc) not in made:
-            made[id(adc)] = len(settings)
-            settings.append(adc)
-        which.append(made[id(adc)])
+def _lookup(prepared: Prepared, device: torch.device) -> _Lookup:
+    adc = prepared.converter
     value, operations, in_r1 = (
-        np.array([np.frombuffer(getattr(adc, name), dtype=np.uint8) for adc in settings], dtype=np.int32)
-        for name in ("value", "operations", "in_r1")
+        np.frombuffer(getattr(adc, name), dtype=np.uint8).astype(np.int32) for name in ("value", "operations", "in_r1")
     )
-    constant = {adc.constant_operations for adc in settings}
-    dear = any(adc.any_r1 for adc in settings) or len(constant) > 1 or None in constant
-    bounded = any(adc.registers.bounded for adc in settings)
+    bounded = adc.registers.bounded
     if bounded:
         size = prepared.hardware.ou_rows + 1
-        free = [np.broadcast_to(row[:size], (size, size)) for row in operations]
-        operations = np.stack(
-            [f if adc.searches is None else adc.searches for f, adc in zip(free, settings, strict=True)]
-        )
-        in_r1 = in_r1[:, None, :size]
+        in_r1 = in_r1[:size]
+        operations = np.broadcast_to(operations[:size], (size, size)) if adc.searches is None else adc.searches
     cost = operations.astype(np.int32) << _COST_BITS | in_r1
     return _Lookup(
-        value=upload(value.astype(np.float32).ravel(), device),
-        cost=upload(cost.ravel(), device) if dear else None,
-        cost_size=cost[0].size,
+        value=upload(value.astype(np.float32), device),
+        cost=upload(cost.ravel(), device) if adc.any_r1 or adc.constant_operations is None else None,
         bounded=bounded,
-        operations=settings[0].constant_operations or 0,
-        which=upload(np.array(which, dtype=np.int32)[:, None, None], device) if len(settings) > 1 else None,
+        operations=adc.constant_operations or 0,
     )
 
 
 # ---- conversions --------------------------------------------------------------------------------
-def _convert(tables: Tables, segment: int, slices: Tensor, only: int | None = None) -> tuple[Tensor, ...]:
+def _convert(tables: Tables, segment: int, slices: Tensor) -> tuple[Tensor, ...]:
     """All conversions that input slices of one segment start.
 
-    slices : (bits, P, padded rows) of 0 and 1, every input bit; or (1, P, padded rows), input bit `only`.
+    slices : (bits, P, padded rows) of 0 and 1, of the lowest input bits.
 
-    Returns (sums, operations, in_r1, clocks): sums (P, N) int64, value << b with its sign, << i unless `only`;
-    the others (bits, P) int64.
+    Returns (sums, operations, in_r1, clocks): sums (P, N) int64, value << (i + b) with its sign; the others (bits, P)
+    int64.
     """
     hardware = tables.hardware
     inputs, windows = slices.shape[:2]
     flat = slices.flatten(0, 1)
-    chosen = slice(None) if only is None else slice(only, only + 1)
     place = tables.place[:inputs]
     active_rows = slices.sum(dim=2).to(torch.int32)[:, :, None]
     sums = torch.zeros((windows, tables.prepared.outputs), dtype=torch.int64, device=tables.device)
     operations, in_r1, clocks = torch.zeros((3, inputs, windows), dtype=torch.int64, device=tables.device)
-    shortest = max(1, hardware.sample_interval)
+    shortest, lookup = max(1, hardware.sample_interval), tables.lookup
     for plane in tables.segments[segment]:
-        lookup = tables.lookups[plane.bit]
         columns, lanes = len(plane.columns), plane.cells.shape[1]
         counts = (flat @ plane.cells).to(torch.int32).view(inputs, windows, lanes)
-        index = counts if lookup.which is None else counts + 256 * lookup.which[chosen]
-        value = lookup.value.index_select(0, index.view(-1)).view(inputs, windows, 2, lanes // 2)[..., :columns]
+        value = lookup.value.index_select(0, counts.view(-1)).view(inputs, windows, 2, lanes // 2)[..., :columns]
         difference = value[:, :, 0] - value[:, :, 1]
         weighted = torch.tensordot(place, difference, dims=1)  # below 2**16
         weighted = weighted.to(torch.int64) << plane.bit
@@ -289,10 +267,9 @@ def _convert(tables: Tables, segment: int, slices: Tensor, only: int | None = No
             operations += 2 * columns * lookup.operations
             clocks += plane.blocks * max(shortest, lookup.operations)
             continue
+        index = counts
         if plane.bounds is not None:
-            index = torch.minimum(active_rows, plane.bounds[chosen]) * (hardware.ou_rows + 1) + counts
-            if lookup.which is not None:
-                index += lookup.cost_size * lookup.which[chosen]
+            index = torch.minimum(active_rows, plane.bounds) * (hardware.ou_rows + 1) + counts
         cost = lookup.cost.index_select(0, index.view(-1)).view(inputs, windows, 2, lanes // 2)
         spent = cost[..., :columns].sum(dim=(2, 3))  # int64
         operations += spent >> _COST_BITS
@@ -365,16 +342,7 @@ def _make_patterns(tables: Tables) -> _Patterns | None:
     """Tables over all slices; None if they would be larger than _TABLE_BYTES."""
     prepared, device = tables.prepared, tables.device
     rows, bits, segments = tables.hardware.ou_rows, prepared.bits, len(tables.segments)
-    classes: dict[tuple[int, ...], int] = {}
-    example: list[int] = []
-    class_of_bit = []
-    for i in range(bits):
-        key = tuple(map(id, prepared.classes[i]))
-        if key not in classes:
-            classes[key] = len(classes)
-            example.append(i)
-        class_of_bit.append(classes[key])
-    size = (len(classes), segments, 1 << rows)
+    size = (segments, 1 << rows)
     if 4 * int(np.prod(size)) * (prepared.outputs + 3) > _TABLE_BYTES[device.type]:
         return None
     pattern = torch.arange(1 << rows, dtype=torch.int32, device=device)
@@ -384,24 +352,22 @@ def _make_patterns(tables: Tables) -> _Patterns | None:
     sums = torch.zeros((*size, prepared.outputs), dtype=torch.float32, device=device)
     costs = torch.zeros((*size, 3), dtype=torch.float64, device=device)
     step = max(1, tables.work // _convert_bytes(tables, 1))
-    for index, i in enumerate(example):
-        for segment in range(segments):
-            for start in range(0, 1 << rows, step):
-                part = slice(start, start + step)
-                added, *spent = _convert(tables, segment, slices[:, part], only=i)
-                sums[index, segment, part] = added
-                costs[index, segment, part] = torch.stack([x[0] for x in spent], dim=1)
+    for segment in range(segments):
+        for start in range(0, 1 << rows, step):
+            part = slice(start, start + step)
+            added, *spent = _convert(tables, segment, slices[:, part])
+            sums[segment, part] = added
+            costs[segment, part] = torch.stack([x[0] for x in spent], dim=1)
     # Exact: below 2**24 whatever the windows are, else with doubles.
-    largest = sums.abs().amax(dim=(0, 2)).double().sum(dim=0).max() * ((1 << bits) - 1)
+    largest = sums.abs().amax(dim=1).double().sum(dim=0).max() * ((1 << bits) - 1)
     dearest = costs.max() * bits
     kinds = _exact_kinds(torch.stack([largest, dearest]))
-    begins = np.array(class_of_bit)[None, :] * segments + np.arange(segments)[:, None]
     byte = np.arange(256)[:, None] >> np.arange(bits) & 1
     pack = byte[None] << np.arange(rows)[:, None, None]
     return _Patterns(
         rows=sums.view(-1, prepared.outputs).to(kinds[0]),
         costs=costs.view(-1, 3).to(kinds[1]),
-        index=upload((begins << rows).astype(np.int32), device),
+        index=upload((np.arange(segments)[:, None] << rows).astype(np.int32), device),
         pack=upload(pack.reshape(-1, bits).astype(np.float32), device),
     )
 
@@ -415,7 +381,7 @@ def _patterns_of(tables: Tables, windows: int) -> _Patterns | None:
     """The layer's pattern tables where they exist, or fit and pay for `windows` windows."""
     rows = tables.hardware.ou_rows
     if "made" not in tables.patterns:
-        if rows > crossbar.PATTERN_ROWS or windows * tables.prepared.bits < 1 << rows:
+        if rows > PATTERN_ROWS or windows * tables.prepared.bits < 1 << rows:
             return None
         tables.patterns["made"] = _make_patterns(tables)
     return tables.patterns["made"]
@@ -521,7 +487,7 @@ def _run(tables: Tables, q: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(sums), torch.cat(counters)
 
 
-def run_matrix(prepared: crossbar.Prepared, activations: np.ndarray, engine: str) -> tuple[np.ndarray, np.ndarray]:
+def run_matrix(prepared: Prepared, activations: np.ndarray, engine: str) -> tuple[np.ndarray, np.ndarray]:
     """Windows as rows of a matrix, from the host and back.
 
     activations : integers (P, K) below 2**bits. Returns sums int64 (P, N) in units of Delta_R1 and counters int64
@@ -599,7 +565,7 @@ def _round_half_up_shift(x: Tensor, shift: int) -> Tensor:
 
 
 def run_layer(
-    layer: Layer, prepared: crossbar.Prepared, activations: np.ndarray, engine: str, *, keep_sums: bool = False
+    layer: Layer, prepared: Prepared, activations: np.ndarray, engine: str, *, keep_sums: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images through one layer and back: uint8 (B, C, H, W) -> (output, counters (B, COUNTER_NAMES)).
 
@@ -618,7 +584,7 @@ def run_layer(
 
 # ---- graphs -------------------------------------------------------------------------------------
 def run_crossbar(
-    node: graph_nodes.Crossbar, prepared: Sequence[crossbar.Prepared], x: Tensor, residuals: Tensor | None
+    node: graph_nodes.Crossbar, prepared: Sequence[Prepared], x: Tensor, residuals: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """A crossbar node on the device: uint8 (B, C, H, W) -> (output, counters (B, COUNTER_NAMES))."""
     images, outputs, first = len(x), [], 0
@@ -649,8 +615,8 @@ def compute(node: graph_nodes.Node, *activations: Tensor) -> Tensor:
     return upload(node.compute(*map(download, activations)), activations[0].device)
 
 
-def _shifted(window: graph_nodes.Window, q: Tensor, border: int):
-    """The map under each kernel position, as `graph_nodes.Window.shifted`."""
+def _shifted(window: Window, q: Tensor, border: int):
+    """The map under each kernel position, as `Window.shifted`."""
     sizes = q.shape[2:]
     out = [window.out(size, axis) for axis, size in enumerate(sizes)]
     reach = [(o - 1) * s + k for o, s, k in zip(out, window.stride, window.kernel, strict=True)]
@@ -663,7 +629,7 @@ def _shifted(window: graph_nodes.Window, q: Tensor, border: int):
             yield padded[:, :, y : y + (rows - 1) * step_y + 1 : step_y, x : x + (columns - 1) * step_x + 1 : step_x]
 
 
-def _rescale(rescale: graph_nodes.Rescale, *activations: Tensor) -> Tensor:
+def _rescale(rescale: Rescale, *activations: Tensor) -> Tensor:
     total = torch.full(activations[0].shape, rescale.offset, dtype=torch.int64, device=activations[0].device)
     for q, multiplier in zip(activations, rescale.multipliers, strict=True):
         total += q.to(torch.int64) * multiplier

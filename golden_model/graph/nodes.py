@@ -1,169 +1,20 @@
-"""The nodes of an integer graph: what each computes, and how its integers follow from real numbers (graph.py)."""
+"""The nodes of an integer graph: what each computes, and how its integers follow from real numbers (network.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import floor, frexp
-from typing import Any
 
 import numpy as np
 
 from golden_model.config import HardwareConfig
-from golden_model.graph.layers import Layer
-from golden_model.rounding import round_half_up_shift
+from golden_model.crossbar.layer import Layer
+from golden_model.graph.numbers import NO_RESCALE, Encoding, Rescale, Window, fixed_point
 from golden_model.trq import AdcRegisters
 
 Shape = tuple[int, int, int]
 
-#: Largest output multiplier M (system.md §3), and largest residual multiplier M_r. M and M_r share the shift S, and
-#: a sum's factor is smaller than a residual's by the size of a dot product, so M_r needs more bits (*ours*).
-MULTIPLIER_TOP = (1 << 16) - 1
-RESIDUAL_MULTIPLIER_TOP = (1 << 32) - 1
-_SHIFT_TOP = 62
 
-
-# ---- numbers ------------------------------------------------------------------------------------
-@dataclass(frozen=True, kw_only=True)
-class Encoding:
-    """How unsigned integers of `bits` bits stand for real numbers: real = scale * (q - zero).
-
-    low, high : real range that is covered, low <= 0 < high; low = 0 gives zero = 0.
-    zeros : real zero per channel instead, for an image whose mean is subtracted per channel (system.md §3).
-    """
-
-    high: float
-    low: float = 0.0
-    bits: int = 8
-    zeros: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite([self.low, self.high]).all() and self.low <= 0 < self.high):
-            raise ValueError(f"an activation's range must be finite with low <= 0 < high, got {self.low}..{self.high}")
-        if not 1 <= self.bits <= 8:
-            raise ValueError(f"an activation must have 1..8 bits, got {self.bits}")
-
-    @property
-    def top(self) -> int:
-        return (1 << self.bits) - 1
-
-    @property
-    def scale(self) -> float:
-        """Real step between neighbouring integers."""
-        return (self.high - self.low) / self.top
-
-    @property
-    def zero(self) -> int:
-        """The integer that stands for 0; ValueError if it differs from channel to channel."""
-        if self.zeros:
-            raise ValueError("an image with a mean per channel can only be the input of convolutions and linear layers")
-        return min(self.top, _round(-self.low / self.scale))
-
-    def channel_zeros(self, channels: int) -> np.ndarray:
-        """Real zero of every channel, float64 (channels,)."""
-        return np.array(self.zeros) if self.zeros else np.full(channels, float(self.zero))
-
-    def border(self, channels: int) -> np.ndarray | None:
-        """Bytes that stand for a border of zeros, int64 (channels,); None if they are all 0."""
-        values = np.clip(np.floor(self.channel_zeros(channels) + 0.5).astype(np.int64), 0, self.top)
-        return values if values.any() else None
-
-
-def _round(x: float) -> int:
-    """floor(x + 1/2)."""
-    return floor(x + 0.5)
-
-
-def fixed_point(factors: Any, *, residual: float = 0.0) -> tuple[np.ndarray, int, int]:
-    """(M, S, M_r) with M / 2**S nearest to `factors` and M_r / 2**S to `residual`, S as large as fits.
-
-    factors : real numbers >= 0, not all 0. M : int64, 0..65535, at least 1 where the factor is not 0.
-
-    Raises ValueError for factors that are negative, not finite or too large.
-    """
-    factors = np.asarray(factors, dtype=np.float64)
-    largest = float(factors.max())
-    if not (np.isfinite(factors).all() and factors.min() >= 0 and largest > 0):
-        raise ValueError(f"requantisation factors must be finite and positive, got {factors.min()}..{factors.max()}")
-    shift = min(_SHIFT_TOP, 17 - frexp(largest)[1])
-    while shift >= 0 and (
-        _round(largest * 2.0**shift) > MULTIPLIER_TOP or _round(residual * 2.0**shift) > RESIDUAL_MULTIPLIER_TOP
-    ):
-        shift -= 1
-    if shift < 0:
-        raise ValueError(f"requantisation factor {max(largest, residual):g} does not fit its multiplier")
-    multipliers = np.floor(factors * 2.0**shift + 0.5).astype(np.int64)
-    return np.where(factors > 0, np.maximum(multipliers, 1), 0), shift, _round(residual * 2.0**shift)
-
-
-@dataclass(frozen=True)
-class Rescale:
-    """clamp(round_half_up_shift(sum_i q_i * multipliers[i] + offset, shift), 0, top); zero points make the offset."""
-
-    multipliers: tuple[int, ...]
-    offset: int
-    shift: int
-    top: int
-
-    @classmethod
-    def between(cls, sources: Sequence[Encoding], target: Encoding, share: float = 1.0) -> Rescale:
-        """The sum of real activations times `share`, from their encodings to `target`."""
-        factors = [source.scale * share / target.scale for source in sources]
-        multipliers, shift, _ = fixed_point(factors)
-        zeros = sum(source.zero / share * int(m) for source, m in zip(sources, multipliers, strict=True))
-        return cls(tuple(map(int, multipliers)), _round((target.zero << shift) - zeros), shift, target.top)
-
-    def __call__(self, *activations: np.ndarray) -> np.ndarray:
-        total = np.full(activations[0].shape, self.offset, dtype=np.int64)
-        for q, multiplier in zip(activations, self.multipliers, strict=True):
-            total += q.astype(np.int64) * multiplier
-        return np.clip(round_half_up_shift(total, self.shift), 0, self.top).astype(np.uint8)
-
-
-_NO_RESCALE = Rescale((0,), 0, 0, 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Window:
-    """A pooling window, (height, width) each. ceil_mode : windows may reach over the lower and right edge."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    pad: tuple[int, int] = (0, 0)
-    ceil_mode: bool = False
-
-    def __post_init__(self) -> None:
-        for name, low in (("kernel", 1), ("stride", 1), ("pad", 0)):
-            if min(getattr(self, name)) < low:
-                raise ValueError(f"pooling {name} must be at least {low}, got {getattr(self, name)}")
-        if any(2 * p > k for p, k in zip(self.pad, self.kernel, strict=True)):
-            raise ValueError(f"pooling pad must be at most half the kernel {self.kernel}, got {self.pad}")
-
-    def out(self, size: int, axis: int) -> int:
-        """Output size along an axis; a window must start inside the map or its leading border."""
-        kernel, stride, pad = self.kernel[axis], self.stride[axis], self.pad[axis]
-        span = size + 2 * pad - kernel
-        places = (-(-span // stride) if self.ceil_mode else span // stride) + 1
-        return places - 1 if self.ceil_mode and (places - 1) * stride >= size + pad else places
-
-    def shifted(self, q: np.ndarray, border: int):
-        """The map under each kernel position: yields arrays (B, C, H', W'), `border` outside the map."""
-        height, width = q.shape[2:]
-        out = [self.out(size, axis) for axis, size in enumerate((height, width))]
-        reach = [(o - 1) * s + k for o, s, k in zip(out, self.stride, self.kernel, strict=True)]
-        if any(self.pad) or reach[0] > height or reach[1] > width:
-            top, left = self.pad
-            room = (max(reach[0], top + height), max(reach[1], left + width))
-            padded = np.full((*q.shape[:2], *room), border, dtype=q.dtype)
-            padded[:, :, top : top + height, left : left + width] = q
-            q = padded
-        (stride_y, stride_x), (oh, ow) = self.stride, out
-        for y in range(self.kernel[0]):
-            for x in range(self.kernel[1]):
-                yield q[:, :, y : y + (oh - 1) * stride_y + 1 : stride_y, x : x + (ow - 1) * stride_x + 1 : stride_x]
-
-
-# ---- nodes --------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Node:
     """One step of a graph. inputs : names of earlier nodes. shape : (C, H, W) and encoding : of its output."""
@@ -187,7 +38,7 @@ class Node:
 
     def logits(self, output: np.ndarray) -> np.ndarray:
         """This node's output as logits, int64 (B, C * H * W): integers whose 0 is the real 0."""
-        return output.reshape(len(output), -1).astype(np.int64) - self.encoding.zero
+        return output.reshape(len(output), int(np.prod(self.shape))).astype(np.int64) - self.encoding.zero
 
     @property
     def logit_scale(self) -> float:
@@ -310,22 +161,6 @@ class Crossbar(Node):
             raise ValueError(f"a residual must have the layer's own shape {made} and no pooling, got {inputs[1]}")
         return made
 
-    def finish(self, layer: Layer, sums: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
-        """Post-processing of one image and group in plain NumPy.
-
-        sums : integers (windows, columns >= N). residual : uint8 (N, H, W) or None. Returns uint8 (N, H', W'), or
-        logits int64 (N,) of a last layer.
-        """
-        sums = sums[:, : layer.outputs].astype(np.int64) + layer.bias
-        if layer.last:
-            return sums[0]
-        total = sums * layer.multipliers
-        if residual is not None:
-            total += residual.reshape(layer.outputs, -1).T.astype(np.int64) * self.residual_multiplier
-        y = np.clip(round_half_up_shift(total, layer.shift), 0, (1 << layer.output_bits) - 1).astype(np.uint8)
-        pooled = y.reshape(layer.out_height * layer.out_width, layer.pool**2, layer.outputs).max(axis=1)
-        return np.ascontiguousarray(pooled.T).reshape(layer.outputs, layer.out_height, layer.out_width)
-
     def logits(self, output: np.ndarray) -> np.ndarray:
         return output if self.last else super().logits(output)
 
@@ -363,7 +198,7 @@ class AveragePool(Node):
 
     window: Window
     sums: bool = False
-    rescale: Rescale = _NO_RESCALE
+    rescale: Rescale = NO_RESCALE
     #: Integer zero of the input, the border's value.
     input_zero: int = 0
 
@@ -389,7 +224,7 @@ class AveragePool(Node):
         return self.rescale(total)
 
     def logits(self, output: np.ndarray) -> np.ndarray:
-        return output.reshape(len(output), -1) if self.sums else super().logits(output)
+        return output.reshape(len(output), int(np.prod(self.shape))) if self.sums else super().logits(output)
 
     @property
     def logit_scale(self) -> float:
@@ -424,7 +259,7 @@ class Add(Node):
     A range that starts at 0 makes it a ReLU, because the result is clamped to 0..2**a - 1.
     """
 
-    rescale: Rescale = _NO_RESCALE
+    rescale: Rescale = NO_RESCALE
 
     def derived(self, inputs: Sequence[Encoding], hardware: HardwareConfig) -> Node:
         return replace(self, rescale=Rescale.between(inputs, self.encoding))

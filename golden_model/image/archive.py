@@ -1,15 +1,16 @@
-"""An integer graph as one small file: `save`, `load`, and `python -m golden_model.image.archive FILE`.
+"""Networks and arrays in one small file: graph files (`save`, `load`), and the archive of a deployment image.
 
 The file is a compressed archive that NumPy can open too (.npz): `manifest.json` says everything but arrays, and
-every array is one `.npy` member of the narrowest integer type that holds it. The same graph and tools make the same
-bytes. The manifest holds sizes and sha256 of all arrays and its own sha256; the hardware configuration and its hash;
-and every field of every node (graph_nodes.py), layer (program.py) and register set, named as there. A field that
-such a class gets later is written and read without a change here; a file that lacks it gets its default.
+every array is one `.npy` member of the narrowest integer type that holds it. The same contents and tools make the
+same bytes. The manifest holds sizes and sha256 of all arrays and its own sha256; the hardware configuration and its
+hash; and every field of every node (nodes.py), layer (layers.py) and register set, named as there. A field that such
+a class gets later is written and read without a change here; a file that lacks it gets its default.
 
-`load` trusts nothing: types, shapes, finite numbers, the rules of `graph.check_graph`, and that the integers (biases,
-multipliers, shifts, borders, zero points) follow from the real numbers beside them (`graph.build`). Only a graph
-whose integers never did (`graph.from_network` keeps those of its chain) is stored with `derived` false, and is
-checked as it is.
+Reading trusts nothing. Members are neither encrypted nor compressed in an unusual way; the sizes that the directory,
+the manifest, the header of an array and the geometry of its layer state agree before it is unpacked; values have their
+types, names can be printed. Then the rules of `check_graph` hold, and the integers (biases, multipliers, shifts,
+borders, zero points, min_count) follow from the real numbers beside them (`build`); a graph whose integers do not is
+not written either.
 """
 
 from __future__ import annotations
@@ -19,27 +20,22 @@ import io
 import json
 import os
 import platform
-import sys
 import types
 import typing
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
-from rich.console import Console
-from rich.table import Table
 
 from golden_model.config import HardwareConfig
-from golden_model.crossbar.bit_classes import lossless, settings_of
-from golden_model.graph.layers import Layer
+from golden_model.crossbar.layer import Layer
 from golden_model.graph.network import Graph, build, check_graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
-from golden_model.image.image import manifest_hash
+from golden_model.trq import min_count
 
 SCHEMA = "ohmloom-graph"
 VERSION = 1
@@ -56,13 +52,22 @@ KINDS: dict[str, type[Node]] = {
     "border": Border,
     "reshape": Reshape,
 }
-_NAMES = {kind: name for name, kind in KINDS.items()}
+#: And the name of a kind.
+KIND_NAMES = {kind: name for name, kind in KINDS.items()}
 _INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64)
+#: Parts of a manifest that describe a network.
+NETWORK_PARTS = ("name", "classes", "info", "hardware", "hardware_hash", "derived", "nodes")
+_CONTAINER_PARTS = ("schema", "version", "tool_versions", "arrays", "manifest_sha256")
+#: Fields that once were; files that hold null there can still be read.
+_RETIRED = ("class_registers",)
 _MANIFEST_BYTES = 64 << 20
-#: Bits of the width table per block (system.md §5).
-_TABLE_BITS = 4
-_PARTS = {"schema", "version", "tool_versions", "name", "classes", "info", "hardware", "hardware_hash", "derived",
-          "nodes", "arrays", "manifest_sha256"}  # fmt: skip
+#: More than any network of this project needs; what unpacks to more is refused unseen.
+_ARRAY_BYTES = 1 << 30
+_HEADER_BYTES = 4096
+_MEMBERS = 1 << 16
+_DEPTH = 64  # of nested lists and objects
+_NAME_LENGTH = 1000
+_SIZES = ("channels", "height", "width", "kernel_height", "kernel_width", "stride", "pool", "outputs")
 
 
 class GraphFileError(ValueError):
@@ -108,10 +113,14 @@ def _narrow(array: np.ndarray, where: str) -> np.ndarray:
 
 
 class _Reader:
-    """Plain values back to objects, guided by the type hints of the dataclasses. arrays : by name; taken once each."""
+    """Plain values back to objects, guided by the type hints of the dataclasses.
 
-    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+    arrays : by name; taken once each. convert : False leaves arrays as they are (stand-ins that hold no values).
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray], *, convert: bool = True) -> None:
         self.arrays = arrays
+        self.convert = convert
 
     def read(self, hint: Any, value: Any, where: str) -> Any:
         """`value` as an object of type `hint`; ValueError naming `where` if it is none."""
@@ -142,6 +151,7 @@ class _Reader:
         if not isinstance(value, dict):
             raise ValueError(f"{where} must be an object, got {value!r}")
         hints, known = _hints(kind), {f.name: f for f in fields(kind)}
+        value = {k: x for k, x in value.items() if k in known or k not in _RETIRED or x is not None}
         if unknown := sorted(set(value) - set(known)):
             raise ValueError(f"{where} has the unknown field {unknown[0]!r}")
         needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
@@ -166,13 +176,13 @@ class _Reader:
         if name != where or name not in self.arrays:
             raise ValueError(f"the array {where} is missing")
         array = self.arrays.pop(where)
-        if array.dtype.kind == "f":
+        if array.dtype.kind == "f" and self.convert:
             if not np.isfinite(array).all():
                 raise ValueError(f"{where} must be finite, it holds NaN or infinity")
             return array.astype(np.float64)
-        if array.dtype.kind not in "iu":
+        if array.dtype.kind not in "iuf":
             raise ValueError(f"{where} must hold integers or real numbers, its dtype is {array.dtype}")
-        return array.astype(np.int64)
+        return array.astype(np.int64) if self.convert else array
 
 
 _HINTS: dict[Any, dict[str, Any]] = {}
@@ -189,7 +199,7 @@ def _encode_nodes(nodes: Sequence[Node]) -> tuple[list[dict[str, Any]], dict[str
     arrays: dict[str, np.ndarray] = {}
     records = []
     for index, node in enumerate(nodes):
-        kind = _NAMES.get(type(node))
+        kind = KIND_NAMES.get(type(node))
         if kind is None:
             raise TypeError(f"node {node.name}: a {type(node).__name__} cannot be stored")
         records.append({"kind": kind, **_encode(node, f"node {index} {node.name}", arrays)})
@@ -224,39 +234,50 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _built(graph: Graph) -> Graph:
-    return build(graph.name, graph.hardware, graph.nodes, classes=graph.classes, info=graph.info)
+def _derived(graph: Graph) -> Graph:
+    """The same graph with its integers derived again; ValueError if one of them changes."""
+    derived = build(graph.name, graph.hardware, graph.nodes, classes=graph.classes, info=graph.info)
+    if different := _difference(graph.nodes, derived.nodes):
+        raise ValueError(f"{different} does not follow from the real numbers")
+    return derived
 
 
-def _is_derived(graph: Graph) -> bool:
-    """Whether deriving the integers again changes nothing."""
-    try:
-        return _difference(graph.nodes, _built(graph).nodes) is None
-    except ValueError:
-        return False
+def network_parts(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A network as `NETWORK_PARTS` of a manifest, and arrays.
 
-
-def to_bytes(graph: Graph) -> bytes:
-    """The file's content; the same for the same graph and tool versions. Errors as for `save`."""
+    Raises ValueError or TypeError for a network that is not legal, whose integers do not follow from its real numbers,
+    or that holds what cannot be stored.
+    """
     check_graph(graph)
     _check_real_numbers(graph.nodes)
     records, arrays = _encode_nodes(graph.nodes)
-    content = {f"{name}.npy": _npy(array) for name, array in arrays.items()}
     try:
         info = json.loads(json.dumps(graph.info, allow_nan=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"graph {graph.name}: its info must be plain finite JSON data ({error})") from None
-    manifest: dict[str, Any] = {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "tool_versions": {"python": platform.python_version(), "numpy": np.__version__},
+    parts = {
         "name": graph.name,
         "classes": list(graph.classes),
         "info": info,
         "hardware": graph.hardware.as_dict(),
         "hardware_hash": graph.hardware.hash,
-        "derived": _is_derived(graph),
+        "derived": True,
         "nodes": records,
+    }
+    _check_plain(parts, f"graph {graph.name}")
+    _check_lambda(graph)
+    _derived(graph)
+    return parts, arrays
+
+
+def pack(schema: str, version: int, parts: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
+    """An archive's content: a manifest of these parts, and arrays; the same for the same contents and tools."""
+    content = {f"{name}.npy": _npy(_narrow(array, name)) for name, array in arrays.items()}
+    manifest: dict[str, Any] = {
+        "schema": schema,
+        "version": version,
+        "tool_versions": {"python": platform.python_version(), "numpy": np.__version__},
+        **parts,
         "arrays": {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in content.items()},
     }
     manifest["manifest_sha256"] = manifest_hash(manifest)
@@ -269,6 +290,17 @@ def to_bytes(graph: Graph) -> bytes:
             member.create_system = 3
             archive.writestr(member, data, compresslevel=9)
     return buffer.getvalue()
+
+
+def manifest_hash(manifest: dict[str, Any]) -> str:
+    """sha256 of a manifest without its own `manifest_sha256`."""
+    rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def to_bytes(graph: Graph) -> bytes:
+    """The content of a graph file; the same for the same graph and tool versions. Errors as for `save`."""
+    return pack(SCHEMA, VERSION, *network_parts(graph))
 
 
 def save(graph: Graph, path: str | Path) -> None:
@@ -294,77 +326,199 @@ def save(graph: Graph, path: str | Path) -> None:
 
 
 # ---- read ---------------------------------------------------------------------------------------
+def one_sentence(error: BaseException) -> str:
+    """What an error says, on one line that a terminal can show."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text[:500])
+
+
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number")
 
 
-def _members(path: Path) -> dict[str, bytes]:
-    """All members of the archive, each checked against its own checksum."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise GraphFileError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise GraphFileError(f"{path}: cannot be read ({error.strerror})") from None
-    if not data.startswith(b"PK\x03\x04"):
-        raise GraphFileError(f"{path}: not a graph file")
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            if MANIFEST not in archive.namelist():
-                raise GraphFileError(f"{path}: not a graph file, {MANIFEST} is missing")
-            if len({entry.filename for entry in entries}) != len(entries):
-                raise GraphFileError(f"{path}: it holds a member twice")
-            if archive.getinfo(MANIFEST).file_size > _MANIFEST_BYTES:
-                raise GraphFileError(f"{path}: {MANIFEST} must be at most {_MANIFEST_BYTES} bytes")
-            members = {MANIFEST: archive.read(MANIFEST)}
-            listed = _manifest(path, members[MANIFEST])["arrays"]
-            for entry in entries:
-                if entry.filename == MANIFEST:
-                    continue
-                if entry.filename not in listed:
-                    raise GraphFileError(f"{path}: {entry.filename} does not belong to the graph")
-                if entry.file_size != listed[entry.filename]["bytes"]:
-                    raise GraphFileError(
-                        f"{path}: {entry.filename} has {entry.file_size} bytes instead of "
-                        f"{listed[entry.filename]['bytes']}"
-                    )
-                members[entry.filename] = archive.read(entry)
-                if _sha256(members[entry.filename]) != listed[entry.filename]["sha256"]:
-                    raise GraphFileError(f"{path}: {entry.filename} was changed, its sha256 does not match")
-            if missing := [name for name in listed if name not in members]:
-                raise GraphFileError(f"{path}: {missing[0]} is missing")
-            return members
-    except GraphFileError:
-        raise
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise GraphFileError(f"{path}: truncated or damaged ({error})") from None
-    except Exception as error:  # zlib.error, struct.error, ... of a damaged archive
-        raise GraphFileError(f"{path}: damaged ({error})") from None
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("an object has a key twice")
+    return made
 
 
-def _manifest(path: Path, data: bytes) -> dict[str, Any]:
-    try:
-        manifest = json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise GraphFileError(f"{path}: {MANIFEST} is not valid JSON ({error})") from None
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        found = manifest.get("schema") if isinstance(manifest, dict) else None
-        raise GraphFileError(f"{path}: schema must be {SCHEMA!r}, got {found!r}")
-    if manifest.get("version") != VERSION:
-        raise GraphFileError(f"{path}: version must be {VERSION}, got {manifest.get('version')!r}")
-    if manifest.get("manifest_sha256") != manifest_hash(manifest):
-        raise GraphFileError(f"{path}: its own sha256 does not match, {MANIFEST} was changed after it was written")
-    if different := sorted(set(manifest) ^ _PARTS):
-        raise GraphFileError(f"{path}: parts of {MANIFEST} differ, {', '.join(different)}")
-    listed = manifest["arrays"]
-    right = isinstance(listed, dict) and all(
-        isinstance(x, dict) and isinstance(x.get("bytes"), int) and isinstance(x.get("sha256"), str)
-        for x in listed.values()
-    )
-    if not right:
-        raise GraphFileError(f"{path}: `arrays` must list bytes and sha256 of every array")
-    return manifest
+def _check_plain(value: Any, where: str, depth: int = 0) -> None:
+    """ValueError unless JSON data is what any reader can hold, and text is what a terminal can show."""
+    if depth > _DEPTH:
+        raise ValueError(f"{where} is nested more than {_DEPTH} levels deep")
+    if isinstance(value, dict):
+        for key, x in value.items():
+            _check_text(key, where, "")
+            _check_plain(x, where if depth else f"{where}: {key}", depth + 1)
+    elif isinstance(value, list):
+        for x in value:
+            _check_plain(x, where, depth + 1)
+    elif isinstance(value, str):
+        _check_text(value, where, "\n\t")
+    elif isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"{where} must hold finite numbers, got {value}")
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"{where} must hold integers of at most 64 bits")
+
+
+def _check_text(text: str, where: str, allowed: str) -> None:
+    if not all(c.isprintable() or c in allowed for c in text):
+        raise ValueError(f"{where} must hold text without control characters, got {text[:100]!a}")
+
+
+class Archive:
+    """A file of `pack` whose structure has been checked; arrays are unpacked one by one.
+
+    Attributes: `manifest` (dict). Raises ValueError with one sentence for anything that is not as `pack` writes it.
+
+    data : the file. parts : that the manifest must hold besides those of every archive.
+    """
+
+    def __init__(self, data: bytes, schema: str, version: int, parts: Sequence[str]) -> None:
+        if not data.startswith(b"PK\x03\x04"):
+            raise ValueError(f"not {_WHAT.get(schema, 'an archive')}")
+        with _damage():
+            self._zip = zipfile.ZipFile(io.BytesIO(data))
+            entries = self._zip.infolist()
+        self._entries = {entry.filename: entry for entry in entries}
+        if MANIFEST not in self._entries:
+            raise ValueError(f"not {_WHAT.get(schema, 'an archive')}, {MANIFEST} is missing")
+        if len(self._entries) != len(entries):
+            raise ValueError("it holds a member twice")
+        if len(entries) > _MEMBERS:
+            raise ValueError(f"it must hold at most {_MEMBERS} members, got {len(entries)}")
+        for entry in entries:
+            if entry.flag_bits & 1:
+                raise ValueError(f"{_shown(entry.filename)} is encrypted")
+            if (method := entry.compress_type) not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{_shown(entry.filename)} is compressed with method {method}, not 0 or 8 (deflate)")
+        self.manifest = self._read_manifest(schema, version, parts)
+        self._headers = self._read_headers()
+
+    def _read_manifest(self, schema: str, version: int, parts: Sequence[str]) -> dict[str, Any]:
+        if self._entries[MANIFEST].file_size > _MANIFEST_BYTES:
+            raise ValueError(f"{MANIFEST} must be at most {_MANIFEST_BYTES} bytes")
+        data = self._unpack(MANIFEST)
+        try:
+            manifest = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{MANIFEST} is not valid JSON ({one_sentence(error)})") from None
+        if not isinstance(manifest, dict) or manifest.get("schema") != schema:
+            found = manifest.get("schema") if isinstance(manifest, dict) else None
+            raise ValueError(f"schema must be {schema!r}, got {_shown(found)!r}")
+        found = manifest.get("version")
+        if found != version or type(found) is not int:
+            raise ValueError(f"version must be {version}, got {_shown(found)!r}")
+        _check_plain(manifest, MANIFEST)
+        if manifest.get("manifest_sha256") != manifest_hash(manifest):
+            raise ValueError(f"its own sha256 does not match, {MANIFEST} was changed after it was written")
+        if different := sorted(set(manifest) ^ {*_CONTAINER_PARTS, *parts}):
+            raise ValueError(f"parts of {MANIFEST} differ, {', '.join(different)}")
+        listed = manifest["arrays"]
+        right = isinstance(listed, dict) and all(
+            isinstance(x, dict)
+            and set(x) == {"bytes", "sha256"}
+            and type(x["bytes"]) is int
+            and isinstance(x["sha256"], str)
+            for x in listed.values()
+        )
+        if not right:
+            raise ValueError("`arrays` must list bytes and sha256 of every array")
+        return manifest
+
+    def _read_headers(self) -> dict[str, tuple[int, np.dtype, tuple[int, ...], str]]:
+        """(bytes of the header, dtype, shape, order) of every array, checked against all other statements of size."""
+        listed: dict[str, dict[str, Any]] = self.manifest["arrays"]
+        headers = {}
+        for name, entry in self._entries.items():
+            if name == MANIFEST:
+                continue
+            if name not in listed:
+                raise ValueError(f"{_shown(name)} does not belong to the file")
+            stated = listed[name]["bytes"]
+            if entry.file_size != stated:
+                raise ValueError(f"{name} has {entry.file_size} bytes instead of {stated}")
+        if missing := [name for name in listed if name not in self._entries]:
+            raise ValueError(f"{missing[0]} is missing")
+        if (whole := sum(x["bytes"] for x in listed.values())) > _ARRAY_BYTES:
+            raise ValueError(f"its arrays must take at most {_ARRAY_BYTES} bytes, got {whole}")
+        for name in listed:
+            headers[name] = self._header(name)
+        return headers
+
+    def _header(self, name: str) -> tuple[int, np.dtype, tuple[int, ...], str]:
+        begin = io.BytesIO(self._unpack(name, _HEADER_BYTES))
+        try:
+            if np.lib.format.read_magic(begin) != (1, 0):
+                raise ValueError("another version of the format")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(begin)
+        except Exception as error:
+            raise ValueError(f"{name} is no array ({one_sentence(error)})") from None
+        if dtype.kind not in "iufb":
+            raise ValueError(f"{name} must hold numbers, its dtype is {dtype}")
+        size, header = self._entries[name].file_size, begin.tell()
+        needed = dtype.itemsize
+        for length in shape:
+            needed *= int(length)
+        if any(length < 0 for length in shape) or header + needed != size:
+            raise ValueError(f"{name} has {size} bytes, its header states {header + needed}")
+        return header, dtype, shape, "F" if fortran else "C"
+
+    def _unpack(self, name: str, most: int | None = None) -> bytes:
+        """A member, or its first `most` bytes; never more than its stated size is unpacked."""
+        entry = self._entries[name]
+        size = entry.file_size if most is None else min(most, entry.file_size)
+        with _damage(), self._zip.open(entry) as file:
+            parts = []
+            while size and (part := file.read(min(size, 1 << 20))):
+                parts.append(part)
+                size -= len(part)
+            if most is None and file.read(1):
+                raise ValueError(f"{name} is longer than it states")
+        if size:
+            raise ValueError(f"{name} is truncated")
+        return b"".join(parts)
+
+    def stand_ins(self) -> dict[str, np.ndarray]:
+        """Arrays of the right types and shapes by name, without values and without taking memory."""
+        return {
+            name.removesuffix(".npy"): np.broadcast_to(np.zeros((), dtype), shape)
+            for name, (_, dtype, shape, _) in self._headers.items()
+        }
+
+    def arrays(self, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, np.ndarray]:
+        """The arrays whose name is wanted, unpacked and checked against their sha256."""
+        made = {}
+        for member, (header, dtype, shape, order) in self._headers.items():
+            name = member.removesuffix(".npy")
+            if not wanted(name):
+                continue
+            data = self._unpack(member)
+            if _sha256(data) != self.manifest["arrays"][member]["sha256"]:
+                raise ValueError(f"{member} was changed, its sha256 does not match")
+            made[name] = np.frombuffer(data, dtype, offset=header).reshape(shape, order=order)  # type: ignore[call-overload]
+        return made
+
+
+#: What a file of a schema is called.
+_WHAT = {SCHEMA: "a graph file", "ohmloom-image": "the archive of a deployment image"}
+
+
+class _damage:
+    """Any error of a damaged archive as ValueError."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and type(error) is not ValueError:
+            raise ValueError(f"truncated or damaged ({one_sentence(error)})") from None
+
+
+def _shown(value: Any) -> Any:
+    """A value of unknown origin for a message."""
+    return value if value is None or isinstance(value, (bool, int, float)) else one_sentence(ValueError(value))[:100]
 
 
 def _check_real_numbers(nodes: Sequence[Node]) -> None:
@@ -383,36 +537,132 @@ def _check_real_numbers(nodes: Sequence[Node]) -> None:
                     raise ValueError(f"node {node.name}: {name} must be finite, it holds NaN or infinity")
 
 
-def _graph(manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> Graph:
-    """The graph of a manifest; ValueError, TypeError, KeyError for contents that do not fit together."""
+def _check_lambda(graph: Graph) -> None:
+    """The record of lambda must give the counts that converters answer to."""
+    for layer in graph.layers:
+        try:
+            follows = np.array_equal(min_count(graph.hardware.adc_bits, layer.counts_per_lsb), layer.min_count)
+        except ValueError as error:
+            raise ValueError(f"layer {layer.name}: {error}") from None
+        if not follows:
+            raise ValueError(
+                f"layer {layer.name}: min_count does not follow from counts_per_lsb = {layer.counts_per_lsb}"
+            )
+
+
+def _check_sizes(nodes: Sequence[Node], hardware: HardwareConfig) -> None:
+    """Sizes in range, and arrays of the shapes that they give; before any array is unpacked or any node is derived."""
+    for node in nodes:
+        where = f"node {node.name}"
+        if not node.name or len(node.name) > _NAME_LENGTH or not node.name.isprintable():
+            raise ValueError(f"{where[:100]}: a name must have 1..{_NAME_LENGTH} printable characters")
+        size = 1
+        for length in node.shape:
+            size *= length
+        if min(node.shape) < 1 or size >= 1 << 31:
+            raise ValueError(f"{where}: its shape must be positive and hold less than 2**31 values, got {node.shape}")
+        if isinstance(node, Border):
+            if min(*node.stride, 1 + min(node.border), 1 + min(node.channels)) < 1:
+                raise ValueError(f"{where}: strides must be at least 1, borders and channels at least 0")
+            _check_shape(node.values, (node.shape[0],), f"{where}: values")
+        if isinstance(node, Crossbar):
+            if not node.layers:
+                raise ValueError(f"{where}: it has no layer")
+            for layer in node.layers:
+                _check_layer_sizes(layer, hardware)
+            outputs = sum(layer.outputs for layer in node.layers)
+            for name in ("step", "bias"):
+                shape = np.shape(getattr(node, name))
+                if shape != (outputs,):
+                    raise ValueError(f"{where}: {name} must be {outputs} real numbers, got shape {shape}")
+
+
+def _check_layer_sizes(layer: Layer, hardware: HardwareConfig) -> None:
+    where = f"layer {layer.name}"
+    for name in _SIZES:
+        if not 1 <= (value := getattr(layer, name)) <= 65535:
+            raise ValueError(f"{where}: {name} must be in 1..65535, got {value}")
+    shapes: dict[str, tuple[int, ...]] = {
+        "weights": (layer.k, layer.outputs),
+        "bias": (layer.outputs,),
+        "multipliers": (layer.outputs,),
+        "block_widths": (layer.segments(hardware), layer.block_cols(hardware)),
+        "min_count": ((1 << hardware.adc_bits) - 1,),
+        "pad_values": (layer.channels,),
+    }
+    for name, shape in shapes.items():
+        values = getattr(layer, name)
+        if values is not None:
+            _check_shape(values, shape, f"{where}: {name}")
+
+
+def _check_shape(values: np.ndarray, shape: tuple[int, ...], where: str) -> None:
+    if values.shape != shape:
+        raise ValueError(f"{where} must have shape {shape}, got {values.shape}")
+
+
+def read_network(archive: Archive, others: Sequence[str] = ()) -> Graph:
+    """The network of an archive; ValueError, one sentence, for contents that do not fit together.
+
+    others : first parts of the names of arrays that are not the network's.
+    """
+    manifest = archive.manifest
+    mine = lambda name: not name.startswith(tuple(f"{other}." for other in others))  # noqa: E731
+    if not isinstance(manifest["hardware"], dict):
+        raise ValueError("hardware must be an object")
     hardware = HardwareConfig.from_dict(manifest["hardware"])
     if manifest["hardware_hash"] != hardware.hash:
         raise ValueError("hardware_hash does not match the hardware configuration")
-    reader = _Reader(arrays)
-    nodes: list[Node] = []
-    for index, record in enumerate(manifest["nodes"]):
-        where = f"node {index} {record.get('name')}"
-        kind = record.pop("kind", None)
-        if kind not in KINDS:
-            raise ValueError(f"{where}: this version does not know the kind {kind!r}")
-        nodes.append(reader.object(KINDS[kind], record, where))
-    if arrays:
-        raise ValueError(f"{sorted(arrays)[0]} belongs to no node")
+    shapes = {name: array for name, array in archive.stand_ins().items() if mine(name)}
+    _check_sizes(list(_nodes(manifest["nodes"], _Reader(shapes, convert=False))), hardware)
+    if shapes:
+        raise ValueError(f"{sorted(shapes)[0]} belongs to no node")
+    reader = _Reader(archive.arrays(mine))
+    nodes = tuple(_nodes(manifest["nodes"], reader))
     _check_real_numbers(nodes)
+    if not isinstance(manifest["info"], dict):
+        raise ValueError("info must be an object")
     graph = Graph(
         name=reader.read(str, manifest["name"], "name"),
         hardware=hardware,
-        nodes=tuple(nodes),
+        nodes=nodes,
         classes=reader.read(tuple[str, ...], manifest["classes"], "classes"),
-        info=dict(manifest["info"]),
+        info=manifest["info"],
     )
+    for name in (graph.name, *graph.classes):
+        if len(name) > _NAME_LENGTH or not name.isprintable():
+            raise ValueError(f"names must have at most {_NAME_LENGTH} printable characters, got {name[:100]!a}")
     check_graph(graph)
-    if reader.read(bool, manifest["derived"], "derived"):
-        derived = _built(graph)
-        if different := _difference(graph.nodes, derived.nodes):
-            raise ValueError(f"{different} does not follow from the real numbers")
-        return derived
-    return graph
+    _check_lambda(graph)
+    if manifest["derived"] is not True:
+        raise ValueError(f"derived must be True, got {_shown(manifest['derived'])!r}")
+    return _derived(graph)
+
+
+def _nodes(records: Any, reader: _Reader) -> Iterator[Node]:
+    """Nodes from their records."""
+    if not isinstance(records, list):
+        raise ValueError("nodes must be a list")
+    for index, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise ValueError(f"node {index} must be an object")
+        where = f"node {index} {record.get('name')}"
+        kind = record.get("kind")
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise ValueError(f"{where}: this version does not know the kind {kind!r}")
+        yield reader.object(KINDS[kind], {key: x for key, x in record.items() if key != "kind"}, where)
+
+
+def read_file(path: Path) -> bytes:
+    """A whole file; ValueError, one sentence, if it cannot be read or is none."""
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ValueError("not a file")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError("there is no such file") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from None
 
 
 def load(path: str | Path) -> Graph:
@@ -422,175 +672,10 @@ def load(path: str | Path) -> Graph:
     unknown nodes or fields, with NaN or wrong shapes, or whose integers do not follow from its real numbers.
     """
     path = Path(path)
-    members = _members(path)
-    manifest = _manifest(path, members.pop(MANIFEST))
     try:
-        arrays = {
-            name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-            for name, data in members.items()
-        }
-        return _graph(manifest, arrays)
+        return read_network(Archive(read_file(path), SCHEMA, VERSION, NETWORK_PARTS))
     except (ValueError, TypeError) as error:
-        raise GraphFileError(f"{path}: {error}") from None
-    except (KeyError, AttributeError, IndexError, OverflowError) as error:
-        raise GraphFileError(f"{path}: its contents do not fit together ({error})") from None
-
-
-# ---- what people see ----------------------------------------------------------------------------
-def _widths(layer: Layer, hardware: HardwareConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(width, weights) of every block, flat; padding of edge blocks left out."""
-    rows = np.minimum(hardware.ou_rows, layer.k - np.arange(layer.segments(hardware)) * hardware.ou_rows)
-    cols = np.minimum(hardware.ou_cols, layer.outputs - np.arange(layer.block_cols(hardware)) * hardware.ou_cols)
-    return layer.block_widths.ravel(), np.outer(rows, cols).ravel()
-
-
-def _summary(layers: Sequence[Layer], hardware: HardwareConfig) -> dict[str, Any]:
-    parts = [_widths(layer, hardware) for layer in layers]
-    width, weights = (np.concatenate(x) for x in zip(*parts, strict=True))
-    histogram = np.bincount(width, minlength=hardware.weight_bits + 1)
-    whole = int(weights.sum())
-    magnitude = int(width @ weights)
-    with_sign = magnitude + int(weights[width > 0].sum())
-    bits = {
-        "magnitude": magnitude,
-        "with_sign": with_sign,
-        "with_sign_and_table": with_sign + _TABLE_BITS * len(width),
-    }
-    return {
-        "weights": whole,
-        "bits_per_weight": magnitude / whole,
-        # 32 * weights / bits; the sign is one bit for every weight of a block that is not empty
-        "compression": {name: 32 * whole / value if value else None for name, value in bits.items()},
-        "zero_weights": float(np.mean(np.concatenate([x.weights.ravel() for x in layers]) == 0)),
-        "blocks": len(width),
-        "block_widths": {str(bits): int(count) for bits, count in enumerate(histogram)},
-    }
-
-
-def describe(graph: Graph) -> dict[str, Any]:
-    """What a graph holds, JSON-able: layers, histogram of block widths, magnitude bits per weight, scales."""
-    nodes = []
-    for node in graph.nodes:
-        one: dict[str, Any] = {
-            "name": node.name,
-            "kind": _NAMES[type(node)],
-            "inputs": list(node.inputs),
-            "shape": list(node.shape),
-            "bits": node.encoding.bits,
-            "scale": node.encoding.scale,
-            "zero": list(node.encoding.zeros) or node.encoding.zero,
-        }
-        if isinstance(node, Crossbar):
-            first = node.layers[0]
-            one |= {
-                "layer": first.kind,
-                "kernel": [first.kernel_height, first.kernel_width],
-                "stride": first.stride,
-                "pad": first.pad,
-                "pool": first.pool,
-                "groups": len(node.layers),
-                "windows": first.windows,
-                "input_bits": first.input_bits,
-                **_summary(node.layers, graph.hardware),
-                "weight_step": {"least": float(node.step.min()), "most": float(node.step.max())},
-                "registers": [_encode(one, "registers", {}) for one in settings_of(first.converters)],
-                "counts_per_lsb": first.counts_per_lsb,
-                "lossless": lossless(first.converters, graph.hardware, first.min_count),
-                "dynamic": _encode(first.dynamic, "dynamic", {}),
-                "skip_zero_slices": first.skip_zero_slices,
-            }
-        nodes.append(one)
-    return {
-        "name": graph.name,
-        "classes": list(graph.classes),
-        "info": graph.info,
-        "hardware": graph.hardware.as_dict(),
-        "hardware_hash": graph.hardware.hash,
-        "integers_follow_from_real_numbers": _is_derived(graph),
-        **_summary(graph.layers, graph.hardware),
-        "nodes": nodes,
-    }
-
-
-console = Console(width=None if sys.stdout.isatty() else 150)
-
-
-def _adc(node: dict[str, Any]) -> str:
-    first, *others = node["registers"]
-    shown = {name: len(value) if isinstance(value, list) else value for name, value in first.items() if value}
-    words = [shown.pop("mode")] + [f"{name}={value}" for name, value in shown.items()]
-    if others:
-        words = [f"{1 + len(others)} settings per bit class"]
-    if node["counts_per_lsb"] != 1:
-        words.append(f"lambda={node['counts_per_lsb']:g}")
-    if node["dynamic"] is not None:
-        words.append(" ".join(f"{name}={value}" for name, value in node["dynamic"].items()))
-    return " ".join(words + ["lossless"] * node["lossless"] + ["skips zero slices"] * node["skip_zero_slices"])
-
-
-def _print_description(what: dict[str, Any]) -> None:
-    hardware = what["hardware"]
-    crossbars = [node for node in what["nodes"] if node["kind"] == "crossbar"]
-    console.print(
-        f"[bold]{what['name']}[/bold]: {len(what['nodes'])} nodes, {len(crossbars)} of them on crossbars; "
-        f"{what['weights']:,} weights, {100 * what['zero_weights']:.1f} % of them 0; {len(what['classes'])} class names"
-    )
-    console.print(
-        f"hardware {what['hardware_hash'][:8]}: {hardware['ou_rows']} x {hardware['ou_cols']} OUs, "
-        f"{hardware['adc_bits']}-bit ADCs, {hardware['input_bits']} input bits, {hardware['weight_bits']} weight planes"
-    )
-    console.print(
-        f"{what['bits_per_weight']:.3f} magnitude bits per weight; blocks by width: "
-        + ", ".join(f"{count} of {bits} bits" for bits, count in what["block_widths"].items() if count)
-    )
-    console.print(
-        "compression against 32-bit weights: "
-        + ", ".join(f"{value:.1f}x {name.replace('_', ' ')}" for name, value in what["compression"].items() if value)
-    )
-    if not what["integers_follow_from_real_numbers"]:
-        console.print("integers are as they were given, they do not follow from real numbers")
-    table = Table("node", "kind", "from", "output", "bits", "step, zero", "kernel", "weights", "bits/weight", "A/D")
-    for node in what["nodes"]:
-        words = [node["name"], node["kind"], ", ".join(node["inputs"]), "x".join(map(str, node["shape"]))]
-        zero = node["zero"]
-        zero = ", ".join(f"{z:.4g}" for z in zero) if isinstance(zero, list) else str(zero)
-        words += [str(node["bits"]), f"{node['scale']:.4g}, {zero}"]
-        if node["kind"] == "crossbar":
-            words[1] = node["layer"] + (f", {node['groups']} groups" if node["groups"] > 1 else "")
-            kernel = "x".join(map(str, node["kernel"])) + (f"/{node['stride']}" if node["stride"] > 1 else "")
-            words += [kernel, f"{node['weights']:,}", f"{node['bits_per_weight']:.3f}", _adc(node)]
-        table.add_row(*words)
-    console.print(table)
-    for key, value in what["info"].items():
-        console.print(f"{key}: {value}", highlight=False, markup=False)
-
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-
-@app.command()
-def main(
-    file: Annotated[Path, typer.Argument(help="graph file")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the description to this file")] = None,
-) -> None:
-    """Check a graph file and say what it holds: layers, block widths, bits per weight, scales, converters.
-
-    Exit status: 0 it can be used, 2 the file or the call is bad.
-    """
-    try:
-        what = describe(load(file))
-        if json_file is not None:
-            partial = json_file.with_name(f".{json_file.name}.partial")
-            partial.write_text(json.dumps(what, indent=1) + "\n")
-            os.replace(partial, json_file)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except OSError as error:
-        print(f"error: {json_file}: cannot be written ({error.strerror})", file=sys.stderr)
-        raise typer.Exit(2) from None
-    _print_description(what)
-
-
-if __name__ == "__main__":
-    app()
+        raise GraphFileError(f"{path}: {one_sentence(error)}") from None
+    except Exception as error:  # the schema is checked before use, so this is a corner that it missed
+        text = f"{type(error).__name__}: {one_sentence(error)}"
+        raise GraphFileError(f"{path}: its contents do not fit together ({text})") from None

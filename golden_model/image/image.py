@@ -1,62 +1,51 @@
 """The deployment image: one directory with everything that hardware and simulation need (system.md §9).
 
-A reader refuses an image that is incomplete, changed, of another version or for other hardware, each
-with one sentence and before anything is used. Writing is atomic: the directory appears whole or not at
-all, and an old image stays until the new one is complete.
+`image.archive` holds the network, its program and tables, and test vectors (archive.py); beside it the tables lie as
+`$readmemh` text, one file each. A reader refuses an image that is incomplete, changed, of another version or for other
+hardware, each with one sentence and before anything is used; what follows from the network is computed again and
+compared. Writing is atomic: the directory appears whole or not at all, and an old image stays until the new one is
+complete.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import os
-import platform
 import shutil
 import tempfile
-import zipfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from golden_model.config import HardwareConfig
-from golden_model.crossbar import mapping
+from golden_model.engines.choice import EngineName
+from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.events import Events
-from golden_model.graph.layers import DynamicPrecision, Layer, Network
-from golden_model.network import Progress, Runner, check_network, refuse_unsupported
-from golden_model.registers import COUNTER_NAMES, DESCRIPTOR_STRIDE, pack_descriptor
-from golden_model.trq import AdcRegisters, levels
+from golden_model.graph.network import Graph
+from golden_model.image.archive import (
+    NETWORK_PARTS,
+    Archive,
+    network_parts,
+    one_sentence,
+    pack,
+    read_file,
+    read_network,
+)
+from golden_model.image.interpreter import Interpreter
+from golden_model.image.program import Program, Tables, plan
+from golden_model.registers import COUNTER_NAMES
 
 SCHEMA = "ohmloom-image"
-VERSION = 1
-MANIFEST = "manifest.json"
+VERSION = 2
+ARCHIVE = "image.archive"
 HEX_FILES = ("cells.hex", "widths.hex", "bias.hex", "multipliers.hex", "pads.hex", "reference.hex", "program.hex")
-FILES = ("tables.npz", "cells.npz", "vectors.npz", *HEX_FILES)
+FILES = (ARCHIVE, *HEX_FILES)
 
-_SCALARS = (
-    "name",
-    "kind",
-    "channels",
-    "height",
-    "width",
-    "kernel_height",
-    "kernel_width",
-    "stride",
-    "pad",
-    "pool",
-    "outputs",
-    "shift",
-    "counts_per_lsb",
-    "skip_zero_slices",
-    "input_bits",
-    "output_bits",
-    "last",
-)
-_ARRAYS = ("weights", "bias", "multipliers", "block_widths", "min_count")
-_KEYS = {"block_widths": "widths", "pad_values": "pads"}  # attribute of Layer -> name in tables.npz
+_PARTS = (*NETWORK_PARTS, "counters", "steps", "image_base", "logits", "cell_pairs", "cell_checksum", "vectors")
+#: First parts of the names of arrays that are not the network's.
+_OTHERS = ("tables", "vectors")
+_TABLES = ("program", "widths", "bias", "multipliers", "pads", "levels")
 
 
 class ImageError(ValueError):
@@ -64,32 +53,11 @@ class ImageError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Tables:
-    """Contents of the tile's memories.
-
-    program : (layers, DESCRIPTOR_STRIDE) uint32 descriptor words. widths : (entries,) uint8.
-    bias, multipliers : (channels,) int64. pads : (entries,) uint8. levels : (layers, ou_rows + 1) uint8,
-    sampled level of every count. cells : bool (pairs, grid_rows, grid_cols, lanes, ou_rows).
-    cell_words : (OUs, cell_words) uint32 in programming order. checksum : CRC-32 of the cell words.
-    """
-
-    program: np.ndarray
-    widths: np.ndarray
-    bias: np.ndarray
-    multipliers: np.ndarray
-    pads: np.ndarray
-    levels: np.ndarray
-    cells: np.ndarray
-    cell_words: np.ndarray
-    checksum: int
-
-
-@dataclass(frozen=True, eq=False)
 class Vectors:
     """Test vectors and what the golden model expects of them.
 
     images : uint8 (B, C, H, W). labels : (B,) int64, -1 if unknown. logits : (B, N) int64.
-    events : leading shape (B, layers). cycles : (B,) int64, clocks from start to done.
+    events : leading shape (B, steps). cycles : (B,) int64, clocks from start to done.
     """
 
     images: np.ndarray
@@ -103,105 +71,32 @@ class Vectors:
 class Image:
     """A deployment image that has been read and checked."""
 
-    network: Network
-    placement: mapping.Placement
-    tables: Tables
+    network: Graph
+    program: Program
     vectors: Vectors
     manifest: dict[str, Any]
 
-
-# ---- tables -------------------------------------------------------------------------------------
-#: Fields of `AdcRegisters` that the RTL has; the others must hold their defaults.
-RTL_REGISTERS = ("mode", "n_r2", "n_r1", "m", "bias")
-
-
-def check_rtl_registers(layer: Layer) -> None:
-    """ValueError unless the RTL has the layer's conversion; searches of ours (system.md §13) it has not yet."""
-    if layer.registers.searches:
-        bound = "" if layer.registers.column_bound_bits is None else " with a bound"
-        raise ValueError(
-            f"layer {layer.name}: the RTL has no conversion of mode {layer.registers.mode!r}{bound}, "
-            "only 'uniform' and 'twin' without one"
-        )
+    def runner(self, engine: EngineName = "auto") -> Runner:
+        """The network, ready to run."""
+        return Runner(self.network, self.program, engine=engine)
 
 
-def descriptor(layer: Layer, placed: mapping.LayerPlacement, hardware: HardwareConfig) -> dict[str, int]:
-    """Field values of a layer's hardware descriptor (system.md §5a; `registers.descriptor_fields`).
+class Runner(GraphRunner):
+    """The runner of an image's network; it also knows the clocks of its program.
 
-    Raises ValueError for registers that the RTL does not have.
+    Attributes: those of `GraphRunner`, and `program`.
     """
-    check_rtl_registers(layer)
-    segments, block_cols = layer.segments(hardware), layer.block_cols(hardware)
-    dynamic = layer.dynamic or DynamicPrecision()
-    return {
-        "channels": layer.channels,
-        "height": layer.height,
-        "width": layer.width,
-        "in_plane": layer.height * layer.width,
-        "kernel_height": layer.kernel_height,
-        "kernel_width": layer.kernel_width,
-        "stride": layer.stride,
-        "pad": layer.pad,
-        "pool": layer.pool,
-        "out_height": layer.out_height,
-        "out_width": layer.out_width,
-        "out_plane": layer.out_height * layer.out_width,
-        "outputs": layer.outputs,
-        "segments": segments,
-        "last_rows": layer.k - (segments - 1) * hardware.ou_rows,
-        "block_cols": block_cols,
-        "last_cols": layer.outputs - (block_cols - 1) * hardware.ou_cols,
-        "crossbar_base": placed.crossbar_base,
-        "width_base": placed.width_base,
-        "channel_base": placed.channel_base,
-        "pad_base": placed.pad_base,
-        "pad_enable": int(layer.pad_values is not None),
-        "last": int(layer.last),
-        "skip_zero_slices": int(layer.skip_zero_slices),
-        "dynamic": int(layer.dynamic is not None),
-        "stream_bits": layer.input_bits,
-        "l_max": dynamic.l_max,
-        "tau_sq": dynamic.tau_sq,
-        "out_bits": layer.output_bits,
-        "shift": layer.shift,
-        "adc_mode": int(layer.registers.mode == "twin"),
-        "n_r1": layer.registers.n_r1,
-        "n_r2": layer.registers.n_r2,
-        "m": layer.registers.m,
-        "adc_bias": layer.registers.bias,
-        "residual": 0,
-        "residual_multiplier": 0,
-        "average": 0,
-        "pool_multiplier": 0,
-        "pool_shift": 0,
-    }
+
+    def __init__(self, network: Graph, program: Program, *, engine: EngineName = "auto") -> None:
+        super().__init__(network, engine=engine)
+        self.program = program
+
+    def cycles(self, events: Events) -> np.ndarray:
+        """Clocks from start to done per image, (B,) int64, from the events of `run`."""
+        return self.program.cycles(events)
 
 
-def build_tables(network: Network, placement: mapping.Placement) -> Tables:
-    """Memory contents of the tile for a placed network."""
-    hardware, layers = network.hardware, network.layers
-    program = np.zeros((len(layers), DESCRIPTOR_STRIDE), dtype=np.uint32)
-    cells = mapping.empty_cells(hardware, placement.pairs)
-    for index, (layer, placed) in enumerate(zip(layers, placement.layers, strict=True)):
-        words = pack_descriptor(hardware, descriptor(layer, placed, hardware))
-        program[index, : len(words)] = words
-        mapping.program_layer(cells, placed, layer.weights, hardware)
-    pads = [np.zeros(0) if layer.pad_values is None else layer.pad_values for layer in layers]
-    return Tables(
-        program=program,
-        widths=np.concatenate([np.ravel(layer.block_widths) for layer in layers]).astype(np.uint8),
-        bias=np.concatenate([layer.bias for layer in layers]).astype(np.int64),
-        multipliers=np.concatenate([layer.multipliers for layer in layers]).astype(np.int64),
-        pads=np.concatenate(pads).astype(np.uint8),
-        levels=np.array(
-            [levels(hardware.adc_bits, hardware.ou_rows, layer.min_count) for layer in layers], dtype=np.uint8
-        ),
-        cells=cells,
-        cell_words=mapping.cell_words(cells, hardware),
-        checksum=mapping.checksum(cells, hardware),
-    )
-
-
+# ---- tables as text -----------------------------------------------------------------------------
 def _hex_lines(values: Any, bits: int) -> bytes:
     digits = -(-bits // 4)
     return "".join(f"{int(v) & ((1 << bits) - 1):0{digits}x}\n" for v in values).encode()
@@ -230,48 +125,18 @@ def hex_files(tables: Tables, hardware: HardwareConfig) -> dict[str, bytes]:
 
 
 # ---- write --------------------------------------------------------------------------------------
-def _npz(arrays: dict[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
-def _layer_record(layer: Layer, placed: mapping.LayerPlacement) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        return value.item() if isinstance(value, np.generic) else value
-
-    return {name: plain(getattr(layer, name)) for name in _SCALARS} | {
-        "registers": {name: getattr(layer.registers, name) for name in RTL_REGISTERS},
-        "dynamic": None if layer.dynamic is None else asdict(layer.dynamic),
-        "scales": {key: float(value) for key, value in layer.scales.items()},
-        "placement": {
-            name: int(getattr(placed, name))
-            for name in ("crossbar_base", "pairs", "width_base", "channel_base", "pad_base")
-        },
-        "shapes": {
-            "weights": list(np.shape(layer.weights)),
-            "block_widths": list(np.shape(layer.block_widths)),
-            "pads": None if layer.pad_values is None else len(layer.pad_values),
-            "output": [layer.outputs, layer.out_height, layer.out_width],
-        },
-    }
-
-
-def manifest_hash(manifest: dict[str, Any]) -> str:
-    """sha256 of a manifest without its own `manifest_sha256`."""
-    rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
 def write(
     directory: str | Path,
-    network: Network,
+    network: Graph,
     images: Any,
     labels: Any = None,
     *,
     progress: Progress | None = None,
 ) -> Image:
-    """Write a deployment image: placement, tables and expected vectors through the golden model.
+    """Write a deployment image: program, tables and expected vectors through the golden model.
+
+    The vectors are what the interpreter makes of the program; they are compared with the runner of the network, so
+    that no image leaves with a program that computes something else.
 
     Parameters
     ----------
@@ -284,72 +149,80 @@ def write(
     run or for bad vectors, ImageError if the directory holds something else; nothing is left behind.
     """
     directory = Path(directory)
-    for layer in network.layers:
-        check_rtl_registers(layer)
-    runner = Runner(network)
+    program = plan(network)
+    runner = Runner(network, program)
     images = runner.check_images(images)
     labels = np.full(len(images), -1) if labels is None else np.asarray(labels)
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         raise ValueError(
             f"labels must be {len(images)} integers, one per image, got shape {labels.shape}, dtype {labels.dtype}"
         )
-    outputs = network.layers[-1].outputs
-    if len(labels) and (labels.min() < -1 or labels.max() >= outputs):
-        raise ValueError(f"labels must be in -1..{outputs - 1}, got {int(labels.min())}..{int(labels.max())}")
+    _check_labels(labels, program.logits)
     _check_replaceable(directory)
-    tables = build_tables(network, runner.placement)
-    logits, events = runner.run(images, progress=progress)
-
-    arrays: dict[str, np.ndarray] = {}
-    for index, layer in enumerate(network.layers):
-        for name in _ARRAYS:
-            arrays[f"layer{index}.{_KEYS.get(name, name)}"] = np.asarray(getattr(layer, name)).astype(np.int64)
-        if layer.pad_values is not None:
-            arrays[f"layer{index}.pads"] = np.asarray(layer.pad_values).astype(np.int64)
-    content: dict[str, bytes] = {
-        "tables.npz": _npz(arrays),
-        "cells.npz": _npz({"cells": np.packbits(tables.cells), "shape": np.array(tables.cells.shape)}),
-        "vectors.npz": _npz(
-            {
-                "images": images,
-                "labels": labels.astype(np.int64),
-                "logits": logits,
-                "events": events.counts,
-                "cycles": runner.cycles(events),
-            }
-        ),
-        **hex_files(tables, network.hardware),
+    parts, arrays = network_parts(network)
+    expected, counted = runner.run(images, progress=progress)
+    logits, events = Interpreter(program.tables, network.hardware, image_base=program.image_base).run(images)
+    if not (np.array_equal(logits, expected) and (runner.cycles(counted) == events.cycles.sum(axis=1)).all()):
+        raise ValueError(f"network {network.name}: its program does not compute what the network does")
+    arrays |= {f"tables.{name}": getattr(program.tables, name) for name in _TABLES}
+    arrays |= {
+        "tables.cells": np.packbits(program.tables.cells),
+        "vectors.images": images,
+        "vectors.labels": labels.astype(np.int64),
+        "vectors.logits": logits,
+        "vectors.events": events.counts,
+        "vectors.cycles": runner.cycles(counted),
     }
-    manifest: dict[str, Any] = {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "tool_versions": {"python": platform.python_version(), "numpy": np.__version__},
-        "name": network.name,
-        "classes": list(network.classes),
-        "info": network.info,
-        "hardware": network.hardware.as_dict(),
-        "hardware_hash": network.hardware.hash,
-        "counters": list(COUNTER_NAMES),
-        "cell_pairs": runner.placement.pairs,
-        "cell_checksum": tables.checksum,
-        "layers": [
-            _layer_record(layer, placed) for layer, placed in zip(network.layers, runner.placement.layers, strict=True)
-        ],
-        "files": {
-            name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in content.items()
-        },
+    content = {
+        ARCHIVE: pack(SCHEMA, VERSION, {**parts, **_program_parts(program), "vectors": len(images)}, arrays),
+        **hex_files(program.tables, network.hardware),
     }
-    manifest["manifest_sha256"] = manifest_hash(manifest)
-    content[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
     _replace_directory(directory, content)
     return read(directory, network.hardware)
+
+
+def _program_parts(program: Program) -> dict[str, Any]:
+    """What the manifest says of a program."""
+    return {
+        "counters": list(COUNTER_NAMES),
+        "steps": [
+            {
+                "name": step.name,
+                "node": step.node,
+                "kind": step.kind.name,
+                "shape": list(map(int, step.shape)),
+                "windows": int(step.windows),
+                "fields": {name: int(value) for name, value in step.fields.items()},
+            }
+            for step in program.steps
+        ],
+        "image_base": program.image_base,
+        "logits": program.logits,
+        "cell_pairs": program.placement.pairs,
+        "cell_checksum": program.tables.checksum,
+    }
+
+
+def _check_labels(labels: np.ndarray, outputs: int) -> None:
+    if len(labels) and (labels.min() < -1 or labels.max() >= outputs):
+        raise ValueError(f"labels must be in -1..{outputs - 1}, got {int(labels.min())}..{int(labels.max())}")
 
 
 def _check_replaceable(directory: Path) -> None:
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise ImageError(f"{directory}: it exists and is not a directory")
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / MANIFEST).is_file():
+    known = (directory / ARCHIVE).is_file() or _is_version_1(directory)
+    if directory.is_dir() and any(directory.iterdir()) and not known:
         raise ImageError(f"{directory}: it is not empty and not a deployment image, so it is not replaced")
+
+
+def _is_version_1(directory: Path) -> bool:
+    """Whether a directory holds an image of the first version."""
+    manifest = directory / "manifest.json"
+    if not manifest.is_file():
+        return False
+    with open(manifest, "rb") as file:
+        return f'"{SCHEMA}"'.encode() in file.read(1000)
 
 
 def _replace_directory(directory: Path, content: dict[str, bytes]) -> None:
@@ -378,131 +251,6 @@ def _replace_directory(directory: Path, content: dict[str, bytes]) -> None:
 
 
 # ---- read ---------------------------------------------------------------------------------------
-def _read_manifest(directory: Path) -> dict[str, Any]:
-    if not directory.is_dir():
-        raise ImageError(f"{directory}: there is no such directory")
-    path = directory / MANIFEST
-    if not path.is_file():
-        raise ImageError(f"{directory}: not a deployment image, {MANIFEST} is missing")
-    try:
-        manifest = json.loads(path.read_bytes())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ImageError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        found = manifest.get("schema") if isinstance(manifest, dict) else None
-        raise ImageError(f"{path}: schema must be {SCHEMA!r}, got {found!r}")
-    if manifest.get("version") != VERSION:
-        raise ImageError(f"{path}: version must be {VERSION}, got {manifest.get('version')!r}")
-    if manifest.get("manifest_sha256") != manifest_hash(manifest):
-        raise ImageError(f"{path}: its own checksum does not match, it was changed after it was written")
-    return manifest
-
-
-def _read_files(directory: Path, manifest: dict[str, Any]) -> dict[str, bytes]:
-    listed = manifest.get("files")
-    if not isinstance(listed, dict) or set(listed) != set(FILES):
-        raise ImageError(f"{directory / MANIFEST}: `files` must list {', '.join(sorted(FILES))}")
-    extra = sorted(path.name for path in directory.iterdir() if path.name not in listed and path.name != MANIFEST)
-    if extra:
-        raise ImageError(f"{directory}: {extra[0]} does not belong to the image")
-    content = {}
-    for name, entry in listed.items():
-        path = directory / name
-        if not path.is_file():
-            raise ImageError(f"{directory}: {name} is missing")
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            how = "truncated" if size < entry["bytes"] else "oversized"
-            raise ImageError(f"{directory}: {name} is {how}, {size} bytes instead of {entry['bytes']}")
-        content[name] = path.read_bytes()
-        if hashlib.sha256(content[name]).hexdigest() != entry["sha256"]:
-            raise ImageError(f"{directory}: {name} was changed, its sha256 does not match the manifest")
-    return content
-
-
-def _load_npz(directory: Path, name: str, data: bytes) -> dict[str, np.ndarray]:
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise ImageError(f"{directory}: {name} cannot be read ({error})") from None
-
-
-def _check_hardware(directory: Path, manifest: dict[str, Any], expected: HardwareConfig | None) -> HardwareConfig:
-    if not isinstance(manifest.get("hardware"), dict):
-        raise ImageError(f"{directory}: hardware is missing")
-    try:
-        hardware = HardwareConfig.from_dict(manifest["hardware"])
-    except (TypeError, ValueError) as error:
-        raise ImageError(f"{directory}: {error}") from None
-    if manifest.get("hardware_hash") != hardware.hash:
-        raise ImageError(f"{directory}: hardware_hash does not match the hardware configuration in the manifest")
-    if expected is not None and expected != hardware:
-        theirs, ours = hardware.as_dict(), expected.as_dict()
-        different = ", ".join(
-            f"{key} = {theirs[key]} instead of {ours[key]}" for key in ours if theirs[key] != ours[key]
-        )
-        raise ImageError(f"{directory}: the image is for other hardware, {different}")
-    return hardware
-
-
-def _read_layer(record: dict[str, Any], index: int, arrays: dict[str, np.ndarray]) -> Layer:
-    where = f"layer {record.get('name', index)}"
-    refuse_unsupported(where, record)
-    known = {*_SCALARS, "registers", "dynamic", "scales", "placement", "shapes"}
-    if set(record) != known:
-        raise ValueError(f"{where}: fields differ, {', '.join(sorted(set(record) ^ known))}")
-    tables = {}
-    for name in (*_ARRAYS, "pad_values"):
-        key = f"layer{index}.{_KEYS.get(name, name)}"
-        tables[name] = arrays.pop(key, None)
-        if tables[name] is None and name != "pad_values":
-            raise ValueError(f"tables.npz: {key} is missing")
-    dynamic = record["dynamic"]
-    return Layer(
-        **{name: record[name] for name in _SCALARS},
-        **tables,
-        registers=AdcRegisters(**record["registers"]),
-        dynamic=None if dynamic is None else DynamicPrecision(**dynamic),
-        scales=record["scales"],
-    )
-
-
-def _read_network(manifest: dict[str, Any], hardware: HardwareConfig, arrays: dict[str, np.ndarray]) -> Network:
-    layers = tuple(_read_layer(record, index, arrays) for index, record in enumerate(manifest["layers"]))
-    if arrays:
-        raise ValueError(f"tables.npz: {sorted(arrays)[0]} belongs to no layer")
-    return Network(
-        name=manifest["name"],
-        hardware=hardware,
-        layers=layers,
-        classes=tuple(manifest["classes"]),
-        info=manifest["info"],
-    )
-
-
-def _read_vectors(arrays: dict[str, np.ndarray], runner_shape: Sequence[int], network: Network) -> Vectors:
-    layers = network.layers
-    batch = len(arrays["images"])
-    shapes = {
-        "images": (batch, *runner_shape),
-        "labels": (batch,),
-        "logits": (batch, layers[-1].outputs),
-        "events": (batch, len(layers), len(COUNTER_NAMES)),
-        "cycles": (batch,),
-    }
-    if set(arrays) != set(shapes):
-        raise ValueError(f"vectors.npz: arrays differ, {', '.join(sorted(set(arrays) ^ set(shapes)))}")
-    for name, shape in shapes.items():
-        kind = np.uint8 if name == "images" else np.int64
-        if arrays[name].shape != shape or arrays[name].dtype != kind:
-            raise ValueError(
-                f"vectors.npz: {name} must be {np.dtype(kind)} of shape {shape}, "
-                f"got {arrays[name].dtype} of shape {arrays[name].shape}"
-            )
-    return Vectors(arrays["images"], arrays["labels"], arrays["logits"], Events(arrays["events"]), arrays["cycles"])
-
-
 def read(directory: str | Path, hardware: HardwareConfig | None = None) -> Image:
     """Read and check a deployment image.
 
@@ -512,29 +260,121 @@ def read(directory: str | Path, hardware: HardwareConfig | None = None) -> Image
     schema or version, another hardware configuration, or contents that do not fit together.
     """
     directory = Path(directory)
-    manifest = _read_manifest(directory)
-    found = _check_hardware(directory, manifest, hardware)
-    content = _read_files(directory, manifest)
-    arrays = {name: _load_npz(directory, name, content[name]) for name in FILES if name.endswith(".npz")}
     try:
-        network = _read_network(manifest, found, arrays["tables.npz"])
-        placement = check_network(network)
-        first = network.layers[0]
-        vectors = _read_vectors(arrays["vectors.npz"], (first.channels, first.height, first.width), network)
-        tables = build_tables(network, placement)
-        for layer, placed, record in zip(network.layers, placement.layers, manifest["layers"], strict=True):
-            if record["placement"] != _layer_record(layer, placed)["placement"]:
-                raise ValueError(f"layer {layer.name}: its placement does not follow from its block widths")
-        stored = arrays["cells.npz"]
-        if tuple(stored["shape"]) != tables.cells.shape or (stored["cells"] != np.packbits(tables.cells)).any():
-            raise ValueError("cells.npz does not hold the weights of tables.npz")
-        for name, text in hex_files(tables, found).items():
-            if content[name] != text:
-                raise ValueError(f"{name} does not follow from tables.npz")
-        if (manifest["cell_checksum"], manifest["cell_pairs"]) != (tables.checksum, placement.pairs):
-            raise ValueError("cell_checksum or cell_pairs does not match the cells")
+        return _read(directory, hardware)
     except (ValueError, TypeError) as error:
-        raise ImageError(f"{directory}: {error}") from None
-    except KeyError as error:
-        raise ImageError(f"{directory}: {error.args[0]} is missing") from None
-    return Image(network, placement, tables, vectors, manifest)
+        raise ImageError(f"{directory}: {one_sentence(error)}") from None
+    except OSError as error:
+        raise ImageError(f"{directory}: cannot be read ({error.strerror})") from None
+    except Exception as error:  # the schema is checked before use, so this is a corner that it missed
+        text = f"{type(error).__name__}: {one_sentence(error)}"
+        raise ImageError(f"{directory}: its contents do not fit together ({text})") from None
+
+
+def _read(directory: Path, hardware: HardwareConfig | None) -> Image:
+    if not directory.is_dir():
+        raise ValueError("not a directory" if directory.exists() else "there is no such directory")
+    if not (directory / ARCHIVE).is_file():
+        if _is_version_1(directory):
+            raise ValueError("its format is version 1, this one reads 2: export it again (`python -m quant.export`)")
+        raise ValueError(f"not a deployment image, {ARCHIVE} is missing")
+    for path in sorted(directory.iterdir()):
+        if path.name not in FILES:
+            raise ValueError(f"{path.name} does not belong to the image")
+    try:
+        archive = Archive(read_file(directory / ARCHIVE), SCHEMA, VERSION, _PARTS)
+        network = _check_hardware(read_network(archive, _OTHERS), hardware)
+        program = plan(network)
+        _check_program(archive, program)
+        vectors = _read_vectors(archive, network, program)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{ARCHIVE}: {error}") from None
+    for name, text in hex_files(program.tables, network.hardware).items():
+        _check_file(directory / name, text)
+    return Image(network, program, vectors, archive.manifest)
+
+
+def _check_hardware(network: Graph, expected: HardwareConfig | None) -> Graph:
+    if expected is not None and expected != network.hardware:
+        theirs, ours = network.hardware.as_dict(), expected.as_dict()
+        different = ", ".join(
+            f"{key} = {theirs[key]} instead of {ours[key]}" for key in ours if theirs[key] != ours[key]
+        )
+        raise ValueError(f"the image is for other hardware, {different}")
+    return network
+
+
+def _check_file(path: Path, expected: bytes) -> None:
+    """A derived file must hold just what is expected."""
+    if not path.is_file():
+        raise ValueError(f"{path.name} is missing")
+    size = path.stat().st_size
+    if size != len(expected):
+        how = "truncated" if size < len(expected) else "oversized"
+        raise ValueError(f"{path.name} is {how}, {size} bytes instead of {len(expected)}")
+    if path.read_bytes() != expected:
+        raise ValueError(f"{path.name} was changed, it does not follow from {ARCHIVE}")
+
+
+def _check_program(archive: Archive, program: Program) -> None:
+    """The stored program and tables must be those that follow from the network."""
+    for name, value in _program_parts(program).items():
+        if archive.manifest[name] != value:
+            raise ValueError(f"{name} does not follow from the network")
+    expected = {f"tables.{name}": getattr(program.tables, name) for name in _TABLES}
+    expected["tables.cells"] = np.packbits(program.tables.cells)
+    stand_ins = archive.stand_ins()
+    for name, values in expected.items():
+        if name not in stand_ins:
+            raise ValueError(f"{name} is missing")
+        if stand_ins[name].shape != values.shape:
+            raise ValueError(f"{name} must have shape {values.shape}, got {stand_ins[name].shape}")
+    stored = archive.arrays(lambda name: name in expected)
+    for name, values in expected.items():
+        if stored[name].dtype.kind not in "iu" or not np.array_equal(stored[name], values):
+            raise ValueError(f"{name} does not follow from the network")
+    known = {*expected, *(f"vectors.{name}" for name in Vectors.__dataclass_fields__)}
+    for name in stand_ins:
+        if name.startswith(tuple(f"{other}." for other in _OTHERS)) and name not in known:
+            raise ValueError(f"{name} does not belong to the image")
+
+
+def _read_vectors(archive: Archive, network: Graph, program: Program) -> Vectors:
+    """The test vectors, as far as they can be checked without running them."""
+    batch = archive.manifest["vectors"]
+    if type(batch) is not int or batch < 0:
+        raise ValueError(f"vectors must be a number of images, got {batch!r}")
+    shapes = {
+        "images": (batch, *network.image.shape),
+        "labels": (batch,),
+        "logits": (batch, program.logits),
+        "events": (batch, len(program.steps), len(COUNTER_NAMES)),
+        "cycles": (batch,),
+    }
+    stand_ins = archive.stand_ins()
+    for name, shape in shapes.items():
+        one = stand_ins.get(f"vectors.{name}")
+        if one is None:
+            raise ValueError(f"vectors.{name} is missing")
+        if one.shape != shape or one.dtype.kind not in "iu":
+            raise ValueError(f"vectors.{name} must be integers of shape {shape}, got {one.dtype} of shape {one.shape}")
+    arrays = {
+        name.removeprefix("vectors."): array
+        for name, array in archive.arrays(lambda name: name.startswith("vectors.")).items()
+    }
+    images, top = arrays.pop("images"), network.image.encoding.top
+    arrays = {name: array.astype(np.int64) for name, array in arrays.items()}
+    _check_labels(arrays["labels"], program.logits)
+    if images.size and not 0 <= images.min() <= images.max() <= top:
+        raise ValueError(f"vectors.images must be in 0..{top}, got {int(images.min())}..{int(images.max())}")
+    logits, events = arrays["logits"], Events(arrays["events"])
+    if logits.size and (logits.min() < -(1 << 31) or logits.max() >= 1 << 31):
+        raise ValueError("vectors.logits must fit 32 bits")
+    elements = np.array([step.layer is None for step in program.steps])
+    steps = program.step_events(Events(np.zeros_like(events.counts[:, ~elements])))
+    wrong = events.counts.min(initial=0) < 0 or (events.counts[:, elements] != steps.counts[:, elements]).any()
+    if wrong or (events.cycles < 1).any():
+        raise ValueError("vectors.events must be at least 0, with clocks in every step, and those of the program")
+    if not np.array_equal(arrays["cycles"], program.cycles(events[:, ~elements])):
+        raise ValueError("vectors.cycles must be the sum of the steps' cycles")
+    return Vectors(images.astype(np.uint8), arrays["labels"], logits, events, arrays["cycles"])

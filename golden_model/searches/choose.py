@@ -18,9 +18,10 @@ import numpy as np
 
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.events import Events
-from golden_model.graph.network import Crossbar, Graph
+from golden_model.graph.network import Graph
 from golden_model.searches.joint import JointCounts, add
-from golden_model.searches.trees import Tree, entropy, low_first_tree, operations, optimal_tree
+from golden_model.searches.trees import entropy, low_first_tree, operations, optimal_tree
+from golden_model.trees import Tree
 from golden_model.trq import AdcRegisters, ColumnBoundBits, column_bound_size, convert_counts, search_operations
 
 #: Tables with a tree for every bound are kept up to this many rows; above, bounds share trees (`default_tops`).
@@ -235,7 +236,7 @@ def metadata_events(graph: Graph, events: Events | np.ndarray, *, held: bool = F
     nodes, hardware = graph.crossbars, graph.hardware
     if not found.shape or found.shape[-1] != len(nodes):
         raise ValueError(f"events must have shape (..., {len(nodes)}), one per crossbar node, got {found.shape}")
-    registers = [_registers(node) for node in nodes]
+    registers = [node.registers for node in nodes]
     bits = np.array([column_bound_size(r.column_bound_bits, hardware) for r in registers])
     is_bounded = np.array([r.bounded for r in registers])
     has_trees = np.array([reads_trees(r) for r in registers])
@@ -263,16 +264,8 @@ def held_register_bits(graph: Graph) -> np.ndarray:
     most = [
         max(int(layer.block_widths.sum(axis=1).max(initial=0)) for layer in node.layers) for node in graph.crossbars
     ]
-    bits = [column_bound_size(_registers(node).column_bound_bits, hardware) for node in graph.crossbars]
+    bits = [column_bound_size(node.registers.column_bound_bits, hardware) for node in graph.crossbars]
     return 2 * np.array(most, dtype=np.int64) * np.array(bits, dtype=np.int64)
-
-
-def _registers(node: Crossbar) -> AdcRegisters:
-    """The registers of a node; ValueError if its bit classes search differently, whose events are not counted apart."""
-    classes = node.layers[0].class_registers
-    if classes is not None and any(one.searches for one in classes.settings):
-        raise ValueError(f"layer {node.name}: metadata of searches is counted for one setting per layer only")
-    return node.registers
 
 
 def tree_bits(registers: AdcRegisters, hardware: HardwareConfig) -> int:
@@ -289,7 +282,7 @@ def stored_bits(graph: Graph) -> dict[str, np.ndarray]:
     counted), and cells, the 1-bit cells of both polarities of all stored OUs, to compare with."""
     hardware = graph.hardware
     ous = np.array([sum(int(layer.block_widths.sum()) for layer in node.layers) for node in graph.crossbars])
-    registers = [_registers(node) for node in graph.crossbars]
+    registers = [node.registers for node in graph.crossbars]
     bits = np.array([column_bound_size(r.column_bound_bits, hardware) for r in registers])
     return {
         "column_bounds": ous * bits,

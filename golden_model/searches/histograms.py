@@ -2,13 +2,11 @@
 
 An A/D setting is a function f of the count. What a layer does under any setting follows from two tables:
 
-* `counts`: how often each count occurs, per class (input bit i, weight plane b). A/D operations and squared error of
+* `counts`: how often each count occurs, per input bit i and weight plane b. A/D operations and squared error of
   single conversions follow from it.
 * `gram`: a sum is y = sum_c f(c) * w_c, where w_c is the sum of +-2**(i + b) over the conversions of y whose count is
   c. With `gram` = sum over sums of w w^T, the squared error of all sums under f is e^T gram e, e(c) = f(c) - c, with
   every correlation between conversions, and the cancellation between both arrays of a pair, in it (*ours*).
-  For converters that differ between classes (bit_classes.py) there is one such matrix per class; correlations between
-  classes are left out then.
 
 So nothing is simulated again, whatever the number of settings. OUs of few rows go by histograms of input patterns,
 others by population counts (numba) or matrix products (plain NumPy); all are exact.
@@ -18,17 +16,18 @@ from __future__ import annotations
 
 import threading
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from golden_model import layer as crossbar
 from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping
-from golden_model.graph.layers import Layer
-from golden_model.graph.network import Graph, GraphRunner
-from golden_model.network import Progress, windows
-from golden_model.searches.lanes import pack_words as _words
+from golden_model.crossbar.lanes import pack_words as _words
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner, Progress
+from golden_model.graph.network import Graph
+from golden_model.optional import numba_installed
 
 #: Up to this many rows, histograms of input patterns are taken.
 PATTERN_ROWS = 12
@@ -45,8 +44,6 @@ class LayerCounts:
     `counts[..., 0]` that belong to input slices of zeros and do not happen with zero-slice skipping.
     gram : float64 (ou_rows + 1, ou_rows + 1) of `sums` sums.
     total : float64 (ou_rows + 1,), sum of w over the same sums. power : sum of their squares, as they should be.
-    class_gram : float64 (classes, ou_rows + 1, ou_rows + 1), as `gram`, of the conversions of one class; None unless
-    asked for.
     """
 
     counts: np.ndarray
@@ -55,7 +52,6 @@ class LayerCounts:
     total: np.ndarray
     sums: int
     power: float
-    class_gram: np.ndarray | None = None
 
     def __add__(self, other: LayerCounts) -> LayerCounts:
         return LayerCounts(
@@ -65,7 +61,6 @@ class LayerCounts:
             self.total + other.total,
             self.sums + other.sums,
             self.power + other.power,
-            None if self.class_gram is None or other.class_gram is None else self.class_gram + other.class_gram,
         )
 
     @property
@@ -188,7 +183,6 @@ def layer_counts(
     *,
     gram_windows: int = GRAM_WINDOWS,
     offset: bool = False,
-    classes: np.ndarray | None = None,
 ) -> LayerCounts:
     """Counts of one layer for its input activations, uint8 (B, C, H, W).
 
@@ -196,14 +190,13 @@ def layer_counts(
     offset : what the counts would be on one array instead of a pair, whose cells hold weight + 2**p > 0 (the sum of
         the inputs times 2**p is subtracted digitally); p is the bit length of the layer's largest magnitude. Counts
         are larger there. Our machine has pairs.
-    classes : integers (input_bits, weight_bits), 0 or more: fills `class_gram` with the classes that they number.
     """
     rows = windows(layer, activations).reshape(-1, layer.k)
     cells = _cells(layer, hardware, offset)
     size = hardware.ou_rows + 1
     counts = np.zeros((hardware.input_bits, hardware.weight_bits, size), dtype=np.int64)
     zero_slices = np.zeros(counts.shape[:2], dtype=np.int64)
-    compiled = crossbar.numba_installed()
+    compiled = numba_installed()
     step = max(1, _CHUNK_BYTES // (16 * layer.segments(hardware) * (1 + hardware.ou_rows // 65) * layer.input_bits))
     for start in range(0, len(rows), step):
         slices = _slices(layer, hardware, rows[start : start + step])
@@ -219,7 +212,7 @@ def layer_counts(
                 histograms_compiled.add_counts(slices[segment], columns.words, columns.plane, counts)
             else:
                 _plain_counts(slices[segment], columns, hardware.ou_rows, counts)
-    return LayerCounts(counts, zero_slices, *_gram(layer, hardware, rows, cells, gram_windows, compiled, classes))
+    return LayerCounts(counts, zero_slices, *_gram(layer, hardware, rows, cells, gram_windows, compiled))
 
 
 def _gram(
@@ -229,36 +222,24 @@ def _gram(
     cells: list[_Cells],
     gram_windows: int,
     compiled: bool,
-    classes: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray, int, float, np.ndarray | None]:
-    """`gram`, `total`, `sums`, `power` and `class_gram` of `LayerCounts`."""
-    size, parts = hardware.ou_rows + 1, 1 if classes is None else int(classes.max()) + 1
+) -> tuple[np.ndarray, np.ndarray, int, float]:
+    """`gram`, `total`, `sums` and `power` of `LayerCounts`."""
+    size = hardware.ou_rows + 1
     if len(rows) > gram_windows:
         random = np.random.default_rng(zlib.crc32(layer.name.encode()))
         rows = rows[np.sort(random.choice(len(rows), gram_windows, replace=False))]
     gram, total = np.zeros((size, size)), np.zeros(size)
-    class_gram = None if classes is None else np.zeros((parts, size, size))
-    step = max(1, 2 * _CHUNK_BYTES // (8 * layer.outputs * parts * size))
+    step = max(1, 2 * _CHUNK_BYTES // (8 * layer.outputs * size))
     for start in range(0, len(rows), step):
         slices = _slices(layer, hardware, rows[start : start + step])
-        sums = np.zeros((slices.shape[2], layer.outputs * parts, size))
+        sums = np.zeros((slices.shape[2], layer.outputs, size))
         for segment, columns in enumerate(cells):
-            if classes is None:
-                _add_sums(slices[segment], columns, hardware.ou_rows, sums, compiled)
-                continue
-            for i, bit in enumerate(slices[segment]):  # each class has sums of its own
-                place = columns.output * parts + classes[i, columns.plane]
-                shifted = replace(columns, plane=columns.plane + i, output=place)
-                _add_sums(bit[None], shifted, hardware.ou_rows, sums, compiled)
-        if class_gram is not None:
-            by_class = np.ascontiguousarray(sums.reshape(-1, parts, size).transpose(1, 0, 2))
-            class_gram += by_class.transpose(0, 2, 1) @ by_class
-            sums = by_class.sum(axis=0)
+            _add_sums(slices[segment], columns, hardware.ou_rows, sums, compiled)
         flat = sums.reshape(-1, size)
         gram += flat.T @ flat
         total += flat.sum(axis=0)
     exact = rows.astype(np.float64) @ layer.weights
-    return gram, total, len(rows) * layer.outputs, float((exact**2).sum()), class_gram
+    return gram, total, len(rows) * layer.outputs, float((exact**2).sum())
 
 
 def _add_sums(slices: np.ndarray, cells: _Cells, rows: int, sums: np.ndarray, compiled: bool) -> None:
@@ -278,13 +259,12 @@ def graph_counts(
     *,
     gram_windows: int = GRAM_WINDOWS,
     offset: bool = False,
-    classes: np.ndarray | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, LayerCounts]:
     """Counts of every crossbar node in one pass of uint8 images (B, C, H, W), by name.
 
-    gram_windows, offset, classes : as for `layer_counts`. The network runs with the converters that it has: give it
+    gram_windows, offset : as for `layer_counts`. The network runs with the converters that it has: give it
     lossless ones to see exact activations.
     """
     if any(layer.dynamic is not None for layer in graph.layers):
@@ -293,9 +273,7 @@ def graph_counts(
     lock = threading.Lock()
 
     def observe(name: str, layer: Layer, activations: np.ndarray) -> None:
-        mine = layer_counts(
-            layer, graph.hardware, activations, gram_windows=gram_windows, offset=offset, classes=classes
-        )
+        mine = layer_counts(layer, graph.hardware, activations, gram_windows=gram_windows, offset=offset)
         with lock:
             found[name] = found[name] + mine if name in found else mine
 

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
-from numba.core import types
-from numba.extending import intrinsic
+
+from golden_model.crossbar.ones import ones_of
 
 _njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 _COPIES = 4  # histograms side by side, so that equal counts in a row do not wait for each other
-
-
-def _ones_of(typingctx: Any, word: Any) -> Any:
-    """How many bits of a 64-bit word are 1."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ctpop(args[0])
-
-    return types.uint64(types.uint64), codegen
-
-
-ones_of: Any = intrinsic(_ones_of)
 
 
 @_njit

@@ -14,11 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-from golden_model import layer as crossbar
-from golden_model import network
-from golden_model.graph.layers import Layer
-from golden_model.graph.network import Graph, GraphRunner
-from golden_model.searches.lanes import make_cells, slice_words
+from golden_model.crossbar.lanes import make_cells, slice_words
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.prepared import PATTERN_ROWS, Prepared, prepare_layer, streams
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
+from golden_model.optional import numba_installed
 from golden_model.trq import ColumnBoundBits, column_bounds
 
 #: Whose cells u counts: those of the conversion's own column, or those of the fullest column of its OU, of either
@@ -54,10 +56,6 @@ class JointCounts:
     def conversions(self, skip_zero_slices: bool = False) -> int:
         return int(self.used(skip_zero_slices).sum())
 
-    def by_count(self, skip_zero_slices: bool = False) -> np.ndarray:
-        """int64 (ou_rows + 1,): conversions by count."""
-        return self._wide(self.used(skip_zero_slices).sum(axis=(0, 1)))
-
     def by_bound(self, bits: ColumnBoundBits | None, skip_zero_slices: bool = False) -> np.ndarray:
         """int64 (ou_rows + 1, ou_rows + 1): conversions by bound B = min(k, u) and count.
 
@@ -77,12 +75,7 @@ class JointCounts:
             u = np.arange(counts.shape[1])
             u = column_bounds(u, u, self.ou_rows, bits)
             np.add.at(found, np.minimum(np.arange(self.ou_rows + 1)[:, None], u), counts)
-        return self._wide(found)
-
-    def _wide(self, counts: np.ndarray) -> np.ndarray:
-        wide = np.zeros((*counts.shape[:-1], self.ou_rows + 1), dtype=np.int64)
-        wide[..., : counts.shape[-1]] = counts
-        return wide
+        return np.pad(found, ((0, 0), (0, self.ou_rows + 1 - found.shape[1])))
 
 
 def add(parts: Iterable[JointCounts]) -> JointCounts:
@@ -135,7 +128,7 @@ def _plain(slices: np.ndarray, cells: np.ndarray, u: np.ndarray, rows: int, coun
         counts += np.bincount(place.ravel(), minlength=counts.size).reshape(counts.shape)
 
 
-def joint_counts(prepared: crossbar.Prepared, activations: np.ndarray, u_of: BoundOf = "column") -> JointCounts:
+def joint_counts(prepared: Prepared, activations: np.ndarray, u_of: BoundOf = "column") -> JointCounts:
     """Counts of a prepared layer for its windows (P, K), unsigned integers; converters do not matter.
 
     Dynamic precision is taken into account: bits that are not streamed are no conversions. u_of : "ou" for searches
@@ -152,20 +145,20 @@ def joint_counts(prepared: crossbar.Prepared, activations: np.ndarray, u_of: Bou
     size = int(u.max(initial=0)) + 1
     counts = np.zeros((rows + 1, size, size), dtype=np.int64)
     columns = cells.first[cells.start]  # where every segment's columns start
-    compiled = crossbar.numba_installed()
+    compiled = numba_installed()
     step = max(1, _CHUNK_BYTES // (len(columns) * (prepared.bits * (8 + rows // 4) + 8 * rows)))
     for begin in range(0, len(activations), step):
-        streamed, mask = crossbar.streams(prepared, activations[begin : begin + step])
+        streamed, mask = streams(prepared, activations[begin : begin + step])
         words = slice_words(streamed, prepared.bits)
         for segment in range(len(prepared.segments)):
             mine = slice(columns[segment], columns[segment + 1])
             chosen = words[segment][mask[:, segment].T]  # (slices, W)
             if mine.start == mine.stop or not len(chosen):
                 continue
-            if rows <= crossbar.PATTERN_ROWS:
+            if rows <= PATTERN_ROWS:
                 _by_patterns(chosen[:, 0], cells.words[mine, 0], u[mine], counts)
             elif compiled:
-                from golden_model.searches import lanes_compiled
+                from golden_model.crossbar import lanes_compiled
 
                 lanes_compiled.add_joint_counts(chosen, cells.words[mine], u[mine], counts)
             else:
@@ -182,11 +175,11 @@ def graph_joint_counts(
     searches with `column_bound_bits="ou"`.
     """
     found: dict[str, list[JointCounts]] = {node.name: [] for node in graph.crossbars}
-    prepared = {id(layer): network.prepare_layer(layer, graph.hardware) for layer in graph.layers}
+    prepared = {id(layer): prepare_layer(layer, graph.hardware) for layer in graph.layers}
     lock = threading.Lock()
 
     def observe(name: str, layer: Layer, activations: np.ndarray) -> None:
-        rows = network.windows(layer, activations).reshape(-1, layer.k)
+        rows = windows(layer, activations).reshape(-1, layer.k)
         mine = joint_counts(prepared[id(layer)], rows, u_of)
         with lock:
             found[name] = [add([*found[name], mine])]

@@ -1,28 +1,59 @@
-"""Ready-made float networks, and weights for them (or for a network of your own) from a file.
+"""Ready-made float networks.
 
 Names and shapes of the parameters are those under which pretrained weights are usually found: ResNet-20/32 as
-in akamaster's CIFAR collection, SqueezeNet 1.1 and ResNet-18 as in torchvision. Weights are never downloaded.
+in akamaster's CIFAR collection, SqueezeNet 1.1 and ResNet-18 as in torchvision. Weights are never downloaded;
+quant.networks.weights reads them from files.
 """
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quant.capture.chain import LeNet5
 from quant.training.layers import Normalisation
 
 
 # ---- networks -----------------------------------------------------------------------------------
+class LeNet5(nn.Module):
+    """LeNet-5: conv 6@5x5 (pad 2), pool 2, conv 16@5x5, pool 2, 120, 84, classes; ReLU between.
+
+    Parameters
+    ----------
+    channels, height, width : shape of an input image; at least 12 x 12 pixels.
+    classes : number of outputs, at least 2.
+    """
+
+    def __init__(self, channels: int = 1, height: int = 28, width: int = 28, classes: int = 10) -> None:
+        super().__init__()
+        if min(height, width) < 12:
+            raise ValueError(f"LeNet-5 needs images of at least 12 x 12 pixels, got {height} x {width}")
+        if classes < 2:
+            raise ValueError(f"LeNet-5 needs at least 2 classes, got {classes}")
+        features = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
+        self.conv1 = nn.Conv2d(channels, 6, 5, padding=2)
+        self.relu1 = nn.ReLU()
+        self.pool1 = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.relu2 = nn.ReLU()
+        self.pool2 = nn.MaxPool2d(2)
+        self.flatten = nn.Flatten()
+        self.fc1 = nn.Linear(features, 120)
+        self.relu3 = nn.ReLU()
+        self.fc2 = nn.Linear(120, 84)
+        self.relu4 = nn.ReLU()
+        self.fc3 = nn.Linear(84, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool1(self.relu1(self.conv1(x)))
+        x = self.pool2(self.relu2(self.conv2(x)))
+        x = self.flatten(x)
+        return self.fc3(self.relu4(self.fc2(self.relu3(self.fc1(x)))))
+
+
 class CifarBlock(nn.Module):
     """Two 3x3 convolutions and an option-A shortcut: every second pixel, new channels are zeros (He et al., 2016)."""
 
@@ -180,13 +211,15 @@ class ResNet18(nn.Module):
 class Ready:
     """A ready-made network. make : from the number of classes. shape : (C, H, W) of an image.
 
-    normalisation : what the usual pretrained weights expect of their input.
+    normalisation : what the usual pretrained weights expect of their input. sized : from the shape of an image and the
+    number of classes, for networks that come in every size.
     """
 
     make: Callable[[int], nn.Module]
     shape: tuple[int, int, int]
     classes: int
     normalisation: Normalisation
+    sized: Callable[[tuple[int, int, int], int], nn.Module] | None = None
 
 
 _IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -200,6 +233,7 @@ READY: dict[str, Ready] = {
         shape=(1, 28, 28),
         classes=10,
         normalisation=Normalisation.none(1),
+        sized=lambda shape, classes: LeNet5(*shape, classes),
     ),
     "resnet20": Ready(
         make=lambda classes: CifarResNet(3, classes), shape=(3, 32, 32), classes=10, normalisation=_IMAGENET
@@ -218,72 +252,3 @@ def ready(name: str) -> Ready:
     if name not in READY:
         raise ValueError(f"unknown network {name!r}; there are {', '.join(READY)}")
     return READY[name]
-
-
-# ---- weights ------------------------------------------------------------------------------------
-def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """Tensors by name from a PyTorch state dict (.pt, .pth, .th ...), .npz or .safetensors file.
-
-    A state dict may lie under "state_dict" or "model". A prefix "module." (of nn.DataParallel) is removed.
-    ValueError says in one sentence what is wrong with the file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                found: Any = {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
-        elif path.suffix == ".safetensors":
-            try:
-                from safetensors.torch import load_file
-            except ImportError as error:
-                raise ValueError(f"{path}: reading it needs the package safetensors") from error
-            found = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as weights: {_first_line(error)}") from error
-    except Exception as error:
-        if isinstance(error, ValueError) and str(path) in str(error):
-            raise
-        raise ValueError(f"{path} cannot be read as weights: {_first_line(error)}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not found or not all(isinstance(t, Tensor) for t in found.values()):
-        raise ValueError(f"{path} does not hold a state dict: a mapping from names to tensors")
-    return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def load_weights(model: nn.Module, path: Path | str) -> None:
-    """Fill a network from a file; ValueError names the parameters that are missing, unknown or of another shape.
-
-    Counters of batch norms (num_batches_tracked) may be missing.
-    """
-    given, wanted = read_weights(path), model.state_dict()
-    missing = [n for n in wanted if n not in given and not n.endswith("num_batches_tracked")]
-    unknown = [n for n in given if n not in wanted]
-    if missing or unknown:
-        parts = [f"it has no {_some(missing)}"] if missing else []
-        parts += [f"{type(model).__name__} has no {_some(unknown)}"] if unknown else []
-        raise ValueError(f"{path} does not fit the network: {'; '.join(parts)}")
-    for name, tensor in given.items():
-        if tensor.shape != wanted[name].shape:
-            raise ValueError(
-                f"{path} does not fit the network: {name} must have shape {tuple(wanted[name].shape)},"
-                f" it has {tuple(tensor.shape)}"
-            )
-        if tensor.is_complex() or (tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())):
-            raise ValueError(f"{path} does not fit the network: {name} holds a value that is not a finite number")
-    model.load_state_dict({**wanted, **given})
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

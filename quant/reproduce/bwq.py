@@ -2,7 +2,7 @@
 
     python -m quant.reproduce.bwq --network resnet20 --weights FILE --data FILE
 
-Two tables of networks trained by quant.train_network (those kept in quant/trained, or --trained DIR): compression
+Two tables of networks trained by quant.train (those kept in quant/trained, or --trained DIR): compression
 and accuracy of each with all seeds, and how many operation-unit activations blocks save against one width per layer.
 Then, for one network of each recipe and for the float network quantised after training, a ladder of machines: the
 ISAAC-like baseline, rivals, and the steps from block widths alone to everything, each with events counted by the
@@ -37,20 +37,19 @@ from golden_model.cost import machines
 from golden_model.cost.__main__ import source_lines, trace_lines
 from golden_model.cost.baselines import layer_wise_events
 from golden_model.cost.components import load_table, table_names
+from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
 from golden_model.image import archive as graph_file
-from golden_model.network import Progress
-from quant import stages as pipeline
+from quant import stages
 from quant.capture.capture import from_torch
 from quant.evaluate import float_logits, load_ready
-from quant.integer import accuracy
 from quant.networks import zoo as networks
-from quant.reference import exact_logits
+from quant.reference import accuracy, exact_logits
 from quant.reproduce.ladder import Tell, ladder, lossy_accuracy
 from quant.reproduce.ladder import names as machine_names
 from quant.search import registers as redy_registers
 
-TRAINED = pipeline.PACKAGE / "trained"
+TRAINED = stages.PACKAGE / "trained"
 #: What BWQ's paper reports, over its own baseline (system.md §12); keys as in the rows of a ladder.
 REPORTED = {"machine": "BWQ's paper, over its own baseline", "speed": 6.08, "energy_saving": 17.47}
 POST_TRAINING = "8 bits after training"
@@ -63,7 +62,7 @@ TABLES = tuple(name for name in table_names() if name != "trq-adc")
 # ---- trained networks ---------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A network that quant.train_network made: its report, its integer graph, and lossy ReDy if it was chosen."""
+    """A network that quant.train made: its report, its integer graph, and lossy ReDy if it was chosen."""
 
     name: str
     report: dict[str, Any]
@@ -98,9 +97,9 @@ def load_trained(folder: Path, network: str) -> list[Trained]:
     """
     found = []
     for report in sorted(folder.glob("*/train.json")):
-        content = pipeline.read_json(report, "")
+        content = stages.read_json(report, "")
         if "options" not in content or "widths" not in content:
-            raise ValueError(f"{report} is not a report of quant.train_network")
+            raise ValueError(f"{report} is not a report of quant.train")
         if content["options"]["settings"]["model"] == network:
             file, registers = report.parent / "network.graph", report.parent / redy_registers.FILE_NAME
             graph = graph_file.load(file)
@@ -228,7 +227,7 @@ def picture(ladders: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axis.set_title(name)
         axis.set_xlabel("times the baseline")
         axis.legend(loc="lower right")
-    pipeline.write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
+    stages.write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
 
 
 # ---- what is measured ---------------------------------------------------------------------------
@@ -257,11 +256,11 @@ class Measuring:
     data: str
     pairs: int | None
     threads: int | None
-    parts: pipeline.Cache
+    parts: stages.Cache
     tell: Tell
 
     def _part(self, name: str, make: Callable[[], Any], options: dict[str, Any], **inputs: str) -> Any:
-        key = pipeline.fingerprint(name, options, pipeline.sources_of("quant.reproduce.bwq"), data=self.data, **inputs)
+        key = stages.fingerprint(name, options, stages.sources_of("quant.reproduce.bwq"), data=self.data, **inputs)
         return self.parts.get(name, key, make)
 
     def _told(self, what: str) -> Progress:
@@ -333,12 +332,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-@pipeline.reports_errors
+@stages.reports_errors
 def main(
     network: Annotated[str, typer.Option(help=f"One of {', '.join(networks.READY)}.")],
     weights: Annotated[Path, typer.Option(help="Of the float network: state dict, .npz or .safetensors.")],
     data_path: Annotated[Path, typer.Option("--data", help="CIFAR-10 batches, idx files, pictures or an .npz file.")],
-    trained: Annotated[Path, typer.Option(help="Folder of folders that quant.train_network wrote.")] = TRAINED,
+    trained: Annotated[Path, typer.Option(help="Folder of folders that quant.train wrote.")] = TRAINED,
     ladders: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it at run time
         typer.Option(help="Trained networks to run, between commas; default the first of each recipe; 'none'."),
@@ -373,15 +372,15 @@ def main(
     if trace is not None:
         _check_trace(trace, subjects)
     work = work or Path("build/bwq") / network
-    with Bar(console=pipeline.console, disable=not pipeline.console.is_terminal, transient=True) as bar:
+    with Bar(console=stages.console, disable=not stages.console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None)
         measuring = Measuring(
             test=np.array(dataset.test_images[:accuracy_images]), labels=dataset.test_labels[:accuracy_images],
             images=np.array(dataset.test_images[:images]), calibration=dataset.calibration()[:count_images],
-            data=dataset.sha256, pairs=pairs, threads=threads, parts=pipeline.Cache(work / "parts"),
+            data=dataset.sha256, pairs=pairs, threads=threads, parts=stages.Cache(work / "parts"),
             tell=lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None),
         )  # fmt: skip
-        float_accuracy = measuring.float_accuracy(network, model, pipeline.file_hash(weights))
+        float_accuracy = measuring.float_accuracy(network, model, stages.file_hash(weights))
         found = measure(measuring, subjects, kept)
     result = {
         "network": network,
@@ -390,11 +389,11 @@ def main(
         "accuracy": {"float": float_accuracy, **found["accuracy"]},
         "ladders": _without_traces(found["ladders"]),
     }
-    pipeline.write_json(work / "result.json", result)
+    stages.write_json(work / "result.json", result)
     if json_file is not None:
-        pipeline.write_json(json_file, result)
+        stages.write_json(json_file, result)
     picture({name: by_table[TABLES[0]] for name, by_table in found["ladders"].items()}, work / "result.png")
-    show(pipeline.results_console(180), result, by_recipe(kept))
+    show(stages.results_console(180), result, by_recipe(kept))
     if trace is not None:
         show_trace(found["ladders"], trace)
     print(f"results: {work / 'result.json'}   picture: {work / 'result.png'}")

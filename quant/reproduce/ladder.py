@@ -15,14 +15,15 @@ from golden_model.config import HardwareConfig
 from golden_model.cost import gathered as gathering
 from golden_model.cost import machines
 from golden_model.cost.machines import Machine
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import Graph, GraphRunner, with_settings
-from golden_model.network import Progress
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner, Progress
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.searches import choose as searches
 from golden_model.searches.joint import JointCounts, graph_joint_counts
 from golden_model.searches.lanes import graph_decoupled_cycles
 from golden_model.trq import AdcRegisters, ColumnBoundBits
-from quant.integer import accuracy
+from quant.reference import accuracy
 from quant.search import registers as redy_registers
 from quant.search.redy import on_machine
 

@@ -22,21 +22,23 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from golden_model import layer as crossbar
 from golden_model.config import ISAAC, HardwareConfig
-from golden_model.crossbar import mapping
-from golden_model.graph.layers import Layer
-from golden_model.graph.network import Crossbar, Graph
-from golden_model.network import prepare_layer, run_layer, windows
+from golden_model.crossbar import mapping, post_processing
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.prepared import prepare_layer
+from golden_model.crossbar.windows import windows
+from golden_model.engines.choice import compiled_tables
+from golden_model.engines.run_layer import run_layer
+from golden_model.graph.network import Graph
+from golden_model.graph.nodes import Crossbar
 from golden_model.searches.histograms import graph_counts
 from golden_model.trq import convert_counts
-from quant import stages as pipeline
+from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
 from quant.evaluate import load_ready
-from quant.integer import accuracy
 from quant.networks import zoo as networks
-from quant.reference import centred, exact_logits, logit_error
+from quant.reference import accuracy, centred, exact_logits, logit_error
 from quant.reproduce.trq import Check, Options, sensitivities
 from quant.search import adc as adc_search
 from quant.search.adc import Chosen
@@ -94,7 +96,7 @@ class OffsetRunner:
         conversions = sum(layer.windows * int(p.lanes_per_slice.sum()) * p.bits for layer, _, p in stored)
         if len(images) * conversions > _COMPILING_PAYS:
             for _, _, prepared in stored:
-                crossbar.compiled_tables(prepared)  # `run_layer` takes the compiled engine where it finds its tables
+                compiled_tables(prepared)  # `run_layer` takes the compiled engine where it finds its tables
         for start in range(0, len(images), _BATCH):
             values = {self.graph.image.name: images[start : start + _BATCH]}
             for node in self.graph.nodes[1:]:
@@ -126,7 +128,8 @@ class OffsetRunner:
                 shares: np.ndarray = shares,
             ) -> np.ndarray:
                 residual = inputs[1][image, inside] if len(inputs) > 1 else None
-                return node.finish(layer, sums.astype(np.int64) - shares[image][:, None], residual)
+                sums = sums.astype(np.int64) - shares[image][:, None]
+                return post_processing.finish(layer, sums, residual, node.residual_multiplier)
 
             output, events = run_layer(layer, hardware, part, prepared=prepared, finish=finish)
             made.append(output)
@@ -237,7 +240,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-@pipeline.reports_errors
+@stages.reports_errors
 def main(
     network: Annotated[str, typer.Option(help=f"One of {', '.join(networks.READY)}.")],
     weights: Annotated[Path, typer.Option(help="State dict, .npz or .safetensors.")],
@@ -258,12 +261,12 @@ def main(
     result = compare(
         graph, parts, images=images, bounds=limits,
         options=Options(logit_error=logit_error, check_images=check_images, sensitivity_images=min(32, check_images)),
-        log=pipeline.console.print,
+        log=stages.console.print,
     )  # fmt: skip
     result["data"] = dataset.source
-    pipeline.results_console(120).print(table(result))
+    stages.results_console(120).print(table(result))
     if json_file is not None:
-        pipeline.write_json(json_file, result)
+        stages.write_json(json_file, result)
 
 
 if __name__ == "__main__":

@@ -31,12 +31,12 @@ from golden_model.config import PAPER
 from golden_model.cost.components import load_table
 from golden_model.graph.network import Graph
 from golden_model.image import archive as graph_file
-from quant import stages as pipeline
+from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
 from quant.evaluate import float_logits, load_ready
-from quant.integer import accuracy
 from quant.networks import zoo as networks
+from quant.reference import accuracy
 from quant.reproduce import redy_measure, redy_report
 from quant.reproduce.redy_measure import MACHINES, Options, Study, Tell
 from quant.search import registers as redy_registers
@@ -114,7 +114,7 @@ def load(data: Path, network: str | None, weights: Path | None, graph: Path | No
 # ---- what is shown ------------------------------------------------------------------------------
 def show(study: Study, result: Mapping[str, Any], work: Path, json_file: Path | None, trace: str | None) -> None:
     """Tables, products, and the files of the working directory."""
-    printed = pipeline.results_console()
+    printed = stages.results_console()
     for one in redy_report.tables(result):
         printed.print(one)
         printed.print()
@@ -125,16 +125,16 @@ def show(study: Study, result: Mapping[str, Any], work: Path, json_file: Path | 
             graph_file.save(
                 redy_measure.chosen_graph(study, result, machine, group), work / f"graph-{machine}-{group}.npz"
             )
-    pipeline.write_json(work / "result.json", result)
+    stages.write_json(work / "result.json", result)
     redy_report.picture(result, work / "result.png")
     printed.print(f"results: {work / 'result.json'}   picture: {work / 'result.png'}")
     if json_file is not None:
-        pipeline.write_json(json_file, result)
+        stages.write_json(json_file, result)
 
 
 # ---- command line -------------------------------------------------------------------------------
 @app.command()
-@pipeline.reports_errors
+@stages.reports_errors
 def main(
     data_path: Annotated[Path, typer.Option("--data", help="CIFAR-10 batches, idx files, pictures or an .npz file.")],
     network: Annotated[Optional[str], typer.Option(help=f"One of {', '.join(networks.READY)}.")] = None,  # noqa: UP045
@@ -193,12 +193,12 @@ def main(
         )  # fmt: skip
         return
     work = work or Path("build/redy") / loaded.name
-    with Bar(console=pipeline.console, disable=not pipeline.console.is_terminal, transient=True) as bar:
+    with Bar(console=stages.console, disable=not stages.console.is_terminal, transient=True) as bar:
         study = Study(
-            name=loaded.name, graph=loaded.graph, source=pipeline.file_hash(loaded.file), dataset=loaded.dataset,
-            options=options, table=components, cache=pipeline.Cache(work / "parts"), images=images,
+            name=loaded.name, graph=loaded.graph, source=stages.file_hash(loaded.file), dataset=loaded.dataset,
+            options=options, table=components, cache=stages.Cache(work / "parts"), images=images,
             event_images=event_images, lossless_images=lossless_images, threads=threads, tell=_teller(bar),
-            log=pipeline.console.print,
+            log=stages.console.print,
         )  # fmt: skip
         result = redy_measure.measure(study, asked, loaded.float_accuracy(study))
     show(study, result, work, json_file, trace)
@@ -214,12 +214,12 @@ def _teller(bar: Bar) -> Tell:
 
 def _registers(path: Path, loaded: Loaded, **how: Any) -> None:
     """`--registers`: choose, write, and say what was found."""
-    with Bar(console=pipeline.console, disable=not pipeline.console.is_terminal, transient=True) as bar:
+    with Bar(console=stages.console, disable=not stages.console.is_terminal, transient=True) as bar:
         found = redy_registers.choose(loaded.graph, loaded.dataset, **how, tell=_teller(bar))
-    found = replace(found, about={"command": pipeline.command_line("quant.reproduce.redy"), **found.about})
+    found = replace(found, about={"command": stages.command_line("quant.reproduce.redy"), **found.about})
     redy_registers.write(path, found, loaded.file)
     redy_report.print_registers(found)
-    pipeline.console.print(f"registers: {path}")
+    stages.console.print(f"registers: {path}")
 
 
 if __name__ == "__main__":

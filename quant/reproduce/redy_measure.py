@@ -1,7 +1,7 @@
 """What `python -m quant.reproduce.redy` searches, counts and measures (ReDy; system.md §6, §11).
 
     study = Study(name="resnet20", graph=graph, source=sha256, dataset=dataset, options=options, table=table,
-                  cache=pipeline.Cache(folder))
+                  cache=stages.Cache(folder))
     result = measure(study, {"paper": (14, 1)})
 
 The search sees training images only, other ones than those of calibration. Every search, check and measurement is a
@@ -22,13 +22,15 @@ from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.cost.baselines import baseline_planes
 from golden_model.cost.components import ComponentTable
 from golden_model.cost.energy import energy
-from golden_model.cost.work import dynamic_precision_events, stages
-from golden_model.graph.network import Graph, GraphRunner, with_settings
+from golden_model.cost.work import dynamic_precision_events
+from golden_model.cost.work import stages as network_stages
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Concat
-from quant import stages as pipeline
+from golden_model.graph.settings import with_settings
+from quant import stages
 from quant.data import sets as datasets
-from quant.integer import accuracy
-from quant.reference import centred, exact_logits, logit_error
+from quant.reference import accuracy, centred, exact_logits, logit_error
 from quant.search import redy as redy_search
 from quant.search.redy import KINDS, LOSSY, Check, Chosen, Settings, on_machine
 
@@ -45,7 +47,7 @@ DENSE = "dense"
 #: Rows of the component table that are the unit: leading ones, and what decides how many low bits to drop.
 UNIT = ("leading_one", "dynamic_precision", "dynamic_precision_decision")
 #: Source files that decide what is found and measured.
-SOURCES = pipeline.sources_of("quant.reproduce.redy_measure")
+SOURCES = stages.sources_of("quant.reproduce.redy_measure")
 
 Tell = Callable[[str, int, int], None]
 Result = TypeVar("Result")
@@ -107,7 +109,7 @@ class Study:
     dataset: datasets.ImageSet
     options: Options
     table: ComponentTable
-    cache: pipeline.Cache
+    cache: stages.Cache
     images: int | None = None
     event_images: int = 100
     lossless_images: int = 1000
@@ -141,15 +143,15 @@ class Study:
             "check": self.options.check_images,
             "sensitivity": self.options.sensitivity_images,
         }
-        whole = pipeline.fingerprint(
+        whole = stages.fingerprint(
             "redy", about, SOURCES, weights=self.source, data=self.dataset.sha256,
-            table=pipeline.fingerprint("table", asdict(self.table), []),
+            table=stages.fingerprint("table", asdict(self.table), []),
         )  # fmt: skip
         return {"study": whole}
 
     def kept(self, name: str, make: Callable[[], Result], **key: Any) -> Result:
         """`make()`, or what an earlier run made of the same study and key; JSON-able. name : of its file."""
-        return self.cache.get(name, pipeline.fingerprint(name, key, [], **self._inputs), make)
+        return self.cache.get(name, stages.fingerprint(name, key, [], **self._inputs), make)
 
     @cached_property
     def plain(self) -> Graph:
@@ -199,7 +201,7 @@ def count(graph: Graph, images: np.ndarray, name: str, table: ComponentTable, th
     total = events.sum(axis=0)
     hardware = machine.hardware
     layers = {}
-    for index, stage in enumerate(stages(machine)):
+    for index, stage in enumerate(network_stages(machine)):
         slices = sum(layer.windows * layer.segments(hardware) for layer in stage.layers)
         layers[stage.name] = {
             "streamed": float(total.input_bits_streamed[index]) / len(images) / slices,
@@ -302,7 +304,7 @@ class _Group:
         def measure(settings: Settings) -> Mapping[str, float]:
             study.tell(f"{self.where}: checks of {plan.name}", 0, 0)
             key = {"settings": {n: s.as_dict() for n, s in settings.items()}, "corrected": kind.corrected}
-            name = pipeline.fingerprint("check", key, [])[:16]
+            name = stages.fingerprint("check", key, [])[:16]
             return study.kept(f"check-{self.file}-{name}", lambda: check.measure(settings), **key, **self.key)
 
         settings, price, made = redy_search.search(

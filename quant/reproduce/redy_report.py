@@ -11,7 +11,7 @@ from rich.table import Table
 
 from golden_model.cost.components import ComponentTable
 from golden_model.cost.energy import EnergyReport
-from quant import stages as pipeline
+from quant import stages
 from quant.reproduce.redy_measure import DENSE, VARIANTS, words
 from quant.search.redy import KINDS, LOSSY
 from quant.search.registers import Registers
@@ -203,7 +203,7 @@ def print_trace(result: Mapping[str, Any], table: ComponentTable, text: str) -> 
 def print_registers(registers: Registers) -> None:
     """What `--registers` found, on standard output."""
     about, confirmed = registers.about, registers.about["confirmed"]
-    printed = pipeline.results_console()
+    printed = stages.results_console()
     table = Table(
         "rows per group", "energy uJ", "saved", "logit error", "top-1 % of check images",
         title=f"{about['network']}: machine that skips slices of zeros, {about['without_picojoules'] / 1e6:.2f} uJ an"
@@ -284,5 +284,5 @@ def picture(result: Mapping[str, Any], path: Path) -> None:
         c.legend(fontsize=7)
     figure.suptitle(f"{result['network']}: dynamic activation precision, {result['images']} test images")
     figure.tight_layout()
-    pipeline.write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+    stages.write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
     pyplot.close(figure)

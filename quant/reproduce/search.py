@@ -26,18 +26,21 @@ from rich.table import Table
 from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.cost import components, gathered
 from golden_model.cost import energy as cost
+from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
-from golden_model.graph.network import Graph, GraphRunner, lossless_uniform, with_settings
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import lossless_uniform, with_settings
 from golden_model.image import archive as graph_file
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.searches import lanes
 from golden_model.searches.joint import JointCounts, graph_joint_counts
 from golden_model.trq import AdcRegisters, ColumnBoundBits
-from quant import stages as pipeline
+from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
 from quant.networks import zoo as networks
+from quant.networks.weights import load_weights
 
 MACHINES: dict[int, HardwareConfig] = {9: PAPER, 128: ISAAC}
 SKIPPING = {False: "every slice", True: "zero slices skipped"}
@@ -367,7 +370,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
             axis.legend(fontsize=8)
     figure.suptitle(f"{result['network']}: lossless A/D, {result['images']} test images")
     figure.tight_layout()
-    pipeline.write_atomically(
+    stages.write_atomically(
         path, lambda temporary: figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
     )
     pyplot.close(figure)
@@ -435,7 +438,7 @@ def reproduce(
 
 
 @app.command()
-@pipeline.reports_errors
+@stages.reports_errors
 def main(
     data_path: Annotated[Path, typer.Option("--data", help="CIFAR-10 batches, idx files, pictures or an .npz file.")],
     network: Annotated[Optional[str], typer.Option(help=f"One of {', '.join(networks.READY)}.")] = None,  # noqa: UP045
@@ -469,13 +472,13 @@ def main(
         name, shape = network, known.shape
         dataset = datasets.load(data_path, size=shape[1], channels=shape[0])
         model = known.make(known.classes)
-        networks.load_weights(model, weights)
+        load_weights(model, weights)
         graphs = lambda rows: from_torch(  # noqa: E731
             model, shape, MACHINES[rows], dataset.calibration(), normalisation=known.normalisation, name=name
         )
     if dataset.shape != shape:
         raise ValueError(f"{data_path}: images are {dataset.shape}, {name} takes {shape}")
-    console = pipeline.console
+    console = stages.console
     with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None)
         result = reproduce(
@@ -490,7 +493,7 @@ def main(
             trace=trace,
             tell=lambda what: bar.update(task, description=what),
         )
-    printed = pipeline.results_console(180)
+    printed = stages.results_console(180)
     for table in tables(result):
         printed.print(table)
         printed.print()
@@ -498,7 +501,7 @@ def main(
         for words, lines in part.get("trace", {}).items():
             printed.out(f"# {rows_text} rows: {words}", *lines, sep="\n", highlight=False)
     if json_file is not None:
-        pipeline.write_json(json_file, result)
+        stages.write_json(json_file, result)
     if picture_file is not None:
         picture(result, picture_file)
     for rows_text, part in result["machines"].items():

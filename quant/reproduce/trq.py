@@ -8,9 +8,7 @@ units of 9 rows):
 * uniform, full scale: n bits over 2**R counts, and with 128 rows also over 128 counts, the most that can occur;
 * uniform, calibrated: n bits, its range searched per layer as twin range's is;
 * uniform, bits per layer: n or fewer bits per layer, chosen as twin range is, the fairest rival (*ours*);
-* twin, most accurate, and twin, fewest operations that pass the check;
-* on request (--converters) the same two searches with one setting per class of bits (*ours*; golden model only):
-  conversions of one input bit plus weight plane, or of one input bit and one weight plane.
+* twin, most accurate, and twin, fewest operations that pass the check.
 
 The check sees training images only, other ones than those that the histograms are from: squared error of the logits
 over their mean square (both without their mean over the classes) and accuracy. Trained networks know their training
@@ -32,18 +30,18 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from golden_model.config import ISAAC, PAPER, HardwareConfig
-from golden_model.graph.network import Graph, GraphRunner
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
 from golden_model.searches.histograms import graph_counts
 from golden_model.trq import AdcRegisters
-from quant import stages as pipeline
+from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
 from quant.evaluate import float_logits, load_ready
-from quant.integer import AdcSetting, accuracy
 from quant.networks import zoo as networks
-from quant.reference import centred, exact_logits, logit_error
+from quant.reference import accuracy, centred, exact_logits, logit_error
 from quant.search import adc as adc_search
-from quant.search.adc import Chosen, Step
+from quant.search.adc import AdcSetting, Chosen, Step
 from quant.training.layers import Normalisation
 
 MACHINES: dict[int, HardwareConfig] = {128: ISAAC, 9: PAPER}
@@ -57,13 +55,6 @@ KINDS = {
     MIXED: "uniform, bits per layer",
     ACCURATE: "twin, most accurate",
     FEWEST: "twin, fewest operations",
-}
-#: Settings per class of bits, by weight 2**(i + b) or by (i, b); searched only if asked for.
-CLASS_MIXED, CLASS_FEWEST, PAIR_FEWEST = "uniform classes", "twin classes", "twin pairs"
-CLASS_KINDS = {
-    CLASS_MIXED: "uniform, bits per i + b",
-    CLASS_FEWEST: "twin, fewest, per i + b",
-    PAIR_FEWEST: "twin, fewest, per (i, b)",
 }
 #: system.md §12: what the paper reports.
 PAPER_SHARE = (42.0, 62.0)
@@ -260,7 +251,7 @@ def remembered(
     checked: dict[str, bool] = state.setdefault("checked", {})
 
     def holds(settings: dict[str, Chosen]) -> bool:
-        key = pipeline.fingerprint("check", {k: v.as_dict() for k, v in settings.items()}, ())
+        key = stages.fingerprint("check", {k: v.as_dict() for k, v in settings.items()}, ())
         if key not in checked:
             tell("checks", len(checked), 0)
             made = check.measure(settings)
@@ -270,47 +261,6 @@ def remembered(
         return checked[key]
 
     return holds
-
-
-def search_classes(
-    check: Check,
-    calibration: np.ndarray,
-    kinds: Sequence[str],
-    bounds: Sequence[int],
-    options: Options,
-    state: dict[str, Any],
-    save: Callable[[], None],
-    tell: Tell,
-    log: Callable[[str], None],
-) -> dict[str, dict[str, Chosen]]:
-    """Settings per class of bits: kinds of `CLASS_KINDS`, by "kind n". Other parameters as for `search`, after it."""
-    graph, hardware = check.graph, check.graph.hardware
-    steps, choices = state["steps"], state["choices"]
-    holds = remembered(check, options, state, save, tell)
-    for pairs in (False, True):
-        mine = [k for k in CLASS_KINDS if k in kinds and (k == PAIR_FEWEST) == pairs]
-        if all(f"{kind} {n}" in steps for kind in mine for n in bounds):
-            continue
-        classes = (adc_search.classes_of_their_own if pairs else adc_search.classes_by_weight)(hardware)
-        counts = graph_counts(
-            graph, calibration, classes=classes, threads=check.threads,
-            progress=lambda done, all_: tell("histograms of classes", done, all_),
-        )  # fmt: skip
-        for kind, n in ((k, n) for k in mine for n in bounds if f"{k} {n}" not in steps):
-            scores = adc_search.score_classes(counts, hardware, n, classes, twin=kind != CLASS_MIXED)
-            found, price, checks = adc_search.cheapest(scores, holds, sensitivity=state["sensitivity"])
-            if found is None:
-                log(f"{CLASS_KINDS[kind]}, n <= {n}: nothing passes the check")
-            else:
-                choices[f"{kind} {n}"] = {k: v.as_dict() for k, v in found.items()}
-                spent = adc_search.mean_operations(found)
-                log(f"{CLASS_KINDS[kind]}, n <= {n}: {spent:.3f} operations per conversion, {checks} checks")
-            steps[f"{kind} {n}"] = {"price": price, "checks": checks}
-            save()
-    return {
-        f"{kind} {n}": {k: Chosen.from_dict(v) for k, v in choices[f"{kind} {n}"].items()}
-        for kind in kinds for n in bounds if f"{kind} {n}" in choices
-    }  # fmt: skip
 
 
 def curves(
@@ -361,10 +311,6 @@ def measure(
     }
 
 
-def _mark(choice: Any) -> str:
-    return pipeline.fingerprint("trq choice", {"choice": choice}, [])
-
-
 def names_of(bounds: Sequence[int], choices: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
     """Settings to measure, smallest bounds first within a kind's order."""
     return [f"{kind} {n}" for n in bounds for kind in kinds if f"{kind} {n}" in choices]
@@ -387,7 +333,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
             "converter", *(f"n <= {n}" for n in bounds),
             title=f"(b) remaining A/D operations, share of {bits} per conversion: {where}",
         )  # fmt: skip
-        for kind, words in (KINDS | CLASS_KINDS).items():
+        for kind, words in KINDS.items():
             one = [found.get(f"{kind} {n}") for n in bounds]
             if any(one):
                 a.add_row(words, *("-" if x is None else f"{100 * x['accuracy']:.2f}" for x in one))
@@ -461,7 +407,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
     for row, (rows, part) in zip(axes, machines.items(), strict=True):
         bits, bounds, found = part["adc_bits"], part["bounds"], part["settings"]
         a, b, c = row
-        for index, (kind, words) in enumerate((KINDS | CLASS_KINDS).items()):
+        for index, (kind, words) in enumerate(KINDS.items()):
             points = [(n, found[f"{kind} {n}"]) for n in bounds if f"{kind} {n}" in found]
             if points:
                 style = "-" if kind.startswith("twin") else "--"
@@ -491,7 +437,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
         f"{result['network']}: {result['images']} test images, {result['calibration_images']} calibration images"
     )
     figure.tight_layout()
-    pipeline.write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+    stages.write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
     pyplot.close(figure)
 
 
@@ -509,11 +455,11 @@ def _list(option: str, text: str, allowed: Sequence[Any]) -> list[Any]:
 
 
 def _load_state(path: Path, mark: str) -> dict[str, Any]:
-    return pipeline.finished(path, mark) or {"fingerprint": mark}
+    return stages.finished(path, mark) or {"fingerprint": mark}
 
 
 @app.command()
-@pipeline.reports_errors
+@stages.reports_errors
 def main(
     network: Annotated[str, typer.Option(help=f"One of {', '.join(networks.READY)}.")],
     weights: Annotated[Path, typer.Option(help="State dict, .npz or .safetensors.")],
@@ -524,9 +470,7 @@ def main(
         Optional[str],  # noqa: UP045 - typer reads it at run time
         typer.Option(help="Bounds n to measure: 8,7,6,5,4,3 and 4,3,2 with 9 rows. All are searched."),
     ] = None,
-    converters: Annotated[
-        str, typer.Option(help=f"What to measure: {', '.join(KINDS)}; also {', '.join(CLASS_KINDS)}.")
-    ] = ",".join(KINDS),
+    converters: Annotated[str, typer.Option(help=f"What to measure: {', '.join(KINDS)}.")] = ",".join(KINDS),
     logit_error: Annotated[float, typer.Option(help="Error of the logits that the check allows.")] = 0.002,
     tolerance: Annotated[float, typer.Option(help="Loss of accuracy (a share) that the check allows.")] = 0.01,
     check_images: Annotated[int, typer.Option(min=1, help="Training images for the check.")] = 512,
@@ -536,7 +480,7 @@ def main(
 ) -> None:
     """Accuracy and A/D operations of twin-range and uniform converters, beside the paper's figures."""
     machines = _list("--rows", rows, list(MACHINES))
-    kinds = _list("--converters", converters, [*KINDS, *CLASS_KINDS])
+    kinds = _list("--converters", converters, list(KINDS))
     every_bound = sorted({n for r in machines for n in BOUNDS[r]}, reverse=True)
     wanted = every_bound if bounds is None else _list("--bounds", bounds, every_bound)
     known, model, dataset = load_ready(network, weights, data_path)
@@ -545,27 +489,27 @@ def main(
         sensitivity_images=min(128, check_images),
     )  # fmt: skip
     work = work or Path("build/trq") / network
-    printed = pipeline.results_console(140)
-    log = pipeline.console.print
-    with Bar(console=pipeline.console, disable=not pipeline.console.is_terminal, transient=True) as bar:
+    printed = stages.results_console(140)
+    log = stages.console.print
+    with Bar(console=stages.console, disable=not stages.console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None)
 
         def tell(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total or None)
 
         result = reproduce(
-            model, network, dataset, known.normalisation, weights_hash=pipeline.file_hash(weights), images=images,
+            model, network, dataset, known.normalisation, weights_hash=stages.file_hash(weights), images=images,
             machines=machines, bounds=wanted, kinds=kinds, options=options, work=work, threads=threads, tell=tell,
             log=log,
         )  # fmt: skip
     for table in tables(result):
         printed.print(table)
         printed.print()
-    pipeline.write_json(work / "result.json", result)
+    stages.write_json(work / "result.json", result)
     picture(result, work / "result.png")
     printed.print(f"results: {work / 'result.json'}   picture: {work / 'result.png'}")
     if json_file is not None:
-        pipeline.write_json(json_file, result)
+        stages.write_json(json_file, result)
 
 
 def reproduce(
@@ -611,31 +555,23 @@ def reproduce(
         about = {"network": name, "rows": rows, "options": vars(options), "bounds": BOUNDS[rows]}
         if dataset.one_part:
             about["check_images"] = len(parts.check_images)
-        mark = pipeline.fingerprint("trq search", about, [], **inputs)
+        mark = stages.fingerprint("trq search", about, [], **inputs)
         path = work / f"search-{rows}.json"
         state = _load_state(path, mark)
         check = Check.of(graph, parts.check_images, parts.check_labels, threads)
         choices = search(
             check, dataset.calibration(), BOUNDS[rows], options, state,
-            lambda path=path, state=state: pipeline.write_json(path, state), tell, log,
+            lambda path=path, state=state: stages.write_json(path, state), tell, log,
         )  # fmt: skip
         mine = [n for n in BOUNDS[rows] if n in bounds]
-        choices |= search_classes(
-            check, dataset.calibration(), [k for k in kinds if k in CLASS_KINDS], mine, options, state,
-            lambda path=path, state=state: pipeline.write_json(path, state), tell, log,
-        )  # fmt: skip
         if "curves" not in state:
             state["curves"] = curves(graph, dataset.calibration(), BUDGETS[rows], threads, tell)
-            pipeline.write_json(path, state)
+            stages.write_json(path, state)
         exact = exact_logits(graph, test, progress=lambda done, all_: tell("integer network", done, all_))
         measured_path = work / f"measured-{rows}-{len(test)}.json"
-        marked = {n: c for n, c in state["choices"].items() if n.rsplit(" ", 1)[0] not in CLASS_KINDS}
-        choice_mark = pipeline.fingerprint("trq measured", {"choices": marked, "images": len(test)}, [])
+        choice_mark = stages.fingerprint("trq measured", {"choices": state["choices"], "images": len(test)}, [])
         measured = _load_state(measured_path, choice_mark)
         settings: dict[str, Any] = measured.setdefault("settings", {})
-        for name_, one in list(settings.items()):  # those per class of bits may have been searched again
-            if one.get("choice") not in (None, _mark(state["choices"].get(name_))):
-                del settings[name_]
         wanted = names_of(mine, choices, kinds)
         for index, setting in enumerate(wanted):
             same = [other for other in settings if state["choices"].get(other) == state["choices"][setting]]
@@ -646,8 +582,8 @@ def reproduce(
                     graph, choices[setting], test, labels, exact, threads=threads,
                     progress=lambda done, all_, s=setting, rows=rows: tell(f"{rows} rows, {s}", done, all_),
                 )  # fmt: skip
-                settings[setting] = {**one, "choice": _mark(state["choices"][setting])}
-                pipeline.write_json(measured_path, measured)
+                settings[setting] = one
+                stages.write_json(measured_path, measured)
                 log(
                     f"{rows} rows, {setting} ({index + 1} of {len(wanted)}): {100 * one['accuracy']:.2f} %,"
                     f" {one['operations']:.3f} operations per conversion, {one['seconds']:.0f} s"

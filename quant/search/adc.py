@@ -8,8 +8,6 @@ error of the layer's sums. Nothing is simulated again until whole settings are c
     scores = score_layers(counts, graph.hardware, limit=4)
     settings = choose(scores, price=1e-3)
     other = apply(graph, settings)
-
-`score_layer_classes` does the same for one setting per class of bits (*ours*; golden_model.crossbar.bit_classes).
 """
 
 from __future__ import annotations
@@ -22,19 +20,35 @@ from typing import Any, Literal
 import numpy as np
 
 from golden_model.config import HardwareConfig
-from golden_model.crossbar.bit_classes import ClassRegisters, lossless
-from golden_model.graph.network import Graph, with_settings
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.searches.histograms import LayerCounts
-from golden_model.trq import AdcRegisters, convert, min_count
-from quant.calibrate import SEARCH_ALPHA, SEARCH_BETA, SEARCH_CANDIDATES, SEARCH_M
-from quant.integer import AdcSetting
+from golden_model.trq import AdcRegisters, convert, convert_counts, lossless, min_count
 
-Family = Literal["ideal", "normal", "general", "free", "uniform", "classes"]
+Family = Literal["ideal", "normal", "general", "free", "uniform"]
 #: system.md §7, and "free" (*ours*): bias 0, n_r1, n_r2, m and lambda searched.
 PAPER_FAMILIES: tuple[Family, ...] = ("ideal", "normal", "general", "uniform")
 TWIN: tuple[Family, ...] = ("ideal", "normal", "general", "free")
 FAMILIES: tuple[Family, ...] = (*TWIN, "uniform")
 Grid = Literal["aligned", "continuous"]
+#: Algorithm 1: V_ref is searched over [alpha, beta] times the largest count, in C candidates.
+SEARCH_ALPHA, SEARCH_BETA, SEARCH_CANDIDATES = 0.1, 1.2, 50
+SEARCH_M = range(8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdcSetting:
+    """A/D registers of a layer and its grid: counts_per_lsb = lambda (system.md §4.4)."""
+
+    registers: AdcRegisters
+    counts_per_lsb: float = 1.0
+
+    def counts_per_unit(self, adc_bits: int) -> float:
+        """Counts per Delta_R1, the unit of a partial sum: lambda * 2**s1, s1 = R - n_r2 - m."""
+        return self.counts_per_lsb * 2.0 ** (adc_bits - self.registers.n_r2 - self.registers.m)
+
+    def lossless(self, hardware: HardwareConfig) -> bool:
+        return lossless(self.registers, hardware, min_count(hardware.adc_bits, self.counts_per_lsb))
 
 
 # ---- candidates ---------------------------------------------------------------------------------
@@ -205,142 +219,19 @@ def score_layers(
     return {name: score_layer(one, hardware, limit, **how) for name, one in counts.items()}
 
 
-# ---- scores by class ----------------------------------------------------------------------------
-@dataclass(frozen=True, kw_only=True)
-class ClassSetting:
-    """One setting per class of bits, on one grid: counts_per_lsb = lambda."""
+def score_setting(setting: AdcSetting, counts: np.ndarray, hardware: HardwareConfig) -> tuple[float, float]:
+    """(mean A/D operations, mean squared error in counts**2) of one setting over a histogram.
 
-    registers: ClassRegisters
-    counts_per_lsb: float = 1.0
-
-    def lossless(self, hardware: HardwareConfig) -> bool:
-        return lossless(self.registers, hardware, min_count(hardware.adc_bits, self.counts_per_lsb))
-
-
-def classes_by_weight(hardware: HardwareConfig) -> np.ndarray:
-    """Number i + b of every (input bit, weight plane): conversions whose errors weigh the same."""
-    return np.add.outer(np.arange(hardware.input_bits), np.arange(hardware.weight_bits))
-
-
-def classes_of_their_own(hardware: HardwareConfig) -> np.ndarray:
-    """A number of its own for every (input bit, weight plane)."""
-    return np.arange(hardware.input_bits * hardware.weight_bits).reshape(hardware.input_bits, -1)
-
-
-@dataclass(frozen=True, eq=False)
-class ClassScores:
-    """Scores of all candidates of one layer in each of its classes; arrays (candidates, classes).
-
-    Candidates of one lambda and one n_r2 + m can be combined; they follow one another, each such group from `starts`
-    on. registers, scale : per candidate. classes : number of the class of every (i, b). operations, error,
-    output_error : what a class adds to the layer's mean operations per conversion, and to the errors as in `Scores`;
-    errors of different classes are taken to be independent.
+    counts : (input_bits, weight_bits, ou_rows + 1). No conversions: (0, 0).
     """
-
-    hardware: HardwareConfig
-    classes: np.ndarray
-    registers: tuple[AdcRegisters, ...]
-    scale: np.ndarray
-    starts: np.ndarray
-    operations: np.ndarray
-    error: np.ndarray
-    output_error: np.ndarray
-    conversions: int
-
-    def best(self, weight: float, price: float) -> Chosen:
-        """The combination with the least weight * output_error + price * operations."""
-        total = weight * self.output_error + price * self.operations
-        group = int(np.argmin(np.minimum.reduceat(total, self.starts, axis=0).sum(axis=1)))
-        first, stop = self.starts[group], [*self.starts[1:], len(total)][group]
-        taken = first + total[first:stop].argmin(axis=0)
-        each = np.arange(total.shape[1])
-        registers = ClassRegisters.of(lambda i, b: self.registers[taken[self.classes[i, b]]], self.hardware)
-        return Chosen(
-            family="classes",
-            setting=ClassSetting(registers=registers, counts_per_lsb=float(self.scale[first])),
-            operations=float(self.operations[taken, each].sum()),
-            error=float(self.error[taken, each].sum()),
-            output_error=float(self.output_error[taken, each].sum()),
-            conversions=self.conversions,
-        )
-
-
-def score_layer_classes(
-    counts: LayerCounts,
-    hardware: HardwareConfig,
-    limit: int,
-    classes: np.ndarray,
-    *,
-    twin: bool = True,
-    grid: Grid = "continuous",
-    skip_zero_slices: bool = False,
-) -> ClassScores:
-    """Scores of every candidate with n_r1, n_r2 <= limit in every class.
-
-    counts : with `class_gram`, for the same `classes`. twin : False leaves uniform converters only. Windows start at
-    0 (bias 0): others win nowhere in layers as a whole. Other parameters as for `score_layer`.
-    """
-    assert counts.class_gram is not None
-    used = counts.used(skip_zero_slices)
-    histogram = np.zeros((int(classes.max()) + 1, used.shape[2]), dtype=np.int64)
-    np.add.at(histogram, classes, used)
-    occurring = histogram.any(axis=0)
-    size = int(np.flatnonzero(occurring)[-1]) + 1 if occurring.any() else 1
-    total = max(int(histogram.sum()), 1)
-    bits = hardware.adc_bits
-    grids = [  # registers that share n_r2 + m
-        _one_grid(bits, limit, width, twin) for width in range(1, bits + 1)
-    ]
-    lambdas = scales(hardware, size - 1, grid)
-    levels = level_tables(bits, size, lambdas)
-    registers: list[AdcRegisters] = []
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
-    lengths: list[int] = []
-    grams = counts.class_gram[:, :size, :size]
-    for width, group in enumerate(grids, 1):
-        tables = [convert(np.arange(1 << bits), bits, one) for one in group]
-        value, operations = (np.array([getattr(t, name) for t in tables]) for name in ("value", "operations"))
-        # (lambdas, registers, counts), so that candidates of one lambda follow one another
-        unit = (lambdas * 2.0 ** (bits - width))[:, None, None]
-        difference = value[:, levels].transpose(1, 0, 2) * unit - np.arange(size)
-        difference = difference.reshape(-1, size)
-        spent = operations[:, levels].transpose(1, 0, 2).reshape(-1, size) @ histogram[:, :size].T
-        produced = np.stack([((difference @ gram) * difference).sum(axis=1) for gram in grams], axis=1)
-        found.append((np.repeat(lambdas, len(group)), spent, difference**2 @ histogram[:, :size].T, produced))
-        registers += group * len(lambdas)
-        lengths += [len(group)] * len(lambdas)
-    scale, spent, squares, produced = (np.concatenate(x) for x in zip(*found, strict=True))
-    return ClassScores(
-        hardware=hardware,
-        classes=classes,
-        registers=tuple(registers),
-        scale=scale,
-        starts=np.cumsum([0, *lengths[:-1]]),
-        operations=spent / total,
-        error=squares / total,
-        output_error=np.maximum(produced, 0.0) / max(counts.power, 1e-300),
-        conversions=total,
-    )
-
-
-def _one_grid(adc_bits: int, limit: int, width: int, twin: bool) -> list[AdcRegisters]:
-    """All settings with bias 0, n_r1, n_r2 <= limit and n_r2 + m = width."""
-    made = []
-    for n_r2 in range(max(1, width - SEARCH_M[-1]), min(limit, width) + 1):
-        made.append(AdcRegisters(mode="uniform", n_r2=n_r2, m=width - n_r2))
-        if twin:
-            made += [
-                AdcRegisters(mode="twin", n_r2=n_r2, n_r1=n_r1, m=width - n_r2)
-                for n_r1 in range(min(limit, width - 1) + 1)
-            ]
-    return made
-
-
-def score_classes(
-    counts: Mapping[str, LayerCounts], hardware: HardwareConfig, limit: int, classes: np.ndarray, **how: Any
-) -> dict[str, ClassScores]:
-    """`score_layer_classes` for every layer."""
-    return {name: score_layer_classes(one, hardware, limit, classes, **how) for name, one in counts.items()}
+    often = counts.sum(axis=(0, 1))
+    total = int(often.sum())
+    if total == 0:
+        return 0.0, 0.0
+    lowest = min_count(hardware.adc_bits, setting.counts_per_lsb)
+    table = convert_counts(hardware.adc_bits, hardware.ou_rows, setting.registers, lowest)
+    error = table.value * setting.counts_per_unit(hardware.adc_bits) - np.arange(hardware.ou_rows + 1)
+    return float((often * table.operations).sum() / total), float((often * error**2).sum() / total)
 
 
 # ---- choices ------------------------------------------------------------------------------------
@@ -349,25 +240,16 @@ class Chosen:
     """The candidate that a layer takes; fields as in `Scores`."""
 
     family: Family
-    setting: AdcSetting | ClassSetting
+    setting: AdcSetting
     operations: float
     error: float
     output_error: float
     conversions: int
 
     def as_dict(self) -> dict[str, Any]:
-        if isinstance(self.setting, ClassSetting):
-            registers = self.setting.registers
-            settings = registers.settings
-            written = {
-                "settings": [_plain(one) for one in settings],
-                "table": [[settings.index(one) for one in row] for row in registers.table],
-            }
-        else:
-            written = _plain(self.setting.registers)
         return {
             "family": self.family,
-            **written,
+            **{name: getattr(self.setting.registers, name) for name in _FIELDS},
             "counts_per_lsb": self.setting.counts_per_lsb,
             "operations": self.operations,
             "error": self.error,
@@ -377,13 +259,8 @@ class Chosen:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Chosen:
-        if "table" in values:
-            settings = [AdcRegisters(**one) for one in values["settings"]]
-            table = tuple(tuple(settings[index] for index in row) for row in values["table"])
-            setting = ClassSetting(registers=ClassRegisters(table), counts_per_lsb=values["counts_per_lsb"])
-        else:
-            registers = AdcRegisters(**{name: values[name] for name in _FIELDS})
-            setting = AdcSetting(registers=registers, counts_per_lsb=values["counts_per_lsb"])
+        registers = AdcRegisters(**{name: values[name] for name in _FIELDS})
+        setting = AdcSetting(registers=registers, counts_per_lsb=values["counts_per_lsb"])
         operations, error, output_error = (
             float("nan") if values[k] is None else values[k] for k in ("operations", "error", "output_error")
         )
@@ -398,10 +275,6 @@ class Chosen:
 
 
 _FIELDS = ("mode", "n_r2", "n_r1", "m", "bias")
-
-
-def _plain(registers: AdcRegisters) -> dict[str, Any]:
-    return {name: getattr(registers, name) for name in _FIELDS}
 
 
 def _take(scores: Scores, candidate: int) -> Chosen:
@@ -427,8 +300,34 @@ def most_accurate(scores: Mapping[str, Scores], *, n_r2: int | None = None) -> d
     return made
 
 
+def cheapest_lossless(scores: Mapping[str, Scores]) -> dict[str, Chosen]:
+    """Per layer the fewest operations of all settings that convert every count exactly; ties prefer uniform converters,
+    then small registers.
+
+    scores : with the limit adc_bits. ValueError if the hardware has no lossless setting.
+    """
+    made = {}
+    for name, one in scores.items():
+        registers = [one.shapes.registers[index] for index in one.shape]
+
+        def key(c: int, one: Scores = one, registers: list[AdcRegisters] = registers) -> tuple:
+            r = registers[c]
+            return one.operations[c], r.mode == "twin", r.n_r2, r.n_r1, r.bias, r.m
+
+        exact = np.flatnonzero(one.error == 0)  # of the counts that occur; others are checked one by one
+        order = sorted(exact.tolist(), key=key)
+        found = next((c for c in order if one.setting(c).lossless(one.hardware)), None)
+        if found is None:
+            raise ValueError(
+                f"no lossless setting exists: {one.hardware.ou_rows} rows need adc_bits = {one.hardware.ideal_bits},"
+                f" got {one.hardware.adc_bits}"
+            )
+        made[name] = _take(one, found)
+    return made
+
+
 def choose(
-    scores: Mapping[str, Scores] | Mapping[str, ClassScores],
+    scores: Mapping[str, Scores],
     price: float,
     sensitivity: Mapping[str, float] | None = None,
 ) -> dict[str, Chosen]:
@@ -508,7 +407,7 @@ PRICES: tuple[float, ...] = tuple(float(p) for p in np.geomspace(1e-5, 10, 73))
 
 
 def cheapest(
-    scores: Mapping[str, Scores] | Mapping[str, ClassScores],
+    scores: Mapping[str, Scores],
     holds: Callable[[dict[str, Chosen]], bool],
     *,
     sensitivity: Mapping[str, float] | None = None,

@@ -28,12 +28,14 @@ from golden_model.config import HardwareConfig
 from golden_model.cost.components import ComponentTable, load_table
 from golden_model.cost.work import QUANTITIES, Work
 from golden_model.crossbar import redy
-from golden_model.graph.layers import DynamicPrecision, Layer
-from golden_model.graph.network import Crossbar, Graph, GraphRunner, build, lossless_uniform, with_settings
-from golden_model.layer import PATTERN_ROWS
-from golden_model.network import Progress, windows
-from quant.integer import accuracy
-from quant.reference import centred, exact_logits, logit_error
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.prepared import PATTERN_ROWS
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner, Progress
+from golden_model.graph.network import Graph, build
+from golden_model.graph.nodes import Crossbar
+from golden_model.graph.settings import lossless_uniform, with_settings
+from quant.reference import accuracy, centred, exact_logits, logit_error
 
 #: tau_sq is unsigned Q4.12, so that tau <= 4: a step of at most 4 standard deviations.
 TAU_ONE, TAU_SQ_TOP = 1 << 12, 65535

@@ -20,12 +20,14 @@ import numpy as np
 from golden_model.cost import machines
 from golden_model.cost.components import ComponentTable
 from golden_model.cost.energy import energy
-from golden_model.cost.work import QUANTITIES, Work, dynamic_precision_events, stages
+from golden_model.cost.work import QUANTITIES, Work, dynamic_precision_events
+from golden_model.cost.work import stages as network_stages
 from golden_model.crossbar import redy
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import Graph, with_settings
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
-from quant import stages as pipeline
+from quant import stages
 from quant.data import sets as datasets
 from quant.search import redy as redy_search
 from quant.search.redy import LOSSLESS, Check, Scores
@@ -60,7 +62,7 @@ class Registers:
             graph,
             hardware=hardware,
             dynamic={node.name: self.layers.get(node.name) for node in graph.crossbars},
-            registers={node.name: node.layers[0].converters for node in graph.crossbars},
+            registers={node.name: node.layers[0].registers for node in graph.crossbars},
             counts_per_lsb={node.name: node.layers[0].counts_per_lsb for node in graph.crossbars},
         )
 
@@ -71,12 +73,12 @@ def write(path: Path, registers: Registers, graph_path: Path) -> None:
     content = {
         "schema": SCHEMA,
         "version": VERSION,
-        "graph_sha256": pipeline.file_hash(graph_path),
+        "graph_sha256": stages.file_hash(graph_path),
         "group_segments": registers.group_segments,
         "layers": {name: asdict(one) for name, one in registers.layers.items()},
         "about": dict(registers.about),
     }
-    pipeline.write_json(path, content)
+    stages.write_json(path, content)
 
 
 def load(path: Path, graph_path: Path, graph: Graph) -> Registers:
@@ -85,13 +87,13 @@ def load(path: Path, graph_path: Path, graph: Graph) -> Registers:
     ValueError with one sentence for a file that is missing or broken, of another graph, or with unknown layers or
     registers that the hardware does not have.
     """
-    content = pipeline.read_json(path, "`python -m quant.reproduce.redy --registers FILE` writes it")
+    content = stages.read_json(path, "`python -m quant.reproduce.redy --registers FILE` writes it")
     if content.get("schema") != SCHEMA or content.get("version") != VERSION:
         raise ValueError(
             f"{path}: schema and version must be {SCHEMA!r}, {VERSION}, got {content.get('schema')!r}, "
             f"{content.get('version')!r}"
         )
-    if content.get("graph_sha256") != pipeline.file_hash(graph_path):
+    if content.get("graph_sha256") != stages.file_hash(graph_path):
         raise ValueError(f"{path} was chosen for another network than {graph_path}, their sha256 differ")
     listed, names = content.get("layers"), {node.name for node in graph.crossbars}
     if not isinstance(listed, dict) or not isinstance(content.get("about"), dict):
@@ -119,7 +121,7 @@ def with_unit(graph: Graph, scores: Mapping[str, Scores], table: ComponentTable)
     on = with_settings(graph, dynamic={n.name: DynamicPrecision(l_max=1, tau_sq=1) for n in graph.crossbars})
     events = dynamic_precision_events(on)
     made = {}
-    for index, stage in enumerate(stages(on)):
+    for index, stage in enumerate(network_stages(on)):
         work = Work(stage.name, {}, {name: float(values[index]) for name, values in events.items()})
         spent = sum(c.energy_pj * QUANTITIES[c.quantity].count(work, on.hardware) for c in table.components)
         one = scores[stage.name]

@@ -8,10 +8,7 @@ step * integer with one step for all its blocks. Activations are unsigned: clamp
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from golden_model.config import HardwareConfig
-from quant.capture.chain import Stage, capture
 from quant.training.ste import fake_quantise_activation, round_magnitude, round_ste
 
 #: Largest value of a network input; its scale is 1 / PIXEL_LEVELS.
@@ -56,6 +52,56 @@ class Normalisation:
         """Pixels 0..255 (B, C, H, W) -> the float network's input."""
         mean, std = (torch.tensor(v, dtype=pixels.dtype).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
         return (pixels / PIXEL_LEVELS - mean) / std
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Geometry of a convolution or linear layer (fields as golden_model.crossbar.layer.Layer).
+
+    `name` is the module's name; (channels, height, width) its input; a fully connected layer is a
+    convolution whose kernel is the whole input (system.md §5a). `relu` is False for the last layer.
+    """
+
+    name: str
+    kind: str  # "conv" or "linear"
+    channels: int
+    height: int
+    width: int
+    kernel_height: int
+    kernel_width: int
+    stride: int
+    pad: int
+    pool: int
+    outputs: int
+    relu: bool
+
+    @property
+    def k(self) -> int:
+        return self.channels * self.kernel_height * self.kernel_width
+
+    @property
+    def conv_height(self) -> int:
+        return (self.height + 2 * self.pad - self.kernel_height) // self.stride + 1
+
+    @property
+    def conv_width(self) -> int:
+        return (self.width + 2 * self.pad - self.kernel_width) // self.stride + 1
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) after pooling."""
+        return self.outputs, self.conv_height // self.pool, self.conv_width // self.pool
+
+    @property
+    def windows(self) -> int:
+        """Windows per image that end in a pooled output."""
+        _, height, width = self.out_shape
+        return height * width * self.pool * self.pool
+
+    @property
+    def products(self) -> int:
+        """Multiplications of an activation with a weight per image."""
+        return self.windows * self.k * self.outputs
 
 
 @dataclass(frozen=True)
@@ -232,51 +278,6 @@ class BitPlaneWeight(WeightSource):
         return (blocks.sum((2, 4)) + 1e-12).sqrt()
 
 
-class QuantLayer(nn.Module):
-    """One stage: fake-quantised weight, bias, ReLU, maximum pooling, fake-quantised activation.
-
-    bits : width of the output activation, 1..input_bits of the hardware.
-    clip : its largest real value; fixed above 3 bits (as ReLU6), learned up to 3 bits (PACT).
-    pad_levels : (C,) integer border of the input or None for 0; only the first layer has one.
-    """
-
-    def __init__(self, stage: Stage, source: WeightSource, bias: Tensor, bits: int) -> None:
-        super().__init__()
-        self.stage, self.source = stage, source
-        self.bias = nn.Parameter(bias.detach().clone())
-        self.clip = nn.Parameter(torch.tensor(1.0), requires_grad=False)
-        self.bits = bits
-        self.quantise_output = stage.relu
-        self.pad_levels: Tensor | None
-        self.register_buffer("pad_levels", None)
-
-    def set_bits(self, bits: int) -> None:
-        """Change the width of the output activation."""
-        self.bits = bits
-        self.clip.requires_grad_(self.stage.relu and bits <= 3)
-
-    def linear(self, x: Tensor) -> Tensor:
-        """Convolution and bias, before ReLU, on real activations."""
-        stage = self.stage
-        weight = self.source.integers() * self.source.step()
-        if stage.kind == "linear":
-            return F.linear(x.flatten(1), weight, self.bias)[:, :, None, None]
-        weight = weight.reshape(stage.outputs, stage.channels, stage.kernel_height, stage.kernel_width)
-        pad = stage.pad
-        if self.pad_levels is not None and pad:
-            border = (self.pad_levels.to(x.dtype) / PIXEL_LEVELS).reshape(1, -1, 1, 1)
-            x, pad = F.pad(x - border, (pad,) * 4) + border, 0
-        return F.conv2d(x, weight, self.bias, stage.stride, pad)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.linear(x)
-        if self.stage.pool > 1:
-            y = F.max_pool2d(y, self.stage.pool)  # commutes with ReLU and rounding, and is cheaper before them
-        if not self.stage.relu:
-            return y
-        return fake_quantise_activation(y, self.clip, 2**self.bits - 1) if self.quantise_output else F.relu(y)
-
-
 class QuantMatrix(nn.Module):
     """A convolution or linear layer with quantised weights.
 
@@ -341,153 +342,3 @@ class QuantActivation(nn.Module):
 def _sample(values: Tensor) -> Tensor:
     flat = values.flatten()
     return torch.cat([flat[:: max(1, flat.numel() // _VALUES_WATCHED)], flat.max().reshape(1)])
-
-
-class QuantNetwork(nn.Module):
-    """A chain of `QuantLayer`: pixels 0..255 (B, C, H, W) -> logits (B, classes)."""
-
-    def __init__(self, layers: Sequence[QuantLayer], hardware: HardwareConfig, weight_bits: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.hardware, self.weight_bits = hardware, weight_bits
-
-    def __iter__(self) -> Iterator[QuantLayer]:
-        return iter(self.layers)  # type: ignore[arg-type]
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        x = pixels / PIXEL_LEVELS
-        for layer in self:
-            x = layer(x)
-        return x.flatten(1)
-
-    def sources(self) -> list[WeightSource]:
-        return [layer.source for layer in self]
-
-    def float_weights(self) -> QuantNetwork:
-        """A copy in which every layer has a `FloatWeight` at the present integers (for finetuning)."""
-        network = copy.deepcopy(self)
-        for layer in network:
-            source = layer.source
-            with torch.no_grad():
-                integers, step = source.integers(), source.step()
-                layer.source = FloatWeight(integers * step, float(step), self.hardware, self.weight_bits)
-        return network
-
-    # ---- as plain data, for checkpoints -----------------------------------------------------------
-    def describe(self) -> dict[str, Any]:
-        """Everything but the tensors, JSON-able; `QuantNetwork.rebuild` is the inverse."""
-        return {
-            "hardware": self.hardware.as_dict(),
-            "weight_bits": self.weight_bits,
-            "stages": [asdict(layer.stage) for layer in self],
-            "activation_bits": [layer.bits for layer in self],
-            "sources": [type(layer.source).__name__ for layer in self],
-            "pads": any(layer.pad_levels is not None for layer in self),
-        }
-
-    @classmethod
-    def rebuild(cls, description: dict[str, Any], state: dict[str, Tensor]) -> QuantNetwork:
-        """From `describe()` and `state_dict()`; a wrong shape is an error that names the tensor."""
-        hardware = HardwareConfig.from_dict(description["hardware"])
-        weight_bits = int(description["weight_bits"])
-        layers = []
-        for index, (values, bits, kind) in enumerate(
-            zip(description["stages"], description["activation_bits"], description["sources"], strict=True)
-        ):
-            stage = Stage(**values)
-            zeros = torch.zeros(stage.outputs, stage.k)
-            source: WeightSource = FloatWeight(zeros, 1.0, hardware, weight_bits)
-            if kind == "BitPlaneWeight":
-                planes = state[f"layers.{index}.source.positive"]
-                source = BitPlaneWeight(zeros, 1.0, hardware, weight_bits)
-                source.positive = nn.Parameter(torch.zeros_like(planes))
-                source.negative = nn.Parameter(torch.zeros_like(planes))
-                source.mask = torch.zeros_like(planes)
-            layer = QuantLayer(stage, source, torch.zeros(stage.outputs), int(bits))
-            layer.set_bits(int(bits))
-            if index == 0 and description["pads"]:
-                layer.pad_levels = torch.zeros(stage.channels, dtype=torch.int64)
-            layers.append(layer)
-        network = cls(layers, hardware, weight_bits)
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(" ".join(str(error).split())) from error
-        return network
-
-
-def float_parameters(model: nn.Module, stage: Stage) -> tuple[Tensor, Tensor]:
-    """Weight (N, K) and bias (N,) of the module that `stage` was captured from."""
-    module = model.get_submodule(stage.name)
-    weight = module.weight.detach().reshape(stage.outputs, stage.k)  # type: ignore[union-attr, operator]
-    bias = module.bias  # type: ignore[union-attr]
-    return weight, torch.zeros(stage.outputs) if bias is None else bias.detach()  # type: ignore[union-attr, return-value]
-
-
-@torch.no_grad()
-def quantise(
-    model: nn.Module,
-    shape: tuple[int, int, int],
-    hardware: HardwareConfig,
-    *,
-    calibration: Tensor,
-    start_bits: int,
-    weight_bits: int,
-    activation_bits: int | Sequence[int],
-    normalisation: Normalisation,
-) -> QuantNetwork:
-    """A fake-quantised network with the float network's weights.
-
-    Step of a layer = largest magnitude / (2**start_bits - 1): with start_bits = weight_bits = 7 this is
-    the post-training 8-bit symmetric setting (system.md §8). Activation clips are the largest values that
-    the `calibration` pixels (B, C, H, W), 0..255, produce in the float network. `activation_bits` is one
-    width for all layers or one per layer. Normalisation is folded into the first layer: weight / std,
-    bias - sum of weight * mean / std, border = round(255 * mean).
-    """
-    if not 1 <= start_bits <= weight_bits <= hardware.weight_bits:
-        raise ValueError(
-            f"weight bits must satisfy 1 <= start ({start_bits}) <= largest ({weight_bits})"
-            f" <= hardware ({hardware.weight_bits})"
-        )
-    stages = capture(model, shape)
-    widths = [activation_bits] * len(stages) if isinstance(activation_bits, int) else list(activation_bits)
-    if len(widths) != len(stages) or not all(1 <= b <= hardware.input_bits for b in widths):
-        raise ValueError(
-            f"activation bits must be one number or {len(stages)} numbers in 1..{hardware.input_bits}, got {widths}"
-        )
-    layers = []
-    for index, (stage, bits) in enumerate(zip(stages, widths, strict=True)):
-        weight, bias = float_parameters(model, stage)
-        pads = None
-        if index == 0 and (any(normalisation.mean) or any(s != 1 for s in normalisation.std)):
-            mean, std = (torch.tensor(v, dtype=weight.dtype) for v in (normalisation.mean, normalisation.std))
-            per_channel = weight.reshape(stage.outputs, stage.channels, -1) / std.reshape(1, -1, 1)
-            bias = bias - (per_channel * mean.reshape(1, -1, 1)).sum((1, 2))
-            weight = per_channel.reshape(stage.outputs, stage.k)
-            if stage.pad:
-                pads = torch.floor(PIXEL_LEVELS * mean.double() + 0.5).clamp(0, PIXEL_LEVELS).to(torch.int64)
-        largest = float(weight.abs().max())
-        if not np.isfinite(largest) or not bool(torch.isfinite(bias).all()):
-            raise ValueError(f"layer {stage.name!r}: a weight or bias is not a finite number")
-        step = (largest or 1.0) / (2**start_bits - 1)
-        layer = QuantLayer(stage, FloatWeight(weight, step, hardware, weight_bits), bias, bits)
-        layer.pad_levels = pads
-        layers.append(layer)
-    network = QuantNetwork(layers, hardware, weight_bits)
-    calibrate_clips(network, calibration)
-    for layer in network:
-        layer.set_bits(layer.bits)
-    return network
-
-
-@torch.no_grad()
-def calibrate_clips(network: QuantNetwork, calibration: Tensor) -> None:
-    """Set every clip to the largest activation that `calibration` produces, layers before it quantised."""
-    x = calibration / PIXEL_LEVELS
-    for layer in network:
-        layer.quantise_output = False
-        y = layer(x)
-        layer.quantise_output = layer.stage.relu
-        if layer.stage.relu:
-            layer.clip.copy_(y.max().clamp_min(1e-6))
-        x = layer(x)

@@ -24,7 +24,7 @@ from golden_model.config import HardwareConfig
 from golden_model.graph.network import Graph
 from quant.capture import capture as import_network
 from quant.capture.capture import Shape
-from quant.capture.chain import Stage, UnsupportedOperator
+from quant.capture.errors import UnsupportedOperator
 from quant.training.layers import (
     PIXEL_LEVELS,
     BitPlaneWeight,
@@ -33,6 +33,7 @@ from quant.training.layers import (
     Normalisation,
     QuantActivation,
     QuantMatrix,
+    Stage,
     WeightSource,
 )
 
@@ -94,8 +95,9 @@ class QuantisedNetwork(nn.Module):
         """
         body = copy.deepcopy(self.body).cpu().float().eval()
         return import_network.from_torch(
-            body, self.shape, self.hardware, images, normalisation=self.normalisation, name=name, classes=classes
-        )
+            body, self.shape, self.hardware, images, normalisation=self.normalisation, name=name, classes=classes,
+            weight_bits=min(7, self.weight_bits), activation_bits=self.hardware.input_bits,
+        )  # fmt: skip
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """A state_dict, whichever sources (float or bit planes) its weights had; shapes must fit otherwise."""

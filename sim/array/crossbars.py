@@ -6,7 +6,7 @@ the ideal array, whose answers are exactly those of `count >= min_count[t - 1]`.
 
 The sampled quantity is the *analog count* of a bit line: the sum over its word lines of
 input bit x cell conductance / nominal on-conductance. In LSB, v = analog count / λ, with λ (counts per
-LSB) the layer's reference. Comparisons are made in counts, `analog count >= λ (t - 1/2)`, as the
+LSB) the step's reference. Comparisons are made in counts, `analog count >= λ (t - 1/2)`, as the
 exporter computes `min_count`, so that no division can move a tie.
 
 The device models (conductance spread, on/off ratio, stuck cells, read noise) and their default forms are
@@ -21,7 +21,9 @@ from typing import Literal
 
 import numpy as np
 
+from golden_model import trq
 from golden_model.config import HardwareConfig
+from golden_model.image.program import Program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +89,11 @@ class Crossbar:
     Parameters
     ----------
     hardware : sizes. settings : imperfections.
-    counts_per_lsb : λ of every layer (system.md §4.4), for comparisons of a non-ideal array.
-    min_count : per layer, (2**adc_bits - 1,) integers; min_count[t - 1] is the smallest count that answers 1
+    counts_per_lsb : λ of every step of the program (system.md §4.4), for comparisons of a non-ideal array.
+    min_count : per step, (2**adc_bits - 1,) integers; min_count[t - 1] is the smallest count that answers 1
         to threshold t. The ideal array compares with it alone. Default for both: the count grid (λ = 1).
 
-    Attributes: `limits` (layers, 2**adc_bits), threshold t of a layer in counts (-inf for t = 0); `held`
+    Attributes: `limits` (steps, 2**adc_bits), threshold t of a step in counts (-inf for t = 0); `held`
     (lanes,), the present sample in counts.
 
     Cells hold 0 until programmed. Everything is reproducible: the device depends on `settings.seed` and
@@ -116,9 +118,9 @@ class Crossbar:
             counts_per_lsb = [1.0] * len(min_count)
         if len(counts_per_lsb) != len(min_count):
             raise ValueError(f"{len(counts_per_lsb)} values of counts_per_lsb for {len(min_count)} of min_count")
-        for layer, table in enumerate(min_count):
+        for step, table in enumerate(min_count):
             if np.shape(table) != levels.shape:
-                raise ValueError(f"min_count[{layer}] must have shape {levels.shape}, got {np.shape(table)}")
+                raise ValueError(f"min_count[{step}] must have shape {levels.shape}, got {np.shape(table)}")
         self._counts_per_lsb = [float(scale) for scale in counts_per_lsb]
         # Threshold t in counts, at index t; threshold 0 is below everything.
         exact = [np.asarray(table, dtype=np.float64) for table in min_count]
@@ -134,8 +136,8 @@ class Crossbar:
         self.held = np.zeros(hardware.lanes)
 
     @property
-    def layers(self) -> int:
-        """Layers with a reference of their own."""
+    def steps(self) -> int:
+        """Steps with a reference of their own."""
         return len(self.limits)
 
     # ---- cells ----------------------------------------------------------------------------
@@ -167,10 +169,10 @@ class Crossbar:
         return self._words[where]
 
     # ---- conversion -----------------------------------------------------------------------
-    def sample(self, pair: int, row: int, col: int, slice_bits: int, layer: int = 0) -> np.ndarray:
+    def sample(self, pair: int, row: int, col: int, slice_bits: int, step: int = 0) -> np.ndarray:
         """Hold the bit lines of one OU for one input slice (bit r drives row r).
 
-        Returns the held voltages (lanes,) in LSB of `layer`'s reference.
+        Returns the held voltages (lanes,) in LSB of the step's reference.
         """
         where = self._where(pair, row, col)
         if not 0 <= slice_bits < 1 << self.hardware.ou_rows:
@@ -183,11 +185,11 @@ class Crossbar:
         if self.settings.read_noise:
             held = held + self._noise.normal(0.0, self.settings.read_noise, held.shape)
         self.held = held
-        return held / self._counts_per_lsb[layer]
+        return held / self._counts_per_lsb[step]
 
-    def compare(self, thresholds: Sequence[int] | np.ndarray, layer: int = 0) -> np.ndarray:
+    def compare(self, thresholds: Sequence[int] | np.ndarray, step: int = 0) -> np.ndarray:
         """Comparator bits (lanes,) for integer DAC codes: 1 where v >= t - 1/2 LSB, t in 0..2**adc_bits - 1."""
-        return (self.held >= self.limits[layer][np.asarray(thresholds)]).astype(np.uint8)
+        return (self.held >= self.limits[step][np.asarray(thresholds)]).astype(np.uint8)
 
     # ---- inside ---------------------------------------------------------------------------
     def _where(self, pair: int, row: int, col: int) -> tuple[int, int, int]:
@@ -220,3 +222,16 @@ class Crossbar:
                 stuck[draw >= 1 - settings.stuck_off] = -1
             self._device[pair] = spread, stuck
         return self._device[pair]
+
+
+def make_crossbar(program: Program, settings: CrossbarSettings) -> Crossbar:
+    """The behavioural array of one device with the references of a program's steps; those that use no crossbar have
+    the count grid."""
+    grid = trq.min_count(program.hardware.adc_bits)
+    layers = [step.layer for step in program.steps]
+    return Crossbar(
+        program.hardware,
+        settings,
+        counts_per_lsb=[1.0 if layer is None else layer.counts_per_lsb for layer in layers],
+        min_count=[grid if layer is None else layer.min_count for layer in layers],
+    )

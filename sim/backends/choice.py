@@ -13,13 +13,17 @@ device and the same noise in every backend, because all of them sample in the sa
 from __future__ import annotations
 
 import json
+import queue
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +31,7 @@ from golden_model.image.image import Image
 from rtl.system import System
 from rtl.tile import Tile
 from sim import bench
-from sim.array.crossbars import Crossbar, CrossbarSettings
+from sim.array.crossbars import CrossbarSettings, make_crossbar
 from sim.backends import toolchain
 from sim.host.bus import run_now
 from sim.host.records import TraceLayout
@@ -40,6 +44,8 @@ class Request:
 
     directory : the deployment image on disk; image : the same, read. crossbar : see the module.
     waves : waveform file to write, or None. progress : called with (stage, done, all).
+    jobs : vectors that `compiled` may run side by side, with the emulated crossbar and no waveform; the results are
+        those of one after the other.
     """
 
     directory: Path
@@ -48,6 +54,7 @@ class Request:
     crossbar: CrossbarSettings | None = None
     waves: Path | None = None
     progress: Progress | None = None
+    jobs: int = 1
 
 
 @dataclass(frozen=True)
@@ -58,23 +65,15 @@ class Report:
     build_seconds: float
 
 
+if TYPE_CHECKING:
+    from sim.backends.compiled import Library
+
 Backend = Callable[[Request], Report]
-
-
-def make_crossbar(image: Image, settings: CrossbarSettings) -> Crossbar:
-    """The behavioural array of one device with the references of the image's layers."""
-    layers = image.network.layers
-    return Crossbar(
-        image.network.hardware,
-        settings,
-        counts_per_lsb=[layer.counts_per_lsb for layer in layers],
-        min_count=[layer.min_count for layer in layers],
-    )
 
 
 def device(request: Request) -> System | Tile:
     """The hardware to simulate: with the stand-in inside, or with the analog port open."""
-    hardware = request.image.network.hardware
+    hardware = request.image.program.hardware
     return System(hardware) if request.crossbar is None else Tile(hardware)
 
 
@@ -87,7 +86,7 @@ def pysim(request: Request) -> Report:
     dut = device(request)
     processes = []
     if request.crossbar is not None:
-        processes = crossbar_processes(dut.crossbar, make_crossbar(request.image, request.crossbar))
+        processes = crossbar_processes(dut.crossbar, make_crossbar(request.image.program, request.crossbar))
     layout = TraceLayout.of(dut)
     assert layout is not None
     collected: list[int] = []
@@ -96,9 +95,10 @@ def pysim(request: Request) -> Report:
 
     class TracedBus(PysimBus):
         recording = False
+        skip = 0
 
-        def trace(self, enable: bool) -> None:
-            TracedBus.recording = enable
+        def trace(self, enable: bool, *, skip: int = 0) -> None:
+            TracedBus.recording, TracedBus.skip = enable, skip
             if enable:
                 collected.clear()
 
@@ -108,7 +108,10 @@ def pysim(request: Request) -> Report:
     async def monitor(ctx: Any) -> None:
         async for _, _, valid, record in ctx.tick().sample(layout.strobe(dut), layout.value(dut)):
             if valid and TracedBus.recording:
-                collected.append(record)
+                if TracedBus.skip:
+                    TracedBus.skip -= 1
+                else:
+                    collected.append(record)
 
     async def testbench(ctx: Any) -> None:
         spent.append(time.perf_counter() - began)
@@ -127,11 +130,105 @@ def compiled(request: Request) -> Report:
     if request.progress:
         request.progress("compiling", 0, 1)
     library = build(device(request), waves=request.waves is not None)
-    crossbar = None if request.crossbar is None else make_crossbar(request.image, request.crossbar)
     build_seconds = time.perf_counter() - began
+    jobs = min(request.jobs, len(request.job.indices))
+    if jobs > 1 and request.crossbar is None and request.waves is None:
+        return Report(_side_by_side(library, request, jobs), build_seconds)
+    crossbar = None if request.crossbar is None else make_crossbar(request.image.program, request.crossbar)
     with CompiledBus(library, waves=request.waves, crossbar=crossbar) as bus:
         outcome = run_now(run_job(bus, request.image, request.job, request.progress))
     return Report(outcome, build_seconds)
+
+
+class _Positions:
+    """Hands a job's positions out in order to several threads, until the first difference or the end of patience."""
+
+    def __init__(self, count: int):
+        self._left = iter(range(count))
+        self._lock = threading.Lock()
+        self.closed = False  # nothing more is handed out
+        self.over = False  # what runs shall end
+
+    def taken(self, into: list[int]) -> Iterator[int]:
+        """Positions for one thread, noted in `into`."""
+        while True:
+            with self._lock:
+                position = None if self.closed else next(self._left, None)
+            if position is None:
+                return
+            into.append(position)
+            yield position
+
+
+class _Over(Exception):
+    """Another thread failed, or the user has had enough."""
+
+
+def _side_by_side(library: Library, request: Request, jobs: int) -> Outcome:
+    """Run a job on several instances of a library, a thread each: C++ runs without Python's lock."""
+    from sim.backends.compiled import CompiledBus
+
+    positions, passed = _Positions(len(request.job.indices)), [0] * jobs
+    taken: list[list[int]] = [[] for _ in range(jobs)]
+    stages: queue.SimpleQueue[tuple[str, int, int]] = queue.SimpleQueue()
+
+    def run(number: int) -> Outcome:
+        def progress(stage: str, done: int, total: int) -> None:
+            if positions.over:
+                raise _Over
+            passed[number] = done if stage == "running" else 0
+            stages.put((stage, sum(passed) if stage == "running" else done, total))
+
+        try:
+            with CompiledBus(library) as bus:
+                job = run_job(bus, request.image, request.job, progress, positions.taken(taken[number]))
+                outcome = run_now(job)
+        except BaseException:
+            positions.closed = positions.over = True
+            raise
+        positions.closed |= outcome.difference is not None
+        return outcome
+
+    with ThreadPoolExecutor(jobs) as pool:
+        running = [pool.submit(run, number) for number in range(jobs)]
+        try:
+            while not all(one.done() for one in running):
+                with suppress(queue.Empty):
+                    stage = stages.get(timeout=0.2)
+                    if request.progress:
+                        request.progress(*stage)
+        finally:
+            positions.closed = True
+            positions.over |= not all(one.done() for one in running)
+    failures = [failure for one in running if (failure := one.exception()) is not None]
+    if failures:
+        raise next((failure for failure in failures if not isinstance(failure, _Over)), failures[0])
+    return _merged([one.result() for one in running], taken)
+
+
+def _merged(outcomes: list[Outcome], taken: list[list[int]]) -> Outcome:
+    """One outcome of several threads; `taken` tells which positions each ran. As if one had run them in order."""
+    differing = [(places[-1], outcome) for outcome, places in zip(outcomes, taken, strict=True) if outcome.difference]
+    end, first = min(differing, key=lambda pair: pair[0], default=(None, None))
+    found = sorted(
+        (
+            (place, result)
+            for outcome, places in zip(outcomes, taken, strict=True)
+            for place, result in zip(places, outcome.results, strict=False)
+            if end is None or place <= end
+        ),
+        key=lambda pair: pair[0],
+    )
+    return Outcome(
+        results=[result for _, result in found],
+        difference=first.difference if first else None,
+        where=first.where if first else {},
+        clocks=sum(outcome.clocks for outcome in outcomes),
+        seconds=max(outcome.seconds for outcome in outcomes),
+        load_clocks=outcomes[0].load_clocks,
+        load_seconds=max(outcome.load_seconds for outcome in outcomes),
+        notes=outcomes[0].notes,
+    )
 
 
 # ---- verilator ----------------------------------------------------------------------------------
@@ -142,7 +239,7 @@ def verilator(request: Request) -> Report:
     began = time.perf_counter()
     if request.progress:
         request.progress("compiling", 0, 1)
-    directory = build(Tile(request.image.network.hardware), waves=request.waves is not None)
+    directory = build(Tile(request.image.program.hardware), waves=request.waves is not None)
     build_seconds = time.perf_counter() - began
     if request.progress:
         request.progress("running", 0, len(request.job.indices))

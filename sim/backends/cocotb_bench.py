@@ -65,6 +65,7 @@ class TraceMonitor:
         self._layout = layout
         self._handles = [getattr(dut, (names or {}).get(port.name, port.name)) for port in layout.ports]
         self._records: list[int] = []
+        self._skip = 0
         self.enabled = False
 
     def sample(self) -> None:
@@ -72,14 +73,19 @@ class TraceMonitor:
         valid = self._layout["valid"]
         if not number(self._handles[valid.port]) >> valid.offset & 1:
             return
+        if self._skip:
+            self._skip -= 1
+            return
         record, shift = 0, 0
         for port, handle in zip(self._layout.ports, self._handles, strict=True):
             record |= number(handle) << shift
             shift += 32 * port.words
         self._records.append(record)
 
-    def clear(self) -> None:
+    def clear(self, skip: int = 0) -> None:
+        """Forget all records; the next `skip` are left out."""
         self._records.clear()
+        self._skip = skip
 
     def records(self) -> dict[str, np.ndarray]:
         return self._layout.decode(self._layout.to_words(self._records))
@@ -108,7 +114,7 @@ class Analog:
 
     async def run(self) -> None:
         dut, crossbar = self._dut, self._crossbar
-        # A one-layer macro has a one-bit index all the same; the trace is read after everything settled.
+        # A macro of one step has a one-bit index all the same; the trace is read after everything settled.
         last, pending, fresh = None, None, True
         while True:
             await FallingEdge(dut.clk)
@@ -175,14 +181,14 @@ class CocotbBus(Bus):
         try:
             return await cocotb.triggers.with_timeout(access, ANSWER_LIMIT * PERIOD, "ns")
         except cocotb.triggers.SimTimeoutError:
-            raise BusTimeout(f"the device did not answer a {kind} at address 0x{address:06X}") from None
+            raise BusTimeout(f"the device did not answer a {kind} at address 0x{address:07X}") from None
 
-    def trace(self, enable: bool) -> None:
+    def trace(self, enable: bool, *, skip: int = 0) -> None:
         if self._monitor is None:
             raise ValueError("this device has no trace port")
         self._monitor.enabled = enable
         if enable:
-            self._monitor.clear()
+            self._monitor.clear(skip)
 
     def records(self) -> dict[str, np.ndarray]:
         if self._monitor is None:

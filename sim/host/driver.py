@@ -6,15 +6,16 @@ Every address, register and field comes from `golden_model.registers`; nothing h
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from golden_model.config import HardwareConfig
 from golden_model.events import Events
-from golden_model.image.image import Tables
+from golden_model.image.program import Program, Step, Tables
 from golden_model.registers import (
+    ADDRESS_BITS,
     COUNTER_BITS,
     COUNTER_NAMES,
     COUNTERS_PER_LAYER,
@@ -23,12 +24,19 @@ from golden_model.registers import (
     REGION,
     REGISTER,
     ErrorCode,
+    descriptor_words,
+    reference_entry,
 )
-from sim.host.bus import Bus, BusTimeout
+from sim.host.bus import Bus, BusError, BusTimeout
 
 #: What a run may take beyond the expected clocks before the watchdog ends it.
 _MARGIN = 2.0
 _SLACK = 10_000
+#: Clocks between two calls of a run's progress.
+_PART = 2_000_000
+
+#: Called with the clocks that a run has taken so far.
+Progress = Callable[[int], None]
 
 
 class DeviceError(RuntimeError):
@@ -48,7 +56,7 @@ class ChecksumError(DeviceError):
 
 @dataclass(frozen=True)
 class Run:
-    """Results of one input: logits (N,) or None if the last layer was not run; events of the layers run; cycles."""
+    """Results of one input: logits (N,) or None if not all steps were run; events of the steps run; cycles."""
 
     logits: np.ndarray | None
     events: Events
@@ -92,14 +100,16 @@ class Driver:
 
     # ---- loading --------------------------------------------------------------------------
     async def load(self, tables: Tables) -> None:
-        """Write every table and the cells of an image; the cells read back are compared by checksum (ChecksumError)."""
+        """Write all tables and cells of a program; the cells read back are compared by checksum (ChecksumError)."""
         await self.write_region("WIDTHS", tables.widths)
         await self.write_region("BIAS", np.asarray(tables.bias, dtype=np.int64) & 0xFFFFFFFF)
         await self.write_region("MULTIPLIERS", tables.multipliers)
         await self.write_region("PADS", tables.pads)
-        await self.write_region("REFERENCE", np.ravel(tables.levels))
-        for layer, words in enumerate(tables.program):
-            await self.write_region("PROGRAM", words, first=layer * DESCRIPTOR_STRIDE)
+        for step, levels in enumerate(tables.levels):
+            await self.write_region("REFERENCE", levels, first=reference_entry(self.hardware, step))
+        used = descriptor_words(self.hardware)
+        for step, words in enumerate(tables.program):
+            await self.write_region("PROGRAM", words[:used], first=step * DESCRIPTOR_STRIDE)
         await self.program_cells(tables.cell_words)
 
     async def write_region(self, name: str, words: Sequence[int] | np.ndarray, *, first: int = 0) -> None:
@@ -121,59 +131,75 @@ class Driver:
         if not pairs:
             return
         await self.write_register("CELL_PAIR", pair=0)
-        await self.bus.write_many([REGISTER["CELL_DATA"].offset] * len(words), words.tolist())
+        await self._write_cells(words.tolist())
         wanted = zlib.crc32(words.tobytes())
         found = await self.cell_checksum(pairs)
         if found != wanted:
             raise ChecksumError(wanted, found)
+
+    async def _write_cells(self, words: list[int]) -> None:
+        """Write words of cells; those refused because the array still programs the OU before are repeated."""
+        first = 0
+        while first < len(words):
+            try:
+                await self.bus.write_many([REGISTER["CELL_DATA"].offset] * (len(words) - first), words[first:])
+                first = len(words)
+            except BusError as error:
+                if not error.done:
+                    raise  # refused by an array that was ready
+                first += error.done
+            await self._wait_for_cells(_SLACK)
+
+    async def _wait_for_cells(self, limit: int) -> None:
+        """Wait until no cells are programmed or checked; BusTimeout after `limit` clocks."""
+        await self.bus.poll(REGISTER["STATUS"].offset, REGISTER["STATUS"].pack(cells_busy=1), 0, limit)
 
     async def cell_checksum(self, pairs: int) -> int:
         """CRC-32 of the cells of crossbar pairs 0..pairs - 1 as the hardware reads them."""
         await self.write_register("CELL_PAIRS", pairs=pairs)
         await self.write_register("CONTROL", check_cells=1)
         words = pairs * self.hardware.ous_per_crossbar * self.hardware.cell_words
-        limit = _SLACK + 64 * words
-        busy = REGISTER["STATUS"].pack(cells_busy=1)
-        await self.bus.poll(REGISTER["STATUS"].offset, busy, 0, limit)
+        await self._wait_for_cells(_SLACK + 64 * words)
         return (await self.read_register("CELL_CHECKSUM"))["crc"]
 
     # ---- running --------------------------------------------------------------------------
-    def _activation_words(self) -> int:
-        return -(-self.hardware.activation_bytes // 4)
-
-    async def write_input(self, image: np.ndarray) -> None:
-        """Write the input activations (C, H, W), unsigned, into activation buffer 0."""
+    async def write_input(self, image: np.ndarray, base: int) -> None:
+        """Write the input activations (C, H, W), unsigned, from byte `base` of the activation memory on."""
         flat = np.ascontiguousarray(image, dtype=np.uint8).ravel()
-        if flat.size > self.hardware.activation_bytes:
-            raise ValueError(f"an input of {flat.size} bytes does not fit {self.hardware.activation_bytes} bytes")
-        padded = np.zeros(-(-flat.size // 4) * 4, dtype=np.uint8)
-        padded[: flat.size] = flat
-        await self.write_region("ACTIVATIONS", padded.view("<u4"))
+        first, before = divmod(base, 4)
+        if base + flat.size > self.hardware.activation_bytes:
+            raise ValueError(
+                f"an input of {flat.size} bytes at byte {base} does not fit {self.hardware.activation_bytes} bytes"
+            )
+        padded = np.zeros(-(-(before + flat.size) // 4) * 4, dtype=np.uint8)
+        padded[before : before + flat.size] = flat
+        await self.write_region("ACTIVATIONS", padded.view("<u4"), first=first)
 
-    async def start(self, layers: int, *, expected_cycles: int) -> None:
-        """Run `layers` layers and wait for the end.
+    async def start(self, steps: int, *, expected_cycles: int, progress: Progress | None = None) -> None:
+        """Run the first `steps` steps of the program and wait for the end.
 
         expected_cycles : what the golden model predicts, in clocks; the watchdog barks well after it.
+        progress : called now and then with the clocks that have passed.
         Raises DeviceError with the device's error code, BusTimeout when the run does not end.
         """
-        await self.write_register("LAYER_COUNT", layers=layers)
+        await self.write_register("LAYER_COUNT", layers=steps)
         await self.write_register("CONTROL", start=1)
         status = REGISTER["STATUS"]
         limit = int(_MARGIN * expected_cycles) + _SLACK
         interval = max(16, min(expected_cycles // 200, 4096))
         try:
-            word = await self.bus.poll(status.offset, status.pack(busy=1), 0, limit, interval)
+            word = await self._ended(limit, interval, progress)
         except BusTimeout:
             found = await self.read_register("STATUS")
             raise BusTimeout(
                 f"the network did not end within {limit} clocks ({expected_cycles} expected); "
-                f"it hangs in layer {found['layer']}"
+                f"it hangs in step {found['layer']}"
             ) from None
         found = status.unpack(word)
         if found["error"]:
             code = found["error"]
             name = ErrorCode(code).name if code in iter(ErrorCode) else str(code)
-            raise DeviceError(f"the device stopped in layer {found['layer']} with error {name}")
+            raise DeviceError(f"the device stopped in step {found['layer']} with error {name}")
         if not found["done"]:
             raise DeviceError("the device is idle but does not report done")
         if found["overflow"]:
@@ -181,29 +207,51 @@ class Driver:
                 f"a partial sum did not fit {self.hardware.accumulator_bits} bits (STATUS.overflow is set)"
             )
 
-    async def run(self, image: np.ndarray, layers: int, outputs: int | None, *, expected_cycles: int) -> Run:
-        """Run one input through `layers` layers; `outputs` = number of logits, None if the last layer is not run."""
-        await self.write_input(image)
-        await self.start(layers, expected_cycles=expected_cycles)
-        logits = None if outputs is None else await self.logits(outputs)
-        return Run(logits, await self.events(layers), await self.cycles())
+    async def _ended(self, limit: int, interval: int, progress: Progress | None) -> int:
+        """STATUS once the run has ended; BusTimeout after `limit` clocks."""
+        status, began = REGISTER["STATUS"], self.bus.clocks
+        part = limit if progress is None else _PART
+        while True:
+            left = limit - (self.bus.clocks - began)
+            try:
+                return await self.bus.poll(status.offset, status.pack(busy=1), 0, min(part, max(left, 0)), interval)
+            except BusTimeout:
+                if left <= part or progress is None:
+                    raise
+                progress(self.bus.clocks - began)
+
+    async def run(
+        self,
+        program: Program,
+        image: np.ndarray,
+        *,
+        steps: int | None = None,
+        expected_cycles: int,
+        progress: Progress | None = None,
+    ) -> Run:
+        """Run one input through the first `steps` steps of the loaded program, all by default."""
+        count = len(program.steps) if steps is None else steps
+        await self.write_input(image, program.image_base)
+        await self.start(count, expected_cycles=expected_cycles, progress=progress)
+        logits = await self.logits(program.logits) if count == len(program.steps) else None
+        return Run(logits, await self.events(count), await self.cycles())
 
     # ---- results --------------------------------------------------------------------------
     async def logits(self, outputs: int) -> np.ndarray:
-        """(outputs,) int64, the signed results of the last layer."""
+        """(outputs,) int64, the signed results of the last step."""
         words = await self.bus.read_many([REGION["LOGITS"].address(i) for i in range(outputs)])
         return np.array(words, dtype=np.uint32).view(np.int32).astype(np.int64)
 
-    async def events(self, layers: int) -> Events:
-        """Event counters of layers 0..layers - 1; leading shape (layers,)."""
+    async def events(self, steps: int) -> Events:
+        """Event counters of steps 0..steps - 1; leading shape (steps,)."""
         entries = [
-            2 * (layer * COUNTERS_PER_LAYER + counter) + half
-            for layer in range(layers)
+            2 * (step * COUNTERS_PER_LAYER + counter) + half
+            for step in range(steps)
             for counter in range(len(COUNTER_NAMES))
             for half in range(2)
         ]
         words = await self.bus.read_many([REGION["EVENTS"].address(entry) for entry in entries])
-        pairs = np.array(words, dtype=np.int64).reshape(layers, len(COUNTER_NAMES), 2)
+        pairs = np.array(words, dtype=np.int64).reshape(steps, len(COUNTER_NAMES), 2)
         return Events(pairs[..., 0] | (pairs[..., 1] & ((1 << (COUNTER_BITS - 32)) - 1)) << 32)
 
     async def cycles(self) -> int:
@@ -211,16 +259,19 @@ class Driver:
         low = (await self.read_register("CYCLES_LOW"))["cycles"]
         return low | (await self.read_register("CYCLES_HIGH"))["cycles"] << 32
 
-    async def activations(self, after_layers: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Activations (uint8, `shape`) that layer `after_layers` - 1 wrote; 0 gives the network's input.
+    async def activations(self, step: Step) -> np.ndarray:
+        """What a step wrote (uint8, `step.shape`), or its logits (int64, one dimension) if it is the last.
 
-        Layer i reads buffer i % 2 and writes the other. Run `after_layers` layers first: a later layer
-        overwrites them.
+        Run up to this step and no further: a later step may overwrite it.
         """
-        size = int(np.prod(shape))
-        first = (after_layers % 2) * self._activation_words()
-        words = await self.bus.read_many([REGION["ACTIVATIONS"].address(first + i) for i in range(-(-size // 4))])
-        return np.array(words, dtype="<u4").view(np.uint8)[:size].reshape(shape).copy()
+        size = int(np.prod(step.shape))
+        if step.fields["last"]:
+            return await self.logits(size)
+        first, before = divmod(step.fields["target"], 4)
+        words = await self.bus.read_many(
+            [REGION["ACTIVATIONS"].address(first + i) for i in range(-(-(before + size) // 4))]
+        )
+        return np.array(words, dtype="<u4").view(np.uint8)[before : before + size].reshape(step.shape).copy()
 
     async def abort(self) -> None:
         """Stop the running network."""
@@ -229,9 +280,10 @@ class Driver:
 
 def poke_words(pokes: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
     """(address, word) pairs as two lists, range-checked."""
+    last = (1 << ADDRESS_BITS) - 4
     for address, word in pokes:
-        if not 0 <= address < 1 << 24 or address % 4:
-            raise ValueError(f"a bus address must be a multiple of 4 in 0..0xFFFFFC, got 0x{address:X}")
+        if not 0 <= address <= last or address % 4:
+            raise ValueError(f"a bus address must be a multiple of 4 in 0..0x{last:X}, got 0x{address:X}")
         if not 0 <= word < 1 << 32:
             raise ValueError(f"a bus word must be in 0..0xFFFFFFFF, got {word}")
     return [a for a, _ in pokes], [w for _, w in pokes]

@@ -1,27 +1,31 @@
 """What a simulation run does with the device, the same in every backend, and how it is judged.
 
 A session identifies the device, loads the image, runs inputs and compares logits, event counters and
-cycles with the golden model's. On the first difference it looks for the cause in the same session:
-layer by layer, then OU by OU along the trace port.
+cycles with the golden model's. On the first difference it looks for the cause in the same session: step by step
+against the interpreter of the program, and inside a crossbar step OU by OU along the trace port.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from golden_model.crossbar.trace import OuRecord, window_trace
+from golden_model.crossbar.windows import windows
 from golden_model.image.image import Image
-from golden_model.network import Runner, windows
+from golden_model.image.interpreter import Interpreter
+from golden_model.image.program import Step
 from golden_model.registers import COUNTER_NAMES
 from sim.host.bus import Bus, BusTimeout
 from sim.host.driver import ChecksumError, DeviceError, Driver, poke_words
 
+#: Called with (stage, done, all); clocks while a network runs.
 Progress = Callable[[str, int, int], None]
 
 
@@ -52,7 +56,7 @@ class Job:
 
 @dataclass
 class ImageResult:
-    """What the hardware answered to one vector: logits (N,), events (layers, counters), cycles; all plain integers."""
+    """What the hardware answered to one vector: logits (N,), events (steps, counters), cycles; all plain integers."""
 
     index: int
     logits: list[int]
@@ -66,7 +70,7 @@ class Outcome:
     """Results of a session.
 
     difference : sentence that names the first difference, None if there is none (or `judge` was off).
-    where : its place as data (layer, window, ou, lane, ... as far as known).
+    where : its place as data (vector, step, node, window, ou, lane, ... as far as known).
     clocks, seconds : of the runs alone; load_clocks, load_seconds : of identifying and loading.
     notes : findings that do not end the run.
     """
@@ -90,35 +94,50 @@ class Outcome:
         return cls(**values)
 
 
-async def run_job(bus: Bus, image: Image, job: Job, progress: Progress | None = None) -> Outcome:
-    """Run a job on the device behind `bus`; DeviceError, BusError or BusTimeout when the device misbehaves."""
-    driver, network, outcome = Driver(bus, image.network.hardware), image.network, Outcome()
+async def run_job(
+    bus: Bus, image: Image, job: Job, progress: Progress | None = None, positions: Iterable[int] | None = None
+) -> Outcome:
+    """Run a job on the device behind `bus`; DeviceError, BusError or BusTimeout when the device misbehaves.
+
+    positions : which of the job's vectors, in order; None runs all. Of a difference, the last position taken.
+    """
+    program, outcome = image.program, Outcome()
+    driver = Driver(bus, program.hardware)
     began, clocks = time.perf_counter(), bus.clocks
     await driver.identify()
     if progress:
         progress("loading", 0, 1)
     try:
-        await driver.load(image.tables)
+        await driver.load(program.tables)
     except ChecksumError as error:
         if not job.lenient:
             raise
         outcome.notes.append(str(error))
     await bus.write_many(*poke_words(job.pokes))
     outcome.load_seconds, outcome.load_clocks = time.perf_counter() - began, bus.clocks - clocks
-    outputs = network.layers[-1].outputs
-    for done, index in enumerate(job.indices):
-        if progress:
-            progress("running", done, len(job.indices))
-        began, clocks = time.perf_counter(), bus.clocks
+    total, ended = int(image.vectors.cycles[list(job.indices)].sum()), 0
+    for position in range(len(job.indices)) if positions is None else positions:
+        index = job.indices[position]
         expected = int(image.vectors.cycles[index])
+
+        def running(passed: int, ended: int = ended) -> None:
+            if progress:
+                progress("running", ended + passed, total)
+
+        running(0)
+        began, clocks = time.perf_counter(), bus.clocks
         try:
-            run = await driver.run(image.vectors.images[index], len(network.layers), outputs, expected_cycles=expected)
+            run = await driver.run(
+                program, image.vectors.images[index], expected_cycles=expected, progress=progress and running
+            )
         except (DeviceError, BusTimeout) as error:
             if not job.judge:
                 raise
-            outcome.difference = f"vector {index}: {error}"
-            outcome.where = {"vector": index}
+            sentence, where = await locate(driver, image, index)
+            outcome.difference = f"vector {index}: {error}. {sentence}"
+            outcome.where = {"vector": index, **where}
             break
+        ended += expected
         seconds = time.perf_counter() - began
         outcome.clocks += bus.clocks - clocks
         outcome.seconds += seconds
@@ -134,12 +153,12 @@ async def run_job(bus: Bus, image: Image, job: Job, progress: Progress | None = 
                 outcome.where = {"vector": index, **where}
                 break
     if progress:
-        progress("running", len(job.indices), len(job.indices))
+        progress("running", ended, total)
     return outcome
 
 
 def compare(image: Image, result: ImageResult) -> str | None:
-    """The first difference from the golden model: logits, then events in layer order, then cycles; None if equal."""
+    """The first difference from the golden model: logits, then events in step order, then cycles; None if equal."""
     vectors, index = image.vectors, result.index
     logits = np.array(result.logits)
     if (logits != vectors.logits[index]).any():
@@ -147,10 +166,10 @@ def compare(image: Image, result: ImageResult) -> str | None:
         return f"logit {lane} is {logits[lane]} instead of {vectors.logits[index, lane]}"
     events, expected = np.array(result.events), vectors.events.counts[index]
     if (events != expected).any():
-        layer, counter = (int(i) for i in np.argwhere(events != expected)[0])
+        step, counter = (int(i) for i in np.argwhere(events != expected)[0])
         return (
-            f"event counter {COUNTER_NAMES[counter]} of layer {image.network.layers[layer].name} is "
-            f"{events[layer, counter]} instead of {expected[layer, counter]}"
+            f"event counter {COUNTER_NAMES[counter]} of {_called(image.program.steps[step])} is "
+            f"{events[step, counter]} instead of {expected[step, counter]}"
         )
     if result.cycles != vectors.cycles[index]:
         return f"the run took {result.cycles} clocks instead of {vectors.cycles[index]}"
@@ -161,84 +180,102 @@ def compare(image: Image, result: ImageResult) -> str | None:
 async def locate(driver: Driver, image: Image, index: int) -> tuple[str, dict[str, Any]]:
     """Name the first place where hardware and golden model differ on one vector.
 
-    Runs ever more layers until one's output or counters differ, then compares its trace OU by OU.
-    Returns a sentence and the place as data.
+    Runs ever more steps of the program until one's output or counters differ from the interpreter's, then compares
+    the trace of that step OU by OU if it uses crossbars. Returns a sentence and the place as data.
     """
-    network = image.network
-    pixels = image.vectors.images[index]
-    outputs, events = Runner(network).run_layers(pixels[None])
-    inputs = pixels
-    for number, layer in enumerate(network.layers):
-        count = number + 1
-        cycles = int(events.cycles[0, :count].sum())
-        where: dict[str, Any] = {"layer": layer.name, "layer_index": number}
-        expected = outputs[number][0]
-        driver.bus.trace(True)
+    program, pixels = image.program, image.vectors.images[index]
+    golden = Interpreter(program.tables, program.hardware, image_base=program.image_base).trace(pixels[None])
+    cycles = golden.events.cycles[0].cumsum()
+    for number, step in enumerate(program.steps):
+        expected, counts = golden.outputs[number][0], golden.events.counts[0, number]
+        where: dict[str, Any] = {"step": step.name, "node": step.node, "step_index": number}
+        begin = f"First difference in {_called(step)}"
+
+        async def again(number: int = number) -> Any:
+            return await driver.run(program, pixels, steps=number + 1, expected_cycles=int(cycles[number]))
+
         try:
-            run = await driver.run(pixels, count, layer.outputs if layer.last else None, expected_cycles=cycles)
+            run = await again()
         except (DeviceError, BusTimeout) as error:
-            run, failure = None, f"; {error}"
+            made, failure = None, f"; {error}"
+            found = None
         else:
-            failure = ""
-        records = driver.bus.records()
-        driver.bus.trace(False)
-        made = None
-        if run is not None:
-            made = run.logits if layer.last else await driver.activations(count, expected.shape)
-            if (made == expected).all() and (run.events.counts[number] == events.counts[0, number]).all():
-                inputs = expected
+            made, failure = await driver.activations(step), ""
+            found = run.events.counts[number]
+            if (made == expected).all() and (found == counts).all():
                 continue
-        first = int(events.ou_activations[0, :number].sum())
-        found = _first_record(image, number, inputs, {name: array[first:] for name, array in records.items()})
-        if found is not None:
-            sentence, place = found
-            return f"First difference in layer {layer.name}, {sentence}{failure}", {**where, **place}
+        if step.layer is not None:
+            driver.bus.trace(True, skip=int(golden.events.ou_activations[0, :number].sum()))
+            with suppress(DeviceError, BusTimeout):
+                await again()
+            records = driver.bus.records()
+            driver.bus.trace(False)
+            place = first_record(image, number, pixels, records)
+            if place is not None:
+                return f"{begin}, {place[0]}{failure}", {**where, **place[1]}
+        agrees = "every A/D conversion agrees" if step.layer is not None else "it uses no crossbar"
         if made is not None and (made != expected).any():
             spot = [int(i) for i in np.argwhere(made != expected)[0]]
-            got, wanted = made[tuple(spot)], expected[tuple(spot)]
-            names = ["output", "row", "column"][: len(spot)]
+            names = ("channel", "row", "column") if made.ndim == 3 else ("output",)
             text = ", ".join(f"{name} {i}" for name, i in zip(names, spot, strict=True))
             return (
-                f"First difference in layer {layer.name}: every A/D conversion agrees, but {text} is {got} "
-                f"instead of {wanted} (accumulation or post-processing){failure}",
+                f"{begin}: {agrees}, but {text} is {made[tuple(spot)]} instead of {expected[tuple(spot)]} "
+                "(what it reads, post-processing or where it writes)",
                 {**where, **dict(zip(names, spot, strict=True))},
             )
-        if run is not None:
-            wrong = np.flatnonzero(run.events.counts[number] != events.counts[0, number])
-            names = ", ".join(
-                f"{COUNTER_NAMES[i]} {run.events.counts[number, i]} instead of {events.counts[0, number, i]}"
-                for i in wrong
+        if found is not None:
+            wrong = ", ".join(
+                f"{COUNTER_NAMES[i]} {found[i]} instead of {counts[i]}" for i in np.flatnonzero(found != counts)
             )
-            return (
-                f"First difference in layer {layer.name}: every A/D conversion and every output agree, but the "
-                f"counters do not: {names}",
-                where,
-            )
-        return f"Layer {layer.name} does not finish, though its A/D conversions agree{failure}", where
-    return "Running the layers again, one by one, shows no difference: the fault is not repeatable", {}
+            return f"{begin}: {agrees}, and every output, but the counters do not: {wrong}", where
+        return f"{begin}: {agrees}, but it does not finish{failure}", where
+    return "Running the steps again, ever more of them, shows no difference: the fault is not repeatable", {}
 
 
-def _first_record(
-    image: Image, number: int, inputs: np.ndarray, records: dict[str, np.ndarray]
+def _called(step: Step) -> str:
+    """A step for people: its name, and its node's if that differs."""
+    return f"step {step.name}" if step.node == step.name else f"step {step.name} (node {step.node})"
+
+
+def first_record(
+    image: Image, number: int, pixels: np.ndarray, records: dict[str, np.ndarray]
 ) -> tuple[str, dict[str, Any]] | None:
-    """First OU activation of a layer whose trace record is not the golden one; None if all agree."""
-    network, layer = image.network, image.network.layers[number]
-    placed = image.placement.layers[number]
-    shaped = inputs.reshape(1, layer.channels, layer.height, layer.width)
+    """First OU activation of a crossbar step whose trace record is not the golden one; None if all agree.
+
+    pixels : the image, uint8 (C, H, W). records : the step's trace, by field (see `sim.host.records`).
+    """
     at, available = 0, len(records["valid"])
-    for window, rows in enumerate(windows(layer, shaped)[0]):
-        for golden in window_trace(layer, network.hardware, placed, rows):
-            place = {"window": window, "ou": golden.index}
-            if at >= available:
-                return f"window {window}, OU {golden.index}: the hardware did not activate it", place
-            difference = _record_difference(golden, records, at)
-            if difference is not None:
-                sentence, more = difference
-                return f"window {window}, OU {golden.index}: {sentence}", {**place, **more}
-            at += 1
+    for window, golden in step_trace(image, number, pixels):
+        place = {"window": window, "ou": golden.index}
+        if at >= available:
+            return f"window {window}, OU {golden.index}: the hardware did not activate it", place
+        difference = _record_difference(golden, records, at)
+        if difference is not None:
+            sentence, more = difference
+            return f"window {window}, OU {golden.index}: {sentence}", {**place, **more}
+        at += 1
     if at < available:
         return f"after the last window: the hardware activated {available - at} OUs too many", {}
     return None
+
+
+def step_trace(image: Image, number: int, pixels: np.ndarray) -> Iterator[tuple[int, OuRecord]]:
+    """(window, OU activation) of a crossbar step in the hardware's order, on one image, uint8 (C, H, W)."""
+    program, step = image.program, image.program.steps[number]
+    layer = step.layer
+    if layer is None:
+        raise ValueError(f"step {step.name} uses no crossbar")
+    placed = program.placement.layers[sum(before.layer is not None for before in program.steps[:number])]
+    memory = np.zeros(program.hardware.activation_bytes, dtype=np.uint8)
+    memory[program.image_base : program.image_base + pixels.size] = pixels.ravel()
+    if number:
+        before = Interpreter(program.tables, program.hardware, image_base=program.image_base, steps=number)
+        memory = before.trace(pixels[None]).memory[0]
+    source, shape = step.fields["source"], (layer.channels, layer.height, layer.width)
+    maps = memory[source : source + int(np.prod(shape))].reshape(1, *shape)
+    for window, rows in enumerate(windows(layer, maps)[0]):
+        for golden in window_trace(layer, program.hardware, placed, rows):
+            yield window, golden
 
 
 def _record_difference(golden: OuRecord, records: dict[str, np.ndarray], at: int) -> tuple[str, dict[str, Any]] | None:

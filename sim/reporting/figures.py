@@ -1,157 +1,197 @@
-"""Pictures of the report, as text that goes straight into an HTML page.
+"""Figures of the report, as SVG text that goes straight into an HTML page.
 
-Figures are SVG without a background; text and axes take the colour of the page (`currentColor`), data
-colours are mid-tones that read on light and dark. Small images are PNG data addresses. Output depends
-on the input only: no dates, no random identifiers.
+Text and lines take the colour of the page (`currentColor`), data colours are mid-tones that read on light and dark.
+Every figure is drawn at its own size in CSS pixels and fits a telephone; none has a background. Small images are PNG
+data addresses. Output depends on the input only.
 """
 
 from __future__ import annotations
 
 import base64
-import io
-import re
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from html import escape
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
-#: Colour that stands for "the page's text colour" until the SVG is written.
-_INK = "#010203"
-#: Machines in bar charts, baseline first.
-MACHINES = ("#8a94a6", "#d99a3d", "#1f9e89")
 R1, R2 = "#1f9e89", "#d9823b"
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "ohmloom",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["system-ui", "DejaVu Sans"],
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "axes.linewidth": 0.8,
-}
+#: Groups of components, or kinds of nodes, one colour each.
+COLOURS = (
+    "#1f9e89", "#d9823b", "#5b7fb5", "#a87cb3", "#b9a13d", "#8a94a6", "#c2607a", "#6aa84f", "#3f8fb0", "#9c6b4a",
+)  # fmt: skip
 #: Bit planes 0..8: grey for pruned blocks, then light to dark.
-_WIDTH_COLOURS = ["#b9bec7", "#d7e8a5", "#a9d67c", "#6cc079", "#35a884", "#1f8c8a", "#2a6f8e", "#3a5189", "#432f78"]
+_WIDTH_COLOURS = ("#b9bec7", "#d7e8a5", "#a9d67c", "#6cc079", "#35a884", "#1f8c8a", "#2a6f8e", "#3a5189", "#432f78")
 
 
-def svg(figure: Figure, title: str) -> Markup:
-    """The figure as an inline SVG element with `title` for screen readers; closes the figure.
+def colour(index: int) -> str:
+    """A colour for every index, different from all others."""
+    return COLOURS[index] if index < len(COLOURS) else f"hsl({index * 137.508 % 360:.1f} 45% 55%)"
 
-    The result is marked as finished markup, so that a template that escapes texts leaves it alone.
-    """
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    size = re.search(r'<svg[^>]*?width="([\d.]+)pt"', text)
-    assert size is not None
-    text = re.sub(r'(<svg[^>]*?) width="[\d.]+pt"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", text, count=1)
-    width = float(size.group(1)) * 96 / 72
-    escaped = title.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+
+# ---- writing SVG --------------------------------------------------------------------------------
+def _number(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _tag(name: str, text: str | None = None, **attributes: Any) -> str:
+    """An SVG element; `_` in an attribute's name is `-`, numbers get two decimals, `text` is escaped."""
+    shown = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{_number(v) if isinstance(v, int | float) else escape(str(v))}"'
+        for key, v in attributes.items()
+    )
+    return f"<{name}{shown}/>" if text is None else f"<{name}{shown}>{escape(text)}</{name}>"
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start", **attributes: Any) -> str:
+    return _tag("text", text, x=x, y=y, text_anchor=anchor, **attributes)
+
+
+def _cut(text: str, most: int) -> str:
+    """At most so many characters; the end of a long name tells more than its beginning."""
+    return text if len(text) <= most else "…" + text[1 - most :]
+
+
+def _svg(width: float, height: float, parts: Iterable[str], title: str, **style: str) -> Markup:
+    """The figure, `title` for people who cannot see it; narrower pages shrink it."""
+    css = "".join(f";{key.replace('_', '-')}:{value}" for key, value in style.items())
     return Markup(
-        text.replace(
-            "<svg", f'<svg role="img" aria-label="{escaped}" style="width:{width:.0f}px;max-width:100%;height:auto"', 1
-        )
+        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {_number(width)} {_number(height)}" '
+        f'style="width:{_number(width)}px;max-width:100%;height:auto{css}">{"".join(parts)}</svg>'
     )
 
 
-def png(pixels: np.ndarray) -> str:
-    """uint8 (H, W) grey or (H, W, 3) colour -> data address of a PNG."""
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(pixels: np.ndarray, palette: Sequence[str] | None = None) -> str:
+    """uint8 (H, W) grey or (H, W, 3) colour -> data address of a PNG.
+
+    palette : "#rrggbb" of every value of (H, W); values beyond it are transparent.
+    """
     pixels = np.ascontiguousarray(pixels, dtype=np.uint8)
     height, width = pixels.shape[:2]
-    kind = 0 if pixels.ndim == 2 else 2
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+    kind, more = (0 if pixels.ndim == 2 else 2), b""
+    if palette is not None:
+        kind = 3
+        colours = b"".join(bytes.fromhex(one[1:]) for one in palette) + b"\0\0\0"
+        more = _chunk(b"PLTE", colours) + _chunk(b"tRNS", b"\xff" * len(palette) + b"\0")
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + more + _chunk(b"IDAT", zlib.compress(rows, 9)) + _chunk(b"IEND", b"")
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    with plt.rc_context(_STYLE):
-        return plt.subplots(figsize=(width, height))
+# ---- the graph ----------------------------------------------------------------------------------
+_ROW, _LANE, _NODE_WIDTH = 40, 14, 330
 
 
-def _beside(axes: Axes, x: float, y: float, text: str, points: float, **style: Any) -> None:
-    """Text to the right of a data point, `points` away."""
-    axes.annotate(text, (x, y), xytext=(points, 0), textcoords="offset points", va="center", ha="left", **style)
+def graph(nodes: Sequence[dict[str, Any]], colours: dict[str, str]) -> list[Markup]:
+    """One small figure per node, in the order of computation; stacked without gaps they are the drawing of the graph.
+
+    nodes : with "name", "inputs", "kind", "first" and "second" line of text. colours : of every kind.
+    An edge runs in a lane from its node down to its last consumer; lanes are used again.
+    """
+    last_use = {name: index for index, node in enumerate(nodes) for name in node["inputs"]}
+    lanes: list[str | None] = []  # node whose output runs in each lane
+    drawn = []
+    for index, node in enumerate(nodes):
+        before = list(lanes)
+        for lane, name in enumerate(lanes):
+            if name is not None and last_use.get(name, -1) <= index:
+                lanes[lane] = None
+        wanted = [lane for lane, name in enumerate(before) if name in node["inputs"][:1]]
+        free = [lane for lane in [*wanted, *range(len(lanes))] if lanes[lane] is None]
+        mine = free[0] if free else len(lanes)
+        if mine == len(lanes):
+            lanes.append(None)
+        lanes[mine] = node["name"] if node["name"] in last_use else None
+        drawn.append((node, before, list(lanes), mine))
+    left = _LANE * max(len(after) for *_, after, _ in drawn) + 8
+    return [_node(*row, left=left, colours=colours) for row in drawn]
 
 
-def accuracy_ladder(stages: Sequence[str], accuracies: Sequence[float]) -> Markup:
-    """Accuracy (0..1) of every stage, as points: the axis does not start at 0, so lengths must not be compared."""
-    with plt.rc_context(_STYLE):
-        figure, axes = _axes(6.4, 0.5 + 0.38 * len(stages))
-        percent = 100 * np.asarray(accuracies, dtype=float)
-        lowest, highest = percent.min(), percent.max()
-        margin = max(0.5, 0.5 * (highest - lowest))
-        start = max(0.0, np.floor((lowest - margin) * 2) / 2)
-        places = np.arange(len(stages))[::-1]
-        axes.hlines(places, start, percent, color=MACHINES[0], lw=1, ls=(0, (1, 2)))
-        axes.plot(percent, places, "o", color=R1, ms=8)
-        for place, value in zip(places, percent, strict=True):
-            _beside(axes, value, place, f"{value:.2f} %", 8)
-        axes.set_yticks(places, list(stages))
-        axes.set_ylim(-0.6, len(stages) - 0.4)
-        axes.set_xlim(start, max(highest + 0.18 * (highest - start), start + 0.1))
-        axes.set_xlabel(f"correct, % (axis starts at {start:g} %)")
-        return svg(figure, "Accuracy after every step")
+def _node(
+    node: dict[str, Any],
+    before: list[str | None],
+    after: list[str | None],
+    mine: int,
+    *,
+    left: float,
+    colours: dict[str, str],
+) -> Markup:
+    def x(lane: int) -> float:
+        return _LANE * (lane + 0.5)
+
+    middle, parts = _ROW / 2, []
+    line = {"fill": "none", "stroke": "currentColor", "stroke_width": 1.5, "opacity": 0.55}
+    for lane, name in enumerate(before):
+        if name is None:
+            continue
+        if name in node["inputs"]:
+            parts.append(
+                _tag(
+                    "path", d=f"M{x(lane)} 0 C{x(lane)} {middle / 2} {x(mine)} {middle / 2} {x(mine)} {middle}", **line
+                )
+            )
+        if after[lane] == name:
+            parts.append(_tag("path", d=f"M{x(lane)} 0 V{_ROW}", **line))
+    if after[mine] == node["name"]:
+        parts.append(_tag("path", d=f"M{x(mine)} {middle} V{_ROW}", **line))
+    parts.append(_tag("circle", cx=x(mine), cy=middle, r=5.5, fill=colours[node["kind"]]))
+    parts.append(_text(left, 17, _cut(node["first"], 44), class_="strong"))
+    parts.append(_text(left, 32, _cut(node["second"], 58), class_="soft"))
+    return _svg(left + _NODE_WIDTH, _ROW, parts, f"{node['first']}: {node['second']}", display="block")
 
 
-def width_map(widths: np.ndarray, weight_bits: int) -> Markup:
-    """Bit planes of every block: segments downward, block columns to the right."""
-    with plt.rc_context(_STYLE):
-        turn = widths.shape[0] > 2 * widths.shape[1]
-        shown = widths.T if turn else widths
-        aspect = shown.shape[0] / shown.shape[1]
-        width = float(np.clip(0.16 * shown.shape[1], 1.6, 6.4))
-        figure, axes = _axes(width, float(np.clip(width * aspect, 0.5, 6.0)))
-        colours = ListedColormap(_WIDTH_COLOURS[: weight_bits + 1])
-        norm = BoundaryNorm(np.arange(-0.5, weight_bits + 1), weight_bits + 1)
-        axes.pcolormesh(
-            np.arange(shown.shape[1] + 1),
-            np.arange(shown.shape[0] + 1),
-            shown,
-            cmap=colours,
-            norm=norm,
-            lw=0,
-            rasterized=True,
-        )
-        axes.set_ylim(shown.shape[0], 0)
-        axes.set_aspect("equal")
-        names = ("block column", "segment")
-        axes.set_ylabel(names[0] if turn else names[1])
-        axes.set_xlabel(names[1] if turn else names[0])
-        for axis, size in ((axes.xaxis, shown.shape[1]), (axes.yaxis, shown.shape[0])):
-            axis.set_major_locator(MaxNLocator(1 if size < 4 else 5, integer=True))
-        return svg(figure, "Bit planes of every block")
+# ---- block widths -------------------------------------------------------------------------------
+#: Most squares of a width map along one direction; more blocks share a square.
+_MOST_SQUARES = 512
+_MAP_WIDTH, _MAP_HEIGHT = 620, 300
+
+
+def width_map(widths: Sequence[np.ndarray], weight_bits: int) -> tuple[Markup, int]:
+    """Bit planes of every block: segments to the right, block columns downward; groups below each other.
+
+    widths : (segments, block columns) of every group. Returns the figure, and how many blocks a square has along each
+    edge (their mean is shown).
+    """
+    whole = np.concatenate([np.asarray(w).T for w in widths], axis=0)  # (block columns, segments)
+    each = max(1, -(-max(whole.shape) // _MOST_SQUARES)) if len(widths) == 1 else max(1, -(-whole.shape[1] // 512))
+    if each > 1:
+        room = [-(-n // each) * each for n in whole.shape]
+        padded = np.full(room, np.nan)
+        padded[: whole.shape[0], : whole.shape[1]] = whole
+        squares = padded.reshape(room[0] // each, each, room[1] // each, each)
+        whole = np.floor(np.nanmean(squares, axis=(1, 3)) + 0.5)
+    blank = weight_bits + 1
+    rows, columns = whole.shape
+    if rows > 32 and columns < rows // 8:  # a tall narrow map goes on to the right, with a gap
+        height = max(8, int(np.ceil(np.sqrt(rows * (columns + 1) / 2))))
+        parts = []
+        for first in range(0, rows, height):
+            part = np.full((height, columns + 1), blank)
+            part[: len(whole[first : first + height]), :columns] = whole[first : first + height]
+            parts.append(part)
+        whole = np.concatenate(parts, axis=1)[:, :-1]
+        rows, columns = whole.shape
+    square = float(np.clip(min(_MAP_WIDTH / columns, _MAP_HEIGHT / rows), 1.2, 11))
+    width, height = columns * square, rows * square
+    parts = [
+        _tag("image", href=png(whole, _WIDTH_COLOURS[: weight_bits + 1]), width=width, height=height,
+             preserveAspectRatio="none", style="image-rendering:pixelated"),
+    ]  # fmt: skip
+    for every, opacity in ((1, 0.22), (10, 0.6)):
+        if square * every >= 5:
+            lines = [f"M{_number(i * square)} 0V{_number(height)}" for i in range(0, columns + 1, every)]
+            lines += [f"M0 {_number(i * square)}H{_number(width)}" for i in range(0, rows + 1, every)]
+            parts.append(
+                _tag("path", d="".join(lines), stroke="currentColor", stroke_width=0.6, opacity=opacity, fill="none")
+            )
+    return _svg(width, height, parts, "Bit planes of every block"), each
 
 
 def width_legend(weight_bits: int) -> list[tuple[str, str]]:
@@ -159,34 +199,66 @@ def width_legend(weight_bits: int) -> list[tuple[str, str]]:
     return [("pruned" if p == 0 else str(p), _WIDTH_COLOURS[p]) for p in range(weight_bits + 1)]
 
 
+# ---- histograms ---------------------------------------------------------------------------------
+def bars(values: Sequence[float], labels: Sequence[str], colours: Sequence[str], label: str) -> Markup:
+    """Upright bars with their share of the sum above them; labels below."""
+    share = np.asarray(values, dtype=float) / max(1.0, float(np.sum(values)))
+    width, height, top, bottom = 44.0 * len(share), 120.0, 16.0, 34.0
+    step, scale = width / len(share), height / max(float(share.max()), 1e-9)
+    parts = []
+    for i, (part, name, fill) in enumerate(zip(share, labels, colours, strict=True)):
+        high, x = part * scale, (i + 0.5) * step
+        parts.append(_tag("rect", x=x - 0.4 * step, y=top + height - high, width=0.8 * step, height=high, fill=fill))
+        parts.append(_text(x, top + height - high - 4, _percent(part), "middle", font_size=10))
+        parts.append(_text(x, top + height + 13, name, "middle"))
+    parts.append(_tag("path", d=f"M0 {top + height}H{width}", stroke="currentColor", opacity=0.6))
+    parts.append(_text(width / 2, top + height + bottom - 5, label, "middle", class_="soft"))
+    return _svg(width, top + height + bottom, parts, label)
+
+
+def _percent(share: float) -> str:
+    percent = 100 * share
+    return "0" if share == 0 else "<.1" if percent < 0.05 else f"{percent:.1f}" if percent < 10 else f"{percent:.0f}"
+
+
 def count_histogram(histogram: np.ndarray, range_flag: np.ndarray, operations: np.ndarray) -> Markup:
     """How often each count was converted, coloured by the range it ends in, with its A/D operations.
 
     histogram, range_flag, operations : (ou_rows + 1,), index = count.
     """
-    with plt.rc_context(_STYLE):
-        figure, axes = _axes(4.6, 2.5)
-        counts = np.arange(len(histogram))
-        share = 100 * histogram / max(1, histogram.sum())
-        in_r1 = np.asarray(range_flag) == 0
-        for first, last in _runs(in_r1):
-            axes.axvspan(first - 0.5, last + 0.5, color=R1, alpha=0.16, lw=0)
-        axes.bar(counts, share, color=[R1 if r1 else R2 for r1 in in_r1], width=0.8)
-        axes.set_ylabel("conversions, %")
-        axes.set_xlabel("count on the bit line")
-        axes.set_xlim(-0.6, len(counts) - 0.4)
-        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-        second = axes.twinx()
-        second.step(counts, operations, where="mid", color=_INK, lw=1.1, ls=(0, (3, 2)))
-        second.set_ylim(0, max(operations) + 1.2)
-        second.set_ylabel("A/D operations")
-        second.spines["right"].set_visible(True)
-        second.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        handles = [Patch(color=R2, label="R2" if in_r1.any() else "uniform")]
-        if in_r1.any():
-            handles.insert(0, Patch(color=R1, label="R1 window"))
-        axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1)
-        return svg(figure, "Counts on the bit lines and the two conversion ranges")
+    counts, in_r1 = len(histogram), np.asarray(range_flag) == 0
+    share = np.asarray(histogram) / max(1, int(np.sum(histogram)))
+    left, right, top, width, height = 34.0, 20.0, 8.0, 256.0, 112.0
+    step, highest = width / counts, max(float(share.max()), 1e-9)
+    most = int(max(operations))
+    parts = [
+        _tag("rect", x=left + a * step, y=top, width=(b - a + 1) * step, height=height, fill=R1, opacity=0.15)
+        for a, b in _runs(in_r1)
+    ]
+    for i, part in enumerate(share):
+        high = part / highest * height
+        parts.append(_tag("rect", x=left + (i + 0.12) * step, y=top + height - high, width=0.76 * step, height=high,
+                          fill=R1 if in_r1[i] else R2))  # fmt: skip
+    every = -(-counts // 12)
+    for i in range(0, counts, every):
+        parts.append(_text(left + (i + 0.5) * step, top + height + 13, str(i), "middle"))
+    for value in (0.0, highest):
+        parts.append(_text(left - 4, top + height * (1 - value / highest) + 4, f"{100 * value:.0f} %", "end"))
+
+    def level(decisions: float) -> float:
+        return top + height * (1 - decisions / (most + 1))
+
+    steps = "".join(
+        f"{'M' if i == 0 else 'L'}{_number(left + i * step)} {_number(level(n))}H{_number(left + (i + 1) * step)}"
+        for i, n in enumerate(operations)
+    )
+    parts.append(_tag("path", d=steps, fill="none", stroke="currentColor", stroke_dasharray="4 2"))
+    for n in (0, most):
+        parts.append(_text(left + width + 4, level(n) + 4, str(n)))
+    parts.append(_tag("path", d=f"M{left} {top}V{top + height}H{left + width}V{top}", stroke="currentColor",
+                      fill="none", opacity=0.6))  # fmt: skip
+    parts.append(_text(left + width / 2, top + height + 28, "count on the bit line", "middle", class_="soft"))
+    return _svg(left + width + right, top + height + 34, parts, "Counts on the bit lines and the conversion ranges")
 
 
 def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
@@ -195,45 +267,37 @@ def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
     return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def layer_bars(layers: Sequence[str], machines: Sequence[tuple[str, Sequence[float]]], label: str) -> Markup:
-    """Grouped horizontal bars on a logarithmic axis: one group per layer, one bar per machine."""
-    with plt.rc_context(_STYLE):
-        figure, axes = _axes(4.9, 0.7 + 0.19 * len(layers) * (len(machines) + 0.6))
-        height = 0.8 / len(machines)
-        places = np.arange(len(layers))[::-1].astype(float)
-        positive = [v for _, values in machines for v in values if v > 0]
-        floor = 10 ** np.floor(np.log10(min(positive, default=1.0)) - 0.01)
-        for i, (name, values) in enumerate(machines):
-            where = places + 0.4 - height * (i + 0.5)
-            heights = np.maximum(np.asarray(values, dtype=float), floor)
-            axes.barh(where, heights - floor, left=floor, height=height * 0.92, color=MACHINES[i], label=name)
-            for y, value, end in zip(where, values, heights, strict=True):
-                _beside(axes, end, y, short(value), 3, fontsize=8)
-        axes.set_xscale("log")
-        axes.set_xlim(floor, max(positive, default=10.0) * 4)
-        axes.set_yticks(places, list(layers))
-        axes.set_xlabel(f"{label} (logarithmic)")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(machines))
-        return svg(figure, label)
+# ---- memory -------------------------------------------------------------------------------------
+def memory(buffers: Sequence[dict[str, Any]], labels: Sequence[str], used: int, colours: Sequence[str]) -> Markup:
+    """Where every buffer lies (down: addresses), from the step that writes it to the last that reads it (to the right).
 
-
-def stacked_bars(machines: Sequence[str], parts: Sequence[tuple[str, Sequence[float]]], label: str) -> Markup:
-    """One stacked horizontal bar per machine."""
-    colours = ["#1f9e89", "#d9823b", "#5b7fb5", "#a87cb3", "#b9a13d", "#8a94a6"]
-    with plt.rc_context(_STYLE):
-        figure, axes = _axes(6.8, 0.9 + 0.42 * len(machines))
-        places = np.arange(len(machines))[::-1]
-        start = np.zeros(len(machines))
-        for i, (name, values) in enumerate(parts):
-            axes.barh(places, values, left=start, color=colours[i % len(colours)], height=0.6, label=name)
-            start = start + np.asarray(values, dtype=float)
-        for place, total in zip(places, start, strict=True):
-            _beside(axes, total, place, short(total), 4, fontsize=9)
-        axes.set_yticks(places, list(machines))
-        axes.set_xlim(0, max(float(start.max()), 1e-12) * 1.15)
-        axes.set_xlabel(label)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3)
-        return svg(figure, label)
+    buffers : as from `collect.memory_map`; first and last are indices of `labels`, which name the places along the time
+    axis, -1 is before the run.
+    """
+    width, height, left, top = 640.0, 260.0, 58.0, 18.0
+    step = width / (len(labels) + 1)
+    parts = []
+    for buffer, fill in zip(buffers, colours, strict=True):
+        name = ", ".join(buffer["tensors"])
+        x, y = left + (buffer["first"] + 1) * step, top + buffer["base"] / used * height
+        wide, high = (buffer["last"] - buffer["first"] + 1) * step, buffer["size"] / used * height
+        tip = f"{name}: bytes {buffer['base']:,} to {buffer['base'] + buffer['size'] - 1:,}"
+        parts.append(
+            f'<rect x="{_number(x)}" y="{_number(y)}" width="{_number(wide)}" height="{_number(max(high, 1))}" '
+            f'fill="{fill}" stroke="currentColor" stroke-width=".5" fill-opacity=".75">{_tag("title", tip)}</rect>'
+        )
+        shown = buffer["tensors"][0] + (" …" if len(buffer["tensors"]) > 1 else "")
+        if high >= 12 and wide >= 6.5 * len(shown):
+            parts.append(_text(x + 4, y + min(high / 2 + 4, 13), shown, font_size=10))
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(_text(left - 6, top + share * height + 4, short(share * used), "end"))
+    parts.append(_tag("path", d=f"M{left} {top}V{top + height}H{left + width}", fill="none", stroke="currentColor",
+                      opacity=0.6))  # fmt: skip
+    parts.append(_text(left - 6, 10, "byte", "end", class_="soft"))
+    for i in range(0, len(labels), -(-len(labels) // 16)):
+        parts.append(_text(left + (i + 1.5) * step, top + height + 14, labels[i], "middle"))
+    parts.append(_text(left + width / 2, top + height + 30, "step", "middle", class_="soft"))
+    return _svg(left + width + 8, top + height + 36, parts, "What lies where in the activation memory, and when")
 
 
 def short(value: float) -> str:

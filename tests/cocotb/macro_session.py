@@ -10,19 +10,19 @@ import numpy as np
 from cocotb.triggers import FallingEdge, ReadOnly, with_timeout
 
 from golden_model import layer as crossbar_layer
-from golden_model import network
-from golden_model.crossbar import mapping, redy, trace
+from golden_model.crossbar import redy, trace
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.crossbar.prepared import prepare_layer
 from golden_model.events import Events
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.image.image import descriptor
+from golden_model.image.program import plan
 from golden_model.registers import COUNTER_NAMES
 from rtl import layouts
 from rtl.macro import Macro
-from sim.array.crossbars import Crossbar
+from sim.array.crossbars import CrossbarSettings, make_crossbar
 from sim.backends import cocotb_bench
 from sim.host.records import TraceLayout, unpack
 from tests.cocotb.designs import CONFIGURATIONS
-from tests.end_to_end.networks import layer as random_layer
+from tests.strategies import graph_of, make_layer
 
 HARDWARE = CONFIGURATIONS[os.environ["OHMLOOM_CONFIG"]]
 #: Nanoseconds that one window may take.
@@ -34,11 +34,10 @@ class Bench:
 
     def __init__(self, dut, layer):
         self.dut, self.layer = dut, layer
-        self.placed = mapping.place_layer(layer.block_widths, HARDWARE)
-        cells = mapping.empty_cells(HARDWARE, HARDWARE.crossbar_pairs)
-        mapping.program_layer(cells, self.placed, layer.weights, HARDWARE)
-        self.crossbar = Crossbar(HARDWARE, min_count=[layer.min_count])
-        self.crossbar.load(cells)
+        program = plan(graph_of([layer], HARDWARE))
+        self.fields, self.placed = program.steps[0].fields, program.placement.layers[0]
+        self.crossbar = make_crossbar(program, CrossbarSettings())
+        self.crossbar.load(program.tables.cells)
         traced = TraceLayout.of(Macro(HARDWARE))
         self.monitor = cocotb_bench.TraceMonitor(dut, traced, {"trace": "trace_port"})
         self.monitor.enabled = True
@@ -48,9 +47,7 @@ class Bench:
         dut, layer = self.dut, self.layer
         for signal in ("layer", "window_start", "segments__valid", "segments__payload", "sums_address", "width_write"):
             getattr(dut, signal).value = 0
-        dut.settings.value = cocotb_bench.pack(
-            layouts.layer_settings(HARDWARE), descriptor(layer, self.placed, HARDWARE)
-        )
+        dut.settings.value = cocotb_bench.pack(layouts.layer_settings(HARDWARE), self.fields)
         dut.counters_clear.value = 1
         cocotb.start_soon(self.analog.run())
         await cocotb_bench.start(dut)
@@ -129,7 +126,7 @@ def beats_of(layer, row):
 async def check(dut, layer, rows):
     bench = Bench(dut, layer)
     await bench.load()
-    sums, events = crossbar_layer.run(network.prepare_layer(layer, HARDWARE), rows)
+    sums, events = crossbar_layer.run(prepare_layer(layer, HARDWARE), rows)
     for index, row in enumerate(rows):
         bench.monitor.clear()
         found = await with_timeout(cocotb.start_soon(bench.window(beats_of(layer, row))), WATCHDOG, "ns")
@@ -159,8 +156,8 @@ def random_rows(rng, layer, count):
 
 def wide_layer(rng, **options):
     """K and N not multiples of the OU, two segments at least."""
-    outputs = HARDWARE.ou_cols + 1
-    return random_layer(rng, HARDWARE, "layer", (2, 3, 3), outputs=outputs, **options)
+    shape = {"channels": 2, "height": 3, "width": 3, "outputs": HARDWARE.ou_cols + 1}
+    return make_layer(rng, HARDWARE, kind="linear", **shape, last=True, **options)
 
 
 @cocotb.test()
@@ -173,7 +170,8 @@ async def random_layers_with_dynamic_precision(dut):
 @cocotb.test()
 async def saturated_data_in_every_cell_and_input(dut):
     rng = np.random.default_rng(2)
-    layer = wide_layer(rng, saturated=True)
+    top = (1 << HARDWARE.weight_bits) - 1
+    layer = wide_layer(rng, weights=rng.choice([-top, top], (18, HARDWARE.ou_cols + 1)))
     rows = np.full((2, layer.k), (1 << layer.input_bits) - 1)
     await check(dut, layer, rows)
 

@@ -6,7 +6,7 @@ from golden_model.image import image
 from rtl.tile import Tile
 from sim.backends import verilator
 from tests.cocotb.designs import CONFIGURATIONS
-from tests.end_to_end.networks import random_images, random_network
+from tests.golden_model.random_graphs import random_images, random_network
 
 pytestmark = pytest.mark.rtl
 

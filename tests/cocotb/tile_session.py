@@ -9,12 +9,13 @@ import cocotb
 import pytest
 from cocotb.triggers import with_timeout
 
+from golden_model import timing
 from golden_model.image import image as deployment
+from golden_model.image.interpreter import Interpreter
 from golden_model.registers import REGION, REGISTER
 from rtl.tile import Tile
-from sim.array.crossbars import CrossbarSettings
+from sim.array.crossbars import CrossbarSettings, make_crossbar
 from sim.backends import cocotb_bench
-from sim.backends.choice import make_crossbar
 from sim.host.bus import BusError
 from sim.host.driver import DeviceError, Driver
 from sim.host.records import TraceLayout
@@ -29,7 +30,7 @@ WATCHDOG = 500_000 * cocotb_bench.PERIOD
 async def make_bus(dut, image):
     monitor = cocotb_bench.TraceMonitor(dut, TraceLayout.of(Tile(HARDWARE)), {"trace": "trace_port"})
     bus = cocotb_bench.CocotbBus(dut, monitor)
-    cocotb.start_soon(cocotb_bench.Analog(dut, make_crossbar(image, CrossbarSettings()), monitor).run())
+    cocotb.start_soon(cocotb_bench.Analog(dut, make_crossbar(image.program, CrossbarSettings()), monitor).run())
     await cocotb_bench.start(dut)
     return bus
 
@@ -45,19 +46,17 @@ async def whole_network_equals_golden(dut):
 
 
 @cocotb.test()
-async def activations_of_every_layer_can_be_dumped(dut):
-    from golden_model.network import Runner
-
+async def what_every_step_wrote_can_be_read(dut):
     image = deployment.read(os.environ["OHMLOOM_IMAGE"], HARDWARE)
     driver = Driver(await make_bus(dut, image), HARDWARE)
-    await driver.load(image.tables)
-    pixels, layers = image.vectors.images[0], image.network.layers
-    outputs, events = Runner(image.network).run_layers(pixels[None])
-    for count in range(1, len(layers)):
-        cycles = int(events.cycles[0, :count].sum())
-        run = await driver.run(pixels, count, None, expected_cycles=cycles)
+    await driver.load(image.program.tables)
+    program, pixels = image.program, image.vectors.images[0]
+    outputs = Interpreter(program.tables, HARDWARE, image_base=program.image_base).outputs(pixels[None])
+    for count, (step, output) in enumerate(zip(program.steps, outputs, strict=True), 1):
+        cycles = int(timing.network_cycles(HARDWARE, image.vectors.events.cycles[0, :count]))
+        run = await driver.run(program, pixels, steps=count, expected_cycles=cycles)
         assert run.cycles == cycles
-        assert (await driver.activations(count, outputs[count - 1][0].shape) == outputs[count - 1][0]).all()
+        assert (await driver.activations(step) == output[0]).all(), step.name
 
 
 @cocotb.test()
@@ -65,7 +64,7 @@ async def illegal_accesses_answer_an_error_and_change_nothing(dut):
     image = deployment.read(os.environ["OHMLOOM_IMAGE"], HARDWARE)
     bus = await make_bus(dut, image)
     await bus.write(REGISTER["LAYER_COUNT"].offset, 1)
-    for address in (0xF00000, REGION["ACTIVATIONS"].address(1 << 17), REGISTER["CELL_CHECKSUM"].offset + 4):
+    for address in (0xF000000, REGION["ACTIVATIONS"].address(1 << 17), REGISTER["CELL_CHECKSUM"].offset + 4):
         with pytest.raises(BusError, match="SLVERR"):
             await bus.read(address)
         with pytest.raises(BusError, match="SLVERR"):
@@ -80,9 +79,9 @@ async def tables_cannot_be_written_during_a_run_and_abort_ends_it(dut):
     image = deployment.read(os.environ["OHMLOOM_IMAGE"], HARDWARE)
     bus = await make_bus(dut, image)
     driver = Driver(bus, HARDWARE)
-    await driver.load(image.tables)
-    await driver.write_input(image.vectors.images[0])
-    await driver.write_register("LAYER_COUNT", layers=len(image.network.layers))
+    await driver.load(image.program.tables)
+    await driver.write_input(image.vectors.images[0], image.program.image_base)
+    await driver.write_register("LAYER_COUNT", layers=len(image.program.steps))
     await driver.write_register("CONTROL", start=1)
     assert (await driver.read_register("STATUS"))["busy"]
     with pytest.raises(BusError, match="SLVERR"):
@@ -92,12 +91,7 @@ async def tables_cannot_be_written_during_a_run_and_abort_ends_it(dut):
     status = await driver.read_register("STATUS")
     assert (status["busy"], status["error"]) == (0, 5)
     # The refused write left no trace: the network still computes what golden does.
-    run = await driver.run(
-        image.vectors.images[0],
-        len(image.network.layers),
-        image.network.layers[-1].outputs,
-        expected_cycles=int(image.vectors.cycles[0]),
-    )
+    run = await driver.run(image.program, image.vectors.images[0], expected_cycles=int(image.vectors.cycles[0]))
     assert (run.logits == image.vectors.logits[0]).all()
     assert run.cycles == image.vectors.cycles[0]
 

@@ -1,175 +1,281 @@
 """One thing in the loaded hardware is wrong: the run fails and names the first place where it shows."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from golden_model import trq
-from golden_model.crossbar.trace import window_trace
-from golden_model.image import image
-from golden_model.network import Runner, windows
-from golden_model.registers import DESCRIPTOR_STRIDE, REGION, REGISTER, descriptor_layout, pack_descriptor
+from golden_model.crossbar.windows import windows
+from golden_model.graph.network import build
+from golden_model.graph.nodes import AveragePool, Border, Concat, Image, MaxPool, Reshape
+from golden_model.graph.numbers import Encoding, Window
+from golden_model.image import image as deployment
+from golden_model.image.interpreter import Interpreter
+from golden_model.registers import (
+    DESCRIPTOR_STRIDE,
+    REGION,
+    REGISTER,
+    StepKind,
+    pack_descriptor,
+    reference_entry,
+)
 from sim.backends.choice import BACKENDS, Request
-from sim.host.session import Job
-from tests.end_to_end.networks import SMALL, random_images, random_network
+from sim.host.session import Job, step_trace
+from tests.end_to_end.networks import SMALL, loaded, run
+from tests.golden_model.random_graphs import Maker, random_images
 
-pytestmark = pytest.mark.rtl
-
-#: Every count shows in the code, and every input bit is streamed: faults can be predicted by hand.
-PLAIN = trq.AdcRegisters(mode="uniform", n_r2=SMALL.adc_bits)
+pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
 
-@pytest.fixture
-def written(tmp_path):
-    network = random_network(21)
-    layers = tuple(
-        replace(
-            layer,
-            registers=PLAIN,
-            dynamic=None,
-            skip_zero_slices=False,
-            counts_per_lsb=1.0,
-            min_count=trq.min_count(SMALL.adc_bits),
+class Plain(Maker):
+    """Every count shows in the code, and every input bit is streamed: faults can be predicted by hand."""
+
+    def registers(self):
+        return trq.AdcRegisters(mode="uniform", n_r2=SMALL.adc_bits)
+
+    def chance(self, one_in=2):
+        return False
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Two convolutions, an option-A shortcut into the second, both kinds of pooling beside it, a linear layer on all.
+
+    The linear layer also reads the second convolution directly, so that no pooling can hide a fault.
+    """
+    rng = np.random.default_rng(82)
+    maker = Plain(lambda low, high: int(rng.integers(low, high + 1)), SMALL)
+    maker.nodes.append(Image(name="image", shape=(2, 5, 5), encoding=Encoding(high=1.0, low=-0.2, bits=4)))
+    conv1 = maker.crossbar(maker.nodes[0], 3, kernel_height=3, kernel_width=3, pad=1)
+    shortcut = maker.add(Border(**maker.base("border", conv1), stride=(2, 2), channels=(1, 1)))
+    conv2 = maker.crossbar(conv1, 5, residual=shortcut, kernel_height=3, kernel_width=3, pad=1, stride=2)
+    pool = maker.add(MaxPool(**maker.base("max", conv2), window=Window(kernel=(2, 2), stride=(1, 1), pad=(1, 1))))
+    mean = maker.add(
+        AveragePool(
+            **maker.base("mean", pool, encoding=Encoding(high=pool.encoding.high / 2, bits=4)),
+            window=Window(kernel=(3, 3), stride=(2, 2), pad=(1, 1)),
         )
-        for layer in network.layers
     )
-    network = replace(network, layers=layers)
-    return image.write(tmp_path / "image", network, random_images(21, network, 1))
+    flat = [
+        maker.add(Reshape(**{**maker.base("reshape", node), "shape": (int(np.prod(node.shape)), 1, 1)}))
+        for node in (conv2, mean)
+    ]
+    both = maker.add(Concat(**maker.base("concat", *flat, encoding=conv2.encoding)))
+    maker.crossbar(both, 4, kind="linear", kernel_height=1, kernel_width=1, last=True)
+    return build("faults", SMALL, maker.nodes)
 
 
-def run(tmp_path, written, pokes, backend="compiled"):
-    job = Job((0,), pokes=tuple(pokes))
-    outcome = BACKENDS[backend](Request(directory=tmp_path / "image", image=written, job=job)).outcome
+@pytest.fixture(scope="module")
+def image(network):
+    image = loaded(network, random_images(21, network, 1))
+    kinds = [step.kind for step in image.program.steps]
+    crossbar, maximum, total = StepKind.CROSSBAR, StepKind.MAXIMUM, StepKind.SUM
+    assert kinds[:4] == [crossbar, crossbar, maximum, total]
+    assert kinds[-1] == crossbar
+    return image
+
+
+def step(image, kind, number=0):
+    """(index, step) of the `number`-th step of a kind."""
+    return [(i, s) for i, s in enumerate(image.program.steps) if s.kind == kind][number]
+
+
+def faulty(image, pokes):
+    outcome = run(image, Job((0,), pokes=tuple(pokes)))
     assert outcome.difference is not None, "the fault was not found"
     return outcome
 
 
-def layer_records(written, number):
-    """(window, record) of one layer of vector 0, in the hardware's order."""
-    network, layer = written.network, written.network.layers[number]
-    inputs = written.vectors.images[0]
-    if number:
-        inputs = Runner(network).run_layers(inputs[None])[0][number - 1][0]
-    shaped = inputs.reshape(1, layer.channels, layer.height, layer.width)
-    for window, row in enumerate(windows(layer, shaped)[0]):
-        for record in window_trace(layer, network.hardware, written.placement.layers[number], row):
-            yield window, row, record
+def records(image, index):
+    return list(step_trace(image, index, image.vectors.images[0]))
 
 
-def cell_pokes(written, pair, ou_row, ou_col, lane, row):
+def window_rows(image, index):
+    """Input rows of a crossbar step's windows, (windows, K)."""
+    program, layer = image.program, image.program.steps[index].layer
+    memory = np.zeros((1, SMALL.activation_bytes), dtype=np.uint8)
+    pixels = image.vectors.images[0].ravel()
+    memory[0, program.image_base : program.image_base + pixels.size] = pixels
+    if index:
+        memory = (
+            Interpreter(program.tables, SMALL, image_base=program.image_base, steps=index)
+            .trace(image.vectors.images[:1])
+            .memory
+        )
+    source = program.steps[index].fields["source"]
+    maps = memory[:, source : source + layer.channels * layer.height * layer.width]
+    return windows(layer, maps.reshape(1, layer.channels, layer.height, layer.width))[0]
+
+
+def cell_pokes(image, pair, ou_row, ou_col, lane, row):
     """Bus writes that flip one cell: the pair is programmed again up to that OU."""
-    hardware = written.network.hardware
-    number = ou_row * hardware.grid_cols + ou_col
-    first = pair * hardware.ous_per_crossbar
-    words = written.tables.cell_words[first : first + number + 1].astype(np.int64).copy()
-    bit = lane * hardware.ou_rows + row
+    number = ou_row * SMALL.grid_cols + ou_col
+    first = pair * SMALL.ous_per_crossbar
+    words = image.program.tables.cell_words[first : first + number + 1].astype(np.int64).copy()
+    bit = lane * SMALL.ou_rows + row
     words[-1, bit // 32] ^= 1 << (bit % 32)
     yield REGISTER["CELL_PAIR"].offset, pair
     for word in words.ravel():
         yield REGISTER["CELL_DATA"].offset, int(word)
 
 
+def descriptor_pokes(image, index, **changes):
+    """Bus writes that change fields of a loaded descriptor."""
+    fields = image.program.steps[index].fields | changes
+    for i, word in enumerate(pack_descriptor(SMALL, fields)):
+        yield REGION["PROGRAM"].address(index * DESCRIPTOR_STRIDE + i), word
+
+
+# ---- inside a crossbar step ---------------------------------------------------------------------
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("polarity", [0, 1])
-def test_a_flipped_cell_is_found_where_its_row_is_first_driven(number, polarity, tmp_path, written):
-    hardware = written.network.hardware
-    # An output that is neither always 0 nor saturated, so that the fault reaches the logits.
-    outputs = Runner(written.network).run_layers(written.vectors.images)[0][number][0]
-    output = int(np.argmax(outputs.std(axis=(1, 2)) * (outputs.max(axis=(1, 2)) < 15)))
-    column, lane_column = divmod(output, hardware.ou_cols)
-    target = [record for _, _, record in layer_records(written, number) if record.block_col == column][-1]
+def test_a_flipped_cell_is_found_where_its_row_is_first_driven(number, polarity, image):
+    index, one = step(image, StepKind.CROSSBAR, number)
+    made = Interpreter(image.program.tables, SMALL).outputs(image.vectors.images)[index][0]
+    output = int(np.argmax(made.std(axis=(1, 2))))  # one that is not always 0 or saturated
+    column, lane_column = divmod(output, SMALL.ou_cols)
+    rows = window_rows(image, index)
+    found = records(image, index)
+    target = max((record for _, record in found if record.block_col == column), key=lambda record: record.plane)
     place = (target.pair, target.ou_row, target.ou_col)
-    lane, row = polarity * hardware.ou_cols + lane_column, 0
+    lane, first = polarity * SMALL.ou_cols + lane_column, target.segment * SMALL.ou_rows
+    row = int(np.argmax(rows[:, first : first + SMALL.ou_rows].sum(axis=0)))  # the one that is driven most
     expected = next(
         (window, record.index)
-        for window, values, record in layer_records(written, number)
+        for window, record in found
         if (record.pair, record.ou_row, record.ou_col) == place
-        and values[record.segment * hardware.ou_rows + row] >> record.input_bit & 1
+        and rows[window][record.segment * SMALL.ou_rows + row] >> record.input_bit & 1
     )
-    outcome = run(tmp_path, written, cell_pokes(written, *place, lane, row))
-    layer = written.network.layers[number].name
-    found = outcome.where
-    assert (found["layer"], found["window"], found["ou"], found["lane"]) == (layer, *expected, lane)
-    assert found["field"] == "codes"
-    assert abs(found["found"] - found["expected"]) == 1
-    assert f"layer {layer}, window {expected[0]}, OU {expected[1]}: lane {lane} " in outcome.difference
+    outcome = faulty(image, cell_pokes(image, *place, lane, row))
+    where = outcome.where
+    assert (where["step"], where["window"], where["ou"], where["lane"]) == (one.name, *expected, lane)
+    assert where["field"] == "codes"
+    assert abs(where["found"] - where["expected"]) == 1
+    assert f"step {one.name}, window {expected[0]}, OU {expected[1]}: lane {lane} " in outcome.difference
 
 
-def test_a_wrong_threshold_of_the_reference_is_found_at_the_first_such_count(tmp_path, written):
-    number, count, wrong = 1, 2, 3
+def test_a_wrong_level_of_the_reference_is_found_at_the_first_such_count(image):
+    index, one = step(image, StepKind.CROSSBAR, 1)
+    count, wrong = 2, 3
     expected = next(
         (window, record.index, int(np.flatnonzero((record.values == count) & (record.started > 0))[0]))
-        for window, _, record in layer_records(written, number)
+        for window, record in records(image, index)
         if ((record.values == count) & (record.started > 0)).any()
     )
-    entry = number * (SMALL.ou_rows + 1) + count
-    outcome = run(tmp_path, written, [(REGION["REFERENCE"].address(entry), wrong)])
-    found = outcome.where
-    assert (found["layer"], found["window"], found["ou"], found["lane"]) == ("conv2", *expected)
-    assert (found["found"], found["expected"]) == (wrong, count)
+    where = faulty(image, [(REGION["REFERENCE"].address(reference_entry(SMALL, index, count)), wrong)]).where
+    assert (where["step"], where["window"], where["ou"], where["lane"]) == (one.name, *expected)
+    assert (where["found"], where["expected"]) == (wrong, count)
 
 
-def descriptor_pokes(written, number, **changes):
-    """Bus writes that change fields of a loaded layer descriptor."""
-    hardware = written.network.hardware
-    fields = image.descriptor(written.network.layers[number], written.placement.layers[number], hardware) | changes
-    for i, word in enumerate(pack_descriptor(hardware, fields)):
-        yield REGION["PROGRAM"].address(number * DESCRIPTOR_STRIDE + i), word
-    assert len(descriptor_layout(hardware)) <= DESCRIPTOR_STRIDE
+def test_a_wrong_ad_register_is_found_in_the_first_conversion(image):
+    index, one = step(image, StepKind.CROSSBAR)
+    where = faulty(image, descriptor_pokes(image, index, n_r2=SMALL.adc_bits - 1, m=1)).where
+    assert (where["step"], where["field"]) == (one.name, "codes")
 
 
-def test_a_wrong_ad_register_is_found_in_the_first_conversion(tmp_path, written):
-    pokes = descriptor_pokes(written, 0, n_r2=SMALL.adc_bits - 1, m=1)
-    found = run(tmp_path, written, pokes).where
-    assert (found["layer"], found["field"]) == ("conv1", "codes")
+def test_a_wrong_crossbar_address_is_found_in_the_first_activation_of_its_step(image):
+    index, one = step(image, StepKind.CROSSBAR, 1)
+    base = one.fields["crossbar_base"]
+    where = faulty(image, descriptor_pokes(image, index, crossbar_base=base + 1)).where
+    assert (where["step"], where["window"], where["ou"]) == (one.name, 0, 0)
+    assert (where["field"], where["found"], where["expected"]) == ("pair", base + 1, base)
 
 
-def test_a_wrong_crossbar_address_is_found_in_the_first_activation_of_its_layer(tmp_path, written):
-    base = written.placement.layers[1].crossbar_base
-    found = run(tmp_path, written, descriptor_pokes(written, 1, crossbar_base=base + 1)).where
-    assert (found["layer"], found["window"], found["ou"]) == ("conv2", 0, 0)
-    assert (found["field"], found["found"], found["expected"]) == ("pair", base + 1, base)
+def test_a_wrong_block_width_is_found_where_the_activations_part(image):
+    _, one = step(image, StepKind.CROSSBAR)
+    widths = one.layer.block_widths.ravel()
+    entry = int(np.flatnonzero(widths > 0)[-1])
+    where = faulty(image, [(REGION["WIDTHS"].address(entry), int(widths[entry]) - 1)]).where
+    assert where["step"] == one.name
+    assert "window" in where
 
 
-def test_a_wrong_shift_is_found_after_the_conversions(tmp_path, written):
-    shift = written.network.layers[0].shift
-    outcome = run(tmp_path, written, descriptor_pokes(written, 0, shift=shift - 1))
-    assert outcome.where["layer"] == "conv1"
+@pytest.mark.parametrize("change", ["pad_value", "source", "stride_y", "pad_top"])
+def test_a_step_that_reads_something_else_is_found_in_its_conversions(change, image):
+    index, one = step(image, StepKind.CROSSBAR)
+    value = one.fields[change]
+    pokes = descriptor_pokes(image, index, **{change: value ^ 1 if change != "source" else value + 1})
+    if change == "pad_value":
+        pokes = descriptor_pokes(image, index, pad_enable=0, pad_value=(one.layer.pad_values[0] + 5) % 16)
+    outcome = faulty(image, pokes)
+    assert outcome.where["step"] == one.name
+
+
+# ---- after the conversions ----------------------------------------------------------------------
+@pytest.mark.parametrize("change", ["shift", "residual_first", "residual_base", "residual_row", "residual_value",
+                                    "residual_multiplier", "target"])  # fmt: skip
+def test_a_wrong_number_of_the_post_processing_is_found_at_its_output(change, image):
+    index, one = step(image, StepKind.CROSSBAR, 1)
+    value = one.fields[change]
+    changed = {
+        "shift": value - 1,
+        "residual_multiplier": 4 * value + 9,
+        "residual_value": (value + 7) % 16,
+        "residual_row": value - 1,
+    }
+    outcome = faulty(image, descriptor_pokes(image, index, **{change: changed.get(change, value + 1)}))
+    assert outcome.where["step"] == one.name
+    assert {"channel", "row", "column"} <= set(outcome.where)
     assert "every A/D conversion agrees" in outcome.difference
 
 
-def test_a_wrong_bias_is_found_at_its_output(tmp_path, written):
-    base = written.placement.layers[2].channel_base
-    bias = int(written.tables.bias[base + 3])
-    outcome = run(tmp_path, written, [(REGION["BIAS"].address(base + 3), (bias + 1) & 0xFFFFFFFF)])
-    assert (outcome.where["layer"], outcome.where["output"]) == ("fc", 3)
+def test_a_wrong_bias_is_found_at_its_output(image):
+    _, one = step(image, StepKind.CROSSBAR, 2)
+    base = one.fields["channel_base"]
+    bias = int(image.program.tables.bias[base + 3])
+    outcome = faulty(image, [(REGION["BIAS"].address(base + 3), (bias + 1) & 0xFFFFFFFF)])
+    assert (outcome.where["step"], outcome.where["output"]) == (one.name, 3)
 
 
-def test_a_wrong_block_width_is_found_where_the_activations_part(tmp_path, written):
-    widths = written.network.layers[0].block_widths
-    entry = int(np.flatnonzero(widths.ravel() > 0)[-1])
-    value = int(widths.ravel()[entry]) - 1
-    found = run(tmp_path, written, [(REGION["WIDTHS"].address(entry), value)]).where
-    assert found["layer"] == "conv1"
-    assert "window" in found
+# ---- element steps ------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", [StepKind.MAXIMUM, StepKind.SUM])
+@pytest.mark.parametrize("change", ["source", "target", "pad_top", "pad_left", "shift"])
+def test_a_wrong_element_step_is_found_at_its_output(kind, change, image):
+    index, one = step(image, kind)
+    outcome = faulty(image, descriptor_pokes(image, index, **{change: one.fields[change] + 1}))
+    assert outcome.where["step"] == one.name
+    assert {"channel", "row", "column"} <= set(outcome.where)
+    assert "it uses no crossbar" in outcome.difference
 
 
-def test_an_unexpected_device_error_is_reported_with_its_layer(tmp_path, written):
-    outcome = run(tmp_path, written, descriptor_pokes(written, 1, adc_mode=1, n_r1=3, m=3))
+def test_a_wrong_border_of_an_element_step_is_found_at_its_first_window(image):
+    index, one = step(image, StepKind.SUM)
+    outcome = faulty(image, descriptor_pokes(image, index, pad_enable=0, pad_value=15))
+    assert (outcome.where["step"], outcome.where["row"], outcome.where["column"]) == (one.name, 0, 0)
+
+
+def test_a_sum_instead_of_a_maximum_is_found(image):
+    index, one = step(image, StepKind.MAXIMUM)
+    assert faulty(image, descriptor_pokes(image, index, step=StepKind.SUM)).where["step"] == one.name
+
+
+# ---- errors of the device -----------------------------------------------------------------------
+def test_an_unexpected_device_error_is_reported_with_its_step(image):
+    index, one = step(image, StepKind.CROSSBAR, 1)
+    outcome = faulty(image, descriptor_pokes(image, index, adc_mode=1, n_r1=3, m=3))
     assert "error ADC_CONFIGURATION" in outcome.difference
+    assert outcome.where["step"] == one.name
 
 
-def test_amaranths_simulator_names_the_same_place(tmp_path, written):
-    _, _, target = next(iter(layer_records(written, 0)))
-    pokes = list(cell_pokes(written, target.pair, target.ou_row, target.ou_col, 1, 1))
-    places = [run(tmp_path, written, pokes, backend).where for backend in ("compiled", "pysim")]
+def test_a_kind_of_step_that_does_not_exist_is_refused(image):
+    index, one = step(image, StepKind.MAXIMUM)
+    outcome = faulty(image, descriptor_pokes(image, index, step=3))
+    assert "error UNSUPPORTED" in outcome.difference
+    assert outcome.where["step"] == one.name
+
+
+def test_a_target_beyond_the_memory_is_refused(image):
+    index, one = step(image, StepKind.SUM)
+    outcome = faulty(image, descriptor_pokes(image, index, target=SMALL.activation_bytes - 1))
+    assert "error LAYER_GEOMETRY" in outcome.difference
+    assert outcome.where["step"] == one.name
+
+
+@pytest.mark.parametrize("backend", ["pysim", "verilator"])
+def test_the_other_simulators_name_the_same_place(backend, network, tmp_path):
+    written = deployment.write(tmp_path / "image", network, random_images(21, network, 1))
+    _, target = records(written, 0)[0]
+    job = Job((0,), pokes=tuple(cell_pokes(written, target.pair, target.ou_row, target.ou_col, 1, 1)))
+    request = Request(directory=tmp_path / "image", image=written, job=job)
+    places = [BACKENDS[name](request).outcome.where for name in ("compiled", backend)]
     assert places[0] == places[1]
     assert places[0]["lane"] == 1
-
-
-def test_cocotb_names_the_same_place(tmp_path, written):
-    _, _, target = next(iter(layer_records(written, 0)))
-    pokes = list(cell_pokes(written, target.pair, target.ou_row, target.ou_col, 1, 1))
-    places = [run(tmp_path, written, pokes, backend).where for backend in ("compiled", "verilator")]
-    assert places[0] == places[1]

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from golden_model import timing
 from golden_model.config import HardwareConfig
-from golden_model.graph.layers import DynamicPrecision
+from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.trq import AdcRegisters
 
 
@@ -95,7 +95,7 @@ def window(
     q: list[int],
     weights: list[list[int]],
     hardware: HardwareConfig,
-    registers_of,
+    registers,
     widths,
     redy: DynamicPrecision | None,
     skip_zero_slices: bool,
@@ -145,7 +145,6 @@ def window(
                             cells = [max(0, sign * weights[x][column]) >> b & 1 for x in row_range]
                             inputs = [q[x] >> i & 1 for x in row_range]
                             c = sum(x * y for x, y in zip(inputs, cells, strict=True))
-                            registers = registers_of(i, b)
                             if registers.searches:
                                 bits_of_u = registers.column_bound_bits or 0
                                 u = column_bound(sum(cells), hardware.ou_rows, bits_of_u, block)

@@ -13,21 +13,21 @@ from golden_model import timing
 from golden_model.config import PAPER, TINY, HardwareConfig
 from golden_model.cost import baselines
 from golden_model.crossbar import mapping
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
-from golden_model.graph import network as graph
-from golden_model.graph.layers import Network
-from golden_model.graph.network import GraphRunner
-from golden_model.network import windows
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import lossless_uniform, with_settings
 from golden_model.registers import COUNTER_NAMES
 from tests.golden_model.test_graph import SMALL, everything, pixels
-from tests.strategies import make_images, make_layer, make_network, one_layer
+from tests.strategies import graph_of, make_images, make_layer, make_network, one_layer
 
 
-def plain(network: Network) -> Network:
-    """The chain with lossless uniform converters and nothing skipped."""
-    registers = graph.lossless_uniform(network.hardware)
-    layers = [replace(x, registers=registers, dynamic=None, skip_zero_slices=False) for x in network.layers]
-    return replace(network, layers=tuple(layers))
+def plain(network: Graph) -> Graph:
+    """The network with lossless uniform converters and nothing skipped."""
+    names = [node.name for node in network.crossbars]
+    uniform = dict.fromkeys(names, lossless_uniform(network.hardware))
+    return with_settings(network, registers=uniform, dynamic=dict.fromkeys(names), skip_zero_slices=False)
 
 
 def counters(events, *names):
@@ -42,15 +42,10 @@ def test_block_widths_are_what_the_golden_model_counts_without_skipping():
 
 
 def test_narrow_activations_are_what_the_golden_model_counts_without_skipping():
-    made = graph.with_settings(everything(), activation_bits={"stem": 3, "sum": 5, "cat": 6})
+    made = with_settings(everything(), activation_bits={"stem": 3, "sum": 5, "cat": 6})
     counted = GraphRunner(made).run(pixels(0, made, 1))[1][0]
     assert counted == baselines.block_width_events(made, own_input_bits=True)
     assert counted != baselines.block_width_events(made)
-
-
-def test_the_baseline_of_a_graph_is_that_of_its_chain():
-    chain = make_network(1, TINY)
-    assert baselines.baseline_events(graph.from_network(chain)) == baselines.baseline_events(chain)
 
 
 @settings(max_examples=20, deadline=None)
@@ -79,10 +74,10 @@ def test_the_idealised_machine_switches_all_rows_on_at_once():
     """18 inputs, 3 outputs, 4 windows: 1 segment, 1 block column, 7 planes, 8 bits, 8 operations, both polarities."""
     rng = np.random.default_rng(0)
     layer = make_layer(
-        rng, PAPER, channels=2, height=4, width=4, kernel_height=3, kernel_width=3, outputs=3, last=True,
+        rng, PAPER, channels=2, height=4, width=4, kernel_height=3, kernel_width=3, outputs=3,
         weights=rng.integers(-100, 101, (18, 3)),
     )  # fmt: skip
-    network = Network(name="n", hardware=PAPER, layers=(layer,))
+    network = graph_of([layer], PAPER)
     moved = baselines.on_hardware(network, baselines.idealised(PAPER))
     events = baselines.uniform_events(moved, 7, 8)
     assert (moved.hardware.ou_rows, moved.hardware.adc_bits, moved.hardware.ou_cols) == (128, 8, 8)
@@ -151,7 +146,7 @@ def test_sparse_events_equal_a_walk_over_every_row(seed, mixed, skip, zeros):
         rng, hardware, channels=int(rng.integers(1, 4)), height=3, width=3, kernel_height=2, kernel_width=2,
         outputs=int(rng.integers(1, 6)), last=True, kind="linear",
     )  # fmt: skip
-    network = Network(name="n", hardware=hardware, layers=(layer,))
+    network = graph_of([layer], hardware)
     images = make_images(seed, network, 2)
     images[rng.random(images.shape) < 0.5 * zeros] = 0
     found = baselines.sparse_events(network, images, mixed_significance=mixed, skip_inputs=skip)
@@ -239,8 +234,8 @@ def test_at_least_one_image_is_needed():
         baselines.sparse_events(one_layer(np.ones((4, 1), dtype=int)), np.zeros((0, 4, 1, 1), dtype=np.uint8))
 
 
-def test_plain_chains_count_like_the_block_widths():
-    chain = plain(make_network(2, TINY))
-    events = GraphRunner(graph.from_network(chain)).run(make_images(2, chain, 1))[1]
-    assert events[0] == baselines.block_width_events(chain)
+def test_plain_networks_count_like_the_block_widths():
+    made = plain(make_network(2, TINY))
+    events = GraphRunner(made).run(make_images(2, made, 1))[1]
+    assert events[0] == baselines.block_width_events(made)
     assert isinstance(events, Events)

@@ -6,8 +6,9 @@ from typer.testing import CliRunner
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from golden_model import bench, network
+from golden_model import bench
 from golden_model.config import PAPER
+from golden_model.engines.run_layer import run_layer
 
 
 def run(ratio):
@@ -29,8 +30,8 @@ def test_the_layer_that_is_timed_gives_the_same_numbers_on_both_engines(regime):
     for registers in bench.SETTINGS[regime].values():
         layer = bench.make_layer(hardware, (4, 6, 5, 1), registers)
         images = bench.make_images(layer, 2)
-        plain, events = network.run_layer(layer, hardware, images, engine="direct")
-        fast, counted = network.run_layer(layer, hardware, images, engine="compiled")
+        plain, events = run_layer(layer, hardware, images, engine="direct")
+        fast, counted = run_layer(layer, hardware, images, engine="compiled")
         np.testing.assert_array_equal(plain, fast)
         assert events == counted
 

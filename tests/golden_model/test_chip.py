@@ -12,9 +12,8 @@ from golden_model.config import PAPER, TINY
 from golden_model.cost import baselines, work
 from golden_model.cost import energy as cost
 from golden_model.cost.chip import Chip, ChipShape, ChipStage, chip, place_stage
-from golden_model.graph.layers import Network
 from tests.golden_model.test_graph import SMALL, everything
-from tests.strategies import make_layer, make_network
+from tests.strategies import graph_of, make_layer, make_network
 
 
 def one_layer(channels=5, outputs=12, size=4, weights=None):
@@ -22,9 +21,9 @@ def one_layer(channels=5, outputs=12, size=4, weights=None):
     k = channels * 9
     layer = make_layer(
         np.random.default_rng(0), PAPER, channels=channels, height=size, width=size, kernel_height=3, kernel_width=3,
-        outputs=outputs, last=True, weights=np.full((k, outputs), 127) if weights is None else weights,
+        outputs=outputs, weights=np.full((k, outputs), 127) if weights is None else weights,
     )  # fmt: skip
-    return Network(name="n", hardware=PAPER, layers=(layer,))
+    return graph_of([layer], PAPER)
 
 
 # ---- placement ----------------------------------------------------------------------------------
@@ -45,7 +44,7 @@ def test_cells_of_an_edge_segment_are_not_weights():
         np.random.default_rng(0), PAPER, channels=28, height=1, width=1, kind="linear", outputs=8, last=True,
         weights=np.full((28, 8), 1),
     )  # fmt: skip
-    network = Network(name="n", hardware=PAPER, layers=(layer,))
+    network = graph_of([layer], PAPER)
     placed = chip(baselines.block_width_events(network), network).stages[0].placement
     assert (placed.ous, placed.weight_cells) == (4, 2 * 28 * 8)
 
@@ -88,9 +87,9 @@ def test_macros_share_the_conversions_of_a_layer():
     """64 segments x 8 block columns x 7 planes of a 3 x 3 convolution of 64 channels: 16 pairs, 4 macros."""
     layer = make_layer(
         np.random.default_rng(0), PAPER, channels=64, height=4, width=4, kernel_height=3, kernel_width=3, pad=1,
-        outputs=64, last=True, weights=np.full((576, 64), 127),
+        outputs=64, weights=np.full((576, 64), 127),
     )  # fmt: skip
-    network = Network(name="n", hardware=PAPER, layers=(layer,))
+    network = graph_of([layer], PAPER)
     events = baselines.baseline_events(network)
     stage = chip(events, network, widths=7).stages[0]
     # 56 OUs in a segment fill 3.5 OU rows, so 4; 256 OU rows fill 18.3 pairs of 14

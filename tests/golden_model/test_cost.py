@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from golden_model import timing
 from golden_model.config import PAPER, TINY, HardwareConfig
 from golden_model.cost import energy as cost
-from golden_model.graph.layers import Layer, Network
+from golden_model.crossbar.layer import Layer
+from golden_model.graph.network import Graph
 from golden_model.registers import COUNTER_NAMES
 from golden_model.trq import AdcRegisters
+from tests.strategies import graph_of
 
 
-def make_layer(hardware: HardwareConfig, *, outputs=3, channels=2, size=4, kernel=3, pool=1, widths=None, last=True):
+def make_layer(hardware: HardwareConfig, *, outputs=3, channels=2, size=4, kernel=3, pool=1, widths=None):
     k = channels * kernel * kernel
     shape = (-(-k // hardware.ou_rows), -(-outputs // hardware.ou_cols))
     return Layer(
@@ -43,12 +45,11 @@ def make_layer(hardware: HardwareConfig, *, outputs=3, channels=2, size=4, kerne
         min_count=np.arange(1, 2**hardware.adc_bits),
         input_bits=hardware.input_bits,
         output_bits=hardware.input_bits,
-        last=last,
     )
 
 
-def make_network(hardware: HardwareConfig, *layers: Layer) -> Network:
-    return Network(name="test", hardware=hardware, layers=layers)
+def make_network(hardware: HardwareConfig, *layers: Layer) -> Graph:
+    return graph_of(layers, hardware)
 
 
 def named(events) -> dict[str, int]:
@@ -218,8 +219,8 @@ def test_energy_is_events_times_rows():
         "shift_and_add": 7,
         "output_register": 7,
         "input_register": 5 * 4,
-        "activation_buffer": windows * k * 4 + windows * outputs * 32,
-        "bus": windows * k * 4 + windows * outputs * 32,
+        "activation_buffer": windows * k * 4 + windows * outputs * 4,
+        "bus": windows * k * 4 + windows * outputs * 4,
         "width_table": windows * 5 * 2 * 4,
         "window_register": 0,
         "post_processing": windows * outputs,

@@ -55,8 +55,8 @@ def test_pictures_add_the_machines_that_need_activations(files, tmp_path):
 
 
 def test_a_deployment_image_brings_its_pictures(tmp_path):
-    chain = make_network(0, TINY)
-    image.write(tmp_path / "image", chain, make_images(0, chain, 2), np.array([0, 1]))
+    made = make_network(0, TINY)
+    image.write(tmp_path / "image", made, make_images(0, made, 2), np.array([0, 1]))
     result = run(tmp_path / "image", "--table", "mixed-45nm")
     assert result.exit_code == 0, result.output
     assert "as it is set" in result.output

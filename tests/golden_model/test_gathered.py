@@ -14,15 +14,25 @@ from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
 from golden_model.cost import baselines, gathered, machines
 from golden_model.cost import energy as cost
 from golden_model.crossbar import redy
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.engines.run_network import GraphRunner
 from golden_model.graph import network as graph
-from golden_model.graph.layers import DynamicPrecision, Layer, Network
+from golden_model.graph.settings import lossless_uniform, with_settings
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
-from golden_model.searches.trees import Tree, bounded_tree, depths, optimal_tree
+from golden_model.searches.trees import optimal_tree
+from golden_model.trees import Tree, bounded_tree, depths
 from golden_model.trq import AdcRegisters
-from tests import strategies
 from tests.golden_model.test_graph import SMALL, everything, pixels
-from tests.strategies import dynamic_precisions, hardware_configs, make_images, make_layer, make_weights
+from tests.strategies import (
+    dynamic_precisions,
+    graph_of,
+    hardware_configs,
+    make_images,
+    make_layer,
+    make_weights,
+    one_layer,
+)
 
 
 def lossless(hardware: HardwareConfig, rng: np.random.Generator) -> list[AdcRegisters]:
@@ -209,10 +219,6 @@ def test_windows_in_several_chunks_add_up(monkeypatch):
 
 
 # ---- by hand ------------------------------------------------------------------------------------
-def one_layer(weights, hardware=PAPER, **values) -> graph.Graph:
-    return graph.from_network(strategies.one_layer(weights, hardware, **values))
-
-
 def measured(made: graph.Graph, images: np.ndarray, **settings: AdcRegisters) -> dict[str, gathered.Gathered]:
     by_layer = {name: dict.fromkeys([n.name for n in made.crossbars], one) for name, one in settings.items()}
     return gathered.measure(made, images, by_layer)
@@ -299,9 +305,9 @@ def test_a_pack_is_read_only_in_the_bits_that_dynamic_precision_streams():
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000))
 def test_single_rows_with_uniform_conversion_do_what_the_sre_like_machine_does(seed):
-    made = graph.with_settings(everything(seed), skip_zero_slices=True)
+    made = with_settings(everything(seed), skip_zero_slices=True)
     images = pixels(seed, made, 2)
-    registers = {node.name: graph.lossless_uniform(SMALL) for node in made.crossbars}
+    registers = {node.name: lossless_uniform(SMALL) for node in made.crossbars}
     mine = gathered.measure(made, images, {"u": registers}, by="rows")["u"]
     rival = baselines.sparse_events(made, images)
     for name in ("ou_activations", "conversions_r2", "ad_operations", "input_bits_streamed"):
@@ -324,10 +330,10 @@ def _uniform_bits(name: str) -> float:
 def test_gathering_never_forms_more_units_than_block_widths_with_zero_slices_skipped(seed):
     rng = np.random.default_rng(seed)
     layer = make_layer(rng, TINY, channels=6, height=2, width=2, kind="linear", outputs=5, last=True)
-    network = Network(name="n", hardware=TINY, layers=(replace(layer, skip_zero_slices=True),))
-    made, images = graph.from_network(network), make_images(seed, network, 2)
-    dense = graph.GraphRunner(made).run(images)[1].ou_activations.mean()
-    found = measured(made, images, u=graph.lossless_uniform(TINY))["u"]
+    made = graph_of([replace(layer, skip_zero_slices=True)], TINY)
+    images = make_images(seed, made, 2)
+    dense = GraphRunner(made).run(images)[1].ou_activations.mean()
+    found = measured(made, images, u=lossless_uniform(TINY))["u"]
     assert found.events[0, COUNTER_NAMES.index("ou_activations")] <= dense
 
 
@@ -353,7 +359,7 @@ def test_trees_of_the_same_images_take_the_operations_that_their_counts_say(by):
 
 # ---- machines -----------------------------------------------------------------------------------
 def test_the_machine_pays_for_gathering_trees_and_widths():
-    made = graph.with_settings(everything(2), dynamic={"stem": DynamicPrecision()})
+    made = with_settings(everything(2), dynamic={"stem": DynamicPrecision()})
     images = pixels(2, made, 2)
     seen = gathered.seen(made, images)
     settings = {

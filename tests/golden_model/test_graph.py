@@ -6,29 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
+from golden_model.config import ISAAC, PAPER, HardwareConfig
+from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.crossbar.mapping import block_widths
+from golden_model.crossbar.post_processing import finish
 from golden_model.engines import finish_compiled as graph_compiled
+from golden_model.engines import run_network
+from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
 from golden_model.graph import network as graph
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import (
-    Add,
-    AveragePool,
-    Border,
-    Concat,
-    Crossbar,
-    Encoding,
-    GraphRunner,
-    Image,
-    MaxPool,
-    Rescale,
-    Reshape,
-    Window,
-)
-from golden_model.network import Runner
+from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Reshape
+from golden_model.graph.numbers import Encoding, Rescale, Window, fixed_point
+from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
-from tests.strategies import make_images, make_layer, make_network
+from tests.strategies import make_layer
 
 SMALL = HardwareConfig(rows=12, cols=8, ou_rows=5, ou_cols=3, adc_bits=3, weight_bits=4)
 TWIN = AdcRegisters(mode="twin", n_r2=3, n_r1=1)
@@ -96,30 +87,6 @@ def pixels(seed, graph_, count):
     return np.random.default_rng(seed).integers(0, 256, (count, *graph_.image.shape)).astype(np.uint8)
 
 
-# ---- a chain ------------------------------------------------------------------------------------
-@pytest.mark.parametrize("seed", range(3))
-def test_a_chain_gives_the_same_as_a_graph(seed):
-    chain = make_network(seed, TINY)
-    images = make_images(seed, chain, 5)
-    logits, events = Runner(chain, engine="direct").run(images)
-    got, counted = GraphRunner(graph.from_network(chain), engine="direct").run(images)
-    assert (got == logits).all()
-    assert counted == events
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_deriving_the_integers_of_a_chain_again_changes_nothing(seed):
-    chain = make_network(seed, TINY)
-    again = graph.with_settings(graph.from_network(chain))
-    for before, after in zip(chain.layers, again.layers, strict=True):
-        assert (before.bias == after.bias).all()
-        assert after.input_bits == before.input_bits
-        if not before.last:  # M / 2**S is the same, in lowest terms or not
-            assert (before.multipliers * 2.0**after.shift == after.multipliers * 2.0**before.shift).all()
-    images = make_images(seed, chain, 3)
-    assert (GraphRunner(again).run(images)[0] == Runner(chain).run(images)[0]).all()
-
-
 # ---- arithmetic ---------------------------------------------------------------------------------
 def scalar_finish(node: Crossbar, sums, residual):
     """system.md §3 in Python integers: (N, places)."""
@@ -152,7 +119,7 @@ def test_residuals_are_added_before_the_only_rounding(seed, with_residual, satur
     residual = np.full((3, 6, 5), 255) if saturated else rng.integers(0, 256, (3, 6, 5))
     residual = residual.astype(np.uint8) if with_residual else None
     expected = scalar_finish(node, sums, None if residual is None else residual.reshape(3, 30))
-    assert (node.finish(layer, sums, residual).reshape(3, 30) == expected).all()
+    assert (finish(layer, sums, residual, node.residual_multiplier).reshape(3, 30) == expected).all()
     for kind in (np.int32, np.int64):
         got = graph_compiled.finish(layer, sums.astype(kind), residual, node.residual_multiplier)
         assert (got.reshape(3, 30) == expected).all()
@@ -164,7 +131,7 @@ def test_compiled_pooling_equals_the_plain_form(seed, pool):
     node = convolution(rng, "layer", ("image",), (2, 7, 6), 3, pool=pool)
     layer = replace(node.layers[0], bias=rng.integers(-500, 500, 3), multipliers=rng.integers(0, 65536, 3), shift=15)
     sums = rng.integers(-3000, 3000, (layer.windows, 4))
-    assert (graph_compiled.finish(layer, sums, None, 0) == node.finish(layer, sums, None)).all()
+    assert (graph_compiled.finish(layer, sums, None, 0) == finish(layer, sums)).all()
 
 
 @st.composite
@@ -324,8 +291,8 @@ def test_layers_prepared_one_after_the_other_give_the_same(monkeypatch):
     made = everything()
     images = pixels(7, made, 40)
     logits, events = GraphRunner(made, engine="compiled").run(images)
-    monkeypatch.setattr(graph, "_PREPARED_BYTES", 0)
-    monkeypatch.setattr(graph, "_WAVE_BYTES", 20000)
+    monkeypatch.setattr(run_network, "_PREPARED_BYTES", 0)
+    monkeypatch.setattr(run_network, "_WAVE_BYTES", 20000)
     runner = GraphRunner(made, engine="compiled", threads=2)
     told = []
     got, counted = runner.run(images, progress=lambda done, total: told.append((done, total)))
@@ -395,7 +362,7 @@ def test_coarse_converters_keep_the_scale_of_the_network():
     made = everything()
     coarse = AdcRegisters(mode="uniform", n_r2=2)  # steps of two counts
     names = [node.name for node in made.crossbars]
-    other = graph.with_settings(made, registers=dict.fromkeys(names, coarse))
+    other = with_settings(made, registers=dict.fromkeys(names, coarse))
     for before, after in zip(made.layers, other.layers, strict=True):
         assert after.registers == coarse
         assert np.abs(after.bias - before.bias / 2).max() <= 2
@@ -411,7 +378,7 @@ def test_coarse_converters_keep_the_scale_of_the_network():
 
 def test_lambda_scales_the_unit_and_the_thresholds():
     made = everything()
-    other = graph.with_settings(made, counts_per_lsb={"stem": 1.5})
+    other = with_settings(made, counts_per_lsb={"stem": 1.5})
     before, after = made.layers[0], other.layers[0]
     assert after.counts_per_lsb == 1.5
     assert after.min_count[1] == 3  # ceil(1.5 * 1.5)
@@ -421,25 +388,25 @@ def test_lambda_scales_the_unit_and_the_thresholds():
 def test_settings_go_to_the_layers_that_are_named():
     made = everything()
     dynamic = DynamicPrecision(l_max=2, tau_sq=7)
-    other = graph.with_settings(made, registers={"groups": TWIN}, dynamic={"sum": dynamic}, skip_zero_slices=True)
+    other = with_settings(made, registers={"groups": TWIN}, dynamic={"sum": dynamic}, skip_zero_slices=True)
     for node in other.crossbars:
         for layer in node.layers:
             assert (layer.registers == TWIN) == (node.name == "groups")
             assert layer.dynamic == (dynamic if node.name == "sum" else None)
             assert layer.skip_zero_slices
-    back = graph.with_settings(other, dynamic={"sum": None})
+    back = with_settings(other, dynamic={"sum": None})
     assert all(layer.dynamic is None for layer in back.layers)
 
 
 def test_narrower_activations_keep_the_real_network():
     made = everything()
-    narrow = graph.with_settings(made, activation_bits={"stem": 6, "sum": 5})
+    narrow = with_settings(made, activation_bits={"stem": 6, "sum": 5})
     assert {layer.name: layer.input_bits for layer in narrow.layers}["groups.0"] == 5
     images = pixels(11, made, 8)
     wide_real = GraphRunner(made).run(images)[0] * made.output.logit_scale
     narrow_real = GraphRunner(narrow).run(images)[0] * narrow.output.logit_scale
     assert np.corrcoef(wide_real.ravel(), narrow_real.ravel())[0, 1] > 0.95
-    same = graph.with_settings(narrow, activation_bits={"stem": 8, "sum": 8})
+    same = with_settings(narrow, activation_bits={"stem": 8, "sum": 8})
     assert (GraphRunner(same).run(images)[0] == GraphRunner(made).run(images)[0]).all()
 
 
@@ -448,7 +415,7 @@ def test_other_hardware_gives_the_same_logits_with_lossless_converters():
     images = pixels(12, made, 3)
     logits = GraphRunner(made).run(images)[0]
     for hardware in (replace(PAPER, weight_bits=4), replace(ISAAC, weight_bits=4)):
-        moved = graph.with_settings(made, hardware=hardware)
+        moved = with_settings(made, hardware=hardware)
         assert moved.hardware == hardware
         assert moved.layers[0].registers == AdcRegisters(mode="uniform", n_r2=hardware.adc_bits)
         assert (moved.layers[0].block_widths == block_widths(moved.layers[0].weights, hardware)).all()
@@ -503,7 +470,7 @@ def test_wrong_settings_are_refused_by_name():
     ]
     for values, message in cases:
         with pytest.raises(ValueError) as error:
-            graph.with_settings(made, **values)
+            with_settings(made, **values)
         assert str(error.value).startswith(message)
 
 
@@ -525,14 +492,14 @@ def test_wrong_encodings_are_refused(values):
 
 def test_a_factor_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="does not fit its multiplier"):
-        graph.fixed_point([70000.0])
+        fixed_point([70000.0])
     with pytest.raises(ValueError, match="finite and positive"):
-        graph.fixed_point([float("nan")])
+        fixed_point([float("nan")])
 
 
 @given(st.lists(st.floats(1e-6, 100), min_size=1, max_size=5), st.floats(0, 50))
 def test_multipliers_are_as_fine_as_they_can_be(factors, residual):
-    multipliers, shift, residual_multiplier = graph.fixed_point(factors, residual=residual)
+    multipliers, shift, residual_multiplier = fixed_point(factors, residual=residual)
     assert 1 <= multipliers.min() <= multipliers.max() <= 65535
     assert np.abs(multipliers / 2.0**shift - factors).max() <= max(0.5, 1 - min(factors) * 2.0**shift) / 2.0**shift
     assert abs(residual_multiplier / 2.0**shift - residual) <= 0.5 / 2.0**shift

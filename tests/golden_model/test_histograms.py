@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from golden_model import layer
 from golden_model.config import ISAAC, HardwareConfig
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import Graph, GraphRunner, from_network, with_settings
-from golden_model.network import windows
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.searches import histograms
 from golden_model.searches.histograms import graph_counts, layer_counts
 from golden_model.trq import convert_counts
@@ -30,7 +32,7 @@ def engine(compiled: bool, monkeypatch: pytest.MonkeyPatch):
     if compiled:
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr(layer, "numba_installed", lambda: False)
+        monkeypatch.setattr(histograms, "numba_installed", lambda: False)
 
 
 def one_by_one(found, hardware, activations):
@@ -140,9 +142,8 @@ def test_only_some_windows_go_into_the_gram_matrix_but_all_into_the_counts():
 
 def static(seed: int) -> tuple[Graph, np.ndarray]:
     """A small network without dynamic precision, and images."""
-    network = make_network(seed, FEW)
-    made = from_network(network)
-    return with_settings(made, dynamic={node.name: None for node in made.crossbars}), make_images(seed, network, 5)
+    made = make_network(seed, FEW)
+    return with_settings(made, dynamic={node.name: None for node in made.crossbars}), make_images(seed, made, 5)
 
 
 def test_counts_of_a_network_predict_its_events():
@@ -200,42 +201,3 @@ def test_offset_encoding_needs_a_spare_plane():
     found = replace(found, weights=np.full_like(found.weights, 9), block_widths=np.full_like(found.block_widths, 4))
     with pytest.raises(ValueError, match="offset encoding needs magnitudes below 8"):
         layer_counts(found, FEW, np.zeros((1, 2, 2, 2), dtype=np.uint8), offset=True)
-
-
-# ---- classes ------------------------------------------------------------------------------------
-@engines
-@pytest.mark.parametrize("hardware", [FEW, MANY], ids=["few rows", "many rows"])
-def test_class_matrices_hold_the_sums_of_one_class_each(engine, hardware):
-    rng = np.random.default_rng(5)
-    found = make_layer(rng, hardware, channels=3, height=4, width=4, kernel_height=3, kernel_width=3, pad=1, outputs=4)
-    activations = rng.integers(0, 256, (1, 3, 4, 4)).astype(np.uint8)
-    classes = rng.integers(0, 5, (hardware.input_bits, hardware.weight_bits))
-    made = layer_counts(found, hardware, activations, classes=classes)
-    plain = layer_counts(found, hardware, activations)
-    assert (made.counts == plain.counts).all()
-    assert (made.gram == plain.gram).all()
-    assert plain.class_gram is None
-    assert made.class_gram is not None
-    for c in range(5):
-        # a converter that is wrong by e(count) in this class and exact in the others
-        e = rng.normal(0, 1, hardware.ou_rows + 1)
-        rows = windows(found, activations).reshape(-1, found.k)
-        total = np.zeros((len(rows), found.outputs))
-        for i in range(8):
-            for b in range(hardware.weight_bits):
-                if classes[i, b] == c:
-                    total += class_error(found, hardware, rows, i, b, e)
-        assert e @ made.class_gram[c] @ e == pytest.approx((total**2).sum())
-
-
-def class_error(found, hardware, rows, i, b, e):
-    """Sum over segments and polarities of +-e(count) * 2**(i + b), (P, N)."""
-    total = np.zeros((len(rows), found.outputs))
-    widths = np.repeat(found.block_widths, hardware.ou_cols, axis=1)[:, : found.outputs]
-    for segment, first in enumerate(range(0, found.k, hardware.ou_rows)):
-        inside = slice(first, min(first + hardware.ou_rows, found.k))
-        x = (rows[:, inside].astype(int) >> i) & 1
-        for sign in (1, -1):
-            cells = (np.maximum(sign * found.weights[inside].astype(int), 0) >> b) & 1
-            total += np.where(widths[segment] > b, sign * e[x @ cells], 0) * 2.0 ** (i + b)
-    return total

@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import layer, trq
+from golden_model import trq
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
-from golden_model.crossbar import mapping
+from golden_model.crossbar import mapping, reference
+from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.events import Events
-from golden_model.graph.layers import DynamicPrecision
 from golden_model.layer import matmul
 from golden_model.trq import AdcRegisters
 from tests.golden_model import oracles
@@ -45,7 +45,7 @@ def test_every_engine_equals_the_walk_over_every_ou(data, hardware, k, n, seed):
     widths = np.minimum(mapping.block_widths(weights, hardware) + rng.integers(0, 2), hardware.weight_bits)
     q = rng.integers(0, rng.integers(1, (1 << bits) + 1, (3, 1)), (3, k))
     q[0] = rng.choice([0, (1 << bits) - 1])
-    expected = by_oracle(q, weights, hardware, lambda i, b: registers, widths, redy, skip, min_count, bits)
+    expected = by_oracle(q, weights, hardware, registers, widths, redy, skip, min_count, bits)
     for engine in ("direct", "patterns"):
         got = matmul(
             q,
@@ -61,20 +61,6 @@ def test_every_engine_equals_the_walk_over_every_ou(data, hardware, k, n, seed):
             per_window=True,
         )
         same(got, expected)
-
-
-@pytest.mark.parametrize("engine", ["direct", "patterns"])
-def test_registers_may_differ_per_input_bit_and_plane(engine):
-    rng = np.random.default_rng(3)
-    weights, q = make_weights(rng, 11, 3, TINY), rng.integers(0, 16, (4, 11))
-
-    def registers(i, b):
-        return AdcRegisters(mode="twin", n_r2=2, n_r1=(i + b) % 3, m=1, bias=int((i + b) % 3 == 1))
-
-    expected = by_oracle(q, weights, TINY, registers, mapping.block_widths(weights, TINY))
-    same(matmul(q, weights, TINY, registers, engine=engine, per_window=True), expected)
-    table = {(i, b): registers(i, b) for i in range(4) for b in range(3)}
-    same(matmul(q, weights, TINY, table, engine=engine, per_window=True), expected)
 
 
 SHAPES = [(1, 1), (9, 8), (10, 9), (27, 1), (40, 17)]
@@ -178,7 +164,7 @@ def test_cutting_the_windows_into_chunks_changes_nothing(monkeypatch):
     weights, q = make_weights(rng, 30, 7, TINY), rng.integers(0, 16, (50, 30))
     registers = AdcRegisters(mode="twin", n_r2=3, n_r1=1)
     expected = matmul(q, weights, TINY, registers, redy=DynamicPrecision(l_max=1, tau_sq=900), per_window=True)
-    monkeypatch.setattr(layer, "_CHUNK_BYTES", 10000)
+    monkeypatch.setattr(reference, "_CHUNK_BYTES", 10000)
     got = matmul(q, weights, TINY, registers, redy=DynamicPrecision(l_max=1, tau_sq=900), per_window=True)
     same(got, expected)
 
@@ -196,14 +182,7 @@ BAD = [
     ({"weights": [[8], [1]]}, ValueError, "got a magnitude of 8"),
     ({"block_widths": [[0]]}, ValueError, r"block_widths\[0, 0\] must be at least 1"),
     ({"registers": AdcRegisters(mode="uniform", n_r2=4)}, ValueError, r"AdcRegisters\.n_r2 must be in 1\.\.3, got 4"),
-    ({"registers": {}}, ValueError, r"no setting for the class \(input bit, weight plane\) \(0, 0\)"),
-    ({"registers": lambda i, b: None}, TypeError, r"the class \(0, 0\) must be AdcRegisters, got None"),
-    ({"registers": 3}, TypeError, "must be AdcRegisters, a mapping or a function"),
-    (
-        {"registers": lambda i, b: AdcRegisters(mode="uniform", n_r2=1 + b)},
-        ValueError,
-        r"must share n_r2 \+ m, got \[1, 2, 3\]",
-    ),
+    ({"registers": {}}, TypeError, "registers must be AdcRegisters, got {}"),
     ({"redy": DynamicPrecision(l_max=9)}, ValueError, r"l_max must be in 0\.\.7, got 9"),
     ({"min_count": [1, 2]}, ValueError, "min_count must hold 7 integers"),
     (

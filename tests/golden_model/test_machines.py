@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 
 from golden_model import timing
-from golden_model.config import PAPER, TINY
+from golden_model.config import PAPER
 from golden_model.cost import baselines, machines
 from golden_model.cost import energy as cost
-from golden_model.graph import network as graph
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import GraphRunner
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.settings import with_settings
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.trq import AdcRegisters
 from tests.golden_model.test_graph import TWIN, everything, pixels
-from tests.strategies import make_images, make_network
 
 
 def test_the_first_machine_is_the_reference():
@@ -42,7 +41,7 @@ def test_all_machines_that_need_only_geometry_and_activations_are_listed():
 
 
 def test_the_baseline_has_seven_planes_and_then_eight():
-    made = graph.with_settings(everything(), hardware=PAPER)
+    made = with_settings(everything(), hardware=PAPER)
     first, second = machines.geometry_machines(made)[:2]
     assert (first.name, second.name) == ("ISAAC-like, 7 planes", "ISAAC-like, 8 planes")
     assert second.total("ou_activations") == pytest.approx(8 / 7 * first.total("ou_activations"))
@@ -50,7 +49,7 @@ def test_the_baseline_has_seven_planes_and_then_eight():
 
 
 def test_narrow_activations_get_a_row_of_their_own():
-    made = graph.with_settings(everything(), activation_bits={"stem": 3})
+    made = with_settings(everything(), activation_bits={"stem": 3})
     found = machines.geometry_machines(made)
     assert [m.name for m in found[-2:]] == ["width per block (BWQ)", "+ activation widths"]
     assert found[-1].total("ou_activations") < found[-2].total("ou_activations")
@@ -59,7 +58,7 @@ def test_narrow_activations_get_a_row_of_their_own():
 def test_a_machine_that_streams_all_input_bits_stores_them_all_whatever_the_network_has():
     made = everything()
     names = ("stem", "signed", "sum", "groups", "relu", "cat", "mean")
-    narrow = graph.with_settings(made, activation_bits=dict.fromkeys(names, 3))
+    narrow = with_settings(made, activation_bits=dict.fromkeys(names, 3))
     wide, few = (machines.compare(machines.geometry_machines(one)) for one in (made, narrow))
     for a, b in zip(wide, few, strict=False):
         assert a.machine.name == b.machine.name
@@ -100,7 +99,7 @@ def test_machines_do_not_change_the_network():
 
 
 def test_a_counted_machine_holds_the_events_of_its_own_settings():
-    made = graph.with_settings(everything(registers=TWIN), skip_zero_slices=True)
+    made = with_settings(everything(registers=TWIN), skip_zero_slices=True)
     images = pixels(3, made, 3)
     events = GraphRunner(made).run(images)[1]
     for source in (images, events, events.counts):
@@ -111,7 +110,7 @@ def test_a_counted_machine_holds_the_events_of_its_own_settings():
 
 
 def test_a_counted_machine_pays_for_its_dynamic_precision_unit():
-    made = graph.with_settings(everything(), dynamic={"stem": DynamicPrecision(l_max=1, tau_sq=1)})
+    made = with_settings(everything(), dynamic={"stem": DynamicPrecision(l_max=1, tau_sq=1)})
     machine = machines.counted("redy", made, pixels(0, made, 1))
     assert machine.extra["dynamic_precision_inputs"].tolist() == [36 * 18, 0, 0, 0, 0]
     row = machines.compare([machine])[0]
@@ -124,7 +123,7 @@ def test_a_counted_machine_pays_for_its_dynamic_precision_unit():
 
 
 def test_lossless_dynamic_precision_pays_for_the_leading_one_only():
-    made = graph.with_settings(everything(), dynamic={"stem": DynamicPrecision(l_max=3)})
+    made = with_settings(everything(), dynamic={"stem": DynamicPrecision(l_max=3)})
     machine = machines.counted("redy", made, pixels(0, made, 1))
     row = machines.compare([machine])[0]
     without = machines.compare([replace(machine, extra={})])[0]
@@ -134,7 +133,7 @@ def test_lossless_dynamic_precision_pays_for_the_leading_one_only():
 
 def test_held_column_bounds_pay_for_their_registers():
     registers = AdcRegisters(mode="bounded", n_r2=3, column_bound_bits=1)
-    made = graph.with_settings(everything(), registers={node.name: registers for node in everything().crossbars})
+    made = with_settings(everything(), registers={node.name: registers for node in everything().crossbars})
     events = GraphRunner(made).run(pixels(0, made, 2))[1]
     free, held = machines.compare([machines.counted("bounded", made, events, held=x) for x in (False, True)])
     read, written = free.machine.extra["column_bound_bits_read"], held.machine.extra["column_bound_bits_read"]
@@ -152,7 +151,7 @@ def test_held_column_bounds_pay_for_their_registers():
 
 def test_a_counted_machine_pays_for_what_its_searches_know():
     registers = AdcRegisters(mode="bounded", n_r2=3, column_bound_bits=1)
-    made = graph.with_settings(everything(), registers={node.name: registers for node in everything().crossbars})
+    made = with_settings(everything(), registers={node.name: registers for node in everything().crossbars})
     events = GraphRunner(made).run(pixels(0, made, 2))[1]
     machine = machines.counted("bounded", made, events)
     expected = searches.metadata_events(made, events)
@@ -182,14 +181,6 @@ def test_extra_events_and_metadata_reach_energy_and_area():
     assert (other.area.total_mm2 - one.area.total_mm2) * 1e6 == pytest.approx(320 * stored, rel=1e-6)
 
 
-def test_chains_and_graphs_give_the_same_rows():
-    chain = make_network(0, TINY)
-    images = make_images(0, chain, 2)
-    one = machines.compare(machines.geometry_machines(chain, images), budget=60)
-    other = machines.compare(machines.geometry_machines(graph.from_network(chain), images), budget=60)
-    assert [row.as_dict(layers=True) for row in one] == [row.as_dict(layers=True) for row in other]
-
-
 def test_rows_are_json_and_say_everything():
     made = everything()
     rows = machines.compare(machines.geometry_machines(made, pixels(0, made, 1)), "mixed-45nm", budget=100)
@@ -211,7 +202,7 @@ def test_a_machine_that_does_not_fit_the_budget_has_no_pipeline():
 
 def test_layer_wise_widths_may_come_from_a_network_of_its_own():
     made = everything()
-    other = graph.with_settings(made, activation_bits={"stem": 8})
+    other = with_settings(made, activation_bits={"stem": 8})
     found = machines.geometry_machines(made, layer_network=other)
     assert [m.network is other for m in found if m.name == "width per layer"] == [True]
 
@@ -222,7 +213,7 @@ def test_nothing_to_compare_is_refused():
 
 
 def test_the_idealised_machine_does_far_fewer_activations():
-    made = graph.with_settings(everything(), hardware=PAPER)
+    made = with_settings(everything(), hardware=PAPER)
     base, ideal = machines.baseline(made), machines.idealised(made)
     assert ideal.network.hardware == baselines.idealised(PAPER)
     assert ideal.total("ou_activations") < base.total("ou_activations") / 2

@@ -79,31 +79,6 @@ def test_a_segment_without_planes_takes_no_ou_row():
     assert list(zip(placed.pair.tolist(), placed.ou_row.tolist(), strict=True)) == [(0, 0), (0, 1)]
 
 
-def test_every_layer_starts_a_fresh_pair():
-    placement = mapping.place([np.array([[1]]), np.array([[0]]), np.array([[2]])], [2, 1, 2], [1, 0, 3], TINY)
-    assert [(p.crossbar_base, p.pairs) for p in placement.layers] == [(0, 1), (1, 0), (1, 1)]
-    assert [(p.width_base, p.channel_base, p.pad_base) for p in placement.layers] == [(0, 0, 0), (1, 2, 1), (2, 3, 1)]
-    assert (placement.pairs, placement.widths, placement.channels, placement.pads) == (2, 3, 5, 4)
-
-
-@pytest.mark.parametrize(
-    ("widths", "outputs", "pads", "field", "used"),
-    [
-        (np.full((18, 1), 1), 1, 0, "crossbar_pairs", 9),
-        (np.zeros((65, 1), int), 1, 0, "width_entries", 65),
-        (np.array([[1]]), 33, 0, "channel_entries", 33),
-        (np.array([[1]]), 1, 9, "pad_entries", 9),
-    ],
-)
-def test_networks_that_do_not_fit_are_refused_by_the_capacity_that_lacks(widths, outputs, pads, field, used):
-    with pytest.raises(ValueError, match=rf"needs {field} = {used}, the hardware has {getattr(TINY, field)}"):
-        mapping.place([widths], [outputs], [pads], TINY)
-
-
-def test_a_network_that_just_fits_is_placed():
-    assert mapping.place([np.full((16, 1), 1)], [32], [8], TINY).pairs == TINY.crossbar_pairs
-
-
 def test_cell_words_are_the_ous_integer_least_significant_word_first():
     cells = np.random.default_rng(0).integers(0, 2, (2, *mapping.empty_cells(PAPER, 1).shape[1:])).astype(bool)
     words = mapping.cell_words(cells, PAPER)
@@ -117,7 +92,6 @@ def test_cell_words_are_the_ous_integer_least_significant_word_first():
         )
         entry = words[(pair * PAPER.grid_rows + row) * PAPER.grid_cols + col]
         assert [int(w) for w in entry] == [integer >> 32 * i & 0xFFFFFFFF for i in range(PAPER.cell_words)]
-    assert (mapping.cells_from_words(words, PAPER) == cells).all()
 
 
 def test_checksum_is_the_crc_of_the_words_in_programming_order():

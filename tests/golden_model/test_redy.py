@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from golden_model.config import PAPER
 from golden_model.crossbar import redy
-from golden_model.graph.layers import DynamicPrecision
+from golden_model.crossbar.layer import DynamicPrecision
 from tests.golden_model import oracles
 from tests.strategies import dynamic_precisions, hardware_configs
 

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_model.config import ISAAC, PAPER, TINY
-from golden_model.crossbar.bit_classes import ClassRegisters
+from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
-from golden_model.graph.network import GraphRunner, from_network, with_settings
+from golden_model.graph.settings import with_settings
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.searches import lanes
 from golden_model.searches.joint import JointCounts, graph_joint_counts
-from golden_model.searches.trees import depths
+from golden_model.trees import depths
 from golden_model.trq import AdcRegisters, lossless
 from tests.strategies import legal_registers, make_images, make_network
 
@@ -41,10 +41,9 @@ KINDS = {
 
 def lossless_graph(seed: int):
     """A small graph with uniform converters and images."""
-    made = make_network(seed, TINY)
-    graph = from_network(made)
+    graph = make_network(seed, TINY)
     uniform = AdcRegisters(mode="uniform", n_r2=TINY.adc_bits)
-    return with_settings(graph, registers={n.name: uniform for n in graph.crossbars}), make_images(seed, made, 3)
+    return with_settings(graph, registers={n.name: uniform for n in graph.crossbars}), make_images(seed, graph, 3)
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -238,15 +237,6 @@ def test_low_counts_first_reads_and_stores_no_trees():
     assert searches.reads_trees(other)
     assert searches.tree_bits(other, TINY) > 0
     assert not searches.reads_trees(AdcRegisters(mode="bounded", n_r2=3))
-
-
-def test_metadata_of_searches_per_bit_class_is_refused():
-    graph, _, events = searching()
-    first = graph.crossbars[0].name
-    one = AdcRegisters(mode="bounded", n_r2=3)
-    classes = ClassRegisters.of(lambda i, b: one if b else AdcRegisters(mode="uniform", n_r2=3), TINY)
-    with pytest.raises(ValueError, match=f"layer {first}: metadata of searches"):
-        searches.metadata_events(with_settings(graph, registers={first: classes}), events)
 
 
 def test_several_settings_in_one_pass_are_those_of_their_runs():

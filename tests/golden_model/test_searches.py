@@ -10,11 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import layer, network, timing
+from golden_model import layer, timing
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
 from golden_model.crossbar import mapping, trace
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import GraphRunner, from_network, with_settings
+from golden_model.crossbar.lanes import spend
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.crossbar.prepared import prepare, prepare_layer, streams
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_layer import run_layer
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.check import check_layer
+from golden_model.graph.settings import with_settings
 from golden_model.image import image
 from golden_model.searches import lanes
 from golden_model.trq import AdcRegisters, convert, lossless, min_count
@@ -136,7 +142,7 @@ def test_a_machine_that_does_not_fit_is_refused(registers, hardware, counts_per_
         registers=registers, min_count=table,
     )  # fmt: skip
     with pytest.raises(ValueError, match=message):
-        network.check_layer(made, hardware)
+        check_layer(made, hardware)
 
 
 @given(lossless_searches(9, 4))
@@ -173,7 +179,7 @@ def test_a_layer_equals_the_scalar_walk(data, hardware, columns, skip):
         )
         for window in range(2):
             expected, counted = oracles.window(
-                activations[window].tolist(), weights.tolist(), hardware, lambda i, b: registers, widths, redy, skip,
+                activations[window].tolist(), weights.tolist(), hardware, registers, widths, redy, skip,
                 min_count(hardware.adc_bits).tolist(), hardware.input_bits,
             )  # fmt: skip
             assert sums[window].tolist() == expected
@@ -204,16 +210,16 @@ def cases(draw, rows):
 def test_compiled_and_plain_engine_agree_on_outputs_and_every_event(case):
     pytest.importorskip("numba")
     made, hardware, images = case
-    expected, events = network.run_layer(made, hardware, images, engine="direct")
-    output, counted = network.run_layer(made, hardware, images, engine="compiled")
+    expected, events = run_layer(made, hardware, images, engine="direct")
+    output, counted = run_layer(made, hardware, images, engine="compiled")
     np.testing.assert_array_equal(output, expected)
     assert counted == events
     uniform = replace(made, registers=AdcRegisters(mode="uniform", n_r2=hardware.adc_bits))
-    np.testing.assert_array_equal(network.run_layer(uniform, hardware, images, engine="direct")[0], expected)
+    np.testing.assert_array_equal(run_layer(uniform, hardware, images, engine="direct")[0], expected)
 
 
 @pytest.mark.parametrize("rows", [9, 128])
-def test_classes_may_search_differently(rows):
+def test_engines_agree_on_every_search(rows):
     pytest.importorskip("numba")
     hardware = replace(ISAAC if rows == 128 else PAPER, weight_bits=3)
     rng = np.random.default_rng(rows)
@@ -227,13 +233,11 @@ def test_classes_may_search_differently(rows):
         AdcRegisters(mode="tree", n_r2=bits, trees=(tuple(range(1, rows + 1)),)),
         AdcRegisters(mode="bounded", n_r2=bits, column_bound_bits="ou"),
     )
-    both = [
-        layer.matmul(activations, weights, hardware, lambda i, b: kinds[(i + b) % len(kinds)], engine=engine)
-        for engine in ("direct", "compiled")
-    ]
-    np.testing.assert_array_equal(both[0][0], activations @ weights)
-    np.testing.assert_array_equal(both[0][0], both[1][0])
-    assert both[0][1] == both[1][1]
+    for registers in kinds:
+        both = [layer.matmul(activations, weights, hardware, registers, engine=e) for e in ("direct", "compiled")]
+        np.testing.assert_array_equal(both[0][0], activations @ weights)
+        np.testing.assert_array_equal(both[0][0], both[1][0])
+        assert both[0][1] == both[1][1]
 
 
 @pytest.mark.parametrize("rows", [9, 128])
@@ -287,7 +291,7 @@ def test_a_bound_saves_operations_and_never_changes_other_events():
 # ---- networks, traces, images --------------------------------------------------------------------
 def searching(seed: int):
     """A small graph whose layers search differently, and images."""
-    made = from_network(make_network(seed, TINY))
+    made = make_network(seed, TINY)
     names = [node.name for node in made.crossbars]
     kinds = (
         AdcRegisters(mode="bounded", n_r2=3, column_bound_bits=1),
@@ -295,7 +299,7 @@ def searching(seed: int):
         AdcRegisters(mode="tree", n_r2=3, trees=((2, 1, 3, 4),)),
     )
     other = with_settings(made, registers=dict(zip(names, kinds, strict=True)), skip_zero_slices=False)
-    return other, make_images(seed, make_network(seed, TINY), 4)
+    return other, make_images(seed, made, 4)
 
 
 def test_a_graph_takes_searches_and_computes_what_uniform_converters_compute():
@@ -320,7 +324,7 @@ def test_a_trace_adds_up_to_the_events(data):
         registers=data.draw(lossless_searches(4, 3)),
     )  # fmt: skip
     window = rng.integers(0, 16, made.k)
-    placed = mapping.place([made.block_widths], [made.outputs], [0], TINY).layers[0]
+    placed = mapping.place_layer(made.block_widths, TINY)
     records = list(trace.window_trace(made, TINY, placed, window))
     sums, events = layer.matmul(
         window[None], made.weights, TINY, made.registers, block_widths=made.block_widths
@@ -338,28 +342,26 @@ def test_a_trace_adds_up_to_the_events(data):
 @pytest.mark.parametrize(
     ("registers", "message"),
     [
-        (AdcRegisters(mode="bounded", n_r2=3), "conv2: the RTL has no conversion of mode 'bounded' with a bound"),
-        (AdcRegisters(mode="tree", n_r2=3, trees=((1, 2, 3, 4),)), "conv2: the RTL has no conversion of mode 'tree',"),
+        (AdcRegisters(mode="bounded", n_r2=3), "conv2: the hardware has no conversion of mode 'bounded' with a bound"),
+        (
+            AdcRegisters(mode="tree", n_r2=3, trees=((1, 2, 3, 4),)),
+            "conv2: the hardware has no conversion of mode 'tree'",
+        ),
         (AdcRegisters(mode="bounded", n_r2=3, column_bound_bits="ou"), "no conversion of mode 'bounded' with a bound"),
         (AdcRegisters(mode="twin", n_r2=3, column_bound_bits=0), "no conversion of mode 'twin' with a bound, only"),
     ],
 )
 def test_deployment_images_refuse_what_the_rtl_does_not_have(tmp_path, registers, message):
-    found = make_network(1, TINY)
-    layers = list(found.layers)
-    layers[1] = replace(layers[1], registers=registers)
+    made = with_settings(make_network(1, TINY), registers={"conv2": registers})
     with pytest.raises(ValueError, match=message):
-        image.write(tmp_path / "image", replace(found, layers=tuple(layers)), make_images(1, found, 1))
+        image.write(tmp_path / "image", made, make_images(1, made, 1))
     assert not list(tmp_path.iterdir())
-    placed = mapping.place([x.block_widths for x in layers], [x.outputs for x in layers], [1, 0, 0], TINY)
-    with pytest.raises(ValueError, match=message):
-        image.descriptor(layers[1], placed.layers[1], TINY)
 
 
 # ---- lanes --------------------------------------------------------------------------------------
 def lane_by_lane(made, hardware, window):
     """(operations, lock step C_r, decoupled C_r) of one window from its trace."""
-    placed = mapping.place([made.block_widths], [made.outputs], [0], hardware).layers[0]
+    placed = mapping.place_layer(made.block_widths, hardware)
     segments = len(made.block_widths)
     total, lock = np.zeros((segments, hardware.lanes), dtype=int), np.zeros(segments, dtype=int)
     ous = np.zeros(segments, dtype=int)
@@ -376,11 +378,11 @@ def test_clocks_of_lanes_add_up_one_by_one(data, rows):
     made, hardware, images = data.draw(cases(rows))
     if data.draw(st.booleans()):
         made = replace(made, registers=data.draw(adc_registers(hardware.adc_bits)))
-    windows = network.windows(made, images).reshape(-1, made.k)[:5]
-    prepared = network.prepare_layer(made, hardware)
+    rows = windows(made, images).reshape(-1, made.k)[:5]
+    prepared = prepare_layer(made, hardware)
     for plain in (True, False):
-        spent = lanes.spend(prepared, windows, plain=plain)
-        for index, window in enumerate(windows):
+        spent = spend(prepared, rows, plain=plain)
+        for index, window in enumerate(rows):
             operations, lock, free = lane_by_lane(made, hardware, window)
             assert spent.operations[index] == operations
             assert spent.lock_step[index].tolist() == lock.tolist()
@@ -391,9 +393,9 @@ def test_clocks_of_lanes_add_up_one_by_one(data, rows):
 @given(st.sampled_from([9, 70]).flatmap(cases))
 def test_lock_step_of_lanes_is_that_of_the_engines_and_queues_never_lose(case):
     made, hardware, images = case
-    _, events = network.run_layer(made, hardware, images, engine="direct")
-    prepared = network.prepare_layer(made, hardware)
-    spent = lanes.spend(prepared, network.windows(made, images).reshape(-1, made.k))
+    _, events = run_layer(made, hardware, images, engine="direct")
+    prepared = prepare_layer(made, hardware)
+    spent = spend(prepared, windows(made, images).reshape(-1, made.k))
     cycles = timing.window_cycles(hardware, made.k, made.outputs, spent.lock_step)
     assert (cycles.reshape(2, -1).sum(axis=1) + timing.c_layer(hardware) == events.cycles).all()
     free = lanes.decoupled_cycles(made, hardware, images)
@@ -409,14 +411,14 @@ def test_lanes_of_one_column_gain_nothing_from_queues_and_uneven_ones_do():
     )  # fmt: skip
     made = replace(made, weights=np.array([[1, 0]] * 18))
     full = np.ones((1, 2, 3, 3), dtype=np.uint8)
-    _, events = network.run_layer(made, hardware, full, engine="direct")
+    _, events = run_layer(made, hardware, full, engine="direct")
     assert events.cycles[0] == lanes.decoupled_cycles(made, hardware, full)[0]
     # Two planes of one segment: lane 0 is slow in one, lane 1 in the other.
     uneven = replace(
         made, channels=1, weights=np.array([[1, 2]] * 9), block_widths=np.array([[2]]), registers=registers
     )  # fmt: skip
     hardware = replace(hardware, weight_bits=2)
-    _, events = network.run_layer(uneven, hardware, full[:, :1], engine="direct")
+    _, events = run_layer(uneven, hardware, full[:, :1], engine="direct")
     assert events.cycles[0] - lanes.decoupled_cycles(uneven, hardware, full[:, :1])[0] == (9 + 9) - (9 + 1)
 
 
@@ -439,8 +441,8 @@ def test_one_tree_spends_its_depths(tree, redy):
     activations, weights = rng.integers(0, 256, (3, 9)), rng.integers(-1, 2, (9, 2))
     registers = AdcRegisters(mode="tree", n_r2=4, trees=(tree,))
     _, events = layer.matmul(activations, weights, PAPER, registers, redy=redy)
-    prepared = layer.prepare(weights, PAPER, registers, redy=redy)
-    q, mask = layer.streams(prepared, activations)
+    prepared = prepare(weights, PAPER, registers, redy=redy)
+    q, mask = streams(prepared, activations)
     slices = (q[:, 0, None, :] >> np.arange(8)[:, None]) & 1
     cells = np.concatenate([np.maximum(weights, 0), np.maximum(-weights, 0)], axis=1)
     counts = (slices @ cells)[mask[:, 0]]

@@ -6,10 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_model import layer as crossbar
-from golden_model import network
 from golden_model.config import PAPER, TINY
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import AveragePool, Encoding, GraphRunner, MaxPool, Window, build
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines import choice
+from golden_model.engines.run_layer import run_layer
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import build
+from golden_model.graph.nodes import AveragePool, MaxPool
+from golden_model.graph.numbers import Encoding, Window
 from golden_model.trq import AdcRegisters
 from tests.golden_model.test_graph import SMALL, convolution, everything, head, image, pixels
 from tests.strategies import adc_registers, dynamic_precisions, hardware_configs, make_images, make_layer, make_network
@@ -27,7 +31,7 @@ MIXED = {"registers": TWIN, "dynamic": DynamicPrecision(l_max=2, tau_sq=300), "s
 
 
 def prepare(layer, hardware, registers=None, **values):
-    """A layer as `network.prepare_layer` makes it, or with registers per class."""
+    """A layer as `prepare_layer` makes it, or with other registers."""
     return crossbar.prepare(
         layer.weights,
         hardware,
@@ -44,7 +48,7 @@ def prepare(layer, hardware, registers=None, **values):
 def assert_equal(layer, hardware, images, registers=None, *, patterns=(False, True), **values):
     """Torch and plain NumPy agree on the output and on every event, on both ways that the engine has."""
     prepared = prepare(layer, hardware, registers, **values)
-    expected, events = network.run_layer(layer, hardware, images, prepared=prepared, engine="direct")
+    expected, events = run_layer(layer, hardware, images, prepared=prepared, engine="direct")
     for by_patterns in patterns:
         prepared.tables.clear()
         tables = torch_engine.tables_of(prepared, CPU)
@@ -92,16 +96,6 @@ def test_torch_and_plain_engine_agree_on_outputs_and_every_event(case, early_det
     assert_equal(*case, early_detection=early_detection)
 
 
-@settings(max_examples=20, deadline=None)
-@given(cases(), st.data())
-def test_they_agree_with_registers_per_input_bit_and_weight_plane(case, data):
-    layer, hardware, images = case
-    scale = layer.registers.n_r2 + layer.registers.m
-    n_r2 = data.draw(st.integers(1, scale))
-    other = AdcRegisters(mode="uniform", n_r2=n_r2, m=scale - n_r2)
-    assert_equal(layer, hardware, images, lambda i, b: other if (i + b) % 2 else layer.registers)
-
-
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_they_agree_when_searches_depend_on_word_lines_and_column_bounds(data):
@@ -114,9 +108,7 @@ def test_they_agree_when_searches_depend_on_word_lines_and_column_bounds(data):
             return AdcRegisters(mode="bounded", n_r2=4, column_bound_bits=bits)
         return AdcRegisters(mode="twin", n_r2=4, n_r1=data.draw(st.integers(0, 3)), column_bound_bits=bits)
 
-    first, second, plain = draw(), draw(), AdcRegisters(mode="twin", n_r2=4, n_r1=2)
-    assert_equal(layer, hardware, images, first)
-    assert_equal(layer, hardware, images, lambda i, b: (first, second, plain)[(i + b) % 3])
+    assert_equal(layer, hardware, images, draw())
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 12, 13, 16, 31, 40, 64, 127, 128])
@@ -194,7 +186,7 @@ def test_cutting_images_and_windows_into_parts_changes_nothing():
         rng, hardware, channels=3, height=6, width=6, kernel_height=3, kernel_width=3, pad=1, pool=2, outputs=5, **MIXED
     )  # fmt: skip
     images = rng.integers(0, 256, (3, 3, 6, 6)).astype(np.uint8)
-    expected, events = network.run_layer(layer, hardware, images, engine="direct")
+    expected, events = run_layer(layer, hardware, images, engine="direct")
     for work in (1, 10_000, 100_000):
         for make in (torch_engine._make_patterns, lambda tables: None):
             prepared = prepare(layer, hardware)
@@ -216,12 +208,12 @@ def test_other_post_processing_gets_the_sums(count):
         return index + sums.max(axis=0)
 
     if count == 0:
-        output, events = network.run_layer(layer, PAPER, images, engine="torch:cpu")
+        output, events = run_layer(layer, PAPER, images, engine="torch:cpu")
         assert output.shape == (0, 3, 4, 4)
         assert events.shape == (0,)
         return
-    got, _ = network.run_layer(layer, PAPER, images, engine="torch:cpu", finish=finish)
-    expected, _ = network.run_layer(layer, PAPER, images, engine="direct", finish=finish)
+    got, _ = run_layer(layer, PAPER, images, engine="torch:cpu", finish=finish)
+    expected, _ = run_layer(layer, PAPER, images, engine="direct", finish=finish)
     np.testing.assert_array_equal(got, expected)
 
 
@@ -242,8 +234,8 @@ def test_a_matrix_product_gives_the_same_sums_and_events(windows, per_window):
 def test_a_whole_network_gives_the_same_logits_and_events():
     made = make_network(4, TINY)
     images = make_images(5, made, 20)
-    expected = network.Runner(made, engine="direct").run(images)
-    got = network.Runner(made, engine="torch:cpu").run(images)
+    expected = GraphRunner(made, engine="direct").run(images)
+    got = GraphRunner(made, engine="torch:cpu").run(images)
     np.testing.assert_array_equal(got[0], expected[0])
     assert got[1] == expected[1]
 
@@ -264,8 +256,8 @@ def test_every_node_of_a_graph_gives_the_same_on_the_device(values):
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_graph_gives_the_same_logits_and_events(monkeypatch, keep, images):
     if not keep:
-        monkeypatch.setattr("golden_model.graph.network._PREPARED_BYTES", 0)
-    monkeypatch.setattr("golden_model.graph.network._IMAGES_ON_DEVICE", 2)
+        monkeypatch.setattr("golden_model.engines.run_network._PREPARED_BYTES", 0)
+    monkeypatch.setattr("golden_model.engines.run_network._IMAGES_ON_DEVICE", 2)
     made = everything(6)
     x = pixels(7, made, images)
     seen: dict[str, list] = {"direct": [], "torch:cpu": []}
@@ -340,7 +332,7 @@ def test_asking_for_a_gpu_that_is_not_there_is_refused_in_words(no_gpu, engine):
     images = np.zeros((1, 1, 3, 3), dtype=np.uint8)
     message = f"engine '{engine}' needs a GPU that torch .* can use, and it sees none; 'torch:cpu' .* runs the same"
     with pytest.raises(ValueError, match=message):
-        network.run_layer(layer, PAPER, images, engine=engine)
+        run_layer(layer, PAPER, images, engine=engine)
     with pytest.raises(ValueError, match=message):
         crossbar.matmul([[1]], [[1]], PAPER, layer.registers, engine=engine)
     with pytest.raises(ValueError, match=message):
@@ -364,20 +356,20 @@ def test_auto_takes_a_gpu_where_there_is_one_and_enough_to_do(monkeypatch):
         names.clear()
         GraphRunner(made).run(images)
         graphs = len(names)
-        network.run_layer(layer, made.hardware, images)
+        run_layer(layer, made.hardware, images)
         layers = len(names)
         crossbar.matmul(*given)
         return graphs > 0, layers > graphs, len(names) > layers
 
     expected, events = GraphRunner(made, engine="direct").run(images)
-    monkeypatch.setattr(crossbar, "gpu_present", lambda: True)
+    monkeypatch.setattr(choice, "gpu_present", lambda: True)
     assert run() == (False, False, False)  # too little to do
-    monkeypatch.setattr(crossbar, "_GPU_PAYS", (0, 0))
+    monkeypatch.setattr(choice, "_GPU_PAYS", (0, 0))
     assert run() == (True, True, True)
     got, counted = GraphRunner(made).run(images)
     np.testing.assert_array_equal(got, expected)
     assert counted == events
-    monkeypatch.setattr(crossbar, "gpu_present", lambda: False)
+    monkeypatch.setattr(choice, "gpu_present", lambda: False)
     assert run() == (False, False, False)
 
 
@@ -407,7 +399,7 @@ def test_everything_stays_on_the_device_and_nothing_waits_for_it(monkeypatch, ro
     def blank(*shape):
         return torch.empty(shape, dtype=torch.uint8, device=meta)
 
-    for registers in (None, bounded, lambda i, b: bounded if i % 2 else AdcRegisters(mode="uniform", n_r2=8)):
+    for registers in (None, bounded):
         tables = torch_engine.tables_of(prepare(layer, hardware, registers), meta)
         with OneDevice():
             sums, counters = torch_engine.run_images(layer, tables, blank(9, 17, 6, 6))

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden_model import network, timing
+from golden_model import timing
 from golden_model.config import PAPER, TINY
 from golden_model.cost import energy as cost
 from golden_model.cost import machines, window_reuse, work
 from golden_model.cost.baselines import uniform_events
 from golden_model.cost.chip import ChipShape
-from golden_model.graph import network as graph
-from golden_model.graph.layers import DynamicPrecision, Layer
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.windows import windows
+from golden_model.graph.settings import with_settings
 from golden_model.registers import COUNTER_NAMES
 from tests.golden_model.test_graph import everything, pixels
-from tests.strategies import make_images, make_layer, make_network
+from tests.strategies import make_layer, make_network
 
 CYCLES = COUNTER_NAMES.index("cycles")
 
@@ -68,9 +67,9 @@ def test_a_window_reads_what_the_one_before_does_not_have(layer):
 @given(shapes(pad=0))
 def test_the_walk_is_that_of_the_windows_that_are_computed(layer):
     shape = (1, layer.channels, layer.height, layer.width)
-    windows = network.windows(layer, np.arange(np.prod(shape)).reshape(shape))[0]
-    before = [np.zeros(0, dtype=np.int64), *windows]
-    expected = [len(np.setdiff1d(now, old)) for now, old in zip(windows, before, strict=False)]
+    rows = windows(layer, np.arange(np.prod(shape)).reshape(shape))[0]
+    before = [np.zeros(0, dtype=np.int64), *rows]
+    expected = [len(np.setdiff1d(now, old)) for now, old in zip(rows, before, strict=False)]
     assert window_reuse.values_read(layer).tolist() == expected
 
 
@@ -95,10 +94,10 @@ def test_a_window_that_covers_the_map_is_read_once():
 
 
 # ---- machines -----------------------------------------------------------------------------------
-def plain_chain(seed: int = 0):
+def plain_network(seed: int = 0):
     """Without dynamic precision."""
     made = make_network(seed, TINY)
-    return replace(made, layers=tuple(replace(layer, dynamic=None) for layer in made.layers))
+    return with_settings(made, dynamic=dict.fromkeys(node.name for node in made.crossbars))
 
 
 def read(layer: Layer) -> int:
@@ -107,28 +106,26 @@ def read(layer: Layer) -> int:
 
 def test_loading_takes_a_clock_for_every_value_that_is_read():
     """Against the formula of a window, one window after the other."""
-    chain = plain_chain()
-    found = machines.with_window_reuse(machines.baseline(chain))
+    made = plain_network()
+    found = machines.with_window_reuse(machines.baseline(made))
     planes = TINY.weight_bits
-    for layer, cycles in zip(chain.layers, found.events[:, CYCLES], strict=True):
+    for layer, cycles in zip(made.layers, found.events[:, CYCLES], strict=True):
         segments, blocks = layer.segments(TINY), layer.block_cols(TINY)
         busy = np.full(segments, planes * blocks * TINY.input_bits * max(TINY.ideal_bits, TINY.sample_interval))
         window = int(timing.window_cycles(TINY, layer.k, layer.outputs, busy))
         expected = sum(window - layer.k + int(values) for values in window_reuse.values_read(layer))
         assert cycles == timing.c_layer(TINY) + expected
-    full = uniform_events(chain, planes).counts
+    full = uniform_events(made, planes).counts
     assert (found.events[0, CYCLES], found.events[1, CYCLES]) < (full[0, CYCLES], full[1, CYCLES])
     assert np.array_equal(np.delete(found.events, CYCLES, 1), np.delete(full, CYCLES, 1))
 
 
 def test_dynamic_precision_still_takes_every_value_one_a_clock():
-    chain = plain_chain()
-    layers = (replace(chain.layers[0], dynamic=DynamicPrecision()), *chain.layers[1:])
-    with_unit = replace(chain, layers=layers)
-    before = machines.baseline(with_unit)
+    made = plain_network()
+    before = machines.baseline(with_settings(made, dynamic={made.crossbars[0].name: DynamicPrecision()}))
     after = machines.with_window_reuse(before)
     saved = before.events[:, CYCLES] - after.events[:, CYCLES]
-    second = chain.layers[1]
+    second = made.layers[1]
     assert saved.tolist() == [0, second.windows * second.k - read(second), 0]
     one, other = (w.buffer_bits for w in works_of(after)[:2]), (w.buffer_bits for w in works_of(before)[:2])
     assert all(a < b for a, b in zip(one, other, strict=True))
@@ -140,7 +137,7 @@ def works_of(machine: machines.Machine):
 
 @pytest.mark.parametrize("table", cost.table_names())
 def test_the_buffer_saves_what_the_window_register_keeps(table):
-    made = graph.with_settings(everything(), activation_bits={"stem": 3})
+    made = with_settings(everything(), activation_bits={"stem": 3})
     before = machines.sparse(made, pixels(0, made, 1))
     after = machines.with_window_reuse(before)
     one, other = (machines.compare([machine], table)[0].energy for machine in (before, after))
@@ -159,10 +156,10 @@ def test_the_buffer_saves_what_the_window_register_keeps(table):
 
 
 def test_conversions_on_a_chip_take_what_they_took():
-    chain = plain_chain()
-    before = machines.baseline(chain)
+    made = plain_network()
+    before = machines.baseline(made)
     row, more = machines.compare([before, machines.with_window_reuse(before)], budget=60)
-    for one, other, layer in zip(row.chip.stages, more.chip.stages, chain.layers, strict=True):
+    for one, other, layer in zip(row.chip.stages, more.chip.stages, made.layers, strict=True):
         assert other.conversion_clocks == one.conversion_clocks > 0
         assert (one.fixed_clocks - other.fixed_clocks) * layer.windows == pytest.approx(
             layer.windows * layer.k - read(layer)
@@ -171,8 +168,8 @@ def test_conversions_on_a_chip_take_what_they_took():
 
 
 def test_the_window_register_takes_area_once_for_every_copy():
-    chain = plain_chain()
-    before = machines.baseline(chain)
+    made = plain_network()
+    before = machines.baseline(made)
     row, more = machines.compare([before, machines.with_window_reuse(before)], shape=ChipShape(pairs_per_macro=1))
     balanced = more.chip.balanced(60)
     assert max(stage.macros for stage in balanced.stages) > 1
@@ -180,15 +177,15 @@ def test_the_window_register_takes_area_once_for_every_copy():
     table = cost.load_table("isaac-32nm")
     column = [area.name for area in table.areas].index("window_register")
     expected = [
-        stage.copies * layer.k * TINY.input_bits for stage, layer in zip(balanced.stages, chain.layers, strict=True)
+        stage.copies * layer.k * TINY.input_bits for stage, layer in zip(balanced.stages, made.layers, strict=True)
     ]
     assert balanced.area(table).counts[:-1, column].tolist() == expected
     assert row.chip.area(table).counts[:, column].sum() == 0
 
 
 def test_the_machine_without_stays_what_it_was():
-    chain = plain_chain()
-    before = machines.baseline(chain)
+    made = plain_network()
+    before = machines.baseline(made)
     kept = before.events.copy()
     after = machines.with_window_reuse(before)
     assert after.name == f"{before.name}, window reuse"
@@ -197,17 +194,7 @@ def test_the_machine_without_stays_what_it_was():
     assert "window_register_bits" not in before.extra
 
 
-def test_chains_and_graphs_reuse_the_same():
-    chain = make_network(3, TINY)
-    images = make_images(3, chain, 2)
-    one, other = (
-        machines.compare([machines.with_window_reuse(machines.sparse(made, images))])[0].as_dict(layers=True)
-        for made in (chain, graph.from_network(chain))
-    )
-    assert one == other
-
-
 def test_window_reuse_twice_is_refused():
-    once = machines.with_window_reuse(machines.baseline(plain_chain()))
+    once = machines.with_window_reuse(machines.baseline(plain_network()))
     with pytest.raises(ValueError, match="planes, window reuse: it has window reuse already"):
         machines.with_window_reuse(once)

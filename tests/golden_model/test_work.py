@@ -1,36 +1,25 @@
-"""What layers and nodes do for one image, worked out by hand and against chains."""
+"""What layers and nodes do for one image, worked out by hand."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from golden_model.config import TINY
-from golden_model.cost import energy as cost
 from golden_model.cost import work
 from golden_model.cost.baselines import baseline_events
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
 from golden_model.graph import network as graph
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import GraphRunner
+from golden_model.graph.nodes import AveragePool, Concat
+from golden_model.graph.numbers import Window
+from golden_model.graph.settings import with_settings
 from tests.golden_model.test_graph import SMALL, everything, pixels
-from tests.strategies import make_images, make_network
+from tests.strategies import make_network
 
 
 def by_name(made, **options):
     return {w.name: w for w in work.works(baseline_events(made), made, **options)}
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_chain_costs_the_same_as_its_graph(seed):
-    chain = make_network(seed, TINY)
-    made = graph.from_network(chain)
-    events = GraphRunner(made).run(make_images(seed, chain, 3))[1]
-    for table in cost.table_names():
-        one, other = cost.energy(events, chain, table), cost.energy(events, made, table)
-        assert one.layers == other.layers
-        assert np.array_equal(one.counts, other.counts)
 
 
 def test_crossbar_nodes_come_first_in_the_order_of_their_events():
@@ -82,9 +71,7 @@ def test_an_input_that_has_the_scale_of_a_concatenation_is_not_moved():
     made = everything()
     cat, border = made.node("cat"), made.node("shortcut")
     nodes = [
-        graph.Concat(name="cat", inputs=cat.inputs, shape=cat.shape, encoding=border.encoding)
-        if node.name == "cat"
-        else node
+        Concat(name="cat", inputs=cat.inputs, shape=cat.shape, encoding=border.encoding) if node.name == "cat" else node
         for node in made.nodes
     ]
     again = by_name(graph.build("again", SMALL, nodes))
@@ -95,9 +82,9 @@ def test_an_input_that_has_the_scale_of_a_concatenation_is_not_moved():
 def test_sums_that_make_the_logits_are_as_wide_as_an_accumulator():
     made = everything()
     last = [node for node in made.nodes if node.name not in ("flat", "head", "mean")]
-    mean = graph.AveragePool(
+    mean = AveragePool(
         name="mean", inputs=("cat",), shape=(10, 1, 1), encoding=made.node("cat").encoding,
-        window=graph.Window(kernel=(3, 3), stride=(3, 3)), sums=True,
+        window=Window(kernel=(3, 3), stride=(3, 3)), sums=True,
     )  # fmt: skip
     done = by_name(graph.build("sums", SMALL, [*last, mean]))
     assert done["mean"].buffer_bits == 90 * 8 + 10 * SMALL.accumulator_bits
@@ -128,9 +115,9 @@ def test_every_quantity_is_finite_and_none_is_forgotten():
 
 
 def test_only_layers_with_dynamic_precision_feed_the_unit():
-    chain = make_network(0, TINY)
-    found = work.dynamic_precision_events(chain)
-    windows = chain.layers[1].windows
+    made = make_network(0, TINY)
+    found = work.dynamic_precision_events(made)
+    windows = made.layers[1].windows
     rows = TINY.ou_rows * TINY.segments_per_group
     assert -(-12 // rows) > 1
     assert found["leading_one_inputs"].tolist() == [0, windows * 12, 12]
@@ -142,10 +129,9 @@ def test_only_layers_with_dynamic_precision_feed_the_unit():
 
 @pytest.mark.parametrize("redy", [DynamicPrecision(l_max=7), DynamicPrecision(tau_sq=900)])
 def test_a_unit_that_drops_no_low_bits_only_needs_the_largest_input(redy):
-    chain = make_network(0, TINY)
-    layers = tuple(replace(layer, dynamic=redy) for layer in chain.layers)
-    found = work.dynamic_precision_events(replace(chain, layers=layers))
-    assert found["leading_one_inputs"].tolist() == [layer.windows * layer.k for layer in layers]
+    made = make_network(0, TINY)
+    found = work.dynamic_precision_events(with_settings(made, dynamic={node.name: redy for node in made.crossbars}))
+    assert found["leading_one_inputs"].tolist() == [layer.windows * layer.k for layer in made.layers]
     assert not found["dynamic_precision_inputs"].any()
     assert not found["dynamic_precision_groups"].any()
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from golden_model.config import HardwareConfig
-from quant.data import digits as data
-from quant.training.layers import FloatWeight, Normalisation, QuantNetwork, quantise
+from quant.data import idx
+from quant.data.sets import ImageSet
+from quant.training.layers import FloatWeight, Normalisation
+from quant.training.prepare import QuantisedNetwork, prepare
 
 SMALL = HardwareConfig(
     rows=12,
@@ -50,7 +52,7 @@ class SmallNet(nn.Module):
 
 def random_network(
     seed: int, *, activation_bits: int = 8, normalisation: Normalisation | None = None, hardware: HardwareConfig = SMALL
-) -> tuple[QuantNetwork, np.ndarray]:
+) -> tuple[QuantisedNetwork, np.ndarray]:
     """A quantised SmallNet with blocks of every width, and images (6, 2, 9, 8) it was calibrated on."""
     generator = torch.Generator().manual_seed(seed)
     model = SmallNet()
@@ -58,15 +60,14 @@ def random_network(
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
     images = torch.randint(0, 256, (6, 2, 9, 8), generator=generator).to(torch.uint8)
     images[:, :, :3] = 0
-    network = quantise(
-        model,
+    network = prepare(
+        model.eval(),
         (2, 9, 8),
         hardware,
         calibration=images.float(),
-        start_bits=hardware.weight_bits,
-        weight_bits=hardware.weight_bits,
-        activation_bits=activation_bits,
         normalisation=normalisation or Normalisation.none(2),
+        start_bits=hardware.weight_bits,
+        activation_bits=activation_bits,
     )
     for layer in network:
         source = layer.source
@@ -82,7 +83,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(header + array.astype(np.uint8).tobytes())
 
 
-def toy_dataset(train: int = 240, test: int = 60, size: int = 12, classes: int = 4, seed: int = 0) -> data.Dataset:
+def toy_dataset(train: int = 240, test: int = 60, size: int = 12, classes: int = 4, seed: int = 0) -> ImageSet:
     """Noise with one bright quadrant, whose place is the class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, train + test)
@@ -92,7 +93,7 @@ def toy_dataset(train: int = 240, test: int = 60, size: int = 12, classes: int =
     for image, label in zip(images, labels, strict=True):
         y, x = divmod(int(label), 2)
         image[0, y * half : (y + 1) * half, x * half : (x + 1) * half] += 150
-    return data.Dataset(
+    return ImageSet(
         "toy", images[:train], labels[:train].astype(np.int64), images[train:], labels[train:].astype(np.int64), classes
     )
 
@@ -105,14 +106,14 @@ def write_toy(directory: Path, **options: int) -> Path:
         ("train", toy.train_images, toy.train_labels),
         ("test", toy.test_images, toy.test_labels),
     ):
-        image_name, label_name = data.IDX_NAMES[part]
+        image_name, label_name = idx.IDX_NAMES[part]
         write_idx(directory / image_name, images[:, 0])
         write_idx(directory / label_name, labels)
     return directory
 
 
 @pytest.fixture(scope="session")
-def toy() -> data.Dataset:
+def toy() -> ImageSet:
     return toy_dataset()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from itertools import product
 
@@ -13,15 +12,25 @@ from hypothesis import strategies as st
 
 from golden_model import layer as crossbar
 from golden_model.config import ISAAC, PAPER, HardwareConfig
-from golden_model.crossbar.bit_classes import ClassRegisters
-from golden_model.graph.network import Graph, GraphRunner, from_network, with_settings
-from golden_model.network import windows
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.searches.histograms import LayerCounts, graph_counts
-from golden_model.trq import AdcRegisters, levels, min_count
-from quant import calibrate
+from golden_model.trq import AdcRegisters, convert, levels, min_count
 from quant.search import adc as adc_search
-from quant.search.adc import Chosen, Scores, Step, choose, choose_within, mean_operations, most_accurate, score_layer
-from tests.strategies import make_images, make_network
+from quant.search.adc import (
+    AdcSetting,
+    Chosen,
+    Scores,
+    Step,
+    choose,
+    choose_within,
+    mean_operations,
+    most_accurate,
+    score_layer,
+)
+from tests.strategies import legal_registers, make_images, make_network
 
 SMALL = HardwareConfig(rows=12, cols=8, ou_rows=5, ou_cols=3, adc_bits=3, weight_bits=4)
 
@@ -44,12 +53,11 @@ def scores(seed: int = 0, layers: int = 3, limit: int = 2, **how) -> dict[str, S
 
 def small_graph(seed: int) -> tuple[Graph, np.ndarray]:
     """A network with lossless uniform converters and no dynamic precision, and images."""
-    network = make_network(seed, SMALL)
-    made = from_network(network)
+    made = make_network(seed, SMALL)
     names = [node.name for node in made.crossbars]
     uniform = dict.fromkeys(names, AdcRegisters(mode="uniform", n_r2=3))
     made = with_settings(made, registers=uniform, dynamic=dict.fromkeys(names), skip_zero_slices=False)
-    return made, make_images(seed, network, 6)
+    return made, make_images(seed, made, 6)
 
 
 # ---- candidates ---------------------------------------------------------------------------------
@@ -90,9 +98,78 @@ def test_scores_equal_converting_every_count(seed, weighted, skip, pick):
     counts = random_counts(seed, SMALL)
     found = score_layer(counts, SMALL, 3, weighted=weighted, skip_zero_slices=skip)
     candidate = pick % len(found.shape)
-    operations, error = calibrate.score(found.setting(candidate), counts.used(skip), SMALL, weighted)
+    operations, error = slow_score(found.setting(candidate), counts.used(skip), weighted)
     assert found.operations[candidate] == pytest.approx(operations, abs=1e-12)
     assert found.error[candidate] == pytest.approx(error, abs=1e-9)
+
+
+def slow_score(setting, counts: np.ndarray, weighted: bool = False) -> tuple[float, float]:
+    """Operations and squared error, one count after another."""
+    registers, scale = setting.registers, setting.counts_per_lsb
+    level = levels(SMALL.adc_bits, SMALL.ou_rows, min_count(SMALL.adc_bits, scale))
+    operations = error = weights = 0.0
+    for (i, b, c), often in np.ndenumerate(counts):
+        result = convert(level[c], SMALL.adc_bits, registers)
+        value = int(result.value) * scale * 2 ** (SMALL.adc_bits - registers.n_r2 - registers.m)
+        weight = 4.0 ** (i + b) if weighted else 1.0
+        operations += often * int(result.operations)
+        error += weight * often * (value - c) ** 2
+        weights += weight * often
+    return operations / counts.sum(), error / weights
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0, 1.3])
+def test_one_setting_is_scored_as_converting_every_count(scale):
+    counts = np.random.default_rng(3).integers(0, 90, (SMALL.input_bits, SMALL.weight_bits, SMALL.ou_rows + 1))
+    for registers in list(legal_registers(SMALL.adc_bits))[::7]:
+        setting = AdcSetting(registers=registers, counts_per_lsb=scale)
+        assert adc_search.score_setting(setting, counts, SMALL) == pytest.approx(slow_score(setting, counts))
+
+
+def some_counts(seed: int, hardware: HardwareConfig) -> LayerCounts:
+    """Counts that fall off, and no sums."""
+    size = hardware.ou_rows + 1
+    shape = (hardware.input_bits, hardware.weight_bits, size)
+    counts = np.random.default_rng(seed).integers(0, 1000, shape) // (1 + np.arange(size) ** 3)
+    return LayerCounts(counts, np.zeros(shape[:2], dtype=np.int64), np.zeros((size, size)), np.zeros(size), 1, 1.0)
+
+
+@pytest.mark.parametrize("adc_bits", [3, 4])
+def test_the_cheapest_lossless_setting_is_the_best_of_all_legal_registers(adc_bits):
+    hardware = replace(SMALL, adc_bits=adc_bits)
+    for seed in range(3):
+        counts = some_counts(seed, hardware)
+        scores = {"a": score_layer(counts, hardware, adc_bits, grid="aligned")}
+        best = adc_search.cheapest_lossless(scores)["a"]
+        assert best.setting.lossless(hardware)
+        for registers in legal_registers(adc_bits):
+            for scale in (0.25, 0.5, 1.0, 2.0):
+                setting = AdcSetting(registers=registers, counts_per_lsb=scale)
+                if setting.lossless(hardware):
+                    operations, _ = adc_search.score_setting(setting, counts.counts, hardware)
+                    assert operations >= best.operations - 1e-12
+
+
+def test_a_setting_that_is_exact_only_on_the_counts_that_occur_is_not_lossless():
+    """All counts 0 or 1: one decision would tell them apart, but another picture may hold a 5."""
+    counts = some_counts(0, SMALL)
+    counts.counts[..., 2:] = 0
+    best = adc_search.cheapest_lossless({"a": score_layer(counts, SMALL, SMALL.adc_bits, grid="aligned")})["a"]
+    assert best.setting.lossless(SMALL)
+    assert best.setting.registers.n_r2 == 3
+
+
+def test_evenly_spread_counts_keep_the_uniform_converter():
+    counts = some_counts(0, SMALL)
+    counts.counts[:] = 7
+    best = adc_search.cheapest_lossless({"a": score_layer(counts, SMALL, SMALL.adc_bits, grid="aligned")})["a"]
+    assert best.setting.registers.mode == "uniform"
+
+
+def test_a_converter_without_a_lossless_setting_is_refused():
+    narrow = replace(SMALL, adc_bits=1)
+    with pytest.raises(ValueError, match=r"no lossless setting exists: \d+ rows need adc_bits = \d, got 1"):
+        adc_search.cheapest_lossless({"a": score_layer(some_counts(0, narrow), narrow, 1, grid="aligned")})
 
 
 @given(seed=st.integers(0, 20), pick=st.integers(0, 10**6))
@@ -197,98 +274,6 @@ def test_error_falls_with_the_budget_and_is_reached_within_it():
 def test_settings_survive_json():
     for chosen in most_accurate(scores()).values():
         assert Chosen.from_dict(chosen.as_dict()) == chosen
-
-
-# ---- classes of bits ----------------------------------------------------------------------------
-KINDS = [adc_search.classes_by_weight, adc_search.classes_of_their_own]
-
-
-def test_classes_are_numbered_by_weight_or_one_by_one():
-    by_weight, own = (kind(SMALL) for kind in KINDS)
-    assert by_weight.shape == own.shape == (8, 4)
-    assert by_weight[7, 3] == by_weight.max() == 10
-    assert sorted(own.ravel()) == list(range(32))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("twin", [False, True])
-@given(seed=st.integers(0, 20), price=st.sampled_from([0, 1e-4, 1e-2, 1.0]))
-@settings(max_examples=8, deadline=None)
-def test_class_settings_have_the_operations_of_the_golden_model(kind, twin, seed, price):
-    made, images = small_graph(seed)
-    first, classes = made.crossbars[0], kind(SMALL)
-    counts = graph_counts(made, images, gram_windows=10**6, classes=classes)[first.name]
-    chosen = adc_search.score_layer_classes(counts, SMALL, 2, classes, twin=twin).best(1.0, price)
-    registers = chosen.setting.registers
-    assert isinstance(registers, ClassRegisters)
-    registers.check(3)
-    assert all(max(one.n_r1, one.n_r2) <= 2 and one.bias == 0 for one in registers.settings)
-    assert twin or all(one.mode == "uniform" for one in registers.settings)
-    for c in range(classes.max() + 1):
-        assert len({registers[i, b] for i, b in np.argwhere(classes == c)}) == 1
-    changed = adc_search.apply(made, {first.name: chosen})
-    mine = GraphRunner(changed).run(images)[1][:, 0].sum()
-    assert mine.ad_operations == pytest.approx(chosen.operations * mine.conversions)
-
-
-@given(seed=st.integers(0, 20), c=st.integers(0, 10), pick=st.integers(0, 10**6))
-@settings(max_examples=15, deadline=None)
-def test_error_of_one_class_is_that_of_the_golden_model(seed, c, pick):
-    made, images = small_graph(seed)
-    first, classes = made.crossbars[0], adc_search.classes_by_weight(SMALL)
-    counts = graph_counts(made, images, gram_windows=10**6, classes=classes)[first.name]
-    found = adc_search.score_layer_classes(counts, SMALL, 3, classes, grid="aligned")
-    exact = [k for k in range(len(found.registers)) if found.registers[k].n_r2 == 3 and found.scale[k] == 1.0]
-    exact = [k for k in exact if found.output_error[k].max() == 0]
-    other = [k for k in range(len(found.registers)) if found.scale[k] == 1.0]
-    other = [k for k in other if found.registers[k].n_r2 + found.registers[k].m == 3]
-    candidate = other[pick % len(other)]
-    registers = ClassRegisters.of(lambda i, b: found.registers[candidate if i + b == c else exact[0]], SMALL)
-    layer = first.layers[0]
-    rows = windows(layer, images).reshape(-1, layer.k)
-    sums, _ = crossbar.matmul(rows, layer.weights, SMALL, registers)
-    wanted = rows.astype(np.int64) @ layer.weights
-    signal = max((wanted.astype(float) ** 2).sum(), 1e-300)
-    assert found.output_error[candidate, c] == pytest.approx(((sums - wanted) ** 2).sum() / signal, abs=1e-12)
-
-
-def test_classes_never_cost_more_than_one_setting_for_all():
-    made, images = small_graph(3)
-    for kind in KINDS:
-        classes = kind(SMALL)
-        counts = graph_counts(made, images, classes=classes)
-        found = adc_search.score_classes(counts, SMALL, 3, classes)
-        for price in (1e-4, 1e-2, 1.0):
-            for one in found.values():
-                together = (one.output_error + price * one.operations).sum(axis=1).min()
-                best = one.best(1.0, price)
-                assert best.output_error + price * best.operations <= together + 1e-12
-
-
-def test_the_best_combination_is_the_best_of_all():
-    classes = np.array([[0, 1], [1, 2]])
-    hardware = replace(SMALL, input_bits=2, weight_bits=2, adc_bits=2)
-    counts = random_counts(1, hardware)
-    grams = np.stack([counts.gram * 0.1 * (c + 1) for c in range(3)])
-    found = adc_search.score_layer_classes(replace(counts, class_gram=grams), hardware, 2, classes, grid="aligned")
-    stops = [*found.starts[1:], len(found.registers)]
-    for price in (1e-3, 0.1, 1.0):
-        total = found.output_error + price * found.operations
-        least = min(
-            sum(total[k, c] for c, k in enumerate(combination))
-            for first, stop in zip(found.starts, stops, strict=True)
-            for combination in product(range(first, stop), repeat=3)
-        )
-        best = found.best(1.0, price)
-        assert best.output_error + price * best.operations == pytest.approx(least)
-
-
-def test_class_settings_survive_json():
-    made, images = small_graph(0)
-    classes = adc_search.classes_by_weight(SMALL)
-    counts = graph_counts(made, images, classes=classes)
-    for chosen in choose(adc_search.score_classes(counts, SMALL, 3, classes), 1e-3).values():
-        assert Chosen.from_dict(json.loads(json.dumps(chosen.as_dict()))) == chosen
 
 
 # ---- search -------------------------------------------------------------------------------------

@@ -1,255 +1,205 @@
-import dataclasses
+"""Registers of a trained network, and the commands one after another on a toy data set."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
 
-from golden_model.config import HardwareConfig
-from golden_model.graph.layers import DynamicPrecision, Network
-from golden_model.network import Runner, run_layer, windows
-from golden_model.trq import AdcRegisters, convert, levels, lossless, min_count
-from quant import calibrate
-from quant.calibrate import (
-    FAMILIES,
-    Scored,
-    TrqOptions,
-    best_lossless,
-    best_lossy,
-    calibrate_adc,
-    calibrate_dynamic,
-    candidates,
-    histograms,
-    score,
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
+from golden_model.image import archive
+from quant import calibrate, train
+from quant.reference import exact_logits
+from quant.search import adc, redy
+from tests.quant.conftest import random_network, write_toy
+
+TRAIN = ("--float-epochs", 3, "--quantise-epochs", 1, "--finetune-epochs", 1, "--batch", 20, "--threads", 1)
+QUICK = ("--event-images", 3)
+
+
+def run(command, *arguments: object) -> Result:
+    return CliRunner().invoke(command.app, [str(a) for a in arguments])
+
+
+def succeed(command, *arguments: object) -> str:
+    result = run(command, *arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refuse(command, *arguments: object) -> str:
+    """The one sentence of a refused call."""
+    result = run(command, *arguments)
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with both stages done; tests that change it copy it."""
+    base = tmp_path_factory.mktemp("pipeline")
+    write_toy(base / "data")
+    succeed(train, "--work", base / "work", "--data", base / "data", *TRAIN)
+    succeed(calibrate, "--work", base / "work", *QUICK)
+    return base / "work"
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "work"))
+
+
+def record(work: Path) -> dict:
+    return json.loads((work / "calibration.json").read_text())
+
+
+def test_the_default_is_lossless_for_every_count(finished: Path):
+    found = record(finished)
+    assert found["lossless"]
+    assert all(layer["lossless"] and layer["mean_squared_error"] == 0 for layer in found["layers"])
+    assert list(found["accuracy"]) == ["float", "eight_bit", "integer", "trq", "redy"]
+    assert found["accuracy"]["trq"] == found["accuracy"]["integer"]
+
+
+def test_the_calibrated_network_holds_the_registers_and_the_same_integers(finished: Path):
+    before, after = (archive.load(finished / name) for name in ("network.graph", "calibrated.graph"))
+    for old, new, layer in zip(before.layers, after.layers, record(finished)["layers"], strict=True):
+        assert (old.weights == new.weights).all()
+        assert new.skip_zero_slices
+        assert (new.registers.n_r2, new.registers.n_r1) == (layer["registers"]["n_r2"], layer["registers"]["n_r1"])
+        assert new.dynamic == DynamicPrecision(**layer["dynamic"])
+
+
+def test_every_step_saves_work(finished: Path):
+    steps = record(finished)["events"]["per_image"]
+    assert list(steps) == ["baseline", "uniform", "trq", "redy_lossless", "redy", "all"]
+    ous = [step["ou_activations"] for step in steps.values()]
+    assert ous == sorted(ous, reverse=True)
+    assert steps["trq"]["ad_operations"] < steps["uniform"]["ad_operations"]
+    assert steps["uniform"]["operations_per_conversion"] == 4
+    assert steps["all"]["picojoules"] < steps["baseline"]["picojoules"]
+    assert steps["all"]["clocks"] < steps["baseline"]["clocks"]
+
+
+def test_the_recorded_events_are_those_of_the_golden_model(finished: Path):
+    dataset = calibrate.dataset_of(finished, archive.load(finished / "network.graph"), None)
+    graph = archive.load(finished / "calibrated.graph")
+    _, events = GraphRunner(graph).run(np.array(dataset.test_images[:3]))
+    step = record(finished)["events"]["per_image"]["all"]
+    assert step["ad_operations"] == pytest.approx(events.sum().ad_operations / 3)
+    assert step["ou_activations"] == pytest.approx(events.sum().ou_activations / 3)
+
+
+def test_a_second_run_changes_nothing_and_another_option_does(copied: Path):
+    before = (copied / "calibration.json").read_bytes()
+    assert "is up to date" in succeed(calibrate, "--work", copied, *QUICK)
+    assert (copied / "calibration.json").read_bytes() == before
+    assert "is up to date" not in succeed(calibrate, "--work", copied, *QUICK, "--no-redy")
+    assert all(layer["dynamic"] is None for layer in record(copied)["layers"])
+
+
+def test_a_damaged_result_is_made_again(copied: Path):
+    file = copied / "calibrated.graph"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    assert "is up to date" not in succeed(calibrate, "--work", copied, *QUICK)
+    assert file.read_bytes() == content
+
+
+def test_a_damaged_network_is_refused(copied: Path):
+    file = copied / "network.graph"
+    file.write_bytes(file.read_bytes()[:1000])
+    assert "network.graph" in refuse(calibrate, "--work", copied, *QUICK)
+
+
+def test_lossy_converters_save_operations_when_any_loss_is_tolerated(copied: Path):
+    succeed(calibrate, "--work", copied, *QUICK, "--tolerance", 1, "--grid", "continuous", "--no-redy")
+    found = record(copied)
+    assert not found["lossless"]
+    assert any(layer["registers"]["n_r2"] < 4 for layer in found["layers"])
+
+
+def test_data_that_changed_since_training_is_refused(copied: Path, tmp_path: Path):
+    other = write_toy(tmp_path / "other", seed=1)
+    text = (copied / "recipe.toml").read_text()
+    data = train.read_recipe(copied / "recipe.toml")["data"]
+    (copied / "recipe.toml").write_text(text.replace(data, str(other)))
+    assert "has changed since the training" in refuse(calibrate, "--work", copied)
+
+
+def test_data_of_another_shape_is_refused(copied: Path, tmp_path: Path):
+    other = write_toy(tmp_path / "other", size=16)
+    message = refuse(calibrate, "--work", copied, "--data", other)
+    assert "the network takes images of 1 x 12 x 12, the data set has 1 x 16 x 16" in message
+
+
+def test_calibration_without_training_says_what_to_run(tmp_path: Path):
+    assert "network.graph is missing: run python -m quant.capture or python -m quant.train first" in refuse(
+        calibrate, "--work", tmp_path
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--l-max", 8), "--l-max must be in 0..7, got 8"),
+        (("--tolerance", -1), "--tolerance must be in 0..1, got -1.0"),
+        (("--grid", "round"), "--grid must be aligned or continuous, got 'round'"),
+        (("--lossless", "--tolerance", 0.1), "--lossless and --tolerance exclude each other"),
+    ],
 )
-from quant.integer import AdcSetting, to_layers
-from tests.quant.conftest import SMALL, random_network
-from tests.strategies import legal_registers
+def test_bad_option_is_refused(tmp_path: Path, arguments: tuple, message: str):
+    assert message in refuse(calibrate, "--work", tmp_path, *arguments)
 
 
-def _counts(seed: int = 0, hardware: HardwareConfig = SMALL, top: int = 1000) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    shape = (hardware.input_bits, hardware.weight_bits, hardware.ou_rows + 1)
-    return rng.integers(0, top, shape) // (1 + np.arange(hardware.ou_rows + 1) ** 3)
+def test_images_that_are_counted_and_checked_are_held_out_and_apart(toy):
+    counted, images, labels = calibrate.held_out(toy)
+    held = {image.tobytes() for image in toy.validation()[0]}
+    parts = [{image.tobytes() for image in part} for part in (counted, images)]
+    assert parts[0] | parts[1] == held
+    assert not parts[0] & parts[1]
+    assert len(images) == len(labels)
 
 
-# ---- histograms -----------------------------------------------------------------------------------
-def test_histogram_equals_counting_one_conversion_after_another():
-    """A slow scalar version over all windows, segments, input bits, planes, polarities, columns."""
-    network, images = random_network(1)
-    layer = to_layers(network)[0]
-    found = histograms([layer], SMALL, images[:1])[0]
-    rows = windows(layer, images[:1])[0]
-    counts, zeros = np.zeros_like(found.counts), np.zeros_like(found.zero_slices)
-    for window in rows:
-        for segment in range(layer.segments(SMALL)):
-            lines = slice(segment * SMALL.ou_rows, (segment + 1) * SMALL.ou_rows)
-            q, w = window[lines].astype(int), layer.weights[lines]
-            for i in range(8):
-                bits = q >> i & 1
-                for n in range(layer.outputs):
-                    for b in range(layer.block_widths[segment, n // SMALL.ou_cols]):
-                        for sign in (1, -1):
-                            cells = np.where(sign * w[:, n] > 0, abs(w[:, n]) >> b & 1, 0)
-                            counts[i, b, (bits * cells).sum()] += 1
-                            zeros[i, b] += not bits.any()
-    assert (found.counts == counts).all()
-    assert (found.zero_slices == zeros).all()
-
-
-@pytest.mark.parametrize("skip", [False, True])
-def test_histograms_predict_the_golden_models_events_exactly(skip: bool):
-    setting = AdcSetting(registers=AdcRegisters(mode="twin", n_r2=3, n_r1=1, bias=1))
-    network, images = random_network(2, activation_bits=5)
-    layers = to_layers(network, [setting] * 3, skip_zero_slices=skip)
-    _, events = Runner(Network(name="test", hardware=SMALL, layers=layers)).run(images)
-    for index, found in enumerate(histograms(layers, SMALL, images)):
-        used = found.used(skip)
-        operations, _ = score(setting, used, SMALL)
-        total = events[:, index].sum()
-        assert used.sum() == total.conversions
-        assert round(operations * used.sum()) == total.ad_operations
-
-
-def test_many_rows_are_counted_slice_by_slice_with_the_same_result(monkeypatch: pytest.MonkeyPatch):
-    network, images = random_network(3)
-    layers = to_layers(network)
-    by_pattern = histograms(layers, SMALL, images)
-    monkeypatch.setattr(calibrate, "_PATTERN_ROWS", 0)
-    monkeypatch.setattr(calibrate, "_CHUNK", 37)
-    for a, b in zip(by_pattern, histograms(layers, SMALL, images), strict=True):
-        assert (a.counts == b.counts).all()
-        assert (a.zero_slices == b.zero_slices).all()
-
-
-# ---- scores and candidates --------------------------------------------------------------------------
-@given(
-    seed=st.integers(0, 99), scale=st.sampled_from([0.25, 0.5, 1.0, 1.3, 2.0]), data=st.data(), weighted=st.booleans()
-)
-def test_score_equals_converting_every_count(seed: int, scale: float, data, weighted: bool):
-    registers = data.draw(st.sampled_from(list(legal_registers(SMALL.adc_bits))))
-    setting = AdcSetting(registers=registers, counts_per_lsb=scale)
-    counts = _counts(seed)
-    level = levels(SMALL.adc_bits, SMALL.ou_rows, min_count(SMALL.adc_bits, scale))
-    operations = error = weights = 0.0
-    for (i, b, c), often in np.ndenumerate(counts):
-        result = convert(level[c], SMALL.adc_bits, registers)
-        value = int(result.value) * scale * 2 ** (SMALL.adc_bits - registers.n_r2 - registers.m)
-        weight = 4.0 ** (i + b) if weighted else 1.0
-        operations += often * int(result.operations)
-        error += weight * often * (value - c) ** 2
-        weights += weight * often
-    found = score(setting, counts, SMALL, weighted)
-    assert found == pytest.approx((operations / counts.sum(), error / weights))
-
-
-@pytest.mark.parametrize("grid", ["aligned", "continuous"])
-@pytest.mark.parametrize("limit", [1, 2, 3])
-def test_every_candidate_is_legal_and_keeps_the_limit(limit: int, grid):
-    found = list(candidates(SMALL, limit, 5, grid))
-    assert {family for family, _ in found} <= set(FAMILIES)
-    for family, setting in found:
-        r = setting.registers
-        r.check(SMALL.adc_bits)
-        assert max(r.n_r1, r.n_r2) <= limit
-        assert (family == "uniform") == (r.mode == "uniform")
-        if family in ("ideal", "normal"):
-            assert setting.counts_per_unit(SMALL.adc_bits) == 1
-            assert (r.bias > 0) == (family == "normal")
-        if family == "general":
-            assert r.n_r1 == r.n_r2
-
-
-def test_aligned_grids_are_powers_of_two_and_continuous_ones_are_not():
-    aligned = {s.counts_per_lsb for _, s in candidates(SMALL, 3, 5, "aligned")}
-    continuous = {s.counts_per_lsb for f, s in candidates(SMALL, 3, 5, "continuous") if f == "uniform"}
-    assert all(np.log2(scale) % 1 == 0 for scale in aligned)
-    assert len(continuous) == 50
-    assert min(continuous) == pytest.approx(0.1 * 5 / 8)
-    assert max(continuous) == pytest.approx(1.2 * 5 / 8)
-
-
-@pytest.mark.parametrize("adc_bits", [3, 4])
-def test_best_lossless_is_the_best_of_all_legal_lossless_registers(adc_bits: int):
-    hardware = dataclasses.replace(SMALL, adc_bits=adc_bits)
-    for seed in range(5):
-        counts = _counts(seed, hardware)
-        best = best_lossless(counts, hardware)
-        assert best.setting.lossless(hardware)
-        assert best.error == 0
-        for registers in legal_registers(adc_bits):
-            for scale in (0.25, 0.5, 1.0, 2.0):
-                if lossless(registers, hardware, min_count(adc_bits, scale)):
-                    setting = AdcSetting(registers=registers, counts_per_lsb=scale)
-                    assert score(setting, counts, hardware)[0] >= best.operations
-
-
-def test_mostly_zero_counts_get_the_one_operation_window():
-    counts = np.zeros((8, 4, 6), dtype=np.int64)
-    counts[..., 0], counts[..., 1] = 90, 10
-    best = best_lossless(counts, SMALL)
-    assert best.setting.registers == AdcRegisters(mode="twin", n_r2=3, n_r1=0)
-    assert best.operations == pytest.approx(1 + 0.1 * 3)
-
-
-def test_evenly_spread_counts_keep_the_uniform_converter():
-    best = best_lossless(np.full((8, 4, 6), 7), SMALL)
-    assert best.setting.registers.mode == "uniform"
-
-
-def test_converter_without_a_lossless_setting_is_refused():
-    with pytest.raises(ValueError, match="no lossless setting exists: 5 rows need adc_bits = 3, got 2"):
-        best_lossless(_counts(), dataclasses.replace(SMALL, adc_bits=2))
-
-
-@given(seed=st.integers(0, 50), limit=st.integers(1, 3), bound=st.sampled_from([0.0, 0.01, 0.1, 0.5]))
-def test_best_lossy_is_the_cheapest_candidate_within_the_bound(seed: int, limit: int, bound: float):
-    counts = _counts(seed)
-    best = best_lossy(counts, SMALL, limit, bound=bound, grid="aligned")
-    signal = float((counts.sum((0, 1)) * np.arange(6) ** 2).sum() / counts.sum())
-    scored = [score(s, counts, SMALL) for _, s in candidates(SMALL, limit, 5, "aligned")]
-    allowed = [(o, e) for o, e in scored if e <= bound * signal]
-    assert (best is None) == (not allowed)
-    if best is not None:
-        assert (best.operations, best.error) == min(allowed)
-
-
-# ---- Algorithm 1 ------------------------------------------------------------------------------------
-def _calibrate(monkeypatch: pytest.MonkeyPatch, accuracy) -> tuple[list[Scored], list[Scored]]:
-    """(lossless start, result) with a faked end-to-end accuracy: a function of the layers' registers."""
+@pytest.fixture
+def small():
     network, images = random_network(5)
-    monkeypatch.setattr(calibrate, "measure", lambda layers, *rest: accuracy([layer.registers for layer in layers]))
-    found = histograms(to_layers(network), SMALL, images)
-    labels = np.zeros(len(images), dtype=np.int64)
-    start = calibrate_adc(network, found, TrqOptions(lossless=True), images, labels)
-    options = TrqOptions(lossless=False, bound=0.5, tolerance=0.01)
-    return start, calibrate_adc(network, found, options, images, labels)
+    return network.to_graph(images, "small"), images
 
 
-def test_descent_takes_cheaper_converters_while_accuracy_holds(monkeypatch: pytest.MonkeyPatch):
-    start, result = _calibrate(monkeypatch, lambda registers: 1.0)
-    assert all(new.operations <= old.operations for old, new in zip(start, result, strict=True))
-    assert any(new.operations < old.operations for old, new in zip(start, result, strict=True))
+def test_the_descent_keeps_lossless_converters_where_nothing_else_holds(small, monkeypatch):
+    graph, images = small
+    plain = redy.on_machine(graph, graph.hardware)
+    counts = calibrate.graph_counts(plain, images)
+    labels = exact_logits(plain, images).argmax(axis=1)
+    wanted = calibrate.Options(tolerance=0.1)
+    exact = calibrate.choose_converters(plain, counts, calibrate.Options(), images, labels)
+    monkeypatch.setattr(calibrate, "measure", lambda *a: 0.0)
+    assert calibrate.choose_converters(plain, counts, wanted, images, labels) == exact
+    monkeypatch.setattr(calibrate, "measure", lambda *a: 1.0)
+    cheap = calibrate.choose_converters(plain, counts, wanted, images, labels)
+    assert adc.mean_operations(cheap) < adc.mean_operations(exact)
 
 
-def test_failed_descent_restores_the_last_accepted_setting(monkeypatch: pytest.MonkeyPatch):
-    """The printed algorithm would keep the failing one."""
-    start, result = _calibrate(monkeypatch, lambda registers: 1.0 if all(r.n_r2 == 3 for r in registers) else 0.5)
-    assert [s.setting for s in result] == [s.setting for s in start]
+def test_without_low_bits_to_drop_nothing_is_measured(small, monkeypatch):
+    graph, images = small
+    monkeypatch.setattr(redy, "collect", lambda *a: pytest.fail("measured"))
+    found = calibrate.choose_precision(graph, images, calibrate.Options(l_max=0), images, np.zeros(6))
+    assert set(found.values()) == {DynamicPrecision()}
 
 
-def test_only_the_layers_that_keep_accuracy_descend(monkeypatch: pytest.MonkeyPatch):
-    start, result = _calibrate(monkeypatch, lambda registers: 1.0 if registers[0].n_r2 == 3 else 0.5)
-    assert result[0].setting == start[0].setting
-    assert any(s.setting.registers.n_r2 < 3 for s in result[1:])
-
-
-def test_lossy_settings_are_measured_in_the_golden_model():
-    network, images = random_network(6)
-    setting = AdcSetting(registers=AdcRegisters(mode="twin", n_r2=1, n_r1=1, m=1))
-    layers = to_layers(network, [setting] * 3)
-    expected, _ = Runner(Network(name="test", hardware=SMALL, layers=layers)).run(images)
-    assert (calibrate.logits_of(layers, SMALL, images) == expected).all()
-
-
-# ---- dynamic precision --------------------------------------------------------------------------------
-def _tau(layer) -> float:
-    return (layer.dynamic.tau_sq / 4096) ** 0.5
-
-
-def test_tau_is_the_largest_candidate_that_loses_no_more_images_than_tolerated(monkeypatch: pytest.MonkeyPatch):
-    network, images = random_network(7)
-    limit = {"first": 0.5, "second": 0.0, "head": 9.0}
-
-    def right(layers, *rest):
-        return np.arange(6) < (6 if all(_tau(layer) <= limit[layer.name] + 1e-3 for layer in layers) else 4)
-
-    monkeypatch.setattr(calibrate, "right_images", right)
-    found = calibrate_dynamic(to_layers(network), SMALL, images, np.zeros(6), tolerance=0.2, l_max=3)
-    assert found[0] == DynamicPrecision(l_max=3, tau_sq=1024)
-    assert found[1] == DynamicPrecision()
-    assert found[2].tau_sq == round(max(calibrate.TAU_CANDIDATES) ** 2 * 4096)
-
-
-def test_images_that_turn_right_do_not_pay_for_lost_ones(monkeypatch: pytest.MonkeyPatch):
-    network, images = random_network(7)
-
-    def right(layers, *rest):
-        return np.arange(6) < 3 if all(_tau(layer) == 0 for layer in layers) else np.arange(6) > 1
-
-    monkeypatch.setattr(calibrate, "right_images", right)
-    found = calibrate_dynamic(to_layers(network), SMALL, images, np.zeros(6), tolerance=0.2, l_max=3)
-    assert found == [DynamicPrecision()] * 3
-
-
-def test_without_lossy_dropping_nothing_is_measured(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(calibrate, "right_images", lambda *a: pytest.fail("measured"))
-    network, images = random_network(7)
-    found = calibrate_dynamic(to_layers(network), SMALL, images, np.zeros(6), tolerance=0.0, l_max=0)
-    assert found == [DynamicPrecision()] * 3
-
-
-def test_layer_runs_the_same_in_both_engines():
-    network, images = random_network(8)
-    layer = to_layers(network, None, [DynamicPrecision(l_max=4, tau_sq=4096)] * 3)[0]
-    assert (calibrate._run(layer, SMALL, images, chunk=4) == run_layer(layer, SMALL, images)[0]).all()
+def test_no_layer_drops_more_low_bits_than_allowed(small):
+    graph, images = small
+    plain = redy.on_machine(graph, graph.hardware)
+    labels = exact_logits(plain, images).argmax(axis=1)
+    wanted = calibrate.Options(l_max=2, logit_error=1.0, redy_tolerance=1.0)
+    found = calibrate.choose_precision(plain, images, wanted, images, labels)
+    assert max(one.l_max for one in found.values()) in (1, 2)

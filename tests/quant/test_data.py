@@ -4,21 +4,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quant.data import digits as data
+from quant.data import digits
+from quant.data import idx as data
+from quant.data.image_set import DataError
 from tests.quant.conftest import toy_dataset, write_idx, write_toy
 
 
 def test_default_digits_are_5000_split_4000_and_1000_with_a_fixed_seed():
-    first, again = data.load(), data.load()
+    first, again = digits.load_digits(), digits.load_digits()
     assert first.train_images.shape == (4000, 1, 28, 28)
     assert first.test_images.shape == (1000, 1, 28, 28)
     assert first.sha256 == again.sha256
-    assert first.sha256 != data.load(seed=1).sha256
+    assert first.sha256 != digits.load_digits(seed=1).sha256
     assert set(first.train_labels) == set(first.test_labels) == set(range(10))
 
 
 def test_idx_directory_gives_the_arrays_that_were_written(toy_directory: Path):
-    loaded, toy = data.load(toy_directory), toy_dataset()
+    loaded, toy = data.load_idx(toy_directory), toy_dataset()
     assert (loaded.train_images == toy.train_images).all()
     assert (loaded.test_labels == toy.test_labels).all()
     assert loaded.classes == 4
@@ -26,11 +28,11 @@ def test_idx_directory_gives_the_arrays_that_were_written(toy_directory: Path):
 
 
 def test_gzip_files_are_read_like_plain_ones(toy_directory: Path):
-    plain = data.load(toy_directory)
+    plain = data.load_idx(toy_directory)
     for path in list(toy_directory.iterdir()):
         path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
-    assert data.load(toy_directory).sha256 == plain.sha256
+    assert data.load_idx(toy_directory).sha256 == plain.sha256
 
 
 def test_every_twelfth_training_image_is_held_out():
@@ -58,49 +60,49 @@ def test_every_twelfth_training_image_is_held_out():
 def test_damaged_idx_file_is_refused_by_name(toy_directory: Path, name, damage, message):
     path = toy_directory / name
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(data.DataError, match=message) as caught:
-        data.load(toy_directory)
+    with pytest.raises(DataError, match=message) as caught:
+        data.load_idx(toy_directory)
     assert name in str(caught.value)
 
 
 def test_missing_file_is_named(toy_directory: Path):
     (toy_directory / "t10k-images-idx3-ubyte").unlink()
-    with pytest.raises(data.DataError, match=r"has no file t10k-images-idx3-ubyte or t10k-images-idx3-ubyte\.gz"):
-        data.load(toy_directory)
+    with pytest.raises(DataError, match=r"has no file t10k-images-idx3-ubyte or t10k-images-idx3-ubyte\.gz"):
+        data.load_idx(toy_directory)
 
 
 def test_missing_directory_is_named(tmp_path: Path):
-    with pytest.raises(data.DataError, match="is not a directory"):
-        data.load(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="is not a directory"):
+        data.load_idx(tmp_path / "nowhere")
 
 
 def test_broken_gzip_is_refused(toy_directory: Path):
     path = toy_directory / "train-images-idx3-ubyte"
     path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes())[:-20])
     path.unlink()
-    with pytest.raises(data.DataError, match="cannot be read"):
-        data.load(toy_directory)
+    with pytest.raises(DataError, match="cannot be read"):
+        data.load_idx(toy_directory)
 
 
 def test_different_numbers_of_images_and_labels_are_refused(toy_directory: Path):
     write_idx(toy_directory / "train-labels-idx1-ubyte", np.zeros(17))
-    with pytest.raises(data.DataError, match=r"240 images but .* 17 labels"):
-        data.load(toy_directory)
+    with pytest.raises(DataError, match=r"240 images but .* 17 labels"):
+        data.load_idx(toy_directory)
 
 
 def test_test_images_of_another_size_are_refused(tmp_path: Path):
     directory = write_toy(tmp_path, size=12)
     write_idx(directory / "t10k-images-idx3-ubyte", np.zeros((60, 14, 14)))
-    with pytest.raises(data.DataError, match="training images are 12x12 pixels but test images are 14x14"):
-        data.load(directory)
+    with pytest.raises(DataError, match="training images are 12x12 pixels but test images are 14x14"):
+        data.load_idx(directory)
 
 
 def test_test_label_beyond_the_training_classes_is_refused(toy_directory: Path):
     write_idx(toy_directory / "t10k-labels-idx1-ubyte", np.full(60, 9))
-    with pytest.raises(data.DataError, match="holds label 9, but training labels end at 3"):
-        data.load(toy_directory)
+    with pytest.raises(DataError, match="holds label 9, but training labels end at 3"):
+        data.load_idx(toy_directory)
 
 
 def test_too_few_training_images_are_refused(tmp_path: Path):
-    with pytest.raises(data.DataError, match="must hold at least 48 images, got 20"):
-        data.load(write_toy(tmp_path, train=20))
+    with pytest.raises(DataError, match="must hold at least 48 images, got 20"):
+        data.load_idx(write_toy(tmp_path, train=20))

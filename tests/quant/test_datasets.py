@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from quant.data import sets as datasets
-from quant.data.digits import DataError
+from quant.data.digits import load_digits
+from quant.data.image_set import DataError
+from tests.quant.conftest import write_toy
 
 
 def random_images(count: int, shape=(3, 32, 32), seed: int = 0):
@@ -260,3 +265,130 @@ def test_pictures_that_do_not_fit_are_refused(tmp_path):
     for text, message in cases:
         table.write_text(text)
         refuse(tmp_path, message)
+
+
+def test_sixteen_bits_of_grey_are_divided_by_257_and_rounded(tmp_path):
+    values = np.array([[0, 128, 129, 257, 32768, 65535]], dtype=np.uint16)
+    save(tmp_path / "a" / "1.png", values)
+    assert datasets.load(tmp_path).test_images[0, 0].tolist() == [[0, 0, 1, 1, 128, 255]]
+
+
+def test_sixteen_bits_of_colour_are_refused(tmp_path):
+    def piece(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + bytes(12))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + piece(b"IHDR", header) + piece(b"IDAT", pixels) + piece(b"IEND", b"")
+    )
+    refuse(tmp_path, "1.png has 16 bits per colour: save it with 8")
+
+
+def test_transparent_pictures_are_refused_and_opaque_ones_read(tmp_path):
+    pixels = np.full((4, 5, 4), 255, dtype=np.uint8)
+    pixels[..., :3] = 9
+    file = tmp_path / "a" / "1.png"
+    file.parent.mkdir()
+    Image.fromarray(pixels).save(file)
+    assert (datasets.load(tmp_path).test_images == 9).all()
+    pixels[0, 0, 3] = 0
+    Image.fromarray(pixels).save(file)
+    refuse(tmp_path, "1.png has transparent parts: put it on a ground first")
+    Image.fromarray(pixels[..., 0]).save(file, transparency=9)
+    refuse(tmp_path, "1.png has transparent parts")
+    palette = Image.fromarray(pixels[..., :3]).quantize(4)
+    palette.save(file, transparency=0)
+    refuse(tmp_path, "1.png has transparent parts")
+
+
+def test_pictures_of_real_numbers_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.zeros((4, 5), dtype=np.float32)).save(tmp_path / "a" / "1.tif")
+    refuse(tmp_path, "1.tif has pixels of kind F")
+
+
+def test_hidden_and_system_entries_are_not_looked_at(tmp_path):
+    for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir", "cat", "dog"):
+        save(tmp_path / name / "1.png", np.zeros((4, 5), dtype=np.uint8))
+    (tmp_path / "cat" / "._1.png").write_bytes(b"no picture")
+    found = datasets.load(tmp_path)
+    assert (found.names, found.test_labels.tolist()) == (("cat", "dog"), [0, 1])
+
+
+def test_folders_named_by_numbers_are_sorted_as_numbers(tmp_path):
+    for number in range(12):
+        save(tmp_path / str(number) / "1.png", np.full((4, 5), number, dtype=np.uint8))
+    found = datasets.load(tmp_path)
+    assert (found.test_images[:, 0, 0, 0] == found.test_labels).all()
+    assert found.names == tuple(map(str, range(12)))
+
+
+def test_a_table_may_begin_with_a_byte_order_mark(tmp_path):
+    save(tmp_path / "1.png", np.zeros((4, 5), dtype=np.uint8))
+    (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbf1.png,3\n")
+    assert datasets.load(tmp_path).test_labels.tolist() == [3]
+    (tmp_path / "labels.csv").write_text("1.png, \n")
+    refuse(tmp_path, "labels.csv, line 1: 1.png has no label")
+
+
+@pytest.mark.parametrize("kind", ["L", "I;16"])
+def test_the_rotation_that_a_camera_noted_is_applied(tmp_path, kind):
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    made = Image.fromarray(pixels if kind == "L" else pixels.astype(np.uint16) * 257)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise by 90 degrees
+    (tmp_path / "a").mkdir()
+    made.save(tmp_path / "a" / "1.png", exif=exif)
+    assert (datasets.load(tmp_path).test_images[0, 0] == np.rot90(pixels, -1)).all()
+
+
+def test_grey_and_colour_in_one_folder_are_refused_unless_one_is_chosen(tmp_path):
+    save(tmp_path / "a" / "1.png", np.zeros((4, 5), dtype=np.uint8))
+    save(tmp_path / "a" / "2.png", np.zeros((3, 4, 5), dtype=np.uint8))
+    refuse(tmp_path, r"1.png is grey but .*2.png is in colour: choose with --channels 1 \(grey\) or 3 \(colour\)")
+    assert datasets.load(tmp_path, channels=1).shape == (1, 4, 5)
+
+
+def test_val_serves_as_test_where_test_has_no_labels(tmp_path):
+    for name in ("train/cat/1.png", "val/cat/1.png", "test/1.png"):
+        save(tmp_path / name, np.full((4, 5), len(name), dtype=np.uint8))
+    found = datasets.load(tmp_path)
+    assert (found.test_images == len("val/cat/1.png")).all()
+    save(tmp_path / "test" / "cat" / "1.png", np.zeros((4, 5), dtype=np.uint8))
+    assert (datasets.load(tmp_path).test_images == 0).all()
+
+
+def test_huge_pictures_and_pipes_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.new("1", (13000, 13000)).save(tmp_path / "a" / "1.png")
+    refuse(tmp_path, "1.png has 13000 x 13000 pixels, more than 67108864")
+    (tmp_path / "a" / "1.png").unlink()
+    os.mkfifo(tmp_path / "a" / "1.png")
+    refuse(tmp_path, "1.png is not a plain file")
+    (tmp_path / "labels.csv").write_text("a/1.png,0\n")
+    refuse(tmp_path, "1.png is not a plain file")
+    refuse(tmp_path / "a" / "1.png", "is neither a file nor a directory")
+
+
+# ---- all sets -----------------------------------------------------------------------------------
+def test_without_a_path_the_digits_are_loaded():
+    found = datasets.load()
+    assert (len(found.train_images), found.shape, found.classes, found.one_part) == (4000, (1, 28, 28), 10, False)
+    assert found.sha256 == load_digits().sha256
+
+
+def test_idx_files_may_be_named_with_a_dot(tmp_path):
+    for file in write_toy(tmp_path).iterdir():
+        file.rename(file.with_name(file.name.replace("-idx", ".idx")))
+    assert datasets.load(tmp_path).shape == (1, 12, 12)
+
+
+def test_labels_beyond_the_outputs_are_refused(tmp_path):
+    images, _ = random_images(10, (1, 4, 4))
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(1, 11))
+    found = datasets.load(tmp_path / "data.npz")
+    datasets.check_labels(found, 11)
+    with pytest.raises(DataError, match=r"has label 10, but the network has 10 outputs, for labels 0\.\.9"):
+        datasets.check_labels(found, 10)

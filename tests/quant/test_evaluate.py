@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
-from golden_model.graph import network as graph
+from golden_model.engines.run_network import GraphRunner
 from quant import evaluate
-from quant.capture.chain import LeNet5
 from quant.networks import zoo as networks
+from quant.networks.weights import load_weights
+from quant.networks.zoo import LeNet5
 
 OWN = """
 import torch
@@ -21,6 +24,30 @@ from torch import nn
 def make():
     torch.manual_seed(5)
     return nn.Sequential(nn.Conv2d(1, 3, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(108, 4))
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = make()
+    def forward(self, x):
+        return self.body(x), x
+
+class Named(Two):
+    def forward(self, x):
+        return {"out": self.body(x)}
+
+class Flat(Two):
+    def forward(self, x):
+        return self.body(x).flatten()
+
+def colour():
+    return nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(432, 4))
+
+def leaves():
+    raise SystemExit(0)
+
+def three():
+    return nn.Sequential(nn.Flatten(), nn.Linear(196, 3))
 
 not_a_network = make
 broken = int
@@ -65,7 +92,7 @@ def test_a_ready_network_is_measured(files):
 
 def test_the_accuracy_is_the_share_of_right_predictions(files):
     model = LeNet5()
-    networks.load_weights(model, files / "lenet.pt")
+    load_weights(model, files / "lenet.pt")
     with np.load(files / "28.npz") as data:
         images, labels = data["images"][:, None], data["labels"]
     logits = evaluate.float_logits(model, images, networks.ready("lenet5").normalisation)
@@ -85,13 +112,13 @@ def test_a_network_of_ones_own_is_measured(files):
 
 
 def test_a_golden_model_that_differs_is_a_failed_check(files, monkeypatch):
-    right = graph.GraphRunner.run
+    right = GraphRunner.run
 
     def wrong(self, *arguments, **options):
         logits, events = right(self, *arguments, **options)
         return logits + 1, events
 
-    monkeypatch.setattr(graph.GraphRunner, "run", wrong)
+    monkeypatch.setattr(GraphRunner, "run", wrong)
     done = lenet(files, "--images", 4, "--golden-images", 2, "--engine", "direct")
     assert done.exit_code == 1
     assert "NOT EQUAL" in done.stderr
@@ -110,13 +137,14 @@ def test_the_engine_for_gpus_counts_the_same_on_the_processor(files):
 
 def test_bad_input_is_told_in_one_sentence(files, monkeypatch):
     monkeypatch.setattr(evaluate.torch_engine, "gpu_present", lambda: False)
+    small = ("--data", files / "14.npz")
     data, weights = ("--data", files / "28.npz"), ("--weights", files / "lenet.pt")
     cases = [
         (("--model", "alexnet", *data), "unknown network 'alexnet'"),
         (("--model", "lenet5", *data), "--weights is needed: lenet5 has no weights of its own"),
         (("--model", "lenet5", *weights, "--data", files / "14.npz"), "images are (1, 14, 14), lenet5 takes (1, 28,"),
         (("--model", "resnet20", *weights, *data), "images are (1, 28, 28), resnet20 takes (3, 32, 32)"),
-        (("--model", "lenet5", *weights, *data, "--preset", "big"), "--preset must be one of"),
+        (("--model", "lenet5", *weights, *data, "--hardware", "big"), "--hardware must be one of"),
         (("--model", "lenet5", *weights, *data, "--engine", "gpu"), "--engine must be one of auto, compiled, torch"),
         (("--model", "lenet5", *weights, *data, "--engine", "torch"), "--engine torch needs a GPU that torch can use"),
         (("--model", "lenet5", *weights, *data, "--device", "cpu"), "--device is cuda or cpu, and goes with --engine"),
@@ -126,6 +154,14 @@ def test_bad_input_is_told_in_one_sentence(files, monkeypatch):
         (("--model", f"{files}/none.py:make", *data), "none.py is not a file"),
         (("--model", f"{files}/own.py:broken", *data), "must give a torch.nn.Module, got int"),
         (("--model", f"{files}/own.py:missing", *data), "own.py:missing cannot be made: AttributeError"),
+        (("--model", f"{files}/own.py:leaves", *data), "own.py:leaves cannot be made: SystemExit"),
+        (("--model", f"{files}/own.py:Two", *small), "the network Two must return one tensor, it returns a tuple"),
+        (("--model", f"{files}/own.py:Named", *small), "the network Named must return one tensor, it returns a dict"),
+        (("--model", f"{files}/own.py:Flat", *small), "the network Flat must return one row for each of 1 pictures"),
+        (("--model", f"{files}/own.py:colour", *small), "cannot be run on pictures of 1x14x14: RuntimeError"),
+        (("--model", f"{files}/own.py:make", *data), "Sequential cannot be run on pictures of 1x28x28: RuntimeError"),
+        (("--model", f"{files}/own.py:three", *small), "has label 3, but the network has 3 outputs, for labels 0..2"),
+        (("--model", "net.onnx", *data), "net.onnx is an ONNX network, which is not read"),
         (("--model", "lenet5", *weights, "--data", files / "nothing"), "there is no such file or directory"),
     ]  # fmt: skip
     for arguments, message in cases:
@@ -133,3 +169,31 @@ def test_bad_input_is_told_in_one_sentence(files, monkeypatch):
         assert done.exit_code == 2, done.output
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_network_may_import_its_neighbours(files, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "blocks_of_mine.py").write_text(OWN)
+    (folder / "net.py").write_text("from blocks_of_mine import make")
+    monkeypatch.chdir(files)
+    done = call("--model", f"{folder / 'net.py'}:make", "--data", files / "14.npz", "--golden-images", 0)
+    assert done.exit_code == 0, done.output
+
+
+def test_a_file_may_have_the_name_of_a_module(files):
+    (files / "statistics.py").write_text(OWN)
+    import statistics
+
+    made = evaluate.own_model(f"{files / 'statistics.py'}:make")
+    assert isinstance(made, torch.nn.Module)
+    assert sys.modules["statistics"] is statistics
+
+
+def test_the_order_of_the_classes_is_printed(files):
+    rng = np.random.default_rng(0)
+    for name in ("10", "2", "[b]x", "1"):
+        (files / "pictures" / name).mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (14, 14)).astype(np.uint8)).save(files / "pictures" / name / "1.png")
+    done = call("--model", f"{files / 'own.py'}:make", "--data", files / "pictures", "--golden-images", 0)
+    assert done.exit_code == 0, done.output
+    assert "labels            0 1, 1 10, 2 2, 3 [b]x" in done.stderr

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from golden_model.config import HardwareConfig
-from golden_model.graph import network as graph
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import Add, AveragePool, Border, Concat, Crossbar, GraphRunner, MaxPool, Reshape
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Reshape
+from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
 from quant.capture.capture import from_torch, quantise_weights
-from quant.capture.chain import UnsupportedOperator
+from quant.capture.errors import UnsupportedOperator
 from quant.evaluate import float_logits
-from quant.integer import multiplier_and_shift
 from quant.reference import exact_logits
 from quant.training.layers import Normalisation
 
@@ -336,7 +336,8 @@ def refused(match: str, forward_or_model, **modules: nn.Module) -> None:
 
 def test_operators_that_are_not_supported_are_named_with_their_layer():
     refused("layer 'act': Sigmoid is not supported", Net(lambda s, x: s.act(s.a(x)), a=conv(3, 4), act=nn.Sigmoid()))
-    refused("layer 'mul': mul is not supported", lambda s, x: s.a(x) * 2, a=conv(3, 4))
+    refused("layer 'mul': mul: only a constant", lambda s, x: s.a(x) * s.a(x), a=conv(3, 4))
+    refused("layer 'pow_1': pow is not supported", lambda s, x: s.a(x) ** 2, a=conv(3, 4))
     refused(
         "layer 'softmax': softmax is supported only", lambda s, x: s.b(s.a(x).softmax(1)), a=conv(3, 4), b=conv(4, 4)
     )
@@ -344,11 +345,11 @@ def test_operators_that_are_not_supported_are_named_with_their_layer():
     refused("layer '0': ConvTranspose2d is not supported", sequential(nn.ConvTranspose2d(3, 4, 3)))
     refused("layer '0': Conv2d: padding mode must be 'zeros'", sequential(conv(3, 4, padding_mode="reflect")))
     refused("layer '0': Conv2d: stride must be equal", sequential(conv(3, 4, stride=(1, 2))))
-    refused("layer '1': BatchNorm must directly follow", sequential(nn.MaxPool2d(2), nn.BatchNorm2d(3), conv(3, 4)))
+    refused("layer '1': BatchNorm and .* not the image", sequential(nn.MaxPool2d(2), nn.BatchNorm2d(3), conv(3, 4)))
     refused("layer '1': AdaptiveAvgPool2d: its output size", sequential(conv(3, 4), nn.AdaptiveAvgPool2d(5)))
     refused("layer '1': AvgPool2d: count_include_pad", sequential(conv(3, 4), nn.AvgPool2d(2, 2, 1, False, False)))
     refused("layer '1': AvgPool2d: ceil_mode", sequential(conv(3, 4), nn.AvgPool2d(5, 5, ceil_mode=True)))
-    refused("layer 'add': add: only two tensors", lambda s, x: s.a(x) + 1, a=conv(3, 4))
+    refused("layer 'add': BatchNorm and arithmetic with a constant", lambda s, x: s.a(x + 1), a=conv(3, 4))
     refused("layer 'add': add: shapes differ", lambda s, x: s.a(x) + s.b(x), a=conv(3, 4), b=conv(3, 1))
     refused("layer 'cat': cat: only channels", lambda s, x: torch.cat([s.a(x), s.a(x)], 2), a=conv(3, 4))
     refused("layer 'chunk': chunk is not supported", lambda s, x: s.a(x).chunk(2, 1)[0], a=conv(3, 4), b=conv(2, 4))
@@ -405,13 +406,13 @@ def test_a_weight_that_is_not_finite_is_refused():
 
 def test_the_reference_refuses_what_it_cannot_compute():
     made = imported("residual")
-    lossy = graph.with_settings(made, registers={"b": AdcRegisters(mode="uniform", n_r2=2)})
+    lossy = with_settings(made, registers={"b": AdcRegisters(mode="uniform", n_r2=2)})
     with pytest.raises(ValueError, match=r"layer 'b': its converter is lossy"):
         exact_logits(lossy, pictures(1))
-    lossy = graph.with_settings(made, dynamic={"b": DynamicPrecision(l_max=2, tau_sq=9)})
+    lossy = with_settings(made, dynamic={"b": DynamicPrecision(l_max=2, tau_sq=9)})
     with pytest.raises(ValueError, match=r"layer 'b': its dynamic precision is lossy"):
         exact_logits(lossy, pictures(1))
-    lossless = graph.with_settings(made, dynamic={"b": DynamicPrecision(l_max=2)})
+    lossless = with_settings(made, dynamic={"b": DynamicPrecision(l_max=2)})
     assert (exact_logits(lossless, pictures(1)) == exact_logits(made, pictures(1))).all()
 
 
@@ -421,8 +422,28 @@ def test_halves_are_rounded_away_from_zero():
     assert integers.tolist() == [3, -3, 2, -2, 0, 0]
 
 
-def test_multipliers_are_those_of_the_chain_exporter():
-    factors = [0.00123, 0.5, 17.25]
-    multipliers, shift, _ = graph.fixed_point(factors)
-    expected, expected_shift = multiplier_and_shift(factors)
-    assert (multipliers.tolist(), shift) == (expected.tolist(), expected_shift)
+class Preactivated(nn.Module):
+    """Batch norms in front of convolutions, one with a negative factor, behind a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.second = conv(3, 4), nn.BatchNorm2d(8), conv(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.cat([x, F.relu(x)], 1)
+        return self.second(F.relu(self.norm(x))).mean((2, 3))
+
+
+def test_a_batch_norm_in_front_of_a_convolution_is_a_depthwise_convolution_of_one_pixel():
+    model = seeded(Preactivated())
+    with torch.no_grad():
+        model.norm.weight[0] = -0.7
+    images = pictures(8)
+    made = from_torch(model, SHAPE, HARDWARE, images)
+    node = made.node("norm")
+    assert isinstance(node, Crossbar)
+    assert [layer.weights.item() for layer in node.layers] == [-1] + [1] * 7
+    logits = GraphRunner(made).run(images)[0] * made.output.logit_scale
+    real = float_logits(model, images, Normalisation.none(3))
+    assert np.abs(logits - real).max() < 0.02 * (real.max() - real.min())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.quant.test_commands import succeed
+from tests.quant.test_calibrate import succeed
 
 MNIST = os.environ.get("OHMLOOM_MNIST")
 

@@ -1,21 +1,19 @@
 import numpy as np
-import pytest
 import torch
 from torch.nn import functional as F
 
 from golden_model.crossbar import mapping
-from quant.capture.chain import LeNet5
 from quant.training.layers import (
     BitPlaneWeight,
     FloatWeight,
     Normalisation,
-    QuantNetwork,
+    QuantActivation,
     bit_length,
     block_sizes,
-    quantise,
     spread_blocks,
     to_blocks,
 )
+from quant.training.prepare import prepare
 from tests.quant.conftest import SMALL, SmallNet, random_network
 
 
@@ -62,58 +60,21 @@ def test_frozen_weights_never_leave_their_width():
     assert (source.block_widths() == widths).all()
 
 
-def test_step_of_the_post_training_setting_maps_the_largest_weight_to_the_largest_integer():
-    network, _ = _post_training()
+def test_step_of_the_start_maps_the_largest_weight_to_the_largest_integer():
+    torch.manual_seed(0)
+    network = prepare(
+        SmallNet(), (2, 9, 8), SMALL, calibration=torch.rand(8, 2, 9, 8) * 255,
+        normalisation=Normalisation.none(2), start_bits=4,
+    )  # fmt: skip
     for layer in network:
         assert layer.source.integers().abs().max() == 15
 
 
-def _post_training(normalisation: Normalisation | None = None) -> tuple[QuantNetwork, SmallNet]:
-    torch.manual_seed(0)
-    model = SmallNet()
-    pixels = torch.randint(0, 256, (8, 2, 9, 8)).float()
-    network = quantise(
-        model,
-        (2, 9, 8),
-        SMALL,
-        calibration=pixels,
-        start_bits=4,
-        weight_bits=4,
-        activation_bits=8,
-        normalisation=normalisation or Normalisation.none(2),
-    )
-    return network, model
-
-
-@pytest.mark.parametrize("normalised", [False, True])
-def test_fake_quantised_network_approaches_the_float_network(normalised: bool):
-    """Also holds with a normalisation folded into the first layer: border pixels become the rounded mean."""
-    normalisation = Normalisation(mean=(0.4, 0.2), std=(0.5, 0.3)) if normalised else Normalisation.none(2)
-    network, model = _post_training(normalisation)
-    for layer in network:  # 16 times finer weights than 4 bits
-        source = layer.source
-        assert isinstance(source, FloatWeight)
-        source.log_step.data -= float(np.log(4096))
-        source.limits.fill_(1e6)
-    pixels = torch.randint(0, 256, (16, 2, 9, 8), generator=torch.Generator().manual_seed(1)).float()
-    pixels[0] = 0
-    expected = model(normalisation.apply(pixels))
-    assert torch.allclose(network(pixels), expected, atol=0.03)
-
-
-def test_border_of_a_normalised_first_layer_is_the_rounded_mean():
-    network, _ = _post_training(Normalisation(mean=(0.4, 0.2), std=(0.5, 0.3)))
-    pads = next(iter(network)).pad_levels
-    assert pads is not None
-    assert pads.tolist() == [102, 51]
-
-
 def test_pact_learns_the_clip_up_to_three_bits_only():
-    network, _ = random_network(0)
-    layer = next(iter(network))
+    activation = QuantActivation(8)
     for bits in (8, 4, 3, 1):
-        layer.set_bits(bits)
-        assert layer.clip.requires_grad == (bits <= 3)
+        activation.set_bits(bits)
+        assert activation.clip.requires_grad == (bits <= 3)
 
 
 def test_gradients_reach_weight_step_and_bias():
@@ -123,29 +84,6 @@ def test_gradients_reach_weight_step_and_bias():
     assert isinstance(source, FloatWeight)
     assert source.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
     assert source.log_step.grad.abs() > 0  # type: ignore[union-attr, operator]
-
-
-def test_network_survives_its_description_and_state():
-    network, images = random_network(2, activation_bits=5, normalisation=Normalisation(mean=(0.3, 0.1), std=(0.2, 0.4)))
-    again = QuantNetwork.rebuild(network.describe(), network.state_dict())
-    pixels = torch.from_numpy(images).float()
-    assert torch.equal(again(pixels), network(pixels))
-
-
-def test_weights_that_are_not_numbers_are_refused_by_layer():
-    model = LeNet5(1, 12, 12, 3)
-    model.conv2.weight.data[0, 0, 0, 0] = float("nan")
-    with pytest.raises(ValueError, match="layer 'conv2': a weight or bias is not a finite number"):
-        quantise(
-            model,
-            (1, 12, 12),
-            SMALL,
-            calibration=torch.zeros(1, 1, 12, 12),
-            start_bits=4,
-            weight_bits=4,
-            activation_bits=8,
-            normalisation=Normalisation.none(1),
-        )
 
 
 # ---- bit planes ---------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from golden_model.config import PAPER
-from golden_model.graph.network import GraphRunner
+from golden_model.engines.run_network import GraphRunner
 from quant.capture.capture import from_torch
 from quant.networks import zoo as networks
+from quant.networks.weights import load_weights
 from quant.reference import exact_logits
 
 
@@ -66,6 +67,19 @@ def test_an_unknown_network_is_refused():
 
 
 # ---- weights ------------------------------------------------------------------------------------
+def test_a_prefix_that_belongs_to_the_network_stays(tmp_path):
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = small()
+
+    model = Holder()
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    load_weights(Holder(), tmp_path / "w.pt")
+    torch.save({f"module.{k}": v for k, v in model.state_dict().items()}, tmp_path / "w.pt")
+    load_weights(Holder(), tmp_path / "w.pt")
+
+
 def small() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
 
@@ -85,21 +99,23 @@ def save_npz(path, tensors):
         ("w.pt", lambda path, t: torch.save(t, path)),
         ("w.th", lambda path, t: torch.save({"state_dict": t, "epoch": 3}, path)),
         ("w.pth", lambda path, t: torch.save({"model": t}, path)),
+        ("w.pt", lambda path, t: torch.save({"net": t, "acc": 0.5}, path)),
+        ("w.pt", lambda path, t: torch.save({"model_state_dict": t, "optimizer": {}}, path)),
         ("w.npz", save_npz),
         ("w.safetensors", lambda path, t: save_file(t, path)),
     ],
 )
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod.model."])
 def test_weights_come_from_every_kind_of_file(tmp_path, name, save, prefix):
     save(tmp_path / name, {prefix + key: tensor for key, tensor in state().items()})
     model = small()
-    networks.load_weights(model, tmp_path / name)
+    load_weights(model, tmp_path / name)
     assert all(torch.equal(value, state()[key]) for key, value in model.state_dict().items())
 
 
 def refuse(path, match):
     with pytest.raises(ValueError, match=match) as error:
-        networks.load_weights(small(), path)
+        load_weights(small(), path)
     assert "\n" not in str(error.value)
 
 
@@ -109,7 +125,16 @@ def test_files_that_do_not_fit_are_refused_in_one_sentence(tmp_path):
     path.write_bytes(b"not weights")
     refuse(path, "w.pt cannot be read as weights")
     torch.save([1, 2], path)
-    refuse(path, "does not hold a state dict")
+    refuse(path, "does not hold a state dict, .* it holds a list")
+    torch.save({"epoch": 3, "weights": state()}, path)
+    refuse(path, "under state_dict, model_state_dict, model, net: it holds the keys epoch, weights$")
+    torch.save(small(), path)
+    refuse(path, "it holds a whole network or other Python objects, whose code is not run; save model.state_dict")
+    torch.save(state(), path)
+    path.write_bytes(path.read_bytes()[:-40])
+    refuse(path, "it is no PyTorch file, or it is damaged")
+    (tmp_path / "net.onnx").write_bytes(b"x")
+    refuse(tmp_path / "net.onnx", "is an ONNX network")
     torch.save({k: v for k, v in state().items() if k != "0.bias"}, path)
     refuse(path, "it has no 0.bias$")
     torch.save({**state(), "2.weight": torch.zeros(1)}, path)

@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from golden_model.graph import network as graph
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import Graph, GraphRunner
-from golden_model.network import windows
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.crossbar.post_processing import finish
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.searches.histograms import graph_counts
 from golden_model.trq import AdcRegisters, convert_counts
-from quant.capture.chain import LeNet5
+from quant.networks.zoo import LeNet5
 from quant.reproduce import offset as offset_encoding
 from quant.reproduce.offset import OffsetRunner, added
 from quant.search import adc as adc_search
@@ -29,7 +31,7 @@ SPARE = replace(SMALL, weight_bits=5)
 
 def spare(seed: int = 0) -> Graph:
     """A graph of every kind of node, with lossless converters and an unused weight plane."""
-    return graph.with_settings(everything(seed), hardware=SPARE)
+    return with_settings(everything(seed), hardware=SPARE)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -57,7 +59,7 @@ def test_operations_and_error_are_those_that_the_counts_predict(seed, limit, sca
 
 def test_lossy_sums_are_those_of_the_stored_weights():
     coarse = AdcRegisters(mode="twin", n_r2=2, n_r1=1)
-    made = graph.with_settings(spare(), registers={"stem": coarse}, counts_per_lsb={"stem": 0.8})
+    made = with_settings(spare(), registers={"stem": coarse}, counts_per_lsb={"stem": 0.8})
     layer = made.node("stem").layers[0]
     images = pixels(1, made, 2)
     value = convert_counts(3, SPARE.ou_rows, layer.registers, layer.min_count).value
@@ -73,7 +75,7 @@ def test_lossy_sums_are_those_of_the_stored_weights():
                     count = ((q[:, rows] >> i) & 1) @ ((stored[rows] >> b) & 1)
                     sums += value[count] << (i + b)
         share = np.floor(added(layer, SPARE) * q.sum(axis=1) / unit + 0.5).astype(np.int64)
-        expected.append(made.node("stem").finish(layer, sums - share[:, None], None))
+        expected.append(finish(layer, sums - share[:, None]))
     runner = OffsetRunner(made)
     output, _ = runner._crossbar(made.node("stem"), [images])
     assert (output == np.stack(expected)).all()
@@ -85,7 +87,7 @@ def test_a_layer_without_a_spare_plane_is_refused_by_name():
 
 
 def test_dynamic_precision_is_refused():
-    made = graph.with_settings(spare(), dynamic={"sum": DynamicPrecision()})
+    made = with_settings(spare(), dynamic={"sum": DynamicPrecision()})
     with pytest.raises(ValueError, match="dynamic precision and zero-slice skipping must be off"):
         OffsetRunner(made)
 

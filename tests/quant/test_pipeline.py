@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
-from quant import stages as pipeline
+from quant import stages
 
 
 def test_a_command_is_kept_without_the_folders_of_this_machine(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x.py", "--data", "/some/where/cifar10.npz", "--block", "9x8", "--work", "a/b"])
-    kept = pipeline.command_line("quant.train_network")
-    assert kept == "python -m quant.train_network --data cifar10.npz --block 9x8 --work a/b"
+    kept = stages.command_line("quant.train")
+    assert kept == "python -m quant.train --data cifar10.npz --block 9x8 --work a/b"
 
 
 def _fails():
@@ -20,17 +23,15 @@ def _fails():
 
 
 def test_a_finished_part_is_not_made_again(tmp_path):
-    first = pipeline.Cache(tmp_path / "parts").get(
-        "8 bits, no/slash", "key", lambda: {"speed": 0.1 + 0.2, "ous": (1, 2)}
-    )
-    again = pipeline.Cache(tmp_path / "parts").get("8 bits, no/slash", "key", _fails)
+    first = stages.Cache(tmp_path / "parts").get("8 bits, no/slash", "key", lambda: {"speed": 0.1 + 0.2, "ous": (1, 2)})
+    again = stages.Cache(tmp_path / "parts").get("8 bits, no/slash", "key", _fails)
     assert first == again == {"speed": 0.1 + 0.2, "ous": [1, 2]}
     assert [file.suffix for file in (tmp_path / "parts").iterdir()] == [".json"]
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"fingerprint": "key"}'])
 def test_a_part_of_something_else_or_a_broken_one_is_made_again(tmp_path, damage):
-    cache = pipeline.Cache(tmp_path)
+    cache = stages.Cache(tmp_path)
     assert cache.get("part", "key", lambda: 1) == 1
     assert cache.get("part", "other key", lambda: 2) == 2
     cache.path("part").write_text(damage)
@@ -38,9 +39,76 @@ def test_a_part_of_something_else_or_a_broken_one_is_made_again(tmp_path, damage
 
 
 def test_an_interrupted_part_leaves_the_old_one_and_no_half_file(tmp_path):
-    cache = pipeline.Cache(tmp_path)
+    cache = stages.Cache(tmp_path)
     cache.get("part", "key", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         cache.get("part", "new key", _fails)
     assert cache.get("part", "key", _fails) == 1
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_fingerprint_depends_on_options_inputs_and_sources(tmp_path: Path):
+    source = tmp_path / "a.py"
+    source.write_text("x = 1")
+    marks = [stages.fingerprint("s", {"a": 1}, [source], data="d")]
+    marks.append(stages.fingerprint("s", {"a": 2}, [source], data="d"))
+    marks.append(stages.fingerprint("s", {"a": 1}, [source], data="e"))
+    marks.append(stages.fingerprint("t", {"a": 1}, [source], data="d"))
+    source.write_text("x = 2")
+    marks.append(stages.fingerprint("s", {"a": 1}, [source], data="d"))
+    assert len(set(marks)) == 5
+    source.write_text("x = 1")
+    assert stages.fingerprint("s", {"a": 1}, [source], data="d") == marks[0]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path):
+    file = tmp_path / "file"
+    file.write_text("old")
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        stages.write_atomically(file, write)
+    assert file.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_is_written_through(tmp_path: Path):
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    stages.write_json(tmp_path / "link.json", {"a": 1})
+    assert (tmp_path / "link.json").is_symlink()
+    assert stages.read_json(tmp_path / "real.json", "") == {"a": 1}
+
+
+def test_a_pipe_is_written_through(tmp_path: Path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    stages.write_json(pipe, [1])
+    reader.join(10)
+    assert read == ["[\n  1\n]\n"]
+    assert pipe.is_fifo()
+
+
+def test_what_a_killed_command_left_is_removed_but_not_what_another_writes(tmp_path: Path):
+    left, busy = tmp_path / ".a.json.4194305.partial", tmp_path / f".a.json.{os.getppid()}.partial"
+    for file in (left, busy):
+        file.write_text("half")
+    stages.write_json(tmp_path / "a.json", 1)
+    assert (left.exists(), busy.exists()) == (False, True)
+
+
+def test_a_stage_is_finished_only_if_its_files_are_as_they_were_written(tmp_path: Path):
+    (tmp_path / "made").write_text("content")
+    files = {"made": stages.file_hash(tmp_path / "made")}
+    stages.write_json(tmp_path / "a.json", {"fingerprint": "key", "files": files})
+    assert stages.finished(tmp_path / "a.json", "key")
+    assert stages.finished(tmp_path / "a.json", "other") is None
+    (tmp_path / "made").write_text("Content")
+    assert stages.finished(tmp_path / "a.json", "key") is None
+    (tmp_path / "made").unlink()
+    assert stages.finished(tmp_path / "a.json", "key") is None

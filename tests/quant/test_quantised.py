@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from golden_model.config import PAPER
-from quant.capture.chain import UnsupportedOperator
+from quant.capture.errors import UnsupportedOperator
 from quant.reference import exact_logits
 from quant.training.layers import Block, Normalisation, QuantActivation, QuantMatrix
 from quant.training.loop import bit_plane_network, width_statistics

@@ -12,12 +12,13 @@ from typer.testing import CliRunner
 from golden_model.config import PAPER
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import GraphRunner, with_settings
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.settings import with_settings
 from golden_model.image import archive as graph_file
 from golden_model.trq import AdcRegisters
 from quant.capture.capture import from_torch
-from quant.capture.chain import LeNet5
+from quant.networks.zoo import LeNet5
 from quant.reproduce import redy as reproduce_redy
 from quant.search import redy as redy_search
 from quant.search import registers as redy_registers

@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 
 from golden_model import layer as crossbar
 from golden_model.config import ISAAC, PAPER, HardwareConfig
+from golden_model.cost.baselines import baseline_events
 from golden_model.cost.components import load_table
-from golden_model.cost.energy import baseline_events, energy
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import Graph, GraphRunner, from_network, with_settings
+from golden_model.cost.energy import energy
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
 from quant.search import redy as redy_search
 from quant.search.redy import LOSSLESS, PRICES, Check, Chosen, Sample, Scores, choose
@@ -27,12 +30,11 @@ TABLE = load_table()
 
 def small_graph(seed: int, hardware: HardwareConfig = SMALL) -> tuple[Graph, np.ndarray]:
     """A network with lossless uniform converters and no dynamic precision, and images."""
-    network = make_network(seed, hardware)
-    made = from_network(network)
+    made = make_network(seed, hardware)
     names = [node.name for node in made.crossbars]
     uniform = dict.fromkeys(names, AdcRegisters(mode="uniform", n_r2=hardware.adc_bits))
     made = with_settings(made, registers=uniform, dynamic=dict.fromkeys(names), skip_zero_slices=False)
-    return made, make_images(seed, network, 6)
+    return made, make_images(seed, made, 6)
 
 
 def random_scores(seed: int, layers: int = 3, count: int = 9) -> dict[str, Scores]:

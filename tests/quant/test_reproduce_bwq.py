@@ -12,10 +12,11 @@ import torch
 from typer.testing import CliRunner
 
 from golden_model.config import PAPER
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import GraphRunner, with_settings
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.settings import with_settings
 from golden_model.image import archive as graph_file
-from quant.capture.chain import LeNet5
+from quant.networks.zoo import LeNet5
 from quant.reproduce import bwq as reproduce_bwq
 from quant.reproduce import ladder as bwq_ladder
 from quant.search import registers as redy_registers
@@ -25,7 +26,7 @@ from quant.training.prepare import prepare
 
 
 def _train(folder, model, images, *, seed=0, layer_wise=False):
-    """What quant.train_network would write, with widths as they come out of rounding."""
+    """What quant.train would write, with widths as they come out of rounding."""
     network = prepare(
         model, (1, 28, 28), PAPER, calibration=torch.from_numpy(images).float(), normalisation=Normalisation.none(1),
         start_bits=3, layer_wise=layer_wise,
@@ -34,7 +35,7 @@ def _train(folder, model, images, *, seed=0, layer_wise=False):
     graph_file.save(network.to_graph(images[:2], "lenet5"), folder / "network.graph")
     settings = {**Settings(model="lenet5", seed=seed).__dict__}
     options = {"settings": settings, "block": "layer" if layer_wise else "ou"}
-    report = {"options": options, "widths": width_statistics(network), "command": "python -m quant.train_network"}
+    report = {"options": options, "widths": width_statistics(network), "command": "python -m quant.train"}
     (folder / "train.json").write_text(json.dumps(report))
 
 
@@ -347,4 +348,4 @@ def test_a_report_of_something_else_is_refused(files, tmp_path):
     (tmp_path / "x/train.json").write_text("{}")
     done = call(files, "--trained", tmp_path)
     assert done.exit_code == 2
-    assert "not a report of quant.train_network" in done.output
+    assert "not a report of quant.train" in done.output

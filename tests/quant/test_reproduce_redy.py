@@ -11,17 +11,19 @@ import torch
 from typer.testing import CliRunner
 
 from golden_model.config import PAPER
+from golden_model.cost.baselines import baseline_events
 from golden_model.cost.components import load_table
-from golden_model.cost.energy import baseline_events, energy
+from golden_model.cost.energy import energy
 from golden_model.cost.work import dynamic_precision_events
-from golden_model.graph.layers import DynamicPrecision
-from golden_model.graph.network import GraphRunner
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.run_network import GraphRunner
 from golden_model.image import archive as graph_file
-from quant import stages as pipeline
+from quant import stages
 from quant.capture.capture import from_torch
-from quant.capture.chain import LeNet5
 from quant.data import sets as datasets
 from quant.networks import zoo as networks
+from quant.networks.weights import load_weights
+from quant.networks.zoo import LeNet5
 from quant.reproduce import redy as reproduce_redy
 from quant.reproduce import redy_measure, redy_report
 from quant.search import redy as redy_search
@@ -77,7 +79,7 @@ def result(files, done):
 @pytest.fixture(scope="module")
 def graph(files):
     model = LeNet5()
-    networks.load_weights(model, files / "lenet.pt")
+    load_weights(model, files / "lenet.pt")
     with np.load(files / "digits.npz") as arrays:
         train = arrays["train_images"][:, None]
     return from_torch(
@@ -308,7 +310,7 @@ def make_study(files, graph, folder, **changes) -> redy_measure.Study:
         "name": "lenet5", "graph": graph, "source": "x",
         "dataset": datasets.load(files / "digits.npz", size=28, channels=1),
         "options": redy_measure.Options(budgets=(0.5,), check_images=4, sensitivity_images=4), "table": load_table(),
-        "cache": pipeline.Cache(folder), "images": 2, "event_images": 1, "threads": 1,
+        "cache": stages.Cache(folder), "images": 2, "event_images": 1, "threads": 1,
     }  # fmt: skip
     return redy_measure.Study(**about | changes)
 
@@ -341,17 +343,15 @@ def test_results_of_other_source_code_are_measured_again(files, done, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "name", ["layer", "graph/network", "crossbar/redy", "cost/work", "cost/energy", "cost/components"]
+    "name", ["crossbar/reference", "graph/network", "crossbar/redy", "cost/work", "cost/energy", "cost/components"]
 )
 def test_golden_modules_that_decide_figures_are_among_the_sources(name):
-    assert (pipeline.PACKAGE.parent / "golden_model" / f"{name}.py") in redy_measure.SOURCES
+    assert (stages.PACKAGE.parent / "golden_model" / f"{name}.py") in redy_measure.SOURCES
 
 
-@pytest.mark.parametrize(
-    "name", ["training/layers", "reproduce/redy_measure", "search/redy", "reference", "integer", "data/sets"]
-)
+@pytest.mark.parametrize("name", ["reproduce/redy_measure", "search/redy", "reference", "data/sets"])
 def test_modules_that_search_and_measure_are_among_the_sources(name):
-    assert (pipeline.PACKAGE / f"{name}.py") in redy_measure.SOURCES
+    assert (stages.PACKAGE / f"{name}.py") in redy_measure.SOURCES
     assert all(path.is_file() for path in redy_measure.SOURCES)
 
 

@@ -10,15 +10,17 @@ import torch
 from typer.testing import CliRunner
 
 from golden_model.cost import components, gathered
-from golden_model.graph.network import GraphRunner, with_settings
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.settings import with_settings
 from golden_model.image import archive as graph_file
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.searches import lanes
 from golden_model.searches.joint import graph_joint_counts
 from quant.capture.capture import from_torch
-from quant.capture.chain import LeNet5
 from quant.networks import zoo as networks
+from quant.networks.weights import load_weights
+from quant.networks.zoo import LeNet5
 from quant.reproduce import search as reproduce_search
 from quant.reproduce.search import SEARCHES, SKIPPING
 
@@ -78,7 +80,7 @@ def check_order(part, uniform):
 
 def graph_of(files, rows):
     model = LeNet5()
-    networks.load_weights(model, files / "lenet.pt")
+    load_weights(model, files / "lenet.pt")
     with np.load(files / "digits.npz") as arrays:
         train, test = (arrays[f"{part}_images"][:, None] for part in ("train", "test"))
     machine = reproduce_search.MACHINES[rows]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from golden_model.graph.network import GraphRunner
+from golden_model.engines.run_network import GraphRunner
 from quant.capture.capture import from_torch
-from quant.capture.chain import LeNet5
 from quant.networks import zoo as networks
+from quant.networks.weights import load_weights
+from quant.networks.zoo import LeNet5
 from quant.reproduce import trq as reproduce_trq
 from quant.reproduce.trq import FEWEST, MIXED
 
@@ -96,7 +96,7 @@ def test_fewest_operations_are_not_more_than_the_rivals(result):
 
 def test_figures_are_those_of_the_golden_model(files, result):
     model = LeNet5()
-    networks.load_weights(model, files / "lenet.pt")
+    load_weights(model, files / "lenet.pt")
     with np.load(files / "digits.npz") as arrays:
         train, test = (arrays[f"{part}_images"][:, None] for part in ("train", "test"))
         labels = arrays["test_labels"]
@@ -176,34 +176,6 @@ def test_only_what_is_asked_for_is_measured(files, done):
     other = files / "few.json"
     assert call(files, "--bounds", "4", "--converters", "uniform,twin accurate", "--json", other).exit_code == 0
     assert list(json.loads(other.read_text())["machines"]["128"]["settings"]) == ["uniform 4", "twin accurate 4"]
-
-
-def test_settings_per_class_of_bits_are_searched_when_asked_for_and_keep_what_was_measured(
-    files, done, monkeypatch: pytest.MonkeyPatch
-):
-    shutil.copytree(files / "work", files / "classes")
-    measured = []
-    real = reproduce_trq.measure
-    monkeypatch.setattr(reproduce_trq, "measure", lambda *a, **k: measured.append(1) or real(*a, **k))
-    asked = ("--bounds", "4", "--converters", "twin fewest,uniform classes,twin classes,twin pairs")
-    first = call(files, *asked, "--json", files / "classes.json", work="classes")
-    assert first.exit_code == 0, first.output
-    part = json.loads((files / "classes.json").read_text())["machines"]["128"]
-    assert len(measured) == 3
-    for kind in ("uniform classes 4", "twin classes 4", "twin pairs 4"):
-        layers = part["choices"][kind].values()
-        assert all(max(s["n_r1"], s["n_r2"]) <= 4 for layer in layers for s in layer["settings"])
-    assert part["settings"]["twin classes 4"]["operations"] <= part["settings"]["uniform classes 4"]["operations"]
-    assert part["settings"]["twin classes 4"]["operations"] < part["settings"]["twin fewest 4"]["operations"]
-    assert "twin, fewest, per (i, b)" in first.stdout
-    assert call(files, *asked, work="classes").exit_code == 0
-    assert len(measured) == 3
-    # a choice that has changed is measured again, and nothing else is
-    state = json.loads((files / "classes" / "search-128.json").read_text())
-    next(iter(state["choices"]["twin pairs 4"].values()))["counts_per_lsb"] *= 2
-    (files / "classes" / "search-128.json").write_text(json.dumps(state))
-    assert call(files, *asked, work="classes").exit_code == 0
-    assert len(measured) == 4
 
 
 def test_images_of_one_set_are_kept_apart(files, tmp_path):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from golden_model.config import TINY, HardwareConfig
 from golden_model.crossbar.mapping import place_layer
-from golden_model.registers import descriptor_fields
+from golden_model.image.check import check_placement
+from golden_model.registers import ErrorCode, descriptor_fields
 from rtl.address_generator import AddressGenerator
 from sim.bench import fetch, put, simulate
+from tests.rtl.tile_tools import strobe
 
 pytestmark = pytest.mark.rtl
 
@@ -152,3 +155,86 @@ def test_one_block_column_is_expanded_per_clock(block_cols):
                 await ctx.tick()
 
     simulate(dut, bench, limit=200)
+
+
+async def _segments_offered(ctx, dut: AddressGenerator, segments: int) -> int:
+    """Switch through the segments of a window, as fast as they become ready; how many did."""
+    await strobe(ctx, dut.start)
+    ctx.set(dut.from_next, 1)
+    for segment in range(segments):
+        for _ in range(dut.config.max_block_cols + 2):
+            if ctx.get(dut.next_ready):
+                break
+            await ctx.tick()
+        else:
+            return segment
+        await strobe(ctx, dut.switch)
+    return segments
+
+
+def _fields(widths: np.ndarray, base: int) -> dict[str, int]:
+    segments, block_cols = widths.shape
+    return {"step": 0, "segments": segments, "block_cols": block_cols, "crossbar_base": base, "width_base": 0}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_segment_beyond_the_last_pair_never_becomes_ready(seed):
+    rng, numbers = random.Random(seed), np.random.default_rng(seed)
+    hardware = _hardware(rng)
+    widths = numbers.integers(0, hardware.weight_bits + 1, (rng.randint(1, 6), rng.randint(1, hardware.max_block_cols)))
+    placed = place_layer(widths, hardware)
+    # As many pairs as the layer needs, one fewer, or any number; the layer lies behind `base` others.
+    base = rng.randint(0, 3)
+    pairs = max(1, base + placed.pairs - rng.choice([0, 0, 1, 1, rng.randint(0, placed.pairs)]))
+    hardware = replace(hardware, crossbar_pairs=pairs)
+    base = min(base, pairs)
+    inside = np.cumsum(
+        [bool((placed.pair[a:b] + base >= pairs).any()) for a, b in pairwise(placed.first)]
+    )  # segments before the first one beyond have 0
+    expected = int((inside == 0).sum())
+    golden = check_placement(hardware, _fields(widths, base), widths.ravel())
+    assert (golden == ErrorCode.NONE) == (expected == len(widths))
+    dut = AddressGenerator(hardware)
+    seen = []
+
+    async def bench(ctx):
+        await _load(ctx, dut, widths, base, 0)
+        for _ in range(2):  # a new start forgets what was found
+            seen.append((await _segments_offered(ctx, dut, len(widths)), ctx.get(dut.out_of_range)))
+
+    simulate(dut, bench, limit=5000)
+    assert seen == [(expected, int(expected < len(widths)))] * 2
+
+
+@pytest.mark.parametrize(("planes", "fits"), [((3, 3, 2), True), ((3, 3, 3), False), ((3, 3, 2, 0), True)])
+def test_the_last_pair_may_be_filled_to_its_last_ou(planes, fits):
+    # TINY's crossbar has 2 x 4 OUs; the layer is one segment in the last pair.
+    widths = np.array([planes])
+    base = TINY.crossbar_pairs - 1
+    dut = AddressGenerator(TINY)
+
+    async def bench(ctx):
+        await _load(ctx, dut, widths, base, 0)
+        assert await _segments_offered(ctx, dut, 1) == int(fits)
+        assert ctx.get(dut.out_of_range) == int(not fits)
+
+    simulate(dut, bench, limit=200)
+    assert (check_placement(TINY, _fields(widths, base), widths.ravel()) == ErrorCode.NONE) == fits
+
+
+def test_a_layer_without_planes_may_lie_behind_the_last_pair():
+    widths = np.zeros((3, 2), dtype=np.int64)
+    dut = AddressGenerator(TINY)
+
+    async def bench(ctx):
+        await _load(ctx, dut, widths, TINY.crossbar_pairs, 0)
+        assert await _segments_offered(ctx, dut, 3) == 3
+        assert not ctx.get(dut.out_of_range)
+
+    simulate(dut, bench, limit=200)
+    assert check_placement(TINY, _fields(widths, TINY.crossbar_pairs), widths.ravel()) == ErrorCode.NONE
+
+
+def test_a_width_above_weight_bits_is_refused_by_the_golden_check():
+    widths = np.array([[TINY.weight_bits + 1]])
+    assert check_placement(TINY, _fields(widths, 0), widths.ravel()) == ErrorCode.LAYER_GEOMETRY

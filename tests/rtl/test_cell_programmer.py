@@ -86,24 +86,23 @@ def test_check_reads_the_asked_pairs_in_order_and_gives_zlibs_crc(hardware, pair
     assert asked == wanted * 2
 
 
-def test_check_that_follows_the_last_word_waits_for_the_crossbar():
+def test_an_ou_that_waits_is_busy_and_takes_no_word():
     dut = CellProgrammer(TINY)
-    order = []
 
     async def host(ctx):
+        assert ctx.get(dut.full), "after reset there is no place to program"
+        assert not ctx.get(dut.busy)
         put(ctx, dut.select, {"enable": 1, "pair": 0})
         await ctx.tick()
         put(ctx, dut.select, {"enable": 0, "pair": 0})
-        ctx.set(dut.pairs, 1)
+        assert not ctx.get(dut.full)
         await send(ctx, dut.cells, [0x1234])
-        await strobe(ctx, dut.check)
-        assert ctx.get(dut.busy)
-        await ctx.tick().repeat(3)
-        order.extend(await receive(ctx, dut.program, 1))
-        order.extend(await receive(ctx, dut.readback_request, 1))
+        for _ in range(10):
+            assert ctx.get(dut.busy)
+            assert not ctx.get(dut.cells.ready)
+            await ctx.tick()
+        assert await receive(ctx, dut.program, 1) == [{"pair": 0, "ou_row": 0, "ou_col": 0, "cells": 0x1234}]
+        assert not ctx.get(dut.busy)
+        assert ctx.get(dut.cells.ready)
 
     simulate(dut, host, limit=100)
-    assert order == [
-        {"pair": 0, "ou_row": 0, "ou_col": 0, "cells": 0x1234},
-        {"pair": 0, "ou_row": 0, "ou_col": 0},
-    ]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from golden_model.config import PAPER, TINY, HardwareConfig
 from golden_model.crossbar import redy
-from golden_model.graph.layers import DynamicPrecision as Registers
+from golden_model.crossbar.layer import DynamicPrecision as Registers
 from rtl.dynamic_precision import DynamicPrecision
 from rtl.group_precision import GroupPrecision
 from sim.bench import fetch, plain, put, simulate, stream_rule

@@ -59,7 +59,7 @@ def test_bus_ports_have_flat_names():
 
 
 def test_every_block_is_written_and_listed(tmp_path):
-    result = _call("--preset", "tiny", "--output", tmp_path, "--json", tmp_path / "result.json")
+    result = _call("--hardware", "tiny", "--output", tmp_path, "--json", tmp_path / "result.json")
     assert result.exit_code == 0, result.output
     assert {p.stem for p in tmp_path.glob("*.v")} == set(generate.COMPONENTS)
     report = json.loads((tmp_path / "result.json").read_text())
@@ -76,7 +76,7 @@ def test_every_component_file_is_exported():
 def test_configuration_from_json_is_the_one_exported(tmp_path):
     hardware = replace(TINY, ou_cols=3, cols=9)
     (tmp_path / "config.json").write_text(json.dumps(hardware.as_dict()))
-    result = _call("--config", tmp_path / "config.json", "--block", "macro", "--output", tmp_path)
+    result = _call("--hardware", tmp_path / "config.json", "--block", "macro", "--output", tmp_path)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "macro.v").read_text() == generate.verilog("macro", hardware)
 
@@ -84,10 +84,12 @@ def test_configuration_from_json_is_the_one_exported(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "huge"], "error: --preset must be one of tiny, fpga, paper, isaac, got 'huge'"),
+        (
+            ["--hardware", "huge"],
+            "error: --hardware must be one of tiny, fpga, paper, isaac, cifar, large or a .json file, got 'huge'",
+        ),
         (["--block", "alu"], "error: there is no block 'alu'; there are system, tile, macro"),
-        (["--config", "missing.json"], "error: missing.json: cannot be read (No such file or directory)"),
-        (["--preset", "tiny", "--config", "x.json"], "error: give --preset or --config, not both"),
+        (["--hardware", "missing.json"], "error: missing.json: cannot be read (No such file or directory)"),
         (["--check"], "error: --check needs --registers FILE"),
     ],
 )
@@ -105,14 +107,15 @@ def test_bad_call_is_one_sentence_and_status_2(arguments, message, tmp_path, mon
     [
         ("{", "is not JSON"),
         ("[]", "must hold a JSON object"),
-        ("{}", "missing fields"),
+        ('{"lanes": 3}', "unknown fields ['lanes']"),
+        ('{"preset": "big"}', "preset must be one of tiny, fpga"),
         (json.dumps(TINY.as_dict() | {"ou_rows": 0}), "HardwareConfig.ou_rows must be in 1..128, got 0"),
         (json.dumps(TINY.as_dict() | {"ou_rows": "4"}), "HardwareConfig.ou_rows must be an integer"),
     ],
 )
 def test_bad_configuration_file_is_named(text, message, tmp_path):
     (tmp_path / "config.json").write_text(text)
-    result = _call("--config", tmp_path / "config.json", "--output", tmp_path / "out")
+    result = _call("--hardware", tmp_path / "config.json", "--output", tmp_path / "out")
     assert result.exit_code == 2
     assert "config.json" in result.stderr
     assert message in result.stderr
@@ -121,7 +124,7 @@ def test_bad_configuration_file_is_named(text, message, tmp_path):
 
 def test_unwritable_output_is_status_2(tmp_path):
     (tmp_path / "file").write_text("")
-    result = _call("--preset", "tiny", "--block", "axi_lite", "--output", tmp_path / "file")
+    result = _call("--hardware", "tiny", "--block", "axi_lite", "--output", tmp_path / "file")
     assert result.exit_code == 2
     assert "cannot be written" in result.stderr
 
@@ -129,7 +132,7 @@ def test_unwritable_output_is_status_2(tmp_path):
 # ---- lint ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("block", ["macro", "tile"])
 def test_verilog_is_lint_clean_under_the_waiver(block, tmp_path):
-    result = _call("--preset", "tiny", "--block", block, "--output", tmp_path, "--lint")
+    result = _call("--hardware", "tiny", "--block", block, "--output", tmp_path, "--lint")
     assert result.exit_code == 0, result.output
 
 

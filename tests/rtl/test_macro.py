@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from golden_model import layer as golden_layer
+from golden_model import timing
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
 from golden_model.crossbar import mapping, redy
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.prepared import prepare
 from golden_model.crossbar.trace import window_trace
 from golden_model.events import Events
-from golden_model.graph.layers import DynamicPrecision, Layer
 from golden_model.trq import AdcRegisters, min_count
 from rtl.macro import Macro
 from tests.rtl.macro_bench import (
@@ -117,7 +119,7 @@ def test_sums_events_and_clocks_equal_golden_matmul(seed):
     registers = random_registers(rng, hardware.adc_bits)
     scale = min_count(hardware.adc_bits, rng.choice([1.0, 0.7, 1.5]))
     skip = rng.random() < 0.5
-    prepared = golden_layer.prepare(
+    prepared = prepare(
         weights, hardware, registers, block_widths=widths, redy=dynamic, skip_zero_slices=skip, min_count=scale
     )
     sums, events = golden_layer.run(prepared, activations)
@@ -138,7 +140,7 @@ def test_sums_events_and_clocks_equal_golden_matmul(seed):
         golden: Events = events[window]
         assert counters == {name: int(golden[name]) for name in counters}
         # The tile's own clocks (loading, reading out, constants) are not the macro's.
-        outside = golden_layer.timing.window_cycles(hardware, k, n, np.zeros((1, shape[0])))[0]
+        outside = timing.window_cycles(hardware, k, n, np.zeros((1, shape[0])))[0]
         outside -= (shape[0]) * shape[1]
         assert actual.clocks[window] == int(golden["cycles"]) - int(outside) + Macro.window_overhead
 

@@ -1,47 +1,62 @@
-"""Requantisation, pooling and storing against golden_model.network."""
+"""Requantisation, residual, pooling and storing against the scalar model of a step."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from amaranth.hdl import Signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import network
-from golden_model.config import TINY, HardwareConfig
+from golden_model.config import TINY
+from golden_model.registers import StepKind
 from rtl.post_processing import PostProcessing
 from sim.bench import collector, fetch, put, simulate
-from tests.rtl.tile_tools import settings_of, strobe, write_table
-from tests.strategies import make_layer
+from tests.rtl import step_model
+from tests.rtl.tile_tools import strobe, write_table
 
 pytestmark = pytest.mark.rtl
 
 WIDE = replace(TINY, input_bits=8)
+LARGEST, SMALLEST = (1 << 31) - 1, -(1 << 31)
 
 
-def _run(layer, sums, hardware: HardwareConfig = WIDE, base: int = 0):
-    """Stored bytes {address: value}, logits {index: value}, clocks of every window, the overflow flag."""
+def _run(fields, values, residuals, bias=(), multipliers=(), *, hardware=WIDE, stall=0.0):
+    """Stores, logits, clocks of every window, the overflow flag.
+
+    values, residuals : per window, per channel: partial sums of a crossbar step, reduced values of an element step.
+    Clocks count from `start`, or from the last channel's `reduced`, to `done`.
+    """
     dut = PostProcessing(hardware)
+    element, outputs = step_model.is_element(fields), fields["outputs"]
     stores, logits, clocks, overflow = [], [], [], []
-    cols, window_index = hardware.ou_cols, Signal(range(len(sums)))
+    window_index, channel_index = Signal(16), Signal(16)
+    rng = random.Random(3)
+    idle = {"valid": 0, "value": 77, "residual": 55, "last": 0}
 
     async def macro(ctx):
-        words = np.zeros((hardware.max_block_cols, cols), dtype=np.int64)
+        columns, words = hardware.ou_cols, hardware.max_block_cols
         async for address, window in ctx.changed(dut.sums_address, window_index):
-            words.ravel()[: layer.outputs] = sums[window]
-            ctx.set(dut.sums_data, [int(value) for value in words[address]])
+            row = [*values[window], *[0] * (columns * words)]
+            ctx.set(dut.sums_data, row[columns * address : columns * (address + 1)])
+
+    async def view(ctx):
+        async for _, _, requested, window, channel in ctx.tick().sample(
+            dut.residual_request, window_index, channel_index
+        ):
+            ctx.set(dut.residual, residuals[window][channel] if requested else rng.randrange(256))
+            ctx.set(channel_index, channel + 1 if requested else 0)
 
     async def bench(ctx):
-        put(ctx, dut.settings, settings_of(layer, hardware, channel_base=base))
-        await write_table(ctx, dut.bias_write, layer.bias, base)
-        await write_table(ctx, dut.multiplier_write, layer.multipliers, base)
+        put(ctx, dut.settings, fields)
+        await write_table(ctx, dut.bias_write, bias, fields["channel_base"])
+        await write_table(ctx, dut.multiplier_write, multipliers, fields["channel_base"])
         await strobe(ctx, dut.clear)
         await strobe(ctx, dut.layer_start)
-        inside = layer.pool * layer.pool
-        for window in range(len(sums)):
+        inside = fields["pool"] ** 2
+        for window in range(len(values)):
             ctx.set(window_index, window)
             put(
                 ctx,
@@ -49,11 +64,20 @@ def _run(layer, sums, hardware: HardwareConfig = WIDE, base: int = 0):
                 {
                     "pool_first": int(window % inside == 0),
                     "pool_last": int(window % inside == inside - 1),
-                    "last": int(window == len(sums) - 1),
+                    "last": int(window == len(values) - 1),
                 },
             )
             await strobe(ctx, dut.start)
             count = 1
+            if element:
+                for n in range(outputs):
+                    while rng.random() < stall:
+                        await ctx.tick()
+                    beat = {"valid": 1, "value": values[window][n], "residual": residuals[window][n]}
+                    put(ctx, dut.reduced, beat | {"last": int(n == outputs - 1)})
+                    await ctx.tick()
+                    put(ctx, dut.reduced, idle)
+                count = 1
             while not ctx.get(dut.done):
                 await ctx.tick()
                 count += 1
@@ -65,7 +89,7 @@ def _run(layer, sums, hardware: HardwareConfig = WIDE, base: int = 0):
     simulate(
         dut,
         bench,
-        processes=[macro],
+        processes=[macro, view],
         background=[
             collector(dut.store.enable, dut.store.address, dut.store.data, into=stores),
             collector(dut.logits.enable, dut.logits.address, dut.logits.data, into=logits),
@@ -75,33 +99,39 @@ def _run(layer, sums, hardware: HardwareConfig = WIDE, base: int = 0):
     return stores, logits, clocks, overflow[0]
 
 
-def _check(layer, sums, hardware=WIDE, base=0):
-    stores, logits, clocks, overflow = _run(layer, sums, hardware, base)
-    expected = network.finish_layer(layer, np.asarray(sums)[None])[0]
-    assert stores == [] if layer.last else logits == []
-    if layer.last:
-        assert logits == list(enumerate(expected.tolist()))
+def _expected(fields, values, residuals, bias, multipliers):
+    """Stores and logits in order, and whether a logit was saturated."""
+    stores, logits, overflow = [], [], 0
+    inside, outputs = fields["pool"] ** 2, fields["outputs"]
+    element = step_model.is_element(fields)
+    for position in range(len(values) // inside):
+        part = slice(position * inside, (position + 1) * inside)
+        for n in range(outputs):
+            made = []
+            for row, beside in zip(values[part], residuals[part], strict=True):
+                biased = row[n] if element else row[n] + bias[n]
+                multiplier = fields["multiplier"] if element else multipliers[n]
+                made.append(step_model.activation(fields, biased, multiplier, beside[n]))
+                if fields["last"]:
+                    stored, lost = step_model.logit(biased + (step_model.low_offset(fields) if element else 0))
+                    logits.append((n * fields["out_plane"] + position, stored))
+                    overflow |= lost
+            stores.append((fields["target"] + n * fields["out_plane"] + position, max(made)))
+    return ([], logits, overflow) if fields["last"] else (stores, [], overflow)
+
+
+def _check(fields, values, residuals=None, bias=(), multipliers=(), **options):
+    if residuals is None:
+        residuals = [[0] * fields["outputs"]] * len(values)
+    stores, logits, clocks, overflow = _run(fields, values, residuals, bias, multipliers, **options)
+    assert (stores, logits, overflow) == _expected(fields, values, residuals, bias, multipliers)
+    if step_model.is_element(fields):
+        assert set(clocks) == {PostProcessing.latency - 2}
     else:
-        assert dict(stores) == dict(enumerate(expected.ravel().tolist()))
-        assert len(stores) == expected.size
-    assert set(clocks) == {layer.outputs - 1 + PostProcessing.latency}
-    assert overflow == 0
+        assert set(clocks) == {fields["outputs"] - 1 + PostProcessing.latency}
 
 
-def _layer(rng, pool=1, outputs=5, **values):
-    size = 2 * pool
-    return make_layer(
-        rng,
-        WIDE,
-        channels=1,
-        height=size,
-        width=size,
-        kernel_height=1,
-        kernel_width=1,
-        pool=pool,
-        outputs=outputs,
-        **values,
-    )
+_offsets = st.one_of(st.integers(-(1 << 47), (1 << 47) - 1), st.integers(-5000, 5000))
 
 
 @given(
@@ -111,83 +141,118 @@ def _layer(rng, pool=1, outputs=5, **values):
     pool=st.integers(1, 3),
     outputs=st.integers(1, 8),
     size=st.integers(1, 31),
+    offset=_offsets,
 )
-@settings(max_examples=15)
-def test_random_sums_equal_golden(seed, shift, bits, pool, outputs, size):
-    rng = np.random.default_rng(seed)
+@settings(max_examples=20)
+def test_crossbar_steps_of_random_sums_equal_the_model(seed, shift, bits, pool, outputs, size, offset):
+    rng = random.Random(seed)
     top = 1 << size
-    layer = _layer(
-        rng,
-        pool=pool,
-        outputs=outputs,
-        shift=shift,
-        output_bits=bits,
-        bias=rng.integers(-top, top, outputs),
-        multipliers=rng.integers(0, 65536, outputs),
+    residual = int(pool == 1 and rng.random() < 0.7)
+    fields = step_model.step(
+        WIDE, outputs=outputs, out_height=2, pool=pool, shift=shift, out_bits=bits, residual=residual,
+        residual_multiplier=rng.randrange(1 << rng.randint(1, 32)), channel_base=rng.randrange(24),
+        target=rng.randint(0, WIDE.activation_bytes - 2 * outputs), **step_model.with_offset(offset),
+    )  # fmt: skip
+    windows = 2 * pool * pool
+    _check(
+        fields,
+        [[rng.randrange(-top, top) for _ in range(outputs)] for _ in range(windows)],
+        [[rng.randrange(256) if residual else 0 for _ in range(outputs)] for _ in range(windows)],
+        [rng.randrange(-top, top) for _ in range(outputs)],
+        [rng.randrange(65536) for _ in range(outputs)],
     )
-    sums = rng.integers(-top, top, (layer.windows, outputs))
-    _check(layer, sums, base=int(rng.integers(0, 24)))
+
+
+@given(
+    seed=st.integers(0, 1000),
+    kind=st.sampled_from([StepKind.MAXIMUM, StepKind.SUM]),
+    shift=st.integers(0, 63),
+    bits=st.integers(1, 8),
+    outputs=st.integers(1, 8),
+    size=st.integers(1, 24),
+    offset=_offsets,
+    last=st.booleans(),
+    stall=st.sampled_from([0.0, 0.4]),
+)
+@settings(max_examples=30)
+def test_element_steps_of_random_values_equal_the_model(seed, kind, shift, bits, outputs, size, offset, last, stall):
+    rng = random.Random(seed)
+    height = rng.randint(1, max(1, WIDE.max_n // outputs)) if last else 3
+    fields = step_model.step(
+        WIDE, step=kind, outputs=outputs, out_height=height, shift=shift, out_bits=bits,
+        multiplier=rng.randrange(65536), residual=int(not last), last=int(last),
+        residual_multiplier=rng.randrange(1 << rng.randint(1, 32)),
+        target=rng.randint(0, WIDE.activation_bytes - 3 * outputs), **step_model.with_offset(offset),
+    )  # fmt: skip
+    _check(
+        fields,
+        [[rng.randrange(1 << size) for _ in range(outputs)] for _ in range(height)],
+        [[rng.randrange(256) if not last else 0 for _ in range(outputs)] for _ in range(height)],
+        stall=stall,
+    )
 
 
 @pytest.mark.parametrize("shift", [0, 1, 2, 7])
 def test_halves_round_up_for_both_signs(shift):
-    sums = np.arange(-20, 20).reshape(-1, 4)[:4] + 10
-    layer = _layer(
-        np.random.default_rng(0),
-        outputs=4,
-        shift=shift,
-        bias=np.array([0, 8, 40, 100]),
-        multipliers=np.array([1, 1, 3, 5]),
-    )
-    _check(layer, sums)
+    fields = step_model.step(WIDE, outputs=4, out_height=4, shift=shift)
+    sums = [[4 * row + column - 10 for column in range(4)] for row in range(4)]
+    _check(fields, sums, bias=[0, 8, 40, 100], multipliers=[1, 1, 3, 5])
 
 
-@pytest.mark.parametrize("value", [(1 << 31) - 1, -(1 << 31)])
+@pytest.mark.parametrize("value", [LARGEST, SMALLEST])
+@pytest.mark.parametrize("sign", [0, 1])
 @pytest.mark.parametrize("shift", [0, 31, 48, 63])
-def test_saturated_sums_bias_and_multiplier_equal_golden(value, shift):
-    layer = _layer(
-        np.random.default_rng(0),
-        outputs=3,
-        shift=shift,
-        bias=np.full(3, value),
-        multipliers=np.full(3, 65535),
-    )
-    _check(layer, np.full((layer.windows, 3), value))
+def test_saturated_sums_bias_multipliers_residual_and_offset_equal_the_model(value, sign, shift):
+    fields = step_model.step(
+        WIDE, outputs=3, shift=shift, residual=1, residual_multiplier=(1 << 32) - 1,
+        **step_model.with_offset(-(1 << 47) if sign else (1 << 47) - 1),
+    )  # fmt: skip
+    _check(fields, [[value] * 3], [[255] * 3], [value] * 3, [65535] * 3)
 
 
-def _last(outputs, bias):
-    return make_layer(
-        np.random.default_rng(0),
-        WIDE,
-        kind="linear",
-        channels=2,
-        height=1,
-        width=1,
-        outputs=outputs,
-        bias=np.asarray(bias),
-        last=True,
-    )
+@pytest.mark.parametrize("kind", [StepKind.MAXIMUM, StepKind.SUM])
+@pytest.mark.parametrize("shift", [32, 41, 63])
+def test_saturated_element_step_equals_the_model(kind, shift):
+    fields = step_model.step(
+        WIDE, step=kind, outputs=2, shift=shift, residual=1, multiplier=65535, residual_multiplier=(1 << 32) - 1,
+        **step_model.with_offset((1 << 47) - 1),
+    )  # fmt: skip
+    _check(fields, [[(1 << 24) - 1] * 2], [[255] * 2])
 
 
-def test_last_layer_stores_signed_logits():
-    _check(_last(4, [5, -5, 1 << 30, -(1 << 30)]), [[-7, 7, (1 << 30) - 1, -(1 << 30)]])
+def test_a_residual_of_one_step_is_not_seen_by_a_channel_beside_it():
+    fields = step_model.step(WIDE, outputs=4, residual=1, residual_multiplier=1)
+    _check(fields, [[0] * 4], [[1, 0, 255, 0]], [0] * 4, [0] * 4)
 
 
-@pytest.mark.parametrize(("value", "stored"), [((1 << 31) - 1, (1 << 31) - 1), (-(1 << 31), -(1 << 31))])
-def test_logit_beyond_32_bits_saturates_and_sets_overflow(value, stored):
-    _, logits, _, overflow = _run(_last(2, [value, 0]), [[value, 1]])
-    assert logits == [(0, stored), (1, 1)]
-    assert overflow == 1
+def _last(outputs, **values):
+    return step_model.step(WIDE, outputs=outputs, last=1, **values)
+
+
+def test_last_step_stores_signed_logits():
+    _check(_last(4), [[-7, 7, (1 << 30) - 1, -(1 << 30)]], bias=[5, -5, 1 << 30, -(1 << 30)], multipliers=[3] * 4)
+
+
+@pytest.mark.parametrize("value", [LARGEST, SMALLEST])
+def test_logit_beyond_32_bits_saturates_and_sets_overflow(value):
+    sums = [[1 if value > 0 else -1, 1]]
+    _check(_last(2), sums, bias=[value, 0], multipliers=[1, 1])
+    assert _run(_last(2), sums, [[0, 0]], [value, 0], [1, 1])[1:] == ([(0, value), (1, 1)], [7], 1)
+
+
+@pytest.mark.parametrize("offset", [LARGEST, -5, SMALLEST])
+def test_logits_of_an_element_step_with_several_positions_get_the_low_offset(offset):
+    fields = _last(2, step=StepKind.SUM, out_height=3, target=100, **step_model.with_offset(offset))
+    _check(fields, [[0, 1], [200, 3], [4, (1 << 24) - 1]])
 
 
 def test_clear_forgets_an_overflow():
     dut = PostProcessing(WIDE)
 
     async def bench(ctx):
-        layer = _last(1, [(1 << 31) - 1])
-        put(ctx, dut.settings, settings_of(layer, WIDE))
+        put(ctx, dut.settings, _last(1))
         ctx.set(dut.sums_data, [1, 0])
-        await write_table(ctx, dut.bias_write, layer.bias)
+        await write_table(ctx, dut.bias_write, [LARGEST])
         await strobe(ctx, dut.start)
         await ctx.tick().repeat(8)
         assert fetch(ctx, dut.overflow) == 1

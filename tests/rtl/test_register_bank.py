@@ -1,4 +1,4 @@
-"""Accesses of the host over the real bus, on a whole idle system."""
+"""Accesses of the host over the real bus."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from amaranth.hdl import Cat
 
 from golden_model.config import TINY
-from golden_model.registers import DESCRIPTOR_STRIDE, IDENTITY, REGION, REGISTER
+from golden_model.registers import ADDRESS_BITS, DESCRIPTOR_STRIDE, IDENTITY, REGION, REGISTER, reference_entry
 from rtl.register_bank import region_entries
-from rtl.system import System
-from rtl.tile import Tile
 from sim.backends.pysim import PysimBus
 from sim.bench import collector, simulate
-from sim.host.bus import BusError
+from sim.host.bus import BusError, BusTimeout
 from sim.host.driver import Driver
+from tests.rtl.host_bench import HostSide, array
 
 pytestmark = pytest.mark.rtl
 
@@ -25,14 +25,16 @@ pytestmark = pytest.mark.rtl
 TWO_WORDS = replace(TINY, ou_rows=5, rows=10, crossbar_pairs=3, ou_cols=4)
 
 
-def _run(job, hardware=TINY, limit=60_000):
-    device = System(hardware)
+def _run(job, hardware=TINY, limit=60_000, *, delay=0, programmed=None, monitors=()):
+    """Run `job(bus, driver, ctx, device)`; an OU takes the array `delay` clocks; `monitors` get the device."""
+    device = HostSide(hardware)
 
     async def bench(ctx):
         bus = PysimBus(ctx, device)
         await job(bus, Driver(bus, hardware), ctx, device)
 
-    simulate(device, bench, limit=limit)
+    background = [*array(device, {}, delay=delay, seen=programmed), *(monitor(device) for monitor in monitors)]
+    simulate(device, bench, background=background, limit=limit)
 
 
 async def _refused(access):
@@ -67,7 +69,7 @@ def test_memories_refuse_the_wrong_direction_and_entries_beyond_their_end():
     async def job(bus, driver, ctx, device):
         for name, entries in region_entries(TINY).items():
             region = REGION[name]
-            for entry in (entries, entries + 1, (1 << 18) - 1):
+            for entry in (entries, entries + 1, (1 << 22) - 1):
                 await _refused(bus.read(region.address(entry)))
                 await _refused(bus.write(region.address(entry), 0))
             if "r" not in region.access:
@@ -75,7 +77,8 @@ def test_memories_refuse_the_wrong_direction_and_entries_beyond_their_end():
             if "w" not in region.access:
                 await _refused(bus.write(region.address(0), 0))
             else:
-                await bus.write(region.address(entries - 1), 0)
+                last = entries - 1 if name != "REFERENCE" else reference_entry(TINY, TINY.max_layers - 1, TINY.ou_rows)
+                await bus.write(region.address(last), 0)
 
     _run(job)
 
@@ -83,7 +86,7 @@ def test_memories_refuse_the_wrong_direction_and_entries_beyond_their_end():
 def test_addresses_without_a_register_or_memory_are_refused():
     async def job(bus, driver, ctx, device):
         beyond = max(r.offset for r in REGISTER.values()) + 4
-        for address in (beyond, 0x0FFFFC, 0xA00000, 0xF00000):
+        for address in (beyond, 0x0FFFFFC, 0xA000000, 0xF000000, (1 << ADDRESS_BITS) - 4):
             await _refused(bus.read(address))
             await _refused(bus.write(address, 1))
 
@@ -132,7 +135,7 @@ def test_byte_strobes_work_on_activations_and_are_refused_elsewhere():
     _run(job)
 
 
-def test_activation_buffers_read_back_what_was_written():
+def test_activation_memory_reads_back_what_was_written():
     rng = random.Random(1)
 
     async def job(bus, driver, ctx, device):
@@ -162,20 +165,106 @@ def test_widths_beyond_the_hardware_are_refused():
     _run(job)
 
 
-def test_reference_entries_are_split_into_layer_and_count():
-    device = Tile(replace(TINY, max_layers=3))
-    counts = TINY.ou_rows + 1
+def test_reference_entries_are_split_into_step_and_count():
     seen = []
 
-    async def bench(ctx):
-        bus = PysimBus(ctx, device)
-        for entry in range(3 * counts):
-            await bus.write(REGION["REFERENCE"].address(entry), entry % 8)
+    async def job(bus, driver, ctx, device):
+        for step in range(TINY.max_layers):
+            for count in range(TINY.ou_rows + 1):
+                await bus.write(REGION["REFERENCE"].address(reference_entry(TINY, step, count)), (step + count) % 8)
+            await _refused(bus.write(REGION["REFERENCE"].address(reference_entry(TINY, step, TINY.ou_rows + 1)), 0))
 
-    write = device.crossbar.reference_write
-    monitor = collector(write.enable, write.layer, write.count, write.level, into=seen)
-    simulate(device, bench, background=[monitor], limit=5000)
-    assert seen == [(entry // counts, entry % counts, entry % 8) for entry in range(3 * counts)]
+    def monitor(device):
+        write = device.bank.reference_write
+        return collector(write.enable, write.layer, write.count, write.level, into=seen)
+
+    _run(job, monitors=[monitor])
+    assert seen == [(s, c, (s + c) % 8) for s in range(TINY.max_layers) for c in range(TINY.ou_rows + 1)]
+
+
+#: Accesses whose data has one bit more than the register or the entry.
+OVERSIZE = {
+    "LAYER_COUNT": (REGISTER["LAYER_COUNT"].offset, 1 << 16),
+    "CONTROL": (REGISTER["CONTROL"].offset, 1 << 3),
+    "CELL_PAIR": (REGISTER["CELL_PAIR"].offset, 1 << 16),
+    "CELL_PAIRS": (REGISTER["CELL_PAIRS"].offset, 1 << 16),
+    "WIDTHS": (REGION["WIDTHS"].address(0), 1 << 4),
+    "MULTIPLIERS": (REGION["MULTIPLIERS"].address(0), 1 << 16),
+    "PADS": (REGION["PADS"].address(0), 1 << 8),
+    "REFERENCE": (REGION["REFERENCE"].address(0), 1 << TINY.adc_bits),
+}
+
+
+@pytest.mark.parametrize("name", OVERSIZE)
+def test_data_beyond_the_field_is_refused_and_changes_nothing(name):
+    address, beyond = OVERSIZE[name]
+    effects = []
+
+    async def job(bus, driver, ctx, device):
+        await bus.write(REGISTER["LAYER_COUNT"].offset, 3)
+        await bus.write(REGISTER["CELL_PAIRS"].offset, 2)
+        for word in (beyond, beyond | 1, 1 << 31, 0xFFFFFFFF):
+            await _refused(bus.write(address, word))
+        assert await bus.read(REGISTER["LAYER_COUNT"].offset) == 3
+        assert await bus.read(REGISTER["CELL_PAIRS"].offset) == 2
+        if name != "CONTROL":
+            await bus.write(address, 1)
+
+    def monitor(device):
+        bank = device.bank
+        ports = (bank.width_write, bank.multiplier_write, bank.pad_write, bank.reference_write, bank.cell_select)
+        strobes = Cat(*(port.enable for port in ports), bank.control.as_value())
+        return collector(strobes.any(), strobes, into=effects)
+
+    _run(job, monitors=[monitor])
+    assert len(effects) == (name not in ("CONTROL", "LAYER_COUNT", "CELL_PAIRS")), "only the legal write had an effect"
+
+
+def test_the_widest_entries_are_written():
+    async def job(bus, driver, ctx, device):
+        for name, word in (("LAYER_COUNT", 65535), ("CELL_PAIRS", TINY.crossbar_pairs)):
+            await bus.write(REGISTER[name].offset, word)
+            assert await bus.read(REGISTER[name].offset) == word
+        for name, word in (("MULTIPLIERS", 65535), ("PADS", 255), ("BIAS", 0xFFFFFFFF), ("PROGRAM", 0xFFFFFFFF)):
+            await bus.write(REGION[name].address(0), word)
+
+    _run(job)
+
+
+def test_refused_reads_give_zero():
+    async def job(bus, driver, ctx, device):
+        await bus.write(REGION["ACTIVATIONS"].address(0), 0xFFFFFFFF)
+        await bus.write(REGISTER["LAYER_COUNT"].offset, 0xFFFF)
+        for address in (REGISTER["LAYER_COUNT"].offset + 2, REGISTER["CELL_DATA"].offset, REGION["WIDTHS"].address(0)):
+            assert await bus.read(REGION["ACTIVATIONS"].address(0)) == 0xFFFFFFFF
+            await _refused(bus.read(address))
+            assert ctx.get(device.s_axil_rdata) == 0
+        ctx.set(device.running, 1)
+        await bus.read(REGISTER["LAYER_COUNT"].offset)
+        await _refused(bus.read(REGION["ACTIVATIONS"].address(0)))
+        assert ctx.get(device.s_axil_rdata) == 0
+
+    _run(job)
+
+
+def test_start_while_busy_has_no_effect_and_abort_has():
+    starts, aborts = [], []
+
+    async def job(bus, driver, ctx, device):
+        ctx.set(device.running, 1)
+        await driver.write_register("CONTROL", start=1)
+        assert not starts
+        await driver.write_register("CONTROL", abort=1)
+        ctx.set(device.running, 0)
+        await driver.write_register("CONTROL", start=1)
+        await _refused(bus.write(REGISTER["CONTROL"].offset + 1, 1))
+
+    monitors = [
+        lambda device: collector(device.bank.control.start, device.running, into=starts),
+        lambda device: collector(device.bank.control.abort, device.running, into=aborts),
+    ]
+    _run(job, monitors=monitors)
+    assert (starts, aborts) == ([0], [1])
 
 
 # ---- cells --------------------------------------------------------------------------------------
@@ -249,3 +338,67 @@ def test_during_the_cell_check_cells_and_start_are_refused():
 
 def test_program_memory_has_room_for_every_descriptor():
     assert region_entries(TINY)["PROGRAM"] == TINY.max_layers * DESCRIPTOR_STRIDE
+
+
+# ---- an array that takes its time -----------------------------------------------------------------
+@pytest.mark.parametrize("hardware", [TINY, TWO_WORDS], ids=["one word", "two words"])
+@pytest.mark.parametrize("delay", [1, 5, 70])
+def test_a_slow_array_gets_every_ou_once_and_in_its_place(hardware, delay):
+    words = _words(hardware, 2)
+    programmed = []
+
+    async def job(bus, driver, ctx, device):
+        await driver.program_cells(words)
+
+    _run(job, hardware, delay=delay, programmed=programmed)
+    grid = [(p, r, c) for p in range(2) for r in range(hardware.grid_rows) for c in range(hardware.grid_cols)]
+    units = [sum(int(word) << 32 * i for i, word in enumerate(unit)) for unit in words]
+    assert programmed == list(zip(grid, units, strict=True))
+
+
+def test_while_an_ou_waits_the_bus_answers_and_refuses_what_would_lose_it():
+    programmed = []
+
+    async def job(bus, driver, ctx, device):
+        await driver.write_register("CELL_PAIR", pair=1)
+        await bus.write(REGISTER["CELL_DATA"].offset, 0x1234)
+        assert (await driver.read_register("STATUS"))["cells_busy"] == 1
+        await _refused(driver.write_register("CELL_PAIR", pair=3))
+        await _refused(bus.write(REGISTER["CELL_DATA"].offset, 0x4321))
+        await _refused(driver.write_register("CELL_PAIRS", pairs=1))
+        await _refused(driver.write_register("CONTROL", start=1))
+        await _refused(driver.write_register("CONTROL", check_cells=1))
+        await driver.write_register("CONTROL", abort=1)
+        await bus.write(REGION["ACTIVATIONS"].address(1), 7)
+        assert await bus.read(REGION["ACTIVATIONS"].address(1)) == 7
+        assert (await driver.read_register("STATUS"))["cells_busy"] == 1
+        assert not programmed
+        await bus.poll(REGISTER["STATUS"].offset, REGISTER["STATUS"].pack(cells_busy=1), 0, 1000)
+        await bus.write(REGISTER["CELL_DATA"].offset, 0x4321)
+        await bus.poll(REGISTER["STATUS"].offset, REGISTER["STATUS"].pack(cells_busy=1), 0, 1000)
+        await driver.write_register("CONTROL", start=1)
+
+    _run(job, delay=200, programmed=programmed)
+    assert programmed == [((1, 0, 0), 0x1234), ((1, 0, 1), 0x4321)]
+
+
+def test_an_array_that_never_answers_meets_the_drivers_watchdog():
+    async def job(bus, driver, ctx, device):
+        with pytest.raises(BusTimeout):
+            await driver.program_cells(_words(TINY, 1))
+
+    _run(job, delay=1_000_000)
+
+
+def test_cell_data_needs_a_pair_after_reset_and_after_a_check():
+    programmed = []
+
+    async def job(bus, driver, ctx, device):
+        await _refused(bus.write(REGISTER["CELL_DATA"].offset, 1))
+        await driver.write_register("CELL_PAIR", pair=0)
+        await bus.write(REGISTER["CELL_DATA"].offset, 2)
+        await driver.cell_checksum(1)
+        await _refused(bus.write(REGISTER["CELL_DATA"].offset, 3))
+
+    _run(job, programmed=programmed)
+    assert programmed == [((0, 0, 0), 2)]

@@ -1,47 +1,84 @@
-"""Whole networks on tile and emulated crossbar: results, event counters and clocks; errors, abort, restart."""
+"""Hand-made programs on tile and emulated crossbar: memory, logits, events and clocks; errors, abort, restart."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from golden_model import network, timing
-from golden_model.config import ISAAC, PAPER, PRESETS, TINY
-from golden_model.graph.layers import DynamicPrecision, Network
-from golden_model.image import image
-from golden_model.registers import DESCRIPTOR_STRIDE, REGION, REGISTER, ErrorCode, pack_descriptor
+from golden_model import timing
+from golden_model.config import ISAAC, PAPER, PRESETS, TINY, HardwareConfig
+from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.registers import (
+    DESCRIPTOR_STRIDE,
+    REGION,
+    REGISTER,
+    ErrorCode,
+    StepKind,
+    pack_descriptor,
+    reference_entry,
+)
+from golden_model.trq import AdcRegisters
 from rtl.tile import Tile
 from sim.host.bus import BusError
 from sim.host.driver import DeviceError
-from tests.end_to_end.networks import NINE, layer, random_images, random_network
+from tests.rtl import step_model
+from tests.rtl.hand_made import Program, read_memory, write_memory
 from tests.rtl.tile_tools import run_system
+from tests.strategies import make_weights
 
 pytestmark = pytest.mark.rtl
 
 #: Enough crossbars for saturated weights.
 ROOMY = replace(TINY, crossbar_pairs=32)
+#: 9 x 8 OUs and a 4-bit ADC as in the paper, on arrays small enough to simulate.
+NINE = HardwareConfig(
+    rows=27,
+    cols=32,
+    crossbar_pairs=8,
+    max_k=128,
+    max_n=16,
+    max_layers=4,
+    activation_bytes=512,
+    width_entries=128,
+    channel_entries=64,
+    pad_entries=8,
+)
 
 
-def _check_runs(net: Network, images, *, load_check=None, limit=120_000) -> None:
-    """Every image on the hardware: logits, counters, clocks and what every layer left behind equal golden."""
-    runner = network.Runner(net)
-    outputs, events = runner.run_layers(images)
-    cycles = runner.cycles(events)
-    count = len(net.layers)
+def _memory(hardware=ROOMY, seed=0, top=None):
+    rng = random.Random(seed)
+    largest = (1 << hardware.input_bits) - 1
+    return [largest if top else rng.randint(0, largest) for _ in range(hardware.activation_bytes)]
 
+
+async def _check_run(program, driver, memory, steps=None):
+    """One run on the device: everything it leaves behind equals the model."""
+    expected = program.run(memory, steps)
+    count = len(expected.events)
+    await write_memory(driver, memory)
+    if expected.overflow:
+        with pytest.raises(DeviceError, match="overflow"):
+            await driver.start(count, expected_cycles=expected.cycles)
+    else:
+        await driver.start(count, expected_cycles=expected.cycles)
+    assert await read_memory(driver) == expected.memory
+    logits = await driver.logits(max(expected.logits, default=-1) + 1)
+    assert dict(enumerate(logits.tolist())) == dict(sorted(expected.logits.items()))
+    events = await driver.events(count)
+    assert [events[i].as_dict() for i in range(count)] == expected.events
+    assert await driver.cycles() == expected.cycles
+
+
+def _check(program, memories=None, *, limit=200_000):
     async def job(bus, driver, device, ctx):
-        for index, pixels in enumerate(images):
-            run = await driver.run(pixels, count, net.layers[-1].outputs, expected_cycles=int(cycles[index]))
-            assert run.logits.tolist() == outputs[-1][index].tolist()
-            assert run.events.as_dict() == events[index].as_dict()
-            assert run.cycles == cycles[index]
-            if count > 1:
-                made = outputs[-2][index]
-                assert (await driver.activations(count - 1, made.shape)).tolist() == made.tolist()
+        await program.load(driver)
+        for memory in memories or [_memory(program.hardware)]:
+            await _check_run(program, driver, memory)
 
-    run_system(net, job, limit=limit)
+    run_system(program.hardware, job, limit=limit)
 
 
 @pytest.mark.parametrize("config", [*PRESETS.values(), NINE], ids=[*PRESETS, "nine"])
@@ -50,110 +87,178 @@ def test_constants_of_the_timing_formula_are_those_of_the_blocks(config):
     assert timing.c_layer(config) == Tile.layer_clocks(config)
     assert timing.c_group(config) == Tile.group_clocks(config)
     assert timing.c_window(config) == Tile.window_clocks(config)
+    assert timing.c_element(config) == Tile.element_clocks(config)
 
 
-# ---- networks -----------------------------------------------------------------------------------
-@pytest.mark.parametrize("seed", range(4))
-def test_random_network_equals_golden_in_results_counters_and_clocks(seed):
-    net = random_network(seed, ROOMY)
-    _check_runs(net, random_images(seed, net, 1))
+# ---- element steps ------------------------------------------------------------------------------
+def _element(kind, **fields):
+    program = Program(ROOMY)
+    program.element(kind, **fields)
+    return program
 
 
-def test_saturated_weights_and_images_of_zeros_and_maxima_equal_golden():
-    net = random_network(3, ROOMY, saturated=True)
-    _check_runs(net, random_images(3, net, 3)[1:])
+def test_maximum_of_overlapping_windows_with_border_and_a_last_window_beyond_the_map():
+    _check(
+        _element(
+            StepKind.MAXIMUM, channels=2, height=6, width=5, outputs=2, source=7, target=101, kernel_height=3,
+            kernel_width=3, stride_y=2, stride_x=2, pad_top=1, pad_left=1, out_height=4, out_width=3,
+        ),
+        [_memory(), _memory(top=True)],
+    )  # fmt: skip
 
 
-def test_nine_by_eight_units_equal_golden():
-    net = random_network(5, NINE)
-    _check_runs(net, random_images(5, net, 1))
+def test_average_of_a_map_and_sums_of_windows():
+    program = Program(ROOMY)
+    program.element(
+        StepKind.SUM, channels=3, height=4, width=5, outputs=3, kernel_height=2, kernel_width=2, stride_y=2, stride_x=2,
+        out_height=2, out_width=2, target=64, multiplier=1, shift=2,
+    )  # fmt: skip
+    program.element(
+        StepKind.SUM, source=64, channels=3, height=2, width=2, outputs=3, kernel_height=2, kernel_width=2, target=200,
+        multiplier=13107, shift=16,
+    )  # fmt: skip
+    _check(program, [_memory(), _memory(top=True)])
 
 
-def test_samples_of_a_slow_array_equal_golden():
-    net = random_network(6, replace(ROOMY, sample_interval=3))
-    _check_runs(net, random_images(6, net, 1))
+def test_addition_of_two_inputs_with_a_multiplier_each_and_an_offset():
+    program = Program(ROOMY)
+    for kind, target in ((StepKind.SUM, 190), (StepKind.MAXIMUM, 110)):
+        program.element(
+            kind, channels=3, height=4, width=3, outputs=3, source=3, target=target, out_height=4, out_width=3,
+            multiplier=60_000, residual=1, residual_base=40, residual_plane=12, residual_row=3, residual_column=1,
+            residual_channels=3, residual_multiplier=100_000, shift=16, **step_model.with_offset(-900_000),
+        )  # fmt: skip
+    _check(program)
 
 
-def test_stride_border_and_pooling_in_one_layer_equal_golden():
+def test_addition_may_overwrite_its_second_input_in_place():
+    program = _element(
+        StepKind.SUM, channels=2, height=3, width=4, outputs=2, target=100, out_height=3, out_width=4, residual=1,
+        residual_base=100, residual_plane=12, residual_row=4, residual_column=1, residual_channels=2,
+        residual_multiplier=1, shift=1,
+    )  # fmt: skip
+    _check(program)
+
+
+def test_copy_with_border_into_channels_of_a_larger_buffer():
+    program = Program(ROOMY)
+    program.element(
+        StepKind.SUM, channels=2, first_channel=1, height=3, width=3, outputs=4, target=130, pad_top=1, pad_left=2,
+        out_height=5, out_width=6, pads=[1, 2, 3, 4], multiplier=3, shift=1,
+    )  # fmt: skip
+    program.element(
+        StepKind.MAXIMUM, channels=1, first_channel=2, height=3, width=3, outputs=3, target=27, out_height=3,
+        out_width=3, pad_value=9,
+    )  # fmt: skip
+    _check(program)
+
+
+def test_logits_of_an_element_step_with_several_positions():
+    program = _element(
+        StepKind.SUM, channels=2, height=4, width=4, outputs=2, kernel_height=4, kernel_width=2, stride_x=2,
+        out_width=2, last=1, **step_model.with_offset(-77),
+    )  # fmt: skip
+    _check(program, [_memory(), _memory(top=True)])
+
+
+def test_saturated_logit_of_an_element_step_sets_overflow():
+    largest = (1 << 31) - 1
+    program = _element(StepKind.MAXIMUM, channels=2, outputs=2, last=1, **step_model.with_offset(largest))
+    _check(program, [_memory(top=True)])
+
+
+# ---- crossbar steps -----------------------------------------------------------------------------
+def _matrix(rng, hardware, k, outputs, *, saturated=False):
+    """Weights, bias and multipliers of one crossbar step."""
+    top = (1 << hardware.weight_bits) - 1
+    weights = rng.choice([-top, top], size=(k, outputs)) if saturated else make_weights(rng, k, outputs, hardware)
+    return weights, rng.integers(-40, 41, outputs), rng.integers(1, 40, outputs)
+
+
+def _residual_program(hardware=ROOMY, *, seed=2, saturated=False):
+    """A strided residual of fewer channels on a crossbar step, after and before element steps, then logits."""
+    rng = np.random.default_rng(seed)
+    program = Program(hardware)
+    program.element(
+        StepKind.MAXIMUM, channels=2, height=6, width=6, outputs=2, kernel_height=3, kernel_width=3, pad_top=1,
+        pad_left=1, out_height=6, out_width=6, target=80,
+    )  # fmt: skip
+    program.crossbar(
+        *_matrix(rng, hardware, 18, 4, saturated=saturated), source=80, target=160, channels=2, height=6, width=6,
+        kernel_height=3, kernel_width=3, stride_y=2, stride_x=2, pad_top=1, pad_left=1, out_height=3, out_width=3,
+        pads=[3, 7], residual=1, residual_base=0, residual_plane=36, residual_row=12, residual_column=2,
+        residual_channels=2, residual_first=1, residual_value=2, residual_multiplier=70, shift=6,
+        registers=AdcRegisters(mode="twin", n_r2=3, n_r1=1), dynamic=DynamicPrecision(l_max=2, tau_sq=1000),
+        **step_model.with_offset(-100),
+    )  # fmt: skip
+    program.element(
+        StepKind.SUM, source=160, target=200, channels=4, height=3, width=3, outputs=4, kernel_height=3, kernel_width=3,
+        multiplier=7282, shift=16,
+    )  # fmt: skip
+    program.crossbar(
+        *_matrix(rng, hardware, 4, 3, saturated=saturated), source=200, channels=4, last=1, skip_zero_slices=1
+    )
+    return program
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_crossbar_step_with_strided_residual_among_element_steps(seed):
+    _check(_residual_program(seed=seed), [_memory(seed=seed)])
+
+
+def test_saturated_weights_and_activations():
+    program = _residual_program(saturated=True)
+    _check(program, [_memory(top=True), [0] * ROOMY.activation_bytes])
+
+
+def test_strides_borders_and_pooling_differ_between_rows_and_columns():
     rng = np.random.default_rng(8)
-    first = layer(
-        rng,
-        ROOMY,
-        "conv",
-        (2, 8, 7),
-        outputs=3,
-        kernel_height=3,
-        kernel_width=2,
-        stride=2,
-        pad=1,
-        pool=2,
-        skip_zero_slices=True,
-        dynamic=DynamicPrecision(l_max=3, tau_sq=2000),
-        pad_values=np.array([3, 9]),
-    )
-    last = layer(
-        rng,
-        ROOMY,
-        "fc",
-        (3, first.out_height, first.out_width),
-        kind="linear",
-        kernel_height=first.out_height,
-        kernel_width=first.out_width,
-        outputs=1,
-        last=True,
-    )
-    net = Network(name="strided", hardware=ROOMY, layers=(first, last))
-    _check_runs(net, random_images(8, net, 2))
+    program = Program(ROOMY)
+    program.crossbar(
+        *_matrix(rng, ROOMY, 12, 3), source=9, target=150, channels=2, height=8, width=7, kernel_height=3,
+        kernel_width=2, stride_y=2, stride_x=1, pad_top=1, pad_left=2, pool=2, out_height=2, out_width=4, pad_value=6,
+        skip_zero_slices=1, dynamic=DynamicPrecision(l_max=3, tau_sq=2000), shift=4,
+    )  # fmt: skip
+    _check(program)
 
 
-def test_group_of_one_segment_and_narrow_outputs_equal_golden():
+def test_group_of_one_segment_and_narrow_bits():
     hardware = replace(ROOMY, group_segments=1)
     rng = np.random.default_rng(9)
-    first = layer(
-        rng,
-        hardware,
-        "conv",
-        (1, 5, 5),
-        outputs=4,
-        output_bits=2,
-        dynamic=DynamicPrecision(l_max=2, tau_sq=4000),
-    )
-    last = layer(
-        rng,
-        hardware,
-        "fc",
-        (4, 3, 3),
-        kind="linear",
-        kernel_height=3,
-        kernel_width=3,
-        outputs=3,
-        input_bits=2,
-        last=True,
-    )
-    hardware = replace(hardware, max_k=36)
-    first, last = (replace(x, registers=x.registers) for x in (first, last))
-    net = Network(name="narrow", hardware=hardware, layers=(first, last))
-    _check_runs(net, random_images(9, net, 2))
+    program = Program(hardware)
+    program.crossbar(
+        *_matrix(rng, hardware, 9, 4), target=100, channels=1, height=5, width=5, kernel_height=3, kernel_width=3,
+        out_height=3, out_width=3, out_bits=2, dynamic=DynamicPrecision(l_max=2, tau_sq=4000), shift=6,
+    )  # fmt: skip
+    program.crossbar(
+        *_matrix(rng, hardware, 16, 3), source=100, channels=4, height=3, width=3, kernel_height=2, kernel_width=2,
+        target=200, out_height=2, out_width=2, stream_bits=2, shift=5,
+    )  # fmt: skip
+    _check(program)
 
 
-def _single(hardware, **options):
-    values = {"kind": "linear", "kernel_height": 2, "kernel_width": 2, "outputs": 3, "last": True} | options
-    only = layer(np.random.default_rng(4), hardware, "fc", (5, 2, 2), **values)
-    return Network(name="single", hardware=hardware, layers=(only,))
+def test_step_without_any_plane_on_a_full_machine():
+    rng = np.random.default_rng(2)
+    program = Program(ROOMY)
+    program.crossbar(*_matrix(rng, ROOMY, 5, 5, saturated=True), channels=5, target=100, shift=4)
+    empty = np.zeros((5, 3), dtype=np.int64)
+    program.crossbar(empty, [1, -2, 3], [1, 1, 1], source=100, channels=5, last=1)
+    hardware = replace(ROOMY, crossbar_pairs=program.steps[1].fields["crossbar_base"])
+    full = Program(hardware)
+    full.steps, full.cells, full._pairs = program.steps, program.cells, program._pairs
+    _check(full)
 
 
-def test_layer_without_any_plane_on_a_full_machine_equals_golden():
-    net = _single(ROOMY)
-    first = layer(
-        np.random.default_rng(2), ROOMY, "first", (5, 2, 2), outputs=5, kernel_height=1, kernel_width=1, saturated=True
-    )
-    empty = replace(
-        net.layers[0], weights=np.zeros((20, 3), dtype=np.int64), block_widths=np.zeros((5, 2), dtype=np.int64)
-    )
-    layers = (replace(first, name="first"), empty)
-    pairs = network.check_network(Network(name="full", hardware=ROOMY, layers=layers)).pairs
-    net = Network(name="full", hardware=replace(ROOMY, crossbar_pairs=pairs), layers=layers)
-    _check_runs(net, random_images(4, net, 1))
+@pytest.mark.parametrize("hardware", [NINE, replace(ROOMY, sample_interval=3)], ids=["nine", "slow array"])
+def test_other_machines(hardware):
+    rng = np.random.default_rng(5)
+    program = Program(hardware)
+    registers = AdcRegisters(mode="twin", n_r2=hardware.adc_bits - 1, n_r1=1, m=1, bias=1)
+    program.crossbar(
+        *_matrix(rng, hardware, 18, 7), channels=2, height=4, width=4, kernel_height=3, kernel_width=3, out_height=2,
+        out_width=2, target=100, registers=registers, skip_zero_slices=1, shift=6,
+    )  # fmt: skip
+    _check(program)
 
 
 @pytest.mark.slow
@@ -162,37 +267,36 @@ def test_layer_without_any_plane_on_a_full_machine_equals_golden():
     [replace(ISAAC, crossbar_pairs=2, max_k=200, activation_bytes=256), replace(PAPER, crossbar_pairs=4)],
     ids=["isaac", "paper"],
 )
-def test_large_units_equal_golden(hardware):
-    only = layer(
-        np.random.default_rng(4),
-        hardware,
-        "fc",
-        (10, 4, 4),
-        kind="linear",
-        kernel_height=4,
-        kernel_width=4,
-        outputs=10,
-        last=True,
-        skip_zero_slices=True,
+def test_large_units(hardware):
+    program = Program(hardware)
+    matrix = _matrix(np.random.default_rng(4), hardware, 160, 10)
+    program.crossbar(
+        *matrix, channels=10, height=4, width=4, kernel_height=4, kernel_width=4, last=1, skip_zero_slices=1
     )
-    net = Network(name="large", hardware=hardware, layers=(only,))
-    _check_runs(net, random_images(4, net, 1), limit=400_000)
+    _check(program, limit=600_000)
 
 
 # ---- control ------------------------------------------------------------------------------------
-async def _error_of(driver, layers, expected):
+async def _error_of(driver, steps, expected):
     """Start; the run must end with the error `expected` and nothing done."""
     with pytest.raises(DeviceError, match=expected.name):
-        await driver.start(layers, expected_cycles=1000)
+        await driver.start(steps, expected_cycles=1000)
     status = await driver.read_register("STATUS")
     assert (status["busy"], status["done"], status["error"]) == (0, 0, expected.value)
     return status
 
 
-def _broken(net, **changes):
-    """Descriptor words of the first layer with fields changed."""
-    values = image.descriptor(net.layers[0], network.check_network(net).layers[0], net.hardware)
-    return pack_descriptor(net.hardware, {k: int(v) for k, v in (values | changes).items()})
+def _single(hardware=ROOMY, **fields):
+    program = Program(hardware)
+    matrix = _matrix(np.random.default_rng(4), hardware, 20, 3)
+    program.crossbar(*matrix, channels=5, height=2, width=2, kernel_height=2, kernel_width=2, **({"last": 1} | fields))
+    return program
+
+
+def _broken(program, index=0, **changes):
+    """Descriptor words of a step with fields changed."""
+    fields = program.steps[index].fields | changes
+    return pack_descriptor(program.hardware, {name: int(value) for name, value in fields.items()})
 
 
 ILLEGAL = [
@@ -201,81 +305,102 @@ ILLEGAL = [
     (ErrorCode.LAYER_GEOMETRY, {"outputs": 0}),
     (ErrorCode.LAYER_GEOMETRY, {"width": 3}),
     (ErrorCode.LAYER_GEOMETRY, {"crossbar_base": 200}),
-    (ErrorCode.UNSUPPORTED, {"residual": 1}),
-    (ErrorCode.UNSUPPORTED, {"average": 1}),
+    (ErrorCode.LAYER_GEOMETRY, {"source": ROOMY.activation_bytes - 10}),
+    (ErrorCode.LAYER_GEOMETRY, {"residual": 1}),
+    (ErrorCode.UNSUPPORTED, {"step": 3}),
 ]
 
 
 def test_illegal_descriptors_set_the_error_and_do_not_start_and_a_legal_one_runs_afterwards():
-    net = _single(ROOMY)
-    pixels = random_images(1, net, 1)[0]
-    logits, events = network.Runner(net).run(pixels[None])
+    program = _single()
 
     async def job(bus, driver, device, ctx):
-        await driver.write_input(pixels)
+        await program.load(driver)
         for expected, changes in ILLEGAL:
-            await driver.write_region("PROGRAM", _broken(net, **changes))
+            await driver.write_region("PROGRAM", _broken(program, **changes))
             await _error_of(driver, 1, expected)
-            # The layer's counters were never stored.
+            # The step's counters were never stored.
             assert (await driver.read_register("CYCLES_LOW"))["cycles"] < timing.c_layer(ROOMY)
-        for layers in (0, ROOMY.max_layers + 1):
-            await _error_of(driver, layers, ErrorCode.LAYER_COUNT)
-        await driver.write_region("PROGRAM", _broken(net))
-        run = await driver.run(pixels, 1, 3, expected_cycles=int(events.cycles[0, 0]))
-        assert run.logits.tolist() == logits[0].tolist()
-        assert run.events.as_dict() == events[0].as_dict()
+        for steps in (0, ROOMY.max_layers + 1):
+            await _error_of(driver, steps, ErrorCode.LAYER_COUNT)
+        await driver.write_region("PROGRAM", _broken(program))
+        await _check_run(program, driver, _memory())
 
-    run_system(net, job)
+    run_system(ROOMY, job)
 
 
-def test_error_in_a_later_layer_names_the_layer():
-    net = random_network(1, ROOMY)
-    values = image.descriptor(net.layers[1], network.check_network(net).layers[1], ROOMY)
-    words = pack_descriptor(ROOMY, {k: int(v) for k, v in (values | {"residual": 1}).items()})
+def test_step_that_reaches_beyond_the_last_pair_ends_the_run_and_a_legal_one_runs_afterwards():
+    program = _single()
+    pairs, samples = ROOMY.crossbar_pairs, []
 
     async def job(bus, driver, device, ctx):
-        await driver.write_region("PROGRAM", words, first=DESCRIPTOR_STRIDE)
-        await driver.write_input(random_images(1, net, 1)[0])
-        status = await _error_of(driver, 3, ErrorCode.UNSUPPORTED)
-        assert status["layer"] == 1
+        await program.load(driver)
+        await driver.write_region("PROGRAM", _broken(program, crossbar_base=pairs))
+        await write_memory(driver, _memory())
+        status = await _error_of(driver, 1, ErrorCode.LAYER_GEOMETRY)
+        assert status["layer"] == 0
+        assert not samples
+        await driver.write_region("PROGRAM", _broken(program))
+        await _check_run(program, driver, _memory())
+        assert samples
 
-    run_system(net, job)
+    run_system(ROOMY, job, background=lambda device: [_trace_of(device, samples)])
 
 
-def test_abort_at_any_time_ends_the_run_and_a_new_start_gives_the_golden_result():
-    net = random_network(2, ROOMY)
-    images = random_images(2, net, 1)
-    runner = network.Runner(net)
-    logits, events = runner.run(images)
-    total = int(runner.cycles(events)[0])
+def _trace_of(device, into):
+    async def bench(ctx):
+        trace = device.trace
+        async for _, _, valid, step, window in ctx.tick().sample(trace.valid, trace.layer, trace.window):
+            if valid:
+                into.append((int(step), int(window)))
+
+    return bench
+
+
+def test_error_in_a_later_step_names_the_step():
+    program = _residual_program()
 
     async def job(bus, driver, device, ctx):
-        await driver.write_input(images[0])
-        await driver.write_register("LAYER_COUNT", layers=3)
-        for clocks in (0, 60, 133, 140, 155, 170, 190, 400, total - 30):
+        await program.load(driver)
+        await driver.write_region("PROGRAM", _broken(program, 2, step=3), first=2 * DESCRIPTOR_STRIDE)
+        await write_memory(driver, _memory())
+        status = await _error_of(driver, 4, ErrorCode.UNSUPPORTED)
+        assert status["layer"] == 2
+
+    run_system(ROOMY, job)
+
+
+def test_abort_at_any_time_ends_the_run_and_a_new_start_gives_the_right_result():
+    program = _residual_program()
+    events = program.run(_memory()).events
+    first, second = events[0]["cycles"], events[1]["cycles"]
+    total = sum(step["cycles"] for step in events)
+    fetched = timing.c_layer(ROOMY) - 10
+    times = (0, 60, fetched, fetched + 100, first + 5, first + fetched + 30, first + fetched + 90, first + second + 200)
+
+    async def job(bus, driver, device, ctx):
+        await program.load(driver)
+        await driver.write_register("LAYER_COUNT", layers=4)
+        await write_memory(driver, _memory())
+        for clocks in (*times, total - 30):
             await driver.write_register("CONTROL", start=1)
             await bus.wait(clocks)
             await driver.write_register("CONTROL", abort=1)
             status = await driver.read_register("STATUS")
             assert (status["busy"], status["done"], status["error"]) == (0, 0, ErrorCode.ABORTED)
-        run = await driver.run(images[0], 3, 4, expected_cycles=total)
-        assert run.logits.tolist() == logits[0].tolist()
-        assert run.events.as_dict() == events[0].as_dict()
-        assert run.cycles == total
+        await _check_run(program, driver, _memory())
 
-    run_system(net, job)
+    run_system(ROOMY, job)
 
 
 def test_while_busy_start_is_ignored_and_accesses_to_tables_are_refused():
-    net = random_network(4, ROOMY)
-    images = random_images(4, net, 1)
-    runner = network.Runner(net)
-    logits, events = runner.run(images)
-    total = int(runner.cycles(events)[0])
+    program = _residual_program()
+    expected = program.run(_memory())
 
     async def job(bus, driver, device, ctx):
-        await driver.write_input(images[0])
-        await driver.write_register("LAYER_COUNT", layers=3)
+        await program.load(driver)
+        await write_memory(driver, _memory())
+        await driver.write_register("LAYER_COUNT", layers=4)
         await driver.write_register("CONTROL", start=1)
         await driver.write_register("CONTROL", start=1)
         for name in ("PROGRAM", "WIDTHS", "BIAS", "MULTIPLIERS", "PADS", "REFERENCE", "ACTIVATIONS"):
@@ -289,49 +414,58 @@ def test_while_busy_start_is_ignored_and_accesses_to_tables_are_refused():
         with pytest.raises(BusError, match=r"write.*SLVERR"):
             await driver.write_register("CONTROL", check_cells=1)
         assert (await driver.read_register("STATUS"))["busy"] == 1
-        await bus.poll(REGISTER["STATUS"].offset, 1, 0, 2 * total)
-        assert (await driver.logits(4)).tolist() == logits[0].tolist()
-        assert await driver.cycles() == total
+        await bus.poll(REGISTER["STATUS"].offset, 1, 0, 2 * expected.cycles)
+        assert await read_memory(driver) == expected.memory
+        assert await driver.cycles() == expected.cycles
 
-    run_system(net, job)
+    run_system(ROOMY, job)
 
 
-def test_fewer_layers_than_the_network_has_leave_the_activations_to_read():
-    net = random_network(7, ROOMY)
-    images = random_images(7, net, 1)
-    outputs, events = network.Runner(net).run_layers(images)
+def test_fewer_steps_than_the_program_has_leave_the_memory_to_read():
+    program = _residual_program()
 
     async def job(bus, driver, device, ctx):
-        for count in (1, 2):
-            run = await driver.run(images[0], count, None, expected_cycles=int(events.cycles[0, :count].sum()))
-            assert run.events.counts.tolist() == events.counts[0, :count].tolist()
-            assert run.cycles == events.cycles[0, :count].sum()
-            made = outputs[count - 1][0]
-            assert (await driver.activations(count, made.shape)).tolist() == made.tolist()
+        await program.load(driver)
+        for steps in (1, 2, 3):
+            await _check_run(program, driver, _memory(), steps)
 
-    run_system(net, job)
+    run_system(ROOMY, job)
 
 
-def test_trace_names_every_activation_with_its_layer_and_window():
-    net = random_network(0, ROOMY)
-    images = random_images(0, net, 1)
-    _, events = network.Runner(net).run(images)
+def test_reference_of_a_step_is_its_own():
+    program = _single(last=0, target=100, shift=3)
+    other = _single(last=0, target=200, shift=3)
+    program.steps.append(other.steps[0])
+
+    async def job(bus, driver, device, ctx):
+        await program.load(driver)
+        # Step 0 sees no current at all.
+        await driver.write_region("REFERENCE", [0] * (ROOMY.ou_rows + 1), first=reference_entry(ROOMY, 0))
+        memory = _memory()
+        await write_memory(driver, memory)
+        await driver.start(2, expected_cycles=10_000)
+        found = await read_memory(driver)
+        made = program.steps[0]
+        silent = [step_model.activation(made.fields, b, m, 0) for b, m in zip(made.bias, made.multipliers, strict=True)]
+        assert found[100:103] == silent
+        assert found[200:203] == program.run(memory).memory[200:203]
+        assert found[200:203] != silent
+
+    run_system(ROOMY, job)
+
+
+def test_trace_names_every_activation_with_its_step_and_window():
+    program = _residual_program()
+    expected = program.run(_memory())
     places = []
 
     async def job(bus, driver, device, ctx):
-        await driver.write_input(images[0])
-        await driver.write_register("LAYER_COUNT", layers=3)
-        await driver.write_register("CONTROL", start=1)
-        trace = device.trace
-        async for _, _, valid, index, window in ctx.tick().sample(trace.valid, trace.layer, trace.window):
-            if valid:
-                places.append((int(index), int(window)))
-            if len(places) == int(events.ou_activations[0].sum()):
-                break
+        await program.load(driver)
+        await _check_run(program, driver, _memory())
 
-    run_system(net, job)
+    run_system(ROOMY, job, background=lambda device: [_trace_of(device, places)])
     assert places == sorted(places)
-    for index, done in enumerate(net.layers):
+    for index, events in enumerate(expected.events):
         windows = [w for i, w in places if i == index]
-        assert len(windows) == events.ou_activations[0, index]
-        assert set(windows) <= set(range(done.windows))
+        assert len(windows) == events["ou_activations"]
+        assert set(windows) <= set(range(program.steps[index].fields["out_plane"]))

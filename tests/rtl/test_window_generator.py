@@ -1,116 +1,180 @@
-"""The window generator against the golden model's windows."""
+"""The window walk against the scalar model of a step."""
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
+import random
+from dataclasses import replace
 
-from golden_model import network
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from golden_model.config import TINY
+from golden_model.registers import StepKind
 from rtl.window_generator import WindowGenerator
 from sim.bench import fetch, put, simulate
-from tests.rtl.tile_tools import flat, settings_of, strobe, write_table
-from tests.strategies import make_layer
+from tests.rtl import step_model
+from tests.rtl.tile_tools import strobe, write_table
 
 pytestmark = pytest.mark.rtl
 
-SHAPES = {
-    "one window": {"channels": 2, "height": 3, "width": 2, "kernel_height": 3, "kernel_width": 2},
-    "kernel 1 x 1": {"channels": 3, "height": 3, "width": 4, "kernel_height": 1, "kernel_width": 1},
-    "border": {"channels": 2, "height": 4, "width": 3, "kernel_height": 3, "kernel_width": 3, "pad": 1},
-    "pooling": {"channels": 1, "height": 6, "width": 7, "kernel_height": 3, "kernel_width": 3, "pool": 2},
-    "stride and border": {
-        "channels": 2,
-        "height": 6,
-        "width": 5,
-        "kernel_height": 2,
-        "kernel_width": 3,
-        "stride": 3,
-        "pad": 2,
-    },
-    "stride, border and pooling": {
-        "channels": 1,
-        "height": 9,
-        "width": 8,
-        "kernel_height": 3,
-        "kernel_width": 2,
-        "stride": 2,
-        "pad": 1,
-        "pool": 2,
-    },
-    "border wider than the kernel": {
-        "channels": 1,
-        "height": 1,
-        "width": 2,
-        "kernel_height": 2,
-        "kernel_width": 2,
-        "pad": 3,
-    },
-}
+PADS = [3, 9, 15, 0, 7, 1, 12, 5]
 
 
-def _run(layer, activations):
-    """Bytes and places of every window, and the clocks from start to the first byte."""
-    dut = WindowGenerator(TINY)
-    memory = flat(activations)
-    windows, places, latencies = [], [], []
-    size = TINY.activation_bytes
+def _slots(fields, memory):
+    """What `bytes` must show in every clock of every window; value None where there is no byte."""
+    with_residual = step_model.is_element(fields) and fields["residual"]
+    result = []
+    for channels in step_model.windows(fields, memory, PADS):
+        slots = []
+        for values in channels:
+            slots += [(value, 0) for value in values]
+            if with_residual:
+                slots.append((None, 0))
+            slots[-1] = (slots[-1][0], 1)
+        result.append([(value, end, int(i == len(slots) - 1)) for i, (value, end) in enumerate(slots)])
+    return result
 
-    async def buffer(ctx):
-        async for _, _, read in ctx.tick().sample(dut.read):
-            if read.enable:
-                assert read.address < len(memory)
-                ctx.set(dut.read_data, memory[read.address])
+
+def _run(fields, memory, *, hardware=TINY, gaps=False):
+    """(value, channel_last, last) of every clock of every window, and every window's place.
+
+    gaps : random clocks between windows, else a window is started in the clock of the last one's end.
+    """
+    dut = WindowGenerator(hardware)
+    size = hardware.activation_bytes
+    rng = random.Random(1)
+    windows, places = [], []
+    end = fields["source"] + fields["channels"] * fields["in_plane"]
+
+    async def answers(ctx):
+        async for _, _, read, request in ctx.tick().sample(dut.read, dut.residual_request):
+            assert not (read.enable and request), "the residual's clock is free"
+            # What was not asked for must not matter.
+            value = memory[read.address] if read.enable else rng.randrange(256)
+            assert not read.enable or fields["source"] <= read.address < end
+            ctx.set(dut.read_data, value)
 
     async def bench(ctx):
-        put(ctx, dut.settings, settings_of(layer, TINY))
-        ctx.set(dut.row_step, layer.stride * layer.width % size)
-        ctx.set(dut.pad_rows, layer.pad * layer.width % size)
-        # Without pad values the table must not matter.
-        await write_table(ctx, dut.pad_write, [9] * layer.channels if layer.pad_values is None else layer.pad_values)
+        put(ctx, dut.settings, fields)
+        ctx.set(dut.row_step, fields["stride_y"] * fields["width"] % size)
+        ctx.set(dut.pad_rows, fields["pad_top"] * fields["width"] % size)
+        await write_table(ctx, dut.pad_write, PADS)
         await strobe(ctx, dut.layer_start)
-        for _ in range(layer.windows):
-            await strobe(ctx, dut.start)
-            got, clocks = [], 1
-            while True:
-                byte = fetch(ctx, dut.bytes)
-                if byte["valid"]:
-                    if not got:
-                        latencies.append(clocks)
-                    got.append(byte["value"])
-                    if byte["last"]:
-                        break
-                else:
-                    assert not got, "a byte a clock"
-                await ctx.tick()
-                clocks += 1
-            windows.append(got)
+        count = len(list(step_model.origins(fields)))
+        ctx.set(dut.start, 1)
+        for index in range(count):
+            await ctx.tick()
+            ctx.set(dut.start, 0)
             places.append(fetch(ctx, dut.place))
+            await ctx.tick().repeat(WindowGenerator.latency - 1)
+            got = []
+            while not (got and got[-1][2]):
+                if got:
+                    requested = fetch(ctx, dut.residual_request)
+                    await ctx.tick()
+                    byte = fetch(ctx, dut.bytes)
+                    assert byte["valid"] + requested == 1, "a byte a clock, or the residual's clock"
+                else:
+                    byte = fetch(ctx, dut.bytes)
+                got.append((byte["value"] if byte["valid"] else None, byte["channel_last"], byte["last"]))
+            windows.append(got)
+            if gaps:
+                for _ in range(rng.randrange(1, 4)):
+                    await ctx.tick()
+                    assert not fetch(ctx, dut.bytes)["channel_last"]
+                    assert not fetch(ctx, dut.bytes)["valid"]
+            ctx.set(dut.start, index + 1 < count)
 
-    simulate(dut, bench, processes=[buffer], limit=20_000)
-    return windows, places, latencies
+    simulate(dut, bench, processes=[answers], limit=60_000)
+    return windows, places
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("padded", [False, True])
-def test_windows_equal_golden_windows(shape, padded):
-    rng = np.random.default_rng(3)
-    channels = SHAPES[shape]["channels"]
-    layer = make_layer(
-        rng, TINY, **SHAPES[shape], outputs=1, pad_values=rng.integers(0, 16, channels) if padded else None
+def _check(fields, memory, **options):
+    windows, places = _run(fields, memory, **options)
+    assert windows == _slots(fields, memory)
+    inside = fields["pool"] ** 2
+    assert [p["pool_first"] for p in places] == [int(i % inside == 0) for i in range(len(places))]
+    assert [p["pool_last"] for p in places] == [int(i % inside == inside - 1) for i in range(len(places))]
+    assert [p["last"] for p in places] == [0] * (len(places) - 1) + [1]
+
+
+def _memory(seed=0, top=15):
+    rng = random.Random(seed)
+    return [rng.randrange(top + 1) for _ in range(TINY.activation_bytes)]
+
+
+@st.composite
+def _steps(draw):
+    kind = draw(st.sampled_from(StepKind))
+    element = kind != StepKind.CROSSBAR
+    size = st.integers(1, 3)
+    channels, height, width = draw(size), draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    outputs = draw(st.integers(1, 5))
+    padded = draw(st.booleans())
+    base = draw(st.integers(0, len(PADS) - max(outputs, channels)))
+    return step_model.step(
+        TINY,
+        step=kind,
+        channels=channels,
+        height=height,
+        width=width,
+        outputs=outputs,
+        source=draw(st.integers(0, TINY.activation_bytes - channels * height * width)),
+        kernel_height=draw(size),
+        kernel_width=draw(size),
+        stride_y=draw(st.integers(1, 4)),
+        stride_x=draw(st.integers(1, 4)),
+        pad_top=draw(st.integers(0, 4)),
+        pad_left=draw(st.integers(0, 4)),
+        out_height=draw(size),
+        out_width=draw(size),
+        pool=1 if element else draw(size),
+        pad_enable=int(padded),
+        pad_base=base,
+        pad_value=draw(st.integers(0, 15)),
+        first_channel=draw(st.integers(0, 6)) if element else 0,
+        residual=int(element and draw(st.booleans())),
     )
-    activations = rng.integers(0, 16, (1, layer.channels, layer.height, layer.width))
-    windows, places, latencies = _run(layer, activations)
-    assert windows == network.windows(layer, activations)[0].tolist()
-    assert set(latencies) == {WindowGenerator.latency}
-    inside = layer.pool * layer.pool
-    assert [p["pool_first"] for p in places] == [int(i % inside == 0) for i in range(layer.windows)]
-    assert [p["pool_last"] for p in places] == [int(i % inside == inside - 1) for i in range(layer.windows)]
-    assert [p["last"] for p in places] == [0] * (layer.windows - 1) + [1]
+
+
+@given(fields=_steps(), gaps=st.booleans(), seed=st.integers(0, 100))
+@settings(max_examples=60)
+def test_any_step_is_walked_as_the_model_says(fields, gaps, seed):
+    _check(fields, _memory(seed), gaps=gaps)
 
 
 def test_saturated_activations_and_borders_come_through():
-    layer = make_layer(np.random.default_rng(1), TINY, **SHAPES["border"], outputs=1, pad_values=np.array([15, 15]))
-    activations = np.full((1, 2, 4, 3), 15)
-    windows, _, _ = _run(layer, activations)
-    assert windows == network.windows(layer, activations)[0].tolist()
+    fields = step_model.step(
+        TINY, channels=2, height=4, width=3, kernel_height=3, kernel_width=3, pad_top=1, pad_left=1, out_height=4,
+        out_width=3, pad_value=15,
+    )  # fmt: skip
+    _check(fields, [15] * TINY.activation_bytes)
+
+
+@pytest.mark.parametrize("kind", [StepKind.CROSSBAR, StepKind.SUM])
+def test_largest_strides_and_borders_never_come_back_into_the_map(kind):
+    # Column 258 * 255 - 250 is 4 modulo 2**16; modulo smaller powers there are others.
+    fields = step_model.step(TINY, step=kind, width=16, stride_x=255, pad_left=250, out_width=260, pad_value=4)
+    _check(fields, [15] * TINY.activation_bytes)
+    fields = step_model.step(TINY, step=kind, height=16, stride_y=255, pad_top=250, out_height=260, pad_value=4)
+    _check(fields, [15] * TINY.activation_bytes)
+
+
+def test_input_channel_far_behind_the_last_output_channel_is_never_read():
+    fields = step_model.step(TINY, step=StepKind.MAXIMUM, outputs=3, channels=4, first_channel=65535, pad_value=2)
+    _check(fields, _memory())
+
+
+def test_negative_channel_is_no_large_one():
+    fields = step_model.step(TINY, step=StepKind.SUM, outputs=3, channels=65535, first_channel=65534, pad_value=2)
+    _check(fields | {"channels": 65535}, _memory())
+
+
+def test_map_may_fill_the_whole_memory():
+    hardware = replace(TINY, activation_bytes=200)
+    fields = step_model.step(
+        hardware, step=StepKind.MAXIMUM, channels=2, outputs=2, height=10, width=10, kernel_height=2, kernel_width=2,
+        stride_y=9, stride_x=9, pad_top=1, pad_left=1, out_height=2, out_width=2,
+    )  # fmt: skip
+    _check(fields, _memory()[:200], hardware=hardware)

@@ -5,27 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import numpy as np
-
-from golden_model import network
 from golden_model.config import HardwareConfig
-from golden_model.graph.layers import Layer, Network
-from golden_model.image import image
 from golden_model.registers import descriptor_fields
 from rtl.system import System
 from sim.backends.pysim import PysimBus
-from sim.bench import fetch, put, simulate
+from sim.bench import Testbench, fetch, put, simulate
 from sim.host.driver import Driver
-
-
-def settings_of(layer: Layer, hardware: HardwareConfig, **changes: int) -> dict[str, int]:
-    """Descriptor fields of a layer that is alone on the machine."""
-    last = layer if layer.last else None
-    placed = network.mapping.place(
-        [layer.block_widths], [layer.outputs], [0 if layer.pad_values is None else layer.channels], hardware
-    )
-    values = image.descriptor(last or layer, placed.layers[0], hardware)
-    return {name: int(value) for name, value in (values | changes).items()}
 
 
 def plain_settings(hardware: HardwareConfig, **values: int) -> dict[str, int]:
@@ -51,9 +36,10 @@ async def strobe(ctx: Any, signal: Any) -> None:
 async def send_window(ctx: Any, port: Any, values: Any) -> None:
     """Give a window's bytes to a `window_byte` port, one a clock."""
     for index, value in enumerate(values):
-        put(ctx, port, {"valid": 1, "value": int(value), "last": int(index == len(values) - 1)})
+        last = int(index == len(values) - 1)
+        put(ctx, port, {"valid": 1, "value": int(value), "channel_last": last, "last": last})
         await ctx.tick()
-    put(ctx, port, {"valid": 0, "value": 0, "last": 0})
+    put(ctx, port, {"valid": 0, "value": 0, "channel_last": 0, "last": 0})
 
 
 async def expect_within(ctx: Any, signal: Any, limit: int) -> int:
@@ -66,26 +52,17 @@ async def expect_within(ctx: Any, signal: Any, limit: int) -> int:
 
 
 def run_system(
-    net: Network,
+    hardware: HardwareConfig,
     job: Callable[[PysimBus, Driver, System, Any], Coroutine],
     *,
-    load: bool = True,
+    background: Callable[[System], list[Testbench]] = lambda device: [],
     limit: int = 120_000,
 ) -> None:
-    """Run `job(bus, driver, device, ctx)` on a system with the network's tables loaded."""
-    hardware = net.hardware
+    """Run `job(bus, driver, device, ctx)` on a system, beside `background(device)`."""
     device = System(hardware)
 
     async def bench(ctx: Any) -> None:
         bus = PysimBus(ctx, device)
-        driver = Driver(bus, hardware)
-        if load:
-            await driver.load(image.build_tables(net, network.check_network(net)))
-        await job(bus, driver, device, ctx)
+        await job(bus, Driver(bus, hardware), device, ctx)
 
-    simulate(device, bench, limit=limit)
-
-
-def flat(image_of: np.ndarray) -> list[int]:
-    """Activations as they lie in a buffer."""
-    return [int(value) for value in np.ravel(image_of)]
+    simulate(device, bench, background=background(device), limit=limit)

@@ -4,6 +4,8 @@ from amaranth.hdl import Array, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from golden_model.registers import ADDRESS_BITS
+
 WORDS = 8
 #: Address whose word counts clocks since the last write to it.
 COUNTER = 0x40
@@ -18,7 +20,7 @@ class StandIn(wiring.Component):
     def __init__(self):
         super().__init__(
             {
-                "s_axil_awaddr": In(24),
+                "s_axil_awaddr": In(ADDRESS_BITS),
                 "s_axil_awvalid": In(1),
                 "s_axil_awready": Out(1),
                 "s_axil_wdata": In(32),
@@ -28,7 +30,7 @@ class StandIn(wiring.Component):
                 "s_axil_bresp": Out(2),
                 "s_axil_bvalid": Out(1),
                 "s_axil_bready": In(1),
-                "s_axil_araddr": In(24),
+                "s_axil_araddr": In(ADDRESS_BITS),
                 "s_axil_arvalid": In(1),
                 "s_axil_arready": Out(1),
                 "s_axil_rdata": Out(32),
@@ -45,7 +47,7 @@ class StandIn(wiring.Component):
         m = Module()
         words = Array(Signal(32, name=f"word_{i}") for i in range(WORDS))
         counter = Signal(32)
-        address, have_address, value, have_value = Signal(24), Signal(), Signal(32), Signal()
+        address, have_address, value, have_value = Signal(ADDRESS_BITS), Signal(), Signal(32), Signal()
         m.d.comb += [self.s_axil_awready.eq(~have_address), self.s_axil_wready.eq(~have_value)]
         m.d.sync += counter.eq(counter + 1)
         with m.If(self.s_axil_awvalid & self.s_axil_awready):

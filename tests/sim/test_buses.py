@@ -1,9 +1,23 @@
 """Each simulator's bus on the same small device: accesses, error answers, time limits, trace, waveforms."""
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from unittest import mock
+
 import numpy as np
 import pytest
 from amaranth.hdl import Module, Signal
 
+from golden_model.config import PAPER, TINY
+from rtl import generate
+from rtl.system import System
+from rtl.tile import Tile
 from sim import bench
 from sim.backends import compiled, toolchain, verilator
 from sim.backends.pysim import PysimBus
@@ -11,7 +25,7 @@ from sim.host.bus import BusError, BusTimeout, run_now
 from sim.host.records import TraceLayout
 from tests.sim.stand_in import COUNTER, StandIn
 
-pytestmark = pytest.mark.rtl
+pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
 
 async def exercise(bus):
@@ -22,7 +36,7 @@ async def exercise(bus):
     await bus.write(4, 7)
     assert await bus.read(4) == 7
     for access, kind in ((bus.read(0x100), "read"), (bus.write(0x104, 1), "write")):
-        with pytest.raises(BusError, match=f"answered a {kind} at address 0x00010[04] with SLVERR"):
+        with pytest.raises(BusError, match=f"answered a {kind} at address 0x000010[04] with SLVERR"):
             await access
     assert await bus.read(0) == 1
     before = bus.clocks
@@ -70,7 +84,7 @@ def test_a_device_that_never_answers_times_out():
 
     async def testbench(ctx):
         for access in (PysimBus(ctx, dut).read(8), PysimBus(ctx, dut).write(8, 1)):
-            with pytest.raises(BusTimeout, match=r"did not answer a .* at address 0x000008"):
+            with pytest.raises(BusTimeout, match=r"did not answer a .* at address 0x0000008"):
                 await access
             met.append(True)
 
@@ -89,6 +103,13 @@ def test_trace_records_arrive_with_every_field_and_only_while_recording():
     assert records["index"].tolist() == [1, 7]
     assert records["started"].tolist() == [[1, 1, 1, 1], [0, 1, 1, 0]]
     assert records["codes"].tolist() == [[0x7FFF, 0, 1, 2], [6, 7, 8, 9]]
+
+
+def test_skipped_trace_records_are_left_out():
+    with compiled.CompiledBus(compiled.build(StandIn())) as bus:
+        bus.trace(True, skip=2)
+        run_now(bus.write_many([0, 4, 8, 12], [1, 2, 3, 4]))
+        assert bus.records()["index"].tolist() == [2, 3]
 
 
 class Unconnected(StandIn):
@@ -117,8 +138,75 @@ def test_trace_layout_decodes_what_amaranth_packs():
 
 def test_a_second_build_comes_from_the_cache(monkeypatch):
     compiled.build(StandIn())
-    monkeypatch.setattr(toolchain, "call", lambda *a, **k: pytest.fail("built again"))
+    monkeypatch.setattr(toolchain.Tools, "call", lambda *a, **k: pytest.fail("built again"))
     assert not compiled.build(StandIn()).built
+
+
+@pytest.mark.parametrize("damage", ["halved", "changed", "removed"])
+def test_a_damaged_library_is_built_again(damage):
+    path = compiled.build(StandIn()).path
+    data = path.read_bytes()
+    path.unlink()  # what has it open goes on with the old one
+    if damage == "halved":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "changed":
+        path.write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
+    library = compiled.build(StandIn())
+    assert library.built
+    with compiled.CompiledBus(library) as bus:
+        run_now(bus.write(4, 7))
+        assert run_now(bus.read(4)) == 7
+
+
+def processes_about(place):
+    """Command lines of running programs that mention a path."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            line = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            if str(place).encode() in line:
+                found.append(line.replace(b"\0", b" ").decode())
+    return found
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+def test_a_build_that_is_stopped_leaves_no_process_and_the_next_one_removes_its_folder(stop, tmp_path):
+    environment = {**os.environ, "OHMLOOM_BUILD": str(tmp_path)}
+    code = "from sim.backends.compiled import build; from tests.sim.stand_in import StandIn; build(StandIn())"
+    builder = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    )
+    wait_until(lambda: any("cc1plus" in line for line in processes_about(tmp_path)))
+    builder.send_signal(stop)
+    assert builder.wait(30) != 0
+    wait_until(lambda: not processes_about(tmp_path), 10)
+    left = [path for path in (tmp_path / "sim").iterdir() if path.is_dir()]
+    assert len(left) == (0 if stop == signal.SIGINT else 1)
+    with mock.patch.dict(os.environ, environment), toolchain.build_lock("another"):
+        assert not [path for path in (tmp_path / "sim").iterdir() if path.is_dir()]
+
+
+def test_an_installed_package_builds_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.delenv("OHMLOOM_BUILD", raising=False)
+    assert toolchain.build_root() == Path(__file__).resolve().parents[2] / "build" / "sim"
+    installed = tmp_path / "site-packages" / "sim" / "backends" / "toolchain.py"
+    monkeypatch.setattr(toolchain, "__file__", str(installed))
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert toolchain.build_root() == tmp_path / ".cache" / "ohmloom" / "sim"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert toolchain.build_root() == tmp_path / "other" / "ohmloom" / "sim"
 
 
 def test_a_failed_build_leaves_nothing_and_names_the_log(tmp_path, monkeypatch):
@@ -164,3 +252,23 @@ def test_words_outside_32_bits_are_refused():
 def test_signals_called_trace_are_renamed_and_nothing_else():
     text = "  wire trace;\n  wire [3:0] trace_port_index;\n  wire \\trace__valid ;\n"
     assert compiled.for_verilator(text) == text.replace("wire trace;", "wire trace_port;")
+
+
+def test_the_key_of_this_projects_hardware_needs_no_verilog(monkeypatch):
+    monkeypatch.setattr(compiled, "export", lambda *a: pytest.fail("written as Verilog"))
+    keys = {compiled.design_key(kind(config)) for kind in (System, Tile) for config in (TINY, PAPER)}
+    assert len(keys) == 4
+    assert compiled.design_key(System(TINY)) in keys
+
+
+def test_the_key_of_this_projects_hardware_changes_with_its_sources(tmp_path, monkeypatch):
+    root = Path(generate.__file__).resolve().parents[1]
+    for folder in ("rtl", "golden_model"):
+        shutil.copytree(root / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    before = compiled.design_key(System(TINY))
+    monkeypatch.setattr(generate, "__file__", str(tmp_path / "rtl" / "generate.py"))
+    assert compiled.design_key(System(TINY)) == before
+    for name in ("rtl/trq_sar.py", "golden_model/registers.py"):
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "# changed\n")
+        assert compiled.design_key(System(TINY)) != before
+        before = compiled.design_key(System(TINY))

@@ -55,7 +55,7 @@ def test_sampled_voltages_are_in_lsb_of_the_layer():
     crossbar = Crossbar(NINE, counts_per_lsb=[1.0, 2.0])
     crossbar.program(0, 0, 0, (1 << NINE.ou_cells) - 1)
     assert (crossbar.sample(0, 0, 0, 0b111111) == 6).all()
-    assert (crossbar.sample(0, 0, 0, 0b111111, layer=1) == 3).all()
+    assert (crossbar.sample(0, 0, 0, 0b111111, step=1) == 3).all()
 
 
 def test_saturated_array_reaches_every_threshold_up_to_the_row_count():

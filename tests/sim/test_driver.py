@@ -6,12 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from golden_model.image.image import build_tables
-from golden_model.network import check_network
-from golden_model.registers import IDENTITY, REGION, REGISTER, ErrorCode
-from sim.host.bus import Bus, BusTimeout, run_now
+from golden_model.image.program import plan
+from golden_model.registers import IDENTITY, REGION, REGISTER, ErrorCode, reference_entry
+from sim.host.bus import Bus, BusError, BusTimeout, Response, run_now
 from sim.host.driver import ChecksumError, DeviceError, Driver, poke_words
-from tests.end_to_end.networks import SMALL, random_network
+from tests.golden_model.random_graphs import SMALL, random_network
 
 
 class FakeDevice(Bus):
@@ -52,7 +51,7 @@ class FakeDevice(Bus):
 
 
 def test_a_device_that_is_something_else_is_refused():
-    with pytest.raises(DeviceError, match="the device identifies as 0x12345678, not as 0x4F484D01"):
+    with pytest.raises(DeviceError, match="the device identifies as 0x12345678, not as 0x4F484D02"):
         run_now(Driver(FakeDevice(identity=0x12345678), SMALL).identify())
 
 
@@ -64,8 +63,7 @@ def test_a_device_of_another_hardware_configuration_is_refused():
 
 
 def test_loading_writes_every_table_to_its_region():
-    network = random_network(3)
-    tables = build_tables(network, check_network(network))
+    tables = plan(random_network(3)).tables
     device = FakeDevice()
     run_now(Driver(device, SMALL).load(tables))
     bias = [device.memory[REGION["BIAS"].address(i)] for i in range(len(tables.bias))]
@@ -74,27 +72,62 @@ def test_loading_writes_every_table_to_its_region():
         ("WIDTHS", tables.widths),
         ("MULTIPLIERS", tables.multipliers),
         ("PADS", tables.pads),
-        ("REFERENCE", tables.levels.ravel()),
     ):
         found = [device.memory[REGION[name].address(i)] for i in range(len(expected))]
         assert found == expected.tolist(), name
-    program = [device.memory[REGION["PROGRAM"].address(i)] for i in range(tables.program.size)]
+    for step, levels in enumerate(tables.levels):
+        first = reference_entry(SMALL, step)
+        found = [device.memory[REGION["REFERENCE"].address(first + count)] for count in range(len(levels))]
+        assert found == levels.tolist()
+    program = [device.memory.get(REGION["PROGRAM"].address(i), 0) for i in range(tables.program.size)]
     assert program == tables.program.ravel().tolist()
     assert device.cells == tables.cell_words.ravel().tolist()
     assert device.memory[REGISTER["CELL_PAIRS"].offset] == len(tables.cells)
 
 
 def test_cells_that_read_back_differently_are_reported():
-    network = random_network(3)
-    tables = build_tables(network, check_network(network))
+    tables = plan(random_network(3)).tables
     with pytest.raises(ChecksumError, match=r"the cells read back have CRC-32 0x\w{8}, those programmed have 0x\w{8}"):
         run_now(Driver(FakeDevice(flip=1 << 17), SMALL).load(tables))
 
 
+class BusyArray(FakeDevice):
+    """Refuses every word of cells at an index of `refused` once, those of `never` always."""
+
+    def __init__(self, refused=(), never=()):
+        super().__init__()
+        self.refused, self.never = set(refused), set(never)
+
+    async def write(self, address, word):
+        index = len(self.cells)
+        if address == REGISTER["CELL_DATA"].offset and index in self.refused | self.never:
+            self.refused.discard(index)
+            raise BusError("write", address, Response.SLVERR)
+        await super().write(address, word)
+
+
+def _cells(pairs=2):
+    rng = np.random.default_rng(5)
+    return rng.integers(0, 1 << 32, (pairs * SMALL.ous_per_crossbar, SMALL.cell_words), dtype=np.uint32)
+
+
+def test_cells_that_a_busy_array_refuses_are_written_again():
+    words = _cells()
+    device = BusyArray(refused={1, 2, 7, words.size - 1})
+    run_now(Driver(device, SMALL).program_cells(words))
+    assert device.cells == words.ravel().tolist()
+
+
+@pytest.mark.parametrize("index", [0, 3])
+def test_cells_that_are_refused_again_end_the_programming(index):
+    with pytest.raises(BusError, match="SLVERR"):
+        run_now(Driver(BusyArray(never={index}), SMALL).program_cells(_cells()))
+
+
 @pytest.mark.parametrize("code", [code for code in ErrorCode if code])
-def test_every_device_error_is_named_with_its_layer(code):
+def test_every_device_error_is_named_with_its_step(code):
     driver = Driver(FakeDevice(status={"error": int(code), "layer": 2}), SMALL)
-    with pytest.raises(DeviceError, match=f"the device stopped in layer 2 with error {code.name}"):
+    with pytest.raises(DeviceError, match=f"the device stopped in step 2 with error {code.name}"):
         run_now(driver.start(1, expected_cycles=10))
 
 
@@ -106,7 +139,7 @@ def test_overflow_is_reported():
 
 def test_a_run_that_hangs_meets_the_watchdog():
     driver = Driver(FakeDevice(status={"busy": 1, "layer": 1}), SMALL)
-    with pytest.raises(BusTimeout, match=r"did not end within 10020 clocks .10 expected.; it hangs in layer 1"):
+    with pytest.raises(BusTimeout, match=r"did not end within 10020 clocks .10 expected.; it hangs in step 1"):
         run_now(driver.start(1, expected_cycles=10))
 
 
@@ -122,22 +155,61 @@ def test_counters_and_logits_keep_their_upper_bits_and_sign():
     assert run_now(driver.cycles()) == 2 << 32
 
 
-def test_activations_come_from_the_buffer_that_the_layer_wrote():
+@pytest.mark.parametrize("base", [0, 5, 8])
+def test_the_input_lies_at_its_base(base):
     device = FakeDevice()
-    driver = Driver(device, SMALL)
-    run_now(driver.write_input(np.arange(6, dtype=np.uint8).reshape(1, 2, 3)))
-    assert run_now(driver.activations(0, (1, 2, 3))).tolist() == [[[0, 1, 2], [3, 4, 5]]]
-    device.memory[REGION["ACTIVATIONS"].address(SMALL.activation_bytes // 4)] = 0x04030201
-    assert run_now(driver.activations(1, (3,))).tolist() == [1, 2, 3]
+    run_now(Driver(device, SMALL).write_input(np.arange(1, 7, dtype=np.uint8).reshape(1, 2, 3), base))
+    words = [device.memory.get(REGION["ACTIVATIONS"].address(i), 0) for i in range(5)]
+    assert np.array(words, dtype="<u4").view(np.uint8)[base:].tolist() == [1, 2, 3, 4, 5, 6] + [0] * (14 - base)
+
+
+@pytest.mark.parametrize("target", [4, 6])
+def test_activations_come_from_where_the_step_writes(target):
+    device = FakeDevice()
+    step = replace(plan(random_network(3)).steps[0], shape=(1, 2, 3))
+    step.fields.update(last=0, target=target)
+    for i in range(4):
+        device.memory[REGION["ACTIVATIONS"].address(i)] = 0x03020100 + 0x04040404 * i
+    assert run_now(Driver(device, SMALL).activations(step)).ravel().tolist() == list(range(target, target + 6))
+
+
+def test_the_last_step_wrote_logits():
+    device = FakeDevice()
+    step = replace(plan(random_network(3)).steps[-1], shape=(2, 1, 1))
+    step.fields.update(last=1)
+    device.memory[REGION["LOGITS"].address(0)] = 0xFFFFFFFD
+    assert run_now(Driver(device, SMALL).activations(step)).tolist() == [-3, 0]
 
 
 def test_an_input_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="an input of 257 bytes does not fit 256 bytes"):
-        run_now(Driver(FakeDevice(), SMALL).write_input(np.zeros(257)))
+    size = SMALL.activation_bytes
+    with pytest.raises(ValueError, match=f"an input of {size} bytes at byte 1 does not fit {size} bytes"):
+        run_now(Driver(FakeDevice(), SMALL).write_input(np.zeros(size), 1))
+
+
+class Running(FakeDevice):
+    """Busy for `cycles` clocks after its start."""
+
+    def __init__(self, cycles):
+        super().__init__()
+        self.cycles = cycles
+
+    async def read(self, address):
+        if address == REGISTER["STATUS"].offset:
+            busy = self.count < self.cycles
+            return REGISTER["STATUS"].pack(busy=busy, done=not busy)
+        return await super().read(address)
+
+
+def test_a_long_run_tells_how_far_it_is():
+    told = []
+    run_now(Driver(Running(7_000_000), SMALL).start(1, expected_cycles=7_000_000, progress=told.append))
+    assert len(told) == 3
+    assert all(2_000_000 * (i + 1) <= clocks < 2_100_000 * (i + 1) for i, clocks in enumerate(told))
 
 
 @pytest.mark.parametrize(
-    ("poke", "message"), [((2, 0), "multiple of 4"), ((1 << 24, 0), "multiple of 4"), ((0, -1), "a bus word must be")]
+    ("poke", "message"), [((2, 0), "multiple of 4"), ((1 << 28, 0), "multiple of 4"), ((0, -1), "a bus word must be")]
 )
 def test_illegal_pokes_are_refused(poke, message):
     with pytest.raises(ValueError, match=message):

@@ -5,28 +5,32 @@ import pytest
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from golden_model.crossbar.trace import window_trace
-from golden_model.image import image
-from golden_model.network import windows
+from golden_model.registers import StepKind
 from sim.host import session
 from sim.host.records import TraceLayout
-from tests.end_to_end.networks import random_images, random_network
+from tests.end_to_end.networks import loaded
+from tests.golden_model.random_graphs import random_images, random_network
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    network = random_network(8)
-    return image.write(tmp_path_factory.mktemp("session") / "image", network, random_images(8, network, 1))
+def written():
+    network = random_network(4, kinds=("convolution", "max"), most=3)
+    image = loaded(network, random_images(4, network, 1))
+    assert len(image.program.steps) > 1
+    return image
 
 
-def golden_records(written, number=0):
-    """What the hardware's trace of a layer must hold, by field."""
-    network, layer = written.network, written.network.layers[number]
-    records = [
-        record
-        for row in windows(layer, written.vectors.images)[0]
-        for record in window_trace(layer, network.hardware, written.placement.layers[number], row)
-    ]
+def crossbar_step(written):
+    return next(i for i, step in enumerate(written.program.steps) if step.kind == StepKind.CROSSBAR)
+
+
+def step_records(written):
+    return list(session.step_trace(written, crossbar_step(written), written.vectors.images[0]))
+
+
+def golden_records(written):
+    """What the hardware's trace of the first crossbar step must hold, by field."""
+    records = [record for _, record in step_records(written)]
     names = ("segment", "input_bit", "block_col", "plane", "pair", "ou_row", "ou_col")
     fields = {name: np.array([getattr(r, name) for r in records], dtype=np.int64) for name in names}
     for name in ("started", "range_flags", "codes"):
@@ -35,7 +39,7 @@ def golden_records(written, number=0):
 
 
 def first(written, records):
-    return session._first_record(written, 0, written.vectors.images[0], records)
+    return session.first_record(written, crossbar_step(written), written.vectors.images[0], records)
 
 
 def result(written):
@@ -60,17 +64,13 @@ def test_the_lowest_of_several_wrong_lanes_is_named(written):
 
 
 def test_the_first_of_several_wrong_activations_is_named(written):
-    records = golden_records(written)
-    per_window = [0]
-    for at in (700, 30, 31):
+    records, places = golden_records(written), step_records(written)
+    wrong = len(places) // 2
+    for at in (wrong + 30, wrong, wrong + 1):
         records["plane"][at] += 1
-    layer, placed = written.network.layers[0], written.placement.layers[0]
-    for row in windows(layer, written.vectors.images)[0]:
-        count = sum(1 for _ in window_trace(layer, written.network.hardware, placed, row))
-        per_window.append(per_window[-1] + count)
-    window = int(np.searchsorted(per_window, 30, side="right")) - 1
     _, where = first(written, records)
-    assert (where["window"], where["ou"], where["field"]) == (window, 30 - per_window[window], "plane")
+    window, record = places[wrong]
+    assert (where["window"], where["ou"], where["field"]) == (window, record.index, "plane")
 
 
 def test_lanes_that_never_start_may_hold_anything(written):
@@ -96,15 +96,15 @@ def test_logits_are_judged_before_events_and_events_before_cycles(written):
     good.cycles += 1
     assert "clocks instead of" in session.compare(written, good)
     good.events[1][6] += 1
-    assert "event counter ad_operations of layer conv2 is" in session.compare(written, good)
-    good.logits[2] -= 1
-    assert session.compare(written, good).startswith("logit 2 is")
+    assert f"event counter ad_operations of step {written.program.steps[1].name} is" in session.compare(written, good)
+    good.logits[0] -= 1
+    assert session.compare(written, good).startswith("logit 0 is")
 
 
 def test_jobs_and_outcomes_survive_json(written):
     job = session.Job((0, 2), ((0x300000, 5),), judge=False, lenient=True)
     assert session.Job.from_json(job.as_json()) == job
-    outcome = session.Outcome([result(written)], "vector 0: x", {"layer": "fc", "lane": 3}, 5, 0.5, notes=["n"])
+    outcome = session.Outcome([result(written)], "vector 0: x", {"step": "fc", "lane": 3}, 5, 0.5, notes=["n"])
     assert session.Outcome.from_json(outcome.as_json()) == outcome
 
 

@@ -1,0 +1,624 @@
+"""Operators of PyTorch as `Op`s: what each one means, and what is refused by name."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from golden_model.graph.numbers import Window
+from quant.capture.errors import UnsupportedOperator
+from quant.capture.trace import Seen, node_name
+from quant.training.layers import QuantActivation, QuantMatrix
+
+Shape = tuple[int, int, int]
+
+SUPPORTED = (
+    "Conv2d, Linear, BatchNorm, ReLU, ReLU6, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, addition, cat, flatten,"
+    " view, reshape, mean over height and width, Dropout, Identity"
+)
+#: Kinds whose output holds values of their input (and zeros), so that scale and sign pass through.
+TRANSPARENT = ("max", "border", "reshape")
+
+
+@dataclass(eq=False)
+class Op:
+    """One operator of the float network.
+
+    kind : image, matrix, norm, relu, max, mean, cat, add, border or reshape. inputs : names of ops; the second
+    input of a matrix is a residual. shape : (C, H, W) of the output; low, high : its real range.
+    relu : clamped at 0 after it. cap : its upper clamp (ReLU6), None for none.
+    integers, scale : a trained integer weight, shaped as `weight`, and its real step per output (N,), negative where
+    a batch norm turns the sign; None and empty for a weight that is still to be quantised.
+    bits : of a trained activation, whose range is exactly 0..cap; None otherwise.
+    border_value : (C,) what a trained layer takes for a border, None for zeros.
+    value_of : the torch.fx node that gives the same values; None where there is none.
+    """
+
+    name: str
+    kind: str
+    inputs: list[str]
+    shape: Shape
+    low: float
+    high: float
+    relu: bool = False
+    cap: float | None = None
+    weight: Tensor = field(default_factory=lambda: torch.zeros(0))  # (N, C / groups, kh, kw)
+    bias: Tensor = field(default_factory=lambda: torch.zeros(0))
+    linear: bool = False
+    stride: int = 1
+    pad: int = 0
+    groups: int = 1
+    pool: int = 1
+    window: Window | None = None
+    border: tuple[int, int, int, int] = (0, 0, 0, 0)
+    steps: tuple[int, int] = (1, 1)
+    channels: tuple[int, int] = (0, 0)
+    integers: Tensor | None = None
+    scale: Tensor = field(default_factory=lambda: torch.zeros(0))
+    bits: int | None = None
+    border_value: Tensor | None = None
+    value_of: fx.Node | None = None
+
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        """What the op gives in floating point, (B, C, H, W); a trained activation is clamped and not rounded."""
+        x = inputs[0]
+        if self.kind == "matrix":
+            weight, bias = self.weight.float(), self.bias.float()
+            if self.border_value is not None:
+                bias = bias + weight.sum((2, 3)) @ self.border_value
+                x = x - self.border_value.reshape(1, -1, 1, 1)
+            if self.linear:
+                x = F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
+            else:
+                x = F.conv2d(x, weight, bias, self.stride, self.pad, groups=self.groups)
+            x = F.max_pool2d(x, self.pool)
+            x = sum(inputs[1:], x)
+        elif self.kind == "add":
+            x = sum(inputs[1:], x)
+        elif self.kind == "cat":
+            x = torch.cat(list(inputs), 1)
+        elif self.kind == "border":
+            above, below, left, right = self.border
+            x = F.pad(x[:, :, :: self.steps[0], :: self.steps[1]], (left, right, above, below, *self.channels))
+        elif self.window is not None:
+            w = self.window
+            pooled = F.max_pool2d if self.kind == "max" else F.avg_pool2d
+            x = pooled(x, w.kernel, w.stride, w.pad, ceil_mode=w.ceil_mode)
+        x = x.reshape(len(x), *self.shape)
+        return x.clamp(0, self.cap) if self.relu else x
+
+    def clamp(self, relu: Op) -> None:
+        """Take over what a ReLU does."""
+        self.relu, self.cap, self.bits, self.low = True, relu.cap, relu.bits, 0.0
+        self.high = max(0.0, self.high)
+        if relu.cap is not None:
+            self.high = relu.cap if relu.bits is not None else min(self.high, relu.cap)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The tensor that an operator gives. softmax : name of a softmax before it, which may only end the network."""
+
+    op: str
+    rank: int
+    softmax: str = ""
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    return (pair[0], pair[0]) if len(pair) == 1 else cast(tuple[int, int], pair)
+
+
+class Translator:
+    """Turns torch.fx nodes into `Op`s, one operator after the other.
+
+    Methods named after an operator take its tensors as `Ref` and its other arguments as torch does.
+    """
+
+    def __init__(self, module: fx.GraphModule, seen: dict[fx.Node, Seen], shape: Shape) -> None:
+        self.module, self.seen, self.shape = module, seen, shape
+        self.ops: dict[str, Op] = {}
+        self.refs: dict[fx.Node, Ref] = {}
+        self.node: fx.Node = next(iter(module.graph.nodes))
+        self.label = ""
+
+    def translate(self) -> tuple[dict[str, Op], str]:
+        """All ops by name in order of computation, and the name of the output's."""
+        output = None
+        for node in self.module.graph.nodes:
+            self.node = node
+            seen = self.seen.get(node)
+            if node.op == "output":
+                if not isinstance(node.args[0], fx.Node) or node.args[0] not in self.refs:
+                    raise UnsupportedOperator("the network must return exactly one tensor, made from its input")
+                output = self.refs[node.args[0]].op
+            elif node.op == "placeholder":
+                self.label = "input"
+                self.refs[node] = self._add("image")
+            elif seen is None or seen.constant:
+                continue  # computed once, here
+            elif seen.shape is not None:
+                self.refs[node] = self._operator(node)
+            elif not _is_plain(seen.value):
+                raise self._refused(node_label(node, self.module))
+        assert output is not None
+        return self.ops, output
+
+    # ---- plumbing ---------------------------------------------------------------------------------
+    def _operator(self, node: fx.Node) -> Ref:
+        self.label = node_label(node, self.module)
+        arguments = [self._argument(a) for a in node.args]
+        options = {key: self._argument(a) for key, a in node.kwargs.items()}
+        if "input" in options:  # torch's name of the first argument
+            arguments.insert(0, options.pop("input"))
+        try:
+            if node.op == "call_module":
+                module = self.module.get_submodule(str(node.target))
+                translate = next((t for kind, t in _MODULES.items() if isinstance(module, kind)), None)
+                if translate is None:
+                    raise self._refused(self.label)
+                self._require(len(arguments) == 1 and not options, "it must be called with one tensor")
+                result = translate(self, arguments[0], module)
+            else:
+                table: dict[Any, str] = _FUNCTIONS if node.op == "call_function" else _METHODS
+                method = table.get(node.target)
+                if method is None:
+                    raise self._refused(self.label)
+                result = getattr(self, method)(*arguments, **options)
+        except UnsupportedOperator:
+            raise
+        except Exception as error:
+            raise self._refused(f"{self.label} with these arguments") from error
+        self._overwrite(result)
+        return result
+
+    def _overwrite(self, result: Ref) -> None:
+        """Later users of the tensors that the present node wrote into see what was written."""
+        order = {n: i for i, n in enumerate(self.module.graph.nodes)}
+        target = self.node.args[0] if self.node.args else self.node.kwargs.get("input")
+        for other in self.seen[self.node].overwritten:
+            self._require(not self.seen[other].constant, "it changes a parameter while the network runs")
+            if all(order[user] <= order[self.node] for user in other.users):
+                continue
+            same = isinstance(target, fx.Node) and other in self.refs and self.refs[other].op == self.refs[target].op
+            self._require(
+                same,
+                f"it writes in place into a part or another view of the tensor of {node_name(other)!r}, which is used"
+                f" later; write to a new tensor",
+            )
+            self.refs[other] = Ref(result.op, self.refs[other].rank, result.softmax)
+
+    def _argument(self, value: Any) -> Any:
+        """Tensors of the network as `Ref`, parameters and computed numbers as they are."""
+        if isinstance(value, fx.Node):
+            if value in self.refs:
+                ref = self.refs[value]
+                if ref.softmax:
+                    raise UnsupportedOperator(f"layer {ref.softmax!r}: softmax is supported only at the network's end")
+                return ref
+            return self.seen[value].value
+        if isinstance(value, tuple | list):
+            return type(value)(self._argument(v) for v in value)
+        if isinstance(value, slice):
+            return slice(*(self._argument(v) for v in (value.start, value.stop, value.step)))
+        return value
+
+    def _refused(self, what: str) -> UnsupportedOperator:
+        return UnsupportedOperator(f"layer {node_name(self.node)!r}: {what} is not supported (supported: {SUPPORTED})")
+
+    def _require(self, condition: bool, what: str) -> None:
+        if not condition:
+            raise UnsupportedOperator(f"layer {node_name(self.node)!r}: {self.label}: {what}")
+
+    def _add(self, kind: str, *inputs: Ref, **attributes: Any) -> Ref:
+        """A new op with the shape and range that was seen for the present node."""
+        seen = self.seen[self.node]
+        shape: tuple[int, ...] = seen.shape or ()
+        self._require(
+            len(shape) in (2, 4),
+            f"its output has {len(shape)} dimensions; maps (B, C, H, W) and vectors (B, F) are supported",
+        )
+        for ref in inputs:
+            self._require(isinstance(ref, Ref), "an operand is not made from the network's input")
+        c, h, w = (*shape, 1, 1)[1:4]
+        name, count = node_name(self.node), 1
+        while name in self.ops:  # a module that is called again
+            count += 1
+            name = f"{node_name(self.node)}#{count}"
+        attributes["value_of"] = self.node
+        self.ops[name] = Op(name, kind, [r.op for r in inputs], (c, h, w), seen.low, seen.high, **attributes)
+        return Ref(name, len(shape))
+
+    def _shape(self, x: Ref) -> Shape:
+        return self.ops[x.op].shape
+
+    def _is_map(self, x: Ref) -> None:
+        self._require(isinstance(x, Ref) and x.rank == 4, "it needs a map (B, C, H, W)")
+
+    def _are_constant(self, *values: Any) -> None:
+        self._require(
+            not any(isinstance(v, Ref) for v in values), "its weights must be parameters, not made from the image"
+        )
+
+    # ---- layers -----------------------------------------------------------------------------------
+    def conv2d(
+        self, x: Ref, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups=1
+    ) -> Ref:
+        self._is_map(x)
+        self._are_constant(weight, bias)
+        self._require(_pair(dilation) == (1, 1), f"dilation is not supported, got {dilation}")
+        step = _pair(stride)
+        self._require(step[0] == step[1], f"stride must be equal in both directions, got {step}")
+        kernel = tuple(weight.shape[2:])
+        if isinstance(padding, str):
+            total = [0, 0] if padding == "valid" else [k - 1 for k in kernel]
+            border = (total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2)
+        else:
+            vertical, horizontal = _pair(padding)
+            border = (vertical, vertical, horizontal, horizontal)
+        pad = border[0]
+        if len(set(border)) > 1:
+            _, height, width = self._shape(x)
+            before = self.ops[x.op]
+            shape = (before.shape[0], height + border[0] + border[1], width + border[2] + border[3])
+            name = f"{node_name(self.node)}.border"
+            self.ops[name] = Op(name, "border", [x.op], shape, before.low, before.high, border=border)
+            x, pad = Ref(name, 4), 0
+        weight = weight.detach().double()
+        bias = torch.zeros(len(weight)) if bias is None else bias.detach()
+        return self._add("matrix", x, weight=weight, bias=bias.double(), stride=step[0], pad=pad, groups=int(groups))
+
+    def linear(self, x: Ref, weight: Tensor, bias: Any = None) -> Ref:
+        self._require(isinstance(x, Ref) and x.rank == 2, "it needs a vector (B, F); flatten the map before it")
+        self._are_constant(weight, bias)
+        bias = torch.zeros(len(weight)) if bias is None else bias.detach()
+        weight = weight.detach().double()[:, :, None, None]
+        return self._add("matrix", x, weight=weight, bias=bias.double(), linear=True)
+
+    def batch_norm(
+        self, x: Ref, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
+        training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+    ) -> Ref:  # fmt: skip
+        self._require(not training, "training=True normalises with the statistics of the batch; use running ones")
+        self._require(running_mean is not None and running_var is not None, "it needs running statistics")
+        self._are_constant(running_mean, running_var, weight, bias)
+        assert running_mean is not None
+        assert running_var is not None
+        scale = 1 / torch.sqrt(running_var.double() + eps)
+        scale = scale if weight is None else scale * weight.detach().double()
+        shift = -running_mean.double() * scale
+        shift = shift if bias is None else shift + bias.detach().double()
+        return self._add("norm", x, weight=scale, bias=shift)
+
+    def relu(self, x: Ref, inplace: bool = False) -> Ref:
+        return self._add("relu", x)
+
+    def quantised_matrix(self, x: Ref, m: QuantMatrix) -> Ref:
+        weight = m.weight().detach()
+        if m.stage.kind == "linear":
+            ref = self.linear(x, weight, m.bias)
+        else:
+            ref = self.conv2d(x, weight, m.bias, m.stage.stride, m.stage.pad)
+        op = self.ops[ref.op]
+        op.border_value = None if m.offset is None else m.offset.detach()
+        op.integers = m.source.integers().detach().double().reshape(op.weight.shape)
+        op.scale = m.source.step().detach().double().repeat(len(op.weight))
+        return ref
+
+    def quantised_activation(self, x: Ref, m: QuantActivation) -> Ref:
+        return self._add("relu", x, cap=float(m.clip), bits=m.bits)
+
+    def relu6(self, x: Ref, inplace: bool = False) -> Ref:
+        return self._add("relu", x, cap=6.0)
+
+    def clamp(self, x: Ref, min: Any = None, max: Any = None) -> Ref:
+        self._require(min == 0 and (max is None or max > 0), f"only a clamp from 0 upwards, got {min}..{max}")
+        return self._add("relu", x, cap=None if max is None else float(max))
+
+    def hardtanh(self, x: Ref, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Ref:
+        return self.clamp(x, min_val, max_val)
+
+    # ---- pooling ----------------------------------------------------------------------------------
+    def max_pool2d(
+        self, x: Ref, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+        ceil_mode: bool = False, return_indices: bool = False,
+    ) -> Ref:  # fmt: skip
+        self._is_map(x)
+        self._require(_pair(dilation) == (1, 1), f"dilation is not supported, got {dilation}")
+        self._require(not return_indices, "return_indices is not supported")
+        kernel = _pair(kernel_size)
+        step = kernel if stride is None or stride == [] else _pair(stride)
+        return self._add("max", x, window=Window(kernel=kernel, stride=step, pad=_pair(padding), ceil_mode=ceil_mode))
+
+    def avg_pool2d(
+        self, x: Ref, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+        count_include_pad: bool = True, divisor_override: Any = None,
+    ) -> Ref:  # fmt: skip
+        self._is_map(x)
+        self._require(divisor_override is None, "divisor_override is not supported")
+        kernel, pad = _pair(kernel_size), _pair(padding)
+        self._require(count_include_pad or pad == (0, 0), "count_include_pad=False with padding is not supported")
+        step = kernel if stride is None or stride == [] else _pair(stride)
+        window = Window(kernel=kernel, stride=step, pad=pad)
+        made = tuple(self.seen[self.node].shape or ())[2:]
+        floor = tuple(window.out(size, axis) for axis, size in enumerate(self._shape(x)[1:]))
+        self._require(not ceil_mode or made == floor, "ceil_mode is not supported where windows reach over the edge")
+        return x if kernel == step == (1, 1) and pad == (0, 0) else self._add("mean", x, window=window)
+
+    def _adaptive(self, x: Ref, output_size: Any) -> Window:
+        self._is_map(x)
+        size = self._shape(x)[1:]
+        wanted = [s if o is None else int(o) for o, s in zip(_pair_or_none(output_size), size, strict=True)]
+        self._require(
+            all(s % o == 0 for s, o in zip(size, wanted, strict=True)),
+            f"its output size {tuple(wanted)} must divide its input's {size}",
+        )
+        kernel = (size[0] // wanted[0], size[1] // wanted[1])
+        return Window(kernel=kernel, stride=kernel)
+
+    def adaptive_avg_pool2d(self, x: Ref, output_size: Any) -> Ref:
+        window = self._adaptive(x, output_size)
+        return x if window.kernel == (1, 1) else self._add("mean", x, window=window)
+
+    def adaptive_max_pool2d(self, x: Ref, output_size: Any, return_indices: bool = False) -> Ref:
+        self._require(not return_indices, "return_indices is not supported")
+        window = self._adaptive(x, output_size)
+        return x if window.kernel == (1, 1) else self._add("max", x, window=window)
+
+    def mean(self, x: Ref, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Ref:
+        self._is_map(x)
+        dims = sorted(d % 4 for d in ((dim,) if isinstance(dim, int) else tuple(dim or ())))
+        self._require(dims == [2, 3], f"only the mean over height and width is supported, got dim={dim}")
+        kernel = self._shape(x)[1:]
+        return self._add("mean", x, window=Window(kernel=kernel, stride=kernel))
+
+    # ---- joins and shapes -------------------------------------------------------------------------
+    def add(self, a: Any, other: Any, alpha: Any = 1) -> Ref:
+        self._require(alpha == 1, f"alpha must be 1, got {alpha}")
+        if not (isinstance(a, Ref) and isinstance(other, Ref)):
+            return self._channelwise(a, other, lambda x, c: (x, c))
+        shapes = self._shape(a), self._shape(other)
+        self._require(shapes[0] == shapes[1], f"shapes differ: {shapes[0]} and {shapes[1]}")
+        return self._add("add", a, other)
+
+    def sub(self, a: Any, other: Any, alpha: Any = 1) -> Ref:
+        self._require(alpha == 1, f"alpha must be 1, got {alpha}")
+        if isinstance(a, Ref):
+            return self._channelwise(a, other, lambda one, c: (one, -c))
+        return self._channelwise(a, other, lambda one, c: (-one, c))
+
+    def mul(self, a: Any, other: Any) -> Ref:
+        return self._channelwise(a, other, lambda one, c: (one * c, 0 * c))
+
+    def div(self, a: Ref, other: Any, rounding_mode: Any = None) -> Ref:
+        self._require(isinstance(a, Ref) and rounding_mode is None, "only a division by a constant is supported")
+        return self._channelwise(a, other, lambda one, c: (one / c, 0 * c))
+
+    def _channelwise(self, a: Any, b: Any, line: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Ref:
+        """x * scale + shift, (scale, shift) = line(1, c), of a tensor x of the network and a constant c per channel."""
+        x, constant = (a, b) if isinstance(a, Ref) else (b, a)
+        self._require(
+            isinstance(x, Ref) and not isinstance(constant, Ref), "only a constant, not a second tensor of the network"
+        )
+        shape = (1, *self._shape(x)) if x.rank == 4 else (1, int(np.prod(self._shape(x))))
+        constant = torch.as_tensor(constant).detach().double()
+        per_channel = constant.ndim <= len(shape) and all(
+            size in (1, shape[axis]) and (axis == 1 or size == 1)
+            for axis, size in zip(range(-constant.ndim, 0), constant.shape, strict=True)
+            for axis in (axis % len(shape),)
+        )
+        self._require(per_channel, f"a constant must hold one value per channel, got shape {tuple(constant.shape)}")
+        one = torch.ones(shape[1], dtype=torch.float64)
+        scale, shift = line(one, constant.flatten().expand(shape[1]) if constant.numel() == 1 else constant.flatten())
+        return self._add("norm", x, weight=scale, bias=shift)
+
+    def cat(self, tensors: Sequence[Ref], dim: int = 0) -> Ref:
+        rank = tensors[0].rank
+        self._require(dim % rank == 1, f"only channels (dim=1) can be concatenated, got dim={dim}")
+        return self._add("cat", *tensors)
+
+    def reshape(self, x: Ref, *arguments: Any, **options: Any) -> Ref:
+        """flatten, view, reshape, squeeze: the same numbers in the same order."""
+        before, after = self._shape(x), self.seen[self.node].shape or ()
+        self._require(len(after) in (2, 4), f"its output has {len(after)} dimensions; 2 or 4 are supported")
+        self._require(int(np.prod(after[1:])) == int(np.prod(before)), "it must keep every image's values together")
+        ref = self._add("reshape", x)
+        if self.ops[ref.op].shape == before:  # only the rank changes
+            del self.ops[ref.op]
+            return Ref(x.op, ref.rank)
+        return ref
+
+    def same(self, x: Ref, *arguments: Any, **options: Any) -> Ref:
+        return x
+
+    def dropout(self, x: Ref, p: float = 0.5, training: bool = True, inplace: bool = False) -> Ref:
+        self._require(
+            not training or p == 0, "it drops values in evaluation too; write F.dropout(x, training=self.training)"
+        )
+        return x
+
+    def softmax(self, x: Ref, *arguments: Any, **options: Any) -> Ref:
+        """A softmax at the end does not change predictions; it is left out."""
+        return Ref(x.op, x.rank, softmax=node_name(self.node))
+
+    def getitem(self, x: Ref, index: Any) -> Ref:
+        """x[:, :, ::s, ::s]"""
+        everything = slice(None)
+        whole = isinstance(index, tuple) and len(index) == 4 and index[:2] == (everything, everything)
+        self._require(
+            x.rank == 4
+            and whole
+            and all(isinstance(i, slice) and i.start in (None, 0) and i.stop is None for i in index[2:]),
+            "only x[:, :, ::s, ::s] is supported",
+        )
+        return self._add("border", x, steps=tuple(int(i.step or 1) for i in index[2:]))
+
+    def pad(self, x: Ref, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Ref:
+        self._is_map(x)
+        self._require(mode == "constant" and not value, "only a border of zeros is supported")
+        left, right, above, below, before, after = (*pad, *[0] * 6)[:6]
+        self._require(len(pad) <= 6 and min(pad) >= 0, f"only borders of height, width and channels, got {pad}")
+        return self._add("border", x, border=(above, below, left, right), channels=(before, after))
+
+
+def _pair_or_none(value: Any) -> tuple[Any, Any]:
+    return tuple(value) if isinstance(value, tuple | list) else (value, value)  # type: ignore[return-value]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is made of numbers, sizes and the like, and no tensors."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, int | float | bool | str | torch.dtype | torch.device)
+
+
+def node_label(node: fx.Node, module: fx.GraphModule) -> str:
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))).__name__
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def _conv_module(t: Translator, x: Ref, m: Any) -> Ref:
+    t._require(m.padding_mode == "zeros", f"padding mode must be 'zeros', got {m.padding_mode!r}")
+    return t.conv2d(x, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
+
+
+def _norm_module(t: Translator, x: Ref, m: Any) -> Ref:
+    return t.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, m.training, eps=m.eps)
+
+
+_MODULES: dict[type[nn.Module], Callable[[Translator, Ref, Any], Ref]] = {
+    nn.Conv2d: _conv_module,
+    nn.Linear: lambda t, x, m: t.linear(x, m.weight, m.bias),
+    nn.BatchNorm2d: lambda t, x, m: t.batch_norm(
+        x, m.running_mean, m.running_var, m.weight, m.bias, m.training, eps=m.eps
+    ),
+    nn.BatchNorm1d: lambda t, x, m: t.batch_norm(
+        x, m.running_mean, m.running_var, m.weight, m.bias, m.training, eps=m.eps
+    ),
+    nn.ReLU: lambda t, x, m: t.relu(x),
+    nn.Hardtanh: lambda t, x, m: t.hardtanh(x, m.min_val, m.max_val),  # ReLU6 is one
+    nn.MaxPool2d: lambda t, x, m: t.max_pool2d(
+        x, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices
+    ),
+    nn.AvgPool2d: lambda t, x, m: t.avg_pool2d(
+        x, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override
+    ),
+    nn.AdaptiveAvgPool2d: lambda t, x, m: t.adaptive_avg_pool2d(x, m.output_size),
+    nn.AdaptiveMaxPool2d: lambda t, x, m: t.adaptive_max_pool2d(x, m.output_size, m.return_indices),
+    nn.ZeroPad2d: lambda t, x, m: t.pad(x, m.padding),
+    nn.Flatten: lambda t, x, m: t.reshape(x),
+    nn.Dropout: lambda t, x, m: t.dropout(x, m.p, m.training),
+    nn.Dropout2d: lambda t, x, m: t.dropout(x, m.p, m.training),
+    nn.Identity: lambda t, x, m: x,
+    QuantMatrix: lambda t, x, m: t.quantised_matrix(x, m),
+    QuantActivation: lambda t, x, m: t.quantised_activation(x, m),
+    nn.Softmax: lambda t, x, m: t.softmax(x),
+    nn.LogSoftmax: lambda t, x, m: t.softmax(x),
+}
+_FUNCTIONS: dict[Any, str] = {
+    F.conv2d: "conv2d",
+    torch.conv2d: "conv2d",
+    F.linear: "linear",
+    F.batch_norm: "batch_norm",
+    F.relu: "relu",
+    F.relu_: "relu",
+    torch.relu: "relu",
+    torch.relu_: "relu",
+    F.relu6: "relu6",
+    F.hardtanh: "hardtanh",
+    torch.clamp: "clamp",
+    F.max_pool2d: "max_pool2d",
+    torch.max_pool2d: "max_pool2d",
+    F.avg_pool2d: "avg_pool2d",
+    F.adaptive_avg_pool2d: "adaptive_avg_pool2d",
+    F.adaptive_max_pool2d: "adaptive_max_pool2d",
+    torch.mean: "mean",
+    operator.add: "add",
+    operator.iadd: "add",
+    torch.add: "add",
+    operator.sub: "sub",
+    operator.isub: "sub",
+    torch.sub: "sub",
+    operator.mul: "mul",
+    operator.imul: "mul",
+    torch.mul: "mul",
+    operator.truediv: "div",
+    operator.itruediv: "div",
+    torch.div: "div",
+    torch.cat: "cat",
+    torch.concat: "cat",
+    torch.concatenate: "cat",
+    torch.flatten: "reshape",
+    torch.reshape: "reshape",
+    torch.squeeze: "reshape",
+    F.dropout: "dropout",
+    F.dropout2d: "dropout",
+    F.softmax: "softmax",
+    F.log_softmax: "softmax",
+    torch.softmax: "softmax",
+    torch.log_softmax: "softmax",
+    operator.getitem: "getitem",
+    F.pad: "pad",
+}
+_METHODS: dict[Any, str] = {
+    "relu": "relu",
+    "relu_": "relu",
+    "clamp": "clamp",
+    "clamp_": "clamp",
+    "mean": "mean",
+    "add": "add",
+    "add_": "add",
+    "__add__": "add",
+    "__iadd__": "add",
+    "sub": "sub",
+    "sub_": "sub",
+    "mul": "mul",
+    "mul_": "mul",
+    "div": "div",
+    "div_": "div",
+    "flatten": "reshape",
+    "view": "reshape",
+    "reshape": "reshape",
+    "squeeze": "reshape",
+    "contiguous": "same",
+    "softmax": "softmax",
+    "log_softmax": "softmax",
+}
+_KINDS = {
+    "conv": ("conv2d",),
+    "linear": ("linear",),
+    "relu": ("relu", "relu6", "clamp", "hardtanh"),
+    "mean": ("avg_pool2d", "adaptive_avg_pool2d", "mean"),
+    "cat": ("cat",),
+    "same": ("max_pool2d", "adaptive_max_pool2d", "reshape", "getitem", "pad", "same", "dropout"),
+}
+
+
+def kind_of_call(node: fx.Node) -> str:
+    """What a function or method call does to values: conv, linear, relu, mean, cat, same (they pass) or other."""
+    table: dict[Any, str] = _FUNCTIONS if node.op == "call_function" else _METHODS
+    method = table.get(node.target, "")
+    return next((kind for kind, methods in _KINDS.items() if method in methods), "other")
+
+
+def relu_cap(node: fx.Node, module: fx.GraphModule) -> float | None:
+    """Upper clamp of a ReLU, None for none."""
+    if node.op == "call_module":
+        return getattr(module.get_submodule(str(node.target)), "max_val", None)
+    table: dict[Any, str] = _FUNCTIONS if node.op == "call_function" else _METHODS
+    method = table.get(node.target, "")
+    if method == "relu6":
+        return 6.0
+    names = {"clamp": "max", "hardtanh": "max_val"}
+    if method in names:
+        cap = node.kwargs.get(names[method], node.args[2] if len(node.args) > 2 else None)
+        return None if cap is None else float(cap)  # type: ignore[arg-type]
+    return None

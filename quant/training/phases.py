@@ -1,0 +1,368 @@
+"""Phases of block-wise mixed-precision training (BWQ-A; Wu et al., IEEE TCAD 43(12), 2024; system.md §8).
+
+Two formulations, both ending in a finetune with frozen block widths:
+
+`msq` (default, after MSQ 2025): one float weight and one learned log-step per layer; the width p of a
+block is read from its largest magnitude at every step; penalty n_blk * ||relu(|w/s| - (2**(p-1) - 1/2))||_2
+/ 2**(p-1); alpha is steered so that the mean width follows a schedule.
+
+`bitplane` (reference of the paper's family, after BSQ): continuous bit planes in [0, 2], group Lasso per
+block and plane weighted by memory, periodic requantisation and stripping of empty high planes, optimiser
+state recreated each time.
+Deviation: the shortened CPU recipe of system.md §8 (pretrained start, few epochs), not the papers' 350 epochs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from golden_model.config import HardwareConfig
+from quant.training.layers import BitPlaneWeight, Block, FloatWeight
+from quant.training.penalties import ActivityPenalty, AlphaController, BlockPenalty, Weighting, mean_bits
+from quant.training.prepare import QuantisedNetwork
+
+
+# ---- settings -----------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that decides the result of training, besides data and hardware.
+
+    method : "msq", "bitplane" or "ptq" (post-training only). seed : of every random draw.
+    float_epochs, quantise_epochs, finetune_epochs : 0 skips the phase. batch : images per step.
+    float_lr : peak of the one-cycle schedule. lr : of quantised training; finetune decays it to 0 by a
+    cosine. step_lr : of the log-steps. plane_lr : of bit planes, which must travel by about 1.
+    target_bits : mean magnitude bits at which the schedule of `msq` ends, weighted as the penalty.
+    start_bits : width at the start.
+    weight_bits : largest width of a block. alpha : first (msq) or constant (bitplane) penalty factor.
+    weighting : "memory", "activations" or "both". interval : epochs between requantisations (bitplane).
+    activation_bits : width of hidden activations. learn_clips : train their clips at any width.
+    lower_activations : lowest width that may be tried for one layer before the finetune (None: leave them);
+    activation_tolerance : accuracy that this may cost.
+    shift : training images are moved by up to this many pixels in both directions, filled with 0.
+    flip : every second training image, drawn at random, is mirrored.
+    distil : weight of the float network's outputs in the loss, 0..1, instead of the labels; softened by
+    `temperature` (Hinton et al., 2015). activity : factor of `ActivityPenalty`.
+    mix : largest share of a second image in a training image, 0..0.5 (Zhang et al., 2018); labels are mixed likewise,
+    and the teacher sees the mixture (not of the float network).
+    half : activations and products in bfloat16 while training.
+    normalise : the float network sees (pixel / 255 - mean) / std of the training images.
+    """
+
+    method: Literal["msq", "bitplane", "ptq"] = "msq"
+    model: str = "lenet5"
+    seed: int = 0
+    float_epochs: int = 6
+    quantise_epochs: int = 6
+    finetune_epochs: int = 6
+    batch: int = 128
+    float_lr: float = 4e-3
+    lr: float = 2e-3
+    step_lr: float = 5e-3
+    plane_lr: float = 2e-2
+    target_bits: float = 0.4
+    start_bits: int = 7
+    weight_bits: int = 8
+    alpha: float = 1e-2
+    weighting: Weighting = "memory"
+    interval: int = 2
+    activation_bits: int = 8
+    learn_clips: bool = False
+    lower_activations: int | None = 4
+    activation_tolerance: float = 0.003
+    shift: int = 1
+    flip: bool = False
+    distil: float = 0.0
+    temperature: float = 4.0
+    activity: float = 0.0
+    mix: float = 0.0
+    half: bool = False
+    normalise: bool = False
+
+
+def check_settings(settings: Settings, hardware: HardwareConfig) -> None:
+    """ValueError naming the first setting out of its range."""
+    limits: dict[str, tuple[float, float]] = {
+        "float_epochs": (0, 10_000),
+        "quantise_epochs": (0, 10_000),
+        "finetune_epochs": (0, 10_000),
+        "batch": (1, 100_000),
+        "interval": (1, 10_000),
+        "shift": (0, 8),
+        "float_lr": (0, 10),
+        "lr": (0, 10),
+        "step_lr": (0, 10),
+        "plane_lr": (0, 10),
+        "alpha": (0, 1e3),
+        "target_bits": (0.01, hardware.weight_bits),
+        "weight_bits": (1, hardware.weight_bits),
+        "start_bits": (1, settings.weight_bits),
+        "activation_bits": (1, hardware.input_bits),
+        "activation_tolerance": (0, 1),
+        "distil": (0, 1),
+        "temperature": (0.1, 100),
+        "activity": (0, 100),
+        "mix": (0, 0.5),
+    }
+    for name, (low, high) in limits.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name.replace('_', '-')} must be in {low:g}..{high:g}, got {value}")
+    if settings.lower_activations is not None and not 1 <= settings.lower_activations <= settings.activation_bits:
+        raise ValueError(
+            f"lower-activations must be in 1..{settings.activation_bits}, got {settings.lower_activations}"
+        )
+    for name, allowed in (("method", ("msq", "bitplane", "ptq")), ("weighting", ("memory", "activations", "both"))):
+        if getattr(settings, name) not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(settings, name)!r}")
+
+
+# ---- images and losses --------------------------------------------------------------------------
+class Augmentation:
+    """Moves and mirrors every image by its own draw, on the device of the images.
+
+    shift : most pixels in each direction, filled with 0. flip : mirror every second image, drawn at random.
+    """
+
+    def __init__(self, shift: int, flip: bool, generator: torch.Generator) -> None:
+        self.shift, self.flip, self.generator = shift, flip, generator
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        batch, _, height, width = pixels.shape
+        if not (self.shift or self.flip):
+            return pixels
+        span = 2 * self.shift + 1
+        offsets = torch.randint(0, span, (2, batch), generator=self.generator)
+        rows = torch.arange(height) + offsets[0][:, None]
+        columns = torch.arange(width) + offsets[1][:, None]
+        if self.flip:
+            mirrored = torch.rand(batch, generator=self.generator) < 0.5
+            columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+        device = pixels.device
+        rows, columns = rows[:, :, None].to(device), columns[:, None, :].to(device)
+        padded = F.pad(pixels, (self.shift,) * 4)
+        return padded[torch.arange(batch, device=device)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
+
+
+def one_cycle(fraction: float) -> float:
+    """Learning rate over its peak: linear up over the first 30 %, then a cosine to 0."""
+    return fraction / 0.3 if fraction < 0.3 else 0.5 * (1 + math.cos(math.pi * (fraction - 0.3) / 0.7))
+
+
+def cosine(fraction: float) -> float:
+    """Learning rate over its start: a cosine to 0."""
+    return 0.5 * (1 + math.cos(math.pi * fraction))
+
+
+def constant(fraction: float) -> float:
+    return 1.0
+
+
+class Objective:
+    """Cross-entropy and, if there is a teacher, the divergence from its softened outputs; the activity, if it counts.
+
+    teacher : takes pixels like the network, None for labels alone. distil, temperature, activity, half, mix : see
+    `Settings`. network : what is trained, needed for its activity alone. generator : draws the shares of mixed images.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module | None,
+        settings: Settings,
+        network: QuantisedNetwork | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.teacher = teacher if settings.distil else None
+        self.distil, self.temperature, self.half = settings.distil, settings.temperature, settings.half
+        self.mix, self.generator = settings.mix, generator
+        self.factor = settings.activity
+        self.activity = ActivityPenalty(network) if network is not None and settings.activity else None
+        self.active_bits: list[float] = []
+
+    def __call__(self, network: Callable[[Tensor], Tensor], pixels: Tensor, labels: Tensor) -> Tensor:
+        if self.activity is None:
+            return self._error(network, pixels, labels)
+        with self.activity.watching():
+            loss = self._error(network, pixels, labels)
+        penalty = self.activity()
+        self.active_bits.append(penalty.item())
+        return loss + self.factor * penalty
+
+    def record(self) -> dict[str, float]:
+        """Mean bits that streamed activations needed since the last call, if they count."""
+        seen, self.active_bits = self.active_bits, []
+        return {"active_bits": float(np.mean(seen))} if seen else {}
+
+    def _error(self, network: Callable[[Tensor], Tensor], pixels: Tensor, labels: Tensor) -> Tensor:
+        shares = torch.zeros(len(pixels), device=pixels.device)
+        if self.mix:  # The partner is the image at the mirrored place of the batch, which is in random order.
+            shares = (self.mix * torch.rand(len(pixels), generator=self.generator)).to(pixels.device)
+            pixels = torch.lerp(pixels, pixels.flip(0), shares[:, None, None, None]).round()
+        with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=self.half):
+            logits = network(pixels).float()
+            errors = [F.cross_entropy(logits, target, reduction="none") for target in (labels, labels.flip(0))]
+            loss = torch.lerp(errors[0], errors[1], shares).mean()
+            if self.teacher is None:
+                return loss
+            with torch.no_grad():
+                wanted = F.softmax(self.teacher(pixels).float() / self.temperature, 1)
+        soft = F.cross_entropy(logits / self.temperature, wanted) * self.temperature**2
+        return (1 - self.distil) * loss + self.distil * soft
+
+
+class Phase:
+    """One phase of training: a module, an optimiser, a learning-rate schedule and an extra loss.
+
+    Subclasses change `extra_loss` (called with the share of the phase that is done), `after_step` and
+    `after_epoch`. `state` / `load` carry what a resumed run needs beside module and generator.
+    """
+
+    name = "float"
+    objective: Objective | None = None
+
+    def __init__(self, module: nn.Module, epochs: int, groups: list[dict[str, Any]], schedule: Callable) -> None:
+        self.module, self.epochs, self.schedule = module, epochs, schedule
+        self._optimise(groups)
+
+    def _optimise(self, groups: list[dict[str, Any]]) -> None:
+        self.optimiser = torch.optim.Adam(groups)
+        self._peaks = [group["lr"] for group in self.optimiser.param_groups]
+
+    def set_rate(self, fraction: float) -> None:
+        for group, peak in zip(self.optimiser.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * self.schedule(fraction)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.module(pixels)
+
+    def loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """Loss of the predictions, pixels 0..255 float (B, C, H, W)."""
+        if self.objective is not None:
+            return self.objective(self.forward, pixels, labels)
+        return F.cross_entropy(self.forward(pixels), labels)
+
+    def extra_loss(self, fraction: float) -> Tensor | None:
+        return None
+
+    def after_step(self) -> None: ...
+
+    def after_epoch(self, epoch: int) -> None: ...
+
+    def record(self) -> dict[str, float]:
+        """Figures for the history, after an epoch."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        return {"optimiser": self.optimiser.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+class FloatPhase(Phase):
+    """Cross-entropy training of the float network, which takes pixels; one-cycle learning rate."""
+
+    def __init__(self, module: nn.Module, settings: Settings) -> None:
+        groups = [{"params": list(module.parameters()), "lr": settings.float_lr}]
+        super().__init__(module, settings.float_epochs, groups, one_cycle)
+
+
+def _groups(network: QuantisedNetwork, settings: Settings) -> list[dict[str, Any]]:
+    """Parameters with their learning rates: log-steps, bit planes, everything else."""
+    steps = [s.log_step for s in network.sources() if isinstance(s, FloatWeight)]
+    planes = [p for s in network.sources() if isinstance(s, BitPlaneWeight) for p in (s.positive, s.negative)]
+    known = {id(p) for p in (*steps, *planes)}
+    rest = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
+    groups = ((rest, settings.lr), (steps, settings.step_lr), (planes, settings.plane_lr))
+    return [{"params": parameters, "lr": rate} for parameters, rate in groups if parameters]
+
+
+class MsqPhase(Phase):
+    """The cheap formulation of system.md §8; the schedule falls geometrically and ends at 80 % of the phase."""
+
+    name = "quantise"
+
+    def __init__(self, network: QuantisedNetwork, settings: Settings) -> None:
+        super().__init__(network, settings.quantise_epochs, _groups(network, settings), constant)
+        self.penalty = BlockPenalty(network, settings.weighting)
+        self.controller = AlphaController(settings.alpha)
+        with torch.no_grad():
+            self.first_bits = self.bits = self.penalty()[1]
+        self.target = min(settings.target_bits, self.first_bits)
+
+    def extra_loss(self, fraction: float) -> Tensor | None:
+        penalty, self.bits = self.penalty()
+        wanted = self.first_bits * (self.target / self.first_bits) ** min(1.0, fraction / 0.8)
+        self.controller.update(self.bits, wanted)
+        return self.controller.alpha * penalty
+
+    def record(self) -> dict[str, float]:
+        return {"mean_bits": self.bits, "alpha": self.controller.alpha}
+
+    def state(self) -> dict[str, Any]:
+        controller = {"alpha": self.controller.alpha, "error": self.controller.error}
+        return super().state() | controller | {"first_bits": self.first_bits, "bits": self.bits}
+
+    def load(self, state: dict[str, Any]) -> None:
+        super().load(state)
+        self.controller.alpha, self.controller.error = state["alpha"], state["error"]
+        self.first_bits, self.bits = state["first_bits"], state["bits"]
+
+
+class BitPlanePhase(Phase):
+    """Bit planes with group Lasso; requantised and stripped every `interval` epochs and at the end."""
+
+    name = "quantise"
+
+    def __init__(self, network: QuantisedNetwork, settings: Settings) -> None:
+        self.network, self.settings = network, settings
+        super().__init__(network, settings.quantise_epochs, _groups(network, settings), constant)
+        self.penalty = BlockPenalty(network, settings.weighting)
+
+    def extra_loss(self, fraction: float) -> Tensor | None:
+        return self.settings.alpha * self.penalty()[0]
+
+    def _planes(self) -> list[BitPlaneWeight]:
+        return [s for s in self.network.sources() if isinstance(s, BitPlaneWeight)]
+
+    def after_step(self) -> None:
+        for source in self._planes():
+            source.clamp_planes()
+
+    def after_epoch(self, epoch: int) -> None:
+        if (epoch + 1) % self.settings.interval == 0 or epoch + 1 == self.epochs:
+            for source in self._planes():
+                source.requantise()
+            self._optimise(_groups(self.network, self.settings))
+
+    def record(self) -> dict[str, float]:
+        return {"mean_bits": mean_bits(self.network), "alpha": self.settings.alpha}
+
+
+class FinetunePhase(Phase):
+    """Cross-entropy training with frozen block widths, cosine learning rate."""
+
+    name = "finetune"
+
+    def __init__(self, network: QuantisedNetwork, settings: Settings) -> None:
+        super().__init__(network, settings.finetune_epochs, _groups(network, settings), cosine)
+
+
+def bit_plane_network(network: QuantisedNetwork) -> None:
+    """Change `network`: the same integers as continuous bit planes."""
+    with torch.no_grad():
+        for layer in network:
+            source = layer.source
+            layer.source = BitPlaneWeight(
+                source.integers().detach(),
+                float(source.step()),
+                Block(source.ou_rows, source.ou_cols),
+                network.weight_bits,
+            )

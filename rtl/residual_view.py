@@ -1,0 +1,89 @@
+"""The residual view: where the second input of every output lies (system.md §5a)."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from golden_model.config import HardwareConfig
+from rtl import layouts
+from rtl import tile_layouts as tile
+
+
+class ResidualView(wiring.Component):
+    """Reads the residual r of output channel n at output position (oy, ox).
+
+    With m = n - residual_first: r = mem[residual_base + m·residual_plane + oy·residual_row +
+    ox·residual_column] where 0 <= m < residual_channels, residual_value elsewhere; 0 without `residual`.
+    Positions are in raster order, channels ascending: only running sums, no products.
+
+    Throughput: a channel a clock. Latency: one clock.
+
+    Parameters
+    ----------
+    config : sizes.
+
+    Members
+    -------
+    settings : the step's descriptor, stable while the step runs.
+    layer_start : strobe, the next position is the first one of the step.
+    start : strobe, the next output position begins, with channel 0.
+    next : strobe, the present channel's residual is wanted; goes on to the next channel.
+    read, read_data : the activation memory, which answers in the next clock.
+    value : the residual asked for in the clock before.
+    """
+
+    def __init__(self, config: HardwareConfig):
+        self.config = config
+        super().__init__(
+            {
+                "settings": In(layouts.layer_settings(config)),
+                "layer_start": In(1),
+                "start": In(1),
+                "next": In(1),
+                "read": Out(tile.activation_read(config)),
+                "read_data": In(tile.BYTE),
+                "value": Out(tile.BYTE),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        settings = self.settings
+        address_shape = tile.activation_address(self.config)
+
+        # ---- position: address of channel 0 of the residual at the next position and at the start of its row
+        position, row, next_row = (Signal(address_shape, name=n) for n in ("position", "row", "next_row"))
+        column = Signal.like(settings.out_width, name="column")
+        m.d.comb += next_row.eq(row + settings.residual_row)
+        with m.If(self.layer_start):
+            m.d.sync += [position.eq(settings.residual_base), row.eq(settings.residual_base), column.eq(0)]
+        with m.Elif(self.start):
+            with m.If(column + 1 == settings.out_width):
+                m.d.sync += [position.eq(next_row), row.eq(next_row), column.eq(0)]
+            with m.Else():
+                m.d.sync += [position.eq(position + settings.residual_column), column.eq(column + 1)]
+
+        # ---- channel: m, where a negative one is a large unsigned number
+        channel = Signal(unsigned(len(settings.residual_first) + 1))
+        address = Signal(address_shape)
+        inside = Signal()
+        m.d.comb += [
+            inside.eq(settings.residual & (channel < settings.residual_channels)),
+            self.read.enable.eq(self.next & inside),
+            self.read.address.eq(address),
+        ]
+        with m.If(self.start):
+            m.d.sync += [address.eq(position), channel.eq(-settings.residual_first)]
+        with m.Elif(self.next):
+            m.d.sync += channel.eq(channel + 1)
+            with m.If(inside):
+                m.d.sync += address.eq(address + settings.residual_plane)
+
+        # ---- the residual, one clock after its address
+        from_memory = Signal()
+        m.d.sync += from_memory.eq(inside)
+        outside = Mux(settings.residual, settings.residual_value, 0)
+        m.d.comb += self.value.eq(Mux(from_memory, self.read_data, outside))
+        return m

@@ -1,0 +1,637 @@
+"""Every number of a report, measured with the golden model or counted from the program (docs/report.md).
+
+`collect` gives them as JSON-able data; view.py turns that into texts and figures.
+
+A network's work is shown in one row per node, in the order of computation: its events are the sums over the steps of
+the program that compute it, so that a depthwise convolution of 64 channels is one row with 64 steps.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from golden_model import timing, trq
+from golden_model.config import HardwareConfig
+from golden_model.cost import baselines, chip, work
+from golden_model.cost import energy as cost
+from golden_model.crossbar import redy
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.windows import windows
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
+from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
+from golden_model.image import image as deployment
+from golden_model.image.program import Program
+from golden_model.registers import COUNTER_NAMES, StepKind
+from golden_model.searches.histograms import layer_counts
+from golden_model.trq import AdcRegisters
+
+_INDEX = {name: i for i, name in enumerate(COUNTER_NAMES)}
+#: Pictures whose bit lines are looked at; each has thousands to millions of conversions.
+HISTOGRAM_IMAGES = 2
+#: Assumption about the clock of a chip, for milliseconds.
+CLOCK_MHZ = 100.0
+
+
+def collect(
+    image: deployment.Image,
+    run: dict[str, Any] | None = None,
+    *,
+    table: str = cost.DEFAULT_TABLE,
+    images: int = 10,
+    clock_mhz: float = CLOCK_MHZ,
+) -> dict[str, Any]:
+    """Everything the report says, as JSON-able numbers and texts.
+
+    Parameters
+    ----------
+    image : of any network.
+    run : content of the file that `python -m sim.run --json` wrote, or None.
+    table : energy table, name or file.
+    images : test vectors to average over, at most as many as the image holds.
+    clock_mhz : clock at which clocks are also given as milliseconds.
+
+    Raises ValueError for an image without test vectors, a run of another image, a clock that is not above 0, and a
+    table that cannot be read.
+    """
+    network, hardware, vectors, program = image.network, image.network.hardware, image.vectors, image.program
+    energy_table, shown_run = cost.load_table(table), check_run(run, image)
+    if not 0 < clock_mhz < float("inf"):
+        raise ValueError(f"--clock-mhz must be a number above 0, got {clock_mhz}")
+    if not len(vectors.images):
+        raise ValueError(f"network {network.name}: the image holds no test vectors to report on")
+    count = min(images, len(vectors.images))
+    steps = step_rows(network, program)
+    by_step = np.asarray(vectors.events.counts[:count])
+    recorded, elsewhere = by_node(network, program, by_step)
+    ladder = machines(network, vectors.images[:count], recorded)
+    baseline, ours = ladder[0], ladder[-1]
+    priced = [_energy(machine, network, energy_table) for machine in ladder]
+    measured = measure(network, vectors.images[: min(count, HISTOGRAM_IMAGES)])
+    layers = [_layer(node, measured[node.name], hardware, ours.events[i]) for i, node in enumerate(network.crossbars)]
+    rows = _rows(network, program, steps, elsewhere, (baseline, priced[0]), (ours, priced[-1]))
+    return {
+        "name": network.name,
+        "classes": list(network.classes),
+        "images": count,
+        "histogram_images": min(count, HISTOGRAM_IMAGES),
+        "clock_mhz": float(clock_mhz),
+        "accuracy": accuracy_rows(network.info),
+        "info": {k: v for k, v in network.info.items() if k not in ("accuracy", "test_images")},
+        "nodes": _nodes(network, steps),
+        "steps": steps,
+        "rows": rows,
+        "layers": layers,
+        "planes": {"baseline": baselines.baseline_planes(hardware), "dense": hardware.weight_bits},
+        "machines": [_machine(m, p, elsewhere, network) for m, p in zip(ladder, priced, strict=True)],
+        "crossbars": _crossbars(network, program, rows),
+        "memory": memory_map(program),
+        "energy": {
+            "table": energy_table.name,
+            "title": energy_table.title,
+            "note": energy_table.note,
+            "rows": [
+                {
+                    **{f: getattr(c, f) for f in ("name", "group", "quantity", "energy_pj", "source", "why")},
+                    **{
+                        f"{who}_{what}": float(numbers[:, j].sum())
+                        for who, report in (("baseline", priced[0]), ("ours", priced[-1]))
+                        for what, numbers in (("events", report.counts), ("pj", report.picojoules))
+                    },
+                }
+                for j, c in enumerate(energy_table.components)
+            ],
+            "trace": [row for row in priced[-1].trace_rows() if row["events"]],
+            "tables": [_table(name, baseline, ours, network) for name in cost.table_names()],
+        },
+        "run": shown_run,
+        "pictures": _pictures(vectors, count, run),
+        "hardware": {
+            **hardware.as_dict(),
+            "hash": hardware.hash,
+            "lanes": hardware.lanes,
+            "ideal_bits": hardware.ideal_bits,
+            "segments_per_group": hardware.segments_per_group,
+        },
+        "tool_versions": image.manifest.get("tool_versions", {}),
+    }
+
+
+# ---- the program --------------------------------------------------------------------------------
+def step_rows(network: Graph, program: Program) -> list[dict[str, Any]]:
+    """The steps of a program, in order; ValueError for a step of a node that the network does not have."""
+    names = {node.name for node in network.nodes}
+    rows = []
+    for index, step in enumerate(program.steps):
+        if step.node not in names:
+            raise ValueError(f"program: step {step.name} computes node {step.node}, which {network.name} does not have")
+        kind, fields = StepKind(step.kind), step.fields
+        rows.append(
+            {
+                "index": index,
+                "name": step.name,
+                "node": step.node,
+                "kind": kind.name.lower(),
+                "shape": [int(n) for n in step.shape],
+                "windows": int(step.windows),
+                "k": int(fields["channels"] * fields["kernel_height"] * fields["kernel_width"])
+                if kind is StepKind.CROSSBAR
+                else int(fields["kernel_height"] * fields["kernel_width"]),
+                "n": int(fields["outputs"]),
+                "residual": bool(fields["residual"]),
+            }
+        )
+    return rows
+
+
+def by_node(network: Graph, program: Program, events: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+    """Events of crossbar nodes (images, nodes, counters), and the mean clocks of all other steps by their node.
+
+    events : (images, steps, counters), one row per step of the program.
+    """
+    place = {node.name: i for i, node in enumerate(network.crossbars)}
+    made = np.zeros((len(events), len(place), events.shape[2]), dtype=events.dtype)
+    clocks: dict[str, float] = {}
+    for index, step in enumerate(program.steps):
+        if step.kind == StepKind.CROSSBAR:
+            made[:, place[step.node]] += events[:, index]
+        else:
+            spent = float(events[:, index, _INDEX["cycles"]].mean())
+            clocks[step.node] = clocks.get(step.node, 0.0) + spent
+    return made, clocks
+
+
+def memory_map(program: Program) -> dict[str, Any]:
+    """What lies where in the activation memory, and when.
+
+    {"bytes": size of the memory, "used": bytes up to the highest address that is used, "buffers": [{"tensors": names of
+    nodes, "base", "size", "first", "last"}]}: the bytes hold the tensors during steps first..last; first is -1 for the
+    picture, which the host writes.
+    """
+    buffers = [
+        {"tensors": list(b.tensors), **{name: int(getattr(b, name)) for name in ("base", "size", "first", "last")}}
+        for b in program.buffers
+    ]
+    return {
+        "bytes": program.hardware.activation_bytes,
+        "used": max(b["base"] + b["size"] for b in buffers),
+        "buffers": buffers,
+    }
+
+
+def _crossbars(network: Graph, program: Program, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    hardware = network.hardware
+    used = [row for row in rows if row["pairs"]]
+    pairs = int(program.placement.pairs)
+    return {
+        "pairs": pairs,
+        "pairs_there": hardware.crossbar_pairs,
+        "ous": sum(row["ous"] for row in used),
+        "weight_cells": sum(row["weight_cells"] for row in used),
+        "ou_cells": sum(row["ous"] for row in used) * hardware.ou_cells,
+        "cells": pairs * 2 * hardware.rows * hardware.cols,
+    }
+
+
+# ---- nodes --------------------------------------------------------------------------------------
+def kind_of(node: Node) -> str:
+    """What a node is, in words."""
+    if isinstance(node, Crossbar):
+        if node.layers[0].kind == "linear":
+            return "linear"
+        if len(node.layers) == 1:
+            return "convolution"
+        return "depthwise convolution" if node.layers[0].channels == 1 else "grouped convolution"
+    if isinstance(node, Add):
+        return "addition" if len(node.inputs) > 1 else "rescaling"
+    words = {
+        Image: "image", MaxPool: "maximum pooling", AveragePool: "average pooling", Concat: "concatenation",
+        Border: "border", Reshape: "reshape",
+    }  # fmt: skip
+    return words[type(node)]
+
+
+def _nodes(network: Graph, steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    mine = _steps_of(steps)
+    return [
+        {
+            "name": node.name,
+            "kind": kind_of(node),
+            "inputs": list(node.inputs),
+            "shape": [int(n) for n in node.shape],
+            "bits": node.encoding.bits,
+            "groups": len(node.layers) if isinstance(node, Crossbar) else 1,
+            "steps": mine.get(node.name, []),
+        }
+        for node in network.nodes
+    ]
+
+
+def _steps_of(steps: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for step in steps:
+        found.setdefault(step["node"], []).append(step["index"])
+    return found
+
+
+def _rows(
+    network: Graph,
+    program: Program,
+    steps: Sequence[dict[str, Any]],
+    elsewhere: dict[str, float],
+    baseline: tuple[Machine, cost.EnergyReport],
+    ours: tuple[Machine, cost.EnergyReport],
+) -> list[dict[str, Any]]:
+    """One row per node that does anything: what it takes, here and in the baseline."""
+    mine, pairs, hardware = _steps_of(steps), _pairs(program), network.hardware
+    stage_of = {stage.name: stage for stage in work.stages(network)}
+    place = {name: i for i, name in enumerate(stage_of)}
+    priced = [dict(zip(report.layers, report.by_layer.tolist(), strict=True)) for _, report in (baseline, ours)]
+    rows = []
+    for node in network.nodes:
+        numbers = mine.get(node.name, [])
+        energies = [p.get(node.name, 0.0) for p in priced]
+        if not numbers and not any(energies):
+            continue
+        first = steps[numbers[0]] if numbers else None
+        row: dict[str, Any] = {
+            "node": node.name,
+            "kind": kind_of(node),
+            "steps": numbers,
+            "k": first["k"] if first else None,
+            "n": sum(steps[i]["n"] for i in numbers) if numbers else None,
+            "windows": sum(steps[i]["windows"] for i in numbers),
+            "weight_cells": 0,
+            "ous": 0,
+            "pairs": 0,
+            "energy_pj": energies[1],
+            "baseline_energy_pj": energies[0],
+        }
+        index = place.get(node.name)
+        for prefix, machine in (("baseline_", baseline[0]), ("", ours[0])):
+            for name in ("ou_activations", "ad_operations", "cycles"):
+                row[prefix + name] = 0.0 if index is None else float(machine.events[index, _INDEX[name]])
+            row[prefix + "cycles"] += elsewhere.get(node.name, 0.0)
+        if index is not None:
+            stage = stage_of[node.name]
+            placed = chip.place_stage(stage, hardware, [layer.block_widths for layer in stage.layers])
+            row |= {"weight_cells": placed.weight_cells, "ous": placed.ous, "pairs": pairs[node.name]}
+        rows.append(row)
+    return rows
+
+
+def _pairs(program: Program) -> dict[str, int]:
+    """Crossbar pairs by node; those that its steps share are counted once."""
+    used: dict[str, set[int]] = {}
+    steps = [step for step in program.steps if step.kind == StepKind.CROSSBAR]
+    for step, placed in zip(steps, program.placement.layers, strict=True):
+        used.setdefault(step.node, set()).update(np.unique(placed.pair).tolist())
+    return {name: len(pairs) for name, pairs in used.items()}
+
+
+# ---- one layer ----------------------------------------------------------------------------------
+@dataclass(eq=False)
+class Measurement:
+    """What one crossbar node does over some pictures, all its groups.
+
+    histogram : int64 (ou_rows + 1,), conversions by the count that was on the bit line.
+    streamed, lossless, lossy : bit positions of input segments, sums; they add up to input_bits * `segments`. Lossless
+        are leading zeros of a group, lossy the low bits rounded away. segments : windows times segments.
+    """
+
+    histogram: np.ndarray
+    streamed: int = 0
+    lossless: int = 0
+    lossy: int = 0
+    segments: int = 0
+
+    def __iadd__(self, other: Measurement) -> Measurement:
+        self.histogram = self.histogram + other.histogram
+        for name in ("streamed", "lossless", "lossy", "segments"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
+
+def measure_layer(layer: Layer, hardware: HardwareConfig, activations: np.ndarray) -> Measurement:
+    """Counts on the bit lines, and bits streamed, for input activations uint8 (B, C, H, W).
+
+    The sum of the histogram equals the golden model's number of conversions for the same activations.
+    """
+    rows = windows(layer, activations).reshape(-1, layer.k)
+    segments = layer.segments(hardware)
+    if layer.dynamic is None:
+        streamed, low = rows, np.zeros((len(rows), segments), dtype=np.int64)
+        high = np.full_like(low, layer.input_bits - 1)
+    else:
+        choice = redy.precision(rows, hardware, layer.dynamic)
+        group = np.arange(segments) // hardware.segments_per_group
+        streamed, high = choice.streamed, choice.hi[:, group]
+        low = np.where(high < 0, 0, choice.lo[:, group])
+    # Windows as pictures of one place: what is streamed may differ from window to window.
+    flat = replace(
+        layer, channels=layer.k, height=1, width=1, kernel_height=1, kernel_width=1, stride=1, pad=0, pool=1,
+        pad_values=None,
+    )  # fmt: skip
+    found = layer_counts(flat, hardware, streamed.astype(np.uint8)[:, :, None, None], gram_windows=0)
+    histogram = found.used(layer.skip_zero_slices).sum(axis=(0, 1))
+    bits = high - low + 1  # (windows, segments)
+    if not layer.skip_zero_slices:  # bits that are not streamed were counted as slices of zeros
+        columns = np.minimum(hardware.ou_cols, layer.outputs - np.arange(layer.block_cols(hardware)) * hardware.ou_cols)
+        lines = 2 * layer.block_widths @ columns
+        histogram[0] -= int(((layer.input_bits - bits) @ lines).sum())
+    top = hardware.input_bits - 1
+    return Measurement(histogram, int(bits.sum()), int((top - high).sum()), int(low.sum()), bits.size)
+
+
+def measure(network: Graph, images: np.ndarray) -> dict[str, Measurement]:
+    """`measure_layer` of every crossbar node by name, for uint8 images (B, C, H, W)."""
+    found: dict[str, Measurement] = {
+        node.name: Measurement(np.zeros(network.hardware.ou_rows + 1, dtype=np.int64)) for node in network.crossbars
+    }
+    lock = threading.Lock()
+
+    def observe(name: str, layer: Layer, activations: np.ndarray) -> None:
+        mine = measure_layer(layer, network.hardware, activations)
+        with lock:
+            found[name] += mine
+
+    GraphRunner(network).run(images, observe=observe)
+    return found
+
+
+def operations_of(layer: Layer, hardware: HardwareConfig) -> trq.ConversionResult:
+    """Conversion of every count 0..ou_rows with the registers of `layer`."""
+    return trq.convert_counts(hardware.adc_bits, hardware.ou_rows, layer.registers, layer.min_count)
+
+
+def _layer(node: Crossbar, measured: Measurement, hardware: HardwareConfig, events: np.ndarray) -> dict[str, Any]:
+    layer = node.layers[0]
+    registers, table = layer.registers, operations_of(layer, hardware)
+    flags, operations = np.asarray(table.range_flag), np.asarray(table.operations)
+    in_r1, in_r2 = (float(events[_INDEX[name]]) for name in ("conversions_r1", "conversions_r2"))
+    conversions, mean_bits = in_r1 + in_r2, 1 / max(1, measured.segments)
+    return {
+        "name": node.name,
+        "kind": kind_of(node),
+        "groups": len(node.layers),
+        "k": layer.k,
+        "outputs": sum(one.outputs for one in node.layers),
+        "windows": sum(one.windows for one in node.layers),
+        "widths": [one.block_widths.tolist() for one in node.layers],
+        **_storage(node, hardware),
+        "histogram": measured.histogram.tolist(),
+        "range_flag": flags.tolist(),
+        "operations": operations.tolist(),
+        "adc": {
+            "mode": registers.mode,
+            "n_r1": registers.n_r1,
+            "n_r2": registers.n_r2,
+            "m": registers.m,
+            "bias": registers.bias,
+            "counts_per_lsb": layer.counts_per_lsb,
+            "lossless": trq.lossless(registers, hardware, layer.min_count),
+            "operations_r1": np.unique(operations[flags == 0]).tolist(),
+            "operations_r2": np.unique(operations[flags == 1]).tolist(),
+            "share_r1": in_r1 / conversions if conversions else 0.0,
+            "mean_operations": float(events[_INDEX["ad_operations"]]) / conversions if conversions else 0.0,
+        },
+        "dynamic": None
+        if layer.dynamic is None
+        else {
+            "l_max": layer.dynamic.l_max,
+            "tau_sq": layer.dynamic.tau_sq,
+            "streamed_bits": measured.streamed * mean_bits,
+            "lossless_bits": measured.lossless * mean_bits,
+            "lossy_bits": measured.lossy * mean_bits,
+        },
+        "skip_zero_slices": layer.skip_zero_slices,
+        "input_bits": layer.input_bits,
+    }
+
+
+def _storage(node: Crossbar, hardware: HardwareConfig) -> dict[str, int]:
+    """Bits that a node stores; padding of edge blocks is left out (system.md §3, §8)."""
+    total: dict[str, int] = {}
+    for layer in node.layers:
+        segments, columns = layer.block_widths.shape
+        rows = np.minimum(hardware.ou_rows, layer.k - np.arange(segments) * hardware.ou_rows)
+        cols = np.minimum(hardware.ou_cols, layer.outputs - np.arange(columns) * hardware.ou_cols)
+        weights = np.outer(rows, cols)
+        for name, value in (
+            ("weights", weights.sum()),
+            ("plane_bits", (weights * layer.block_widths).sum()),
+            ("sign_bits", weights[layer.block_widths > 0].sum()),
+            ("table_bits", cost.WIDTH_ENTRY_BITS * layer.block_widths.size),
+            ("blocks", layer.block_widths.size),
+            ("pruned", (layer.block_widths == 0).sum()),
+        ):
+            total[name] = total.get(name, 0) + int(value)
+    return total
+
+
+# ---- one saving after another -------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Machine:
+    """A machine and its events for one image, (crossbar nodes, counters) float64, means.
+
+    width_table, own_input_bits, extra : as for `cost.energy`.
+    """
+
+    name: str
+    events: np.ndarray
+    width_table: bool = True
+    own_input_bits: bool = True
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def _changed(network: Graph, change: Callable[[Layer], Layer]) -> Graph:
+    return replace(
+        network,
+        nodes=tuple(
+            replace(node, layers=tuple(map(change, node.layers))) if isinstance(node, Crossbar) else node
+            for node in network.nodes
+        ),
+    )
+
+
+def machines(network: Graph, images: np.ndarray, final: np.ndarray) -> list[Machine]:
+    """The baseline, then the savings of `network` switched on one after another, then the network as it is.
+
+    Savings that the network does not use are left out. images : the pictures to run; final : the recorded events of
+    the same pictures, (images, crossbar nodes, counters).
+    """
+    hardware, layers = network.hardware, network.layers
+    made = [
+        Machine(
+            "ISAAC-like baseline",
+            cost.baseline_events(network).counts.astype(np.float64),
+            width_table=False,
+            own_input_bits=False,
+        ),
+        Machine(
+            "stored planes only: a width per block",
+            cost.block_width_events(network).counts.astype(np.float64),
+            own_input_bits=False,
+        ),
+    ]
+    uniform = AdcRegisters(mode="uniform", n_r2=min(hardware.ideal_bits, hardware.adc_bits))
+    plain = all(layer.registers == uniform for layer in layers)
+    converter = "twin-range" if any(layer.registers.mode == "twin" for layer in layers) else "own"
+    narrow = any(layer.input_bits < hardware.input_bits for layer in layers)
+    dynamic = any(layer.dynamic is not None for layer in layers)
+    lossy = any(layer.dynamic is not None and layer.dynamic.tau_sq and layer.dynamic.l_max for layer in layers)
+    skipping = any(layer.skip_zero_slices for layer in layers)
+
+    def without(layer: Layer, precision: str, skip: bool) -> Layer:
+        kept = {"off": None, "lossless": DynamicPrecision(), "own": layer.dynamic}[precision]
+        return replace(
+            layer,
+            dynamic=None if layer.dynamic is None else kept,
+            skip_zero_slices=layer.skip_zero_slices and skip,
+        )
+
+    rungs = [
+        (f"+ {converter} converter" if not plain else "+ activation widths", not plain or narrow, ("off", False)),
+        ("+ dynamic precision, lossless part", dynamic, ("lossless", False)),
+        ("+ dynamic precision, lossy part", lossy, ("own", False)),
+        ("+ skipping of zero slices", skipping, ("own", True)),
+    ]
+    used = [rung for rung in rungs if rung[1]]
+    for name, _, (precision, skip) in used[:-1]:
+        now = _changed(network, lambda layer, p=precision, s=skip: without(layer, p, s))
+        made.append(Machine(name, cost.per_image(GraphRunner(now).run(images)[1], network), extra=_extra(now)))
+    made.append(Machine(used[-1][0] if used else "this image", cost.per_image(final, network), extra=_extra(network)))
+    return made
+
+
+def _extra(network: Graph) -> dict[str, np.ndarray]:
+    """What passes the dynamic-precision units and what they decide, if the network uses them."""
+    return {name: counts for name, counts in work.dynamic_precision_events(network).items() if counts.any()}
+
+
+def _energy(machine: Machine, network: Graph, table: cost.ComponentTable) -> cost.EnergyReport:
+    return cost.energy(
+        machine.events,
+        network,
+        table,
+        width_table=machine.width_table,
+        own_input_bits=machine.own_input_bits,
+        extra=machine.extra,
+    )
+
+
+def _machine(
+    machine: Machine, report: cost.EnergyReport, elsewhere: dict[str, float], network: Graph
+) -> dict[str, Any]:
+    """Totals of one picture; steps without crossbars take the same clocks in every machine."""
+    totals = {name: float(machine.events[:, i].sum()) for name, i in _INDEX.items()}
+    totals["cycles"] += sum(elsewhere.values()) + timing.c_start(network.hardware)
+    return {
+        "name": machine.name,
+        **totals,
+        "conversions": totals["conversions_r1"] + totals["conversions_r2"],
+        "energy_pj": report.total_pj,
+        "energy_groups": report.by_group,
+        "nodes": {node.name: machine.events[i].tolist() for i, node in enumerate(network.crossbars)},
+    }
+
+
+def _table(name: str, baseline: Machine, ours: Machine, network: Graph) -> dict[str, Any]:
+    table = cost.load_table(name)
+    b, o = _energy(baseline, network, table), _energy(ours, network, table)
+    return {
+        "name": name,
+        "title": table.title,
+        "baseline_pj": b.total_pj,
+        "ours_pj": o.total_pj,
+        "baseline_adc_share": b.share("ADC"),
+        "ours_adc_share": o.share("ADC"),
+    }
+
+
+# ---- what is known beside the network -----------------------------------------------------------
+#: Keys of info["accuracy"] in the order of the ladder, and what the report calls them.
+ACCURACY_STAGES = {
+    "float": "float",
+    "quantised": "integers",
+    "eight_bit": "8-bit integers",
+    "bwq": "with a width per block (BWQ)",
+    "trq": "with twin-range conversion (TRQ)",
+    "redy": "with dynamic precision (ReDy)",
+}
+
+
+def accuracy_rows(info: dict[str, Any]) -> list[dict[str, Any]]:
+    """The ladder in order, rows {"stage", "accuracy" 0..1, "images" or None}; empty if the image has none.
+
+    info["accuracy"] maps the keys of `ACCURACY_STAGES` (those that exist; others follow under their own name) to a
+    share of info["test_images"].
+
+    Raises ValueError for anything else.
+    """
+    found = info.get("accuracy", {})
+    if not isinstance(found, dict) or any(
+        isinstance(v, bool) or not isinstance(v, int | float) or not 0 <= v <= 1 for v in found.values()
+    ):
+        raise ValueError(f"info: accuracy must map stages to numbers in 0..1, got {found!r}")
+    order = [*(k for k in ACCURACY_STAGES if k in found), *(k for k in found if k not in ACCURACY_STAGES)]
+    images = info.get("test_images")
+    return [{"stage": ACCURACY_STAGES.get(k, k), "accuracy": float(found[k]), "images": images} for k in order]
+
+
+def _pictures(vectors: deployment.Vectors, count: int, run: dict[str, Any] | None) -> dict[str, Any]:
+    """Labels and predicted classes; the hardware's where it ran (`simulated` counts them), else the golden model's."""
+    predicted = np.asarray(vectors.logits[:count]).argmax(axis=1).tolist()
+    simulated = [row for row in (run or {}).get("images", []) if 0 <= row["index"] < count]
+    for row in simulated:
+        predicted[row["index"]] = row["predicted"]
+    labels = np.asarray(vectors.labels[:count]).tolist()
+    return {"labels": labels, "predicted": predicted, "simulated": len(simulated)}
+
+
+#: What `python -m sim.run --json` writes, as far as the report reads it.
+RUN_SCHEMA, RUN_VERSION = "ohmloom-run", 2
+_RUN_FIELDS = (
+    "image_sha256",
+    "backend",
+    "crossbar",
+    "judged",
+    "agrees",
+    "first_difference",
+    "notes",
+    "simulated",
+    "equal",
+    "images",
+    "clocks",
+    "clocks_per_second",
+    "seconds",
+    "build_seconds",
+)
+
+
+def check_run(run: dict[str, Any] | None, image: deployment.Image) -> dict[str, Any] | None:
+    """The fields of a run that the report shows; ValueError for a run of another image or another form."""
+    if run is None:
+        return None
+    if (run.get("schema"), run.get("version")) != (RUN_SCHEMA, RUN_VERSION):
+        raise ValueError(
+            f"run file: schema and version must be {RUN_SCHEMA!r} and {RUN_VERSION}, "
+            f"got {run.get('schema')!r} and {run.get('version')!r}"
+        )
+    missing = [name for name in _RUN_FIELDS if name not in run]
+    if missing:
+        raise ValueError(f"run file: {missing[0]} is missing")
+    needed = {"index", "label", "predicted", "golden_predicted"}
+    rows = run["images"]
+    if not isinstance(rows, list) or any(not isinstance(row, dict) or not needed <= set(row) for row in rows):
+        raise ValueError(f"run file: images must be a list of objects with {', '.join(sorted(needed))}")
+    if not isinstance(run["crossbar"], dict):
+        raise ValueError(f"run file: crossbar must be an object, got {run['crossbar']!r}")
+    if run["image_sha256"] != image.manifest["manifest_sha256"]:
+        raise ValueError("run file: it belongs to another image, run python -m sim.run on this one")
+    return {name: run[name] for name in _RUN_FIELDS}

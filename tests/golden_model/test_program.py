@@ -1,0 +1,356 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from golden_model.config import TINY
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph, build
+from golden_model.graph.nodes import Add, Concat, Crossbar, Image
+from golden_model.graph.numbers import Encoding
+from golden_model.image import program as program_module
+from golden_model.image.archive import load
+from golden_model.image.interpreter import Interpreter
+from golden_model.image.program import fitting, lower, needs, plan
+from golden_model.registers import StepKind, pack_descriptor
+from golden_model.trq import AdcRegisters
+from tests.golden_model.random_graphs import KINDS, NINE, SMALL, random_images, random_network, random_networks
+from tests.golden_model.test_graph import convolution, everything, head
+from tests.strategies import make_network
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAINED = sorted((ROOT / "quant/trained").glob("*/network.graph"))
+
+
+def per_node(network: Graph, program, counts):
+    """Events (B, steps) summed over the groups of every crossbar node, (B, nodes, counters)."""
+    nodes = [step.node if step.layer is not None else None for step in program.steps]
+    return np.stack(
+        [counts[:, [name == node.name for name in nodes]].sum(axis=1) for node in network.crossbars], axis=1
+    )
+
+
+def narrow_head(rng, source, shape):
+    """A last layer on SMALL."""
+    return replace(head(rng, "head", source, shape, hardware=SMALL), encoding=Encoding(high=1.0, bits=4))
+
+
+def check(network: Graph, images) -> None:
+    """Runner and interpreter give the same tensors, logits, events and clocks."""
+    program = plan(network)
+    runner = GraphRunner(network, engine="direct")
+    logits, events = runner.run(images)
+    trace = Interpreter(program.tables, network.hardware, engine="direct").trace(images)
+    tensors = runner.outputs(images)
+    for step, made in zip(program.steps, trace.outputs, strict=True):
+        if step.fields["last"] or ".copy" in step.name:
+            continue
+        whole = tensors[step.node]
+        if step.layer is not None:
+            node = network.node(step.node)
+            assert isinstance(node, Crossbar)
+            first = sum(x.outputs for x in node.layers[: [x is step.layer for x in node.layers].index(True)])
+            whole = whole[:, first : first + step.layer.outputs]
+        assert np.array_equal(made, whole), step.name
+    assert np.array_equal(trace.logits, logits)
+    assert np.array_equal(per_node(network, program, trace.events.counts), events.counts)
+    clocks = trace.events.cycles.sum(axis=1)
+    assert np.array_equal(program.cycles(events), clocks)
+
+
+# ---- equal to the runner ------------------------------------------------------------------------
+@settings(max_examples=60)
+@given(random_networks(SMALL), st.integers(0, 99))
+def test_interpreter_and_runner_agree_on_any_network(network, seed):
+    check(network, random_images(seed, network, 3))
+
+
+@settings(max_examples=30)
+@given(random_networks(NINE), st.integers(0, 99))
+def test_interpreter_and_runner_agree_on_nine_rows(network, seed):
+    check(network, random_images(seed, network, 3))
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, derandomize=False)
+@given(st.one_of(random_networks(SMALL), random_networks(NINE)), st.integers(0, 99))
+def test_interpreter_and_runner_agree_on_thousands_of_networks(network, seed):
+    check(network, random_images(seed, network, 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_node_has_a_program(kind):
+    made = 0
+    for seed in range(6):
+        network = random_network(seed, SMALL, (kind,), 3)
+        made += kind in {"convolution", "linear"} or len(network.nodes) > 2
+        check(network, random_images(seed, network, 2))
+    assert made >= 2
+
+
+def test_random_networks_have_everything_in_them():
+    """The generator is worth its name: every node kind, option and kind of output occurs."""
+    found = set()
+    for seed in range(200):
+        network = random_network(seed, SMALL)
+        program = plan(network)
+        found.add(f"output {type(network.output).__name__}")
+        found |= {type(node).__name__ for node in network.nodes}
+        for step in program.steps:
+            values = step.fields
+            found |= {f"{step.kind.name} {name}" for name, value in values.items() if value}
+            found |= {"in place"} if values["residual"] and values["residual_base"] == values["target"] else set()
+            found |= {"pool"} if values["pool"] > 1 else set()
+            found |= {"copy"} if ".copy" in step.name else set()
+            found |= {"group"} if step.layer is not None and step.name != step.node else set()
+    kinds = {"Image", "Crossbar", "MaxPool", "AveragePool", "Concat", "Add", "Border", "Reshape"}
+    options = {
+        f"{kind} {name}"
+        for kind, names in {
+            "CROSSBAR": "residual residual_first residual_value last dynamic skip_zero_slices pad_enable pad_value "
+            "pad_top adc_mode m tau_sq channel_base crossbar_base width_base",
+            "MAXIMUM": "pad_top pad_left source target",
+            "SUM": "residual residual_first last pad_enable pad_value first_channel offset_high pad_left shift",
+        }.items()
+        for name in names.split()
+    }
+    outputs = {f"output {kind}" for kind in kinds - {"Image"}}
+    assert kinds | options | outputs | {"in place", "pool", "copy", "group"} <= found
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.parent.name)
+def test_every_kept_network_runs_as_a_program(path):
+    network = load(path)
+    network = replace(network, hardware=fitting(network, network.hardware))
+    program = plan(network)
+    images = random_images(0, network, 1)
+    runner = GraphRunner(network)
+    logits, events = runner.run(images)
+    got, counted = Interpreter(program.tables, network.hardware).run(images)
+    assert np.array_equal(got, logits)
+    assert counted == program.step_events(events)
+    assert program.cycles(events) == counted.cycles.sum(axis=1)
+
+
+@pytest.mark.parametrize("engine", ["patterns", "compiled"])
+def test_engines_of_the_interpreter_agree(engine):
+    network = random_network(3, NINE)
+    images, program = random_images(3, network, 4), plan(network)
+    logits, events = Interpreter(program.tables, NINE, engine="direct").run(images)
+    got, counted = Interpreter(program.tables, NINE, engine=engine).run(images)
+    assert np.array_equal(got, logits)
+    assert counted == events
+
+
+def test_no_images_give_no_logits():
+    network = random_network(3, SMALL)
+    program = plan(network)
+    logits, events = Interpreter(program.tables, SMALL).run(random_images(0, network, 0))
+    assert logits.shape == (0, program.logits)
+    assert events.shape == (0, len(program.steps))
+
+
+def test_fewer_steps_leave_what_the_last_of_them_wrote():
+    network = random_network(3, SMALL)
+    program, images = plan(network), random_images(0, network, 2)
+    whole = Interpreter(program.tables, SMALL).trace(images)
+    part = Interpreter(program.tables, SMALL, steps=1).trace(images)
+    assert np.array_equal(part.outputs[0], whole.outputs[0])
+    values = program.steps[0].fields
+    size = int(np.prod(program.steps[0].shape))
+    kept = part.memory[:, values["target"] : values["target"] + size]
+    assert np.array_equal(kept, whole.outputs[0].reshape(2, -1))
+    assert part.logits.shape == (2, 0)
+
+
+def program_with(change):
+    """Tables of a small program with one descriptor changed."""
+    program, index = next(
+        (program, index)
+        for program in (plan(random_network(seed, SMALL)) for seed in range(20))
+        for index, step in enumerate(program.steps)
+        if step.layer is not None and step.layer.block_widths.any()
+    )
+    words = pack_descriptor(SMALL, {**program.steps[index].fields, **change})
+    program.tables.program[index, : len(words)] = words
+    return program.tables
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"step": 3}, "step .: the hardware refuses its descriptor with UNSUPPORTED"),
+        ({"stride_x": 0}, "step .: the hardware refuses its descriptor with LAYER_GEOMETRY"),
+        ({"source": SMALL.activation_bytes}, "step .: the hardware refuses its descriptor with LAYER_GEOMETRY"),
+        ({"n_r2": 0}, "step .: the hardware refuses its descriptor with ADC_CONFIGURATION"),
+        ({"crossbar_base": SMALL.crossbar_pairs}, "step .: the hardware refuses its placement with LAYER_GEOMETRY"),
+        ({"crossbar_base": SMALL.crossbar_pairs // 2}, "step .: its planes reach beyond the last crossbar pair"),
+        ({"width_base": SMALL.width_entries // 2}, "step .: the width table has no "),
+        ({"channel_base": SMALL.channel_entries // 2}, "step .: the bias table has no "),
+    ],
+)
+def test_descriptors_that_the_hardware_refuses_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        Interpreter(program_with(change), SMALL)
+
+
+# ---- placing ------------------------------------------------------------------------------------
+@settings(max_examples=60)
+@given(random_networks(SMALL))
+def test_buffers_that_are_needed_at_the_same_time_do_not_overlap(network):
+    program = plan(network)
+    for index, one in enumerate(program.buffers):
+        assert one.base % 4 == 0
+        for other in program.buffers[index + 1 :]:
+            together = one.first <= other.last and other.first <= one.last
+            assert not together or one.base + one.size <= other.base or other.base + other.size <= one.base
+
+
+def test_a_residual_that_is_overwritten_saves_memory(monkeypatch):
+    network = load(ROOT / "quant/trained/resnet20-a8-s0/network.graph")
+    assert needs(network)["activation_bytes"] == 32768
+    assert needs(network)["max_layers"] == 21  # 20 crossbar layers and the mean; shortcuts are views
+    monkeypatch.setattr(program_module, "_overwrites", lambda lowering, step: False)
+    assert needs(network)["activation_bytes"] == 49152
+
+
+def test_all_limits_are_named_at_once():
+    network = load(ROOT / "quant/trained/resnet20-a8-s0/network.graph")
+    with pytest.raises(ValueError) as caught:
+        plan(network)
+    words = str(caught.value)
+    assert words.startswith("network resnet20: it needs activation_bytes = 32768, most of all for step layer1.0.conv1,")
+    for name, needed in needs(network).items():
+        assert (f"{name} = {needed}" in words) == (needed > getattr(network.hardware, name))
+    assert "max_layers = 21, the hardware has 8" in words
+
+
+@settings(max_examples=20)
+@given(random_networks(SMALL))
+def test_a_fitting_configuration_fits_and_is_tight(network):
+    tiny = replace(TINY, activation_bytes=1, crossbar_pairs=1, max_k=1, max_n=1, max_layers=1, width_entries=1)
+    hardware = fitting(network, tiny)
+    plan(replace(network, hardware=hardware))
+    for name, needed in needs(network).items():
+        assert needed <= getattr(hardware, name) < max(2 * needed, getattr(tiny, name) + 1)
+        if needed > 8:
+            with pytest.raises(ValueError, match=f"it needs {name} = {needed}"):
+                plan(replace(network, hardware=replace(hardware, **{name: needed - 1})))
+
+
+def test_activations_wider_than_the_hardware_are_refused():
+    image = Image(name="image", shape=(1, 2, 2), encoding=Encoding(high=1.0, bits=8))
+    add = Add(name="add", inputs=("image",), shape=(1, 2, 2), encoding=Encoding(high=1.0, bits=4))
+    rng = np.random.default_rng(0)
+    network = build("wide", SMALL, [image, add, narrow_head(rng, "add", (1, 2, 2))])
+    with pytest.raises(ValueError, match=r"^network wide: step add: stream_bits must be at most 4, got 8$"):
+        plan(network)
+
+
+def test_an_addition_of_three_is_refused_by_name():
+    image = Image(name="image", shape=(1, 2, 2), encoding=Encoding(high=1.0, bits=4))
+    add = Add(name="add", inputs=("image",) * 3, shape=(1, 2, 2), encoding=Encoding(high=1.0, bits=4))
+    head = narrow_head(np.random.default_rng(0), "add", (1, 2, 2))
+    with pytest.raises(ValueError, match=r"^node add: an addition has at most two inputs, got 3$"):
+        build("n", SMALL, [image, add, head])
+
+
+def test_searches_of_ours_are_refused_by_name():
+    bounded = AdcRegisters(mode="bounded", n_r2=3)
+    network = everything(0, replace(SMALL, adc_bits=3, input_bits=8, accumulator_bits=40), registers=bounded)
+    with pytest.raises(ValueError, match="step stem: the hardware has no conversion of mode 'bounded' with a bound"):
+        plan(network)
+    assert len(lower(network).operations) > 5  # it has steps and clocks all the same
+
+
+def test_equal_border_vectors_are_stored_once():
+    rng = np.random.default_rng(0)
+    image = Image(name="image", shape=(2, 4, 4), encoding=Encoding(high=1.0, bits=4, zeros=(3.0, 7.0)))
+    first, second = (
+        convolution(rng, name, ("image",), (2, 4, 4), 2, hardware=SMALL, input_bits=4) for name in ("first", "second")
+    )
+    both = Concat(name="both", inputs=("first", "second"), shape=(4, 4, 4), encoding=Encoding(high=9.0, bits=4))
+    first, second = (replace(node, encoding=Encoding(high=9.0, bits=4)) for node in (first, second))
+    made = build("n", SMALL, [image, first, second, both, narrow_head(rng, "both", (4, 4, 4))])
+    program = plan(made)
+    assert program.tables.pads.tolist() == [3, 7]
+    assert [step.fields["pad_enable"] for step in program.steps] == [1, 1, 0]
+    assert [step.name for step in program.steps] == ["first", "second", "head"]  # the concatenation needs no step
+
+
+# ---- a planner with a fault ---------------------------------------------------------------------
+def differs(network: Graph) -> bool:
+    """Whether runner and interpreter differ on some image, or a layer gets activations that it cannot read."""
+    images = random_images(1, network, 4)
+    program = plan(network)
+    logits = GraphRunner(network, engine="direct").run(images)[0]
+    try:
+        got = Interpreter(program.tables, network.hardware, engine="direct").run(images)[0]
+    except ValueError:
+        return True
+    return not np.array_equal(got, logits)
+
+
+def mutated(monkeypatch, change):
+    """A planner whose operations go through `change` (name -> value of fields, or None)."""
+    lowered = program_module.lower
+
+    def faulty(network):
+        made = lowered(network)
+        operations = tuple(replace(x, fields={**x.fields, **(change(x) or {})}) for x in made.operations)
+        return replace(made, operations=operations)
+
+    monkeypatch.setattr(program_module, "lower", faulty)
+
+
+def shifted(name, by=1):
+    return lambda operation: {name: operation.fields[name] + by} if operation.fields[name] else None
+
+
+FAULTS = {
+    "residual channel": lambda x: {"residual_first": x.fields["residual_first"] + 1} if x.residual else None,
+    "residual row": shifted("residual_row", -1),
+    "residual value": lambda x: {"residual_value": x.fields["residual_value"] ^ 7} if x.residual else None,
+    "residual multiplier": lambda x: {"residual_multiplier": x.fields["residual_multiplier"] // 2},
+    "border of pooling": lambda x: {"pad_value": 15} if x.kind == StepKind.MAXIMUM else None,
+    "border of a sum": lambda x: {"pad_value": 15 - x.fields["pad_value"]} if x.kind == StepKind.SUM else None,
+    "zero point": lambda x: {"offset": x.fields["offset"] + 1} if x.fields["offset"] else None,
+    "first channel": lambda x: {"first_channel": x.fields["first_channel"] + 1} if x.kind == StepKind.SUM else None,
+    "stride": lambda x: {"stride_y": 3 - x.fields["stride_y"]} if x.fields["stride_y"] < 3 else None,
+    "pad": lambda x: {"pad_left": x.fields["pad_left"] + 1},
+    "shift": shifted("shift"),
+}
+
+
+@pytest.mark.parametrize("change", FAULTS.values(), ids=FAULTS)
+def test_a_planner_with_a_wrong_field_is_found(change, monkeypatch):
+    networks = [random_network(seed, SMALL) for seed in range(40)]
+    assert not any(differs(network) for network in networks[:5])
+    mutated(monkeypatch, change)
+    assert sum(map(differs, networks)) >= 1
+
+
+def test_every_layer_starts_a_fresh_pair_and_its_own_part_of_the_tables():
+    made = make_network(1, TINY)
+    placement = plan(made).placement
+    pairs = widths = channels = 0
+    for layer, placed in zip(made.layers, placement.layers, strict=True):
+        assert (placed.crossbar_base, placed.width_base, placed.channel_base) == (pairs, widths, channels)
+        assert placed.pairs == len(set(placed.pair.tolist())) > 0
+        pairs, widths, channels = pairs + placed.pairs, widths + layer.block_widths.size, channels + layer.outputs
+    assert (placement.pairs, placement.widths, placement.channels) == (pairs, widths, channels)
+
+
+def test_a_planner_whose_buffers_overlap_is_found(monkeypatch):
+    networks = [random_network(seed, SMALL) for seed in range(20)]
+    monkeypatch.setattr(program_module, "_first_fit", lambda lives, order: (dict.fromkeys(lives, 0), 1))
+    assert sum(map(differs, networks)) >= 5
+
+
+def test_a_planner_that_overwrites_a_residual_too_early_is_found(monkeypatch):
+    networks = [random_network(seed, SMALL, ("residual",), 5) for seed in range(20)]
+    monkeypatch.setattr(program_module._Life, "last", property(lambda self: 0, lambda self, value: None), raising=False)
+    assert sum(map(differs, networks)) >= 1

@@ -1,0 +1,110 @@
+"""The host's side of the tile alone: bus, register bank, cell programming, and an array that takes its time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, unsigned
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from golden_model.config import HardwareConfig
+from rtl import layouts
+from rtl import tile_layouts as tile
+from rtl.axi_lite import AxiLite
+from rtl.cell_programmer import CellProgrammer
+from rtl.register_bank import RegisterBank
+from rtl.tile import bus_members, connect_bus
+from sim.bench import plain
+
+
+class HostSide(wiring.Component):
+    """`bank` between a bus and a memory of activations; results and state of a run are inputs.
+
+    running : STATUS.busy. event : what every event counter reads. The ports of the array are the programmer's.
+    """
+
+    def __init__(self, config: HardwareConfig):
+        self.config = config
+        self.bank = RegisterBank(config)
+        super().__init__(
+            {
+                **bus_members(),
+                "running": In(1),
+                "event": In(48),
+                "program": Out(stream.Signature(layouts.cell_write(config))),
+                "readback_request": Out(stream.Signature(layouts.ou_address(config))),
+                "readback": In(stream.Signature(unsigned(config.ou_cells))),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        bank = self.bank
+        m.submodules.bank = bank
+        m.submodules.bus = bus = AxiLite()
+        m.submodules.programmer = programmer = CellProgrammer(self.config)
+        shape, depth = unsigned(tile.WORD), tile.activation_words(self.config)
+        m.submodules.activations = activations = memory.Memory(shape=shape, depth=depth, init=[])
+        write, read = activations.write_port(granularity=8), activations.read_port()
+        connect_bus(m, self, bus)
+        wiring.connect(m, bus.requests, bank.requests)
+        wiring.connect(m, bank.responses, bus.responses)
+        wiring.connect(m, bank.cells, programmer.cells)
+        wiring.connect(m, programmer.program, wiring.flipped(self.program))
+        wiring.connect(m, programmer.readback_request, wiring.flipped(self.readback_request))
+        wiring.connect(m, wiring.flipped(self.readback), programmer.readback)
+        m.d.comb += [
+            bank.status.busy.eq(self.running),
+            bank.status.cells_busy.eq(programmer.busy),
+            bank.checksum.eq(programmer.checksum),
+            bank.cells_full.eq(programmer.full),
+            bank.event_data.eq(self.event),
+            programmer.select.eq(bank.cell_select),
+            programmer.check.eq(bank.control.check_cells),
+            programmer.pairs.eq(bank.cell_pairs),
+            write.en.eq(bank.activations.write),
+            write.addr.eq(bank.activations.word),
+            write.data.eq(bank.activations.data),
+            read.en.eq(bank.activations.read),
+            read.addr.eq(bank.activations.word),
+            bank.activation_data.eq(read.data),
+        ]
+        return m
+
+
+def array(device: HostSide, cells: dict[tuple[int, int, int], int], *, delay: int = 0, seen: list | None = None):
+    """Background test benches: an array that programs an OU in `delay` clocks and reads one back in the next.
+
+    `cells` by (pair, OU row, OU column) is what it holds; `seen` gets every OU programmed.
+    """
+
+    def place(record: dict[str, int]) -> tuple[int, int, int]:
+        return record["pair"], record["ou_row"], record["ou_col"]
+
+    async def program(ctx: Any) -> None:
+        port = device.program
+        while True:
+            if delay:
+                await ctx.tick().until(port.valid)
+                await ctx.tick().repeat(delay)
+            ctx.set(port.ready, 1)
+            (payload,) = await ctx.tick().sample(port.payload).until(port.valid)
+            ctx.set(port.ready, 0)
+            write = plain(payload)
+            cells[place(write)] = write["cells"]
+            if seen is not None:
+                seen.append((place(write), write["cells"]))
+
+    async def read(ctx: Any) -> None:
+        request, answer = device.readback_request, device.readback
+        while True:
+            ctx.set(request.ready, 1)
+            (payload,) = await ctx.tick().sample(request.payload).until(request.valid)
+            ctx.set(request.ready, 0)
+            ctx.set(answer.payload, cells.get(place(plain(payload)), 0))
+            ctx.set(answer.valid, 1)
+            await ctx.tick().until(answer.ready)
+            ctx.set(answer.valid, 0)
+
+    return [program, read]

@@ -1,0 +1,96 @@
+"""The activation memory: bytes of the steps, words of the bus."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from golden_model.config import TINY
+from rtl.activation_memory import ActivationMemory
+from sim.bench import put, simulate
+
+pytestmark = pytest.mark.rtl
+
+IDLE = {"read": 0, "write": 0, "word": 0, "data": 0}
+
+
+async def _bus_write(ctx, dut, word, data, strobes=15):
+    put(ctx, dut.bus, IDLE | {"write": strobes, "word": word, "data": data})
+    await ctx.tick()
+    put(ctx, dut.bus, IDLE)
+
+
+async def _bus_read(ctx, dut, word):
+    put(ctx, dut.bus, IDLE | {"read": 1, "word": word})
+    await ctx.tick()
+    put(ctx, dut.bus, IDLE)
+    return ctx.get(dut.bus_data)
+
+
+async def _read(ctx, dut, address, client="window_read"):
+    put(ctx, getattr(dut, client), {"enable": 1, "address": address})
+    await ctx.tick()
+    put(ctx, getattr(dut, client), {"enable": 0, "address": 0})
+    return ctx.get(dut.read_data)
+
+
+def test_words_of_the_bus_are_four_bytes_of_a_step_least_significant_first():
+    dut = ActivationMemory(TINY)
+
+    async def bench(ctx):
+        await _bus_write(ctx, dut, 5, 0x04030201)
+        for client in ("window_read", "residual_read"):
+            assert [await _read(ctx, dut, 20 + i, client) for i in range(4)] == [1, 2, 3, 4]
+
+    simulate(dut, bench, limit=200)
+
+
+def test_byte_strobes_write_single_activations():
+    dut = ActivationMemory(TINY)
+
+    async def bench(ctx):
+        await _bus_write(ctx, dut, 63, 0xFFFFFFFF)
+        await _bus_write(ctx, dut, 63, 0x11223344, strobes=0b0101)
+        assert await _bus_read(ctx, dut, 63) == 0xFF22FF44
+
+    simulate(dut, bench, limit=100)
+
+
+def test_byte_holds_until_the_next_read():
+    dut = ActivationMemory(TINY)
+
+    async def bench(ctx):
+        await _bus_write(ctx, dut, 0, 0x04030201)
+        assert await _read(ctx, dut, 2) == 3
+        put(ctx, dut.window_read, {"enable": 0, "address": 1})
+        await ctx.tick().repeat(2)
+        assert ctx.get(dut.read_data) == 3
+
+    simulate(dut, bench, limit=100)
+
+
+def test_random_reads_and_stores_in_the_same_clock_equal_a_model_and_a_collision_reads_the_old_byte():
+    dut = ActivationMemory(TINY)
+    rng = random.Random(5)
+    size = TINY.activation_bytes
+    collisions = []
+
+    async def bench(ctx):
+        model = [rng.randrange(256) for _ in range(size)]
+        for word in range(size // 4):
+            await _bus_write(ctx, dut, word, int.from_bytes(bytes(model[4 * word : 4 * word + 4]), "little"))
+        for _ in range(600):
+            at, value = rng.randrange(size), rng.randrange(256)
+            to = at if rng.random() < 0.2 else rng.randrange(size)
+            collisions.append(at == to)
+            put(ctx, dut.store, {"enable": 1, "address": to, "data": value})
+            assert await _read(ctx, dut, at, rng.choice(["window_read", "residual_read"])) == model[at]
+            put(ctx, dut.store, {"enable": 0, "address": 0, "data": 0})
+            model[to] = value
+        for word in range(size // 4):
+            data = await _bus_read(ctx, dut, word)
+            assert list(data.to_bytes(4, "little")) == model[4 * word : 4 * word + 4]
+
+    simulate(dut, bench, limit=3000)
+    assert any(collisions)

@@ -1,0 +1,87 @@
+"""The residual view against the scalar model of a step."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from golden_model.config import TINY
+from rtl.residual_view import ResidualView
+from sim.bench import put, simulate
+from tests.rtl import step_model
+from tests.rtl.tile_tools import strobe
+
+pytestmark = pytest.mark.rtl
+
+
+def _run(fields, memory, stall=0.0):
+    """Values asked for, (oy, ox, n) in order."""
+    dut = ResidualView(TINY)
+    rng = random.Random(4)
+    values, addresses = [], []
+
+    async def answers(ctx):
+        async for _, _, read in ctx.tick().sample(dut.read):
+            if read.enable:
+                addresses.append(read.address)
+            ctx.set(dut.read_data, memory[read.address] if read.enable else rng.randrange(256))
+
+    async def bench(ctx):
+        put(ctx, dut.settings, fields)
+        await strobe(ctx, dut.layer_start)
+        for _ in step_model.origins(fields):
+            await strobe(ctx, dut.start)
+            for _ in range(fields["outputs"]):
+                while rng.random() < stall:
+                    await ctx.tick()
+                await strobe(ctx, dut.next)
+                values.append(ctx.get(dut.value))
+
+    simulate(dut, bench, processes=[answers], limit=20_000)
+    return values, addresses
+
+
+def _check(fields, memory, stall=0.0):
+    values, addresses = _run(fields, memory, stall)
+    wanted = [(n, oy, ox) for oy, ox, _, _ in step_model.origins(fields) for n in range(fields["outputs"])]
+    assert values == [step_model.residual(fields, memory, *at) for at in wanted]
+    found = [step_model.residual_address(fields, *at) for at in wanted]
+    assert addresses == [at for at in found if at is not None], "nothing else is read"
+
+
+@given(
+    seed=st.integers(0, 1000),
+    outputs=st.integers(1, 6),
+    first=st.integers(0, 7),
+    channels=st.integers(1, 4),
+    out_height=st.integers(1, 3),
+    out_width=st.integers(1, 3),
+    row=st.integers(0, 8),
+    column=st.integers(0, 4),
+    spare=st.integers(0, 6),
+    enabled=st.booleans(),
+    stall=st.sampled_from([0.0, 0.4]),
+)
+@settings(max_examples=50)
+def test_any_view_is_read_as_the_model_says(
+    seed, outputs, first, channels, out_height, out_width, row, column, spare, enabled, stall
+):
+    rng = random.Random(seed)
+    plane = (out_height - 1) * row + (out_width - 1) * column + 1 + spare
+    fields = step_model.step(
+        TINY, outputs=outputs, out_height=out_height, out_width=out_width, residual=int(enabled),
+        residual_base=rng.randint(0, TINY.activation_bytes - channels * plane), residual_plane=plane,
+        residual_row=row, residual_column=column, residual_channels=channels, residual_first=first,
+        residual_value=rng.randrange(256),
+    )  # fmt: skip
+    _check(fields, [rng.randrange(256) for _ in range(TINY.activation_bytes)], stall)
+
+
+def test_negative_channel_is_no_large_one():
+    fields = step_model.step(
+        TINY, outputs=3, residual=1, residual_channels=65535, residual_first=65534, residual_plane=1, residual_value=200
+    )
+    _check(fields, [255] * TINY.activation_bytes)

@@ -15,6 +15,7 @@ import typer
 from rich.progress import Progress
 
 from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.image import archive, image
 from quant import options, stages
 from quant.calibrate import fitted
@@ -76,6 +77,10 @@ def main(
     ] = None,
     count: Annotated[int, typer.Option("--images", min=0, help="Test images kept in the image.")] = 16,
     hardware: options.Hardware = None,
+    skip_zero_slices: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option(help="Input slices of zeros cost nothing; default: as the network says."),
+    ] = None,
     force: Annotated[bool, typer.Option(help="Write even if the image is up to date.")] = False,
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write a summary here.")] = None,  # noqa: UP045
 ) -> None:
@@ -84,6 +89,8 @@ def main(
     network = archive.load(calibrated(work))
     if hardware is not None:
         network = fitted(network, options.machine(hardware))
+    if skip_zero_slices is not None:
+        network = with_settings(network, skip_zero_slices=skip_zero_slices)
     dataset = sets.load(data, size=network.image.shape[1], channels=network.image.shape[0])
     if dataset.shape != network.image.shape:
         raise ValueError(

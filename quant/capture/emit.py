@@ -17,7 +17,7 @@ from golden_model.graph.numbers import Encoding
 from golden_model.graph.settings import lossless_uniform
 from golden_model.trq import min_count
 from quant.capture.errors import UnsupportedOperator
-from quant.capture.operators import TRANSPARENT, Op
+from quant.capture.operators import Op, from_image
 from quant.training.layers import PIXEL_LEVELS, Normalisation
 
 
@@ -106,18 +106,13 @@ class Emitter:
             top = max(top, encoding.scale, *(e.zero * e.scale for e in (encoding, *residuals)))
         return (top or 1.0) / source.scale * 2.0 ** (-16 if zero else -29)
 
-    def _from_image(self, name: str) -> bool:
-        """Whether a tensor holds pixels (passed on by pooling or a border)."""
-        op = self.ops[name]
-        return op.kind == "image" or (op.kind in TRANSPARENT and self._from_image(op.inputs[0]))
-
     def _per_channel(self) -> bool:
         return len(set(self.normalisation.std)) > 1 or any(self.normalisation.mean)
 
     def _base(self, op: Op, *inputs: str) -> dict[str, Any]:
         if op.kind in ("mean", "cat", "add", "reshape") or len(inputs) > 1:
             for name in inputs if op.kind != "matrix" else inputs[1:]:
-                if self._per_channel() and self._from_image(name):
+                if self._per_channel() and from_image(self.ops, name):
                     raise UnsupportedOperator(
                         f"layer {op.name!r}: an image that is normalised per channel can only be the input of"
                         f" convolutions, linear layers and maximum pooling"
@@ -138,7 +133,7 @@ class Emitter:
         if op.linear:
             weight = weight.reshape(len(weight), channels, height, width)
         std = self.normalisation.std
-        if self._from_image(source.name) and len(set(std)) > 1:
+        if from_image(self.ops, source.name) and len(set(std)) > 1:
             inputs = np.array(std).reshape(op.groups, -1)  # channels of each group
             weight = weight / np.repeat(inputs, len(weight) // op.groups, axis=0)[:, :, None, None]
         outputs, kernel = len(weight), weight.shape[2:]
@@ -209,7 +204,7 @@ class Emitter:
         return nodes.Add(**self._base(op, *op.inputs))
 
     def _border(self, op: Op) -> nodes.Node:
-        if self._per_channel() and any(op.channels) and self._from_image(op.name):
+        if self._per_channel() and any(op.channels) and from_image(self.ops, op.name):
             raise UnsupportedOperator(f"layer {op.name!r}: channels cannot be added to an image normalised per channel")
         return nodes.Border(**self._base(op, *op.inputs), stride=op.steps, border=op.border, channels=op.channels)
 

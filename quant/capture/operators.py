@@ -102,6 +102,12 @@ class Op:
             self.high = relu.cap if relu.bits is not None else min(self.high, relu.cap)
 
 
+def from_image(ops: dict[str, Op], name: str) -> bool:
+    """Whether a tensor holds pixels, passed on by pooling or a border."""
+    op = ops[name]
+    return op.kind == "image" or (op.kind in TRANSPARENT and from_image(ops, op.inputs[0]))
+
+
 @dataclass(frozen=True)
 class Ref:
     """The tensor that an operator gives. softmax : name of a softmax before it, which may only end the network."""

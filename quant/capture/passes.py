@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from quant.capture.errors import UnsupportedOperator
-from quant.capture.operators import TRANSPARENT, Op
+from quant.capture.operators import TRANSPARENT, Op, from_image
 from quant.capture.trace import Seen, differs
 
 
@@ -48,16 +48,12 @@ class Simplifier:
             if not self._users(name) and self.ops[name].kind != "image":
                 del self.ops[name]
 
-    def _from_image(self, op: Op) -> bool:
-        """Whether a tensor holds pixels, passed on by pooling or a border."""
-        return op.kind == "image" or (op.kind in TRANSPARENT and self._from_image(self.ops[op.inputs[0]]))
-
     def _fold_norms(self) -> None:
         for op in [o for o in self.ops.values() if o.kind == "norm"]:
             before = self.ops[op.inputs[0]]
             if before.kind != "matrix" or len(self._users(before.name)) != 1:
                 # A depthwise convolution of one pixel: weights of 1 or -1, and a step per channel.
-                if self._from_image(before):
+                if from_image(self.ops, before.name):
                     raise UnsupportedOperator(
                         f"layer {op.name!r}: BatchNorm and arithmetic with a constant per channel must follow a layer, "
                         f"not the image"

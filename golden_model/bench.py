@@ -18,7 +18,6 @@ import json
 import os
 import platform
 import resource
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,12 +31,14 @@ from rich.console import Console
 from rich.table import Table
 
 from golden_model import trq
+from golden_model.command import Json, command_app, reports_errors
 from golden_model.config import PAPER, HardwareConfig
 from golden_model.crossbar import mapping
 from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.prepared import prepare_layer
 from golden_model.engines.choice import EngineName, gpu_present, load_torch
 from golden_model.engines.run_layer import run_layer
+from golden_model.files import write_json
 from golden_model.trq import AdcRegisters
 
 #: (input channels, edge of the map, output channels, stride) of ResNet-20's convolutions for CIFAR-10.
@@ -303,25 +304,22 @@ def _torch_engine(engine: str, device: str | None) -> EngineName | None:
     return "torch" if engine == "auto" and gpu_present() else None
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = command_app()
 
 
 @app.command()
+@reports_errors
 def main(
     images: Annotated[int, typer.Option(min=16, help="Images of the network table; scaled to 10,000.")] = 192,
     history: Annotated[Path | None, typer.Option(help="Append this run here and compare with the last.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results here.")] = None,
+    json_file: Json = None,
     engine: Annotated[
         str, typer.Option(help="auto (compiled, and torch where there is a GPU), compiled, torch.")
     ] = "auto",
     device: Annotated[str | None, typer.Option(help="Of --engine torch: cuda (default) or cpu.")] = None,
 ) -> None:
     """Measure the golden model. Exit status 1 if it became much slower than the last run in --history."""
-    try:
-        torch_name = _torch_engine(engine, device)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    torch_name = _torch_engine(engine, device)
     compiled = engine != "torch"
     threads = sorted({1, min(2, os.cpu_count() or 1)})
     result: dict[str, Any] = {
@@ -337,8 +335,7 @@ def main(
     console = Console()
     show(result, console)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(json_file, result)
     slower: list[str] = []
     if history is not None:
         history.parent.mkdir(parents=True, exist_ok=True)

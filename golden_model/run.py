@@ -15,8 +15,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from golden_model import timing
+from golden_model.command import Json, command_app, reports_errors
 from golden_model.events import Events
-from golden_model.image.describe import describe_program, print_info, print_program, write_json
+from golden_model.files import write_json
+from golden_model.image.describe import describe_program, print_info, print_program
 from golden_model.image.image import Image, read
 from golden_model.image.interpreter import Interpreter
 from golden_model.registers import COUNTER_NAMES
@@ -117,36 +119,33 @@ def _print_replay(image: Image, result: dict[str, Any]) -> None:
         console.print(f"[red]differs from what is stored[/red]: {escape(result['first_difference'])}")
 
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = command_app()
 
 
 @app.command()
+@reports_errors
 def main(
     image_dir: Annotated[Path, typer.Argument(help="deployment image, a directory")],
     images: Annotated[int | None, typer.Option(min=1, help="how many test vectors to replay; default all")] = None,
     describe_only: Annotated[bool, typer.Option("--describe", help="print what the image holds, run nothing")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
+    json_file: Json = None,
 ) -> None:
     """Replay a deployment image's test vectors and compare logits and events with those stored.
 
     Exit status: 0 they are equal, 1 they differ, 2 the image or the call is bad.
     """
-    try:
-        image = read(image_dir)
-        if describe_only:
-            result = describe(image)
-            _print_description(result)
-        else:
-            held = len(image.vectors.images)
-            if images is not None and images > held:
-                raise ValueError(f"--images must be at most {held}, the vectors that the image holds, got {images}")
-            result = replay(image, held if images is None else images)
-            _print_replay(image, result)
-        if json_file is not None:
-            write_json(json_file, result)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    image = read(image_dir)
+    if describe_only:
+        result = describe(image)
+        _print_description(result)
+    else:
+        held = len(image.vectors.images)
+        if images is not None and images > held:
+            raise ValueError(f"--images must be at most {held}, the vectors that the image holds, got {images}")
+        result = replay(image, held if images is None else images)
+        _print_replay(image, result)
+    if json_file is not None:
+        write_json(json_file, result)
     if not result.get("agrees", True):
         raise typer.Exit(1)
 

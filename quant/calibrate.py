@@ -23,12 +23,14 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
+from golden_model.command import console, reports_errors
 from golden_model.config import PAPER, HardwareConfig
 from golden_model.cost import machines
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
+from golden_model.files import file_hash, read_json, write_atomically, write_json
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.image import archive, program
@@ -329,7 +331,7 @@ def _events_record(plain: Graph, steps: Mapping[str, Graph], images: np.ndarray)
 # ---- command line -------------------------------------------------------------------------------
 def print_calibration(result: Mapping[str, Any]) -> None:
     """Registers of every layer, accuracy and work, in a few lines."""
-    show = stages.console.print
+    show = console.print
     width = max(len(layer["name"]) for layer in result["layers"])
     for layer in result["layers"]:
         r, d = layer["registers"], layer["dynamic"]
@@ -393,7 +395,7 @@ def calibrated(
         "calibrate",
         {**asdict(wanted), "hardware": hardware},
         stages.sources_of("quant.calibrate"),
-        network=stages.file_hash(source),
+        network=file_hash(source),
         data=dataset.sha256,
     )
     if not force and stages.finished(record, mark) is not None:
@@ -403,14 +405,14 @@ def calibrated(
     if hardware is not None:
         network = fitted(network, options.machine(hardware))
     made, found = calibrate(network, dataset, wanted, log)
-    trained = stages.read_json(work / "train.json", "") if (work / "train.json").is_file() else {}
+    trained = read_json(work / "train.json", "") if (work / "train.json").is_file() else {}
     found["accuracy"] = {**network.info.get("accuracy", {}), **trained.get("accuracy", {}), **found["accuracy"]}
     more = ("accuracy", "test_images", "events", "lossless")
     info = {**made.info, **{key: found[key] for key in more}, "data": dataset.source}
     made = replace(made, info=json.loads(json.dumps(info)))
-    stages.write_atomically(target, lambda temporary: archive.save(made, temporary))
-    files = {target.name: stages.file_hash(target)}
-    stages.write_json(record, {"fingerprint": mark, "files": files, "options": asdict(wanted), **found})
+    write_atomically(target, lambda temporary: archive.save(made, temporary))
+    files = {target.name: file_hash(target)}
+    write_json(record, {"fingerprint": mark, "files": files, "options": asdict(wanted), **found})
     return made
 
 
@@ -419,7 +421,7 @@ def dataset_of(work: Path, graph: Graph, data: Path | None) -> sets.ImageSet:
 
     For a network that was not trained here --data must be given.
     """
-    record = stages.read_json(work / "train.json", "") if (work / "train.json").is_file() else None
+    record = read_json(work / "train.json", "") if (work / "train.json").is_file() else None
     _, height, _ = graph.image.shape
     channels = graph.image.shape[0]
     if data is not None:
@@ -437,7 +439,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-@stages.reports_errors
+@reports_errors
 def main(
     work: options.Work = options.DEFAULT_WORK,
     data: options.Data = None,
@@ -484,7 +486,7 @@ def main(
     if not source.is_file():
         raise ValueError(f"{source} is missing: run python -m quant.capture or python -m quant.train first")
     dataset = dataset_of(work, archive.load(source), data)
-    with Progress(console=stages.console, disable=not stages.console.is_terminal, transient=True) as progress:
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("calibrating", total=None)
 
         def log(text: str) -> None:
@@ -492,9 +494,9 @@ def main(
             progress.console.print(text)
 
         calibrated(work, dataset, wanted, hardware=hardware, force=force, log=log)
-    result = stages.read_json(work / "calibration.json", "")
+    result = read_json(work / "calibration.json", "")
     if json_file is not None:
-        stages.write_json(json_file, result)
+        write_json(json_file, result)
     print_calibration(result)
 
 

@@ -34,7 +34,9 @@ import torch
 import typer
 from torch import nn
 
+from golden_model.command import console, reports_errors
 from golden_model.config import PAPER, HardwareConfig
+from golden_model.files import file_hash, read_json, write_atomically, write_json
 from golden_model.graph.network import Graph
 from golden_model.image import archive, program
 from quant import calibrate, options, stages, train
@@ -150,8 +152,8 @@ class Source:
         }
         info = {"accuracy": shares, "test_images": len(test), "data": dataset.source}
         network = replace(network, info={**network.info, **info})
-        stages.write_atomically(target, lambda temporary: archive.save(network, temporary))
-        stages.write_json(record, {"fingerprint": mark, "files": {target.name: stages.file_hash(target)}, **info})
+        write_atomically(target, lambda temporary: archive.save(network, temporary))
+        write_json(record, {"fingerprint": mark, "files": {target.name: file_hash(target)}, **info})
         log(
             f"accuracy on {len(test)} test images: float {100 * shares['float']:.2f} %, "
             f"integers {100 * shares['integer']:.2f} %"
@@ -185,21 +187,21 @@ def finish(network: Graph, dataset: sets.ImageSet, work: Path, images: int, *, l
         "finish",
         {"images": simulated},
         [path for package in ("golden_model", "rtl", "sim") for path in (stages.ROOT / package).rglob("*.*py*")],
-        image=stages.file_hash(image / "image.archive"),
+        image=file_hash(image / "image.archive"),
     )
     if stages.finished(record, mark) is None:
-        stages.write_json(config, network.hardware.as_dict())
+        write_json(config, network.hardware.as_dict())
         log(f"simulate: {simulated} pictures through the generated hardware")
         status = _run("sim.run", image, "--backend", "compiled", "--images", simulated, "--json", run)
         _run("rtl.generate", "--hardware", config, "--output", verilog)
         _run("sim.report", image, "--run", run, "--output", report, "--json", work / "report.json")
         if status == 0:
             made = (run, report, verilog / "tile.v")
-            files = {path.relative_to(work).as_posix(): stages.file_hash(path) for path in made}
-            stages.write_json(record, {"fingerprint": mark, "files": files})
+            files = {path.relative_to(work).as_posix(): file_hash(path) for path in made}
+            write_json(record, {"fingerprint": mark, "files": files})
     else:
         log(f"{run}, {verilog} and {report} are up to date")
-    found = stages.read_json(run, "")
+    found = read_json(run, "")
     return {
         "network": network.name,
         "simulated": found["simulated"],
@@ -276,7 +278,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-@stages.reports_errors
+@reports_errors
 def main(
     model: options.ModelArgument,
     work: options.Work = options.DEFAULT_WORK,
@@ -305,7 +307,7 @@ def main(
 
     Exit status: 0 hardware and golden model agree, 1 they differ, 2 a bad call or a network that cannot be run.
     """
-    log = stages.console.print
+    log = console.print
     machine = options.machine(hardware)
     if with_training:
         given = {} if recipe is None else train.read_recipe(recipe)
@@ -324,7 +326,7 @@ def main(
     network = calibrate.calibrated(work, dataset, calibrate.Options(tolerance=tolerance), hardware=hardware, log=log)
     result = finish(network, dataset, work, images, log=log)
     if json_file is not None:
-        stages.write_json(json_file, result)
+        write_json(json_file, result)
     same = result["equal"] == result["simulated"]
     words = "equal to" if same else "NOT EQUAL to"
     log(f"{result['simulated']} pictures: hardware {words} the golden model in scores, events and clocks")

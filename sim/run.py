@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from golden_model.command import Json, command_app, reports_errors
 from golden_model.events import Events
-from golden_model.image.describe import write_json
+from golden_model.files import write_json
 from golden_model.image.image import Image, read
 from sim.array.crossbars import CrossbarSettings
 from sim.backends.choice import BACKENDS, Report, Request
-from sim.backends.toolchain import ToolError
 from sim.host.bus import BusError, BusTimeout
 from sim.host.driver import DeviceError, poke_words
 from sim.host.session import Job, compare
@@ -198,10 +198,11 @@ def print_summary(result: dict[str, Any]) -> None:
         console.print(f"the array is not ideal: {changed} of {done} classifications changed", highlight=False)
 
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = command_app()
 
 
 @app.command()
+@reports_errors
 def main(
     image_dir: Annotated[Path, typer.Argument(help="deployment image, a directory")],
     backend: Annotated[BackendName, typer.Option(help="simulator")] = BackendName.compiled,
@@ -224,7 +225,7 @@ def main(
     poke: Annotated[
         list[str] | None, typer.Option(help="ADDRESS=WORD, written after loading: injects a fault; may be repeated")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
+    json_file: Json = None,
 ) -> None:
     """Run a deployment image's test vectors on the generated hardware and compare with the golden model.
 
@@ -239,43 +240,40 @@ def main(
         "read_noise": read_noise,
         "seed": seed,
     }
+    kind, settings = choose_crossbar(backend, crossbar, {k: v for k, v in given.items() if v is not None})
+    pokes = tuple(parse_poke(text) for text in poke or ())
+    for path in (waves, json_file):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise ValueError(f"{path}: cannot be written (there is no such directory)")
+    if image_dir.is_file():
+        how = f", python -m quant.export {image_dir} makes an image of it" if image_dir.suffix == ".graph" else ""
+        raise ValueError(f"{image_dir}: it is a file, a deployment image is a directory{how}")
+    image = read(image_dir)
+    held = len(image.vectors.images)
+    if not held:
+        raise ValueError(f"{image_dir}: the image holds no test vectors")
+    if images is not None and images > held:
+        raise ValueError(f"--images must be at most {held}, the vectors that the image holds, got {images}")
+    judge = settings is None or settings.ideal
+    job = Job(tuple(range(held if images is None else images)), pokes, judge=judge, lenient=not judge)
+    at_once = len(os.sched_getaffinity(0)) if jobs is None else jobs
+    request = Request(directory=image_dir, image=image, job=job, crossbar=settings, waves=waves, jobs=at_once)
     try:
-        kind, settings = choose_crossbar(backend, crossbar, {k: v for k, v in given.items() if v is not None})
-        pokes = tuple(parse_poke(text) for text in poke or ())
-        for path in (waves, json_file):
-            if path is not None and not path.resolve().parent.is_dir():
-                raise ValueError(f"{path}: cannot be written (there is no such directory)")
-        if image_dir.is_file():
-            how = f", python -m quant.export {image_dir} makes an image of it" if image_dir.suffix == ".graph" else ""
-            raise ValueError(f"{image_dir}: it is a file, a deployment image is a directory{how}")
-        image = read(image_dir)
-        held = len(image.vectors.images)
-        if not held:
-            raise ValueError(f"{image_dir}: the image holds no test vectors")
-        if images is not None and images > held:
-            raise ValueError(f"--images must be at most {held}, the vectors that the image holds, got {images}")
-        judge = settings is None or settings.ideal
-        job = Job(tuple(range(held if images is None else images)), pokes, judge=judge, lenient=not judge)
-        at_once = len(os.sched_getaffinity(0)) if jobs is None else jobs
-        request = Request(directory=image_dir, image=image, job=job, crossbar=settings, waves=waves, jobs=at_once)
         report = _run(backend, request)
-        result = summarise(
-            image,
-            report,
-            directory=image_dir,
-            backend=backend.value,
-            crossbar={"kind": kind.value, **(asdict(settings) if settings is not None else {})},
-            judge=judge,
-        )
-        print_summary(result)
-        if json_file is not None:
-            write_json(json_file, result)
-    except (ValueError, TypeError, OSError, ToolError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
     except (DeviceError, BusError, BusTimeout) as error:
         print(f"error: the hardware failed: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
+    result = summarise(
+        image,
+        report,
+        directory=image_dir,
+        backend=backend.value,
+        crossbar={"kind": kind.value, **(asdict(settings) if settings is not None else {})},
+        judge=judge,
+    )
+    print_summary(result)
+    if json_file is not None:
+        write_json(json_file, result)
     if judge and not result["agrees"]:
         raise typer.Exit(1)
 

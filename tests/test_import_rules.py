@@ -14,7 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Third-party and own modules that a package may import, beside the standard library and itself.
 ALLOWED = {
     "golden_model": {"numpy", "numba", "llvmlite"},  # the compiler only for engines that may be missing, see below
-    "rtl": {"amaranth", "amaranth_boards", "golden_model.config", "golden_model.registers"},
+    "rtl": {
+        "amaranth",
+        "amaranth_boards",
+        "golden_model.config",
+        "golden_model.registers",
+        "golden_model.files",
+        "golden_model.command",
+    },
     "quant": {
         "torch",
         "numpy",
@@ -43,7 +50,10 @@ ALLOWED = {
     },
 }
 #: Beside those of its package, what a single file may import: engines that nothing needs and that only load when asked.
-ALLOWED_IN_FILE = {"golden_model/engines/torch_engine.py": {"torch"}}
+ALLOWED_IN_FILE = {
+    "golden_model/engines/torch_engine.py": {"torch"},
+    "golden_model/command.py": {"typer", "rich"},
+}
 #: Only in modules that are commands, that is, have a `__main__` guard or are `__main__.py`.
 COMMAND_LINE = {"typer", "rich", "jinja2", "matplotlib"}
 
@@ -164,7 +174,7 @@ def test_the_engine_for_gpus_is_refused_in_words_without_torch():
 
 # ---- circles and layers -------------------------------------------------------------------------
 #: Folders of the golden model and what each may import besides itself; modules beside them form the bottom or the top.
-BOTTOM = {"config", "registers", "events", "rounding", "timing", "trees", "trq", "optional"}
+BOTTOM = {"files", "command", "config", "registers", "events", "rounding", "timing", "trees", "trq", "optional"}
 LAYERS = [BOTTOM, {"crossbar"}, {"graph"}, {"engines"}, {"image"}, {"searches"}, {"cost"}]
 FRONT_DOORS = {"layer", "network", "run", "bench"}
 

@@ -6,7 +6,6 @@ NETWORK is a deployment image (a directory) or the file of a graph (golden_model
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -16,13 +15,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from golden_model.command import Json, command_app, console, reports_errors, results_console
 from golden_model.cost.chip import ChipShape
 from golden_model.cost.components import DEFAULT_TABLE, ComponentTable, load_table
 from golden_model.cost.machines import Machine, Row, compare, counted, geometry_machines
+from golden_model.files import write_json
 from golden_model.graph.network import Graph
 from golden_model.image import archive as graph_file
 from golden_model.image import image as deployment
-from golden_model.image.describe import write_json
 
 #: Names under which an archive of arrays may hold images, the first that is there is taken.
 IMAGE_KEYS = ("test_images", "images", "x_test")
@@ -134,10 +134,11 @@ def print_trace(rows: list[Row], name: str) -> None:
     print("\n".join(source_lines(chosen[0].energy.table)))
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = command_app()
 
 
 @app.command()
+@reports_errors
 def main(
     network: Annotated[Path, typer.Argument(help="Deployment image (a directory) or file of a graph.")],
     images: Annotated[
@@ -158,42 +159,33 @@ def main(
         Optional[str],  # noqa: UP045
         typer.Option(help="Also print events x row for every machine whose name contains this text."),
     ] = None,
-    json_file: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--json", help="Also write everything, layer by layer, as JSON."),
-    ] = None,
+    json_file: Json = None,
 ) -> None:
     """Energy, clocks, crossbars and area of one network on the baseline and on other machines."""
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    try:
-        components = load_table(table)
-        loaded, pictures = load_network(network)
-        if images is not None:
-            pictures = load_images(images, count)
-        pictures = None if pictures is None else pictures[:count]
-        with Progress(console=errors, transient=True) as bar:
-            task = bar.add_task("golden model", total=None)
-            found = machines_of(loaded, pictures, lambda done, total: bar.update(task, completed=done, total=total))
-        shape = ChipShape(pairs_per_macro=pairs_per_macro, macros_per_tile=macros_per_tile)
-        rows = compare(found, components, shape=shape, budget=pairs)
-        if json_file is not None:
-            shown = 0 if pictures is None else len(pictures)
-            write_json(
-                json_file,
-                {
-                    "network": loaded.name,
-                    "images": shown,
-                    "table": components.name,
-                    "machines": [row.as_dict(layers=True) for row in rows],
-                },
-            )
-        print_rows(console, rows)
-        if trace is not None:
-            print_trace(rows, trace)
-    except (ValueError, TypeError, OSError) as error:
-        errors.print(f"error: {error}")
-        raise typer.Exit(2) from None
+    components = load_table(table)
+    loaded, pictures = load_network(network)
+    if images is not None:
+        pictures = load_images(images, count)
+    pictures = None if pictures is None else pictures[:count]
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("golden model", total=None)
+        found = machines_of(loaded, pictures, lambda done, total: bar.update(task, completed=done, total=total))
+    shape = ChipShape(pairs_per_macro=pairs_per_macro, macros_per_tile=macros_per_tile)
+    rows = compare(found, components, shape=shape, budget=pairs)
+    if json_file is not None:
+        shown = 0 if pictures is None else len(pictures)
+        write_json(
+            json_file,
+            {
+                "network": loaded.name,
+                "images": shown,
+                "table": components.name,
+                "machines": [row.as_dict(layers=True) for row in rows],
+            },
+        )
+    print_rows(results_console(160), rows)
+    if trace is not None:
+        print_trace(rows, trace)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import platform
 import types
 import typing
@@ -33,6 +32,7 @@ import numpy as np
 
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import Layer
+from golden_model.files import InputError, write_bytes
 from golden_model.graph.network import Graph, build, check_graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
 from golden_model.trq import min_count
@@ -68,10 +68,6 @@ _MEMBERS = 1 << 16
 _DEPTH = 64  # of nested lists and objects
 _NAME_LENGTH = 1000
 _SIZES = ("channels", "height", "width", "kernel_height", "kernel_width", "stride", "pool", "outputs")
-
-
-class GraphFileError(ValueError):
-    """A graph file cannot be used; the message is one sentence."""
 
 
 # ---- objects <-> plain values and arrays --------------------------------------------------------
@@ -306,23 +302,10 @@ def to_bytes(graph: Graph) -> bytes:
 def save(graph: Graph, path: str | Path) -> None:
     """Write a graph to one file, which appears whole or not at all; an old file is replaced at the end.
 
-    Raises ValueError or TypeError for a graph that is not legal or holds NaN, GraphFileError if the file cannot be
+    Raises ValueError or TypeError for a graph that is not legal or holds NaN, InputError if the file cannot be
     written.
     """
-    path = Path(path)
-    data = to_bytes(graph)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        try:
-            with open(partial, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise GraphFileError(f"{path}: cannot be written ({error.strerror})") from None
+    write_bytes(Path(path), to_bytes(graph))
 
 
 # ---- read ---------------------------------------------------------------------------------------
@@ -668,14 +651,14 @@ def read_file(path: Path) -> bytes:
 def load(path: str | Path) -> Graph:
     """Read and check a file of `save`.
 
-    Raises GraphFileError with one sentence for a file that is missing, truncated, changed, of another version, with
+    Raises InputError with one sentence for a file that is missing, truncated, changed, of another version, with
     unknown nodes or fields, with NaN or wrong shapes, or whose integers do not follow from its real numbers.
     """
     path = Path(path)
     try:
         return read_network(Archive(read_file(path), SCHEMA, VERSION, NETWORK_PARTS))
     except (ValueError, TypeError) as error:
-        raise GraphFileError(f"{path}: {one_sentence(error)}") from None
+        raise InputError(f"{path}: {one_sentence(error)}") from None
     except Exception as error:  # the schema is checked before use, so this is a corner that it missed
         text = f"{type(error).__name__}: {one_sentence(error)}"
-        raise GraphFileError(f"{path}: its contents do not fit together ({text})") from None
+        raise InputError(f"{path}: its contents do not fit together ({text})") from None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,8 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from golden_model.command import Json, command_app, reports_errors
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import Layer
+from golden_model.files import write_json
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Crossbar
 from golden_model.image import archive
@@ -244,45 +244,28 @@ def print_network(what: dict[str, Any]) -> None:
     print_info(what["info"])
 
 
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Write a file that appears whole or not at all; ValueError if it cannot be written."""
-    text, plain = json.dumps(result, indent=1) + "\n", not path.exists() or path.is_file()
-    partial = path.with_name(f".{path.name}.partial") if plain else path  # a device is written, not replaced
-    try:
-        partial.write_text(text)
-        if plain:
-            os.replace(partial, path)
-    except OSError as error:
-        if plain:
-            partial.unlink(missing_ok=True)
-        raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
-
-
 def print_info(info: dict[str, Any]) -> None:
     """What a network says of itself."""
     for key, value in info.items():
         console.print(f"{key}: {value}", highlight=False, markup=False)
 
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = command_app()
 
 
 @app.command()
+@reports_errors
 def main(
     file: Annotated[Path, typer.Argument(help="graph file")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the description to this file")] = None,
+    json_file: Json = None,
 ) -> None:
     """Check a graph file and say what it holds: layers, block widths, bits per weight, scales, converters.
 
     Exit status: 0 it can be used, 2 the file or the call is bad.
     """
-    try:
-        what = describe(archive.load(file))
-        if json_file is not None:
-            write_json(json_file, what)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    what = describe(archive.load(file))
+    if json_file is not None:
+        write_json(json_file, what)
     print_network(what)
 
 

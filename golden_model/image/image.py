@@ -22,6 +22,7 @@ from golden_model.config import HardwareConfig
 from golden_model.engines.choice import EngineName
 from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.events import Events
+from golden_model.files import InputError
 from golden_model.graph.network import Graph
 from golden_model.image.archive import (
     NETWORK_PARTS,
@@ -46,10 +47,6 @@ _PARTS = (*NETWORK_PARTS, "counters", "steps", "image_base", "logits", "cell_pai
 #: First parts of the names of arrays that are not the network's.
 _OTHERS = ("tables", "vectors")
 _TABLES = ("program", "widths", "bias", "multipliers", "pads", "levels")
-
-
-class ImageError(ValueError):
-    """A deployment image cannot be used; the message is one sentence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +143,7 @@ def write(
     progress : called with (done, all) while the golden model runs.
 
     Returns the image as read back. Raises ValueError or TypeError for a network that the hardware cannot
-    run or for bad vectors, ImageError if the directory holds something else; nothing is left behind.
+    run or for bad vectors, InputError if the directory holds something else; nothing is left behind.
     """
     directory = Path(directory)
     program = plan(network)
@@ -210,10 +207,10 @@ def _check_labels(labels: np.ndarray, outputs: int) -> None:
 
 def _check_replaceable(directory: Path) -> None:
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
-        raise ImageError(f"{directory}: it exists and is not a directory")
+        raise InputError(f"{directory}: it exists and is not a directory")
     known = (directory / ARCHIVE).is_file() or _is_version_1(directory)
     if directory.is_dir() and any(directory.iterdir()) and not known:
-        raise ImageError(f"{directory}: it is not empty and not a deployment image, so it is not replaced")
+        raise InputError(f"{directory}: it is not empty and not a deployment image, so it is not replaced")
 
 
 def _is_version_1(directory: Path) -> bool:
@@ -256,19 +253,19 @@ def read(directory: str | Path, hardware: HardwareConfig | None = None) -> Image
 
     hardware : the configuration it must be for; None accepts any.
 
-    Raises ImageError with one sentence for a missing, extra, truncated, oversized or changed file, a wrong
+    Raises InputError with one sentence for a missing, extra, truncated, oversized or changed file, a wrong
     schema or version, another hardware configuration, or contents that do not fit together.
     """
     directory = Path(directory)
     try:
         return _read(directory, hardware)
     except (ValueError, TypeError) as error:
-        raise ImageError(f"{directory}: {one_sentence(error)}") from None
+        raise InputError(f"{directory}: {one_sentence(error)}") from None
     except OSError as error:
-        raise ImageError(f"{directory}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{directory}: cannot be read ({error.strerror})") from None
     except Exception as error:  # the schema is checked before use, so this is a corner that it missed
         text = f"{type(error).__name__}: {one_sentence(error)}"
-        raise ImageError(f"{directory}: its contents do not fit together ({text})") from None
+        raise InputError(f"{directory}: its contents do not fit together ({text})") from None
 
 
 def _read(directory: Path, hardware: HardwareConfig | None) -> Image:

@@ -6,14 +6,16 @@ from typing import Annotated
 
 import typer
 
+from golden_model.command import console, reports_errors
+from golden_model.files import write_json
 from quant import compile as compiling
-from quant import options, stages
+from quant import options
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-@stages.reports_errors
+@reports_errors
 def main(
     model: options.ModelArgument,
     work: options.Work = options.DEFAULT_WORK,
@@ -28,9 +30,9 @@ def main(
 ) -> None:
     """Write WORK/network.graph: the network quantised after training, on a machine that holds it."""
     source = compiling.Source.of(model, weights=weights, data=data, mean=mean, std=std, size=size, threads=threads)
-    network = source.capture(work, options.machine(hardware), log=stages.console.print)
+    network = source.capture(work, options.machine(hardware), log=console.print)
     if json_file is not None:
-        stages.write_json(json_file, {"network": network.name, "hardware": network.hardware.as_dict(), **network.info})
+        write_json(json_file, {"network": network.name, "hardware": network.hardware.as_dict(), **network.info})
 
 
 if __name__ == "__main__":

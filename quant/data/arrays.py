@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from quant.data.image_set import DataError, ImageSet, checked_labels, image_set
+from golden_model.files import InputError
+from quant.data.image_set import ImageSet, checked_labels, image_set
 
 #: Names under which an .npz file may hold its arrays: part -> (images, labels) alternatives.
 NPZ_NAMES = {
@@ -31,28 +32,28 @@ def load_npz(path: Path | str) -> ImageSet:
                 for images, labels in alternatives:
                     if images in arrays and part not in parts:
                         if labels not in arrays:
-                            raise DataError(f"{path} has {images} but no {labels}")
+                            raise InputError(f"{path} has {images} but no {labels}")
                         made = _maps(path, images, arrays[images])
                         parts[part] = made, checked_labels(path, arrays[labels], len(made))
             held = ", ".join(arrays.files)
-    except DataError:
+    except InputError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as an .npz archive: {error}") from error
+        raise InputError(f"{path} cannot be read as an .npz archive: {error}") from error
     if "test" in parts and "train" in parts:
         return image_set(path, parts["train"], parts["test"])
     if only := [part for part in ("one", "test", "train") if part in parts]:
         return image_set(path, parts[only[0]], parts[only[0]], one_part=True)
-    raise DataError(f"{path} must hold images and labels (or train_images ... test_labels), it holds {held}")
+    raise InputError(f"{path} must hold images and labels (or train_images ... test_labels), it holds {held}")
 
 
 def _maps(path: Path, name: str, images: np.ndarray) -> np.ndarray:
     if images.dtype != np.uint8:
-        raise DataError(f"{path}: {name} must be uint8, 0..255, got {images.dtype}")
+        raise InputError(f"{path}: {name} must be uint8, 0..255, got {images.dtype}")
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = images.transpose(0, 3, 1, 2)
     if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
-        raise DataError(f"{path}: {name} must have shape (N, C, H, W), (N, H, W, C) or (N, H, W), got {images.shape}")
+        raise InputError(f"{path}: {name} must have shape (N, C, H, W), (N, H, W, C) or (N, H, W), got {images.shape}")
     return np.ascontiguousarray(images)

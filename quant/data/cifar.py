@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from quant.data.image_set import DataError, ImageSet, checked_labels, image_set
+from golden_model.files import InputError
+from quant.data.image_set import ImageSet, checked_labels, image_set
 
 #: Names of the files in their original order; the binary version adds .bin.
 CIFAR_TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -35,10 +36,10 @@ def load_cifar10(directory: Path | str) -> ImageSet:
     for name in (*CIFAR_TRAIN, CIFAR_TEST):
         file = directory / f"{name}{end}"
         if not file.is_file():
-            raise DataError(f"{directory} has no file {file.name}")
+            raise InputError(f"{directory} has no file {file.name}")
         images, labels = read(file)
         if labels.size and labels.max() > 9:
-            raise DataError(f"{file} holds label {int(labels.max())}, CIFAR-10 has 0..9")
+            raise InputError(f"{file} holds label {int(labels.max())}, CIFAR-10 has 0..9")
         parts.append((images, labels))
     train = tuple(np.concatenate(arrays) for arrays in zip(*parts[:-1], strict=True))
     names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -48,7 +49,7 @@ def load_cifar10(directory: Path | str) -> ImageSet:
 def _read_cifar_binary(file: Path) -> tuple[np.ndarray, np.ndarray]:
     raw = _bytes_of(file)
     if not raw or len(raw) % _CIFAR_RECORD:
-        raise DataError(f"{file} must be a multiple of {_CIFAR_RECORD} bytes, label and pixels, it has {len(raw)}")
+        raise InputError(f"{file} must be a multiple of {_CIFAR_RECORD} bytes, label and pixels, it has {len(raw)}")
     records = np.frombuffer(raw, np.uint8).reshape(-1, _CIFAR_RECORD)
     return np.ascontiguousarray(records[:, 1:]).reshape(-1, *CIFAR_SHAPE), records[:, 0].astype(np.int64)
 
@@ -77,13 +78,13 @@ def _read_cifar_pickle(file: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         content = _ArraysOnly(io.BytesIO(_bytes_of(file)), encoding="bytes").load()
     except Exception as error:  # a broken pickle raises almost anything
-        raise DataError(f"{file} is not a CIFAR-10 python batch: {error}") from error
+        raise InputError(f"{file} is not a CIFAR-10 python batch: {error}") from error
     if not isinstance(content, dict):
-        raise DataError(f"{file} is not a CIFAR-10 python batch: it must hold a dictionary")
+        raise InputError(f"{file} is not a CIFAR-10 python batch: it must hold a dictionary")
     content = {k.decode() if isinstance(k, bytes) else k: v for k, v in content.items()}
     data, labels = content.get("data"), content.get("labels")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (_CIFAR_RECORD - 1,):
-        raise DataError(f"{file}: 'data' must be uint8 rows of {_CIFAR_RECORD - 1} pixels")
+        raise InputError(f"{file}: 'data' must be uint8 rows of {_CIFAR_RECORD - 1} pixels")
     return data.reshape(-1, *CIFAR_SHAPE), checked_labels(file, labels, len(data))
 
 
@@ -91,4 +92,4 @@ def _bytes_of(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from quant.data.image_set import DataError, ImageSet
+from golden_model.files import InputError
+from quant.data.image_set import ImageSet
 
 #: Standard file names: (images, labels) of the training and of the test part.
 IDX_NAMES = {
@@ -24,33 +25,33 @@ def load_idx(directory: Path) -> ImageSet:
     """The four standard idx files of `directory`, plain or with the suffix .gz.
 
     train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte; or with .idx.
-    DataError names the first file that is missing or unusable.
+    InputError names the first file that is missing or unusable.
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise DataError(f"{directory} is not a directory; it must hold the four idx files")
+        raise InputError(f"{directory} is not a directory; it must hold the four idx files")
     parts = {}
     for part, (image_name, label_name) in IDX_NAMES.items():
         image_file, label_file = _find(directory, image_name), _find(directory, label_name)
         images, labels = read_idx(image_file), read_idx(label_file)
         if images.ndim != 3:
-            raise DataError(f"{image_file} must hold images (3 dimensions), it has {images.ndim}")
+            raise InputError(f"{image_file} must hold images (3 dimensions), it has {images.ndim}")
         if labels.ndim != 1:
-            raise DataError(f"{label_file} must hold labels (1 dimension), it has {labels.ndim}")
+            raise InputError(f"{label_file} must hold labels (1 dimension), it has {labels.ndim}")
         if len(images) != len(labels):
-            raise DataError(f"{image_file} holds {len(images)} images but {label_file} holds {len(labels)} labels")
+            raise InputError(f"{image_file} holds {len(images)} images but {label_file} holds {len(labels)} labels")
         if len(images) < FEWEST[part]:
-            raise DataError(f"{image_file} must hold at least {FEWEST[part]} images, got {len(images)}")
+            raise InputError(f"{image_file} must hold at least {FEWEST[part]} images, got {len(images)}")
         parts[part] = images[:, None], labels.astype(np.int64), label_file
     (train_images, train_labels, _), (test_images, test_labels, test_label_file) = parts["train"], parts["test"]
     if train_images.shape[1:] != test_images.shape[1:]:
         train_size, test_size = ("x".join(map(str, a.shape[2:])) for a in (train_images, test_images))
-        raise DataError(f"{directory}: training images are {train_size} pixels but test images are {test_size}")
+        raise InputError(f"{directory}: training images are {train_size} pixels but test images are {test_size}")
     classes = int(train_labels.max()) + 1
     if classes < 2:
-        raise DataError(f"{directory}: the training labels name only one class")
+        raise InputError(f"{directory}: the training labels name only one class")
     if test_labels.max() >= classes:
-        raise DataError(
+        raise InputError(
             f"{test_label_file} holds label {int(test_labels.max())}, but training labels end at {classes - 1}"
         )
     return ImageSet(str(directory), train_images, train_labels, test_images, test_labels, classes)
@@ -63,20 +64,20 @@ def read_idx(path: Path) -> np.ndarray:
         if path.suffix == ".gz":
             raw = gzip.decompress(raw)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise InputError(f"{path} cannot be read: {error}") from error
     if len(raw) < 4 or raw[0] != 0 or raw[1] != 0:
-        raise DataError(f"{path} is not an idx file: it must start with two zero bytes")
+        raise InputError(f"{path} is not an idx file: it must start with two zero bytes")
     if raw[2] != _IDX_UNSIGNED_BYTE:
-        raise DataError(f"{path} must hold unsigned bytes (idx type 0x08), it has type 0x{raw[2]:02x}")
+        raise InputError(f"{path} must hold unsigned bytes (idx type 0x08), it has type 0x{raw[2]:02x}")
     dimensions = raw[3]
     header = 4 + 4 * dimensions
     if not 1 <= dimensions <= 4 or len(raw) < header:
-        raise DataError(f"{path} has a broken idx header: {dimensions} dimensions in {len(raw)} bytes")
+        raise InputError(f"{path} has a broken idx header: {dimensions} dimensions in {len(raw)} bytes")
     shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", count=dimensions, offset=4))
     expected = header + int(np.prod(shape, dtype=object))
     if len(raw) != expected:
         problem = "truncated" if len(raw) < expected else "too long"
-        raise DataError(
+        raise InputError(
             f"{path} is {problem}: {expected} bytes expected for shape {'x'.join(map(str, shape))}, got {len(raw)}"
         )
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
@@ -97,4 +98,4 @@ def _find(directory: Path, name: str) -> Path:
     for candidate in _spellings(directory, name):
         if candidate.is_file():
             return candidate
-    raise DataError(f"{directory} has no file {name} or {name}.gz")
+    raise InputError(f"{directory} has no file {name} or {name}.gz")

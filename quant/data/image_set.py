@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from golden_model.files import InputError
+
 #: One training image in this many is held out from training.
 HELD_OUT = 12
 #: Images used by every calibration (system.md §7, §8).
 CALIBRATION_IMAGES = 32
 #: Largest label: as many outputs as the hardware counts.
 LABEL_TOP = 65534
-
-
-class DataError(ValueError):
-    """A data file that cannot be used; the message names the file and says why in one sentence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,24 +88,24 @@ def image_set(
     """A checked set from (images, labels) of its parts; `classes` is counted where there are no names."""
     for (images, labels), part in ((train, "training"), (test, "test")):
         if len(images) == 0:
-            raise DataError(f"{source}: it holds no {part} image")
+            raise InputError(f"{source}: it holds no {part} image")
         if len(images) != len(labels):
-            raise DataError(f"{source}: {len(images)} {part} images but {len(labels)} labels")
+            raise InputError(f"{source}: {len(images)} {part} images but {len(labels)} labels")
     if train[0].shape[1:] != test[0].shape[1:]:
-        raise DataError(f"{source}: training images are {train[0].shape[1:]}, test images {test[0].shape[1:]}")
+        raise InputError(f"{source}: training images are {train[0].shape[1:]}, test images {test[0].shape[1:]}")
     classes = len(names) or int(max(train[1].max(), test[1].max())) + 1
     return ImageSet(str(source), *train, *test, classes, names=names, one_part=one_part)
 
 
 def checked_labels(path: Path, labels: Any, count: int) -> np.ndarray:
-    """Labels as int64 (N,); DataError unless they are `count` integers from 0."""
+    """Labels as int64 (N,); InputError unless they are `count` integers from 0."""
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(f"{path}: labels must be integers (N,), got {labels.dtype} {labels.shape}")
+        raise InputError(f"{path}: labels must be integers (N,), got {labels.dtype} {labels.shape}")
     if len(labels) != count:
-        raise DataError(f"{path}: {count} images but {len(labels)} labels")
+        raise InputError(f"{path}: {count} images but {len(labels)} labels")
     if labels.size and not (labels.min() >= 0 and labels.max() <= LABEL_TOP):
-        raise DataError(f"{path}: labels must be in 0..{LABEL_TOP}, got {labels.min()}..{labels.max()}")
+        raise InputError(f"{path}: labels must be in 0..{LABEL_TOP}, got {labels.min()}..{labels.max()}")
     return labels.astype(np.int64)

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from quant.data.image_set import LABEL_TOP, DataError, ImageSet, image_set
+from golden_model.files import InputError
+from quant.data.image_set import LABEL_TOP, ImageSet, image_set
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 LABEL_TABLE = "labels.csv"
@@ -45,7 +46,7 @@ def load_folder(directory: Path | str, *, size: int | None = None, channels: int
     found = {label for part in listed for _, label in part if isinstance(label, str)}
     names = sorted(found, key=int) if all(map(str.isdecimal, found)) else sorted(found)
     if names and any(isinstance(label, int) for part in listed for _, label in part):
-        raise DataError(f"{directory / LABEL_TABLE}: labels must be all numbers or all names")
+        raise InputError(f"{directory / LABEL_TABLE}: labels must be all numbers or all names")
     number = {name: index for index, name in enumerate(names)}
     made = []
     for part in listed:
@@ -78,7 +79,7 @@ def _list_pictures(directory: Path) -> list[tuple[Path, int | str]]:
     else:
         found = [(file, name) for name, files in _class_folders(directory) for file in files]
     if not found:
-        raise DataError(
+        raise InputError(
             f"{directory} holds no data set: neither idx files, nor CIFAR-10 batches, nor a folder of pictures per"
             f" class, nor pictures with {LABEL_TABLE}"
         )
@@ -90,20 +91,20 @@ def _read_table(table: Path) -> Iterable[tuple[Path, int | str]]:
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table} cannot be read: {error}") from error
+        raise InputError(f"{table} cannot be read: {error}") from error
     for number, row in enumerate(rows, 1):
         where = f"{table}, line {number}"
         if len(row) != 2:
-            raise DataError(f"{where}: it must be `file name,label`, got {','.join(row)!r}")
+            raise InputError(f"{where}: it must be `file name,label`, got {','.join(row)!r}")
         file, label = table.parent / row[0].strip(), row[1].strip()
         if number == 1 and not file.exists() and file.suffix.lower() not in PICTURES:
             continue  # a line of headings
         if not file.exists():
-            raise DataError(f"{where}: there is no picture {row[0].strip()}")
+            raise InputError(f"{where}: there is no picture {row[0].strip()}")
         if not label:
-            raise DataError(f"{where}: {row[0].strip()} has no label")
+            raise InputError(f"{where}: {row[0].strip()} has no label")
         if label.isdecimal() and int(label) > LABEL_TOP:
-            raise DataError(f"{where}: a label must be at most {LABEL_TOP}, got {label}")
+            raise InputError(f"{where}: a label must be at most {LABEL_TOP}, got {label}")
         yield file, int(label) if label.isdecimal() else label
 
 
@@ -120,9 +121,9 @@ def _read_pictures(files: list[Path], size: int | None, channels: int | None) ->
         first, last = images[0].shape, images[-1].shape
         if first[0] != last[0]:
             grey, colour = (file, files[0]) if last[0] == 1 else (files[0], file)
-            raise DataError(f"{grey} is grey but {colour} is in colour: choose with --channels 1 (grey) or 3 (colour)")
+            raise InputError(f"{grey} is grey but {colour} is in colour: choose with --channels 1 (grey) or 3 (colour)")
         if first != last:
-            raise DataError(
+            raise InputError(
                 f"{file} is {_words(last)} but {files[0]} is {_words(first)}: all pictures must have one size; scale"
                 f" and crop them with --size"
             )
@@ -134,9 +135,9 @@ def _read_picture(file: Path) -> Any:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:  # pragma: no cover - depends on the installation
-        raise DataError("reading pictures needs the package pillow") from error
+        raise InputError("reading pictures needs the package pillow") from error
     if not file.is_file():
-        raise DataError(f"{file} is not a plain file")
+        raise InputError(f"{file} is not a plain file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its size is checked here
@@ -144,14 +145,14 @@ def _read_picture(file: Path) -> Any:
         with picture:
             width, height = picture.size
             if width * height > PIXELS_TOP:
-                raise DataError(f"{file} has {width} x {height} pixels, more than {PIXELS_TOP}")
+                raise InputError(f"{file} has {width} x {height} pixels, more than {PIXELS_TOP}")
             deep = any(";16" in str(tile[-1]) for tile in picture.tile)
             picture.load()
             return ImageOps.exif_transpose(_eight_bits(file, picture, deep=deep))
-    except DataError:
+    except InputError:
         raise
     except Exception as error:  # a damaged picture raises almost anything
-        raise DataError(f"{file} cannot be read as a picture: {' '.join(str(error).split())}") from error
+        raise InputError(f"{file} cannot be read as a picture: {' '.join(str(error).split())}") from error
 
 
 def _eight_bits(file: Path, picture: Any, *, deep: bool) -> Any:
@@ -161,18 +162,18 @@ def _eight_bits(file: Path, picture: Any, *, deep: bool) -> Any:
     mode = picture.mode
     if mode in _WITH_ALPHA or "transparency" in picture.info:
         if picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-            raise DataError(f"{file} has transparent parts: put it on a ground first")
+            raise InputError(f"{file} has transparent parts: put it on a ground first")
     elif mode not in (*_GREY, *_COLOUR, *_DEEP):
-        raise DataError(f"{file} has pixels of kind {mode}: save it as 8-bit grey or colour")
+        raise InputError(f"{file} has pixels of kind {mode}: save it as 8-bit grey or colour")
     if mode in _DEEP:
         values = np.asarray(picture).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise DataError(f"{file} has more than 16 bits per pixel: save it as 8-bit grey or colour")
+            raise InputError(f"{file} has more than 16 bits per pixel: save it as 8-bit grey or colour")
         made = Image.fromarray(((values + 128) // 257).astype(np.uint8))
         made.info["exif"] = picture.info.get("exif", b"")
         return made
     if deep:
-        raise DataError(f"{file} has 16 bits per colour: save it with 8")
+        raise InputError(f"{file} has 16 bits per colour: save it with 8")
     return picture.convert("L" if mode in (*_GREY, "LA") else "RGB")
 
 

@@ -18,14 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
+from golden_model.files import InputError
 from quant.data.arrays import load_npz
 from quant.data.cifar import CIFAR_TEST, CIFAR_TRAIN, holds_cifar10, load_cifar10
 from quant.data.digits import load_digits
 from quant.data.idx import holds_idx, load_idx
-from quant.data.image_set import CALIBRATION_IMAGES, DataError, ImageSet
+from quant.data.image_set import CALIBRATION_IMAGES, ImageSet
 from quant.data.pictures import load_folder
 
-__all__ = ["CIFAR_TEST", "CIFAR_TRAIN", "DataError", "ImageSet", "Parts", "apart", "check_labels", "load"]
+__all__ = ["CIFAR_TEST", "CIFAR_TRAIN", "ImageSet", "Parts", "apart", "check_labels", "load"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ def apart(found: ImageSet, check_images: int) -> Parts:
     Of a set with one part the first 32 images calibrate, at most a quarter of the others, spread over the set, check,
     and the rest measures; otherwise checks come from the training part (`Dataset.validation`).
 
-    DataError for a set with one part of fewer than 36 images.
+    InputError for a set with one part of fewer than 36 images.
     """
     if not found.one_part:
         images, labels = found.validation(check_images + CALIBRATION_IMAGES)
@@ -54,7 +55,7 @@ def apart(found: ImageSet, check_images: int) -> Parts:
         return Parts(found.calibration(), images[kept], labels[kept], found.test_images, found.test_labels)
     others = np.arange(CALIBRATION_IMAGES, len(found.test_images))
     if len(others) < 4:
-        raise DataError(
+        raise InputError(
             f"{found.source} must hold at least {CALIBRATION_IMAGES + 4} images, {CALIBRATION_IMAGES} of them to "
             f"calibrate, got {len(found.test_images)}"
         )
@@ -71,18 +72,18 @@ def load(path: Path | str | None = None, *, size: int | None = None, channels: i
     size, channels : for pictures only: they are scaled so that their shorter side is size * 256 / 224 and the middle
     size x size pixels are taken (None: all pictures have one size already); 1 makes them grey, 3 colour.
 
-    DataError says in one sentence what is wrong with which file.
+    InputError says in one sentence what is wrong with which file.
     """
     if path is None:
         return load_digits()
     path = Path(path)
     if path.is_file():
         if path.suffix != ".npz":
-            raise DataError(f"{path} is not a data set: a file must be an .npz archive")
+            raise InputError(f"{path} is not a data set: a file must be an .npz archive")
         return load_npz(path)
     if not path.is_dir():
         what = "is neither a file nor a directory" if path.exists() else "there is no such file or directory"
-        raise DataError(f"{path}: {what}")
+        raise InputError(f"{path}: {what}")
     if holds_idx(path):
         return load_idx(path)
     if holds_cifar10(path):
@@ -91,10 +92,10 @@ def load(path: Path | str | None = None, *, size: int | None = None, channels: i
 
 
 def check_labels(found: ImageSet, outputs: int) -> None:
-    """DataError unless every label is one of a network's outputs, 0..outputs - 1."""
+    """InputError unless every label is one of a network's outputs, 0..outputs - 1."""
     for part, labels in (("training", found.train_labels), ("test", found.test_labels)):
         if (wrong := labels[(labels < 0) | (labels >= outputs)]).size:
-            raise DataError(
+            raise InputError(
                 f"{found.source}: a {part} image has label {int(wrong[0])}, but the network has {outputs} outputs, for"
                 f" labels 0..{outputs - 1}"
             )

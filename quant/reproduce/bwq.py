@@ -32,12 +32,14 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from torch import nn
 
+from golden_model.command import console, reports_errors, results_console
 from golden_model.config import PAPER
 from golden_model.cost import machines
 from golden_model.cost.__main__ import source_lines, trace_lines
 from golden_model.cost.baselines import layer_wise_events
 from golden_model.cost.components import load_table, table_names
 from golden_model.engines.run_network import Progress
+from golden_model.files import file_hash, read_json, write_atomically, write_json
 from golden_model.graph.network import Graph
 from golden_model.image import archive as graph_file
 from quant import stages
@@ -97,7 +99,7 @@ def load_trained(folder: Path, network: str) -> list[Trained]:
     """
     found = []
     for report in sorted(folder.glob("*/train.json")):
-        content = stages.read_json(report, "")
+        content = read_json(report, "")
         if "options" not in content or "widths" not in content:
             raise ValueError(f"{report} is not a report of quant.train")
         if content["options"]["settings"]["model"] == network:
@@ -227,7 +229,7 @@ def picture(ladders: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axis.set_title(name)
         axis.set_xlabel("times the baseline")
         axis.legend(loc="lower right")
-    stages.write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
 
 
 # ---- what is measured ---------------------------------------------------------------------------
@@ -332,7 +334,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-@stages.reports_errors
+@reports_errors
 def main(
     network: Annotated[str, typer.Option(help=f"One of {', '.join(networks.READY)}.")],
     weights: Annotated[Path, typer.Option(help="Of the float network: state dict, .npz or .safetensors.")],
@@ -372,7 +374,7 @@ def main(
     if trace is not None:
         _check_trace(trace, subjects)
     work = work or Path("build/bwq") / network
-    with Bar(console=stages.console, disable=not stages.console.is_terminal, transient=True) as bar:
+    with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None)
         measuring = Measuring(
             test=np.array(dataset.test_images[:accuracy_images]), labels=dataset.test_labels[:accuracy_images],
@@ -380,7 +382,7 @@ def main(
             data=dataset.sha256, pairs=pairs, threads=threads, parts=stages.Cache(work / "parts"),
             tell=lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None),
         )  # fmt: skip
-        float_accuracy = measuring.float_accuracy(network, model, stages.file_hash(weights))
+        float_accuracy = measuring.float_accuracy(network, model, file_hash(weights))
         found = measure(measuring, subjects, kept)
     result = {
         "network": network,
@@ -389,11 +391,11 @@ def main(
         "accuracy": {"float": float_accuracy, **found["accuracy"]},
         "ladders": _without_traces(found["ladders"]),
     }
-    stages.write_json(work / "result.json", result)
+    write_json(work / "result.json", result)
     if json_file is not None:
-        stages.write_json(json_file, result)
+        write_json(json_file, result)
     picture({name: by_table[TABLES[0]] for name, by_table in found["ladders"].items()}, work / "result.png")
-    show(stages.results_console(180), result, by_recipe(kept))
+    show(results_console(180), result, by_recipe(kept))
     if trace is not None:
         show_trace(found["ladders"], trace)
     print(f"results: {work / 'result.json'}   picture: {work / 'result.png'}")

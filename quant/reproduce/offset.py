@@ -22,6 +22,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
+from golden_model.command import console, reports_errors, results_console
 from golden_model.config import ISAAC, HardwareConfig
 from golden_model.crossbar import mapping, post_processing
 from golden_model.crossbar.layer import Layer
@@ -29,11 +30,11 @@ from golden_model.crossbar.prepared import prepare_layer
 from golden_model.crossbar.windows import windows
 from golden_model.engines.choice import compiled_tables
 from golden_model.engines.run_layer import run_layer
+from golden_model.files import write_json
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Crossbar
 from golden_model.searches.histograms import graph_counts
 from golden_model.trq import convert_counts
-from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
 from quant.evaluate import load_ready
@@ -240,7 +241,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-@stages.reports_errors
+@reports_errors
 def main(
     network: Annotated[str, typer.Option(help=f"One of {', '.join(networks.READY)}.")],
     weights: Annotated[Path, typer.Option(help="State dict, .npz or .safetensors.")],
@@ -261,12 +262,12 @@ def main(
     result = compare(
         graph, parts, images=images, bounds=limits,
         options=Options(logit_error=logit_error, check_images=check_images, sensitivity_images=min(32, check_images)),
-        log=stages.console.print,
+        log=console.print,
     )  # fmt: skip
     result["data"] = dataset.source
-    stages.results_console(120).print(table(result))
+    results_console(120).print(table(result))
     if json_file is not None:
-        stages.write_json(json_file, result)
+        write_json(json_file, result)
 
 
 if __name__ == "__main__":

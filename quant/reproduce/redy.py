@@ -27,8 +27,10 @@ import typer
 from rich.progress import Progress as Bar
 from torch import nn
 
+from golden_model.command import console, reports_errors, results_console
 from golden_model.config import PAPER
 from golden_model.cost.components import load_table
+from golden_model.files import file_hash, write_json
 from golden_model.graph.network import Graph
 from golden_model.image import archive as graph_file
 from quant import stages
@@ -114,7 +116,7 @@ def load(data: Path, network: str | None, weights: Path | None, graph: Path | No
 # ---- what is shown ------------------------------------------------------------------------------
 def show(study: Study, result: Mapping[str, Any], work: Path, json_file: Path | None, trace: str | None) -> None:
     """Tables, products, and the files of the working directory."""
-    printed = stages.results_console()
+    printed = results_console()
     for one in redy_report.tables(result):
         printed.print(one)
         printed.print()
@@ -125,16 +127,16 @@ def show(study: Study, result: Mapping[str, Any], work: Path, json_file: Path | 
             graph_file.save(
                 redy_measure.chosen_graph(study, result, machine, group), work / f"graph-{machine}-{group}.npz"
             )
-    stages.write_json(work / "result.json", result)
+    write_json(work / "result.json", result)
     redy_report.picture(result, work / "result.png")
     printed.print(f"results: {work / 'result.json'}   picture: {work / 'result.png'}")
     if json_file is not None:
-        stages.write_json(json_file, result)
+        write_json(json_file, result)
 
 
 # ---- command line -------------------------------------------------------------------------------
 @app.command()
-@stages.reports_errors
+@reports_errors
 def main(
     data_path: Annotated[Path, typer.Option("--data", help="CIFAR-10 batches, idx files, pictures or an .npz file.")],
     network: Annotated[Optional[str], typer.Option(help=f"One of {', '.join(networks.READY)}.")] = None,  # noqa: UP045
@@ -193,12 +195,12 @@ def main(
         )  # fmt: skip
         return
     work = work or Path("build/redy") / loaded.name
-    with Bar(console=stages.console, disable=not stages.console.is_terminal, transient=True) as bar:
+    with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
         study = Study(
-            name=loaded.name, graph=loaded.graph, source=stages.file_hash(loaded.file), dataset=loaded.dataset,
+            name=loaded.name, graph=loaded.graph, source=file_hash(loaded.file), dataset=loaded.dataset,
             options=options, table=components, cache=stages.Cache(work / "parts"), images=images,
             event_images=event_images, lossless_images=lossless_images, threads=threads, tell=_teller(bar),
-            log=stages.console.print,
+            log=console.print,
         )  # fmt: skip
         result = redy_measure.measure(study, asked, loaded.float_accuracy(study))
     show(study, result, work, json_file, trace)
@@ -214,12 +216,12 @@ def _teller(bar: Bar) -> Tell:
 
 def _registers(path: Path, loaded: Loaded, **how: Any) -> None:
     """`--registers`: choose, write, and say what was found."""
-    with Bar(console=stages.console, disable=not stages.console.is_terminal, transient=True) as bar:
+    with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
         found = redy_registers.choose(loaded.graph, loaded.dataset, **how, tell=_teller(bar))
     found = replace(found, about={"command": stages.command_line("quant.reproduce.redy"), **found.about})
     redy_registers.write(path, found, loaded.file)
     redy_report.print_registers(found)
-    stages.console.print(f"registers: {path}")
+    console.print(f"registers: {path}")
 
 
 if __name__ == "__main__":

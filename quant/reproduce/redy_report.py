@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from golden_model.command import results_console
 from golden_model.cost.components import ComponentTable
 from golden_model.cost.energy import EnergyReport
-from quant import stages
+from golden_model.files import write_atomically
 from quant.reproduce.redy_measure import DENSE, VARIANTS, words
 from quant.search.redy import KINDS, LOSSY
 from quant.search.registers import Registers
@@ -203,7 +204,7 @@ def print_trace(result: Mapping[str, Any], table: ComponentTable, text: str) -> 
 def print_registers(registers: Registers) -> None:
     """What `--registers` found, on standard output."""
     about, confirmed = registers.about, registers.about["confirmed"]
-    printed = stages.results_console()
+    printed = results_console()
     table = Table(
         "rows per group", "energy uJ", "saved", "logit error", "top-1 % of check images",
         title=f"{about['network']}: machine that skips slices of zeros, {about['without_picojoules'] / 1e6:.2f} uJ an"
@@ -284,5 +285,5 @@ def picture(result: Mapping[str, Any], path: Path) -> None:
         c.legend(fontsize=7)
     figure.suptitle(f"{result['network']}: dynamic activation precision, {result['images']} test images")
     figure.tight_layout()
-    stages.write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
     pyplot.close(figure)

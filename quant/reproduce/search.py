@@ -23,11 +23,13 @@ import typer
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from golden_model.command import console, reports_errors, results_console
 from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.cost import components, gathered
 from golden_model.cost import energy as cost
 from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
+from golden_model.files import write_atomically, write_json
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import lossless_uniform, with_settings
 from golden_model.image import archive as graph_file
@@ -36,7 +38,6 @@ from golden_model.searches import choose as searches
 from golden_model.searches import lanes
 from golden_model.searches.joint import JointCounts, graph_joint_counts
 from golden_model.trq import AdcRegisters, ColumnBoundBits
-from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
 from quant.networks import zoo as networks
@@ -370,9 +371,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
             axis.legend(fontsize=8)
     figure.suptitle(f"{result['network']}: lossless A/D, {result['images']} test images")
     figure.tight_layout()
-    stages.write_atomically(
-        path, lambda temporary: figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
-    )
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight"))
     pyplot.close(figure)
 
 
@@ -438,7 +437,7 @@ def reproduce(
 
 
 @app.command()
-@stages.reports_errors
+@reports_errors
 def main(
     data_path: Annotated[Path, typer.Option("--data", help="CIFAR-10 batches, idx files, pictures or an .npz file.")],
     network: Annotated[Optional[str], typer.Option(help=f"One of {', '.join(networks.READY)}.")] = None,  # noqa: UP045
@@ -478,7 +477,6 @@ def main(
         )
     if dataset.shape != shape:
         raise ValueError(f"{data_path}: images are {dataset.shape}, {name} takes {shape}")
-    console = stages.console
     with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None)
         result = reproduce(
@@ -493,7 +491,7 @@ def main(
             trace=trace,
             tell=lambda what: bar.update(task, description=what),
         )
-    printed = stages.results_console(180)
+    printed = results_console(180)
     for table in tables(result):
         printed.print(table)
         printed.print()
@@ -501,7 +499,7 @@ def main(
         for words, lines in part.get("trace", {}).items():
             printed.out(f"# {rows_text} rows: {words}", *lines, sep="\n", highlight=False)
     if json_file is not None:
-        stages.write_json(json_file, result)
+        write_json(json_file, result)
     if picture_file is not None:
         picture(result, picture_file)
     for rows_text, part in result["machines"].items():

@@ -29,8 +29,10 @@ import typer
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from golden_model.command import console, reports_errors, results_console
 from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.engines.run_network import GraphRunner
+from golden_model.files import file_hash, write_atomically, write_json
 from golden_model.graph.network import Graph
 from golden_model.searches.histograms import graph_counts
 from golden_model.trq import AdcRegisters
@@ -437,7 +439,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
         f"{result['network']}: {result['images']} test images, {result['calibration_images']} calibration images"
     )
     figure.tight_layout()
-    stages.write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
     pyplot.close(figure)
 
 
@@ -459,7 +461,7 @@ def _load_state(path: Path, mark: str) -> dict[str, Any]:
 
 
 @app.command()
-@stages.reports_errors
+@reports_errors
 def main(
     network: Annotated[str, typer.Option(help=f"One of {', '.join(networks.READY)}.")],
     weights: Annotated[Path, typer.Option(help="State dict, .npz or .safetensors.")],
@@ -489,27 +491,27 @@ def main(
         sensitivity_images=min(128, check_images),
     )  # fmt: skip
     work = work or Path("build/trq") / network
-    printed = stages.results_console(140)
-    log = stages.console.print
-    with Bar(console=stages.console, disable=not stages.console.is_terminal, transient=True) as bar:
+    printed = results_console(140)
+    log = console.print
+    with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None)
 
         def tell(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total or None)
 
         result = reproduce(
-            model, network, dataset, known.normalisation, weights_hash=stages.file_hash(weights), images=images,
+            model, network, dataset, known.normalisation, weights_hash=file_hash(weights), images=images,
             machines=machines, bounds=wanted, kinds=kinds, options=options, work=work, threads=threads, tell=tell,
             log=log,
         )  # fmt: skip
     for table in tables(result):
         printed.print(table)
         printed.print()
-    stages.write_json(work / "result.json", result)
+    write_json(work / "result.json", result)
     picture(result, work / "result.png")
     printed.print(f"results: {work / 'result.json'}   picture: {work / 'result.png'}")
     if json_file is not None:
-        stages.write_json(json_file, result)
+        write_json(json_file, result)
 
 
 def reproduce(
@@ -561,12 +563,12 @@ def reproduce(
         check = Check.of(graph, parts.check_images, parts.check_labels, threads)
         choices = search(
             check, dataset.calibration(), BOUNDS[rows], options, state,
-            lambda path=path, state=state: stages.write_json(path, state), tell, log,
+            lambda path=path, state=state: write_json(path, state), tell, log,
         )  # fmt: skip
         mine = [n for n in BOUNDS[rows] if n in bounds]
         if "curves" not in state:
             state["curves"] = curves(graph, dataset.calibration(), BUDGETS[rows], threads, tell)
-            stages.write_json(path, state)
+            write_json(path, state)
         exact = exact_logits(graph, test, progress=lambda done, all_: tell("integer network", done, all_))
         measured_path = work / f"measured-{rows}-{len(test)}.json"
         choice_mark = stages.fingerprint("trq measured", {"choices": state["choices"], "images": len(test)}, [])
@@ -583,7 +585,7 @@ def reproduce(
                     progress=lambda done, all_, s=setting, rows=rows: tell(f"{rows} rows, {s}", done, all_),
                 )  # fmt: skip
                 settings[setting] = one
-                stages.write_json(measured_path, measured)
+                write_json(measured_path, measured)
                 log(
                     f"{rows} rows, {setting} ({index + 1} of {len(wanted)}): {100 * one['accuracy']:.2f} %,"
                     f" {one['operations']:.3f} operations per conversion, {one['seconds']:.0f} s"

@@ -24,10 +24,10 @@ from golden_model.cost.work import QUANTITIES, Work, dynamic_precision_events
 from golden_model.cost.work import stages as network_stages
 from golden_model.crossbar import redy
 from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.files import file_hash, read_json, write_json
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
-from quant import stages
 from quant.data import sets as datasets
 from quant.search import redy as redy_search
 from quant.search.redy import LOSSLESS, Check, Scores
@@ -73,12 +73,12 @@ def write(path: Path, registers: Registers, graph_path: Path) -> None:
     content = {
         "schema": SCHEMA,
         "version": VERSION,
-        "graph_sha256": stages.file_hash(graph_path),
+        "graph_sha256": file_hash(graph_path),
         "group_segments": registers.group_segments,
         "layers": {name: asdict(one) for name, one in registers.layers.items()},
         "about": dict(registers.about),
     }
-    stages.write_json(path, content)
+    write_json(path, content)
 
 
 def load(path: Path, graph_path: Path, graph: Graph) -> Registers:
@@ -87,13 +87,13 @@ def load(path: Path, graph_path: Path, graph: Graph) -> Registers:
     ValueError with one sentence for a file that is missing or broken, of another graph, or with unknown layers or
     registers that the hardware does not have.
     """
-    content = stages.read_json(path, "`python -m quant.reproduce.redy --registers FILE` writes it")
+    content = read_json(path, "`python -m quant.reproduce.redy --registers FILE` writes it")
     if content.get("schema") != SCHEMA or content.get("version") != VERSION:
         raise ValueError(
             f"{path}: schema and version must be {SCHEMA!r}, {VERSION}, got {content.get('schema')!r}, "
             f"{content.get('version')!r}"
         )
-    if content.get("graph_sha256") != stages.file_hash(graph_path):
+    if content.get("graph_sha256") != file_hash(graph_path):
         raise ValueError(f"{path} was chosen for another network than {graph_path}, their sha256 differ")
     listed, names = content.get("layers"), {node.name for node in graph.crossbars}
     if not isinstance(listed, dict) or not isinstance(content.get("about"), dict):

@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from golden_model.files import InputError
 
-class ToolError(RuntimeError):
+
+class ToolError(InputError):
     """A tool is missing or failed; the message is one sentence for the user."""
 
 

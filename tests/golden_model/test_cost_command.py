@@ -82,14 +82,16 @@ def test_the_trace_holds_every_product_and_source(files):
         (["GRAPH", "--images", "FLOAT"], "must be uint8 (B, C, H, W), got float64 (2, 2, 6, 6)"),
         (["GRAPH", "--images", "SMALL"], "images must have shape (B, 2, 6, 6), got (2, 2, 5, 5)"),
         (["GRAPH", "--trace", "abacus"], "--trace abacus: there are ISAAC-like"),
-        (["GRAPH", "--json", "no/such/folder/x.json"], "cannot be written"),
+        (["GRAPH", "--json", "GRAPH/x.json"], "cannot be written"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(files, arguments, message):
     np.savez(files / "float.npz", images=np.zeros((2, 2, 6, 6)))
     np.savez(files / "small.npz", images=np.zeros((2, 2, 5, 5), dtype=np.uint8))
-    places = {"GRAPH": files / "net.graph", "FLOAT": files / "float.npz", "SMALL": files / "small.npz"}
-    result = run(*(places.get(a, a) for a in arguments))
+    places = {"FLOAT": files / "float.npz", "SMALL": files / "small.npz"}
+    result = run(
+        *(a.replace("GRAPH", str(files / "net.graph")) if "GRAPH" in a else places.get(a, a) for a in arguments)
+    )
     assert result.exit_code == 2
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

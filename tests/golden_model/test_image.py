@@ -14,8 +14,8 @@ import pytest
 from golden_model import network
 from golden_model.crossbar import mapping
 from golden_model.engines.run_network import GraphRunner
+from golden_model.files import InputError
 from golden_model.image import archive, image
-from golden_model.image.image import ImageError
 from golden_model.image.program import plan
 from golden_model.registers import descriptor_words, unpack_descriptor
 from tests.golden_model.random_graphs import NINE, SMALL, random_images, random_network
@@ -96,7 +96,7 @@ def put(index, value):
 
 
 def refused(directory, words, hardware=None):
-    with pytest.raises(ImageError, match=words) as error:
+    with pytest.raises(InputError, match=words) as error:
         image.read(directory, hardware)
     assert "\n" not in str(error.value)
     assert str(error.value).isprintable()
@@ -537,9 +537,9 @@ def test_an_interrupted_write_keeps_the_old_image(original, directory, monkeypat
 def test_a_directory_that_is_no_image_is_never_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     net = sample()
-    with pytest.raises(ImageError, match="not empty and not a deployment image"):
+    with pytest.raises(InputError, match="not empty and not a deployment image"):
         image.write(tmp_path, net, random_images(5, net, 1))
-    with pytest.raises(ImageError, match="exists and is not a directory"):
+    with pytest.raises(InputError, match="exists and is not a directory"):
         image.write(tmp_path / "thesis.txt", net, random_images(5, net, 1))
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
@@ -619,7 +619,7 @@ def corrupted(original, folder, seeds):
         corrupt(np.random.default_rng(seed), directory, content)
         try:
             found = image.read(directory)
-        except ImageError as error:
+        except InputError as error:
             sentences.append(f"{seed}: {error}")
         else:  # equal, or a legal other network
             assert plan(found.network).steps

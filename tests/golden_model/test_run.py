@@ -112,6 +112,7 @@ def test_a_bad_image_gives_one_sentence(directory):
 
 
 def test_results_that_cannot_be_written_end_with_status_2(directory, tmp_path):
-    result = call(directory, "--json", tmp_path / "none" / "out.json")
+    (tmp_path / "file").write_text("")
+    result = call(directory, "--json", tmp_path / "file" / "out.json")
     assert result.exit_code == 2
     assert "cannot be written" in result.stderr

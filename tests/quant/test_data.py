@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from golden_model.files import InputError
 from quant.data import digits
 from quant.data import idx as data
-from quant.data.image_set import DataError
 from tests.quant.conftest import toy_dataset, write_idx, write_toy
 
 
@@ -60,19 +60,19 @@ def test_every_twelfth_training_image_is_held_out():
 def test_damaged_idx_file_is_refused_by_name(toy_directory: Path, name, damage, message):
     path = toy_directory / name
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         data.load_idx(toy_directory)
     assert name in str(caught.value)
 
 
 def test_missing_file_is_named(toy_directory: Path):
     (toy_directory / "t10k-images-idx3-ubyte").unlink()
-    with pytest.raises(DataError, match=r"has no file t10k-images-idx3-ubyte or t10k-images-idx3-ubyte\.gz"):
+    with pytest.raises(InputError, match=r"has no file t10k-images-idx3-ubyte or t10k-images-idx3-ubyte\.gz"):
         data.load_idx(toy_directory)
 
 
 def test_missing_directory_is_named(tmp_path: Path):
-    with pytest.raises(DataError, match="is not a directory"):
+    with pytest.raises(InputError, match="is not a directory"):
         data.load_idx(tmp_path / "nowhere")
 
 
@@ -80,29 +80,29 @@ def test_broken_gzip_is_refused(toy_directory: Path):
     path = toy_directory / "train-images-idx3-ubyte"
     path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes())[:-20])
     path.unlink()
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         data.load_idx(toy_directory)
 
 
 def test_different_numbers_of_images_and_labels_are_refused(toy_directory: Path):
     write_idx(toy_directory / "train-labels-idx1-ubyte", np.zeros(17))
-    with pytest.raises(DataError, match=r"240 images but .* 17 labels"):
+    with pytest.raises(InputError, match=r"240 images but .* 17 labels"):
         data.load_idx(toy_directory)
 
 
 def test_test_images_of_another_size_are_refused(tmp_path: Path):
     directory = write_toy(tmp_path, size=12)
     write_idx(directory / "t10k-images-idx3-ubyte", np.zeros((60, 14, 14)))
-    with pytest.raises(DataError, match="training images are 12x12 pixels but test images are 14x14"):
+    with pytest.raises(InputError, match="training images are 12x12 pixels but test images are 14x14"):
         data.load_idx(directory)
 
 
 def test_test_label_beyond_the_training_classes_is_refused(toy_directory: Path):
     write_idx(toy_directory / "t10k-labels-idx1-ubyte", np.full(60, 9))
-    with pytest.raises(DataError, match="holds label 9, but training labels end at 3"):
+    with pytest.raises(InputError, match="holds label 9, but training labels end at 3"):
         data.load_idx(toy_directory)
 
 
 def test_too_few_training_images_are_refused(tmp_path: Path):
-    with pytest.raises(DataError, match="must hold at least 48 images, got 20"):
+    with pytest.raises(InputError, match="must hold at least 48 images, got 20"):
         data.load_idx(write_toy(tmp_path, train=20))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from golden_model.files import InputError
 from quant.data import sets as datasets
 from quant.data.digits import load_digits
-from quant.data.image_set import DataError
 from tests.quant.conftest import write_toy
 
 
@@ -38,7 +38,7 @@ def write_cifar(directory, *, binary: bool, protocol: int = 2):
 
 
 def refuse(path, match, **options):
-    with pytest.raises(DataError, match=match) as error:
+    with pytest.raises(InputError, match=match) as error:
         datasets.load(path, **options)
     assert "\n" not in str(error.value)
 
@@ -162,7 +162,7 @@ def test_parts_of_two_sets_check_on_training_images_only(tmp_path):
 def test_a_set_that_cannot_be_parted_is_refused(tmp_path):
     images, labels = random_images(35, (1, 4, 4))
     np.savez(tmp_path / "data.npz", images=images, labels=labels)
-    with pytest.raises(DataError, match="must hold at least 36 images, 32 of them to calibrate, got 35"):
+    with pytest.raises(InputError, match="must hold at least 36 images, 32 of them to calibrate, got 35"):
         datasets.apart(datasets.load(tmp_path / "data.npz"), 5)
 
 
@@ -390,5 +390,5 @@ def test_labels_beyond_the_outputs_are_refused(tmp_path):
     np.savez(tmp_path / "data.npz", images=images, labels=np.arange(1, 11))
     found = datasets.load(tmp_path / "data.npz")
     datasets.check_labels(found, 11)
-    with pytest.raises(DataError, match=r"has label 10, but the network has 10 outputs, for labels 0\.\.9"):
+    with pytest.raises(InputError, match=r"has label 10, but the network has 10 outputs, for labels 0\.\.9"):
         datasets.check_labels(found, 10)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from golden_model.files import file_hash, read_json, write_atomically, write_json
 from quant import stages
 
 
@@ -70,7 +71,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path):
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        stages.write_atomically(file, write)
+        write_atomically(file, write)
     assert file.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
@@ -78,9 +79,9 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path):
 def test_a_link_is_written_through(tmp_path: Path):
     (tmp_path / "real.json").write_text("old")
     (tmp_path / "link.json").symlink_to("real.json")
-    stages.write_json(tmp_path / "link.json", {"a": 1})
+    write_json(tmp_path / "link.json", {"a": 1})
     assert (tmp_path / "link.json").is_symlink()
-    assert stages.read_json(tmp_path / "real.json", "") == {"a": 1}
+    assert read_json(tmp_path / "real.json", "") == {"a": 1}
 
 
 def test_a_pipe_is_written_through(tmp_path: Path):
@@ -88,7 +89,7 @@ def test_a_pipe_is_written_through(tmp_path: Path):
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
     reader.start()
-    stages.write_json(pipe, [1])
+    write_json(pipe, [1])
     reader.join(10)
     assert read == ["[\n  1\n]\n"]
     assert pipe.is_fifo()
@@ -98,14 +99,14 @@ def test_what_a_killed_command_left_is_removed_but_not_what_another_writes(tmp_p
     left, busy = tmp_path / ".a.json.4194305.partial", tmp_path / f".a.json.{os.getppid()}.partial"
     for file in (left, busy):
         file.write_text("half")
-    stages.write_json(tmp_path / "a.json", 1)
+    write_json(tmp_path / "a.json", 1)
     assert (left.exists(), busy.exists()) == (False, True)
 
 
 def test_a_stage_is_finished_only_if_its_files_are_as_they_were_written(tmp_path: Path):
     (tmp_path / "made").write_text("content")
-    files = {"made": stages.file_hash(tmp_path / "made")}
-    stages.write_json(tmp_path / "a.json", {"fingerprint": "key", "files": files})
+    files = {"made": file_hash(tmp_path / "made")}
+    write_json(tmp_path / "a.json", {"fingerprint": "key", "files": files})
     assert stages.finished(tmp_path / "a.json", "key")
     assert stages.finished(tmp_path / "a.json", "other") is None
     (tmp_path / "made").write_text("Content")

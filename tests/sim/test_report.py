@@ -493,7 +493,7 @@ def test_status_tells_whether_the_hardware_agreed(image, image_dir, tmp_path, ag
     [
         (["nowhere"], "there is no such directory"),
         (["IMAGE", "--table", "nowhere"], "energy table nowhere: no such file"),
-        (["IMAGE", "--run", "nowhere.json"], "run file nowhere.json: No such file or directory"),
+        (["IMAGE", "--run", "nowhere.json"], "nowhere.json is missing: python -m sim.run"),
         (["IMAGE", "--clock-mhz", "0"], "--clock-mhz must be a number above 0"),
     ],
 )

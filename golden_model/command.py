@@ -1,0 +1,82 @@
+"""What every command shares: consoles, errors as one sentence with an exit status, options of one spelling."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, Optional, TypeVar
+
+import typer
+from rich.console import Console
+
+from golden_model.config import PRESETS
+
+Result = TypeVar("Result")
+
+#: Lines are never wrapped, so that paths stay whole in logs; brackets in a path are not markup.
+console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+Json = Annotated[Optional[Path], typer.Option("--json", help="Also write the results to this file.")]  # noqa: UP045
+Preset = Annotated[
+    str, typer.Option("--hardware", help=f"{', '.join(PRESETS)}, or a .json file with what differs from one.")
+]
+
+
+def command_app() -> typer.Typer:
+    """A command without completion and without typer's own way to print tracebacks."""
+    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def results_console(width: int = 150) -> Console:
+    """Standard output for tables: as wide as the terminal, or `width` characters where there is none."""
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=width)
+
+
+def fail(message: str) -> NoReturn:
+    """One sentence on stderr, exit status 2."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise typer.Exit(2)
+
+
+def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
+    """Turn the errors of bad input into one sentence and exit status 2; Ctrl-C into status 130.
+
+    A reader of standard output that goes away ends the command quietly (status 141).
+    """
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Result:
+        for name in ("stdout", "stderr"):  # closed ones are None
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - stays open until the end
+        try:
+            result = command(*args, **kwargs)
+            sys.stdout.flush()
+            return result
+        except (ValueError, TypeError) as error:
+            fail(str(error))
+        except BrokenPipeError:
+            _give_up(sys.stdout)
+            raise typer.Exit(141) from None
+        except OSError as error:
+            where = error.filename or ("standard output" if _give_up(sys.stdout) else "file")
+            fail(f"{where}: {error.strerror or error}")
+        except KeyboardInterrupt:
+            print("interrupted: run the same command again to go on", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def _give_up(stream: Any) -> bool:
+    """Whether what a stream still holds cannot be written; then it is dropped, so that the end does not fail, too."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return True
+    return False

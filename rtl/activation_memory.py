@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Signal, unsigned
-from amaranth.lib import memory, wiring
+from amaranth.lib import memory
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
 from rtl import tile_layouts as layouts
+from rtl.block import Block
 
 
-class ActivationMemory(wiring.Component):
+class ActivationMemory(Block):
     """Holds the inputs and outputs of all steps in one flat memory; descriptors say where.
 
     One read port and one write port of 32-bit words with byte strobes, so that the host moves four
     activations an access. A byte is read and another written in every clock, each with a latency of one
     clock. A byte that is read in the clock in which it is written comes with its old contents.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
@@ -33,18 +30,16 @@ class ActivationMemory(wiring.Component):
     There is nothing to reset; the contents are undefined until written.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "window_read": In(layouts.activation_read(config)),
-                "residual_read": In(layouts.activation_read(config)),
-                "read_data": Out(layouts.BYTE),
-                "store": In(layouts.activation_write(config)),
-                "bus": In(layouts.activation_bus(config)),
-                "bus_data": Out(layouts.WORD),
-            }
-        )
+    @staticmethod
+    def ports(config: HardwareConfig) -> dict:
+        return {
+            "window_read": In(layouts.activation_read(config)),
+            "residual_read": In(layouts.activation_read(config)),
+            "read_data": Out(layouts.BYTE),
+            "store": In(layouts.activation_write(config)),
+            "bus": In(layouts.activation_bus(config)),
+            "bus_data": Out(layouts.WORD),
+        }
 
     def elaborate(self, platform):
         m = Module()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
-from amaranth.lib import data, wiring
+from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig, bits_for
 from rtl import layouts
+from rtl.block import Block
 
 
-class AddressGenerator(wiring.Component):
+class AddressGenerator(Block):
     """Expands the width table into the OUs of each segment, in the order of the placement (system.md §5).
 
     The only metadata is the width table: the number of bit planes p of every block, in the order
@@ -27,10 +28,6 @@ class AddressGenerator(wiring.Component):
     list is complete W clocks after the `switch` to the segment before it, and its first block column is
     expanded in the clock of that switch.
     Reset: idle, no list.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
@@ -48,24 +45,22 @@ class AddressGenerator(wiring.Component):
         are. It depends on the settings and the width table only, not on the input.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "width_write": In(layouts.width_write(config)),
-                "start": In(1),
-                "next_ready": Out(1),
-                "next_empty": Out(1),
-                "next_planes": Out(layouts.segment_events(config)["planes"].shape),
-                "switch": In(1),
-                "from_next": In(1),
-                "ou": Out(layouts.listed_ou(config)),
-                "ou_last": Out(1),
-                "step": In(1),
-                "out_of_range": Out(1),
-            }
-        )
+    @staticmethod
+    def ports(config: HardwareConfig) -> dict:
+        return {
+            "settings": In(layouts.layer_settings(config)),
+            "width_write": In(layouts.width_write(config)),
+            "start": In(1),
+            "next_ready": Out(1),
+            "next_empty": Out(1),
+            "next_planes": Out(layouts.segment_events(config)["planes"].shape),
+            "switch": In(1),
+            "from_next": In(1),
+            "ou": Out(layouts.listed_ou(config)),
+            "ou_last": Out(1),
+            "step": In(1),
+            "out_of_range": Out(1),
+        }
 
     def _place(self) -> data.StructLayout:
         """A place that may lie behind the last pair, by at most what one block needs."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.registers import MAX_ELEMENT_KERNEL, ErrorCode, StepKind
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class _Product:
     result: Signal | None = None
 
 
-class DescriptorCheck(wiring.Component):
+class DescriptorCheck(Block):
     """Refuses a step that does not fit, and computes the two products that the window walk needs.
 
     The rules are those of `golden_model.image.check.check_descriptor` but for the A/D registers, which `TrqSettings`
@@ -42,10 +42,6 @@ class DescriptorCheck(wiring.Component):
     Latency: `done` comes `latency(config)` clocks after `start`, error or not. Throughput: one check per
     that many clocks.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     settings : the descriptor, stable from `start` on.
@@ -54,18 +50,16 @@ class DescriptorCheck(wiring.Component):
     row_step, pad_rows : stride_y·W and pad_top·W modulo the memory's address range; valid from `done` on.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "start": In(1),
-                "done": Out(1),
-                "error": Out(4),
-                "row_step": Out(tile.activation_address(config)),
-                "pad_rows": Out(tile.activation_address(config)),
-            }
-        )
+    @staticmethod
+    def ports(config: HardwareConfig) -> dict:
+        return {
+            "settings": In(layouts.layer_settings(config)),
+            "start": In(1),
+            "done": Out(1),
+            "error": Out(4),
+            "row_step": Out(tile.activation_address(config)),
+            "pad_rows": Out(tile.activation_address(config)),
+        }
 
     #: Products that are formed.
     _STEPS = 12

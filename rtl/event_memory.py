@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Module, Signal, unsigned
-from amaranth.lib import memory, wiring
+from amaranth.lib import memory
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.registers import COUNTER_BITS, COUNTER_NAMES, COUNTERS_PER_LAYER
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block
 
 
-class EventMemory(wiring.Component):
+class EventMemory(Block):
     """Copies the event counters of a finished layer into memory, one counter a clock.
 
     Throughput: one layer per `latency` clocks. Latency: `done` comes `latency` clocks after `store`, in
     the clock in which the last counter (cycles) is written.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
@@ -33,20 +30,18 @@ class EventMemory(wiring.Component):
     #: Clocks from `store` to `done`.
     latency = len(COUNTER_NAMES)
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "store": In(1),
-                "done": Out(1),
-                "layer": In(layouts.layer_index(config)),
-                "counters": In(layouts.counters(config)),
-                "cycles": In(COUNTER_BITS),
-                "read_enable": In(1),
-                "read_address": In(tile.event_address(config)),
-                "read_data": Out(COUNTER_BITS),
-            }
-        )
+    @staticmethod
+    def ports(config: HardwareConfig) -> dict:
+        return {
+            "store": In(1),
+            "done": Out(1),
+            "layer": In(layouts.layer_index(config)),
+            "counters": In(layouts.counters(config)),
+            "cycles": In(COUNTER_BITS),
+            "read_enable": In(1),
+            "read_address": In(tile.event_address(config)),
+            "read_data": Out(COUNTER_BITS),
+        }
 
     def elaborate(self, platform):
         m = Module()

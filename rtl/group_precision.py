@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Signal, unsigned
-from amaranth.lib import data, wiring
+from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block
 
 
-class GroupPrecision(wiring.Component):
+class GroupPrecision(Block):
     """Decides hi and lo of every group of a window while its bytes pass by (system.md §6).
 
     Per group of `segments_per_group` segments it accumulates max, Σq, Σq² and the number n of rows. hi
@@ -24,10 +25,6 @@ class GroupPrecision(wiring.Component):
     answer are a pipeline, so a group costs no clocks of its own. Latency: the answer is on `precisions`
     `latency` clocks after the group's last byte.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     settings : the layer's descriptor, stable while the layer runs.
@@ -38,17 +35,15 @@ class GroupPrecision(wiring.Component):
     #: Clocks from the last byte of a group to its precision.
     latency = 4
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "bytes": In(tile.window_byte(config)),
-                "precisions": Out(
-                    data.StructLayout({"valid": unsigned(1), "value": tile.group_precision(config)}),
-                ),
-            }
-        )
+    @staticmethod
+    def ports(config: HardwareConfig) -> dict:
+        return {
+            "settings": In(layouts.layer_settings(config)),
+            "bytes": In(tile.window_byte(config)),
+            "precisions": Out(
+                data.StructLayout({"valid": unsigned(1), "value": tile.group_precision(config)}),
+            ),
+        }
 
     def elaborate(self, platform):
         m = Module()

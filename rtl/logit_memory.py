@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, unsigned
-from amaranth.lib import memory, wiring
+from amaranth.lib import memory
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
 from rtl import tile_layouts as tile
+from rtl.block import Block
 
 
-class LogitMemory(wiring.Component):
+class LogitMemory(Block):
     """One signed 32-bit word per output of the last step (system.md §3). Undefined until written.
 
     Throughput: one write and one read a clock. Latency: a word that is read follows in the next clock.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
@@ -25,16 +22,14 @@ class LogitMemory(wiring.Component):
     read_enable, read_address, read_data : the host's port.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "write": In(tile.logit_write(config)),
-                "read_enable": In(1),
-                "read_address": In(tile.logit_index(config)),
-                "read_data": Out(tile.WORD),
-            }
-        )
+    @staticmethod
+    def ports(config: HardwareConfig) -> dict:
+        return {
+            "write": In(tile.logit_write(config)),
+            "read_enable": In(1),
+            "read_address": In(tile.logit_index(config)),
+            "read_data": Out(tile.WORD),
+        }
 
     def elaborate(self, platform):
         m = Module()

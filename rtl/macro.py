@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from golden_model.config import HardwareConfig
 from rtl import layouts
 from rtl.address_generator import AddressGenerator
+from rtl.block import Block
 from rtl.decode_shift_add import DecodeShiftAdd
 from rtl.event_counters import EventCounters
 from rtl.interfaces import ConversionPort
@@ -18,7 +19,7 @@ from rtl.trq_sar import TrqSar
 from rtl.trq_settings import TrqSettings
 
 
-class Macro(wiring.Component):
+class Macro(Block):
     """Computes the partial sums of one window: every OU activation of every segment (system.md §5).
 
     Timing: from `window_start` to `window_done`
@@ -26,10 +27,6 @@ class Macro(wiring.Component):
     W = settings.block_cols and C_r the sum over the OU activations of segment r of
     max(1, sample_interval, most A/D operations of any started lane), as long as the crossbar is always
     ready and every segment is there when the macro asks for it.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
@@ -59,27 +56,25 @@ class Macro(wiring.Component):
     #: and writing the last OU's sums. Part of c_window.
     window_overhead = 4
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "layer": In(layouts.layer_index(config)),
-                "window_start": In(1),
-                "segments": In(stream.Signature(layouts.segment(config))),
-                "window_done": Out(1),
-                "sums_address": In(layouts.block_column(config)),
-                "sums_data": Out(layouts.partial_sums(config)),
-                "width_write": In(layouts.width_write(config)),
-                "crossbar": Out(ConversionPort(config)),
-                "counters": Out(layouts.counters(config)),
-                "counters_clear": In(1),
-                "overflow": Out(1),
-                "configuration_error": Out(1),
-                "placement_error": Out(1),
-                "trace": Out(layouts.trace(config)),
-            }
-        )
+    @staticmethod
+    def ports(config: HardwareConfig) -> dict:
+        return {
+            "settings": In(layouts.layer_settings(config)),
+            "layer": In(layouts.layer_index(config)),
+            "window_start": In(1),
+            "segments": In(stream.Signature(layouts.segment(config))),
+            "window_done": Out(1),
+            "sums_address": In(layouts.block_column(config)),
+            "sums_data": Out(layouts.partial_sums(config)),
+            "width_write": In(layouts.width_write(config)),
+            "crossbar": Out(ConversionPort(config)),
+            "counters": Out(layouts.counters(config)),
+            "counters_clear": In(1),
+            "overflow": Out(1),
+            "configuration_error": Out(1),
+            "placement_error": Out(1),
+            "trace": Out(layouts.trace(config)),
+        }
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import stream
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig, bits_for
 from rtl import layouts
 from rtl.bit_count import bit_count
+from rtl.block import Block
 
 
-class OuScheduler(wiring.Component):
+class OuScheduler(Block):
     """Walks segments, streamed input bits and OUs of a window (system.md §5).
 
     Order: segments ascending; within one, streamed bit positions ascending; within one, block columns
@@ -29,10 +30,6 @@ class OuScheduler(wiring.Component):
     switch, at most one a clock. Nothing else stalls.
     Reset: idle.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     settings : layer descriptor, stable while a window runs.
@@ -49,34 +46,32 @@ class OuScheduler(wiring.Component):
         last segment if that has nothing to activate.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
+    @staticmethod
+    def ports(config: HardwareConfig) -> dict:
         lanes = config.lanes
         events = layouts.segment_events(config)
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "start": In(1),
-                "segments": In(stream.Signature(layouts.segment(config))),
-                "next_ready": In(1),
-                "next_empty": In(1),
-                "next_planes": In(events["planes"].shape),
-                "ou": In(layouts.listed_ou(config)),
-                "ou_last": In(1),
-                "switch": Out(1),
-                "from_next": Out(1),
-                "step": Out(1),
-                "sample": Out(stream.Signature(layouts.sample(config))),
-                "lane_start": Out(lanes),
-                "lane_busy": In(lanes),
-                "lane_last": In(lanes),
-                "activation": Out(1),
-                "completed": Out(1),
-                "completed_ou": Out(layouts.scheduled_ou(config)),
-                "segment_events": Out(events),
-                "done": Out(1),
-            }
-        )
+        return {
+            "settings": In(layouts.layer_settings(config)),
+            "start": In(1),
+            "segments": In(stream.Signature(layouts.segment(config))),
+            "next_ready": In(1),
+            "next_empty": In(1),
+            "next_planes": In(events["planes"].shape),
+            "ou": In(layouts.listed_ou(config)),
+            "ou_last": In(1),
+            "switch": Out(1),
+            "from_next": Out(1),
+            "step": Out(1),
+            "sample": Out(stream.Signature(layouts.sample(config))),
+            "lane_start": Out(lanes),
+            "lane_busy": In(lanes),
+            "lane_last": In(lanes),
+            "activation": Out(1),
+            "completed": Out(1),
+            "completed_ou": Out(layouts.scheduled_ou(config)),
+            "segment_events": Out(events),
+            "done": Out(1),
+        }
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import memory, wiring
+from amaranth.lib import memory
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.registers import OFFSET_BITS
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block
 
 
-class PostProcessing(wiring.Component):
+class PostProcessing(Block):
     """Turns the N values of a window into activations, or into logits in the last step.
 
     y = clamp(round_half_up_shift(v·M + r·residual_multiplier + offset, S), 0, 2**out_bits - 1), where v
@@ -25,10 +26,6 @@ class PostProcessing(wiring.Component):
     Throughput: a channel a clock. Latency: `done` comes in the clock of the last store, N - 1 + `latency`
     clocks after the `start` of a crossbar step's window, `latency` - 2 clocks after the last channel's
     `reduced` of an element step's.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
@@ -48,28 +45,26 @@ class PostProcessing(wiring.Component):
     #: Clocks from `start` to the store of channel 0 of a crossbar step.
     latency = 6
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "layer_start": In(1),
-                "start": In(1),
-                "place": In(tile.window_place(config)),
-                "sums_address": Out(layouts.block_column(config)),
-                "sums_data": In(layouts.partial_sums(config)),
-                "reduced": In(tile.reduced_channel(config)),
-                "residual_request": Out(1),
-                "residual": In(tile.BYTE),
-                "bias_write": In(tile.memory_write(tile.channel_entry(config), signed(tile.WORD))),
-                "multiplier_write": In(tile.memory_write(tile.channel_entry(config), unsigned(tile.MULTIPLIER_BITS))),
-                "store": Out(tile.activation_write(config)),
-                "logits": Out(tile.logit_write(config)),
-                "done": Out(1),
-                "overflow": Out(1),
-                "clear": In(1),
-            }
-        )
+    @staticmethod
+    def ports(config: HardwareConfig) -> dict:
+        return {
+            "settings": In(layouts.layer_settings(config)),
+            "layer_start": In(1),
+            "start": In(1),
+            "place": In(tile.window_place(config)),
+            "sums_address": Out(layouts.block_column(config)),
+            "sums_data": In(layouts.partial_sums(config)),
+            "reduced": In(tile.reduced_channel(config)),
+            "residual_request": Out(1),
+            "residual": In(tile.BYTE),
+            "bias_write": In(tile.memory_write(tile.channel_entry(config), signed(tile.WORD))),
+            "multiplier_write": In(tile.memory_write(tile.channel_entry(config), unsigned(tile.MULTIPLIER_BITS))),
+            "store": Out(tile.activation_write(config)),
+            "logits": Out(tile.logit_write(config)),
+            "done": Out(1),
+            "overflow": Out(1),
+            "clear": In(1),
+        }
 
     def elaborate(self, platform):
         m = Module()

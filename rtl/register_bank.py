@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal, signed, unsigned
-from amaranth.lib import stream, wiring
+from amaranth.lib import stream
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
@@ -20,6 +20,7 @@ from golden_model.registers import (
 )
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block
 
 
 def region_entries(config: HardwareConfig) -> dict[str, int]:
@@ -37,7 +38,7 @@ def region_entries(config: HardwareConfig) -> dict[str, int]:
     }
 
 
-class RegisterBank(wiring.Component):
+class RegisterBank(Block):
     """Registers and memory windows of the tile on a bus of single accesses.
 
     An access is refused (`error`, no effect) if its address is unaligned or names nothing, if the access
@@ -52,10 +53,6 @@ class RegisterBank(wiring.Component):
     Throughput: one access at a time. Latency: a response follows 2 clocks after its request, 3 for a
     read of a memory; nothing waits for the crossbar.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     requests, responses : accesses and their answers, in order.
@@ -67,37 +64,35 @@ class RegisterBank(wiring.Component):
     logit_*, event_* : read ports of the results, which answer in the next clock.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "requests": In(stream.Signature(tile.bus_request())),
-                "responses": Out(stream.Signature(tile.bus_response())),
-                "control": Out(tile.control()),
-                "status": In(tile.status()),
-                "cycles": In(COUNTER_BITS),
-                "checksum": In(tile.WORD),
-                "layer_count": Out(tile.register_fields("LAYER_COUNT")["layers"].shape),
-                "cell_pairs": Out(tile.register_fields("CELL_PAIRS")["pairs"].shape),
-                "cell_select": Out(tile.pair_select(config)),
-                "cells": Out(stream.Signature(unsigned(tile.WORD))),
-                "cells_full": In(1),
-                "program_write": Out(tile.memory_write(tile.program_address(config), unsigned(tile.WORD))),
-                "width_write": Out(layouts.width_write(config)),
-                "bias_write": Out(tile.memory_write(tile.channel_entry(config), signed(tile.WORD))),
-                "multiplier_write": Out(tile.memory_write(tile.channel_entry(config), unsigned(tile.MULTIPLIER_BITS))),
-                "pad_write": Out(tile.memory_write(tile.pad_entry(config), unsigned(tile.BYTE))),
-                "reference_write": Out(layouts.reference_write(config)),
-                "activations": Out(tile.activation_bus(config)),
-                "activation_data": In(tile.WORD),
-                "logit_enable": Out(1),
-                "logit_address": Out(tile.logit_index(config)),
-                "logit_data": In(tile.WORD),
-                "event_enable": Out(1),
-                "event_address": Out(tile.event_address(config)),
-                "event_data": In(COUNTER_BITS),
-            }
-        )
+    @staticmethod
+    def ports(config: HardwareConfig) -> dict:
+        return {
+            "requests": In(stream.Signature(tile.bus_request())),
+            "responses": Out(stream.Signature(tile.bus_response())),
+            "control": Out(tile.control()),
+            "status": In(tile.status()),
+            "cycles": In(COUNTER_BITS),
+            "checksum": In(tile.WORD),
+            "layer_count": Out(tile.register_fields("LAYER_COUNT")["layers"].shape),
+            "cell_pairs": Out(tile.register_fields("CELL_PAIRS")["pairs"].shape),
+            "cell_select": Out(tile.pair_select(config)),
+            "cells": Out(stream.Signature(unsigned(tile.WORD))),
+            "cells_full": In(1),
+            "program_write": Out(tile.memory_write(tile.program_address(config), unsigned(tile.WORD))),
+            "width_write": Out(layouts.width_write(config)),
+            "bias_write": Out(tile.memory_write(tile.channel_entry(config), signed(tile.WORD))),
+            "multiplier_write": Out(tile.memory_write(tile.channel_entry(config), unsigned(tile.MULTIPLIER_BITS))),
+            "pad_write": Out(tile.memory_write(tile.pad_entry(config), unsigned(tile.BYTE))),
+            "reference_write": Out(layouts.reference_write(config)),
+            "activations": Out(tile.activation_bus(config)),
+            "activation_data": In(tile.WORD),
+            "logit_enable": Out(1),
+            "logit_address": Out(tile.logit_index(config)),
+            "logit_data": In(tile.WORD),
+            "event_enable": Out(1),
+            "event_address": Out(tile.event_address(config)),
+            "event_data": In(COUNTER_BITS),
+        }
 
     def elaborate(self, platform):
         m = Module()

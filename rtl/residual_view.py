@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal, unsigned
-from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block
 
 
-class ResidualView(wiring.Component):
+class ResidualView(Block):
     """Reads the residual r of output channel n at output position (oy, ox).
 
     With m = n - residual_first: r = mem[residual_base + m·residual_plane + oy·residual_row +
@@ -19,10 +19,6 @@ class ResidualView(wiring.Component):
     Positions are in raster order, channels ascending: only running sums, no products.
 
     Throughput: a channel a clock. Latency: one clock.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
@@ -34,19 +30,17 @@ class ResidualView(wiring.Component):
     value : the residual asked for in the clock before.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "layer_start": In(1),
-                "start": In(1),
-                "next": In(1),
-                "read": Out(tile.activation_read(config)),
-                "read_data": In(tile.BYTE),
-                "value": Out(tile.BYTE),
-            }
-        )
+    @staticmethod
+    def ports(config: HardwareConfig) -> dict:
+        return {
+            "settings": In(layouts.layer_settings(config)),
+            "layer_start": In(1),
+            "start": In(1),
+            "next": In(1),
+            "read": Out(tile.activation_read(config)),
+            "read_data": In(tile.BYTE),
+            "value": Out(tile.BYTE),
+        }
 
     def elaborate(self, platform):
         m = Module()

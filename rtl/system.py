@@ -8,27 +8,24 @@ from amaranth.lib.wiring import Out
 
 from golden_model.config import HardwareConfig
 from rtl import tile_layouts as layouts
+from rtl.block import Block
 from rtl.emulated_crossbar import EmulatedCrossbar
 from rtl.tile import BUS_PREFIX, Tile, bus_members, connect_bus
 
 
-class System(wiring.Component):
+class System(Block):
     """What compiled simulation and FPGA run: nothing outside but the bus.
 
     Timing and reset are those of `rtl.tile.Tile` and `rtl.emulated_crossbar.EmulatedCrossbar`.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
     s_axil_* : AXI4-Lite slave. trace : one record per OU activation.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__({**bus_members(), "trace": Out(layouts.tile_trace(config))})
+    @staticmethod
+    def ports(config: HardwareConfig) -> dict:
+        return {**bus_members(), "trace": Out(layouts.tile_trace(config))}
 
     def elaborate(self, platform):
         m = Module()

@@ -11,6 +11,7 @@ from rtl import axi_lite, layouts
 from rtl import tile_layouts as tile
 from rtl.activation_memory import ActivationMemory
 from rtl.axi_lite import AxiLite
+from rtl.block import Block
 from rtl.cell_programmer import CellProgrammer
 from rtl.descriptor_check import DescriptorCheck
 from rtl.descriptor_reader import DescriptorReader
@@ -43,7 +44,7 @@ def connect_bus(m: Module, outer, inner, prefix: str = "") -> None:
         m.d.comb += inside.eq(outside) if member.flow == In else outside.eq(inside)
 
 
-class Tile(wiring.Component):
+class Tile(Block):
     """Runs a network program on an analog macro; the host only writes tables and input and reads results.
 
     Data path of a crossbar step: activation memory -> window generator -> dynamic precision -> macro ->
@@ -53,10 +54,6 @@ class Tile(wiring.Component):
     `golden_model.timing`, whose constants are `start_clocks`, `layer_clocks`, `group_clocks`,
     `window_clocks` and `element_clocks` here. Reset: idle; the memories keep what they hold.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     s_axil_* : AXI4-Lite slave, registers and memories of `golden_model.registers` (rtl/REGISTERS.md).
@@ -64,15 +61,13 @@ class Tile(wiring.Component):
     trace : one record per OU activation, see `layouts.trace`, with step (`layer`) and window.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                **bus_members(),
-                "crossbar": Out(CrossbarPort(config)),
-                "trace": Out(tile.tile_trace(config)),
-            }
-        )
+    @staticmethod
+    def ports(config: HardwareConfig) -> dict:
+        return {
+            **bus_members(),
+            "crossbar": Out(CrossbarPort(config)),
+            "trace": Out(tile.tile_trace(config)),
+        }
 
     # ---- constants of the timing formula ------------------------------------------------------
     @staticmethod

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Shape, Signal, signed, unsigned
-from amaranth.lib import memory, wiring
+from amaranth.lib import memory
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig, bits_for
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block
 
 
-class WindowGenerator(wiring.Component):
+class WindowGenerator(Block):
     """Walks the windows of a step and the activations of each window (system.md §5a).
 
     Inside a window the channel is outermost, then the kernel row, then the kernel column. Windows are in
@@ -25,10 +26,6 @@ class WindowGenerator(wiring.Component):
 
     Throughput: one byte a clock. Latency: the first byte is on `bytes` `latency` clocks after `start`;
     `start` may be given again in the clock of the last one.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
@@ -46,23 +43,21 @@ class WindowGenerator(wiring.Component):
     #: Clocks from `start` to the first byte.
     latency = 2
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "row_step": In(tile.activation_address(config)),
-                "pad_rows": In(tile.activation_address(config)),
-                "layer_start": In(1),
-                "start": In(1),
-                "read": Out(tile.activation_read(config)),
-                "read_data": In(tile.BYTE),
-                "bytes": Out(tile.window_byte(config)),
-                "residual_request": Out(1),
-                "place": Out(tile.window_place(config)),
-                "pad_write": In(tile.memory_write(tile.pad_entry(config), unsigned(tile.BYTE))),
-            }
-        )
+    @staticmethod
+    def ports(config: HardwareConfig) -> dict:
+        return {
+            "settings": In(layouts.layer_settings(config)),
+            "row_step": In(tile.activation_address(config)),
+            "pad_rows": In(tile.activation_address(config)),
+            "layer_start": In(1),
+            "start": In(1),
+            "read": Out(tile.activation_read(config)),
+            "read_data": In(tile.BYTE),
+            "bytes": Out(tile.window_byte(config)),
+            "residual_request": Out(1),
+            "place": Out(tile.window_place(config)),
+            "pad_write": In(tile.memory_write(tile.pad_entry(config), unsigned(tile.BYTE))),
+        }
 
     def elaborate(self, platform):
         m = Module()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Signal, unsigned
 from amaranth.lib import memory
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
-from rtl import tile_layouts as layouts
-from rtl.block import Block
+from rtl import tile_layouts as tile
+from rtl.block import Block, In, Out
 
 
 class ActivationMemory(Block):
@@ -30,26 +28,22 @@ class ActivationMemory(Block):
     There is nothing to reset; the contents are undefined until written.
     """
 
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "window_read": In(layouts.activation_read(config)),
-            "residual_read": In(layouts.activation_read(config)),
-            "read_data": Out(layouts.BYTE),
-            "store": In(layouts.activation_write(config)),
-            "bus": In(layouts.activation_bus(config)),
-            "bus_data": Out(layouts.WORD),
-        }
+    window_read: In(tile.activation_read)
+    residual_read: In(tile.activation_read)
+    read_data: Out(tile.BYTE)
+    store: In(tile.activation_write)
+    bus: In(tile.activation_bus)
+    bus_data: Out(tile.WORD)
 
     def elaborate(self, platform):
         m = Module()
-        words = layouts.activation_words(self.config)
-        m.submodules.cells = cells = memory.Memory(shape=unsigned(layouts.WORD), depth=words, init=[])
+        words = tile.activation_words(self.config)
+        m.submodules.cells = cells = memory.Memory(shape=unsigned(tile.WORD), depth=words, init=[])
         read_port = cells.read_port()
-        write_port = cells.write_port(granularity=layouts.BYTE)
+        write_port = cells.write_port(granularity=tile.BYTE)
 
         # ---- read
-        read = Signal(layouts.activation_read(self.config))
+        read = Signal(tile.activation_read(self.config))
         lane = Signal(2)
         m.d.comb += read.eq(self.window_read)
         with m.If(self.residual_read.enable):
@@ -61,7 +55,7 @@ class ActivationMemory(Block):
             m.d.comb += read_port.addr.eq(self.bus.word)
         m.d.comb += [
             self.bus_data.eq(read_port.data),
-            self.read_data.eq(read_port.data.word_select(lane, layouts.BYTE)),
+            self.read_data.eq(read_port.data.word_select(lane, tile.BYTE)),
         ]
 
         # ---- write

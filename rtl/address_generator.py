@@ -5,11 +5,10 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import bits_for
 from rtl import layouts
-from rtl.block import Block
+from rtl.block import Block, In, Out
 
 
 class AddressGenerator(Block):
@@ -45,22 +44,18 @@ class AddressGenerator(Block):
         are. It depends on the settings and the width table only, not on the input.
     """
 
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "settings": In(layouts.layer_settings(config)),
-            "width_write": In(layouts.width_write(config)),
-            "start": In(1),
-            "next_ready": Out(1),
-            "next_empty": Out(1),
-            "next_planes": Out(layouts.segment_events(config)["planes"].shape),
-            "switch": In(1),
-            "from_next": In(1),
-            "ou": Out(layouts.listed_ou(config)),
-            "ou_last": Out(1),
-            "step": In(1),
-            "out_of_range": Out(1),
-        }
+    settings: In(layouts.layer_settings)
+    width_write: In(layouts.width_write)
+    start: In(1)
+    next_ready: Out(1)
+    next_empty: Out(1)
+    next_planes: Out(layouts.plane_count)
+    switch: In(1)
+    from_next: In(1)
+    ou: Out(layouts.listed_ou)
+    ou_last: Out(1)
+    step: In(1)
+    out_of_range: Out(1)
 
     def _place(self) -> data.StructLayout:
         """A place that may lie behind the last pair, by at most what one block needs."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal, unsigned
-from amaranth.lib import stream
+from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
-from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.registers import REGISTER
 from rtl import layouts
 from rtl import tile_layouts as tile
-from rtl.block import Block
+from rtl.block import Block, In, Out, Stream
 
 
 class CellProgrammer(Block):
@@ -35,23 +33,19 @@ class CellProgrammer(Block):
     program, readback_request, readback : the crossbar's port.
     """
 
+    select: In(tile.pair_select)
+    cells: In(Stream(tile.WORD))
+    full: Out(1)
+    check: In(1)
+    pairs: In(REGISTER["CELL_PAIRS"].fields[0].bits)
+    busy: Out(1)
+    checksum: Out(tile.WORD)
+    program: Out(Stream(layouts.cell_write))
+    readback_request: Out(Stream(layouts.ou_address))
+    readback: In(Stream(layouts.cells))
+
     #: Bits of a word that the CRC takes in a clock.
     _STEP = 8
-
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "select": In(tile.pair_select(config)),
-            "cells": In(stream.Signature(unsigned(tile.WORD))),
-            "full": Out(1),
-            "check": In(1),
-            "pairs": In(REGISTER["CELL_PAIRS"].fields[0].bits),
-            "busy": Out(1),
-            "checksum": Out(tile.WORD),
-            "program": Out(stream.Signature(layouts.cell_write(config))),
-            "readback_request": Out(stream.Signature(layouts.ou_address(config))),
-            "readback": In(stream.Signature(unsigned(config.ou_cells))),
-        }
 
     @classmethod
     def check_clocks_per_ou(cls, config: HardwareConfig) -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from amaranth.hdl import Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data
-from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig, bits_for
 from rtl import layouts
-from rtl.block import Block
+from rtl.block import Block, In, Out
 
 
 def needed_bits(config: HardwareConfig) -> int:
@@ -52,22 +51,16 @@ class DecodeShiftAdd(Block):
     overflow : `total` was saturated.
     """
 
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        accumulator = signed(config.accumulator_bits)
-        search = layouts.search(config)
-        return {
-            "m": In(search["m"].shape),
-            "window_low": In(search["window_low"].shape),
-            "positive": In(coded(config)),
-            "negative": In(coded(config)),
-            "started": In(1),
-            "shift": In(unsigned(bits_for(config.input_bits + config.weight_bits - 2))),
-            "enable": In(1),
-            "partial": In(accumulator),
-            "total": Out(accumulator),
-            "overflow": Out(1),
-        }
+    m: In(layouts.code_shift)
+    window_low: In(layouts.code)
+    positive: In(coded)
+    negative: In(coded)
+    started: In(1)
+    shift: In(layouts.bit_position)
+    enable: In(1)
+    partial: In(layouts.accumulator)
+    total: Out(layouts.accumulator)
+    overflow: Out(1)
 
     def _value(self, word):
         """Code -> value in Delta_R1, R bits."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.registers import MAX_ELEMENT_KERNEL, ErrorCode, StepKind
 from rtl import layouts
-from rtl import tile_layouts as tile
-from rtl.block import Block
+from rtl.block import Block, In, Out
 
 
 @dataclass(frozen=True)
@@ -50,17 +48,12 @@ class DescriptorCheck(Block):
     row_step, pad_rows : stride_y·W and pad_top·W modulo the memory's address range; valid from `done` on.
     """
 
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "settings": In(layouts.layer_settings(config)),
-            "start": In(1),
-            "done": Out(1),
-            "error": Out(4),
-            "row_step": Out(tile.activation_address(config)),
-            "pad_rows": Out(tile.activation_address(config)),
-        }
-
+    settings: In(layouts.layer_settings)
+    start: In(1)
+    done: Out(1)
+    error: Out(4)
+    row_step: Out(layouts.activation_address)
+    pad_rows: Out(layouts.activation_address)
     #: Products that are formed.
     _STEPS = 12
 

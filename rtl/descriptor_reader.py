@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Signal, unsigned
 from amaranth.lib import memory
-from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
 from golden_model.registers import DESCRIPTOR_STRIDE, descriptor_layout, descriptor_words
 from rtl import layouts
 from rtl import tile_layouts as tile
-from rtl.block import Block
+from rtl.block import Block, In, Out
 
 
 class DescriptorReader(Block):
@@ -26,15 +25,11 @@ class DescriptorReader(Block):
     program_write : write port of program memory; between runs.
     """
 
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "start": In(1),
-            "done": Out(1),
-            "layer": In(layouts.layer_index(config)),
-            "settings": Out(layouts.layer_settings(config)),
-            "program_write": In(tile.memory_write(tile.program_address(config), unsigned(tile.WORD))),
-        }
+    start: In(1)
+    done: Out(1)
+    layer: In(layouts.layer_index)
+    settings: Out(layouts.layer_settings)
+    program_write: In(tile.program_write)
 
     @staticmethod
     def latency(config: HardwareConfig) -> int:

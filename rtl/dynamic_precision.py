@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal, unsigned
-from amaranth.lib import data, memory, stream
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import data, memory
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import bits_for
 from rtl import layouts
 from rtl import tile_layouts as tile
-from rtl.block import Block
+from rtl.block import Block, In, Out, Stream
 from rtl.group_precision import GroupPrecision
 
 
@@ -33,17 +32,13 @@ class DynamicPrecision(Block):
     segments : the window's segments in ascending order.
     """
 
+    settings: In(layouts.layer_settings)
+    bytes: In(tile.window_byte)
+    segments: Out(Stream(layouts.segment))
+
     #: Clocks from a window's last byte to its first segment: the last group's precision, its store, a
     #: read of the buffers, rounding.
     latency = GroupPrecision.latency + 3
-
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "settings": In(layouts.layer_settings(config)),
-            "bytes": In(tile.window_byte(config)),
-            "segments": Out(stream.Signature(layouts.segment(config))),
-        }
 
     def elaborate(self, platform):
         m = Module()

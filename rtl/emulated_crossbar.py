@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Signal, unsigned
 from amaranth.lib import memory
-from amaranth.lib.wiring import In
 
 from golden_model.config import HardwareConfig, bits_for
 from rtl import layouts
-from rtl.block import Block
+from rtl.block import Block, In
 from rtl.interfaces import CrossbarPort
 
 #: Rows that one look-up counts: as many as a look-up table of an FPGA has inputs.
@@ -33,9 +32,7 @@ class EmulatedCrossbar(Block):
     port : the analog macro's port, seen from the crossbar.
     """
 
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {"port": In(CrossbarPort(config))}
+    port: In(CrossbarPort)
 
     @staticmethod
     def settle_clocks(config: HardwareConfig) -> int:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Signal
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
 from golden_model.registers import COUNTER_BITS
 from rtl import layouts
 from rtl.bit_count import bit_count
-from rtl.block import Block
+from rtl.block import Block, In, Out
 
 
 class EventCounters(Block):
@@ -33,19 +31,15 @@ class EventCounters(Block):
     counters : `layouts.counters`.
     """
 
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "clear": In(1),
-            "block_cols": In(layouts.layer_settings(config)["block_cols"].shape),
-            "segment": In(layouts.segment_events(config)),
-            "activation": In(1),
-            "operations": In(config.lanes),
-            "completed": In(1),
-            "started": In(config.lanes),
-            "range_flags": In(config.lanes),
-            "counters": Out(layouts.counters(config)),
-        }
+    clear: In(1)
+    block_cols: In(layouts.block_count)
+    segment: In(layouts.segment_events)
+    activation: In(1)
+    operations: In(layouts.lanes)
+    completed: In(1)
+    started: In(layouts.lanes)
+    range_flags: In(layouts.lanes)
+    counters: Out(layouts.counters)
 
     def elaborate(self, platform) -> Module:
         m = Module()

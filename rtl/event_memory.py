@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Module, Signal, unsigned
 from amaranth.lib import memory
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import bits_for
 from golden_model.registers import COUNTER_BITS, COUNTER_NAMES, COUNTERS_PER_LAYER
 from rtl import layouts
-from rtl import tile_layouts as tile
-from rtl.block import Block
+from rtl.block import Block, In, Out
 
 
 class EventMemory(Block):
@@ -27,21 +25,17 @@ class EventMemory(Block):
     read_enable, read_address, read_data : the host's port; data follow in the next clock.
     """
 
+    store: In(1)
+    done: Out(1)
+    layer: In(layouts.layer_index)
+    counters: In(layouts.counters)
+    cycles: In(COUNTER_BITS)
+    read_enable: In(1)
+    read_address: In(layouts.event_address)
+    read_data: Out(COUNTER_BITS)
+
     #: Clocks from `store` to `done`.
     latency = len(COUNTER_NAMES)
-
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "store": In(1),
-            "done": Out(1),
-            "layer": In(layouts.layer_index(config)),
-            "counters": In(layouts.counters(config)),
-            "cycles": In(COUNTER_BITS),
-            "read_enable": In(1),
-            "read_address": In(tile.event_address(config)),
-            "read_data": Out(COUNTER_BITS),
-        }
 
     def elaborate(self, platform):
         m = Module()

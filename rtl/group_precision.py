@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal, unsigned
-from amaranth.lib import data
-from amaranth.lib.wiring import In, Out
+from amaranth.hdl import Cat, Module, Signal
 
-from golden_model.config import HardwareConfig
 from rtl import layouts
 from rtl import tile_layouts as tile
-from rtl.block import Block
+from rtl.block import Block, In, Out
 
 
 class GroupPrecision(Block):
@@ -32,18 +29,12 @@ class GroupPrecision(Block):
     precisions : one answer per group, in order, for one clock; no ready. A group of zeros has mask 0.
     """
 
+    settings: In(layouts.layer_settings)
+    bytes: In(tile.window_byte)
+    precisions: Out(tile.group_answer)
+
     #: Clocks from the last byte of a group to its precision.
     latency = 4
-
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "settings": In(layouts.layer_settings(config)),
-            "bytes": In(tile.window_byte(config)),
-            "precisions": Out(
-                data.StructLayout({"valid": unsigned(1), "value": tile.group_precision(config)}),
-            ),
-        }
 
     def elaborate(self, platform):
         m = Module()

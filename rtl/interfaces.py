@@ -6,7 +6,7 @@ signature.
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, unsigned
+from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,7 +18,7 @@ def _conversion_members(config: HardwareConfig) -> dict:
     return {
         "sample": Out(stream.Signature(layouts.sample(config))),
         "thresholds": Out(layouts.thresholds(config)),
-        "comparators": In(unsigned(config.lanes)),
+        "comparators": In(layouts.lanes(config)),
         "layer": Out(layouts.layer_index(config)),
     }
 
@@ -50,7 +50,7 @@ class CrossbarPort(wiring.Signature):
     ----------------------------------------
     program : stream of `layouts.cell_write`, writes the cells of one OU of a pair.
     readback_request : stream of `layouts.ou_address`, asks for the cells of one OU.
-    readback : stream of cell words (bit index = lane * ou_rows + row), one per request, in order.
+    readback : stream of `layouts.cells`, one per request, in order.
     reference_write : emulated reference levels; only digital stand-ins use it, no handshake.
     """
 
@@ -60,7 +60,7 @@ class CrossbarPort(wiring.Signature):
                 **_conversion_members(config),
                 "program": Out(stream.Signature(layouts.cell_write(config))),
                 "readback_request": Out(stream.Signature(layouts.ou_address(config))),
-                "readback": In(stream.Signature(unsigned(config.ou_cells))),
+                "readback": In(stream.Signature(layouts.cells(config))),
                 "reference_write": Out(layouts.reference_write(config)),
             }
         )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, unsigned
 from amaranth.lib import memory
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
+from rtl import layouts
 from rtl import tile_layouts as tile
-from rtl.block import Block
+from rtl.block import Block, In, Out
 
 
 class LogitMemory(Block):
@@ -22,14 +21,10 @@ class LogitMemory(Block):
     read_enable, read_address, read_data : the host's port.
     """
 
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "write": In(tile.logit_write(config)),
-            "read_enable": In(1),
-            "read_address": In(tile.logit_index(config)),
-            "read_data": Out(tile.WORD),
-        }
+    write: In(tile.logit_write)
+    read_enable: In(1)
+    read_address: In(layouts.logit_index)
+    read_data: Out(tile.WORD)
 
     def elaborate(self, platform):
         m = Module()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
 from rtl import layouts
 from rtl.address_generator import AddressGenerator
-from rtl.block import Block
+from rtl.block import Block, In, Out, Stream
 from rtl.decode_shift_add import DecodeShiftAdd
 from rtl.event_counters import EventCounters
 from rtl.interfaces import ConversionPort
@@ -52,29 +50,25 @@ class Macro(Block):
     trace : one strobe per OU activation, in order, in the clock after its last A/D operation.
     """
 
+    settings: In(layouts.layer_settings)
+    layer: In(layouts.layer_index)
+    window_start: In(1)
+    segments: In(Stream(layouts.segment))
+    window_done: Out(1)
+    sums_address: In(layouts.block_column)
+    sums_data: Out(layouts.partial_sums)
+    width_write: In(layouts.width_write)
+    crossbar: Out(ConversionPort)
+    counters: Out(layouts.counters)
+    counters_clear: In(1)
+    overflow: Out(1)
+    configuration_error: Out(1)
+    placement_error: Out(1)
+    trace: Out(layouts.trace)
+
     #: Clocks of a window beside expansion and conversion: reading the first width, then decoding, adding
     #: and writing the last OU's sums. Part of c_window.
     window_overhead = 4
-
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "settings": In(layouts.layer_settings(config)),
-            "layer": In(layouts.layer_index(config)),
-            "window_start": In(1),
-            "segments": In(stream.Signature(layouts.segment(config))),
-            "window_done": Out(1),
-            "sums_address": In(layouts.block_column(config)),
-            "sums_data": Out(layouts.partial_sums(config)),
-            "width_write": In(layouts.width_write(config)),
-            "crossbar": Out(ConversionPort(config)),
-            "counters": Out(layouts.counters(config)),
-            "counters_clear": In(1),
-            "overflow": Out(1),
-            "configuration_error": Out(1),
-            "placement_error": Out(1),
-            "trace": Out(layouts.trace(config)),
-        }
 
     def elaborate(self, platform) -> Module:
         m = Module()

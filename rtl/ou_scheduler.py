@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import stream
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import bits_for
 from rtl import layouts
 from rtl.bit_count import bit_count
-from rtl.block import Block
+from rtl.block import Block, In, Out, Stream
 
 
 class OuScheduler(Block):
@@ -46,32 +44,26 @@ class OuScheduler(Block):
         last segment if that has nothing to activate.
     """
 
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        lanes = config.lanes
-        events = layouts.segment_events(config)
-        return {
-            "settings": In(layouts.layer_settings(config)),
-            "start": In(1),
-            "segments": In(stream.Signature(layouts.segment(config))),
-            "next_ready": In(1),
-            "next_empty": In(1),
-            "next_planes": In(events["planes"].shape),
-            "ou": In(layouts.listed_ou(config)),
-            "ou_last": In(1),
-            "switch": Out(1),
-            "from_next": Out(1),
-            "step": Out(1),
-            "sample": Out(stream.Signature(layouts.sample(config))),
-            "lane_start": Out(lanes),
-            "lane_busy": In(lanes),
-            "lane_last": In(lanes),
-            "activation": Out(1),
-            "completed": Out(1),
-            "completed_ou": Out(layouts.scheduled_ou(config)),
-            "segment_events": Out(events),
-            "done": Out(1),
-        }
+    settings: In(layouts.layer_settings)
+    start: In(1)
+    segments: In(Stream(layouts.segment))
+    next_ready: In(1)
+    next_empty: In(1)
+    next_planes: In(layouts.plane_count)
+    ou: In(layouts.listed_ou)
+    ou_last: In(1)
+    switch: Out(1)
+    from_next: Out(1)
+    step: Out(1)
+    sample: Out(Stream(layouts.sample))
+    lane_start: Out(layouts.lanes)
+    lane_busy: In(layouts.lanes)
+    lane_last: In(layouts.lanes)
+    activation: Out(1)
+    completed: Out(1)
+    completed_ou: Out(layouts.scheduled_ou)
+    segment_events: Out(layouts.segment_events)
+    done: Out(1)
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
 from golden_model.registers import StepKind
 from rtl import layouts
 from rtl import tile_layouts as tile
-from rtl.block import Block
+from rtl.block import Block, In, Out
 
 
 class Reduction(Block):
@@ -28,17 +26,13 @@ class Reduction(Block):
     reduced : one channel, for one clock; no ready. Without meaning in crossbar steps.
     """
 
+    settings: In(layouts.layer_settings)
+    bytes: In(tile.window_byte)
+    residual: In(tile.BYTE)
+    reduced: Out(tile.reduced_channel)
+
     #: Clocks from `channel_last` to `reduced`.
     latency = 1
-
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "settings": In(layouts.layer_settings(config)),
-            "bytes": In(tile.window_byte(config)),
-            "residual": In(tile.BYTE),
-            "reduced": Out(tile.reduced_channel(config)),
-        }
 
     def elaborate(self, platform):
         m = Module()

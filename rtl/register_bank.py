@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
-from amaranth.lib import stream
-from amaranth.lib.wiring import In, Out
+from amaranth.hdl import Module, Mux, Signal
 
 from golden_model.config import HardwareConfig
 from golden_model.registers import (
@@ -20,7 +18,7 @@ from golden_model.registers import (
 )
 from rtl import layouts
 from rtl import tile_layouts as tile
-from rtl.block import Block
+from rtl.block import Block, In, Out, Stream
 
 
 def region_entries(config: HardwareConfig) -> dict[str, int]:
@@ -64,35 +62,31 @@ class RegisterBank(Block):
     logit_*, event_* : read ports of the results, which answer in the next clock.
     """
 
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "requests": In(stream.Signature(tile.bus_request())),
-            "responses": Out(stream.Signature(tile.bus_response())),
-            "control": Out(tile.control()),
-            "status": In(tile.status()),
-            "cycles": In(COUNTER_BITS),
-            "checksum": In(tile.WORD),
-            "layer_count": Out(tile.register_fields("LAYER_COUNT")["layers"].shape),
-            "cell_pairs": Out(tile.register_fields("CELL_PAIRS")["pairs"].shape),
-            "cell_select": Out(tile.pair_select(config)),
-            "cells": Out(stream.Signature(unsigned(tile.WORD))),
-            "cells_full": In(1),
-            "program_write": Out(tile.memory_write(tile.program_address(config), unsigned(tile.WORD))),
-            "width_write": Out(layouts.width_write(config)),
-            "bias_write": Out(tile.memory_write(tile.channel_entry(config), signed(tile.WORD))),
-            "multiplier_write": Out(tile.memory_write(tile.channel_entry(config), unsigned(tile.MULTIPLIER_BITS))),
-            "pad_write": Out(tile.memory_write(tile.pad_entry(config), unsigned(tile.BYTE))),
-            "reference_write": Out(layouts.reference_write(config)),
-            "activations": Out(tile.activation_bus(config)),
-            "activation_data": In(tile.WORD),
-            "logit_enable": Out(1),
-            "logit_address": Out(tile.logit_index(config)),
-            "logit_data": In(tile.WORD),
-            "event_enable": Out(1),
-            "event_address": Out(tile.event_address(config)),
-            "event_data": In(COUNTER_BITS),
-        }
+    requests: In(Stream(tile.bus_request()))
+    responses: Out(Stream(tile.bus_response()))
+    control: Out(tile.control())
+    status: In(tile.status())
+    cycles: In(COUNTER_BITS)
+    checksum: In(tile.WORD)
+    layer_count: Out(tile.register_fields("LAYER_COUNT")["layers"].shape)
+    cell_pairs: Out(tile.register_fields("CELL_PAIRS")["pairs"].shape)
+    cell_select: Out(tile.pair_select)
+    cells: Out(Stream(tile.WORD))
+    cells_full: In(1)
+    program_write: Out(tile.program_write)
+    width_write: Out(layouts.width_write)
+    bias_write: Out(tile.bias_write)
+    multiplier_write: Out(tile.multiplier_write)
+    pad_write: Out(tile.pad_write)
+    reference_write: Out(layouts.reference_write)
+    activations: Out(tile.activation_bus)
+    activation_data: In(tile.WORD)
+    logit_enable: Out(1)
+    logit_address: Out(layouts.logit_index)
+    logit_data: In(tile.WORD)
+    event_enable: Out(1)
+    event_address: Out(layouts.event_address)
+    event_data: In(COUNTER_BITS)
 
     def elaborate(self, platform):
         m = Module()

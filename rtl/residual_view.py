@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal, unsigned
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
 from rtl import layouts
 from rtl import tile_layouts as tile
-from rtl.block import Block
+from rtl.block import Block, In, Out
 
 
 class ResidualView(Block):
@@ -30,22 +28,18 @@ class ResidualView(Block):
     value : the residual asked for in the clock before.
     """
 
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "settings": In(layouts.layer_settings(config)),
-            "layer_start": In(1),
-            "start": In(1),
-            "next": In(1),
-            "read": Out(tile.activation_read(config)),
-            "read_data": In(tile.BYTE),
-            "value": Out(tile.BYTE),
-        }
+    settings: In(layouts.layer_settings)
+    layer_start: In(1)
+    start: In(1)
+    next: In(1)
+    read: Out(tile.activation_read)
+    read_data: In(tile.BYTE)
+    value: Out(tile.BYTE)
 
     def elaborate(self, platform):
         m = Module()
         settings = self.settings
-        address_shape = tile.activation_address(self.config)
+        address_shape = layouts.activation_address(self.config)
 
         # ---- position: address of channel 0 of the residual at the next position and at the start of its row
         position, row, next_row = (Signal(address_shape, name=n) for n in ("position", "row", "next_row"))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, ResetInserter
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
 from rtl import axi_lite, layouts
 from rtl import tile_layouts as tile
 from rtl.activation_memory import ActivationMemory
 from rtl.axi_lite import AxiLite
-from rtl.block import Block
+from rtl.block import Block, Out
 from rtl.cell_programmer import CellProgrammer
 from rtl.descriptor_check import DescriptorCheck
 from rtl.descriptor_reader import DescriptorReader
@@ -41,7 +40,7 @@ def connect_bus(m: Module, outer, inner, prefix: str = "") -> None:
     """Connect a component's flat bus ports to those of a part of it, called `prefix` + name there."""
     for name, member in axi_lite.SIGNALS.items():
         outside, inside = getattr(outer, BUS_PREFIX + name), getattr(inner, prefix + name)
-        m.d.comb += inside.eq(outside) if member.flow == In else outside.eq(inside)
+        m.d.comb += inside.eq(outside) if member.flow == wiring.In else outside.eq(inside)
 
 
 class Tile(Block):
@@ -61,13 +60,11 @@ class Tile(Block):
     trace : one record per OU activation, see `layouts.trace`, with step (`layer`) and window.
     """
 
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            **bus_members(),
-            "crossbar": Out(CrossbarPort(config)),
-            "trace": Out(tile.tile_trace(config)),
-        }
+    crossbar: Out(CrossbarPort)
+    trace: Out(tile.tile_trace)
+
+    def __init__(self, config: HardwareConfig):
+        super().__init__(config, **bus_members())
 
     # ---- constants of the timing formula ------------------------------------------------------
     @staticmethod

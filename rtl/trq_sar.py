@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import enum
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
 from rtl import layouts
-from rtl.block import Block
+from rtl.block import Block, In, Out
 
 
 class Activity(enum.Enum, shape=unsigned(2)):
@@ -44,18 +42,14 @@ class TrqSar(Block):
     code : search result. range_flag : 0 = R1, 1 = R2 (uniform counts as R2).
     """
 
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "search": In(layouts.search(config)),
-            "start": In(1),
-            "threshold": Out(config.adc_bits),
-            "comparator": In(1),
-            "busy": Out(1),
-            "last": Out(1),
-            "code": Out(config.adc_bits),
-            "range_flag": Out(1),
-        }
+    search: In(layouts.search)
+    start: In(1)
+    threshold: Out(layouts.code)
+    comparator: In(1)
+    busy: Out(1)
+    last: Out(1)
+    code: Out(layouts.code)
+    range_flag: Out(1)
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from amaranth.hdl import Const, Module, Mux, Signal, signed, unsigned
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
 from rtl import layouts
-from rtl.block import Block
+from rtl.block import Block, In, Out
 
 
 class TrqSettings(Block):
@@ -30,16 +28,12 @@ class TrqSettings(Block):
     error : `illegal`, or an illegal setting was there at a `check` since the last `clear`.
     """
 
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "registers": In(layouts.adc_registers(config)),
-            "check": In(1),
-            "clear": In(1),
-            "search": Out(layouts.search(config)),
-            "illegal": Out(1),
-            "error": Out(1),
-        }
+    registers: In(layouts.adc_registers)
+    check: In(1)
+    clear: In(1)
+    search: Out(layouts.search)
+    illegal: Out(1)
+    error: Out(1)
 
     def elaborate(self, platform) -> Module:
         m = Module()

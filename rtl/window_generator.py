@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Shape, Signal, signed, unsigned
 from amaranth.lib import memory
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import bits_for
 from rtl import layouts
 from rtl import tile_layouts as tile
-from rtl.block import Block
+from rtl.block import Block, In, Out
 
 
 class WindowGenerator(Block):
@@ -40,24 +39,20 @@ class WindowGenerator(Block):
     pad_write : write port of the pad table; between runs.
     """
 
+    settings: In(layouts.layer_settings)
+    row_step: In(layouts.activation_address)
+    pad_rows: In(layouts.activation_address)
+    layer_start: In(1)
+    start: In(1)
+    read: Out(tile.activation_read)
+    read_data: In(tile.BYTE)
+    bytes: Out(tile.window_byte)
+    residual_request: Out(1)
+    place: Out(tile.window_place)
+    pad_write: In(tile.pad_write)
+
     #: Clocks from `start` to the first byte.
     latency = 2
-
-    @staticmethod
-    def ports(config: HardwareConfig) -> dict:
-        return {
-            "settings": In(layouts.layer_settings(config)),
-            "row_step": In(tile.activation_address(config)),
-            "pad_rows": In(tile.activation_address(config)),
-            "layer_start": In(1),
-            "start": In(1),
-            "read": Out(tile.activation_read(config)),
-            "read_data": In(tile.BYTE),
-            "bytes": Out(tile.window_byte(config)),
-            "residual_request": Out(1),
-            "place": Out(tile.window_place(config)),
-            "pad_write": In(tile.memory_write(tile.pad_entry(config), unsigned(tile.BYTE))),
-        }
 
     def elaborate(self, platform):
         m = Module()
@@ -74,7 +69,7 @@ class WindowGenerator(Block):
     def _origin(self, m: Module) -> tuple[Signal, Signal, Signal]:
         """First row and column of the next window, and address of that row in channel 0, modulo the address range."""
         settings = self.settings
-        coordinate, address_shape = self._coordinate(), tile.activation_address(self.config)
+        coordinate, address_shape = self._coordinate(), layouts.activation_address(self.config)
         pool_y, pool_x = Signal.like(settings.pool, name="pool_y"), Signal.like(settings.pool, name="pool_x")
         out_y, out_x = Signal.like(settings.out_height, name="out_y"), Signal.like(settings.out_width, name="out_x")
         origin_y, origin_x, origin_row = Signal(coordinate), Signal(coordinate), Signal(address_shape)
@@ -121,7 +116,7 @@ class WindowGenerator(Block):
         """The bytes of one window; its channels, and the clocks left for the residual."""
         config, settings = self.config, self.settings
         element = layouts.is_element(settings)
-        coordinate, address_shape = self._coordinate(), tile.activation_address(config)
+        coordinate, address_shape = self._coordinate(), layouts.activation_address(config)
         m.submodules.pads = pads = memory.Memory(shape=unsigned(tile.BYTE), depth=config.pad_entries, init=[])
         pad_port, pad_write_port = pads.read_port(), pads.write_port()
 
@@ -134,7 +129,7 @@ class WindowGenerator(Block):
         x, y, row = Signal(coordinate), Signal(coordinate), Signal(address_shape)
         window_x, window_y = Signal(coordinate), Signal(coordinate)
         map_row, next_map_row = Signal(address_shape), Signal(address_shape)  # the window's first row in its channel
-        pad_address = Signal(tile.pad_entry(config))
+        pad_address = Signal(layouts.pad_entry(config))
         in_map, inside, kernel_x_last, kernel_last, channel_end, last = (
             Signal(name=n) for n in ("in_map", "inside", "kernel_x_last", "kernel_last", "channel_end", "last")
         )

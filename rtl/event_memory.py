@@ -9,6 +9,7 @@ from golden_model.config import bits_for
 from golden_model.registers import COUNTER_BITS, COUNTER_NAMES, COUNTERS_PER_LAYER
 from rtl import layouts
 from rtl.block import Block, In, Out
+from rtl.interfaces import event_read
 
 
 class EventMemory(Block):
@@ -22,7 +23,7 @@ class EventMemory(Block):
     store : strobe; `layer` and `counters` must hold until `done`. done : strobe.
     counters : all counters but `cycles`. cycles : the layer's clocks including the one of `done`, as it
         reads in that clock.
-    read_enable, read_address, read_data : the host's port; data follow in the next clock.
+    read : the host's port.
     """
 
     store: In(1)
@@ -30,9 +31,7 @@ class EventMemory(Block):
     layer: In(layouts.layer_index)
     counters: In(layouts.counters)
     cycles: In(COUNTER_BITS)
-    read_enable: In(1)
-    read_address: In(layouts.event_address)
-    read_data: Out(COUNTER_BITS)
+    read: In(event_read)
 
     #: Clocks from `store` to `done`.
     latency = len(COUNTER_NAMES)
@@ -53,9 +52,9 @@ class EventMemory(Block):
             write.addr.eq(Cat(padded, self.layer)),
             write.data.eq(values[index]),
             self.done.eq(active & (index == len(COUNTER_NAMES) - 1)),
-            read.en.eq(self.read_enable),
-            read.addr.eq(self.read_address),
-            self.read_data.eq(read.data),
+            read.en.eq(self.read.enable),
+            read.addr.eq(self.read.address),
+            self.read.data.eq(read.data),
         ]
         with m.If(self.store):
             m.d.sync += [active.eq(1), index.eq(0)]

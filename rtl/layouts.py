@@ -84,6 +84,16 @@ def activation_address(config: HardwareConfig) -> Shape:
     return _index(config.activation_bytes)
 
 
+def activation_word(config: HardwareConfig) -> Shape:
+    """Word of four bytes of the activation memory."""
+    return _index(activation_words(config))
+
+
+def activation_words(config: HardwareConfig) -> int:
+    """32-bit words of the activation memory."""
+    return -(-config.activation_bytes // 4)
+
+
 def program_address(config: HardwareConfig) -> Shape:
     """Word of program memory: step * DESCRIPTOR_STRIDE + word."""
     return _index(config.max_layers * DESCRIPTOR_STRIDE)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from amaranth.hdl import Module, unsigned
 from amaranth.lib import memory
 
-from rtl import layouts
 from rtl import tile_layouts as tile
-from rtl.block import Block, In, Out
+from rtl.block import Block, In
+from rtl.interfaces import logit_read
 
 
 class LogitMemory(Block):
@@ -18,13 +18,11 @@ class LogitMemory(Block):
     Members
     -------
     write : one result to store.
-    read_enable, read_address, read_data : the host's port.
+    read : the host's port.
     """
 
     write: In(tile.logit_write)
-    read_enable: In(1)
-    read_address: In(layouts.logit_index)
-    read_data: Out(tile.WORD)
+    read: In(logit_read)
 
     def elaborate(self, platform):
         m = Module()
@@ -34,8 +32,8 @@ class LogitMemory(Block):
             write.en.eq(self.write.enable),
             write.addr.eq(self.write.address),
             write.data.eq(self.write.data),
-            read.en.eq(self.read_enable),
-            read.addr.eq(self.read_address),
-            self.read_data.eq(read.data),
+            read.en.eq(self.read.enable),
+            read.addr.eq(self.read.address),
+            self.read.data.eq(read.data),
         ]
         return m

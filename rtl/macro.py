@@ -95,23 +95,14 @@ class Macro(Block):
             addresses.settings.eq(settings),
             addresses.width_write.eq(self.width_write),
             addresses.start.eq(start),
-            addresses.switch.eq(scheduler.switch),
-            addresses.from_next.eq(scheduler.from_next),
-            addresses.step.eq(scheduler.step),
             self.placement_error.eq(addresses.out_of_range),
             scheduler.settings.eq(settings),
             scheduler.start.eq(start),
-            scheduler.next_ready.eq(addresses.next_ready),
-            scheduler.next_empty.eq(addresses.next_empty),
-            scheduler.next_planes.eq(addresses.next_planes),
-            scheduler.ou.eq(addresses.ou),
-            scheduler.ou_last.eq(addresses.ou_last),
             # crossbar
-            self.crossbar.sample.valid.eq(scheduler.sample.valid),
-            self.crossbar.sample.payload.eq(scheduler.sample.payload),
-            scheduler.sample.ready.eq(self.crossbar.sample.ready),
             self.crossbar.layer.eq(self.layer),
         ]
+        wiring.connect(m, addresses.lists, scheduler.lists)
+        wiring.connect(m, scheduler.sample, wiring.flipped(self.crossbar.sample))
         wiring.connect(m, scheduler.segments, wiring.flipped(self.segments))
 
         codes, range_flags = self._lanes(m, trq, scheduler)

@@ -8,6 +8,7 @@ from golden_model.config import bits_for
 from rtl import layouts
 from rtl.bit_count import bit_count
 from rtl.block import Block, In, Out, Stream
+from rtl.interfaces import OuLists
 
 
 class OuScheduler(Block):
@@ -33,7 +34,7 @@ class OuScheduler(Block):
     settings : layer descriptor, stable while a window runs.
     start : strobe, begins a window together with the address generator's.
     segments : input of the segments, ascending.
-    next_ready, next_empty, next_planes, ou, ou_last, switch, from_next, step : the address generator.
+    lists : the address generator's.
     sample : to the crossbar.
     lane_start : strobe per lane with the transfer of a sample; lane_busy, lane_last : from the lanes.
     activation : strobe, a sample was transferred.
@@ -47,14 +48,7 @@ class OuScheduler(Block):
     settings: In(layouts.layer_settings)
     start: In(1)
     segments: In(Stream(layouts.segment))
-    next_ready: In(1)
-    next_empty: In(1)
-    next_planes: In(layouts.plane_count)
-    ou: In(layouts.listed_ou)
-    ou_last: In(1)
-    switch: Out(1)
-    from_next: Out(1)
-    step: Out(1)
+    lists: In(OuLists)
     sample: Out(Stream(layouts.sample))
     lane_start: Out(layouts.lanes)
     lane_busy: In(layouts.lanes)
@@ -67,7 +61,7 @@ class OuScheduler(Block):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        config = self.config
+        config, lists = self.config, self.lists
         slot_over = self._slot(m)
 
         # What is left of the current segment: positions still to stream, the present one included.
@@ -83,24 +77,24 @@ class OuScheduler(Block):
         m.d.comb += [
             non_zero.eq(Cat(beat.slices[i].any() for i in range(config.input_bits))),
             next_left.eq(Mux(self.settings.skip_zero_slices, beat.mask & non_zero, beat.mask)),
-            next_has_ou.eq(~self.next_empty & next_left.any()),
+            next_has_ou.eq(~lists.next_empty & next_left.any()),
         ]
 
         # The OU on offer, and what is left behind it.
         shown_left, behind = Signal(config.input_bits), Signal(config.input_bits)
         input_bit = Signal(layouts.scheduled_ou(config)["input_bit"].shape)
         m.d.comb += [
-            self.from_next.eq(~pending),
+            lists.from_next.eq(~pending),
             shown_left.eq(Mux(pending, left, next_left)),
-            behind.eq(Mux(self.ou_last, shown_left & (shown_left - 1), shown_left)),
-            self.segments.ready.eq(slot_over & ~pending & self.next_ready),
-            self.switch.eq(self.segments.ready & self.segments.valid),
-            self.sample.valid.eq((slot_over & pending) | (self.switch & next_has_ou)),
+            behind.eq(Mux(lists.ou_last, shown_left & (shown_left - 1), shown_left)),
+            self.segments.ready.eq(slot_over & ~pending & lists.next_ready),
+            lists.switch.eq(self.segments.ready & self.segments.valid),
+            self.sample.valid.eq((slot_over & pending) | (lists.switch & next_has_ou)),
             self.activation.eq(self.sample.valid & self.sample.ready),
-            self.step.eq(self.activation),
-            self.sample.payload.pair.eq(self.ou.pair),
-            self.sample.payload.ou_row.eq(self.ou.ou_row),
-            self.sample.payload.ou_col.eq(self.ou.ou_col),
+            lists.step.eq(self.activation),
+            self.sample.payload.pair.eq(lists.ou.pair),
+            self.sample.payload.ou_row.eq(lists.ou.ou_row),
+            self.sample.payload.ou_col.eq(lists.ou.ou_col),
         ]
         for i in reversed(range(config.input_bits)):  # the lowest position wins
             with m.If(shown_left[i]):
@@ -109,7 +103,7 @@ class OuScheduler(Block):
                     self.sample.payload.slice.eq(Mux(pending, slices[i], beat.slices[i])),
                 ]
 
-        with m.If(self.switch):
+        with m.If(lists.switch):
             m.d.sync += [slices.eq(beat.slices), pending.eq(next_has_ou), left.eq(next_left)]
         with m.If(self.activation):
             m.d.sync += [pending.eq(behind.any()), left.eq(behind)]
@@ -146,7 +140,7 @@ class OuScheduler(Block):
         config = self.config
         segment = Signal(layouts.scheduled_ou(config)["segment"].shape)  # of the next switch
         columns = Signal(config.ou_cols)
-        with m.If(self.ou.block_col + 1 == self.settings.block_cols):
+        with m.If(self.lists.ou.block_col + 1 == self.settings.block_cols):
             m.d.comb += columns.eq(Cat(self.settings.last_cols > j for j in range(config.ou_cols)))
         with m.Else():
             m.d.comb += columns.eq(~0)
@@ -158,9 +152,9 @@ class OuScheduler(Block):
             m.d.sync += [
                 converting.input_bit.eq(input_bit),
                 converting.started.eq(started),
-                *(converting[name].eq(self.ou[name]) for name in layouts.listed_ou(config).members),
+                *(converting[name].eq(self.lists.ou[name]) for name in layouts.listed_ou(config).members),
             ]
-        with m.If(self.switch):
+        with m.If(self.lists.switch):
             # No OU is converting behind this clock but the first one of this segment.
             m.d.sync += [converting.segment.eq(segment), segment.eq(segment + 1)]
         with m.If(self.start):
@@ -172,9 +166,9 @@ class OuScheduler(Block):
         """Count segments and find the end of the window."""
         running = Signal()
         to_switch = Signal(bits_for(self.config.max_segments))
-        last_switch = self.switch & (to_switch == 1)
+        last_switch = self.lists.switch & (to_switch == 1)
         m.d.comb += self.done.eq((running & (to_switch == 0) & slot_over & ~pending) | (last_switch & ~next_has_ou))
-        with m.If(self.switch):
+        with m.If(self.lists.switch):
             m.d.sync += to_switch.eq(to_switch - 1)
         with m.If(self.done):
             m.d.sync += running.eq(0)
@@ -185,8 +179,8 @@ class OuScheduler(Block):
         events = self.segment_events
         zeros = Mux(self.settings.skip_zero_slices, mask & ~non_zero, 0)
         m.d.comb += [
-            events.valid.eq(self.switch),
-            events.planes.eq(self.next_planes),
+            events.valid.eq(self.lists.switch),
+            events.planes.eq(self.lists.next_planes),
             events.streamed.eq(bit_count(mask)),
             events.zero_slices.eq(bit_count(zeros)),
         ]

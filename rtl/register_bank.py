@@ -19,6 +19,7 @@ from golden_model.registers import (
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out, Stream
+from rtl.interfaces import ActivationBus, event_read, logit_read
 
 
 def region_entries(config: HardwareConfig) -> dict[str, int]:
@@ -30,7 +31,7 @@ def region_entries(config: HardwareConfig) -> dict[str, int]:
         "MULTIPLIERS": config.channel_entries,
         "PADS": config.pad_entries,
         "REFERENCE": reference_entry(config, config.max_layers),
-        "ACTIVATIONS": tile.activation_words(config),
+        "ACTIVATIONS": layouts.activation_words(config),
         "LOGITS": config.max_n,
         "EVENTS": config.max_layers * COUNTERS_PER_LAYER * 2,
     }
@@ -58,8 +59,8 @@ class RegisterBank(Block):
     layer_count, cell_pairs : values of LAYER_COUNT and CELL_PAIRS; reset to 0.
     cell_select, cells, cells_full : cell programming; `cells` is offered only when it is taken at once.
     program_write ... reference_write : write ports of the tables.
-    activations, activation_data : the activation memory, which answers in the next clock.
-    logit_*, event_* : read ports of the results, which answer in the next clock.
+    activations : the activation memory.
+    logits, events : read ports of the results.
     """
 
     requests: In(Stream(tile.bus_request()))
@@ -79,14 +80,9 @@ class RegisterBank(Block):
     multiplier_write: Out(tile.multiplier_write)
     pad_write: Out(tile.pad_write)
     reference_write: Out(layouts.reference_write)
-    activations: Out(tile.activation_bus)
-    activation_data: In(tile.WORD)
-    logit_enable: Out(1)
-    logit_address: Out(layouts.logit_index)
-    logit_data: In(tile.WORD)
-    event_enable: Out(1)
-    event_address: Out(layouts.event_address)
-    event_data: In(COUNTER_BITS)
+    activations: Out(ActivationBus)
+    logits: Out(logit_read)
+    events: Out(event_read)
 
     def elaborate(self, platform):
         m = Module()
@@ -125,8 +121,8 @@ class RegisterBank(Block):
             self.cell_select.pair.eq(request.data),
             self.activations.data.eq(request.data),
             self.activations.word.eq(entry),
-            self.logit_address.eq(entry),
-            self.event_address.eq(entry >> 1),
+            self.logits.address.eq(entry),
+            self.events.address.eq(entry >> 1),
             self.reference_write.layer.eq(entry >> count_bits),
             self.reference_write.count.eq(entry),
             self.reference_write.level.eq(request.data),
@@ -147,10 +143,10 @@ class RegisterBank(Block):
                     m.d.comb += self.activations.write.eq(Mux(request.write, request.strobe, 0))
             with m.Case(REGION["LOGITS"].index):
                 m.d.comb += [refused.eq(request.write | (entry >= entries["LOGITS"])), reads_memory.eq(1)]
-                m.d.comb += self.logit_enable.eq(execute)
+                m.d.comb += self.logits.enable.eq(execute)
             with m.Case(REGION["EVENTS"].index):
                 m.d.comb += refused.eq(request.write | (entry >= entries["EVENTS"]) | ~event_exists)
-                m.d.comb += [self.event_enable.eq(execute), reads_memory.eq(1)]
+                m.d.comb += [self.events.enable.eq(execute), reads_memory.eq(1)]
 
         with m.FSM():
             with m.State("IDLE"):
@@ -169,12 +165,12 @@ class RegisterBank(Block):
                 with m.Else():
                     m.next = "RESPOND"
             with m.State("READ"):
-                event = Mux(entry[0], self.event_data[tile.WORD :], self.event_data[: tile.WORD])
+                event = Mux(entry[0], self.events.data[tile.WORD :], self.events.data[: tile.WORD])
                 with m.Switch(region):
                     with m.Case(REGION["ACTIVATIONS"].index):
-                        m.d.sync += response.data.eq(self.activation_data)
+                        m.d.sync += response.data.eq(self.activations.answer)
                     with m.Case(REGION["LOGITS"].index):
-                        m.d.sync += response.data.eq(self.logit_data)
+                        m.d.sync += response.data.eq(self.logits.data)
                     with m.Case(REGION["EVENTS"].index):
                         m.d.sync += response.data.eq(event)
                 m.next = "RESPOND"

@@ -7,6 +7,7 @@ from amaranth.hdl import Module, Mux, Signal, unsigned
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out
+from rtl.interfaces import activation_read
 
 
 class ResidualView(Block):
@@ -24,7 +25,7 @@ class ResidualView(Block):
     layer_start : strobe, the next position is the first one of the step.
     start : strobe, the next output position begins, with channel 0.
     next : strobe, the present channel's residual is wanted; goes on to the next channel.
-    read, read_data : the activation memory, which answers in the next clock.
+    read : the activation memory.
     value : the residual asked for in the clock before.
     """
 
@@ -32,8 +33,7 @@ class ResidualView(Block):
     layer_start: In(1)
     start: In(1)
     next: In(1)
-    read: Out(tile.activation_read)
-    read_data: In(tile.BYTE)
+    read: Out(activation_read)
     value: Out(tile.BYTE)
 
     def elaborate(self, platform):
@@ -73,5 +73,5 @@ class ResidualView(Block):
         from_memory = Signal()
         m.d.sync += from_memory.eq(inside)
         outside = Mux(settings.residual, settings.residual_value, 0)
-        m.d.comb += self.value.eq(Mux(from_memory, self.read_data, outside))
+        m.d.comb += self.value.eq(Mux(from_memory, self.read.data, outside))
         return m

@@ -151,13 +151,7 @@ class Tile(Block):
             sequencer.check_error.eq(check.error),
             sequencer.adc_error.eq(macro.configuration_error),
             # activations
-            activations.window_read.eq(windows.read),
-            windows.read_data.eq(activations.read_data),
-            activations.residual_read.eq(residual.read),
-            residual.read_data.eq(activations.read_data),
             activations.store.eq(post.store),
-            activations.bus.eq(registers.activations),
-            registers.activation_data.eq(activations.bus_data),
             # windows
             windows.row_step.eq(check.row_step),
             windows.pad_rows.eq(check.pad_rows),
@@ -192,22 +186,21 @@ class Tile(Block):
             post.sums_data.eq(macro.sums_data),
             sequencer.post_done.eq(post.done),
             logits.write.eq(post.logits),
-            logits.read_enable.eq(registers.logit_enable),
-            logits.read_address.eq(registers.logit_address),
-            registers.logit_data.eq(logits.read_data),
             events.store.eq(sequencer.store_events),
             events.layer.eq(sequencer.layer),
             events.counters.eq(macro.counters),
             events.cycles.eq(sequencer.layer_cycles),
             sequencer.events_stored.eq(events.done),
-            events.read_enable.eq(registers.event_enable),
-            events.read_address.eq(registers.event_address),
-            registers.event_data.eq(events.read_data),
             # trace
             *(self.trace[name].eq(macro.trace[name]) for name in layouts.trace(config).members),
             self.trace.layer.eq(sequencer.layer),
             self.trace.window.eq(sequencer.window),
         ]
+        wiring.connect(m, windows.read, activations.window_read)
+        wiring.connect(m, residual.read, activations.residual_read)
+        wiring.connect(m, registers.activations, activations.bus)
+        wiring.connect(m, registers.logits, logits.read)
+        wiring.connect(m, registers.events, events.read)
         wiring.connect(m, precision.segments, macro.segments)
         forward_conversion(m, macro.crossbar, self.crossbar)
         return m

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Shape, signed, unsigned
 from amaranth.lib import data
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import HardwareConfig
 from golden_model.registers import ADDRESS_BITS, REGISTER
 from rtl import layouts
 
@@ -21,11 +21,6 @@ MULTIPLIER_BITS = 16
 def memory_write(address: Shape, data_shape: Shape) -> data.StructLayout:
     """Write port of a table: with `enable`, entry `address` becomes `data`; no handshake."""
     return data.StructLayout({"enable": unsigned(1), "address": address, "data": data_shape})
-
-
-def activation_read(config: HardwareConfig) -> data.StructLayout:
-    """Read request of one activation; the byte is on the answer port in the next clock."""
-    return data.StructLayout({"enable": unsigned(1), "address": layouts.activation_address(config)})
 
 
 def activation_write(config: HardwareConfig) -> data.StructLayout:
@@ -134,23 +129,6 @@ def bus_request() -> data.StructLayout:
 def bus_response() -> data.StructLayout:
     """Answer to one access; `error` = SLVERR, and nothing was done."""
     return data.StructLayout({"data": unsigned(WORD), "error": unsigned(1)})
-
-
-def activation_words(config: HardwareConfig) -> int:
-    """32-bit words of the activation memory."""
-    return -(-config.activation_bytes // 4)
-
-
-def activation_bus(config: HardwareConfig) -> data.StructLayout:
-    """The host's access to the activation memory, one word of four activations; only while idle."""
-    return data.StructLayout(
-        {
-            "read": unsigned(1),
-            "write": unsigned(4),  # byte strobes
-            "word": unsigned(bits_for(activation_words(config) - 1)),
-            "data": unsigned(WORD),
-        }
-    )
 
 
 def control() -> data.StructLayout:

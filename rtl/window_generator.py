@@ -9,6 +9,7 @@ from golden_model.config import bits_for
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out
+from rtl.interfaces import activation_read
 
 
 class WindowGenerator(Block):
@@ -32,7 +33,7 @@ class WindowGenerator(Block):
     row_step, pad_rows : stride_y * W and pad_top * W, modulo the memory's address range.
     layer_start : strobe, the next window is the first one of the step.
     start : strobe, generate the next window.
-    read, read_data : the activation memory, which answers in the next clock.
+    read : the activation memory.
     bytes : the window's activations; there is no ready, the consumer must take a byte a clock.
     residual_request : strobe, the residual of the present channel is to be read in this clock.
     place : where the window lies; of the window started last.
@@ -44,8 +45,7 @@ class WindowGenerator(Block):
     pad_rows: In(layouts.activation_address)
     layer_start: In(1)
     start: In(1)
-    read: Out(tile.activation_read)
-    read_data: In(tile.BYTE)
+    read: Out(activation_read)
     bytes: Out(tile.window_byte)
     residual_request: Out(1)
     place: Out(tile.window_place)
@@ -194,6 +194,6 @@ class WindowGenerator(Block):
             from_map.eq(inside),
         ]
         with m.If(from_map):
-            m.d.comb += self.bytes.value.eq(self.read_data)
+            m.d.comb += self.bytes.value.eq(self.read.data)
         with m.Else():
             m.d.comb += self.bytes.value.eq(Mux(settings.pad_enable, pad_port.data, settings.pad_value))

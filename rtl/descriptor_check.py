@@ -163,7 +163,7 @@ class DescriptorCheck(Block):
             *(field.any() & (field <= config.input_bits) for field in (s.stream_bits, s.out_bits)),
             ~s.last | ~s.residual & no_pool,
             ~s.residual | s.residual_channels.any() & no_pool,
-            ~s.pad_enable | (s.pad_base + border <= config.pad_entries),
+            Mux(s.pad_enable, s.pad_base + border <= config.pad_entries, s.pad_value < 1 << config.input_bits),
             crossbar | no_pool,
         ]
         matrix = [

@@ -9,7 +9,7 @@ from amaranth.lib.memory import Memory
 from golden_model.config import bits_for
 from rtl import layouts
 from rtl.block import Block, In, Out
-from rtl.interfaces import OuLists
+from rtl.interfaces import OuLists, connect_write
 
 
 class AddressGenerator(Block):
@@ -76,12 +76,7 @@ class AddressGenerator(Block):
         """The width table, read one entry ahead; returns the entry to expand."""
         config = self.config
         m.submodules.widths = widths = Memory(shape=layouts.WIDTH_BITS, depth=config.width_entries, init=[])
-        write = widths.write_port()
-        m.d.comb += [
-            write.en.eq(self.width_write.enable),
-            write.addr.eq(self.width_write.address),
-            write.data.eq(self.width_write.data),
-        ]
+        connect_write(m, widths, self.width_write)
         read = widths.read_port()
         entry = Signal(layouts.width_address(config))
         self._expand = Signal()  # an entry is used up in this clock

@@ -10,6 +10,7 @@ from golden_model.registers import DESCRIPTOR_STRIDE, descriptor_layout, descrip
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out
+from rtl.interfaces import connect_write
 
 
 class DescriptorReader(Block):
@@ -42,13 +43,11 @@ class DescriptorReader(Block):
         m.submodules.program = program = memory.Memory(
             shape=unsigned(tile.WORD), depth=self.config.max_layers * DESCRIPTOR_STRIDE, init=[]
         )
-        write, read = program.write_port(), program.read_port()
+        connect_write(m, program, self.program_write)
+        read = program.read_port()
         word, arrived_word = Signal(range(DESCRIPTOR_STRIDE)), Signal(range(DESCRIPTOR_STRIDE))
         reading, arrived = Signal(), Signal()
         m.d.comb += [
-            write.en.eq(self.program_write.enable),
-            write.addr.eq(self.program_write.address),
-            write.data.eq(self.program_write.data),
             read.en.eq(reading),
             read.addr.eq(Cat(word, self.layer)),
         ]

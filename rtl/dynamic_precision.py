@@ -45,7 +45,7 @@ class DynamicPrecision(Block):
         config = self.config
         bits, ou_rows = config.input_bits, config.ou_rows
         slices_shape = data.ArrayLayout(unsigned(ou_rows), bits)
-        segment_index = unsigned(bits_for(config.max_segments - 1))
+        segment_index = layouts.segment_index(config)
 
         m.submodules.precision = precision = GroupPrecision(config)
         m.submodules.window = window = memory.Memory(shape=slices_shape, depth=config.max_segments, init=[])

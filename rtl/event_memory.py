@@ -9,7 +9,7 @@ from golden_model.config import bits_for
 from golden_model.registers import COUNTER_BITS, COUNTER_NAMES, COUNTERS_PER_LAYER
 from rtl import layouts
 from rtl.block import Block, In, Out
-from rtl.interfaces import event_read
+from rtl.interfaces import connect_read, event_read
 
 
 class EventMemory(Block):
@@ -41,7 +41,8 @@ class EventMemory(Block):
         m.submodules.stored = events = memory.Memory(
             shape=unsigned(COUNTER_BITS), depth=self.config.max_layers * COUNTERS_PER_LAYER, init=[]
         )
-        write, read = events.write_port(), events.read_port()
+        connect_read(m, events, self.read)
+        write = events.write_port()
         index, active = Signal(range(len(COUNTER_NAMES))), Signal()
         values = Array(self.cycles if name == "cycles" else self.counters[name] for name in COUNTER_NAMES)
         low_bits = bits_for(COUNTERS_PER_LAYER - 1)
@@ -52,9 +53,6 @@ class EventMemory(Block):
             write.addr.eq(Cat(padded, self.layer)),
             write.data.eq(values[index]),
             self.done.eq(active & (index == len(COUNTER_NAMES) - 1)),
-            read.en.eq(self.read.enable),
-            read.addr.eq(self.read.address),
-            self.read.data.eq(read.data),
         ]
         with m.If(self.store):
             m.d.sync += [active.eq(1), index.eq(0)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Module
-from amaranth.lib import stream, wiring
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
@@ -140,6 +140,18 @@ class ActivationBus(wiring.Signature):
                 "answer": In(tile.WORD),
             }
         )
+
+
+def connect_write(m: Module, table: memory.Memory, write: Any) -> None:
+    """Give `table` a write port, driven by a record of `layouts.table_write`."""
+    port = table.write_port()
+    m.d.comb += [port.en.eq(write.enable), port.addr.eq(write.address), port.data.eq(write.data)]
+
+
+def connect_read(m: Module, table: memory.Memory, read: Any) -> None:
+    """Give `table` a read port, driven by a `ReadPort` and answering on it."""
+    port = table.read_port()
+    m.d.comb += [port.en.eq(read.enable), port.addr.eq(read.address), read.data.eq(port.data)]
 
 
 def forward_conversion(m: Module, inner, outer) -> None:

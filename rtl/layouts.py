@@ -1,10 +1,13 @@
 """Every record that blocks of the RTL exchange, as data layouts sized by one `HardwareConfig`.
 
 Layouts are functions of the configuration, never stored; field names are part of the contract between
-blocks. Widths of indices come from `bits_for(largest)`.
+blocks.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from amaranth.hdl import Shape, Value, signed, unsigned
 from amaranth.lib import data
@@ -19,6 +22,8 @@ from golden_model.registers import (
     descriptor_fields,
 )
 
+#: A shape or a layout for every configuration.
+Sized = Callable[[HardwareConfig], Any]
 #: Bits of one width table entry: bit planes of a block, 0..8 (system.md §5).
 WIDTH_BITS = 4
 
@@ -33,60 +38,10 @@ def is_element(settings: data.View) -> Value:
     return settings.step != StepKind.CROSSBAR
 
 
-# ---- numbers ------------------------------------------------------------------------------------
-def _index(count: int) -> Shape:
-    """An index of one of `count` things."""
-    return unsigned(bits_for(count - 1))
-
-
-def layer_index(config: HardwareConfig) -> Shape:
-    """Index of a step, 0..max_layers - 1."""
-    return _index(config.max_layers)
-
-
-def window_index(config: HardwareConfig) -> Shape:
-    """Index of a window inside its step, for traces."""
-    return unsigned(32)
-
-
-def pair_index(config: HardwareConfig) -> Shape:
-    """Index of a crossbar pair, 0..crossbar_pairs - 1."""
-    return _index(config.crossbar_pairs)
-
-
-def block_column(config: HardwareConfig) -> Shape:
-    """Index of a block column, 0..max_block_cols - 1; also the address of a word of partial sums."""
-    return _index(config.max_block_cols)
-
-
-def width_address(config: HardwareConfig) -> Shape:
-    """Entry of the width table, 0..width_entries - 1."""
-    return _index(config.width_entries)
-
-
-def channel_entry(config: HardwareConfig) -> Shape:
-    """Entry of the bias and multiplier tables."""
-    return _index(config.channel_entries)
-
-
-def pad_entry(config: HardwareConfig) -> Shape:
-    """Entry of the pad table."""
-    return _index(config.pad_entries)
-
-
-def logit_index(config: HardwareConfig) -> Shape:
-    """Index of a logit, or of an output channel of a crossbar step, 0..max_n - 1."""
-    return _index(config.max_n)
-
-
-def activation_address(config: HardwareConfig) -> Shape:
-    """Byte of the activation memory, 0..activation_bytes - 1."""
-    return _index(config.activation_bytes)
-
-
-def activation_word(config: HardwareConfig) -> Shape:
-    """Word of four bytes of the activation memory."""
-    return _index(activation_words(config))
+# ---- indices and addresses ----------------------------------------------------------------------
+def _index_of(count: Callable[[HardwareConfig], int]) -> Sized:
+    """Index of one of `count(config)` things."""
+    return lambda config: unsigned(bits_for(count(config) - 1))
 
 
 def activation_words(config: HardwareConfig) -> int:
@@ -94,16 +49,39 @@ def activation_words(config: HardwareConfig) -> int:
     return -(-config.activation_bytes // 4)
 
 
-def program_address(config: HardwareConfig) -> Shape:
-    """Word of program memory: step * DESCRIPTOR_STRIDE + word."""
-    return _index(config.max_layers * DESCRIPTOR_STRIDE)
+#: A step.
+layer_index = _index_of(lambda config: config.max_layers)
+#: A window inside its step, for traces.
+window_index = _index_of(lambda config: 1 << 32)
+#: A segment of a window.
+segment_index = _index_of(lambda config: config.max_segments)
+#: A bit of an activation.
+input_bit = _index_of(lambda config: config.input_bits)
+#: A block column; also the address of a word of partial sums.
+block_column = _index_of(lambda config: config.max_block_cols)
+#: A bit plane of a block.
+plane = _index_of(lambda config: config.weight_bits)
+#: A crossbar pair.
+pair_index = _index_of(lambda config: config.crossbar_pairs)
+#: A logit, or an output channel of a crossbar step.
+logit_index = _index_of(lambda config: config.max_n)
+#: An entry of the width table.
+width_address = _index_of(lambda config: config.width_entries)
+#: An entry of the bias and multiplier tables.
+channel_entry = _index_of(lambda config: config.channel_entries)
+#: An entry of the pad table.
+pad_entry = _index_of(lambda config: config.pad_entries)
+#: A byte of the activation memory.
+activation_address = _index_of(lambda config: config.activation_bytes)
+#: A word of four bytes of the activation memory.
+activation_word = _index_of(activation_words)
+#: A word of program memory: step * DESCRIPTOR_STRIDE + word.
+program_address = _index_of(lambda config: config.max_layers * DESCRIPTOR_STRIDE)
+#: A counter of the event memory: step * COUNTERS_PER_LAYER + counter.
+event_address = _index_of(lambda config: config.max_layers * COUNTERS_PER_LAYER)
 
 
-def event_address(config: HardwareConfig) -> Shape:
-    """Counter of the event memory: step * COUNTERS_PER_LAYER + counter."""
-    return _index(config.max_layers * COUNTERS_PER_LAYER)
-
-
+# ---- numbers ------------------------------------------------------------------------------------
 def block_count(config: HardwareConfig) -> Shape:
     """Number W of block columns of a step, as in its descriptor."""
     return layer_settings(config)["block_cols"].shape
@@ -150,8 +128,8 @@ def ou_address(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             "pair": pair_index(config),
-            "ou_row": _index(config.grid_rows),
-            "ou_col": _index(config.grid_cols),
+            "ou_row": unsigned(bits_for(config.grid_rows - 1)),
+            "ou_col": unsigned(bits_for(config.grid_cols - 1)),
         }
     )
 
@@ -207,10 +185,10 @@ def scheduled_ou(config: HardwareConfig) -> data.StructLayout:
     """Everything that identifies one OU activation of a window, in system.md §5's order of activations."""
     return data.StructLayout(
         {
-            "segment": _index(config.max_segments),
-            "input_bit": _index(config.input_bits),
+            "segment": segment_index(config),
+            "input_bit": input_bit(config),
             "block_col": block_column(config),
-            "plane": _index(config.weight_bits),
+            "plane": plane(config),
             **ou_address(config).members,
             "started": lanes(config),
         }
@@ -234,9 +212,15 @@ def trace(config: HardwareConfig) -> data.StructLayout:
     )
 
 
-def width_write(config: HardwareConfig) -> data.StructLayout:
-    """Write port of the width table: with `enable`, entry `address` becomes `data` (bit planes, 0..8)."""
-    return data.StructLayout({"enable": unsigned(1), "address": width_address(config), "data": unsigned(WIDTH_BITS)})
+def table_write(
+    address: Callable[[HardwareConfig], Shape], entry: Shape
+) -> Callable[[HardwareConfig], data.StructLayout]:
+    """Write port of a table: with `enable`, entry `address` becomes `data`; no handshake."""
+    return lambda config: data.StructLayout({"enable": unsigned(1), "address": address(config), "data": entry})
+
+
+#: Write port of the width table.
+width_write = table_write(width_address, unsigned(WIDTH_BITS))
 
 
 def partial_sums(config: HardwareConfig) -> data.ArrayLayout:
@@ -286,7 +270,7 @@ def listed_ou(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             "block_col": block_column(config),
-            "plane": _index(config.weight_bits),
+            "plane": plane(config),
             **ou_address(config).members,
         }
     )

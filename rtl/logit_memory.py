@@ -7,7 +7,7 @@ from amaranth.lib import memory
 
 from rtl import tile_layouts as tile
 from rtl.block import Block, In
-from rtl.interfaces import logit_read
+from rtl.interfaces import connect_read, connect_write, logit_read
 
 
 class LogitMemory(Block):
@@ -27,13 +27,6 @@ class LogitMemory(Block):
     def elaborate(self, platform):
         m = Module()
         m.submodules.words = words = memory.Memory(shape=unsigned(tile.WORD), depth=self.config.max_n, init=[])
-        write, read = words.write_port(), words.read_port()
-        m.d.comb += [
-            write.en.eq(self.write.enable),
-            write.addr.eq(self.write.address),
-            write.data.eq(self.write.data),
-            read.en.eq(self.read.enable),
-            read.addr.eq(self.read.address),
-            self.read.data.eq(read.data),
-        ]
+        connect_write(m, words, self.write)
+        connect_read(m, words, self.read)
         return m

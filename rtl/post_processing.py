@@ -10,6 +10,7 @@ from golden_model.registers import OFFSET_BITS
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out
+from rtl.interfaces import connect_write
 
 
 class PostProcessing(Block):
@@ -202,7 +203,6 @@ class PostProcessing(Block):
         m.submodules.multipliers = multipliers = memory.Memory(
             shape=unsigned(tile.MULTIPLIER_BITS), depth=depth, init=[]
         )
-        for table, write in ((biases, self.bias_write), (multipliers, self.multiplier_write)):
-            port = table.write_port()
-            m.d.comb += [port.en.eq(write.enable), port.addr.eq(write.address), port.data.eq(write.data)]
+        connect_write(m, biases, self.bias_write)
+        connect_write(m, multipliers, self.multiplier_write)
         return biases.read_port(), multipliers.read_port()

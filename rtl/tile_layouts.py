@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Shape, signed, unsigned
+from amaranth.hdl import signed, unsigned
 from amaranth.lib import data
 
 from golden_model.config import HardwareConfig
@@ -18,39 +18,18 @@ MULTIPLIER_BITS = 16
 
 
 # ---- data path ----------------------------------------------------------------------------------
-def memory_write(address: Shape, data_shape: Shape) -> data.StructLayout:
-    """Write port of a table: with `enable`, entry `address` becomes `data`; no handshake."""
-    return data.StructLayout({"enable": unsigned(1), "address": address, "data": data_shape})
-
-
-def activation_write(config: HardwareConfig) -> data.StructLayout:
-    """One activation to store."""
-    return memory_write(layouts.activation_address(config), unsigned(BYTE))
-
-
-def logit_write(config: HardwareConfig) -> data.StructLayout:
-    """One result of the last step to store."""
-    return memory_write(layouts.logit_index(config), signed(WORD))
-
-
-def program_write(config: HardwareConfig) -> data.StructLayout:
-    """One word of program memory to store."""
-    return memory_write(layouts.program_address(config), unsigned(WORD))
-
-
-def bias_write(config: HardwareConfig) -> data.StructLayout:
-    """The bias of one channel to store."""
-    return memory_write(layouts.channel_entry(config), signed(WORD))
-
-
-def multiplier_write(config: HardwareConfig) -> data.StructLayout:
-    """The requantisation multiplier of one channel to store."""
-    return memory_write(layouts.channel_entry(config), unsigned(MULTIPLIER_BITS))
-
-
-def pad_write(config: HardwareConfig) -> data.StructLayout:
-    """The pad byte of one channel to store."""
-    return memory_write(layouts.pad_entry(config), unsigned(BYTE))
+#: Write port of the activation memory.
+activation_write = layouts.table_write(layouts.activation_address, unsigned(BYTE))
+#: Write port of the results of the last step.
+logit_write = layouts.table_write(layouts.logit_index, signed(WORD))
+#: Write port of program memory.
+program_write = layouts.table_write(layouts.program_address, unsigned(WORD))
+#: Write port of the bias of every channel.
+bias_write = layouts.table_write(layouts.channel_entry, signed(WORD))
+#: Write port of the requantisation multiplier of every channel.
+multiplier_write = layouts.table_write(layouts.channel_entry, unsigned(MULTIPLIER_BITS))
+#: Write port of the pad byte of every channel.
+pad_write = layouts.table_write(layouts.pad_entry, unsigned(BYTE))
 
 
 def element_bits(config: HardwareConfig) -> int:

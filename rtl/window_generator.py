@@ -9,7 +9,7 @@ from golden_model.config import bits_for
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out
-from rtl.interfaces import activation_read
+from rtl.interfaces import activation_read, connect_write
 
 
 class WindowGenerator(Block):
@@ -118,7 +118,8 @@ class WindowGenerator(Block):
         element = layouts.is_element(settings)
         coordinate, address_shape = self._coordinate(), layouts.activation_address(config)
         m.submodules.pads = pads = memory.Memory(shape=unsigned(tile.BYTE), depth=config.pad_entries, init=[])
-        pad_port, pad_write_port = pads.read_port(), pads.write_port()
+        connect_write(m, pads, self.pad_write)
+        pad_port = pads.read_port()
 
         # ---- where the walk is
         active, leaves_out = Signal(), Signal()  # leaves_out : this clock belongs to the residual
@@ -183,9 +184,6 @@ class WindowGenerator(Block):
             self.read.address.eq(row + x),
             pad_port.en.eq(valid & ~inside),
             pad_port.addr.eq(pad_address),
-            pad_write_port.en.eq(self.pad_write.enable),
-            pad_write_port.addr.eq(self.pad_write.address),
-            pad_write_port.data.eq(self.pad_write.data),
         ]
         m.d.sync += [
             self.bytes.valid.eq(valid),

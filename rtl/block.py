@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from amaranth.hdl import ShapeCastable
@@ -11,36 +11,27 @@ from amaranth.lib import stream, wiring
 
 from golden_model.config import HardwareConfig
 
+#: A port for every configuration.
+Port = Callable[[HardwareConfig], wiring.Member]
+
 
 def _sized(shape: Any, config: HardwareConfig) -> Any:
     """`shape` itself, or what it is for `config` if it is a function or a signature of the configuration."""
     return shape(config) if callable(shape) and not isinstance(shape, ShapeCastable) else shape
 
 
-@dataclass(frozen=True)
-class In:
+def In(shape: Any) -> Port:
     """A port that the block reads: a shape, a signature, or a function of the configuration that gives one."""
-
-    shape: Any
-
-    def member(self, config: HardwareConfig) -> wiring.Member:
-        """The port in a block of this configuration."""
-        return wiring.In(_sized(self.shape, config))
+    return lambda config: wiring.In(_sized(shape, config))
 
 
-@dataclass(frozen=True)
-class Out:
-    """A port that the block drives; otherwise like `In`."""
-
-    shape: Any
-
-    def member(self, config: HardwareConfig) -> wiring.Member:
-        """The port in a block of this configuration."""
-        return wiring.Out(_sized(self.shape, config))
+def Out(shape: Any) -> Port:
+    """A port that the block drives; `shape` as for `In`."""
+    return lambda config: wiring.Out(_sized(shape, config))
 
 
-def Stream(shape: Any) -> Any:
-    """A stream of payloads of `shape`, for `In` and `Out`."""
+def Stream(shape: Any) -> Callable[[HardwareConfig], stream.Signature]:
+    """A stream for `In` and `Out`; `shape` of its payload as for `In`."""
     return lambda config: stream.Signature(_sized(shape, config))
 
 
@@ -59,4 +50,4 @@ class Block(wiring.Component):
     def __init__(self, config: HardwareConfig, **more_ports: wiring.Member):
         self.config = config
         ports = inspect.get_annotations(type(self), eval_str=True)
-        super().__init__(more_ports | {name: port.member(config) for name, port in ports.items()})
+        super().__init__(more_ports | {name: port(config) for name, port in ports.items()})

@@ -35,7 +35,7 @@ class TrqSar(Block):
     -------
     search : `layouts.search`, from `TrqSettings`; stable while converting.
     start : strobe; allowed while idle or in the clock of `last`.
-    threshold : DAC code, registered; 1..2**R - 1 while converting.
+    threshold : DAC code, registered; 1..2**R - 1 while converting, R = config.adc_bits.
     comparator : v >= threshold - 1/2 LSB, answer of the same clock, captured at its end.
     busy : a decision is made in this clock; the number of these clocks is the number of A/D operations.
     last : this decision is the last one of the conversion. Combinational from `comparator`.

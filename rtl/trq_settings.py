@@ -11,9 +11,9 @@ from rtl.block import Block, In, Out
 class TrqSettings(Block):
     """Registers -> thresholds and steps of the search, and the legality check (system.md §4.1-§4.3).
 
-    With s2 = R - n_r2, s1 = s2 - m, h(s) = (1 << s) >> 1 and lo = bias << n_r1, hi = lo + (1 << n_r1):
-    detection at (hi << s1) - h(s1) and (lo << s1) - h(s1), R1 search from the middle of lo..hi on
-    Delta_R1 = 1 << s1, R2 search from the middle of the range on Delta_R2 = 1 << s2.
+    With R = config.adc_bits, s2 = R - n_r2, s1 = s2 - m, h(s) = (1 << s) >> 1 and lo = bias << n_r1,
+    hi = lo + (1 << n_r1): detection at (hi << s1) - h(s1) and (lo << s1) - h(s1), R1 search from the middle of
+    lo..hi on Delta_R1 = 1 << s1, R2 search from the middle of the range on Delta_R2 = 1 << s2.
 
     Latency: 1 clock from `registers` to `search` and `illegal`. No handshake; all outputs are levels.
     Reset: outputs are those of no legal setting until one clock after reset.

@@ -1,17 +1,29 @@
 """Every record that blocks of the RTL exchange, as data layouts sized by one `HardwareConfig`.
 
 Layouts are functions of the configuration, never stored; field names are part of the contract between
-blocks. Widths of indices come from `bits_for(largest)`.
+blocks.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from amaranth.hdl import Shape, Value, signed, unsigned
 from amaranth.lib import data
 
 from golden_model.config import HardwareConfig, bits_for
-from golden_model.registers import COUNTER_BITS, COUNTER_NAMES, StepKind, descriptor_fields
+from golden_model.registers import (
+    COUNTER_BITS,
+    COUNTER_NAMES,
+    COUNTERS_PER_LAYER,
+    DESCRIPTOR_STRIDE,
+    StepKind,
+    descriptor_fields,
+)
 
+#: A shape or a layout for every configuration.
+Sized = Callable[[HardwareConfig], Any]
 #: Bits of one width table entry: bit planes of a block, 0..8 (system.md §5).
 WIDTH_BITS = 4
 
@@ -26,26 +38,91 @@ def is_element(settings: data.View) -> Value:
     return settings.step != StepKind.CROSSBAR
 
 
-def layer_index(config: HardwareConfig) -> Shape:
-    """Index of a step, 0..max_layers - 1."""
-    return unsigned(bits_for(config.max_layers - 1))
+# ---- indices and addresses ----------------------------------------------------------------------
+def _index_of(count: Callable[[HardwareConfig], int]) -> Sized:
+    """Index of one of `count(config)` things."""
+    return lambda config: unsigned(bits_for(count(config) - 1))
 
 
-def pair_index(config: HardwareConfig) -> Shape:
-    """Index of a crossbar pair, 0..crossbar_pairs - 1."""
-    return unsigned(bits_for(config.crossbar_pairs - 1))
+def activation_words(config: HardwareConfig) -> int:
+    """32-bit words of the activation memory."""
+    return -(-config.activation_bytes // 4)
 
 
-def block_column(config: HardwareConfig) -> Shape:
-    """Index of a block column, 0..max_block_cols - 1; also the address of a word of partial sums."""
-    return unsigned(bits_for(config.max_block_cols - 1))
+#: A step.
+layer_index = _index_of(lambda config: config.max_layers)
+#: A window inside its step, for traces.
+window_index = _index_of(lambda config: 1 << 32)
+#: A segment of a window.
+segment_index = _index_of(lambda config: config.max_segments)
+#: A bit of an activation.
+input_bit = _index_of(lambda config: config.input_bits)
+#: A block column; also the address of a word of partial sums.
+block_column = _index_of(lambda config: config.max_block_cols)
+#: A bit plane of a block.
+plane = _index_of(lambda config: config.weight_bits)
+#: A crossbar pair.
+pair_index = _index_of(lambda config: config.crossbar_pairs)
+#: A logit, or an output channel of a crossbar step.
+logit_index = _index_of(lambda config: config.max_n)
+#: An entry of the width table.
+width_address = _index_of(lambda config: config.width_entries)
+#: An entry of the bias and multiplier tables.
+channel_entry = _index_of(lambda config: config.channel_entries)
+#: An entry of the pad table.
+pad_entry = _index_of(lambda config: config.pad_entries)
+#: A byte of the activation memory.
+activation_address = _index_of(lambda config: config.activation_bytes)
+#: A word of four bytes of the activation memory.
+activation_word = _index_of(activation_words)
+#: A word of program memory: step * DESCRIPTOR_STRIDE + word.
+program_address = _index_of(lambda config: config.max_layers * DESCRIPTOR_STRIDE)
+#: A counter of the event memory: step * COUNTERS_PER_LAYER + counter.
+event_address = _index_of(lambda config: config.max_layers * COUNTERS_PER_LAYER)
 
 
-def width_address(config: HardwareConfig) -> Shape:
-    """Entry of the width table, 0..width_entries - 1."""
-    return unsigned(bits_for(config.width_entries - 1))
+# ---- numbers ------------------------------------------------------------------------------------
+def block_count(config: HardwareConfig) -> Shape:
+    """Number W of block columns of a step, as in its descriptor."""
+    return layer_settings(config)["block_cols"].shape
 
 
+def plane_count(config: HardwareConfig) -> Shape:
+    """Bit planes of all blocks of a segment."""
+    return unsigned(bits_for(config.max_block_cols * config.weight_bits))
+
+
+def bit_position(config: HardwareConfig) -> Shape:
+    """Significance i + b of input bit i and weight plane b together."""
+    return unsigned(bits_for(config.input_bits + config.weight_bits - 2))
+
+
+def lanes(config: HardwareConfig) -> Shape:
+    """A bit per A/D lane; lane = polarity * ou_cols + column."""
+    return unsigned(config.lanes)
+
+
+def code(config: HardwareConfig) -> Shape:
+    """A code, a value or a threshold of a conversion, 0..2**R - 1 with R = adc_bits."""
+    return unsigned(config.adc_bits)
+
+
+def code_shift(config: HardwareConfig) -> Shape:
+    """Register m: codes of R2 are shifted left by it, 0..R - 1."""
+    return unsigned(bits_for(config.adc_bits - 1))
+
+
+def accumulator(config: HardwareConfig) -> Shape:
+    """A partial sum, in units of Delta_R1."""
+    return signed(config.accumulator_bits)
+
+
+def cells(config: HardwareConfig) -> Shape:
+    """The cells of one OU of a pair; bit index = lane * ou_rows + row."""
+    return unsigned(config.ou_cells)
+
+
+# ---- records ------------------------------------------------------------------------------------
 def ou_address(config: HardwareConfig) -> data.StructLayout:
     """Place of an OU: crossbar pair, OU row and OU column inside the crossbar."""
     return data.StructLayout(
@@ -63,8 +140,8 @@ def sample(config: HardwareConfig) -> data.StructLayout:
 
 
 def cell_write(config: HardwareConfig) -> data.StructLayout:
-    """Cells of one OU of a pair to be programmed; cell bit index = lane * ou_rows + row."""
-    return data.StructLayout({**ou_address(config).members, "cells": unsigned(config.ou_cells)})
+    """Cells of one OU of a pair to be programmed."""
+    return data.StructLayout({**ou_address(config).members, "cells": cells(config)})
 
 
 def reference_write(config: HardwareConfig) -> data.StructLayout:
@@ -74,14 +151,14 @@ def reference_write(config: HardwareConfig) -> data.StructLayout:
             "enable": unsigned(1),
             "layer": layer_index(config),
             "count": unsigned(bits_for(config.ou_rows)),
-            "level": unsigned(config.adc_bits),
+            "level": code(config),
         }
     )
 
 
 def thresholds(config: HardwareConfig) -> data.ArrayLayout:
-    """One DAC code per lane, 1..2**adc_bits - 1 while the lane converts; lane = polarity * ou_cols + column."""
-    return data.ArrayLayout(unsigned(config.adc_bits), config.lanes)
+    """One DAC code per lane, 1..2**adc_bits - 1 while the lane converts."""
+    return data.ArrayLayout(code(config), config.lanes)
 
 
 def segment(config: HardwareConfig) -> data.StructLayout:
@@ -108,12 +185,12 @@ def scheduled_ou(config: HardwareConfig) -> data.StructLayout:
     """Everything that identifies one OU activation of a window, in system.md §5's order of activations."""
     return data.StructLayout(
         {
-            "segment": unsigned(bits_for(config.max_segments - 1)),
-            "input_bit": unsigned(bits_for(config.input_bits - 1)),
+            "segment": segment_index(config),
+            "input_bit": input_bit(config),
             "block_col": block_column(config),
-            "plane": unsigned(bits_for(config.weight_bits - 1)),
+            "plane": plane(config),
             **ou_address(config).members,
-            "started": unsigned(config.lanes),
+            "started": lanes(config),
         }
     )
 
@@ -129,20 +206,26 @@ def trace(config: HardwareConfig) -> data.StructLayout:
         {
             "valid": unsigned(1),
             **scheduled_ou(config).members,
-            "range_flags": unsigned(config.lanes),
-            "codes": data.ArrayLayout(unsigned(config.adc_bits), config.lanes),
+            "range_flags": lanes(config),
+            "codes": data.ArrayLayout(code(config), config.lanes),
         }
     )
 
 
-def width_write(config: HardwareConfig) -> data.StructLayout:
-    """Write port of the width table: with `enable`, entry `address` becomes `data` (bit planes, 0..8)."""
-    return data.StructLayout({"enable": unsigned(1), "address": width_address(config), "data": unsigned(WIDTH_BITS)})
+def table_write(
+    address: Callable[[HardwareConfig], Shape], entry: Shape
+) -> Callable[[HardwareConfig], data.StructLayout]:
+    """Write port of a table: with `enable`, entry `address` becomes `data`; no handshake."""
+    return lambda config: data.StructLayout({"enable": unsigned(1), "address": address(config), "data": entry})
+
+
+#: Write port of the width table.
+width_write = table_write(width_address, unsigned(WIDTH_BITS))
 
 
 def partial_sums(config: HardwareConfig) -> data.ArrayLayout:
     """A word of partial sums: one signed accumulator per column of a block column, in units of Delta_R1."""
-    return data.ArrayLayout(signed(config.accumulator_bits), config.ou_cols)
+    return data.ArrayLayout(accumulator(config), config.ou_cols)
 
 
 def adc_registers(config: HardwareConfig) -> data.StructLayout:
@@ -162,7 +245,7 @@ def search(config: HardwareConfig) -> data.StructLayout:
         LSB, one-hot; the search ends with the decision of this weight.
     window_low : lo = bias << n_r1, in Delta_R1. m : R2 codes are shifted left by m.
     """
-    word = unsigned(config.adc_bits)
+    word = code(config)
     return data.StructLayout(
         {
             "twin": unsigned(1),
@@ -177,7 +260,7 @@ def search(config: HardwareConfig) -> data.StructLayout:
             "r1_unit": word,
             "r2_unit": word,
             "window_low": word,
-            "m": unsigned(bits_for(config.adc_bits - 1)),
+            "m": code_shift(config),
         }
     )
 
@@ -187,7 +270,7 @@ def listed_ou(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             "block_col": block_column(config),
-            "plane": unsigned(bits_for(config.weight_bits - 1)),
+            "plane": plane(config),
             **ou_address(config).members,
         }
     )
@@ -202,7 +285,7 @@ def segment_events(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             "valid": unsigned(1),
-            "planes": unsigned(bits_for(config.max_block_cols * config.weight_bits)),
+            "planes": plane_count(config),
             "streamed": unsigned(bits_for(config.input_bits)),
             "zero_slices": unsigned(bits_for(config.input_bits)),
         }

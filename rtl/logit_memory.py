@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, unsigned
-from amaranth.lib import memory, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import memory
 
-from golden_model.config import HardwareConfig
 from rtl import tile_layouts as tile
+from rtl.block import Block, In
+from rtl.interfaces import connect_read, connect_write, logit_read
 
 
-class LogitMemory(wiring.Component):
+class LogitMemory(Block):
     """One signed 32-bit word per output of the last step (system.md §3). Undefined until written.
 
     Throughput: one write and one read a clock. Latency: a word that is read follows in the next clock.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     write : one result to store.
-    read_enable, read_address, read_data : the host's port.
+    read : the host's port.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "write": In(tile.logit_write(config)),
-                "read_enable": In(1),
-                "read_address": In(tile.logit_index(config)),
-                "read_data": Out(tile.WORD),
-            }
-        )
+    write: In(tile.logit_write)
+    read: In(logit_read)
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.words = words = memory.Memory(shape=unsigned(tile.WORD), depth=self.config.max_n, init=[])
-        write, read = words.write_port(), words.read_port()
-        m.d.comb += [
-            write.en.eq(self.write.enable),
-            write.addr.eq(self.write.address),
-            write.data.eq(self.write.data),
-            read.en.eq(self.read_enable),
-            read.addr.eq(self.read_address),
-            self.read_data.eq(read.data),
-        ]
+        connect_write(m, words, self.write)
+        connect_read(m, words, self.read)
         return m

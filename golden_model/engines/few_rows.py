@@ -19,12 +19,11 @@ from typing import Any
 import numba
 import numpy as np
 
-from golden_model import timing
+from golden_model.crossbar.counters import Tally, counters_of
 from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.prepared import Prepared
 from golden_model.crossbar.reference import slice_table
 from golden_model.engines import simd
-from golden_model.registers import COUNTER_NAMES
 
 _njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
@@ -249,8 +248,8 @@ def _cost(words, s, streamed, cost, skip_zero, block_cols):
 
 
 @_njit
-def _count(words, streamed, costs, planes, lanes, skip_zero, input_bits, block_cols, counters):
-    """Add the events of packed windows to `counters` (int64, order of COUNTER_NAMES; cycles: sum of max(C_r, W))."""
+def _count(words, streamed, costs, planes, lanes, skip_zero, block_cols, tally):
+    """Add what packed windows did to `tally` (int64, order of `Tally`)."""
     windows, segments = words.shape[:2]
     for s in range(segments):
         least = block_cols if s < segments - 1 else 0
@@ -258,14 +257,13 @@ def _count(words, streamed, costs, planes, lanes, skip_zero, input_bits, block_c
         sent = np.int64(0)
         for w in range(windows):
             sent += streamed[w, s]
-        counters[0] += slices * planes[s]
-        counters[2] += (windows * input_bits - sent) * planes[s]
-        counters[3] += (sent - slices) * planes[s]
-        counters[4] += in_r1
-        counters[5] += slices * lanes[s] - in_r1
-        counters[6] += operations
-        counters[7] += sent
-        counters[8] += clocks
+        tally[0] += sent
+        tally[1] += sent * planes[s]
+        tally[2] += slices * planes[s]
+        tally[3] += slices * lanes[s]
+        tally[4] += in_r1
+        tally[5] += operations
+        tally[6] += clocks
 
 
 def _make_accumulate(add_rows: Any) -> Any:
@@ -301,7 +299,7 @@ def run_images(
     if layer.pad_values is not None:
         border[:] = layer.pad_values
     sums = np.zeros((len(images), windows, tables.rows.shape[0], _COLUMNS), dtype=np.int32)
-    counters = np.zeros((len(images), len(COUNTER_NAMES)), dtype=np.int64)
+    tallies = np.zeros((len(images), len(Tally._fields)), dtype=np.int64)
     block = max(1, _BLOCK_BYTES // tables.rows.strides[1])
     # Tables are walked once for a chunk: several images, or a part of the windows of a large one.
     chunk = max(1, _CHUNK_BYTES // (16 * segments))
@@ -335,8 +333,8 @@ def run_images(
                         _SPREAD, *packed,
                     )  # fmt: skip
                 _count(
-                    *packed, tables.costs, tables.planes, tables.lanes, prepared.skip_zero_slices,
-                    hardware.input_bits, block_cols, counters[start + index],
+                    *packed, tables.costs, tables.planes, tables.lanes, prepared.skip_zero_slices, block_cols,
+                    tallies[start + index],
                 )  # fmt: skip
             _ACCUMULATE[tables.kind](
                 words[: len(part), :count].reshape(-1, segments, 2),
@@ -344,12 +342,7 @@ def run_images(
                 block,
                 sums[start : start + len(part), first : first + count].reshape(-1, *sums.shape[2:]),
             )
-    missing = hardware.weight_bits * segments * block_cols - int(tables.planes.sum())
-    counters[:, 1] += windows * missing * hardware.input_bits
-    # `_count` summed max(C_r, W); the formula's other terms are those of a window without any conversion.
-    empty = int(timing.window_cycles(hardware, prepared.k, prepared.outputs, np.zeros(segments, dtype=np.int64)))
-    counters[:, 8] += windows * (empty - (segments - 1) * block_cols)
-    return sums, counters
+    return sums, counters_of(prepared, windows, Tally(*tallies.T))
 
 
 def run_matrix(prepared: Prepared, tables: Tables, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

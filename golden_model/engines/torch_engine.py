@@ -37,6 +37,7 @@ from torch.nn import functional
 
 from golden_model import timing
 from golden_model.config import HardwareConfig
+from golden_model.crossbar.counters import Tally, events_of
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.crossbar.prepared import PATTERN_ROWS, Prepared
 from golden_model.graph import nodes as graph_nodes
@@ -457,21 +458,17 @@ def _run_part(tables: Tables, q: Tensor, patterns: _Patterns | None) -> tuple[Te
         sums, operations, in_r1, clocks = _direct(tables, rows_of, active)
     slices = streamed if active is None else active.sum(dim=0)  # (P, segments), switched on
     clocks[:, :-1] = clocks[:, :-1].clamp(min=block_cols)
-    empty = timing.window_cycles(hardware, prepared.k, prepared.outputs, np.zeros(segments, dtype=np.int64))
-    missing = hardware.weight_bits * segments * block_cols - int(prepared.widths.sum())
+    tally = Tally(
+        streamed=streamed.sum(dim=1),
+        streamed_planes=(streamed * tables.planes).sum(dim=1),
+        activated=(slices * tables.planes).sum(dim=1),
+        conversions=(slices * tables.lanes).sum(dim=1),
+        in_r1=in_r1,
+        operations=operations,
+        clocks=clocks.sum(dim=1),
+    )
     counters = torch.zeros((windows, len(COUNTER_NAMES)), dtype=torch.int64, device=tables.device)
-    for name, value in {
-        "ou_activations": (slices * tables.planes).sum(dim=1),
-        "skipped_planes": missing * hardware.input_bits,
-        "skipped_bits": ((hardware.input_bits - streamed) * tables.planes).sum(dim=1),
-        "skipped_zero_slices": ((streamed - slices) * tables.planes).sum(dim=1),
-        "conversions_r1": in_r1,
-        "conversions_r2": (slices * tables.lanes).sum(dim=1) - in_r1,
-        "ad_operations": operations,
-        "input_bits_streamed": streamed.sum(dim=1),
-        # `empty` holds the least clocks of all segments but the last already.
-        "cycles": clocks.sum(dim=1) + (int(empty) - (segments - 1) * block_cols),
-    }.items():
+    for name, value in events_of(prepared, 1, tally).items():
         counters[:, _INDEX[name]] = value
     return sums, counters
 

@@ -66,18 +66,9 @@ def convert_slices(prepared: Prepared, segment: int, slices: np.ndarray) -> Slic
     return SliceResult(np.ascontiguousarray(sums.T), operations, in_r1, clocks)
 
 
-@dataclass(frozen=True, eq=False)
-class Totals:
-    """Per window: sums (P, N) int64; operations, in_r1 (P,) and segment clocks C_r (P, segments), int64."""
-
-    sums: np.ndarray
-    operations: np.ndarray
-    in_r1: np.ndarray
-    clocks: np.ndarray
-
-
-def _zero_totals(prepared: Prepared, windows: int) -> Totals:
-    return Totals(
+def _zero_totals(prepared: Prepared, windows: int) -> SliceResult:
+    """Of windows: sums (P, N); operations, in_r1 (P,) and segment clocks C_r (P, segments); int64."""
+    return SliceResult(
         np.zeros((windows, prepared.outputs), dtype=np.int64),
         np.zeros(windows, dtype=np.int64),
         np.zeros(windows, dtype=np.int64),
@@ -85,7 +76,7 @@ def _zero_totals(prepared: Prepared, windows: int) -> Totals:
     )
 
 
-def _direct(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> Totals:
+def _direct(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> SliceResult:
     """Convert every slice that is switched on, one by one.
 
     streamed : (P, segments, ou_rows) integers q''. active : bool (P, segments, bits), slices that are
@@ -122,7 +113,7 @@ def slice_table(prepared: Prepared, segment: int) -> SliceResult:
     return prepared.tables[key]
 
 
-def _patterns(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> Totals:
+def _patterns(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> SliceResult:
     """Look every slice up in a table over all slices of its segment; as `_direct` otherwise."""
     rows = prepared.hardware.ou_rows
     totals = _zero_totals(prepared, len(streamed))
@@ -143,7 +134,7 @@ def _patterns(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> T
     return totals
 
 
-def _convert(prepared: Prepared, streamed: np.ndarray, active: np.ndarray, name: str) -> Totals:
+def _convert(prepared: Prepared, streamed: np.ndarray, active: np.ndarray, name: str) -> SliceResult:
     """The conversions of a chunk of windows."""
     if name not in ("auto", "direct", "patterns"):
         raise ValueError(f"engine must be 'auto', 'direct', 'patterns', 'compiled' or 'torch', got {name!r}")

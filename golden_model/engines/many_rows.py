@@ -39,7 +39,7 @@ from golden_model.crossbar.counters import Tally, counters_of
 from golden_model.crossbar.lanes import spend
 from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.prepared import Prepared
-from golden_model.crossbar.windows import in_window_order, windows
+from golden_model.crossbar.windows import in_window_order, windows, with_border
 from golden_model.engines import bit_slices, simd
 from golden_model.engines.bit_slices import (
     BYTES,
@@ -623,14 +623,13 @@ def split_phases(layer: Layer, images: np.ndarray) -> np.ndarray:
     images : uint8 (B, C, H, W). Returns uint8 (B, C, stride, stride, rows, columns): pixel (y, x) of the image
     with its border lies in phase (y % stride, x % stride) at (y // stride, x // stride).
     """
-    stride, pad = layer.stride, layer.pad
-    rows, columns = (-(-(size + 2 * pad) // stride) for size in (layer.height, layer.width))
-    if stride == 1 and pad == 0:
-        return np.ascontiguousarray(images)[:, :, None, None]
+    stride, maps = layer.stride, with_border(layer, images)
+    if stride == 1:
+        return maps[:, :, None, None]
+    height, width = maps.shape[2:]
+    rows, columns = -(-height // stride), -(-width // stride)
     padded = np.zeros((len(images), layer.channels, rows * stride, columns * stride), dtype=np.uint8)
-    if layer.pad_values is not None:
-        padded[...] = np.asarray(layer.pad_values)[:, None, None]
-    padded[:, :, pad : pad + layer.height, pad : pad + layer.width] = images
+    padded[:, :, :height, :width] = maps
     split = padded.reshape(len(images), layer.channels, rows, stride, columns, stride)
     return np.ascontiguousarray(split.transpose(0, 1, 3, 5, 2, 4))
 

@@ -305,19 +305,6 @@ def test_pooling_over_any_border_is_the_same(kernel, stride, pad, ceil_mode, sum
         assert got.dtype == node.compute(q).dtype
 
 
-def test_a_node_that_the_engine_does_not_know_is_computed_on_the_host():
-    made = everything(1)
-    node = next(node for node in made.nodes if node.name == "mean")
-
-    class Other(type(node)):
-        pass
-
-    other = Other(**{name: getattr(node, name) for name in node.__dataclass_fields__})
-    q = np.random.default_rng(0).integers(0, 256, (2, 10, 3, 3)).astype(np.uint8)
-    got = torch_engine.compute(other, torch_engine.upload(q, CPU))
-    np.testing.assert_array_equal(torch_engine.download(got), node.compute(q))
-
-
 # ---- devices ------------------------------------------------------------------------------------
 @pytest.fixture
 def no_gpu(monkeypatch):

@@ -23,7 +23,9 @@ import types
 import typing
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -181,13 +183,7 @@ class _Reader:
         return array.astype(np.int64) if self.convert else array
 
 
-_HINTS: dict[Any, dict[str, Any]] = {}
-
-
-def _hints(kind: Any) -> dict[str, Any]:
-    if kind not in _HINTS:
-        _HINTS[kind] = typing.get_type_hints(kind)
-    return _HINTS[kind]
+_hints = cache(typing.get_type_hints)
 
 
 def _encode_nodes(nodes: Sequence[Node]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
@@ -245,7 +241,7 @@ def network_parts(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     or that holds what cannot be stored.
     """
     check_graph(graph)
-    _check_real_numbers(graph.nodes)
+    _check_sizes(graph.nodes, graph.hardware)
     records, arrays = _encode_nodes(graph.nodes)
     try:
         info = json.loads(json.dumps(graph.info, allow_nan=False))
@@ -488,36 +484,34 @@ class Archive:
 _WHAT = {SCHEMA: "a graph file", "ohmloom-image": "the archive of a deployment image"}
 
 
-class _damage:
+@contextmanager
+def _damage() -> Iterator[None]:
     """Any error of a damaged archive as ValueError."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is ValueError:
+            raise
+        raise ValueError(f"truncated or damaged ({one_sentence(error)})") from None
 
-    def __enter__(self) -> None:
-        pass
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and type(error) is not ValueError:
-            raise ValueError(f"truncated or damaged ({one_sentence(error)})") from None
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Any error of what lies at a path as InputError with one sentence that names it."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: {one_sentence(error)}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception as error:  # the schema is checked before use, so this is a corner that it missed
+        text = f"{type(error).__name__}: {one_sentence(error)}"
+        raise InputError(f"{path}: its contents do not fit together ({text})") from None
 
 
 def _shown(value: Any) -> Any:
     """A value of unknown origin for a message."""
     return value if value is None or isinstance(value, (bool, int, float)) else one_sentence(ValueError(value))[:100]
-
-
-def _check_real_numbers(nodes: Sequence[Node]) -> None:
-    """What `build` does not say: step and bias are one finite number per output."""
-    for node in nodes:
-        if isinstance(node, Crossbar):
-            outputs = sum(layer.outputs for layer in node.layers)
-            for name in ("step", "bias"):
-                values = np.asarray(getattr(node, name))
-                if values.shape != (outputs,) or values.dtype.kind not in "fiu":
-                    raise ValueError(
-                        f"node {node.name}: {name} must be {outputs} real numbers, got shape {values.shape}, "
-                        f"dtype {values.dtype}"
-                    )
-                if not np.isfinite(values).all():
-                    raise ValueError(f"node {node.name}: {name} must be finite, it holds NaN or infinity")
 
 
 def _check_lambda(graph: Graph) -> None:
@@ -602,7 +596,6 @@ def read_network(archive: Archive, others: Sequence[str] = ()) -> Graph:
         raise ValueError(f"{sorted(shapes)[0]} belongs to no node")
     reader = _Reader(archive.arrays(mine))
     nodes = tuple(_nodes(manifest["nodes"], reader))
-    _check_real_numbers(nodes)
     if not isinstance(manifest["info"], dict):
         raise ValueError("info must be an object")
     graph = Graph(
@@ -655,10 +648,5 @@ def load(path: str | Path) -> Graph:
     unknown nodes or fields, with NaN or wrong shapes, or whose integers do not follow from its real numbers.
     """
     path = Path(path)
-    try:
+    with refusing(path):
         return read_network(Archive(read_file(path), SCHEMA, VERSION, NETWORK_PARTS))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: {one_sentence(error)}") from None
-    except Exception as error:  # the schema is checked before use, so this is a corner that it missed
-        text = f"{type(error).__name__}: {one_sentence(error)}"
-        raise InputError(f"{path}: its contents do not fit together ({text})") from None

@@ -24,15 +24,7 @@ from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.events import Events
 from golden_model.files import InputError
 from golden_model.graph.network import Graph
-from golden_model.image.archive import (
-    NETWORK_PARTS,
-    Archive,
-    network_parts,
-    one_sentence,
-    pack,
-    read_file,
-    read_network,
-)
+from golden_model.image.archive import NETWORK_PARTS, Archive, network_parts, pack, read_file, read_network, refusing
 from golden_model.image.interpreter import Interpreter
 from golden_model.image.program import Program, Tables, plan
 from golden_model.registers import COUNTER_NAMES
@@ -257,15 +249,8 @@ def read(directory: str | Path, hardware: HardwareConfig | None = None) -> Image
     schema or version, another hardware configuration, or contents that do not fit together.
     """
     directory = Path(directory)
-    try:
+    with refusing(directory):
         return _read(directory, hardware)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{directory}: {one_sentence(error)}") from None
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # the schema is checked before use, so this is a corner that it missed
-        text = f"{type(error).__name__}: {one_sentence(error)}"
-        raise InputError(f"{directory}: its contents do not fit together ({text})") from None
 
 
 def _read(directory: Path, hardware: HardwareConfig | None) -> Image:

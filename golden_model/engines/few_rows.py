@@ -261,11 +261,11 @@ def _make_accumulate(add_rows: Any) -> Any:
 _ACCUMULATE = tuple(_make_accumulate(f) for f in (simd.add_rows_16_pairs, simd.add_rows_16, simd.add_rows_32))
 
 
-def run_images(layer: Layer, prepared: Prepared, tables: Tables, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def run_layer(layer: Layer, prepared: Prepared, tables: Tables, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images through one layer.
 
-    images : uint8 (B, C, H, W). Returns (sums, counters): sums int32 (B, windows, column groups, COLUMNS),
-    columns >= N are 0; counters int64 (B, COUNTER_NAMES), `cycles` the sum of the windows without c_layer.
+    images : uint8 (B, C, H, W). Returns (sums, counters): sums int32 (B, windows, columns >= N) in hardware order,
+    those beyond N are 0; counters int64 (B, COUNTER_NAMES), `cycles` the sum of the windows without c_layer.
     """
     hardware, redy = prepared.hardware, prepared.redy
     segments, block_cols = prepared.widths.shape
@@ -312,7 +312,7 @@ def run_images(layer: Layer, prepared: Prepared, tables: Tables, images: np.ndar
                 block,
                 sums[start : start + len(part), first : first + count].reshape(-1, *sums.shape[2:]),
             )
-    return sums, counters_of(prepared, windows, Tally(*tallies.T))
+    return sums.reshape(len(images), windows, -1), counters_of(prepared, windows, Tally(*tallies.T))
 
 
 def run_matrix(prepared: Prepared, tables: Tables, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -326,13 +326,5 @@ def run_matrix(prepared: Prepared, tables: Tables, activations: np.ndarray) -> t
         out_width=windows, windows=windows, pad_values=None,
     )  # fmt: skip
     image = np.ascontiguousarray(activations.T, dtype=np.uint8).reshape(1, prepared.k, 1, windows)
-    sums, counters = run_images(walk, prepared, tables, image)
-    return sums.reshape(windows, -1)[:, : prepared.outputs].astype(np.int64), counters[0]
-
-
-def run_layer(
-    layer: Layer, prepared: Prepared, tables: Tables, activations: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sums (B, windows, columns >= N) in hardware order; counters (B, COUNTER_NAMES), `cycles` without c_layer."""
-    sums, counters = run_images(layer, prepared, tables, activations)
-    return sums.reshape(len(sums), layer.windows, -1), counters
+    sums, counters = run_layer(walk, prepared, tables, image)
+    return sums[0, :, : prepared.outputs].astype(np.int64), counters[0]

@@ -12,7 +12,7 @@ interpreter lock and only read the tables, so threads may share those, each with
 
     prepared = prepare_layer(layer, hardware)
     tables = layer_tables(prepared)  # None: use the plain model
-    sums, counters = run_batch(layer, prepared, tables, images)
+    sums, counters = run_layer(layer, prepared, tables, images)
 
 Memory per thread: sums (4 bytes per window and output), 4 KiB per output, 1 KiB per row of a dynamic-precision group
 and a segment's slices, 1 KiB per OU row. The tables take 2 bytes per cell that is 1 and 10 per column and plane.
@@ -634,12 +634,13 @@ def split_phases(layer: Layer, images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(split.transpose(0, 1, 3, 5, 2, 4))
 
 
-def run_batch(layer: Layer, prepared: Prepared, tables: Tables, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def run_layer(
+    layer: Layer, prepared: Prepared, tables: Tables, images: np.ndarray
+) -> tuple[Iterator[np.ndarray], np.ndarray]:
     """A batch of images through one layer.
 
-    images : uint8 (B, C, H, W) below 2**input_bits. Returns (sums, counters): sums int32 (N, B, rows, columns) of
-    the window positions in raster order, rows = out_height * pool, columns = out_width * pool; counters int64
-    (B, COUNTER_NAMES), `cycles` the sum of the windows without c_layer.
+    images : uint8 (B, C, H, W) below 2**input_bits. Returns (sums, counters): sums int32 (windows, N) of every image,
+    in hardware order; counters int64 (B, COUNTER_NAMES), `cycles` the sum of the windows without c_layer.
     """
     batch = len(images)
     rows, columns = layer.out_height * layer.pool, layer.out_width * layer.pool
@@ -661,18 +662,11 @@ def run_batch(layer: Layer, prepared: Prepared, tables: Tables, images: np.ndarr
     if tables.searches:
         for image, counted in zip(images, counters, strict=True):
             _add_searches(prepared, windows(layer, image[None])[0], counted[None])
-    return sums.reshape(prepared.outputs, batch, rows, columns), counters
+    maps = sums.reshape(prepared.outputs, batch, rows, columns)
+    return (in_window_order(layer, maps[:, index]) for index in range(batch)), counters
 
 
 def run_matrix(prepared: Prepared, tables: Tables, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Windows (P, K): sums (P, N) int64 and the counters of all windows."""
     sums, counters = run_windows(prepared, tables, activations)
     return np.ascontiguousarray(sums.T, dtype=np.int64), counters.sum(axis=0)
-
-
-def run_layer(
-    layer: Layer, prepared: Prepared, tables: Tables, activations: np.ndarray
-) -> tuple[Iterator[np.ndarray], np.ndarray]:
-    """Sums (windows, N) of every image in hardware order; counters (B, COUNTER_NAMES), `cycles` without c_layer."""
-    sums, counters = run_batch(layer, prepared, tables, activations)
-    return (in_window_order(layer, sums[:, index]) for index in range(len(activations))), counters

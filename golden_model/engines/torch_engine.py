@@ -26,7 +26,6 @@ No figure has been measured on a GPU yet: all tests run this code on torch's CPU
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -575,28 +574,19 @@ def run_layer(
 
 
 # ---- graphs -------------------------------------------------------------------------------------
-def run_crossbar(
-    node: graph_nodes.Crossbar, prepared: Sequence[Prepared], x: Tensor, residuals: Tensor | None
+def run_on_device(
+    layer: Layer, prepared: Prepared, x: Tensor, residual: Tensor | None = None, residual_multiplier: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """A crossbar node on the device: uint8 (B, C, H, W) -> (output, counters (B, COUNTER_NAMES))."""
-    images, outputs, first = len(x), [], 0
-    counters = torch.zeros((images, len(COUNTER_NAMES)), dtype=torch.int64, device=x.device)
-    x = x.reshape(images, len(node.layers), x.shape[1:].numel() // len(node.layers))
-    for index, layer in enumerate(node.layers):
-        tables = tables_of(prepared[index], x.device)
-        part = x[:, index].reshape(images, layer.channels, layer.height, layer.width)
-        residual = None if residuals is None else residuals[:, first : first + layer.outputs]
-        first += layer.outputs
-        made = []
-        step = max(1, tables.work // (32 * layer.windows * layer.outputs))
-        for start in range(0, max(1, images), step):
-            chosen = slice(start, start + step)
-            sums, counted = run_images(layer, tables, part[chosen])
-            added = None if residual is None else residual[chosen]
-            made.append(finish(layer, sums, added, node.residual_multiplier))
-            counters[chosen] += counted
-        outputs.append(torch.cat(made))
-    return torch.cat(outputs, dim=1), counters
+    """A layer on the device: uint8 (B, C, H, W) -> (output of `finish`, counters (B, COUNTER_NAMES))."""
+    tables = tables_of(prepared, x.device)
+    outputs, counters = [], []
+    step = max(1, tables.work // (32 * layer.windows * layer.outputs))
+    for start in range(0, max(1, len(x)), step):
+        part = slice(start, start + step)
+        sums, counted = run_images(layer, tables, x[part])
+        outputs.append(finish(layer, sums, None if residual is None else residual[part], residual_multiplier))
+        counters.append(counted)
+    return torch.cat(outputs), torch.cat(counters)
 
 
 def compute(node: graph_nodes.Node, *activations: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ from typing import Any
 import numpy as np
 
 from golden_model.config import HardwareConfig
-from golden_model.crossbar.layer import Layer
 from golden_model.files import InputError, write_bytes
+from golden_model.graph.check import check_sizes
 from golden_model.graph.network import Graph, build, check_graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
 from golden_model.trq import min_count
@@ -69,7 +69,6 @@ _HEADER_BYTES = 4096
 _MEMBERS = 1 << 16
 _DEPTH = 64  # of nested lists and objects
 _NAME_LENGTH = 1000
-_SIZES = ("channels", "height", "width", "kernel_height", "kernel_width", "stride", "pool", "outputs")
 
 
 # ---- objects <-> plain values and arrays --------------------------------------------------------
@@ -541,41 +540,18 @@ def _check_sizes(nodes: Sequence[Node], hardware: HardwareConfig) -> None:
         if isinstance(node, Border):
             if min(*node.stride, 1 + min(node.border), 1 + min(node.channels)) < 1:
                 raise ValueError(f"{where}: strides must be at least 1, borders and channels at least 0")
-            _check_shape(node.values, (node.shape[0],), f"{where}: values")
+            if node.values.shape != (node.shape[0],):
+                raise ValueError(f"{where}: values must have shape {node.shape[:1]}, got {node.values.shape}")
         if isinstance(node, Crossbar):
             if not node.layers:
                 raise ValueError(f"{where}: it has no layer")
             for layer in node.layers:
-                _check_layer_sizes(layer, hardware)
+                check_sizes(layer, hardware)
             outputs = sum(layer.outputs for layer in node.layers)
             for name in ("step", "bias"):
                 shape = np.shape(getattr(node, name))
                 if shape != (outputs,):
                     raise ValueError(f"{where}: {name} must be {outputs} real numbers, got shape {shape}")
-
-
-def _check_layer_sizes(layer: Layer, hardware: HardwareConfig) -> None:
-    where = f"layer {layer.name}"
-    for name in _SIZES:
-        if not 1 <= (value := getattr(layer, name)) <= 65535:
-            raise ValueError(f"{where}: {name} must be in 1..65535, got {value}")
-    shapes: dict[str, tuple[int, ...]] = {
-        "weights": (layer.k, layer.outputs),
-        "bias": (layer.outputs,),
-        "multipliers": (layer.outputs,),
-        "block_widths": (layer.segments(hardware), layer.block_cols(hardware)),
-        "min_count": ((1 << hardware.adc_bits) - 1,),
-        "pad_values": (layer.channels,),
-    }
-    for name, shape in shapes.items():
-        values = getattr(layer, name)
-        if values is not None:
-            _check_shape(values, shape, f"{where}: {name}")
-
-
-def _check_shape(values: np.ndarray, shape: tuple[int, ...], where: str) -> None:
-    if values.shape != shape:
-        raise ValueError(f"{where} must have shape {shape}, got {values.shape}")
 
 
 def read_network(archive: Archive, others: Sequence[str] = ()) -> Graph:

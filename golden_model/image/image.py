@@ -153,9 +153,8 @@ def write(
     logits, events = Interpreter(program.tables, network.hardware, image_base=program.image_base).run(images)
     if not (np.array_equal(logits, expected) and (runner.cycles(counted) == events.cycles.sum(axis=1)).all()):
         raise ValueError(f"network {network.name}: its program does not compute what the network does")
-    arrays |= {f"tables.{name}": getattr(program.tables, name) for name in _TABLES}
+    arrays |= _table_arrays(program)
     arrays |= {
-        "tables.cells": np.packbits(program.tables.cells),
         "vectors.images": images,
         "vectors.labels": labels.astype(np.int64),
         "vectors.logits": logits,
@@ -190,6 +189,12 @@ def _program_parts(program: Program) -> dict[str, Any]:
         "cell_pairs": program.placement.pairs,
         "cell_checksum": program.tables.checksum,
     }
+
+
+def _table_arrays(program: Program) -> dict[str, np.ndarray]:
+    """The tables as arrays of the archive."""
+    tables = {f"tables.{name}": getattr(program.tables, name) for name in _TABLES}
+    return tables | {"tables.cells": np.packbits(program.tables.cells)}
 
 
 def _check_labels(labels: np.ndarray, outputs: int) -> None:
@@ -303,9 +308,7 @@ def _check_program(archive: Archive, program: Program) -> None:
     for name, value in _program_parts(program).items():
         if archive.manifest[name] != value:
             raise ValueError(f"{name} does not follow from the network")
-    expected = {f"tables.{name}": getattr(program.tables, name) for name in _TABLES}
-    expected["tables.cells"] = np.packbits(program.tables.cells)
-    stand_ins = archive.stand_ins()
+    expected, stand_ins = _table_arrays(program), archive.stand_ins()
     for name, values in expected.items():
         if name not in stand_ins:
             raise ValueError(f"{name} is missing")

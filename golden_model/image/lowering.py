@@ -16,18 +16,7 @@ from golden_model import timing
 from golden_model.config import PAPER
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.graph.network import Graph
-from golden_model.graph.nodes import (
-    Add,
-    AveragePool,
-    Border,
-    Concat,
-    Crossbar,
-    Image,
-    MaxPool,
-    Node,
-    Reshape,
-    Shape,
-)
+from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape, Shape
 from golden_model.graph.numbers import Rescale
 from golden_model.registers import StepKind, descriptor_fields
 

@@ -12,7 +12,7 @@ from golden_model.engines import choice
 from golden_model.engines.run_layer import run_layer
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import build
-from golden_model.graph.nodes import AveragePool, MaxPool
+from golden_model.graph.nodes import AveragePool, Crossbar, MaxPool
 from golden_model.graph.numbers import Encoding, Window
 from golden_model.trq import AdcRegisters
 from tests.golden_model.test_graph import SMALL, convolution, everything, head, image, pixels
@@ -397,12 +397,16 @@ def test_everything_stays_on_the_device_and_nothing_waits_for_it(monkeypatch, ro
     made = {graph.image.name: blank(2, *graph.image.shape)}
     for node in graph.nodes[1:]:
         inputs = [made[name] for name in node.inputs]
-        if node in graph.crossbars:
+        if isinstance(node, Crossbar):
             prepared = [prepare(one, graph.hardware) for one in node.layers]
             for one in prepared:
                 torch_engine.tables_of(one, meta)
             with OneDevice():
-                made[node.name], _ = torch_engine.run_crossbar(node, prepared, inputs[0], [*inputs, None][1])
+                outputs = [
+                    torch_engine.run_on_device(layer, one, x, [*inputs, None][1], node.residual_multiplier)[0]
+                    for layer, one, x in zip(node.layers, prepared, inputs[0].chunk(len(prepared), dim=1), strict=True)
+                ]
+                made[node.name] = torch.cat(outputs, dim=1)
         else:
             made[node.name] = torch_engine.compute(node, *inputs)
         assert made[node.name].device == meta

@@ -245,48 +245,53 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return slower
 
 
-def _kernels(rows: list[dict[str, Any]], engine: str, where: str) -> Table:
-    table = Table(title=f"A/D conversions per second, one layer, {where}", title_justify="left")
-    for name in ("operation unit", "setting", engine, "plain NumPy", "ratio"):
-        table.add_column(name, justify="left" if name in ("operation unit", "setting") else "right")
+def _table(console: Console, title: str, rows: list[dict[str, Any]], columns: dict[str, Callable[[Any], str]]) -> None:
+    """Print rows; columns : heading -> text of a row. Texts of the first column and of settings stand left."""
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("operation unit", "setting", "change") else "right")
     for row in rows:
-        speeds = (f"{row[key] / 1e9:.3g} G" for key in (engine, "plain"))
-        table.add_row(row["regime"], row["setting"], *speeds, f"{row['ratio']:.0f}")
-    return table
+        table.add_row(*(text(row) for text in columns.values()))
+    console.print(table)
 
 
-def _networks(rows: list[dict[str, Any]], where: str) -> Table:
-    table = Table(title=f"10,000 images through layers of ResNet-20's shapes{where}", title_justify="left")
-    for name in ("operation unit", "threads", "seconds", "conversions an image", "conversions/s", "peak memory"):
-        table.add_column(name, justify="left" if name == "operation unit" else "right")
-    for row in rows:
-        table.add_row(
-            row["regime"],
-            str(row["threads"]),
-            f"{row['seconds_per_10000']:.1f}",
-            f"{row['conversions_per_image'] / 1e6:.1f} M",
-            f"{row['conversions_per_second'] / 1e9:.3g} G",
-            f"{row['peak_memory_mb']} MB",
-        )
-    return table
+def _kernels(console: Console, rows: list[dict[str, Any]], engine: str, where: str) -> None:
+    columns: dict[str, Callable[[Any], str]] = {
+        "operation unit": lambda row: row["regime"],
+        "setting": lambda row: row["setting"],
+        engine: lambda row: f"{row[engine] / 1e9:.3g} G",
+        "plain NumPy": lambda row: f"{row['plain'] / 1e9:.3g} G",
+        "ratio": lambda row: f"{row['ratio']:.0f}",
+    }
+    _table(console, f"A/D conversions per second, one layer, {where}", rows, columns)
+
+
+def _networks(console: Console, rows: list[dict[str, Any]], where: str) -> None:
+    columns: dict[str, Callable[[Any], str]] = {
+        "operation unit": lambda row: row["regime"],
+        "threads": lambda row: str(row["threads"]),
+        "seconds": lambda row: f"{row['seconds_per_10000']:.1f}",
+        "conversions an image": lambda row: f"{row['conversions_per_image'] / 1e6:.1f} M",
+        "conversions/s": lambda row: f"{row['conversions_per_second'] / 1e9:.3g} G",
+        "peak memory": lambda row: f"{row['peak_memory_mb']} MB",
+    }
+    _table(console, f"10,000 images through layers of ResNet-20's shapes{where}", rows, columns)
 
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Print the tables that there are."""
     if result["kernels"]:
-        console.print(_kernels(result["kernels"], "compiled", "one thread"))
-        console.print(_networks(result["networks"], ""))
-    growth = Table(title="Growth of the time (tables made anew each time)", title_justify="left")
-    for name in ("operation unit", "change", "time"):
-        growth.add_column(name, justify="right" if name == "time" else "left")
-    for row in result["growth"]:
-        growth.add_row(row["regime"], row["what"], f"x {row['time']:.2f}")
-    if result["growth"]:
-        console.print(growth)
-    if "torch" in result:
-        found = result["torch"]
-        console.print(_kernels(found["kernels"], "torch", found["device"]))
-        console.print(_networks(found["networks"], f", {found['device']}"))
+        _kernels(console, result["kernels"], "compiled", "one thread")
+        _networks(console, result["networks"], "")
+        columns: dict[str, Callable[[Any], str]] = {
+            "operation unit": lambda row: row["regime"],
+            "change": lambda row: row["what"],
+            "time": lambda row: f"x {row['time']:.2f}",
+        }
+        _table(console, "Growth of the time (tables made anew each time)", result["growth"], columns)
+    if found := result.get("torch"):
+        _kernels(console, found["kernels"], "torch", found["device"])
+        _networks(console, found["networks"], f", {found['device']}")
         if found["device_memory_mb"] is not None:
             console.print(f"{found['device']}: at most {found['device_memory_mb']} MB of its memory taken")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from typing import Any
 
 
 def numba_installed() -> bool:
@@ -13,3 +15,8 @@ def numba_installed() -> bool:
 def torch_installed() -> bool:
     """Whether there is the engine for GPUs."""
     return importlib.util.find_spec("torch") is not None
+
+
+def array_library(array: Any) -> Any:
+    """numpy or torch, whose functions take this array; graph nodes compute with those that both name alike."""
+    return sys.modules[type(array).__module__.partition(".")[0]]

@@ -12,7 +12,7 @@ def round_half_up_shift(x: Any, n: int) -> Any:
 
     Parameters
     ----------
-    x : integer or integer array of any shape; |x| + 2**(n - 1) must fit its type (int64 for a plain integer).
+    x : integer, integer array or tensor of any shape; |x| + 2**(n - 1) must fit its type (int64 for a plain integer).
     n : shift in 0..63.
 
     Returns an array (or scalar) of x's shape.
@@ -25,7 +25,7 @@ def round_half_up_shift(x: Any, n: int) -> Any:
         raise ValueError(f"round_half_up_shift: n must be in 0..63, got {n}")
     n = int(n)
     half = (1 << n) >> 1
-    if isinstance(x, int):
+    if isinstance(x, int) or type(x).__module__ == "torch":
         return (x + half) >> n
     x = np.asarray(x)
     if x.dtype.kind not in "iu":

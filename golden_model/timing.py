@@ -76,20 +76,16 @@ def fixed_cycles(hardware: HardwareConfig, k: int, outputs: int, loaded: Any = N
     return values + c_group(hardware) * groups(hardware, k) + block_cols + outputs + c_window(hardware)
 
 
-def window_cycles(hardware: HardwareConfig, k: int, outputs: int, segment_cycles: Any) -> np.ndarray:
-    """Clocks of windows.
-
-    Parameters
-    ----------
-    k, outputs : K and N of the layer.
-    segment_cycles : C_r in clocks, shape (..., segments).
-
-    Returns int64 of shape (...).
-    """
-    block_cols = -(-outputs // hardware.ou_cols)
+def busy_cycles(hardware: HardwareConfig, outputs: int, segment_cycles: Any) -> np.ndarray:
+    """Clocks of conversions: sum over segments of max(C_r, W), of C_r in the last one; C_r (..., segments) -> (...)."""
     busy = np.array(segment_cycles, dtype=np.int64)
-    busy[..., :-1] = np.maximum(busy[..., :-1], block_cols)
-    return busy.sum(axis=-1) + fixed_cycles(hardware, k, outputs)
+    busy[..., :-1] = np.maximum(busy[..., :-1], -(-outputs // hardware.ou_cols))
+    return busy.sum(axis=-1)
+
+
+def window_cycles(hardware: HardwareConfig, k: int, outputs: int, segment_cycles: Any) -> np.ndarray:
+    """Clocks of windows of a layer with K rows and N outputs; C_r in clocks (..., segments) -> int64 (...)."""
+    return busy_cycles(hardware, outputs, segment_cycles) + fixed_cycles(hardware, k, outputs)
 
 
 def network_cycles(hardware: HardwareConfig, layer_cycles: Any) -> np.ndarray:

@@ -15,7 +15,6 @@ terms of a window's clocks stay as they are (timing.py).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -78,8 +77,8 @@ def lane_operations(prepared: Prepared, segment: int, slices: np.ndarray) -> tup
     return lanes.T.astype(np.int64), clocks
 
 
-def _spend_plain(prepared: Prepared, streamed: np.ndarray, active: np.ndarray, cells: Any) -> Spent:
-    """NumPy; cells : from `make_cells`, to make tables of all slices in a compiled loop, or None."""
+def _spend_plain(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> Spent:
+    """NumPy, with tables of all slices where OUs have few rows."""
     hardware = prepared.hardware
     made = _zeros(prepared, len(streamed))
     few_rows = hardware.ou_rows <= PATTERN_ROWS
@@ -93,7 +92,7 @@ def _spend_plain(prepared: Prepared, streamed: np.ndarray, active: np.ndarray, c
             on = np.flatnonzero(active[:, segment, i])
             bits = (streamed[on, segment] >> i) & 1
             if few_rows:
-                spent, clocks = _pattern_tables(prepared, segment, cells)
+                spent, clocks = _pattern_tables(prepared, segment)
                 pattern = bits @ place
                 spent, clocks = spent[pattern], clocks[pattern]
             else:
@@ -107,17 +106,10 @@ def _spend_plain(prepared: Prepared, streamed: np.ndarray, active: np.ndarray, c
     return made
 
 
-def _pattern_tables(prepared: Prepared, segment: int, cells: Any) -> tuple[np.ndarray, np.ndarray]:
+def _pattern_tables(prepared: Prepared, segment: int) -> tuple[np.ndarray, np.ndarray]:
     """`lane_operations` of all 2**ou_rows slices, made on first use and kept with the layer."""
     key = ("lanes", segment)
-    if key not in prepared.tables and cells is not None:
-        from golden_model.crossbar import lanes_compiled
-
-        hardware = prepared.hardware
-        prepared.tables[key] = lanes_compiled.spend_patterns(
-            cells, segment, hardware.ou_rows, hardware.lanes, max(1, hardware.sample_interval)
-        )
-    elif key not in prepared.tables:
+    if key not in prepared.tables:
         rows = prepared.hardware.ou_rows
         slices = ((np.arange(1 << rows) >> np.arange(rows)[:, None]) & 1).astype(np.float32)
         spent, clocks = lane_operations(prepared, segment, slices)
@@ -194,7 +186,7 @@ def spend(
     hardware = prepared.hardware
     windows, segments = len(activations), len(prepared.segments)
     few_rows = hardware.ou_rows <= PATTERN_ROWS
-    compiled = not plain and numba_installed()
+    compiled = not plain and not few_rows and numba_installed()
     if compiled and "lanes" not in prepared.tables:
         prepared.tables["lanes"] = make_cells(prepared)
     skipping = prepared.skip_zero_slices if skip_zero_slices is None else skip_zero_slices
@@ -206,7 +198,7 @@ def spend(
         part = slice(begin, min(begin + step, windows))
         streamed, mask = streams(prepared, activations[part])
         active = switched_on(replace(prepared, skip_zero_slices=skipping), streamed, mask)
-        if compiled and not few_rows:
+        if compiled:
             from golden_model.crossbar import lanes_compiled
 
             one = _zeros(prepared, len(streamed))
@@ -215,7 +207,7 @@ def spend(
                 max(1, hardware.sample_interval), one,
             )  # fmt: skip
         else:
-            one = _spend_plain(prepared, streamed, active, prepared.tables["lanes"] if compiled else None)
+            one = _spend_plain(prepared, streamed, active)
         made.operations[part], made.lock_step[part] = one.operations, one.lock_step
         made.decoupled[part] = one.decoupled
         made.ou_activations[part] = active.sum(axis=2) @ prepared.widths.sum(axis=1)

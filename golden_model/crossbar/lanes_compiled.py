@@ -65,34 +65,6 @@ def spend(cells: Any, slices: np.ndarray, active: np.ndarray, lanes: int, shorte
 
 
 @_njit
-def _spend_patterns(words, lane, bounds, first, begin, end, table, shortest, operations, clocks):
-    counts = len(table)
-    flat = table.reshape(-1)
-    for pattern in range(len(operations)):
-        low = np.uint64(pattern)
-        rows = np.int64(ones_of(low))
-        for ou in range(begin, end):
-            most = np.int64(0)
-            for column in range(first[ou], first[ou + 1]):
-                bound = min(rows, np.int64(bounds[column]))
-                count = np.int64(ones_of(low & words[column, 0]))
-                spent = np.int64(flat[bound * counts + count])
-                operations[pattern, lane[column]] += spent
-                most = max(most, spent)
-            clocks[pattern] += max(most, shortest)
-
-
-def spend_patterns(cells: Any, segment: int, rows: int, lanes: int, shortest: int) -> Any:
-    """Operations int32 (2**rows, lanes) and lock-step clocks int32 (2**rows,) of all slices of a segment."""
-    operations, clocks = np.zeros((1 << rows, lanes), dtype=np.int32), np.zeros(1 << rows, dtype=np.int32)
-    _spend_patterns(
-        np.ascontiguousarray(cells.words), cells.lane, cells.bounds, cells.first, cells.start[segment],
-        cells.start[segment + 1], np.ascontiguousarray(cells.operations), shortest, operations, clocks,
-    )  # fmt: skip
-    return operations, clocks
-
-
-@_njit
 def _add_joint_counts(slices, cells, u, counts):
     size = slices.shape[1]
     for x in range(len(slices)):

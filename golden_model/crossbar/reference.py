@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from golden_model import timing
+from golden_model.crossbar.counters import Tally, counters_of
 from golden_model.crossbar.prepared import PATTERN_ROWS, Prepared, check_activations, streams, switched_on, translate
 from golden_model.events import Events
+from golden_model.registers import COUNTER_NAMES
 
 _CHUNK_BYTES = 48 << 20
 
@@ -64,18 +66,9 @@ def convert_slices(prepared: Prepared, segment: int, slices: np.ndarray) -> Slic
     return SliceResult(np.ascontiguousarray(sums.T), operations, in_r1, clocks)
 
 
-@dataclass(frozen=True, eq=False)
-class Totals:
-    """Per window: sums (P, N) int64; operations, in_r1 (P,) and segment clocks C_r (P, segments), int64."""
-
-    sums: np.ndarray
-    operations: np.ndarray
-    in_r1: np.ndarray
-    clocks: np.ndarray
-
-
-def _zero_totals(prepared: Prepared, windows: int) -> Totals:
-    return Totals(
+def _zero_totals(prepared: Prepared, windows: int) -> SliceResult:
+    """Of windows: sums (P, N); operations, in_r1 (P,) and segment clocks C_r (P, segments); int64."""
+    return SliceResult(
         np.zeros((windows, prepared.outputs), dtype=np.int64),
         np.zeros(windows, dtype=np.int64),
         np.zeros(windows, dtype=np.int64),
@@ -83,7 +76,7 @@ def _zero_totals(prepared: Prepared, windows: int) -> Totals:
     )
 
 
-def _direct(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> Totals:
+def _direct(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> SliceResult:
     """Convert every slice that is switched on, one by one.
 
     streamed : (P, segments, ou_rows) integers q''. active : bool (P, segments, bits), slices that are
@@ -120,7 +113,7 @@ def slice_table(prepared: Prepared, segment: int) -> SliceResult:
     return prepared.tables[key]
 
 
-def _patterns(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> Totals:
+def _patterns(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> SliceResult:
     """Look every slice up in a table over all slices of its segment; as `_direct` otherwise."""
     rows = prepared.hardware.ou_rows
     totals = _zero_totals(prepared, len(streamed))
@@ -141,7 +134,7 @@ def _patterns(prepared: Prepared, streamed: np.ndarray, active: np.ndarray) -> T
     return totals
 
 
-def _convert(prepared: Prepared, streamed: np.ndarray, active: np.ndarray, name: str) -> Totals:
+def _convert(prepared: Prepared, streamed: np.ndarray, active: np.ndarray, name: str) -> SliceResult:
     """The conversions of a chunk of windows."""
     if name not in ("auto", "direct", "patterns"):
         raise ValueError(f"engine must be 'auto', 'direct', 'patterns', 'compiled' or 'torch', got {name!r}")
@@ -167,19 +160,18 @@ def run(prepared: Prepared, activations: Any, *, engine: str = "auto") -> tuple[
     activations = check_activations(prepared, activations)
     windows = len(activations)
     sums = np.zeros((windows, prepared.outputs), dtype=np.int64)
-    counters = np.zeros((windows, Events().counts.size), dtype=np.int64)
+    counters = np.zeros((windows, len(COUNTER_NAMES)), dtype=np.int64)
     bytes_per_window = 8 * (4 * prepared.k + 3 * prepared.outputs + 4 * len(prepared.segments) * prepared.bits)
     step = max(1, _CHUNK_BYTES // bytes_per_window)
     for start in range(0, windows, step):
         part = slice(start, min(start + step, windows))
-        sums[part], events = _run_chunk(prepared, activations[part], engine)
-        counters[part] = events.counts
+        sums[part], counters[part] = _run_chunk(prepared, activations[part], engine)
     return sums, Events(counters)
 
 
-def _run_chunk(prepared: Prepared, activations: np.ndarray, engine: str) -> tuple[np.ndarray, Events]:
-    hardware, windows = prepared.hardware, len(activations)
-    segments, block_cols = prepared.widths.shape
+def _run_chunk(prepared: Prepared, activations: np.ndarray, engine: str) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and counters of a chunk of windows."""
+    hardware = prepared.hardware
     streamed, mask = streams(prepared, activations)
     streamed_bits = mask.sum(axis=2)
     active = switched_on(prepared, streamed, mask)
@@ -187,17 +179,13 @@ def _run_chunk(prepared: Prepared, activations: np.ndarray, engine: str) -> tupl
 
     planes = prepared.widths.sum(axis=1)  # (segments,)
     slices = active.sum(axis=2)  # (P, segments) switched-on slices
-    conversions = slices @ prepared.lanes_per_slice
-    block_planes = hardware.weight_bits * segments * block_cols
-    events = Events.of(
-        ou_activations=slices @ planes,
-        skipped_planes=np.full(windows, (block_planes - int(planes.sum())) * hardware.input_bits),
-        skipped_bits=(hardware.input_bits - streamed_bits) @ planes,
-        skipped_zero_slices=(streamed_bits - slices) @ planes,
-        conversions_r1=totals.in_r1,
-        conversions_r2=conversions - totals.in_r1,
-        ad_operations=totals.operations,
-        input_bits_streamed=streamed_bits.sum(axis=1),
-        cycles=timing.window_cycles(hardware, prepared.k, prepared.outputs, totals.clocks),
+    tally = Tally(
+        streamed=streamed_bits.sum(axis=1),
+        streamed_planes=streamed_bits @ planes,
+        activated=slices @ planes,
+        conversions=slices @ prepared.lanes_per_slice,
+        in_r1=totals.in_r1,
+        operations=totals.operations,
+        clocks=timing.busy_cycles(hardware, prepared.outputs, totals.clocks),
     )
-    return totals.sums, events
+    return totals.sums, counters_of(prepared, 1, tally)

@@ -7,19 +7,25 @@ import numpy as np
 from golden_model.crossbar.layer import Layer
 
 
+def with_border(layer: Layer, activations: np.ndarray) -> np.ndarray:
+    """Maps (B, C, H, W) with the layer's border around them, of the same dtype; a copy where there is one."""
+    border = layer.pad
+    if not border:
+        return np.ascontiguousarray(activations)
+    shape = (len(activations), layer.channels, layer.height + 2 * border, layer.width + 2 * border)
+    padded = np.zeros(shape, dtype=activations.dtype)
+    if layer.pad_values is not None:
+        padded[...] = np.asarray(layer.pad_values)[:, None, None]
+    padded[:, :, border : border + layer.height, border : border + layer.width] = activations
+    return padded
+
+
 def windows(layer: Layer, activations: np.ndarray) -> np.ndarray:
     """Windows of a layer in hardware order: pooled raster order, raster inside a pooling window (§5a).
 
     activations : (B, C, H, W). Returns (B, windows, K) of the same dtype; K = (c * kh + ky) * kw + kx.
     """
-    batch = len(activations)
-    border = layer.pad
-    padded = np.zeros(
-        (batch, layer.channels, layer.height + 2 * border, layer.width + 2 * border), dtype=activations.dtype
-    )
-    if layer.pad_values is not None:
-        padded[...] = np.asarray(layer.pad_values)[:, None, None]
-    padded[:, :, border : border + layer.height, border : border + layer.width] = activations
+    batch, padded = len(activations), with_border(layer, activations)
     views = np.lib.stride_tricks.sliding_window_view(padded, (layer.kernel_height, layer.kernel_width), axis=(2, 3))
     views = views[:, :, :: layer.stride, :: layer.stride]
     oh, ow, pool = layer.out_height, layer.out_width, layer.pool

@@ -19,12 +19,12 @@ from typing import Any
 import numba
 import numpy as np
 
-from golden_model import timing
+from golden_model.crossbar.counters import Tally, counters_of
 from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.prepared import Prepared
 from golden_model.crossbar.reference import slice_table
+from golden_model.crossbar.windows import with_border
 from golden_model.engines import simd
-from golden_model.registers import COUNTER_NAMES
 
 _njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
@@ -113,44 +113,29 @@ def _choose_precision(q, start, stop, l_max, tau_sq):
 
 
 @_njit
-def _load_window(image, window, shape, border, q):
-    """Gather one window's K activations into q (C outermost); windows in hardware order (system.md §5a)."""
-    kernel_height, kernel_width, stride, pad, pool, out_width = shape
-    channels, height, width = image.shape
-    inside = window % (pool * pool)
-    pooled = window // (pool * pool)
-    top = (pooled // out_width * pool + inside // pool) * stride - pad
-    left = (pooled % out_width * pool + inside % pool) * stride - pad
-    k = 0
-    if top >= 0 and left >= 0 and top + kernel_height <= height and left + kernel_width <= width:
-        for c in range(channels):
-            for y in range(kernel_height):
-                for x in range(kernel_width):
-                    q[k] = image[c, top + y, left + x]
-                    k += 1
-    else:
-        for c in range(channels):
-            for y in range(kernel_height):
-                for x in range(kernel_width):
-                    row, column = top + y, left + x
-                    if 0 <= row < height and 0 <= column < width:
-                        q[k] = image[c, row, column]
-                    else:
-                        q[k] = border[c]
-                    k += 1
+def _origin(window, walk):
+    """Offset of a window in the bordered map, one value a pixel; windows in hardware order (system.md §5a)."""
+    stride, pool, out_width, map_width = walk
+    inside, pooled = window % (pool * pool), window // (pool * pool)
+    top = (pooled // out_width * pool + inside // pool) * stride
+    left = (pooled % out_width * pool + inside % pool) * stride
+    return top * map_width + left
 
 
 @_njit
-def _pack_dynamic(image, first, shape, border, ou_rows, group_rows, k_rows, l_max, tau_sq, spread, words, streamed):
-    """Patterns of the windows first.. of one image, with dynamic precision.
+def _pack_dynamic(pixels, first, offsets, walk, ou_rows, group_rows, l_max, tau_sq, spread, words, streamed):
+    """Patterns of the windows first.. of one bordered image, with dynamic precision.
 
-    words : uint64 (windows, segments, 2), out. streamed : uint8 (windows, segments), out: how many bit positions are
-    streamed.
+    pixels : uint8, flat. offsets : (K,) distance of each row of a window from the window's origin. words : uint64
+    (windows, segments, 2), out. streamed : uint8 (windows, segments), out: how many bit positions are streamed.
     """
     windows, segments = words.shape[:2]
+    k_rows = len(offsets)
     q = np.zeros(segments * ou_rows, dtype=np.uint8)
     for w in range(windows):
-        _load_window(image, first + w, shape, border, q)
+        origin = _origin(first + w, walk)
+        for k in range(k_rows):
+            q[k] = pixels[origin + offsets[k]]
         for start in range(0, k_rows, group_rows):
             stop = min(start + group_rows, k_rows)
             lo, hi = _choose_precision(q, start, stop, l_max, tau_sq)
@@ -171,41 +156,32 @@ def _pack_dynamic(image, first, shape, border, ou_rows, group_rows, k_rows, l_ma
 
 
 @_njit
-def _spread_map(image, border, pad, run, spread, spreads):
-    """Spread words of every run of `run` pixels of the bordered map: uint64 (C, H + 2 pad, W + 2 pad, 2), out.
+def _spread_runs(pixels, run, spread, spreads):
+    """Spread words of every run of `run` pixels: uint64 (pixels, 2), out; pixel j of a run is shifted to row j.
 
-    Pixel j of a run is shifted to row j; the last run - 1 pixels of a row have no complete run.
+    Runs that do not lie in one row of a map belong to no window.
     """
-    channels, height, width = image.shape
-    for c in range(channels):
-        for y in range(height + 2 * pad):
-            for x in range(width + 2 * pad):
-                row, column = y - pad, x - pad
-                byte = image[c, row, column] if 0 <= row < height and 0 <= column < width else border[c]
-                spreads[c, y, x, 0] = spread[byte, 0]
-                spreads[c, y, x, 1] = spread[byte, 1]
-            # Left to right: pixel x + 1.. are still single when x takes them up.
-            for x in range(width + 2 * pad - run + 1):
-                for j in range(1, run):
-                    spreads[c, y, x, 0] |= spreads[c, y, x + j, 0] << np.uint64(j)
-                    spreads[c, y, x, 1] |= spreads[c, y, x + j, 1] << np.uint64(j)
+    for x in range(len(pixels)):
+        spreads[x, 0] = spread[pixels[x], 0]
+        spreads[x, 1] = spread[pixels[x], 1]
+    # From the first on: the pixels behind x are still single when x takes them up.
+    for x in range(len(pixels) - run + 1):
+        for j in range(1, run):
+            spreads[x, 0] |= spreads[x + j, 0] << np.uint64(j)
+            spreads[x, 1] |= spreads[x + j, 1] << np.uint64(j)
 
 
 @_njit
-def _pack(spreads, first, offsets, shape, run, ou_rows, words):
+def _pack(spreads, first, offsets, walk, run, ou_rows, words):
     """Patterns of the windows first.. of one image, all bits streamed.
 
-    spreads : uint64 (pixels, 2) of `_spread_map`. offsets : (K / run,) distance of each run of a window from
+    spreads : uint64 (pixels, 2) of `_spread_runs`. offsets : (K / run,) distance of each run of a window from
     the window's origin.
     """
-    stride, pool, out_width, map_width = shape
     windows, segments = words.shape[:2]
-    area, runs, per_segment = pool * pool, len(offsets), ou_rows // run
+    runs, per_segment = len(offsets), ou_rows // run
     for w in range(windows):
-        inside, pooled = (first + w) % area, (first + w) // area
-        top = (pooled // out_width * pool + inside // pool) * stride
-        left = (pooled % out_width * pool + inside % pool) * stride
-        origin = top * map_width + left
+        origin = _origin(first + w, walk)
         for s in range(segments):
             low = high = np.uint64(0)
             shift = np.uint64(0)
@@ -249,8 +225,8 @@ def _cost(words, s, streamed, cost, skip_zero, block_cols):
 
 
 @_njit
-def _count(words, streamed, costs, planes, lanes, skip_zero, input_bits, block_cols, counters):
-    """Add the events of packed windows to `counters` (int64, order of COUNTER_NAMES; cycles: sum of max(C_r, W))."""
+def _count(words, streamed, costs, planes, lanes, skip_zero, block_cols, tally):
+    """Add what packed windows did to `tally` (int64, order of `Tally`)."""
     windows, segments = words.shape[:2]
     for s in range(segments):
         least = block_cols if s < segments - 1 else 0
@@ -258,14 +234,13 @@ def _count(words, streamed, costs, planes, lanes, skip_zero, input_bits, block_c
         sent = np.int64(0)
         for w in range(windows):
             sent += streamed[w, s]
-        counters[0] += slices * planes[s]
-        counters[2] += (windows * input_bits - sent) * planes[s]
-        counters[3] += (sent - slices) * planes[s]
-        counters[4] += in_r1
-        counters[5] += slices * lanes[s] - in_r1
-        counters[6] += operations
-        counters[7] += sent
-        counters[8] += clocks
+        tally[0] += sent
+        tally[1] += sent * planes[s]
+        tally[2] += slices * planes[s]
+        tally[3] += slices * lanes[s]
+        tally[4] += in_r1
+        tally[5] += operations
+        tally[6] += clocks
 
 
 def _make_accumulate(add_rows: Any) -> Any:
@@ -286,57 +261,50 @@ def _make_accumulate(add_rows: Any) -> Any:
 _ACCUMULATE = tuple(_make_accumulate(f) for f in (simd.add_rows_16_pairs, simd.add_rows_16, simd.add_rows_32))
 
 
-def run_images(
-    layer: Layer | SimpleNamespace, prepared: Prepared, tables: Tables, images: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def run_layer(layer: Layer, prepared: Prepared, tables: Tables, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images through one layer.
 
-    images : uint8 (B, C, H, W). Returns (sums, counters): sums int32 (B, windows, column groups, COLUMNS),
-    columns >= N are 0; counters int64 (B, COUNTER_NAMES), `cycles` the sum of the windows without c_layer.
+    images : uint8 (B, C, H, W). Returns (sums, counters): sums int32 (B, windows, columns >= N) in hardware order,
+    those beyond N are 0; counters int64 (B, COUNTER_NAMES), `cycles` the sum of the windows without c_layer.
     """
     hardware, redy = prepared.hardware, prepared.redy
     segments, block_cols = prepared.widths.shape
     windows = layer.windows
-    border = np.zeros(layer.channels, dtype=np.uint8)
-    if layer.pad_values is not None:
-        border[:] = layer.pad_values
     sums = np.zeros((len(images), windows, tables.rows.shape[0], _COLUMNS), dtype=np.int32)
-    counters = np.zeros((len(images), len(COUNTER_NAMES)), dtype=np.int64)
+    tallies = np.zeros((len(images), len(Tally._fields)), dtype=np.int64)
     block = max(1, _BLOCK_BYTES // tables.rows.strides[1])
     # Tables are walked once for a chunk: several images, or a part of the windows of a large one.
     chunk = max(1, _CHUNK_BYTES // (16 * segments))
     step, together = min(windows, chunk), max(1, min(len(images), chunk // windows))
     words = np.empty((together, step, segments, 2), dtype=np.uint64)
     streamed = np.full((step, segments), prepared.bits, dtype=np.uint8)
-    if redy is None:
-        map_height, map_width = layer.height + 2 * layer.pad, layer.width + 2 * layer.pad
-        spreads = np.empty((layer.channels, map_height, map_width, 2), dtype=np.uint64)
-        pixels = spreads.reshape(-1, 2)
-        run = layer.kernel_width if hardware.ou_rows % layer.kernel_width == 0 else 1
-        c, y, x = np.indices((layer.channels, layer.kernel_height, layer.kernel_width))[..., ::run]
-        offsets = ((c * map_height + y) * map_width + x).ravel()
-        shape = (layer.stride, layer.pool, layer.out_width, map_width)
-    else:
-        shape = (layer.kernel_height, layer.kernel_width, layer.stride, layer.pad, layer.pool, layer.out_width)
-        group_rows = hardware.ou_rows * hardware.segments_per_group
+    maps = with_border(layer, images)
+    height, width = maps.shape[2:]
+    maps = maps.reshape(len(images), -1)
+    run = layer.kernel_width if redy is None and hardware.ou_rows % layer.kernel_width == 0 else 1
+    c, y, x = np.indices((layer.channels, layer.kernel_height, layer.kernel_width))[..., ::run]
+    offsets = ((c * height + y) * width + x).ravel()
+    walk = (layer.stride, layer.pool, layer.out_width, width)
+    spreads = np.empty((maps.shape[1] if redy is None else 0, 2), dtype=np.uint64)
     for start in range(0, len(images), together):
-        part = images[start : start + together]
+        part = maps[start : start + together]
         for first in range(0, windows, step):
             count = min(step, windows - first)
-            for index, image in enumerate(part):
+            for index, pixels in enumerate(part):
                 packed = words[index, :count], streamed[:count]
                 if redy is None:
                     if first == 0 or together > 1:
-                        _spread_map(image, border, layer.pad, run, _SPREAD, spreads)
-                    _pack(pixels, first, offsets, shape, run, hardware.ou_rows, packed[0])
+                        _spread_runs(pixels, run, _SPREAD, spreads)
+                    _pack(spreads, first, offsets, walk, run, hardware.ou_rows, packed[0])
                 else:
+                    group_rows = hardware.ou_rows * hardware.segments_per_group
                     _pack_dynamic(
-                        image, first, shape, border, hardware.ou_rows, group_rows, prepared.k, redy.l_max, redy.tau_sq,
-                        _SPREAD, *packed,
+                        pixels, first, offsets, walk, hardware.ou_rows, group_rows, redy.l_max, redy.tau_sq, _SPREAD,
+                        *packed,
                     )  # fmt: skip
                 _count(
-                    *packed, tables.costs, tables.planes, tables.lanes, prepared.skip_zero_slices,
-                    hardware.input_bits, block_cols, counters[start + index],
+                    *packed, tables.costs, tables.planes, tables.lanes, prepared.skip_zero_slices, block_cols,
+                    tallies[start + index],
                 )  # fmt: skip
             _ACCUMULATE[tables.kind](
                 words[: len(part), :count].reshape(-1, segments, 2),
@@ -344,12 +312,7 @@ def run_images(
                 block,
                 sums[start : start + len(part), first : first + count].reshape(-1, *sums.shape[2:]),
             )
-    missing = hardware.weight_bits * segments * block_cols - int(tables.planes.sum())
-    counters[:, 1] += windows * missing * hardware.input_bits
-    # `_count` summed max(C_r, W); the formula's other terms are those of a window without any conversion.
-    empty = int(timing.window_cycles(hardware, prepared.k, prepared.outputs, np.zeros(segments, dtype=np.int64)))
-    counters[:, 8] += windows * (empty - (segments - 1) * block_cols)
-    return sums, counters
+    return sums.reshape(len(images), windows, -1), counters_of(prepared, windows, Tally(*tallies.T))
 
 
 def run_matrix(prepared: Prepared, tables: Tables, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -358,18 +321,10 @@ def run_matrix(prepared: Prepared, tables: Tables, activations: np.ndarray) -> t
     They are walked as the pixels of one map of K channels and one row.
     """
     windows = len(activations)
-    walk = SimpleNamespace(
+    walk: Any = SimpleNamespace(
         channels=prepared.k, height=1, width=windows, kernel_height=1, kernel_width=1, stride=1, pad=0, pool=1,
         out_width=windows, windows=windows, pad_values=None,
     )  # fmt: skip
     image = np.ascontiguousarray(activations.T, dtype=np.uint8).reshape(1, prepared.k, 1, windows)
-    sums, counters = run_images(walk, prepared, tables, image)
-    return sums.reshape(windows, -1)[:, : prepared.outputs].astype(np.int64), counters[0]
-
-
-def run_layer(
-    layer: Layer, prepared: Prepared, tables: Tables, activations: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sums (B, windows, columns >= N) in hardware order; counters (B, COUNTER_NAMES), `cycles` without c_layer."""
-    sums, counters = run_images(layer, prepared, tables, activations)
-    return sums.reshape(len(sums), layer.windows, -1), counters
+    sums, counters = run_layer(walk, prepared, tables, image)
+    return sums[0, :, : prepared.outputs].astype(np.int64), counters[0]

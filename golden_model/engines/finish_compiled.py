@@ -32,34 +32,17 @@ def _finish(sums, bias, multipliers, shift, top, residual, residual_multiplier, 
                 output[n, place] = min(max(value >> shift, 0), top)
 
 
-@_njit
-def _finish_pooled(sums, bias, multipliers, shift, top, area, output):
-    """As `_finish` without a residual, and the maximum of every `area` neighbouring rows of sums."""
-    half = np.int64(1) << shift >> 1
-    outputs, places = output.shape
-    for first in range(0, places, _PLACES):
-        last = min(first + _PLACES, places)
-        for n in range(outputs):
-            for place in range(first, last):
-                # M >= 0, so requantisation never changes which of several sums is the largest.
-                largest = np.int64(sums[place * area, n])
-                for inside in range(1, area):
-                    largest = max(largest, np.int64(sums[place * area + inside, n]))
-                value = ((largest + bias[n]) * multipliers[n] + half) >> shift
-                output[n, place] = min(max(value, 0), top)
-
-
 def finish(layer: Layer, sums: np.ndarray, residual: np.ndarray | None, residual_multiplier: int) -> np.ndarray:
     """One image's sums, integers (windows, columns >= N) -> uint8 (N, H', W'); not for a last layer."""
     places = layer.out_height * layer.out_width
     output = np.empty((layer.outputs, places), dtype=np.uint8)
-    sums = np.ascontiguousarray(sums)
+    if layer.pool > 1:  # M >= 0, so requantisation never changes which of several sums is the largest
+        sums = sums.reshape(places, layer.pool**2, -1).max(axis=1)
     bias, multipliers = (np.asarray(x, dtype=np.int64) for x in (layer.bias, layer.multipliers))
+    rows = np.zeros((0, places), dtype=np.uint8) if residual is None else residual.reshape(layer.outputs, places)
     top = (1 << layer.output_bits) - 1
-    if layer.pool > 1:
-        _finish_pooled(sums, bias, multipliers, layer.shift, top, layer.pool**2, output)
-    else:
-        rows = np.zeros((0, places), dtype=np.uint8) if residual is None else residual.reshape(layer.outputs, places)
-        rows = np.ascontiguousarray(rows)
-        _finish(sums, bias, multipliers, layer.shift, top, rows, residual_multiplier, output)
+    _finish(
+        np.ascontiguousarray(sums), bias, multipliers, layer.shift, top, np.ascontiguousarray(rows),
+        residual_multiplier, output,
+    )  # fmt: skip
     return output.reshape(layer.outputs, layer.out_height, layer.out_width)

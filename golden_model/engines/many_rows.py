@@ -2,23 +2,22 @@
 
 Bit i of one row's activation over `bit_slices.WINDOWS` windows is one slice. The count of an A/D conversion is the
 sum of the slices of the rows whose cell is 1, made by a tree of full adders; its value is that count through a
-small program of multiplexers, made from the conversion table by the plain NumPy model's own numbers, so any
-characteristic works, and changing it needs no compilation. Values of both polarities are subtracted, shifted and
-accumulated as slices, and become integers once per column. R1 conversions and slow OUs are counted the same way,
-so every event is exact for every window.
+small program of multiplexers (programs.py), made from the conversion table by the plain NumPy model's own numbers, so
+any characteristic works. Values of both polarities are subtracted, shifted and accumulated as slices, and become
+integers once per column. R1 conversions and slow OUs are counted the same way, so every event is exact for every
+window.
 
 A block of WINDOWS windows may span images: give batches that fill it, 1000 windows or more. The kernels release the
 interpreter lock and only read the tables, so threads may share those, each with its own batch.
 
     prepared = prepare_layer(layer, hardware)
-    tables = make_tables(prepared)  # None: use the plain model
-    tables = compile_programs(tables)  # about 10 ms per setting, wins back from about 10**9 conversions on
-    sums, counters = run_batch(layer, prepared, tables, images)
+    tables = layer_tables(prepared)  # None: use the plain model
+    sums, counters = run_layer(layer, prepared, tables, images)
 
 Memory per thread: sums (4 bytes per window and output), 4 KiB per output, 1 KiB per row of a dynamic-precision group
 and a segment's slices, 1 KiB per OU row. The tables take 2 bytes per cell that is 1 and 10 per column and plane.
 
-Limits, where `make_tables` returns None: sums must fit 32 bits, and a setting must spend the same A/D operations
+Limits, where `layer_tables` returns None: sums must fit 32 bits, and a setting must spend the same A/D operations
 on all conversions of a range, which early detection does not. Searches of ours (system.md §13) do not either: their
 sums and other events come from here, their operations and clocks from population counts (crossbar/lanes.py), which
 is slower.
@@ -29,27 +28,26 @@ from __future__ import annotations
 import inspect
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
 from golden_model import timing
+from golden_model.crossbar.counters import Tally, counters_of
 from golden_model.crossbar.lanes import spend
 from golden_model.crossbar.layer import Layer
-from golden_model.crossbar.windows import in_window_order, windows
-from golden_model.engines import bit_slices
+from golden_model.crossbar.prepared import Prepared
+from golden_model.crossbar.windows import in_window_order, windows, with_border
+from golden_model.engines import bit_slices, simd
 from golden_model.engines.bit_slices import (
     BYTES,
     SIZES,
     WINDOWS,
     WORDS,
-    CompiledPrograms,
     add_difference,
     add_slices,
-    aligned_words,
     call_program,
     copy_bytes,
     copy_slice,
@@ -58,19 +56,15 @@ from golden_model.engines.bit_slices import (
     note_flags,
     pack_bytes,
     padded_size,
-    run_program,
     to_integers,
-    transpose_bytes,
 )
+from golden_model.engines.programs import COUNT, ONE, ZERO, Compiled, compile_programs
 from golden_model.registers import COUNTER_NAMES
 
 _njit = numba.njit(nogil=True, error_model="numpy")
 
-# Slots of a conversion: constants, digits of the count, then the nodes of its program.
-_ZERO, _ONE, _COUNT, _NODES = 0, 1, 2, 10
 _DIGITS = 8  # of a count of up to 128 rows, and of a value
 _FLAG = _DIGITS + 2  # outputs of a program: value digits, two zeros above them, R1 flag
-_LEVELS = 4  # two digits of the count choose at every level of a program
 _PENDING = SIZES[-1]  # flag slices that are counted together
 _TILE_BYTES = 512 << 10  # accumulators that stay in the cache while the input bits pass by
 
@@ -97,17 +91,13 @@ class Cells(NamedTuple):
 class Programs(NamedTuple):
     """Conversion programs of an A/D setting.
 
-    program : (9,), program for counts of so many digits. nodes : uint16 (n, 4) and steps : (n, 4) as
-    `bit_slices.run_program` reads them; program p's steps are start[p]..start[p + 1] - 1. code : (programs,) addresses
-    of compiled programs, or 0. outputs : uint16 (programs, 11) byte offsets of the slots of value digits and flag.
-    flagged, clocked : whether R1 must be counted, and slow OUs. flip : -1 if R2 is the slow range, else 0. digits : of
-    the largest value. area : slots of one conversion.
+    program : (9,), program for counts of so many digits. code : (programs,) their addresses. outputs : uint16
+    (programs, 11) byte offsets of the slots of value digits and flag. flagged, clocked : whether R1 must be counted,
+    and slow OUs. flip : -1 if R2 is the slow range, else 0. digits : of the largest value. area : slots of one
+    conversion.
     """
 
     program: np.ndarray
-    nodes: np.ndarray
-    steps: np.ndarray
-    start: np.ndarray
     code: np.ndarray
     outputs: np.ndarray
     flagged: bool
@@ -134,25 +124,28 @@ class Costs(NamedTuple):
     lanes: np.ndarray
 
 
+class Sizes(NamedTuple):
+    """Digits of sums, of R1 conversions of a window and of slow OUs of a segment; two's complement."""
+
+    sums: int
+    r1: int
+    slow: int
+
+
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """A prepared layer as the engine reads it. width, r1_width, slow_width : digits of the sums and counters.
-
-    searches : operations and clocks come from crossbar/lanes.py.
-    """
+    """A prepared layer as the engine reads it. searches : operations and clocks come from crossbar/lanes.py."""
 
     cells: Cells
     programs: Programs
     costs: Costs
-    width: int
-    r1_width: int
-    slow_width: int
-    compiled: CompiledPrograms | None = None
-    searches: bool = False
+    sizes: Sizes
+    compiled: Compiled
+    searches: bool
 
 
 # ---- tables -------------------------------------------------------------------------------------
-def make_cells(prepared: Any) -> Cells:
+def _make_cells(prepared: Prepared) -> Cells:
     """Row lists of a prepared layer."""
     hardware, segments = prepared.hardware, len(prepared.segments)
     shape = (segments, prepared.outputs, hardware.weight_bits, 2)
@@ -184,186 +177,59 @@ def make_cells(prepared: Any) -> Cells:
     )
 
 
-class _Builder:
-    """Turns functions of a count of `digits` digits into nodes shared by all of them."""
-
-    def __init__(self, digits: int) -> None:
-        self.digits = digits
-        self.nodes: list[list[tuple[int, ...]]] = [[] for _ in range(_LEVELS)]
-        self._known: dict[tuple[int | None, ...], tuple[int, int]] = {}
-
-    def place(self, table: tuple[int | None, ...], level: int) -> tuple[int, int]:
-        """(level, slot or node number) that holds the function; level -1 is a slot. None entries are free.
-
-        table : 4**(level + 1) entries.
-        """
-        given = {x for x in table if x is not None}
-        if len(given) <= 1:
-            return -1, _ONE if given == {1} else _ZERO
-        if table in self._known:
-            return self._known[table]
-        quarter = len(table) // 4
-        parts = [table[k * quarter : (k + 1) * quarter] for k in range(4)]
-        for k in (1, 2, 3, 0):  # take over a sibling wherever free entries allow it
-            if None in parts[k]:
-                for other in parts:
-                    if other is not parts[k] and all(
-                        x is None or y is None or x == y for x, y in zip(parts[k], other, strict=True)
-                    ):
-                        merged = tuple(y if x is None else x for x, y in zip(parts[k], other, strict=True))
-                        parts = [merged if part in (parts[k], other) else part for part in parts]
-                        break
-        children = [self.place(part, level - 1) for part in parts]
-        low, high = self.selectors(level)
-        zero, one = (-1, _ZERO), (-1, _ONE)
-        if all(child == children[0] for child in children):
-            found = children[0]
-        elif children == [zero, one, zero, one]:
-            found = (-1, low)
-        elif children == [zero, zero, one, one]:
-            found = (-1, high)
-        else:
-            node = tuple(x for child in children for x in child)
-            if node not in self.nodes[level]:
-                self.nodes[level].append(node)
-            found = (level, self.nodes[level].index(node))
-        self._known[table] = found
-        return found
-
-    def selectors(self, level: int) -> tuple[int, int]:
-        """Slots of the two digits that choose at a level; digits the count does not have are 0."""
-        low, high = (_COUNT + d if d < self.digits else _ZERO for d in (2 * level, 2 * level + 1))
-        return low, high
-
-
-def _make_program(tables: np.ndarray, digits: int) -> tuple[list[tuple[int, ...]], list[list[int]], list[int]]:
-    """Program of several 0/1 functions of a count.
-
-    tables : (functions, counts). Returns (nodes as slot numbers, levels (4, 4), slot of every function).
-    """
-    builder = _Builder(digits)
-    levels = max(1, -(-digits // 2))
-    entries = 4**levels
-    roots = []
-    for table in tables:
-        free = [None] * (entries - len(table))
-        roots.append(builder.place((*(int(x) for x in table), *free), levels - 1))
-    starts = np.cumsum([0] + [len(level) for level in builder.nodes])
-
-    def slot(place: tuple[int, int]) -> int:
-        level, index = place
-        return index if level < 0 else _NODES + int(starts[level]) + index
-
-    nodes = [tuple(slot((node[2 * k], node[2 * k + 1])) for k in range(4)) for level in builder.nodes for node in level]
-    steps = [
-        [low * BYTES, high * BYTES, int(starts[level]), int(starts[level + 1])]
-        for level, (low, high) in enumerate(map(builder.selectors, range(_LEVELS)))
-        if builder.nodes[level]
-    ]
-    return nodes, steps, [slot(root) for root in roots]
-
-
-def make_programs(prepared: Any, digits_used: np.ndarray) -> Programs | None:
-    """Programs of a layer for counts of the digits that occur; None if a range has several costs."""
-    hardware, converter = prepared.hardware, prepared.converter
-    rows = hardware.ou_rows
+def layer_tables(prepared: Prepared) -> Tables | None:
+    """Tables of a prepared layer, or None outside the limits named above."""
+    hardware, bits, adc = prepared.hardware, prepared.bits, prepared.converter
+    rows, segments = hardware.ou_rows, len(prepared.segments)
     value, operations, in_r1 = (
-        np.frombuffer(x, dtype=np.uint8)[: rows + 1] for x in (converter.value, converter.operations, converter.in_r1)
+        np.frombuffer(x, dtype=np.uint8)[: rows + 1].astype(np.int64) for x in (adc.value, adc.operations, adc.in_r1)
     )
-    cost = _range_costs(hardware, operations, in_r1)
-    if cost is None:
+    if adc.searches is not None:
+        operations = np.ones_like(operations)  # the true ones come from crossbar/lanes.py
+    by_range = [np.unique(operations[in_r1 == flag]).tolist() for flag in (1, 0)]  # of R1, of R2
+    if max(map(len, by_range)) > 1:
         return None
-    _, clocks = cost
-    flagged = bool(in_r1.any()) and not in_r1.all()
+    spent = [(mine or other)[0] for mine, other in (by_range, by_range[::-1])]
+    clocks = [max(1, hardware.sample_interval, x) for x in spent]
+
+    cells, planes, lanes = _make_cells(prepared), prepared.widths.sum(axis=1).astype(np.int64), prepared.lanes_per_slice
+    digits = np.unique(cells.ones).tolist()
+    flagged = 0 < in_r1.sum() < len(in_r1)
+    clocked = flagged and clocks[0] != clocks[1]
+    functions = np.concatenate([value >> np.arange(_DIGITS)[:, None] & 1, in_r1[None]])
+    compiled = compile_programs(tuple((d, tuple(map(tuple, functions[:, : 1 << d].tolist()))) for d in digits))
+    slots = np.insert(compiled.slots, _DIGITS, [[ZERO], [ZERO]], axis=1)
     program = np.zeros(_DIGITS + 1, dtype=np.int64)
-    nodes: list[tuple[int, ...]] = []
-    all_steps: list[list[int]] = []
-    start, outputs = [0], []
-    largest, widest = 0, 1
-    for digits in np.flatnonzero(digits_used):
-        top = min(rows, (1 << int(digits)) - 1)
-        functions = (value[: top + 1] >> np.arange(_DIGITS)[:, None]) & 1
-        if flagged:
-            functions = np.vstack([functions, in_r1[: top + 1]])
-        made, steps, slots = _make_program(functions, int(digits))
-        widest = max(widest, int(value[: top + 1].max()).bit_length())
-        program[digits] = len(outputs)
-        all_steps += [[low, high, len(nodes) + first, len(nodes) + end] for low, high, first, end in steps]
-        start.append(len(all_steps))
-        nodes += made
-        largest = max(largest, len(made))
-        outputs.append(slots[:_DIGITS] + [_ZERO, _ZERO] + (slots[_DIGITS:] or [_ZERO]))
-    return Programs(
+    program[digits] = np.arange(len(digits))
+    programs = Programs(
         program=program,
-        nodes=(np.array(nodes, dtype=np.int64).reshape(-1, 4) * BYTES).astype(np.uint16),
-        steps=np.array([*all_steps, [0] * 4], dtype=np.int64),  # a program may have no step, and still read one
-        start=np.array(start, dtype=np.int64),
-        code=np.zeros(len(outputs), dtype=np.int64),
-        outputs=(np.array(outputs) * BYTES).astype(np.uint16),
+        code=compiled.addresses,
+        outputs=(slots * BYTES).astype(np.uint16),
         flagged=flagged,
-        clocked=flagged and clocks[0] != clocks[1],
+        clocked=clocked,
         flip=-1 if clocks[1] > clocks[0] else 0,
-        digits=widest,
-        area=_NODES + largest,
+        digits=int(value[: 1 << digits[-1]].max() | 1).bit_length(),
+        area=compiled.area,
     )
 
-
-def _range_costs(hardware: Any, operations: np.ndarray, in_r1: np.ndarray) -> tuple[list[int], list[int]] | None:
-    """([operations in R1, in R2], [clocks in R1, in R2]) or None if a range has several; absent ranges copy."""
-    both = [np.unique(operations[in_r1 == flag]).tolist() for flag in (1, 0)]
-    if max(len(x) for x in both) > 1:
-        return None
-    spent = [x[0] if x else (both[0] + both[1])[0] for x in both]
-    return spent, [max(1, hardware.sample_interval, x) for x in spent]
-
-
-def make_tables(prepared: Any, cells: Cells | None = None) -> Tables | None:
-    """Tables of a prepared layer, or None outside the limits named above.
-
-    cells : from the tables of the same weights and widths under another A/D setting, to save time.
-    """
-    hardware, segments, bits = prepared.hardware, len(prepared.segments), prepared.bits
-    searches = prepared.converter.searches is not None
-    if searches:  # the same values at one operation each
-        prepared = replace(prepared, converter=replace(prepared.converter, operations=bytes([1]) * 256))
-    if cells is None:
-        cells = make_cells(prepared)
-    stored = np.zeros((segments, prepared.outputs, hardware.weight_bits), dtype=bool)
-    for segment, planes in enumerate(prepared.segments):
-        for plane in planes:
-            stored[segment, plane.columns, plane.bit] = True
-    used = np.bincount(cells.ones.ravel(), minlength=_DIGITS + 1) > 0
-    programs = make_programs(prepared, used)
-    if programs is None:
-        return None
-    plane = np.arange(hardware.weight_bits)
-    ous = (prepared.widths[:, :, None] > plane).sum(axis=(1, 2))  # (segments,)
-    conversions = 2 * stored.sum(axis=(1, 2))  # (segments,)
-    by_digits = [((cells.ones == d) & stored[..., None]).sum(axis=(1, 2, 3)) for d in range(_DIGITS + 1)]
+    stored = np.repeat(prepared.widths, hardware.ou_cols, axis=1)[:, : prepared.outputs, None]
+    stored = stored > np.arange(hardware.weight_bits)
+    surely_r1 = (slots[program[cells.ones], _FLAG] == ONE) & stored[..., None]  # conversions
+    always = surely_r1.sum(axis=(1, 2, 3))  # (segments,)
     known, silent = np.zeros((2, segments, 8, 3), dtype=np.int64)
-    value, operations, in_r1 = (
-        np.frombuffer(x, dtype=np.uint8)[: hardware.ou_rows + 1].astype(np.int64)
-        for x in (prepared.converter.value, prepared.converter.operations, prepared.converter.in_r1)
-    )
-    cost = _range_costs(hardware, operations, in_r1)
-    assert cost is not None
-    spent, clocks = cost
-    constant = np.zeros(_DIGITS + 1, dtype=np.int64)  # 1 where every count of so many digits is in R1
-    for d in np.flatnonzero(used):
-        constant[d] = programs.outputs[programs.program[d], _FLAG] == _ONE * BYTES
-    if not programs.flagged:
-        constant[:] = in_r1[0]
-    always = constant @ by_digits  # (segments,)
-    known[:, :bits, 0] = always[:, None]
-    known[:, :bits, 1] = (conversions * spent[1] + always * (spent[0] - spent[1]))[:, None]
-    known[:, :bits, 2] = (ous * (min(clocks) if programs.clocked else clocks[1 - int(in_r1[0])]))[:, None]
-    silent[:, :bits, 0] = (conversions * in_r1[0])[:, None]
-    silent[:, :bits, 1] = (conversions * operations[0])[:, None]
-    silent[:, :bits, 2] = (ous * clocks[1 - int(in_r1[0])])[:, None]
-    top_value = int(value.max())
-    largest = segments * top_value * ((1 << bits) - 1) * ((1 << hardware.weight_bits) - 1)
+    silent_clocks = clocks[1 - int(in_r1[0])]
+    known[:, :bits] = np.stack(
+        [
+            always,
+            lanes * spent[1] + always * (spent[0] - spent[1]),
+            planes * (min(clocks) if clocked else silent_clocks),
+        ],
+        axis=1,
+    )[:, None]
+    silent[:, :bits] = np.stack([lanes * in_r1[0], lanes * operations[0], planes * silent_clocks], axis=1)[:, None]
+    largest = segments * int(value.max()) * ((1 << bits) - 1) * ((1 << hardware.weight_bits) - 1)
     width = max(largest.bit_length() + 1, programs.digits + 2 + bits + hardware.weight_bits)
-    counted = int(conversions.sum()) * bits
+    counted = int(lanes.sum()) * bits
     if width > 32 or counted >= 1 << 31:
         return None
     return Tables(
@@ -374,50 +240,58 @@ def make_tables(prepared: Any, cells: Cells | None = None) -> Tables | None:
             silent=silent,
             operations=spent[0] - spent[1],
             clocks=abs(clocks[0] - clocks[1]),
-            planes=prepared.widths.sum(axis=1).astype(np.int64),
-            lanes=prepared.lanes_per_slice,
+            planes=planes,
+            lanes=lanes,
         ),
-        width=width,
-        r1_width=counted.bit_length() + 1,
-        slow_width=(int(ous.max(initial=0)) * bits).bit_length() + 1,
-        searches=searches,
+        sizes=Sizes(width, counted.bit_length() + 1, (int(planes.max(initial=0)) * bits).bit_length() + 1),
+        compiled=compiled,
+        searches=adc.searches is not None,
     )
 
 
-def _add_searches(prepared: Any, activations: np.ndarray, counters: np.ndarray) -> None:
-    """Write A/D operations and clocks of windows (P, K) into counters (P, COUNTER_NAMES) or their sums over groups."""
-    spent = spend(prepared, activations)
-    cycles = timing.window_cycles(prepared.hardware, prepared.k, prepared.outputs, spent.lock_step)
-    counters[:, 6] = spent.operations.reshape(len(counters), -1).sum(axis=1)
-    counters[:, 8] = cycles.reshape(len(counters), -1).sum(axis=1)
-
-
-_compiled = lru_cache(maxsize=1024)(CompiledPrograms)  # layers often share settings
-
-
-def compile_programs(tables: Tables) -> Tables:
-    """The same tables with the conversion programs as machine code; worth its milliseconds in long runs."""
-    programs = tables.programs
-    described = []
-    for p, outputs in enumerate(programs.outputs):
-        steps = programs.steps[programs.start[p] : programs.start[p + 1]]
-        nodes = [
-            (int(low) // BYTES, int(high) // BYTES, *(int(x) // BYTES for x in node))
-            for low, high, first, end in steps
-            for node in programs.nodes[first:end]
-        ]
-        described.append((tuple(nodes), _NODES, _NODES, frozenset(int(x) // BYTES for x in outputs)))
-    compiled = _compiled(tuple(described))
-    return replace(tables, programs=programs._replace(code=compiled.addresses), compiled=compiled)
-
-
-def layer_tables(prepared: Any) -> Tables | None:
-    """`make_tables`, compiled."""
-    tables = make_tables(prepared)
-    return None if tables is None else compile_programs(tables)
-
-
 # ---- conversion of one segment ------------------------------------------------------------------
+class Work(NamedTuple):
+    """Work space of a thread in slices, uint64 from a multiple of 64 bytes on.
+
+    rows : of all bits, and a slice of zeros each. active : of all bits, which windows switch them on. slots : of two
+    conversions. total : a column's sum. flags, slow_flags : that wait to be counted. slow : of a block's planes.
+    digits : of a count. sums, r1, slow_count : of all columns, of the events that are counted.
+    """
+
+    rows: np.ndarray
+    active: np.ndarray
+    slots: np.ndarray
+    total: np.ndarray
+    flags: np.ndarray
+    slow_flags: np.ndarray
+    slow: np.ndarray
+    digits: np.ndarray
+    sums: np.ndarray
+    r1: np.ndarray
+    slow_count: np.ndarray
+
+
+@_njit
+def _slices(count):
+    """`count` slices of zeros."""
+    room = np.zeros(count * WORDS + 8, dtype=np.uint64)
+    skip = -(room.ctypes.data // 8) % 8
+    return room[skip : skip + count * WORDS]
+
+
+@_njit
+def _make_work(ou_rows, weight_bits, columns, programs, sizes):
+    slots = _slices(2 * programs.area)
+    for polarity in range(2):
+        first = (polarity * programs.area + ONE) * WORDS
+        slots[first : first + WORDS] = ~np.uint64(0)
+    return Work(
+        _slices(8 * (ou_rows + 1)), _slices(8), slots, _slices(weight_bits + programs.digits + 2), _slices(_PENDING),
+        _slices(_PENDING), _slices(weight_bits), _slices(_DIGITS), _slices(columns * sizes.sums), _slices(sizes.r1),
+        _slices(sizes.slow),
+    )  # fmt: skip
+
+
 @_njit
 def _count_flags(flags, pending, digits, counter, width, active, i):
     """counter += how many of the pending flags are 1, in the windows whose slice i is switched on."""
@@ -429,25 +303,17 @@ def _count_flags(flags, pending, digits, counter, width, active, i):
     wide = 0
     while size >> wide:
         wide += 1
-    add_slices(counter, 0, width, digits, 0, wide, active, i, 0)
+    add_slices(counter, 0, width, digits, wide, active, i, 0)
 
 
 @_njit
-def _convert_bit(
-    rows, rows_at, i, active, segment, first_block, last_block, cells, programs, slots, total, flags, slow_flags, slow,
-    digits, sums, width, r1, r1_width, slow_count, slow_width,
-):  # fmt: skip
-    """All conversions of input bit i in some block columns of a segment.
-
-    rows : slices of the rows from rows_at on. active : slices, which windows switch on bit i. sums : width slices
-    per column. r1, slow_count : slices of the counters.
-    """
-    words = programs.outputs.shape[1]
-    outputs, nodes, steps = programs.outputs.reshape(-1), programs.nodes.reshape(-1), programs.steps.reshape(-1)
-    top, area = programs.digits, programs.area
-    columns = cells.first.shape[1]
+def _convert_bit(i, segment, blocks, cells, programs, sizes, slice_stride, work):
+    """All conversions of input bit i in the block columns `blocks`, first and end, of a segment."""
+    words, outputs = programs.outputs.shape[1], programs.outputs.reshape(-1)
+    top, area, columns = programs.digits, programs.area, cells.first.shape[1]
+    slots, total, flags, slow_flags, slow = work.slots, work.total, work.flags, work.slow_flags, work.slow
     pending = slow_pending = 0
-    for block in range(first_block, last_block):
+    for block in range(blocks[0], blocks[1]):
         planes = cells.widths[segment, block]
         if planes == 0:
             continue
@@ -457,69 +323,70 @@ def _convert_bit(
             for b in range(planes):
                 plus = minus = 0
                 for polarity in range(2):
-                    base = polarity * area
                     size = np.int64(cells.size[segment, n, b, polarity])
                     p = programs.program[cells.ones[segment, n, b, polarity]]
                     plus, minus = minus, p
                     if size:
-                        first = cells.first[segment, n, b, polarity]
-                        count_rows(slots, base + _COUNT, rows, rows_at, cells.offsets, first, size)
-                        if programs.code[p]:
-                            call_program(programs.code[p], slots, base)
-                        else:
-                            run_program(slots, base, nodes, steps, programs.start[p], programs.start[p + 1], _NODES)
+                        base, first = polarity * area, cells.first[segment, n, b, polarity]
+                        count_rows(slots, base + COUNT, work.rows, i * slice_stride, cells.offsets, first, size)
+                        call_program(programs.code[p], slots, base)
                 add_difference(total, b, slots, 0, area, outputs, plus * words, minus * words, top)
                 if programs.flagged:
                     plus_flag, minus_flag = (
                         np.int64(outputs[plus * words + _FLAG]),
                         np.int64(outputs[minus * words + _FLAG]),
                     )
-                    both = (plus_flag > _ONE * BYTES) + (minus_flag > _ONE * BYTES)
+                    both = (plus_flag > ONE * BYTES) + (minus_flag > ONE * BYTES)
                     if both or programs.clocked:
                         if pending > _PENDING - 2:
-                            _count_flags(flags, pending, digits, r1, r1_width, active, i)
+                            _count_flags(flags, pending, work.digits, work.r1, sizes.r1, work.active, i)
                             pending = 0
-                        minus_to = pending + (plus_flag > _ONE * BYTES)
+                        minus_to = pending + (plus_flag > ONE * BYTES)
                         note_flags(
                             flags, pending, minus_to, slow, b, programs.flip, slots, 0, plus_flag, area, minus_flag
                         )
                         pending += both
-            add_slices(sums, n * width + i, width - i, total, 0, planes + top + 1, slots, _ONE, 1)
+            add_slices(work.sums, n * sizes.sums + i, sizes.sums - i, total, planes + top + 1, slots, ONE, 1)
         if programs.clocked:
             for b in range(planes):
                 if slow_pending == _PENDING:
-                    _count_flags(slow_flags, slow_pending, digits, slow_count, slow_width, active, i)
+                    _count_flags(
+                        work.slow_flags, slow_pending, work.digits, work.slow_count, sizes.slow, work.active, i
+                    )
                     slow_pending = 0
                 copy_slice(slow_flags, slow_pending, slow, b)
                 slow_pending += 1
-    _count_flags(flags, pending, digits, r1, r1_width, active, i)
-    _count_flags(slow_flags, slow_pending, digits, slow_count, slow_width, active, i)
+    _count_flags(flags, pending, work.digits, work.r1, sizes.r1, work.active, i)
+    _count_flags(slow_flags, slow_pending, work.digits, work.slow_count, sizes.slow, work.active, i)
 
 
 # ---- activations --------------------------------------------------------------------------------
-@_njit
-def _load_matrix(matrix, first, count, start, stop, data):
-    """data[(k - start) * WINDOWS + w] = matrix[first + w, k] for k = start..stop - 1, w < count."""
-    pitch = matrix.shape[1]
-    flat = matrix.reshape(-1)
-    whole_rows, whole_windows = start + (stop - start) // 16 * 16, count // 16 * 16
-    for k in range(start, whole_rows, 16):
-        for w in range(0, whole_windows, 16):
-            transpose_bytes(data, (k - start) * WINDOWS + w, WINDOWS, flat, (first + w) * pitch + k, pitch)
-    for k in range(start, stop):
-        for w in range(whole_windows if k < whole_rows else 0, count):
-            data[(k - start) * WINDOWS + w] = matrix[first + w, k]
+class Pixels(NamedTuple):
+    """Images split into stride phases, where neighbouring windows are neighbouring pixels.
+
+    values : uint8, 32 bytes longer than the images. sources : (K,), offset of each row's first pixel. windows : of an
+    image. columns : of its raster of windows. image_bytes, row_bytes : of an image, and of a pixel row of a phase.
+    """
+
+    values: np.ndarray
+    sources: np.ndarray
+    windows: int
+    columns: int
+    image_bytes: int
+    row_bytes: int
 
 
 @_njit
-def _find_runs(first, count, windows, columns, image_bytes, row_bytes, runs):
+def _find_runs(pixels, first, count, runs):
     """Runs of windows that lie side by side: runs[j] = (source offset, target offset, length); returns how many."""
     found, done = 0, 0
     while done < count:
-        place = (first + done) % windows
-        x = place % columns
-        length = min(columns - x, count - done)
-        runs[found, 0] = (first + done) // windows * image_bytes + place // columns * row_bytes + x
+        place = (first + done) % pixels.windows
+        x = place % pixels.columns
+        length = min(pixels.columns - x, count - done)
+        runs[found, 0] = (
+            (first + done) // pixels.windows * pixels.image_bytes + place // pixels.columns * pixels.row_bytes + x
+        )
         runs[found, 1] = done
         runs[found, 2] = length
         found += 1
@@ -528,11 +395,13 @@ def _find_runs(first, count, windows, columns, image_bytes, row_bytes, runs):
 
 
 @_njit
-def _load_runs(pixels, runs, found, sources, start, stop, data):
-    """As `_load_matrix` from images split into stride phases; sources : (K,) offset of each row's first pixel."""
+def _load_runs(pixels, runs, found, start, stop, data):
+    """data[(k - start) * WINDOWS + w] = activation k of window w, k = start..stop - 1."""
     for k in range(start, stop):
         for j in range(found):
-            copy_bytes(data, (k - start) * WINDOWS + runs[j, 1], pixels, sources[k] + runs[j, 0], runs[j, 2])
+            copy_bytes(
+                data, (k - start) * WINDOWS + runs[j, 1], pixels.values, pixels.sources[k] + runs[j, 0], runs[j, 2]
+            )
 
 
 @_njit
@@ -584,25 +453,36 @@ def _sum_bits(seen_cost, seen, other_cost, table):
             table[byte, k] = table[byte & (byte - 1), k] + (seen_cost[i, k] if seen >> i & 1 else other_cost[i, k])
 
 
-@_njit
-def _run(
-    matrix, pixels, sources, images, k_rows, ou_rows, group_segments, bits, input_bits, dynamic, l_max, tau_sq,
-    skip_zero, cells, programs, costs, width, r1_width, slow_width, windows, per_group, missing_planes, fixed_cycles,
-    data, slices, active, slots, total, flags, slow_flags, slow, digits, acc, r1, slow_count, sums, counters,
-):  # fmt: skip
-    """All windows. matrix (P, K) or, if `images` has entries, pixels and their layout; sums (N, >= P), counters out.
+class Layout(NamedTuple):
+    """Sizes and settings of a layer. group_segments : segments of a dynamic-precision group, whose registers follow."""
 
-    images : windows, columns of a raster, bytes per image and per pixel row of a phase; empty for a matrix.
-    """
+    k: int
+    ou_rows: int
+    weight_bits: int
+    group_segments: int
+    bits: int
+    dynamic: bool
+    l_max: int
+    tau_sq: int
+    skip_zero: bool
+
+
+@_njit
+def _run(pixels, layout, cells, programs, costs, sizes, windows, per_group, sums, tallies):
+    """All windows. sums : (N, >= P), out. tallies : (groups of `per_group` windows, `Tally` fields), out."""
     segments, block_cols = cells.widths.shape
-    columns = cells.first.shape[1]
-    tile = max(1, _TILE_BYTES // (width * BYTES * cells.ou_cols))
+    columns, ou_rows, group_segments = cells.first.shape[1], layout.ou_rows, layout.group_segments
+    work = _make_work(ou_rows, layout.weight_bits, columns, programs, sizes)
+    data = np.zeros(min(layout.k, group_segments * ou_rows) * WINDOWS + 64, dtype=np.uint8)
+    tile = max(1, _TILE_BYTES // (sizes.sums * BYTES * cells.ou_cols))
     slice_stride = ou_rows + 1
-    squares, largest, lowest, numbers = np.empty((4, WINDOWS), dtype=np.int32)
-    totals = np.empty(WINDOWS, dtype=np.int32)
+    totals, squares, largest, lowest, numbers = (
+        np.empty(WINDOWS, dtype=np.int32), np.empty(WINDOWS, dtype=np.int32), np.empty(WINDOWS, dtype=np.int32),
+        np.empty(WINDOWS, dtype=np.int32), np.empty(WINDOWS, dtype=np.int32),
+    )  # fmt: skip
     mask, used, on = np.empty((3, WINDOWS), dtype=np.uint8)
     clocks = np.zeros(WINDOWS, dtype=np.int64)
-    events = np.empty((WINDOWS, 9), dtype=np.int64)
+    events = np.empty((WINDOWS, tallies.shape[1]), dtype=np.int64)
     cost = np.empty((256, 3), dtype=np.int64)
     runs = np.empty((WINDOWS, 3), dtype=np.int64)
     ones_of = np.zeros(256, dtype=np.int64)
@@ -610,90 +490,73 @@ def _run(
         ones_of[byte] = ones_of[byte >> 1] + (byte & 1)
     for start_window in range(0, windows, WINDOWS):
         count = min(WINDOWS, windows - start_window)
-        found = 0
-        if len(images):
-            found = _find_runs(start_window, count, images[0], images[1], images[2], images[3], runs)
-        fill(acc, 0, columns * width)
-        fill(r1, 0, r1_width)
+        found = _find_runs(pixels, start_window, count, runs)
+        fill(work.sums, 0, columns * sizes.sums)
+        fill(work.r1, 0, sizes.r1)
         events[:] = 0
         for group in range(0, segments, group_segments):
-            start = group * ou_rows
-            stop = min(k_rows, (group + group_segments) * ou_rows)
-            if len(images):
-                _load_runs(pixels, runs, found, sources, start, stop, data)
-            else:
-                _load_matrix(matrix, start_window, count, start, stop, data)
-            if dynamic:
+            start, stop = group * ou_rows, min(layout.k, (group + group_segments) * ou_rows)
+            _load_runs(pixels, runs, found, start, stop, data)
+            if layout.dynamic:
                 _choose_precision(
-                    data, stop - start, count, l_max, tau_sq, totals, squares, largest, lowest, mask
-                )  # fmt: skip
+                    data, stop - start, count, layout.l_max, layout.tau_sq, totals, squares, largest, lowest, mask
+                )
             else:
-                mask[:count] = (1 << bits) - 1
+                mask[:count] = (1 << layout.bits) - 1
                 mask[count:] = 0
             for segment in range(group, min(segments, group + group_segments)):
-                first_row, last_row = segment * ou_rows, min(k_rows, (segment + 1) * ou_rows)
+                first_row, last_row = segment * ou_rows, min(layout.k, (segment + 1) * ou_rows)
                 used[:] = 0
                 for k in range(first_row, last_row):
                     at = (k - start) * WINDOWS
                     for w in range(WINDOWS):
                         used[w] |= data[at + w]
-                    pack_bytes(slices, k - first_row, slice_stride, data, at)
+                    pack_bytes(work.rows, k - first_row, slice_stride, data, at)
                 seen = 0
                 for w in range(WINDOWS):
-                    on[w] = mask[w] & used[w] if skip_zero else mask[w]
+                    on[w] = mask[w] & used[w] if layout.skip_zero else mask[w]
                     seen |= mask[w] & used[w]
-                pack_bytes(active, 0, 1, on, 0)
-                fill(slow_count, 0, slow_width)
+                pack_bytes(work.active, 0, 1, on, 0)
+                fill(work.slow_count, 0, sizes.slow)
                 if cells.widths[segment].any():
                     for block in range(0, block_cols, tile):
-                        for i in range(bits):
+                        blocks = block, min(block_cols, block + tile)
+                        for i in range(layout.bits):
                             if seen >> i & 1:
-                                _convert_bit(
-                                    slices, i * slice_stride, i, active, segment, block, min(block_cols, block + tile),
-                                    cells, programs, slots, total, flags, slow_flags, slow, digits, acc, width, r1,
-                                    r1_width, slow_count, slow_width,
-                                )  # fmt: skip
-                # Events of the segment, window by window.
+                                _convert_bit(i, segment, blocks, cells, programs, sizes, slice_stride, work)
+                # Events of the segment, window by window, in the order of `Tally`.
                 _sum_bits(costs.known[segment], seen, costs.silent[segment], cost)
                 planes, lanes = costs.planes[segment], costs.lanes[segment]
                 if programs.clocked:
-                    to_integers(numbers, 0, slow_count, 0, slow_width)
+                    to_integers(numbers, 0, work.slow_count, 0, sizes.slow)
                     for w in range(count):
                         clocks[w] = numbers[w] * costs.clocks
                 least = block_cols if segment < segments - 1 else 0
                 for w in range(count):
                     row, cost_row = events[w], cost[on[w]]
                     streamed, switched = ones_of[mask[w]], ones_of[on[w]]
-                    row[0] += switched * planes
-                    row[2] += (input_bits - streamed) * planes
-                    row[3] += (streamed - switched) * planes
+                    row[0] += streamed
+                    row[1] += streamed * planes
+                    row[2] += switched * planes
+                    row[3] += switched * lanes
                     row[4] += cost_row[0]
-                    row[5] += switched * lanes
-                    row[6] += cost_row[1]
-                    row[7] += streamed
-                    row[8] += max(cost_row[2] + clocks[w], least)
+                    row[5] += cost_row[1]
+                    row[6] += max(cost_row[2] + clocks[w], least)
         if programs.flagged:
-            to_integers(numbers, 0, r1, 0, r1_width)
+            to_integers(numbers, 0, work.r1, 0, sizes.r1)
             for w in range(count):
                 events[w, 4] += numbers[w]
-                events[w, 6] += numbers[w] * costs.operations
-        owner, left = start_window // per_group, per_group - start_window % per_group
+                events[w, 5] += numbers[w] * costs.operations
         for w in range(count):
-            row, event = counters[owner], events[w]
-            for k in range(9):
-                row[k] += event[k]
-            row[1] += missing_planes * input_bits
-            row[5] -= event[4]
-            row[8] += fixed_cycles
-            left -= 1
-            if left == 0:
-                owner, left = owner + 1, per_group
+            tally = tallies[(start_window + w) // per_group]
+            for k in range(len(tally)):
+                tally[k] += events[w, k]
         for n in range(columns):
-            to_integers(sums[n], start_window, acc, n * width, width)
+            to_integers(sums[n], start_window, work.sums, n * sizes.sums, sizes.sums)
 
 
 def _cached(stamp: int) -> Any:
-    """`_run`, kept on disk; numba watches this file only, so `stamp` stands for the text of bit_slices.py."""
+    """`_run`, kept on disk; numba watches this file only, so `stamp` stands for the text of those it uses."""
 
     @numba.njit(nogil=True, cache=True, error_model="numpy")
     def run(*arguments):
@@ -703,91 +566,52 @@ def _cached(stamp: int) -> Any:
     return run
 
 
-_run_cached = _cached(zlib.crc32(inspect.getsource(bit_slices).encode()))
-
-_NO_MATRIX = np.zeros((0, 0), dtype=np.uint8)
-_NO_NUMBERS = np.zeros(0, dtype=np.int64)
-_NO_PIXELS = np.zeros(0, dtype=np.uint8)
-
-
-def _execute(
-    prepared: Any,
-    tables: Tables,
-    windows: int,
-    per_group: int,
-    *,
-    matrix: np.ndarray = _NO_MATRIX,
-    pixels: np.ndarray = _NO_PIXELS,
-    sources: np.ndarray = _NO_NUMBERS,
-    images: np.ndarray = _NO_NUMBERS,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(sums int32 (N, windows), counters int64 (windows / per_group, counters)) of windows from either source."""
-    hardware, redy = prepared.hardware, prepared.redy
-    segments, block_cols = tables.cells.widths.shape
-    programs = tables.programs
-    group_segments = 1 if redy is None else min(segments, hardware.segments_per_group)
-    padded = -(-windows // WINDOWS) * WINDOWS
-    sums = np.empty((prepared.outputs, padded), dtype=np.int32)
-    counters = np.zeros((-(-windows // per_group), len(COUNTER_NAMES)), dtype=np.int64)
-
-    def slices(count: int) -> np.ndarray:
-        return aligned_words(count * WORDS)
-
-    slots = slices(2 * programs.area)
-    ones = slots.reshape(2, programs.area, WORDS)[:, _ONE]
-    ones[...] = ~np.uint64(0)
-    fixed = timing.window_cycles(hardware, prepared.k, prepared.outputs, np.zeros((1, segments), dtype=np.int64))
-    _run_cached(
-        matrix,
-        pixels,
-        sources,
-        images,
-        prepared.k,
-        hardware.ou_rows,
-        group_segments,
-        prepared.bits,
-        hardware.input_bits,
-        redy is not None,
-        0 if redy is None else redy.l_max,
-        0 if redy is None else redy.tau_sq,
-        prepared.skip_zero_slices,
-        tables.cells,
-        programs,
-        tables.costs,
-        tables.width,
-        tables.r1_width,
-        tables.slow_width,
-        windows,
-        per_group,
-        hardware.weight_bits * segments * block_cols - int(tables.costs.planes.sum()),
-        int(fixed[0]) - (segments - 1) * block_cols,
-        np.zeros(min(prepared.k, group_segments * hardware.ou_rows) * WINDOWS + 64, dtype=np.uint8),
-        slices(8 * (hardware.ou_rows + 1)),
-        slices(8),
-        slots,
-        slices(hardware.weight_bits + programs.digits + 2),
-        slices(_PENDING),
-        slices(_PENDING),
-        slices(hardware.weight_bits),
-        slices(_DIGITS),
-        slices(prepared.outputs * tables.width),
-        slices(tables.r1_width),
-        slices(tables.slow_width),
-        sums,
-        counters,
-    )
-    return sums[:, :windows], counters
+_run_cached = _cached(zlib.crc32((inspect.getsource(bit_slices) + inspect.getsource(simd)).encode()))
 
 
 # ---- for users ----------------------------------------------------------------------------------
-def run_windows(prepared: Any, tables: Tables, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _execute(
+    prepared: Prepared, tables: Tables, pixels: Pixels, windows: int, per_group: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(sums int32 (N, windows), counters int64 (windows / per_group, counters)), without those of searches."""
+    hardware, redy = prepared.hardware, prepared.redy
+    layout = Layout(
+        k=prepared.k,
+        ou_rows=hardware.ou_rows,
+        weight_bits=hardware.weight_bits,
+        group_segments=1 if redy is None else min(len(prepared.segments), hardware.segments_per_group),
+        bits=prepared.bits,
+        dynamic=redy is not None,
+        l_max=0 if redy is None else redy.l_max,
+        tau_sq=0 if redy is None else redy.tau_sq,
+        skip_zero=prepared.skip_zero_slices,
+    )
+    sums = np.empty((prepared.outputs, -(-windows // WINDOWS) * WINDOWS), dtype=np.int32)
+    tallies = np.zeros((-(-windows // per_group), len(Tally._fields)), dtype=np.int64)
+    _run_cached(
+        pixels, layout, tables.cells, tables.programs, tables.costs, tables.sizes, windows, per_group, sums, tallies
+    )
+    return sums[:, :windows], counters_of(prepared, per_group, Tally(*tallies.T))
+
+
+def _add_searches(prepared: Prepared, activations: np.ndarray, counters: np.ndarray) -> None:
+    """Write A/D operations and clocks of windows (P, K) into counters (P, COUNTER_NAMES) or their sums over groups."""
+    spent = spend(prepared, activations)
+    cycles = timing.window_cycles(prepared.hardware, prepared.k, prepared.outputs, spent.lock_step)
+    counters[:, COUNTER_NAMES.index("ad_operations")] = spent.operations.reshape(len(counters), -1).sum(axis=1)
+    counters[:, COUNTER_NAMES.index("cycles")] = cycles.reshape(len(counters), -1).sum(axis=1)
+
+
+def run_windows(prepared: Prepared, tables: Tables, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Windows as rows of a matrix.
 
     activations : uint8 (P, K) below 2**bits. Returns (sums, counters): sums int32 (N, P) in units of Delta_R1;
     counters int64 (P, COUNTER_NAMES), `cycles` without c_layer.
     """
-    matrix = np.ascontiguousarray(activations, dtype=np.uint8)
-    sums, counters = _execute(prepared, tables, len(activations), 1, matrix=matrix)
+    matrix, count = np.asarray(activations, dtype=np.uint8), len(activations)
+    values = np.concatenate([matrix.T.ravel(), np.zeros(32, dtype=np.uint8)])
+    pixels = Pixels(values, np.arange(prepared.k) * count, max(1, count), max(1, count), 0, 0)
+    sums, counters = _execute(prepared, tables, pixels, count, 1)
     if tables.searches:
         _add_searches(prepared, matrix, counters)
     return sums, counters
@@ -799,24 +623,24 @@ def split_phases(layer: Layer, images: np.ndarray) -> np.ndarray:
     images : uint8 (B, C, H, W). Returns uint8 (B, C, stride, stride, rows, columns): pixel (y, x) of the image
     with its border lies in phase (y % stride, x % stride) at (y // stride, x // stride).
     """
-    stride, pad = layer.stride, layer.pad
-    rows, columns = (-(-(size + 2 * pad) // stride) for size in (layer.height, layer.width))
-    if stride == 1 and pad == 0:
-        return np.ascontiguousarray(images)[:, :, None, None]
+    stride, maps = layer.stride, with_border(layer, images)
+    if stride == 1:
+        return maps[:, :, None, None]
+    height, width = maps.shape[2:]
+    rows, columns = -(-height // stride), -(-width // stride)
     padded = np.zeros((len(images), layer.channels, rows * stride, columns * stride), dtype=np.uint8)
-    if layer.pad_values is not None:
-        padded[...] = np.asarray(layer.pad_values)[:, None, None]
-    padded[:, :, pad : pad + layer.height, pad : pad + layer.width] = images
+    padded[:, :, :height, :width] = maps
     split = padded.reshape(len(images), layer.channels, rows, stride, columns, stride)
     return np.ascontiguousarray(split.transpose(0, 1, 3, 5, 2, 4))
 
 
-def run_batch(layer: Layer, prepared: Any, tables: Tables, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def run_layer(
+    layer: Layer, prepared: Prepared, tables: Tables, images: np.ndarray
+) -> tuple[Iterator[np.ndarray], np.ndarray]:
     """A batch of images through one layer.
 
-    images : uint8 (B, C, H, W) below 2**input_bits. Returns (sums, counters): sums int32 (N, B, rows, columns) of
-    the window positions in raster order, rows = out_height * pool, columns = out_width * pool; counters int64
-    (B, COUNTER_NAMES), `cycles` the sum of the windows without c_layer.
+    images : uint8 (B, C, H, W) below 2**input_bits. Returns (sums, counters): sums int32 (windows, N) of every image,
+    in hardware order; counters int64 (B, COUNTER_NAMES), `cycles` the sum of the windows without c_layer.
     """
     batch = len(images)
     rows, columns = layer.out_height * layer.pool, layer.out_width * layer.pool
@@ -826,30 +650,23 @@ def run_batch(layer: Layer, prepared: Any, tables: Tables, images: np.ndarray) -
     c, ky, kx = np.unravel_index(np.arange(layer.k), (layer.channels, layer.kernel_height, layer.kernel_width))
     phase = (c * stride + ky % stride) * stride + kx % stride
     sources = (phase * pixel_rows + ky // stride) * pixel_columns + kx // stride
-    sums, counters = _execute(
-        prepared,
-        tables,
-        batch * layer.windows,
-        layer.windows,
-        pixels=np.concatenate([phases.ravel(), np.zeros(32, dtype=np.uint8)]),
+    pixels = Pixels(
+        values=np.concatenate([phases.ravel(), np.zeros(32, dtype=np.uint8)]),
         sources=sources.astype(np.int64),
-        images=np.array([layer.windows, columns, phases[0].size if batch else 0, pixel_columns], dtype=np.int64),
+        windows=layer.windows,
+        columns=columns,
+        image_bytes=phases[0].size if batch else 0,
+        row_bytes=pixel_columns,
     )
+    sums, counters = _execute(prepared, tables, pixels, batch * layer.windows, layer.windows)
     if tables.searches:
         for image, counted in zip(images, counters, strict=True):
             _add_searches(prepared, windows(layer, image[None])[0], counted[None])
-    return sums.reshape(prepared.outputs, batch, rows, columns), counters
+    maps = sums.reshape(prepared.outputs, batch, rows, columns)
+    return (in_window_order(layer, maps[:, index]) for index in range(batch)), counters
 
 
-def run_matrix(prepared: Any, tables: Tables, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def run_matrix(prepared: Prepared, tables: Tables, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Windows (P, K): sums (P, N) int64 and the counters of all windows."""
     sums, counters = run_windows(prepared, tables, activations)
     return np.ascontiguousarray(sums.T, dtype=np.int64), counters.sum(axis=0)
-
-
-def run_layer(
-    layer: Layer, prepared: Any, tables: Tables, activations: np.ndarray
-) -> tuple[Iterator[np.ndarray], np.ndarray]:
-    """Sums (windows, N) of every image in hardware order; counters (B, COUNTER_NAMES), `cycles` without c_layer."""
-    sums, counters = run_batch(layer, prepared, tables, activations)
-    return (in_window_order(layer, sums[:, index]) for index in range(len(activations))), counters

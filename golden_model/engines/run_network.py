@@ -16,7 +16,7 @@ from golden_model.engines.run_layer import run_layer
 from golden_model.events import Events
 from golden_model.graph.network import Graph, check_graph
 from golden_model.graph.nodes import Crossbar, Node
-from golden_model.registers import COUNTER_NAMES
+from golden_model.optional import array_library
 
 #: Called after every part of the batch: (images finished, images).
 Progress = Callable[[int, int], None]
@@ -156,8 +156,7 @@ class GraphRunner:
         inputs = [batch[name] for name in node.inputs]
         counters = None
         if isinstance(node, Crossbar):
-            run = self._crossbar_on_torch if on_torch(engine) else self._crossbar
-            batch[node.name], counters = run(node, inputs, observe, engine)
+            batch[node.name], counters = self._crossbar(node, inputs, observe, engine)
         elif on_torch(engine):
             batch[node.name] = load_torch(engine).compute(node, *inputs)
         else:
@@ -167,42 +166,35 @@ class GraphRunner:
                 del batch[name]
         return counters
 
-    def _crossbar(
-        self, node: Crossbar, inputs: list[np.ndarray], observe: Observer | None, engine: str
-    ) -> tuple[np.ndarray, np.ndarray]:
-        x, residuals = inputs[0], inputs[1] if len(inputs) > 1 else None
-        first, outputs, begin = node.layers[0], [], 0
-        counters = np.zeros((len(x), len(COUNTER_NAMES)), dtype=np.int64)
-        x = x.reshape(len(x), len(node.layers), first.channels, first.height, first.width)
-        for index, layer in enumerate(node.layers):
-            part = np.ascontiguousarray(x[:, index])
-            if observe is not None and len(x):
-                observe(node.name, layer, part)
-            inside = slice(begin, begin + layer.outputs)
+    def _crossbar(self, node: Crossbar, inputs: list[Any], observe: Observer | None, engine: str) -> tuple[Any, Any]:
+        """Output and counters (B, COUNTER_NAMES) of a crossbar node, where the engine keeps its activations."""
+        residuals = inputs[1] if len(inputs) > 1 else None
+        first, outputs, begin, counters = node.layers[0], [], 0, 0
+        x = inputs[0].reshape(len(inputs[0]), len(node.layers), first.channels, first.height, first.width)
+        for index, (layer, prepared) in enumerate(zip(node.layers, self._prepared[node.name], strict=True)):
+            part = x[:, index]
+            residual = None if residuals is None else residuals[:, begin : begin + layer.outputs]
             begin += layer.outputs
-            made, events = run_layer(
-                layer,
-                self.hardware,
-                part,
-                prepared=self._prepared[node.name][index],
-                engine=self.engine,
-                residuals=None if residuals is None else residuals[:, inside],
-                residual_multiplier=node.residual_multiplier,
-            )
+            if observe is not None and len(x):
+                observe(node.name, layer, np.ascontiguousarray(self._host(part, engine)))
+            if on_torch(engine):
+                made, counted = load_torch(engine).run_on_device(
+                    layer, prepared, part, residual, node.residual_multiplier
+                )
+            else:
+                made, events = run_layer(
+                    layer,
+                    self.hardware,
+                    np.ascontiguousarray(part),
+                    prepared=prepared,
+                    engine=self.engine,
+                    residuals=residual,
+                    residual_multiplier=node.residual_multiplier,
+                )
+                counted = events.counts
             outputs.append(made)
-            counters += events.counts
-        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1), counters
-
-    def _crossbar_on_torch(self, node: Crossbar, inputs: list[Any], observe: Observer | None, engine: str) -> Any:
-        """As `_crossbar`; activations, output and counters are on the device."""
-        torch_engine = load_torch(engine)
-        x, residuals = inputs[0], inputs[1] if len(inputs) > 1 else None
-        if observe is not None and len(x):
-            images, first = torch_engine.download(x), node.layers[0]
-            shape = (len(images), len(node.layers), first.channels, first.height, first.width)
-            for index, layer in enumerate(node.layers):
-                observe(node.name, layer, np.ascontiguousarray(images.reshape(shape)[:, index]))
-        return torch_engine.run_crossbar(node, self._prepared[node.name], x, residuals)
+            counters = counters + counted
+        return outputs[0] if len(outputs) == 1 else array_library(outputs[0]).concatenate(outputs, axis=1), counters
 
     # ---- where activations are ------------------------------------------------------------------
     def _load(self, batch: Batch, engine: str) -> Batch:

@@ -26,7 +26,6 @@ No figure has been measured on a GPU yet: all tests run this code on torch's CPU
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,11 +36,12 @@ from torch.nn import functional
 
 from golden_model import timing
 from golden_model.config import HardwareConfig
+from golden_model.crossbar.counters import Tally, events_of
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.crossbar.prepared import PATTERN_ROWS, Prepared
 from golden_model.graph import nodes as graph_nodes
-from golden_model.graph.numbers import Rescale, Window
 from golden_model.registers import COUNTER_NAMES
+from golden_model.rounding import round_half_up_shift
 
 _WORK_BYTES = {"cuda": 1 << 30, "cpu": 64 << 20}
 _TABLE_BYTES = {"cuda": 1 << 30, "cpu": 256 << 20}
@@ -457,21 +457,17 @@ def _run_part(tables: Tables, q: Tensor, patterns: _Patterns | None) -> tuple[Te
         sums, operations, in_r1, clocks = _direct(tables, rows_of, active)
     slices = streamed if active is None else active.sum(dim=0)  # (P, segments), switched on
     clocks[:, :-1] = clocks[:, :-1].clamp(min=block_cols)
-    empty = timing.window_cycles(hardware, prepared.k, prepared.outputs, np.zeros(segments, dtype=np.int64))
-    missing = hardware.weight_bits * segments * block_cols - int(prepared.widths.sum())
+    tally = Tally(
+        streamed=streamed.sum(dim=1),
+        streamed_planes=(streamed * tables.planes).sum(dim=1),
+        activated=(slices * tables.planes).sum(dim=1),
+        conversions=(slices * tables.lanes).sum(dim=1),
+        in_r1=in_r1,
+        operations=operations,
+        clocks=clocks.sum(dim=1),
+    )
     counters = torch.zeros((windows, len(COUNTER_NAMES)), dtype=torch.int64, device=tables.device)
-    for name, value in {
-        "ou_activations": (slices * tables.planes).sum(dim=1),
-        "skipped_planes": missing * hardware.input_bits,
-        "skipped_bits": ((hardware.input_bits - streamed) * tables.planes).sum(dim=1),
-        "skipped_zero_slices": ((streamed - slices) * tables.planes).sum(dim=1),
-        "conversions_r1": in_r1,
-        "conversions_r2": (slices * tables.lanes).sum(dim=1) - in_r1,
-        "ad_operations": operations,
-        "input_bits_streamed": streamed.sum(dim=1),
-        # `empty` holds the least clocks of all segments but the last already.
-        "cycles": clocks.sum(dim=1) + (int(empty) - (segments - 1) * block_cols),
-    }.items():
+    for name, value in events_of(prepared, 1, tally).items():
         counters[:, _INDEX[name]] = value
     return sums, counters
 
@@ -554,14 +550,9 @@ def finish(layer: Layer, sums: Tensor, residual: Tensor | None = None, residual_
     sums *= upload(np.asarray(layer.multipliers, dtype=np.int64), sums.device)
     if residual is not None:
         sums += residual.flatten(2).transpose(1, 2).to(torch.int64) * residual_multiplier
-    y = _round_half_up_shift(sums, layer.shift).clamp_(0, (1 << layer.output_bits) - 1).to(torch.uint8)
+    y = round_half_up_shift(sums, layer.shift).clamp_(0, (1 << layer.output_bits) - 1).to(torch.uint8)
     y = y.view(images, layer.out_height * layer.out_width, layer.pool**2, layer.outputs).amax(dim=2)
     return y.transpose(1, 2).reshape(images, layer.outputs, layer.out_height, layer.out_width)
-
-
-def _round_half_up_shift(x: Tensor, shift: int) -> Tensor:
-    """(x + half) >> shift, in place."""
-    return x.add_((1 << shift) >> 1).bitwise_right_shift_(shift)
 
 
 def run_layer(
@@ -583,101 +574,22 @@ def run_layer(
 
 
 # ---- graphs -------------------------------------------------------------------------------------
-def run_crossbar(
-    node: graph_nodes.Crossbar, prepared: Sequence[Prepared], x: Tensor, residuals: Tensor | None
+def run_on_device(
+    layer: Layer, prepared: Prepared, x: Tensor, residual: Tensor | None = None, residual_multiplier: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """A crossbar node on the device: uint8 (B, C, H, W) -> (output, counters (B, COUNTER_NAMES))."""
-    images, outputs, first = len(x), [], 0
-    counters = torch.zeros((images, len(COUNTER_NAMES)), dtype=torch.int64, device=x.device)
-    x = x.reshape(images, len(node.layers), x.shape[1:].numel() // len(node.layers))
-    for index, layer in enumerate(node.layers):
-        tables = tables_of(prepared[index], x.device)
-        part = x[:, index].reshape(images, layer.channels, layer.height, layer.width)
-        residual = None if residuals is None else residuals[:, first : first + layer.outputs]
-        first += layer.outputs
-        made = []
-        step = max(1, tables.work // (32 * layer.windows * layer.outputs))
-        for start in range(0, max(1, images), step):
-            chosen = slice(start, start + step)
-            sums, counted = run_images(layer, tables, part[chosen])
-            added = None if residual is None else residual[chosen]
-            made.append(finish(layer, sums, added, node.residual_multiplier))
-            counters[chosen] += counted
-        outputs.append(torch.cat(made))
-    return torch.cat(outputs, dim=1), counters
+    """A layer on the device: uint8 (B, C, H, W) -> (output of `finish`, counters (B, COUNTER_NAMES))."""
+    tables = tables_of(prepared, x.device)
+    outputs, counters = [], []
+    step = max(1, tables.work // (32 * layer.windows * layer.outputs))
+    for start in range(0, max(1, len(x)), step):
+        part = slice(start, start + step)
+        sums, counted = run_images(layer, tables, x[part])
+        outputs.append(finish(layer, sums, None if residual is None else residual[part], residual_multiplier))
+        counters.append(counted)
+    return torch.cat(outputs), torch.cat(counters)
 
 
 def compute(node: graph_nodes.Node, *activations: Tensor) -> Tensor:
-    """What `node.compute` does, on the device; nodes that this module does not know go through the host."""
-    known = _NODES.get(type(node))
-    if known is not None:
-        return known(node, *activations)
-    return upload(node.compute(*map(download, activations)), activations[0].device)
-
-
-def _shifted(window: Window, q: Tensor, border: int):
-    """The map under each kernel position, as `Window.shifted`."""
-    sizes = q.shape[2:]
-    out = [window.out(size, axis) for axis, size in enumerate(sizes)]
-    reach = [(o - 1) * s + k for o, s, k in zip(out, window.stride, window.kernel, strict=True)]
-    room = [max(r, p + size) for r, p, size in zip(reach, window.pad, sizes, strict=True)]
-    (top, left), (height, width) = window.pad, sizes
-    padded = functional.pad(q, (left, room[1] - left - width, top, room[0] - top - height), value=border)
-    (step_y, step_x), (rows, columns) = window.stride, out
-    for y in range(window.kernel[0]):
-        for x in range(window.kernel[1]):
-            yield padded[:, :, y : y + (rows - 1) * step_y + 1 : step_y, x : x + (columns - 1) * step_x + 1 : step_x]
-
-
-def _rescale(rescale: Rescale, *activations: Tensor) -> Tensor:
-    total = torch.full(activations[0].shape, rescale.offset, dtype=torch.int64, device=activations[0].device)
-    for q, multiplier in zip(activations, rescale.multipliers, strict=True):
-        total += q.to(torch.int64) * multiplier
-    return _round_half_up_shift(total, rescale.shift).clamp_(0, rescale.top).to(torch.uint8)
-
-
-def _max_pool(node: graph_nodes.MaxPool, q: Tensor) -> Tensor:
-    best: Tensor | None = None
-    for part in _shifted(node.window, q, 0):
-        best = part.clone() if best is None else torch.maximum(best, part)
-    assert best is not None
-    return best
-
-
-def _average_pool(node: graph_nodes.AveragePool, q: Tensor) -> Tensor:
-    total = torch.zeros((len(q), *node.shape), dtype=torch.int64, device=q.device)
-    for part in _shifted(node.window, q, node.input_zero):
-        total += part
-    return total - node.area * node.input_zero if node.sums else _rescale(node.rescale, total)
-
-
-def _concat(node: graph_nodes.Concat, *activations: Tensor) -> Tensor:
-    parts = [q if r is None else _rescale(r, q) for q, r in zip(activations, node.rescales, strict=True)]
-    return torch.cat(parts, dim=1)
-
-
-def _add(node: graph_nodes.Add, *activations: Tensor) -> Tensor:
-    return _rescale(node.rescale, *activations)
-
-
-def _border(node: graph_nodes.Border, q: Tensor) -> Tensor:
-    q = q[:, :, :: node.stride[0], :: node.stride[1]]
-    values = upload(np.asarray(node.values).astype(np.uint8), q.device)
-    made = values[None, :, None, None].expand(len(q), *node.shape).clone()
-    (above, _, left, _), (before, _) = node.border, node.channels
-    made[:, before : before + q.shape[1], above : above + q.shape[2], left : left + q.shape[3]] = q
-    return made
-
-
-def _reshape(node: graph_nodes.Reshape, q: Tensor) -> Tensor:
-    return q.reshape(len(q), *node.shape)
-
-
-_NODES: dict[type, Any] = {
-    graph_nodes.MaxPool: _max_pool,
-    graph_nodes.AveragePool: _average_pool,
-    graph_nodes.Concat: _concat,
-    graph_nodes.Add: _add,
-    graph_nodes.Border: _border,
-    graph_nodes.Reshape: _reshape,
-}
+    """What `node.compute` does, on the device."""
+    with activations[0].device:
+        return node.compute(*activations)

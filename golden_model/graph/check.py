@@ -27,21 +27,18 @@ def accumulator_bits_needed(layer: Layer, hardware: HardwareConfig) -> int:
     return (largest + int(np.abs(layer.bias).max(initial=0))).bit_length() + 1
 
 
-def _integers(where: str, name: str, values: Any, shape: tuple[int, ...], low: int, high: int) -> None:
+def _integers(where: str, name: str, values: Any, low: int, high: int) -> None:
     values = np.asarray(values)
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise ValueError(f"{where}: {name} holds NaN")
     if values.dtype.kind not in "iu":
         raise TypeError(f"{where}: {name} must be integers, got dtype {values.dtype}")
-    if values.shape != shape:
-        raise ValueError(f"{where}: {name} must have shape {shape}, got {values.shape}")
     if values.size and (values.min() < low or values.max() > high):
         raise ValueError(f"{where}: {name} must be in {low}..{high}, got {int(values.min())}..{int(values.max())}")
 
 
-def check_layer(layer: Layer, hardware: HardwareConfig) -> None:
-    """Raise ValueError or TypeError, one sentence naming the layer, unless it is legal; image/program.py finds out
-    whether one tile can hold it."""
+def check_sizes(layer: Layer, hardware: HardwareConfig) -> None:
+    """Raise ValueError or TypeError, one sentence naming the layer, unless sizes and shapes of arrays are legal."""
     where = f"layer {layer.name}"
     if layer.kind not in ("conv", "linear"):
         raise ValueError(f"{where}: kind must be 'conv' or 'linear', got {layer.kind!r}")
@@ -80,12 +77,30 @@ def check_layer(layer: Layer, hardware: HardwareConfig) -> None:
         )
     if layer.last and (layer.windows, layer.pool) != (1, 1):
         raise ValueError(f"{where}: the last layer must have one window and no pooling, got {layer.windows} windows")
-    top = (1 << hardware.weight_bits) - 1
-    _integers(where, "weights", layer.weights, (layer.k, layer.outputs), -top, top)
-    _integers(where, "bias", layer.bias, (layer.outputs,), -(1 << 31), (1 << 31) - 1)
-    _integers(where, "multipliers", layer.multipliers, (layer.outputs,), 0, MULTIPLIER_TOP)
+    shapes = {
+        "weights": (layer.k, layer.outputs),
+        "bias": (layer.outputs,),
+        "multipliers": (layer.outputs,),
+        "block_widths": (layer.segments(hardware), layer.block_cols(hardware)),
+        "min_count": ((1 << hardware.adc_bits) - 1,),
+        "pad_values": (layer.channels,),
+    }
+    for name, shape in shapes.items():
+        values = getattr(layer, name)
+        if values is not None and np.shape(values) != shape:
+            raise ValueError(f"{where}: {name} must have shape {shape}, got {np.shape(values)}")
+
+
+def check_layer(layer: Layer, hardware: HardwareConfig) -> None:
+    """Raise ValueError or TypeError, one sentence naming the layer, unless it is legal; image/placing.py finds out
+    whether one tile can hold it."""
+    check_sizes(layer, hardware)
+    where, top = f"layer {layer.name}", (1 << hardware.weight_bits) - 1
+    _integers(where, "weights", layer.weights, -top, top)
+    _integers(where, "bias", layer.bias, -(1 << 31), (1 << 31) - 1)
+    _integers(where, "multipliers", layer.multipliers, 0, MULTIPLIER_TOP)
     if layer.pad_values is not None:
-        _integers(where, "pad_values", layer.pad_values, (layer.channels,), 0, (1 << layer.input_bits) - 1)
+        _integers(where, "pad_values", layer.pad_values, 0, (1 << layer.input_bits) - 1)
     try:
         mapping.check_widths(layer.block_widths, layer.weights, hardware)
         layer.registers.check(hardware.adc_bits)

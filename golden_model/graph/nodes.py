@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import Layer
 from golden_model.graph.numbers import NO_RESCALE, Encoding, Rescale, Window, fixed_point
+from golden_model.optional import array_library
 from golden_model.trq import AdcRegisters
 
 Shape = tuple[int, int, int]
@@ -32,8 +34,8 @@ class Node:
         """Shape of the output for these shapes of the inputs; ValueError if they do not fit."""
         return inputs[0]
 
-    def compute(self, *activations: np.ndarray) -> np.ndarray:
-        """uint8 (B, C, H, W) of every input -> uint8 (B, *shape)."""
+    def compute(self, *activations: Any) -> Any:
+        """uint8 (B, C, H, W) of every input -> uint8 (B, *shape); arrays, or tensors of torch's current device."""
         raise NotImplementedError
 
     def logits(self, output: np.ndarray) -> np.ndarray:
@@ -180,11 +182,11 @@ class MaxPool(Node):
         c, h, w = inputs[0]
         return c, self.window.out(h, 0), self.window.out(w, 1)
 
-    def compute(self, *activations: np.ndarray) -> np.ndarray:
-        best: np.ndarray | None = None
-        for part in self.window.shifted(activations[0], 0):
-            best = part.copy() if best is None else np.maximum(best, part, out=best)
-        assert best is not None
+    def compute(self, *activations: Any) -> Any:
+        xp, parts = array_library(activations[0]), self.window.shifted(activations[0], 0)
+        best = xp.asarray(next(parts), copy=True)
+        for part in parts:
+            xp.maximum(best, part, out=best)
         return best
 
 
@@ -214,9 +216,10 @@ class AveragePool(Node):
 
     expected_shape = MaxPool.expected_shape
 
-    def compute(self, *activations: np.ndarray) -> np.ndarray:
+    def compute(self, *activations: Any) -> Any:
         """uint8, or int64 sums minus area * zero if this node makes the logits."""
-        total = np.zeros((len(activations[0]), *self.shape), dtype=np.int64)
+        xp = array_library(activations[0])
+        total = xp.zeros((len(activations[0]), *self.shape), dtype=xp.int64)
         for part in self.window.shifted(activations[0], self.input_zero):
             total += part
         if self.sums:
@@ -247,9 +250,9 @@ class Concat(Node):
             raise ValueError(f"maps of one height and width can be concatenated, got {list(inputs)}")
         return sum(shape[0] for shape in inputs), *inputs[0][1:]
 
-    def compute(self, *activations: np.ndarray) -> np.ndarray:
+    def compute(self, *activations: Any) -> Any:
         parts = [q if r is None else r(q) for q, r in zip(activations, self.rescales, strict=True)]
-        return np.concatenate(parts, axis=1)
+        return array_library(parts[0]).concatenate(parts, axis=1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -269,7 +272,7 @@ class Add(Node):
             raise ValueError(f"only maps of one shape can be added, got {list(inputs)}")
         return inputs[0]
 
-    def compute(self, *activations: np.ndarray) -> np.ndarray:
+    def compute(self, *activations: Any) -> Any:
         return self.rescale(*activations)
 
 
@@ -303,10 +306,11 @@ class Border(Node):
             -(-w // self.stride[1]) + left + right,
         )
 
-    def compute(self, *activations: np.ndarray) -> np.ndarray:
+    def compute(self, *activations: Any) -> Any:
         q = activations[0][:, :, :: self.stride[0], :: self.stride[1]]
-        made = np.empty((len(q), *self.shape), dtype=np.uint8)
-        made[...] = self.values[:, None, None]
+        xp = array_library(q)
+        made = xp.empty((len(q), *self.shape), dtype=xp.uint8)
+        made[...] = xp.asarray(self.values)[:, None, None]
         (above, _, left, _), (before, _) = self.border, self.channels
         made[:, before : before + q.shape[1], above : above + q.shape[2], left : left + q.shape[3]] = q
         return made
@@ -326,7 +330,7 @@ class Reshape(Node):
             raise ValueError(f"{inputs[0]} cannot be reshaped to {self.shape}")
         return self.shape
 
-    def compute(self, *activations: np.ndarray) -> np.ndarray:
+    def compute(self, *activations: Any) -> Any:
         return activations[0].reshape(len(activations[0]), *self.shape)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from golden_model.optional import array_library
 from golden_model.rounding import round_half_up_shift
 
 #: Largest output multiplier M (system.md §3), and largest residual multiplier M_r. M and M_r share the shift S, and
@@ -108,11 +109,12 @@ class Rescale:
         zeros = sum(source.zero / share * int(m) for source, m in zip(sources, multipliers, strict=True))
         return cls(tuple(map(int, multipliers)), _round((target.zero << shift) - zeros), shift, target.top)
 
-    def __call__(self, *activations: np.ndarray) -> np.ndarray:
-        total = np.full(activations[0].shape, self.offset, dtype=np.int64)
+    def __call__(self, *activations: Any) -> Any:
+        xp = array_library(activations[0])
+        total = xp.full(activations[0].shape, self.offset, dtype=xp.int64)
         for q, multiplier in zip(activations, self.multipliers, strict=True):
-            total += q.astype(np.int64) * multiplier
-        return np.clip(round_half_up_shift(total, self.shift), 0, self.top).astype(np.uint8)
+            total += xp.asarray(q, dtype=xp.int64) * multiplier
+        return xp.asarray(xp.clip(round_half_up_shift(total, self.shift), 0, self.top), dtype=xp.uint8)
 
 
 NO_RESCALE = Rescale((0,), 0, 0, 0)
@@ -141,7 +143,7 @@ class Window:
         places = (-(-span // stride) if self.ceil_mode else span // stride) + 1
         return places - 1 if self.ceil_mode and (places - 1) * stride >= size + pad else places
 
-    def shifted(self, q: np.ndarray, border: int):
+    def shifted(self, q: Any, border: int):
         """The map under each kernel position: yields arrays (B, C, H', W'), `border` outside the map."""
         height, width = q.shape[2:]
         out = [self.out(size, axis) for axis, size in enumerate((height, width))]
@@ -149,7 +151,7 @@ class Window:
         if any(self.pad) or reach[0] > height or reach[1] > width:
             top, left = self.pad
             room = (max(reach[0], top + height), max(reach[1], left + width))
-            padded = np.full((*q.shape[:2], *room), border, dtype=q.dtype)
+            padded = array_library(q).full((*q.shape[:2], *room), border, dtype=q.dtype)
             padded[:, :, top : top + height, left : left + width] = q
             q = padded
         (stride_y, stride_x), (oh, ow) = self.stride, out

@@ -23,7 +23,9 @@ import types
 import typing
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,8 @@ from typing import Any
 import numpy as np
 
 from golden_model.config import HardwareConfig
-from golden_model.crossbar.layer import Layer
 from golden_model.files import InputError, write_bytes
+from golden_model.graph.check import check_sizes
 from golden_model.graph.network import Graph, build, check_graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
 from golden_model.trq import min_count
@@ -67,7 +69,6 @@ _HEADER_BYTES = 4096
 _MEMBERS = 1 << 16
 _DEPTH = 64  # of nested lists and objects
 _NAME_LENGTH = 1000
-_SIZES = ("channels", "height", "width", "kernel_height", "kernel_width", "stride", "pool", "outputs")
 
 
 # ---- objects <-> plain values and arrays --------------------------------------------------------
@@ -181,13 +182,7 @@ class _Reader:
         return array.astype(np.int64) if self.convert else array
 
 
-_HINTS: dict[Any, dict[str, Any]] = {}
-
-
-def _hints(kind: Any) -> dict[str, Any]:
-    if kind not in _HINTS:
-        _HINTS[kind] = typing.get_type_hints(kind)
-    return _HINTS[kind]
+_hints = cache(typing.get_type_hints)
 
 
 def _encode_nodes(nodes: Sequence[Node]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
@@ -245,7 +240,7 @@ def network_parts(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     or that holds what cannot be stored.
     """
     check_graph(graph)
-    _check_real_numbers(graph.nodes)
+    _check_sizes(graph.nodes, graph.hardware)
     records, arrays = _encode_nodes(graph.nodes)
     try:
         info = json.loads(json.dumps(graph.info, allow_nan=False))
@@ -488,36 +483,34 @@ class Archive:
 _WHAT = {SCHEMA: "a graph file", "ohmloom-image": "the archive of a deployment image"}
 
 
-class _damage:
+@contextmanager
+def _damage() -> Iterator[None]:
     """Any error of a damaged archive as ValueError."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is ValueError:
+            raise
+        raise ValueError(f"truncated or damaged ({one_sentence(error)})") from None
 
-    def __enter__(self) -> None:
-        pass
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and type(error) is not ValueError:
-            raise ValueError(f"truncated or damaged ({one_sentence(error)})") from None
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Any error of what lies at a path as InputError with one sentence that names it."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: {one_sentence(error)}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception as error:  # the schema is checked before use, so this is a corner that it missed
+        text = f"{type(error).__name__}: {one_sentence(error)}"
+        raise InputError(f"{path}: its contents do not fit together ({text})") from None
 
 
 def _shown(value: Any) -> Any:
     """A value of unknown origin for a message."""
     return value if value is None or isinstance(value, (bool, int, float)) else one_sentence(ValueError(value))[:100]
-
-
-def _check_real_numbers(nodes: Sequence[Node]) -> None:
-    """What `build` does not say: step and bias are one finite number per output."""
-    for node in nodes:
-        if isinstance(node, Crossbar):
-            outputs = sum(layer.outputs for layer in node.layers)
-            for name in ("step", "bias"):
-                values = np.asarray(getattr(node, name))
-                if values.shape != (outputs,) or values.dtype.kind not in "fiu":
-                    raise ValueError(
-                        f"node {node.name}: {name} must be {outputs} real numbers, got shape {values.shape}, "
-                        f"dtype {values.dtype}"
-                    )
-                if not np.isfinite(values).all():
-                    raise ValueError(f"node {node.name}: {name} must be finite, it holds NaN or infinity")
 
 
 def _check_lambda(graph: Graph) -> None:
@@ -547,41 +540,18 @@ def _check_sizes(nodes: Sequence[Node], hardware: HardwareConfig) -> None:
         if isinstance(node, Border):
             if min(*node.stride, 1 + min(node.border), 1 + min(node.channels)) < 1:
                 raise ValueError(f"{where}: strides must be at least 1, borders and channels at least 0")
-            _check_shape(node.values, (node.shape[0],), f"{where}: values")
+            if node.values.shape != (node.shape[0],):
+                raise ValueError(f"{where}: values must have shape {node.shape[:1]}, got {node.values.shape}")
         if isinstance(node, Crossbar):
             if not node.layers:
                 raise ValueError(f"{where}: it has no layer")
             for layer in node.layers:
-                _check_layer_sizes(layer, hardware)
+                check_sizes(layer, hardware)
             outputs = sum(layer.outputs for layer in node.layers)
             for name in ("step", "bias"):
                 shape = np.shape(getattr(node, name))
                 if shape != (outputs,):
                     raise ValueError(f"{where}: {name} must be {outputs} real numbers, got shape {shape}")
-
-
-def _check_layer_sizes(layer: Layer, hardware: HardwareConfig) -> None:
-    where = f"layer {layer.name}"
-    for name in _SIZES:
-        if not 1 <= (value := getattr(layer, name)) <= 65535:
-            raise ValueError(f"{where}: {name} must be in 1..65535, got {value}")
-    shapes: dict[str, tuple[int, ...]] = {
-        "weights": (layer.k, layer.outputs),
-        "bias": (layer.outputs,),
-        "multipliers": (layer.outputs,),
-        "block_widths": (layer.segments(hardware), layer.block_cols(hardware)),
-        "min_count": ((1 << hardware.adc_bits) - 1,),
-        "pad_values": (layer.channels,),
-    }
-    for name, shape in shapes.items():
-        values = getattr(layer, name)
-        if values is not None:
-            _check_shape(values, shape, f"{where}: {name}")
-
-
-def _check_shape(values: np.ndarray, shape: tuple[int, ...], where: str) -> None:
-    if values.shape != shape:
-        raise ValueError(f"{where} must have shape {shape}, got {values.shape}")
 
 
 def read_network(archive: Archive, others: Sequence[str] = ()) -> Graph:
@@ -602,7 +572,6 @@ def read_network(archive: Archive, others: Sequence[str] = ()) -> Graph:
         raise ValueError(f"{sorted(shapes)[0]} belongs to no node")
     reader = _Reader(archive.arrays(mine))
     nodes = tuple(_nodes(manifest["nodes"], reader))
-    _check_real_numbers(nodes)
     if not isinstance(manifest["info"], dict):
         raise ValueError("info must be an object")
     graph = Graph(
@@ -655,10 +624,5 @@ def load(path: str | Path) -> Graph:
     unknown nodes or fields, with NaN or wrong shapes, or whose integers do not follow from its real numbers.
     """
     path = Path(path)
-    try:
+    with refusing(path):
         return read_network(Archive(read_file(path), SCHEMA, VERSION, NETWORK_PARTS))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: {one_sentence(error)}") from None
-    except Exception as error:  # the schema is checked before use, so this is a corner that it missed
-        text = f"{type(error).__name__}: {one_sentence(error)}"
-        raise InputError(f"{path}: its contents do not fit together ({text})") from None

@@ -21,7 +21,8 @@ from golden_model.files import write_json
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Crossbar
 from golden_model.image import archive
-from golden_model.image.program import Program, Step
+from golden_model.image.lowering import Step
+from golden_model.image.program import Program
 from golden_model.registers import StepKind
 from golden_model.trq import lossless
 

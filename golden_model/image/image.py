@@ -24,15 +24,7 @@ from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.events import Events
 from golden_model.files import InputError
 from golden_model.graph.network import Graph
-from golden_model.image.archive import (
-    NETWORK_PARTS,
-    Archive,
-    network_parts,
-    one_sentence,
-    pack,
-    read_file,
-    read_network,
-)
+from golden_model.image.archive import NETWORK_PARTS, Archive, network_parts, pack, read_file, read_network, refusing
 from golden_model.image.interpreter import Interpreter
 from golden_model.image.program import Program, Tables, plan
 from golden_model.registers import COUNTER_NAMES
@@ -161,9 +153,8 @@ def write(
     logits, events = Interpreter(program.tables, network.hardware, image_base=program.image_base).run(images)
     if not (np.array_equal(logits, expected) and (runner.cycles(counted) == events.cycles.sum(axis=1)).all()):
         raise ValueError(f"network {network.name}: its program does not compute what the network does")
-    arrays |= {f"tables.{name}": getattr(program.tables, name) for name in _TABLES}
+    arrays |= _table_arrays(program)
     arrays |= {
-        "tables.cells": np.packbits(program.tables.cells),
         "vectors.images": images,
         "vectors.labels": labels.astype(np.int64),
         "vectors.logits": logits,
@@ -198,6 +189,12 @@ def _program_parts(program: Program) -> dict[str, Any]:
         "cell_pairs": program.placement.pairs,
         "cell_checksum": program.tables.checksum,
     }
+
+
+def _table_arrays(program: Program) -> dict[str, np.ndarray]:
+    """The tables as arrays of the archive."""
+    tables = {f"tables.{name}": getattr(program.tables, name) for name in _TABLES}
+    return tables | {"tables.cells": np.packbits(program.tables.cells)}
 
 
 def _check_labels(labels: np.ndarray, outputs: int) -> None:
@@ -257,15 +254,8 @@ def read(directory: str | Path, hardware: HardwareConfig | None = None) -> Image
     schema or version, another hardware configuration, or contents that do not fit together.
     """
     directory = Path(directory)
-    try:
+    with refusing(directory):
         return _read(directory, hardware)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{directory}: {one_sentence(error)}") from None
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # the schema is checked before use, so this is a corner that it missed
-        text = f"{type(error).__name__}: {one_sentence(error)}"
-        raise InputError(f"{directory}: its contents do not fit together ({text})") from None
 
 
 def _read(directory: Path, hardware: HardwareConfig | None) -> Image:
@@ -318,9 +308,7 @@ def _check_program(archive: Archive, program: Program) -> None:
     for name, value in _program_parts(program).items():
         if archive.manifest[name] != value:
             raise ValueError(f"{name} does not follow from the network")
-    expected = {f"tables.{name}": getattr(program.tables, name) for name in _TABLES}
-    expected["tables.cells"] = np.packbits(program.tables.cells)
-    stand_ins = archive.stand_ins()
+    expected, stand_ins = _table_arrays(program), archive.stand_ins()
     for name, values in expected.items():
         if name not in stand_ins:
             raise ValueError(f"{name} is missing")

@@ -13,7 +13,8 @@ import numpy as np
 
 from golden_model.config import HardwareConfig
 from golden_model.events import Events
-from golden_model.image.program import Program, Step, Tables
+from golden_model.image.lowering import Step
+from golden_model.image.program import Program, Tables
 from golden_model.registers import (
     ADDRESS_BITS,
     COUNTER_BITS,

@@ -20,7 +20,7 @@ from golden_model.crossbar.trace import OuRecord, window_trace
 from golden_model.crossbar.windows import windows
 from golden_model.image.image import Image
 from golden_model.image.interpreter import Interpreter
-from golden_model.image.program import Step
+from golden_model.image.lowering import Step
 from golden_model.registers import COUNTER_NAMES
 from sim.host.bus import Bus, BusTimeout
 from sim.host.driver import ChecksumError, DeviceError, Driver, poke_words

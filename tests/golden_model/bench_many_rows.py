@@ -56,29 +56,19 @@ def main() -> None:
         "8 bit, random min_count": (LOSSLESS, random_table),
     }
     results = []
-    cells = None
-    print(f"{'setting':38}{'G conv/s':>10}{'interpreted':>13}{'NumPy':>8}{'ratio':>7}{'swap ms':>9}{'compile ms':>12}")
+    print(f"{'setting':38}{'G conv/s':>10}{'NumPy':>8}{'ratio':>7}{'tables ms':>11}")
     for name, (registers, table) in settings.items():
         prepared = prepare(weights, HARDWARE, registers, min_count=table)
-        tables = many_rows.make_tables(prepared, cells)
-        cells = tables.cells
-        swap = seconds(lambda p=prepared, c=cells: many_rows.make_tables(p, c), 3)
         start = time.thread_time()
-        compiled = many_rows.compile_programs(tables)
-        compiling = time.thread_time() - start
+        tables = many_rows.layer_tables(prepared)
+        making = time.thread_time() - start
         conversions = int(many_rows.run_windows(prepared, tables, q)[1][:, 4:6].sum())
-        fast, slow = (
-            conversions / seconds(lambda p=prepared, t=t: many_rows.run_windows(p, t, q), options.repeat) / 1e9
-            for t in (compiled, tables)
-        )
+        fast = conversions / seconds(lambda p=prepared, t=tables: many_rows.run_windows(p, t, q), options.repeat) / 1e9
         part = q[:256]
         plain = conversions * len(part) / len(q) / 1e9
         plain /= seconds(lambda p=prepared, x=part: layer.run(p, x, engine="direct"), 2)
-        results.append({"setting": name, "compiled": fast, "interpreted": slow, "numpy": plain, "ratio": fast / plain})
-        print(
-            f"{name:38}{fast:10.1f}{slow:13.1f}{plain:8.3f}{fast / plain:7.0f}{1e3 * swap:9.1f}{1e3 * compiling:12.1f}",
-            flush=True,
-        )
+        results.append({"setting": name, "compiled": fast, "numpy": plain, "ratio": fast / plain})
+        print(f"{name:38}{fast:10.1f}{plain:8.3f}{fast / plain:7.0f}{1e3 * making:11.1f}", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"unit": "1e9 conversions per second of one core", "results": results}))
 

@@ -155,7 +155,7 @@ def test_an_old_file_stays_when_a_graph_cannot_be_written(tmp_path):
     with pytest.raises(ValueError, match=r"its info must be plain finite JSON data"):
         save(replace(made, info={"loss": float("nan")}), path)
     node = replace(made.nodes[1], step=np.full(4, np.nan))
-    with pytest.raises(ValueError, match=r"node stem: step must be finite, it holds NaN"):
+    with pytest.raises(ValueError, match=r"stem.step must be finite, it holds NaN"):
         save(replace(made, nodes=(made.nodes[0], node, *made.nodes[2:])), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["graph.npz"]

@@ -341,7 +341,7 @@ def first_layer(manifest):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda x: x.update(stride=0), r"stride must be in 1\.\.65535, got 0"),
+        (lambda x: x.update(stride=0), r"stride must be in 1\.\.255, got 0"),
         (lambda x: x.update(channels=10**9), r"channels must be in 1\.\.65535"),
         (lambda x: x.update(scales="x"), "scales must be .*, got 'x'"),
         (lambda x: x.update(counts_per_lsb=2.5), "min_count does not follow from counts_per_lsb = 2.5"),

@@ -25,17 +25,16 @@ from tests.strategies import adc_registers, dynamic_precisions, hardware_configs
 WIDE = HardwareConfig(ou_rows=128, adc_bits=8, weight_bits=7)
 
 
-def same_as_direct(weights, q, hardware, registers, compiled=True, **options):
-    """Assert that the engines agree on sums and on every counter of every window, with compiled programs too."""
+def same_as_direct(weights, q, hardware, registers, **options):
+    """Assert that the engines agree on sums and on every counter of every window."""
     prepared = prepare(weights, hardware, registers, **options)
-    tables = many_rows.make_tables(prepared)
+    tables = many_rows.layer_tables(prepared)
     assert tables is not None
     expected_sums, expected = layer.run(prepared, q, engine="direct")
-    for each in (tables, many_rows.compile_programs(tables)) if compiled else (tables,):
-        sums, counters = many_rows.run_windows(prepared, each, q.astype(np.uint8))
-        assert (expected_sums == sums.T).all()
-        for index, name in enumerate(COUNTER_NAMES):
-            assert (counters[:, index] == expected.counts[:, index]).all(), name
+    sums, counters = many_rows.run_windows(prepared, tables, q.astype(np.uint8))
+    assert (expected_sums == sums.T).all()
+    for index, name in enumerate(COUNTER_NAMES):
+        assert (counters[:, index] == expected.counts[:, index]).all(), name
 
 
 def random_min_count(rng, adc_bits, largest):
@@ -67,7 +66,6 @@ def test_every_layer_equals_the_direct_engine(data, ou_rows, seed):
         skip_zero_slices=data.draw(st.booleans()),
         min_count=random_min_count(rng, hardware.adc_bits, ou_rows) if isinstance(min_count, str) else min_count,
         activation_bits=bits,
-        compiled=data.draw(st.booleans()),
     )
 
 
@@ -93,7 +91,7 @@ def test_saturated_columns_keep_a_count_of_128():
     weights, q = np.array([[127, -127]] * 128), np.full((3, 128), 255)
     same_as_direct(weights, q, WIDE, AdcRegisters(mode="uniform", n_r2=8))
     prepared = prepare(weights, WIDE, AdcRegisters(mode="uniform", n_r2=8))
-    tables = many_rows.make_tables(prepared)
+    tables = many_rows.layer_tables(prepared)
     sums, _ = many_rows.run_windows(prepared, tables, q.astype(np.uint8))
     assert sums.T.tolist() == [[128 * 127 * 255, -128 * 127 * 255]] * 3
 
@@ -156,19 +154,8 @@ def test_groups_of_several_segments_share_a_precision():
 def test_early_detection_is_left_to_the_plain_model():
     weights = np.random.default_rng(8).integers(-127, 128, (128, 2))
     registers = AdcRegisters(mode="twin", n_r2=4, n_r1=3, m=2, bias=1)
-    assert many_rows.make_tables(prepare(weights, WIDE, registers, early_detection=True)) is None
-    assert many_rows.make_tables(prepare(weights, WIDE, registers)) is not None
-
-
-def test_cells_serve_every_setting_of_the_same_weights():
-    rng = np.random.default_rng(9)
-    weights, q = rng.integers(-127, 128, (130, 4)), rng.integers(0, 256, (10, 130)).astype(np.uint8)
-    first = many_rows.make_tables(prepare(weights, WIDE, AdcRegisters(mode="uniform", n_r2=8)))
-    prepared = prepare(weights, WIDE, AdcRegisters(mode="twin", n_r2=4, n_r1=3, m=2))
-    shared = many_rows.make_tables(prepared, first.cells)
-    assert shared.cells is first.cells
-    expected, _ = layer.run(prepared, q)
-    assert (expected == many_rows.run_windows(prepared, shared, q)[0].T).all()
+    assert many_rows.layer_tables(prepare(weights, WIDE, registers, early_detection=True)) is None
+    assert many_rows.layer_tables(prepare(weights, WIDE, registers)) is not None
 
 
 IMAGES = [
@@ -215,7 +202,7 @@ def test_batches_of_images_equal_the_plain_network(shape, dynamic):
     )
     images = rng.integers(0, 256, (5, one.channels, one.height, one.width)).astype(np.uint8)
     prepared = prepare_layer(one, WIDE)
-    tables = many_rows.make_tables(prepared)
+    tables = many_rows.layer_tables(prepared)
     sums, counters = many_rows.run_layer(one, prepared, tables, images)
     output, events = run_layer(one, WIDE, images, prepared=prepared, engine="direct")
     assert (np.stack([finish(one, part) for part in sums]) == output).all()
@@ -228,7 +215,7 @@ def test_threads_may_share_the_tables():
     rng = np.random.default_rng(12)
     weights, q = rng.integers(-127, 128, (200, 30)), rng.integers(0, 256, (4, 700, 200)).astype(np.uint8)
     prepared = prepare(weights, WIDE, AdcRegisters(mode="twin", n_r2=4, n_r1=3, m=2))
-    tables = many_rows.compile_programs(many_rows.make_tables(prepared))
+    tables = many_rows.layer_tables(prepared)
     alone = [many_rows.run_windows(prepared, tables, part) for part in q]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda part: many_rows.run_windows(prepared, tables, part), q))
@@ -241,8 +228,8 @@ def test_an_empty_batch_gives_nothing():
     one = make_layer(np.random.default_rng(13), WIDE, **IMAGES[0])
     prepared = prepare_layer(one, WIDE)
     images = np.zeros((0, one.channels, one.height, one.width), dtype=np.uint8)
-    sums, counters = many_rows.run_batch(one, prepared, many_rows.make_tables(prepared), images)
-    assert (sums.shape, len(counters)) == ((one.outputs, 0, one.out_height, one.out_width), 0)
+    sums, counters = many_rows.run_layer(one, prepared, many_rows.layer_tables(prepared), images)
+    assert (list(sums), len(counters)) == ([], 0)
 
 
 @pytest.mark.slow

@@ -11,10 +11,12 @@ from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph, build
 from golden_model.graph.nodes import Add, Concat, Crossbar, Image
 from golden_model.graph.numbers import Encoding
+from golden_model.image import placing
 from golden_model.image import program as program_module
 from golden_model.image.archive import load
 from golden_model.image.interpreter import Interpreter
-from golden_model.image.program import fitting, lower, needs, plan
+from golden_model.image.lowering import lower
+from golden_model.image.program import fitting, needs, plan
 from golden_model.registers import StepKind, pack_descriptor
 from golden_model.trq import AdcRegisters
 from tests.golden_model.random_graphs import KINDS, NINE, SMALL, random_images, random_network, random_networks
@@ -213,7 +215,7 @@ def test_a_residual_that_is_overwritten_saves_memory(monkeypatch):
     network = load(ROOT / "quant/trained/resnet20-a8-s0/network.graph")
     assert needs(network)["activation_bytes"] == 32768
     assert needs(network)["max_layers"] == 21  # 20 crossbar layers and the mean; shortcuts are views
-    monkeypatch.setattr(program_module, "_overwrites", lambda lowering, step: False)
+    monkeypatch.setattr(placing, "_overwrites", lambda lowering, step: False)
     assert needs(network)["activation_bytes"] == 49152
 
 
@@ -263,7 +265,7 @@ def test_searches_of_ours_are_refused_by_name():
     network = everything(0, replace(SMALL, adc_bits=3, input_bits=8, accumulator_bits=40), registers=bounded)
     with pytest.raises(ValueError, match="step stem: the hardware has no conversion of mode 'bounded' with a bound"):
         plan(network)
-    assert len(lower(network).operations) > 5  # it has steps and clocks all the same
+    assert len(lower(network).steps) > 5  # it has steps and clocks all the same
 
 
 def test_equal_border_vectors_are_stored_once():
@@ -295,19 +297,19 @@ def differs(network: Graph) -> bool:
 
 
 def mutated(monkeypatch, change):
-    """A planner whose operations go through `change` (name -> value of fields, or None)."""
+    """A planner whose steps go through `change` (name -> value of fields, or None)."""
     lowered = program_module.lower
 
     def faulty(network):
         made = lowered(network)
-        operations = tuple(replace(x, fields={**x.fields, **(change(x) or {})}) for x in made.operations)
-        return replace(made, operations=operations)
+        steps = tuple(replace(x, fields={**x.fields, **(change(x) or {})}) for x in made.steps)
+        return replace(made, steps=steps)
 
     monkeypatch.setattr(program_module, "lower", faulty)
 
 
 def shifted(name, by=1):
-    return lambda operation: {name: operation.fields[name] + by} if operation.fields[name] else None
+    return lambda step: {name: step.fields[name] + by} if step.fields[name] else None
 
 
 FAULTS = {
@@ -346,11 +348,11 @@ def test_every_layer_starts_a_fresh_pair_and_its_own_part_of_the_tables():
 
 def test_a_planner_whose_buffers_overlap_is_found(monkeypatch):
     networks = [random_network(seed, SMALL) for seed in range(20)]
-    monkeypatch.setattr(program_module, "_first_fit", lambda lives, order: (dict.fromkeys(lives, 0), 1))
+    monkeypatch.setattr(placing, "_first_fit", lambda lives, order: (dict.fromkeys(lives, 0), 1))
     assert sum(map(differs, networks)) >= 5
 
 
 def test_a_planner_that_overwrites_a_residual_too_early_is_found(monkeypatch):
     networks = [random_network(seed, SMALL, ("residual",), 5) for seed in range(20)]
-    monkeypatch.setattr(program_module._Life, "last", property(lambda self: 0, lambda self, value: None), raising=False)
+    monkeypatch.setattr(placing._Life, "last", property(lambda self: 0, lambda self, value: None), raising=False)
     assert sum(map(differs, networks)) >= 1

@@ -12,7 +12,7 @@ from golden_model.engines import choice
 from golden_model.engines.run_layer import run_layer
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import build
-from golden_model.graph.nodes import AveragePool, MaxPool
+from golden_model.graph.nodes import AveragePool, Crossbar, MaxPool
 from golden_model.graph.numbers import Encoding, Window
 from golden_model.trq import AdcRegisters
 from tests.golden_model.test_graph import SMALL, convolution, everything, head, image, pixels
@@ -305,19 +305,6 @@ def test_pooling_over_any_border_is_the_same(kernel, stride, pad, ceil_mode, sum
         assert got.dtype == node.compute(q).dtype
 
 
-def test_a_node_that_the_engine_does_not_know_is_computed_on_the_host():
-    made = everything(1)
-    node = next(node for node in made.nodes if node.name == "mean")
-
-    class Other(type(node)):
-        pass
-
-    other = Other(**{name: getattr(node, name) for name in node.__dataclass_fields__})
-    q = np.random.default_rng(0).integers(0, 256, (2, 10, 3, 3)).astype(np.uint8)
-    got = torch_engine.compute(other, torch_engine.upload(q, CPU))
-    np.testing.assert_array_equal(torch_engine.download(got), node.compute(q))
-
-
 # ---- devices ------------------------------------------------------------------------------------
 @pytest.fixture
 def no_gpu(monkeypatch):
@@ -410,12 +397,16 @@ def test_everything_stays_on_the_device_and_nothing_waits_for_it(monkeypatch, ro
     made = {graph.image.name: blank(2, *graph.image.shape)}
     for node in graph.nodes[1:]:
         inputs = [made[name] for name in node.inputs]
-        if node in graph.crossbars:
+        if isinstance(node, Crossbar):
             prepared = [prepare(one, graph.hardware) for one in node.layers]
             for one in prepared:
                 torch_engine.tables_of(one, meta)
             with OneDevice():
-                made[node.name], _ = torch_engine.run_crossbar(node, prepared, inputs[0], [*inputs, None][1])
+                outputs = [
+                    torch_engine.run_on_device(layer, one, x, [*inputs, None][1], node.residual_multiplier)[0]
+                    for layer, one, x in zip(node.layers, prepared, inputs[0].chunk(len(prepared), dim=1), strict=True)
+                ]
+                made[node.name] = torch.cat(outputs, dim=1)
         else:
             made[node.name] = torch_engine.compute(node, *inputs)
         assert made[node.name].device == meta

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Optional, TypeVar
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from golden_model.config import PRESETS
 
@@ -34,6 +35,29 @@ def results_console(width: int = 150) -> Console:
     """Standard output for tables: as wide as the terminal, or `width` characters where there is none."""
     terminal = Console(highlight=False)
     return terminal if terminal.is_terminal else Console(highlight=False, width=width)
+
+
+def table_of(
+    title: str | None,
+    columns: Sequence[tuple[str, str | Callable[[Any], str]]],
+    *sections: Iterable[Any],
+    caption: str | None = None,
+    right: bool = False,
+) -> Table:
+    """A table of records of a result.
+
+    columns : heading, and what a cell shows: a format of the record's fields ("{clocks:,.0f}"), or a function of the
+    record. sections : records, with a line between sections. right : all columns but the first stand to the right.
+    """
+    made = Table(title=title, caption=caption)
+    for index, (heading, _) in enumerate(columns):
+        made.add_column(heading, justify="right" if right and index else "left")
+    for index, records in enumerate(sections):
+        if index:
+            made.add_section()
+        for record in records:
+            made.add_row(*(cell.format_map(record) if isinstance(cell, str) else cell(record) for _, cell in columns))
+    return made
 
 
 def fail(message: str) -> NoReturn:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,9 +18,8 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from golden_model.command import Json, command_app, reports_errors
+from golden_model.command import Json, command_app, reports_errors, table_of
 from golden_model.events import Events
 from golden_model.files import write_json
 from golden_model.image.image import Image, read
@@ -150,31 +149,33 @@ def summarise(image: Image, report: Report, *, directory: Path, backend: str, cr
 
 def print_summary(result: dict[str, Any]) -> None:
     """Tables for people."""
-    table = Table("vector", "label", "hardware", "golden model", "cycles", "logits, events, cycles", "seconds")
-    for row in result["images"]:
-        same = "[green]equal[/green]" if row["agrees"] else "[red]differ[/red]" if result["judged"] else "differ"
-        table.add_row(
-            str(row["index"]),
-            "?" if row["label"] < 0 else str(row["label"]),
-            str(row["predicted"]),
-            str(row["golden_predicted"]),
-            f"{row['cycles']:,}",
-            same,
-            f"{row['seconds']:.2f}",
-        )
-    console.print(table)
+    differ = "[red]differ[/red]" if result["judged"] else "differ"
+    vectors = [
+        ("vector", "{index}"),
+        ("label", lambda row: "?" if row["label"] < 0 else str(row["label"])),
+        ("hardware", "{predicted}"),
+        ("golden model", "{golden_predicted}"),
+        ("cycles", "{cycles:,}"),
+        ("logits, events, cycles", lambda row: "[green]equal[/green]" if row["agrees"] else differ),
+        ("seconds", "{seconds:.2f}"),
+    ]
     count = max(1, len(result["images"]))
-    steps = Table("step", "OU activations", "conversions", "in R1", "A/D operations", "cycles", title="per image")
-    for name, events in result["events"].items():
-        steps.add_row(
-            name,
-            f"{events['ou_activations'] / count:,.0f}",
-            f"{events['conversions'] / count:,.0f}",
-            f"{events['conversions_r1'] / max(1, events['conversions']):.1%}",
-            f"{events['ad_operations'] / count:,.0f}",
-            f"{events['cycles'] / count:,.0f}",
-        )
-    console.print(steps)
+    names = ("ou_activations", "conversions", "ad_operations", "cycles")
+    steps = [
+        {"step": step, "r1": events["conversions_r1"] / max(1, events["conversions"])}
+        | {name: events[name] / count for name in names}
+        for step, events in result["events"].items()
+    ]
+    spent = [
+        ("step", "{step}"),
+        ("OU activations", "{ou_activations:,.0f}"),
+        ("conversions", "{conversions:,.0f}"),
+        ("in R1", "{r1:.1%}"),
+        ("A/D operations", "{ad_operations:,.0f}"),
+        ("cycles", "{cycles:,.0f}"),
+    ]
+    console.print(table_of(None, vectors, result["images"]))
+    console.print(table_of("per image", spent, steps))
     for note in result["notes"]:
         console.print(f"note: {note}", highlight=False, markup=False)
     done = len(result["images"])
@@ -295,7 +296,7 @@ def _run(backend: BackendName, request: Request) -> Report:
                 bar.reset(task, description=stage)
             bar.update(task, completed=min(done, total), total=total)
 
-        return BACKENDS[backend.value](Request(**{**request.__dict__, "progress": progress}))
+        return BACKENDS[backend.value](replace(request, progress=progress))
 
 
 if __name__ == "__main__":

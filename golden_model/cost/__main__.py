@@ -6,16 +6,16 @@ NETWORK is a deployment image (a directory) or the file of a graph (golden_model
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from golden_model.command import Json, command_app, console, reports_errors, results_console
+from golden_model.command import Json, command_app, console, reports_errors, results_console, table_of
 from golden_model.cost.chip import ChipShape
 from golden_model.cost.components import DEFAULT_TABLE, ComponentTable, load_table
 from golden_model.cost.machines import Machine, Row, compare, counted, geometry_machines
@@ -61,55 +61,59 @@ def machines_of(network: Graph, images: np.ndarray | None, progress: Any = None)
     return found
 
 
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
+def work_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """Work, clocks and energy of one image. rows : as `Row.as_dict`; of what is only reported, some may be missing."""
+
+    def number(name: str, factor: float = 1.0, form: str = ",.0f") -> Callable[[Mapping[str, Any]], str]:
+        return lambda row: f"{row[name] * factor:{form}}" if name in row else "-"
+
+    def per_conversion(row: Mapping[str, Any]) -> str:
+        return f"{row['ad_operations'] / row['conversions']:.2f}" if row.get("conversions") else "-"
+
+    columns = [
+        ("machine", "{machine}"),
+        ("OU activations", number("ou_activations")),
+        ("A/D operations", number("ad_operations")),
+        ("per conversion", per_conversion),
+        ("clocks", number("clocks")),
+        ("speed", "{speed:.2f}x"),
+        ("energy, nJ", number("picojoules", 1e-3, ",.1f")),
+        ("saving", "{energy_saving:.2f}x"),
+    ]
+    return table_of(title, columns, rows, right=True)
 
 
-def print_rows(console: Console, rows: list[Row]) -> None:
-    """Two tables: work and energy of one image; crossbars, area and pipeline."""
-    table = Table("machine", title=f"one image, {rows[0].energy.table.title}")
-    for name in ("OU activations", "A/D operations", "per conversion", "clocks", "speed", "energy, nJ", "saving"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        machine = row.machine
-        operations = machine.total("ad_operations")
-        table.add_row(
-            machine.name,
-            _count(machine.total("ou_activations")),
-            _count(operations),
-            f"{operations / machine.conversions:.2f}" if machine.conversions else "-",
-            _count(machine.clocks),
-            f"{row.speed:.2f}x",
-            f"{row.energy.total_pj / 1000:,.1f}",
-            f"{row.saving:.2f}x",
-        )
-    console.print(table)
-    groups = list(rows[0].energy.by_group)
-    table = Table("machine", title="energy by group, nJ")
-    for group in groups:
-        table.add_column(group, justify="right")
-    for row in rows:
-        table.add_row(row.machine.name, *(f"{row.energy.by_group[group] / 1000:,.1f}" for group in groups))
-    console.print(table)
-    table = Table("machine", title="on a chip, every layer on its own macros")
-    for name in ("pairs", "OUs used", "cells used", "tiles", "mm2", "latency", "interval", "busy"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        for name, chip in ((row.machine.name, row.chip), ("  balanced", row.pipeline)):
-            if chip is not None:
-                table.add_row(
-                    name,
-                    str(chip.pairs),
-                    f"{chip.ou_utilisation:.0%}",
-                    f"{chip.cell_utilisation:.0%}",
-                    str(chip.tiles),
-                    "-" if row.area is None else f"{chip.area(row.area.table).total_mm2:.3f}",
-                    _count(chip.latency_clocks),
-                    _count(chip.interval_clocks),
-                    f"{chip.utilisation:.0%}",
-                )
-    console.print(table)
-    console.print("Clocks: one decision of every converter takes one. Ratios are to the first row.")
+def group_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Energy of one image by groups of components."""
+    columns: list[Any] = [("machine", "{machine}")]
+    for group in rows[0]["picojoules_by_group"]:
+        columns.append((group, lambda row, group=group: f"{row['picojoules_by_group'][group] / 1000:,.1f}"))
+    return table_of("energy by group, nJ", columns, rows, right=True)
+
+
+def chip_table(rows: Sequence[Mapping[str, Any]], pairs: int | None) -> Table:
+    """Every machine with one copy of each layer; with a budget also with copies of slow layers, where they fit."""
+    title = "on a chip, every layer on its own macros"
+    title += "" if pairs is None else f"; balanced: slow layers copied, up to {pairs} crossbar pairs"
+    placed = ((row["machine"], row["chip"], row.get("pipeline")) for row in rows)
+    records = [
+        {"machine": words, **chip}
+        for machine, alone, balanced in placed
+        for words, chip in ((machine, alone), ("  balanced", balanced))
+        if chip is not None
+    ]
+    columns = [
+        ("machine", "{machine}"),
+        ("pairs", "{pairs}"),
+        ("mm2", lambda chip: "-" if chip["mm2"] is None else f"{chip['mm2']:.3f}"),
+        ("OUs used", "{ou_utilisation:.0%}"),
+        ("cells used", "{cell_utilisation:.0%}"),
+        ("tiles", "{tiles}"),
+        ("latency", "{latency_clocks:,.0f}"),
+        ("interval", "{interval_clocks:,.0f}"),
+        ("busy", "{busy:.0%}"),
+    ]
+    return table_of(title, columns, records, right=True)
 
 
 def trace_lines(row: Row) -> list[str]:
@@ -183,7 +187,11 @@ def main(
                 "machines": [row.as_dict(layers=True) for row in rows],
             },
         )
-    print_rows(results_console(160), rows)
+    printed, records = results_console(160), [row.as_dict() for row in rows]
+    printed.print(work_table(records, f"one image, {components.title}"))
+    printed.print(group_table(records))
+    printed.print(chip_table(records, pairs))
+    printed.print("Clocks: one decision of every converter takes one. Ratios are to the first row.")
     if trace is not None:
         print_trace(rows, trace)
 

@@ -13,16 +13,15 @@ at the fewest operations that pass the check of quant.reproduce.trq.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 from rich.table import Table
 
-from golden_model.command import console, reports_errors, results_console
+from golden_model.command import Json, command_app, console, reports_errors, table_of
 from golden_model.config import ISAAC, HardwareConfig
 from golden_model.crossbar import mapping, post_processing
 from golden_model.crossbar.layer import Layer
@@ -35,14 +34,13 @@ from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Crossbar
 from golden_model.searches.histograms import graph_counts
 from golden_model.trq import convert_counts
-from quant.capture.capture import from_torch
-from quant.data import sets as datasets
-from quant.evaluate import load_ready
-from quant.networks import zoo as networks
-from quant.reference import accuracy, centred, exact_logits, logit_error
-from quant.reproduce.trq import Check, Options, sensitivities
+from quant.reference import accuracy, exact_logits
+from quant.reproduce import study as shared
+from quant.reproduce.study import Study, percent
+from quant.reproduce.trq import FAMILIES, as_dicts, density
 from quant.search import adc as adc_search
 from quant.search.adc import Chosen
+from quant.search.check import compare_logits
 
 _BATCH = 16
 _COMPILING_PAYS = 200_000_000  # conversions of a run
@@ -142,7 +140,7 @@ class OffsetRunner:
 
 
 @dataclass(frozen=True, eq=False)
-class OffsetCheck(Check):
+class OffsetCheck(adc_search.Check):
     """The check of quant.reproduce.trq with weights on one array."""
 
     def run(self, graph: Graph, images: np.ndarray) -> np.ndarray:
@@ -150,65 +148,52 @@ class OffsetCheck(Check):
 
 
 # ---- comparison ---------------------------------------------------------------------------------
-def compare(
-    graph: Graph,
-    parts: datasets.Parts,
-    *,
-    images: int,
-    bounds: Sequence[int],
-    options: Options,
-    log: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-    """Accuracy and operations of every converter, JSON-able. graph : with lossless converters."""
-    hardware = graph.hardware
-    test, labels = parts.test_images[:images], parts.test_labels[:images]
-    exact = exact_logits(graph, test)
+def compare(study: Study, bounds: Sequence[int], allowed: float) -> dict[str, Any]:
+    """Accuracy and operations of every converter, JSON-able. allowed : error of the logits that the check allows."""
+    graph, parts = study.graph(ISAAC), study.parts
+    hardware, exact = graph.hardware, exact_logits(graph, study.x)
     counts = graph_counts(graph, parts.calibration, offset=True)
-    histogram = np.sum([one.counts.sum(axis=(0, 1)) for one in counts.values()], axis=0)
     result: dict[str, Any] = {
         "network": graph.name,
         "hardware": hardware.as_dict(),
-        "images": len(test),
+        "images": len(study.x),
         "check_images": len(parts.check_images),
-        "logit_error": options.logit_error,
-        "exact_accuracy": accuracy(exact, labels),
-        "mean_count": float(histogram @ np.arange(len(histogram)) / histogram.sum()),
-        "zero_counts": float(histogram[0] / histogram.sum()),
+        "logit_error": allowed,
+        "exact_accuracy": accuracy(exact, study.y),
+        **density(counts),
         "settings": {},
+        "data": study.dataset.source,
     }
 
     def measured(name: str, settings: Mapping[str, Chosen]) -> None:
         changed = adc_search.apply(graph, settings)
-        logits, spent = OffsetRunner(changed).run(test)
-        wanted = centred(exact, float(graph.output.logit_scale))  # type: ignore[attr-defined]
-        found = centred(logits, float(changed.output.logit_scale))  # type: ignore[attr-defined]
+        logits, spent = OffsetRunner(changed).run(study.x)
+        compared = compare_logits(changed, logits, graph, exact, study.y)
         total = sum(spent.values(), Spent())
         one = {
-            "accuracy": accuracy(logits, labels),
-            "logit_error": logit_error(found, wanted),
+            **{key: compared[key] for key in ("accuracy", "logit_error")},
             "operations": total.operations / total.conversions,
-            "choices": {layer: s.as_dict() for layer, s in settings.items()},
+            "choices": as_dicts(settings),
         }
         result["settings"][name] = one
-        log(f"{name}: {100 * one['accuracy']:.2f} % at {one['operations']:.3f} operations per conversion")
+        study.log(f"{name}: {percent(one['accuracy'])} % at {one['operations']:.3f} operations per conversion")
 
-    families = {"uniform": ("uniform",), "twin": adc_search.TWIN}
+    def scores(families: Sequence[adc_search.Family], limit: int = hardware.adc_bits) -> dict[str, adc_search.Scores]:
+        return adc_search.score_layers(counts, hardware, limit, families=families)
+
     for n in bounds:
-        for kind, searched in families.items():
-            scores = adc_search.score_layers(counts, hardware, n, families=searched)
-            measured(f"{kind} {n}", adc_search.most_accurate(scores, n_r2=n if kind == "uniform" else None))
-    check = OffsetCheck(graph, parts.check_images, parts.check_labels, exact_logits(graph, parts.check_images))
-    log("how much of each layer's error arrives in the logits")
-    whole = adc_search.score_layers(counts, hardware, hardware.adc_bits, families=("general", "uniform"))
-    weights = sensitivities(check, whole, options.sensitivity_images, lambda what, done, all_: None)
-    for kind, searched in families.items():
+        for kind, families in FAMILIES.items():
+            made = adc_search.most_accurate(scores(families, n), n_r2=n if kind == "uniform" else None)
+            measured(f"{kind} {n}", made)
+    check = OffsetCheck.of(graph, parts.check_images, parts.check_labels)
+    study.log("how much of each layer's error arrives in the logits")
+    weights = adc_search.sensitivities(check, scores(("general", "uniform")), min(32, study.check_images))
+    for kind, families in FAMILIES.items():
         found, _, _ = adc_search.cheapest(
-            adc_search.score_layers(counts, hardware, hardware.adc_bits, families=searched),
-            lambda s: check.measure(s)["logit_error"] <= options.logit_error,
-            sensitivity=weights,
+            scores(families), lambda s: check.measure(s)["logit_error"] <= allowed, sensitivity=weights
         )
         if found is None:
-            log(f"{kind}: nothing passes the check")
+            study.log(f"{kind}: nothing passes the check")
         else:
             measured(f"{kind} fewest", found)
     return result
@@ -220,52 +205,54 @@ FEWEST = {"uniform fewest": "uniform, bits per layer, fewest that pass", "twin f
 
 def table(result: dict[str, Any]) -> Table:
     """One line per converter."""
-    made = Table(
-        "converter", "n <=", "top-1 in %", "operations", "error of logits in dB",
-        title=f"one array, weight + 2^p: {result['network']}, {result['hardware']['ou_rows']} rows, "
+    rows = [
+        {"words": FEWEST[name], "n": result["hardware"]["adc_bits"], **one}
+        if name in FEWEST
+        else {"words": WORDS[name.split()[0]], "n": name.split()[1], **one}
+        for name, one in result["settings"].items()
+    ]
+
+    def decibel(row: Mapping[str, Any]) -> str:
+        return "none" if row["logit_error"] == 0 else f"{10 * np.log10(row['logit_error']):.1f}"
+
+    return table_of(
+        f"one array, weight + 2^p: {result['network']}, {result['hardware']['ou_rows']} rows, "
         f"{result['images']} test images",
-        caption=f"lossless {100 * result['exact_accuracy']:.2f} %; mean count {result['mean_count']:.2f}, "
-        f"{100 * result['zero_counts']:.0f} % of the counts are 0; check: {result['check_images']} images, error of "
+        [
+            ("converter", "{words}"),
+            ("n <=", "{n}"),
+            ("top-1 in %", lambda row: percent(row["accuracy"])),
+            ("operations", "{operations:.3f}"),
+            ("error of logits in dB", decibel),
+        ],
+        rows,
+        caption=f"lossless {percent(result['exact_accuracy'])} %; mean count {result['mean_count']:.2f}, "
+        f"{percent(result['zero_counts'], 0)} % of the counts are 0; check: {result['check_images']} images, error of "
         f"the logits at most {result['logit_error']:g}",
-    )  # fmt: skip
-    for name, one in result["settings"].items():
-        kind, n = name.rsplit(" ", 1)
-        words, bound = (FEWEST[name], str(result["hardware"]["adc_bits"])) if name in FEWEST else (WORDS[kind], n)
-        error = "none" if one["logit_error"] == 0 else f"{10 * np.log10(one['logit_error']):.1f}"
-        made.add_row(words, bound, f"{100 * one['accuracy']:.2f}", f"{one['operations']:.3f}", error)
-    return made
+    )
 
 
 # ---- command line -------------------------------------------------------------------------------
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = command_app()
 
 
 @app.command()
 @reports_errors
 def main(
-    network: Annotated[str, typer.Option(help=f"One of {', '.join(networks.READY)}.")],
-    weights: Annotated[Path, typer.Option(help="State dict, .npz or .safetensors.")],
-    data_path: Annotated[Path, typer.Option("--data", help="CIFAR-10 batches, idx files, pictures or an .npz file.")],
+    network: shared.Network,
+    weights: shared.Weights,
+    data: shared.Data,
     images: Annotated[int, typer.Option(min=1, help="Test images.")] = 300,
     bounds: Annotated[str, typer.Option(help="Bounds n on search steps, 1..8.")] = "7,6,5,4",
     check_images: Annotated[int, typer.Option(min=1, help="Images for the check.")] = 64,
     logit_error: Annotated[float, typer.Option(help="Error of the logits that the check allows.")] = 0.002,
-    json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the results here.")] = None,  # noqa: UP045
+    json_file: Json = None,
 ) -> None:
     """Uniform and twin-range converters where weights lie on one array instead of a pair, 128 rows."""
-    limits = [int(n) if n.strip().isdigit() else 0 for n in bounds.split(",")]
-    if not all(1 <= n <= ISAAC.adc_bits for n in limits):
-        raise ValueError(f"--bounds must be numbers in 1..{ISAAC.adc_bits}, got {bounds!r}")
-    known, model, dataset = load_ready(network, weights, data_path)
-    parts = datasets.apart(dataset, check_images)
-    graph = from_torch(model, dataset.shape, ISAAC, parts.calibration, normalisation=known.normalisation, name=network)
-    result = compare(
-        graph, parts, images=images, bounds=limits,
-        options=Options(logit_error=logit_error, check_images=check_images, sensitivity_images=min(32, check_images)),
-        log=console.print,
-    )  # fmt: skip
-    result["data"] = dataset.source
-    results_console(120).print(table(result))
+    limits = shared.numbers("--bounds", bounds, int, 1, ISAAC.adc_bits)
+    study = Study.open(data, network, weights, images=images, check_images=check_images, log=console.print)
+    result = compare(study, limits, logit_error)
+    shared.show([table(result)], 120)
     if json_file is not None:
         write_json(json_file, result)
 

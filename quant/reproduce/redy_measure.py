@@ -1,19 +1,17 @@
 """What `python -m quant.reproduce.redy` searches, counts and measures (ReDy; system.md §6, §11).
 
-    study = Study(name="resnet20", graph=graph, source=sha256, dataset=dataset, options=options, table=table,
-                  cache=stages.Cache(folder))
+    study = Study.open(data, "resnet20", weights, options=options, table=table)
     result = measure(study, {"paper": (14, 1)})
 
-The search sees training images only, other ones than those of calibration. Every search, check and measurement is a
-file of `quant.stages.Cache`, whose fingerprint holds weights, data, options and source code.
+The search sees training images only, other ones than those of calibration.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,9 +27,10 @@ from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Concat
 from golden_model.graph.settings import with_settings
 from quant import stages
-from quant.data import sets as datasets
-from quant.reference import accuracy, centred, exact_logits, logit_error
+from quant.reference import accuracy, exact_logits
+from quant.reproduce import study as shared
 from quant.search import redy as redy_search
+from quant.search.check import compare_logits
 from quant.search.redy import KINDS, LOSSY, Check, Chosen, Settings, on_machine
 
 MACHINES: dict[str, HardwareConfig] = {"paper": PAPER, "isaac": ISAAC}
@@ -46,11 +45,6 @@ VARIANTS: dict[str, tuple[bool, bool]] = {
 DENSE = "dense"
 #: Rows of the component table that are the unit: leading ones, and what decides how many low bits to drop.
 UNIT = ("leading_one", "dynamic_precision", "dynamic_precision_decision")
-#: Source files that decide what is found and measured.
-SOURCES = stages.sources_of("quant.reproduce.redy_measure")
-
-Tell = Callable[[str, int, int], None]
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +53,7 @@ class Options:
 
     budgets : largest squared errors of the logits over their mean square; the first is the chosen one. tolerance :
     accuracy (a share) that may be lost on the check's images. rivals : also search with parts of the method.
+    sensitivity_images : at most as many of the check's disturb each layer alone.
     """
 
     budgets: tuple[float, ...] = (0.002, 0.005)
@@ -95,39 +90,24 @@ def plans(options: Options, *, rivals: bool) -> list[Plan]:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Study:
-    """A network, its images, what is asked, and where results are kept.
+class Study(shared.Study):
+    """Dynamic precision on a network.
 
-    graph : an integer network; its converters become lossless. source : fingerprint of its weights. images : test
-    images, None for all; event_images, lossless_images : on how many of them events are counted, and lossless skipping
-    is compared. tell, log : progress and finished steps.
+    table : energies. event_images, lossless_images : on how many test images events are counted, and lossless skipping
+    is compared.
     """
 
-    name: str
-    graph: Graph
-    source: str
-    dataset: datasets.ImageSet
+    MODULE: ClassVar[str] = "quant.reproduce.redy_measure"
+    FOLDER: ClassVar[str] = "redy"
+
     options: Options
     table: ComponentTable
-    cache: stages.Cache
-    images: int | None = None
     event_images: int = 100
     lossless_images: int = 1000
-    threads: int | None = None
-    tell: Tell = field(default=lambda what, done, total: None)
-    log: Callable[[str], None] = field(default=lambda text: None)
 
-    @cached_property
-    def parts(self) -> datasets.Parts:
-        return datasets.apart(self.dataset, self.options.check_images)
-
-    @cached_property
-    def x(self) -> np.ndarray:
-        return np.array(self.parts.test_images[: self.images])
-
-    @property
-    def y(self) -> np.ndarray:
-        return self.parts.test_labels[: self.images]
+    def decides(self) -> dict[str, Any]:
+        options = {name: getattr(self.options, name) for name in ("tolerance", "check_images", "sensitivity_images")}
+        return {**options, "table": stages.fingerprint("table", asdict(self.table), [])}
 
     @property
     def counted(self) -> np.ndarray:
@@ -135,45 +115,27 @@ class Study:
         return self.x[: self.event_images]
 
     @cached_property
-    def _inputs(self) -> dict[str, str]:
-        """Everything that decides any result of this study, but what `kept` is told."""
-        about = {
-            "network": self.name,
-            "tolerance": self.options.tolerance,
-            "check": self.options.check_images,
-            "sensitivity": self.options.sensitivity_images,
-        }
-        whole = stages.fingerprint(
-            "redy", about, SOURCES, weights=self.source, data=self.dataset.sha256,
-            table=stages.fingerprint("table", asdict(self.table), []),
-        )  # fmt: skip
-        return {"study": whole}
-
-    def kept(self, name: str, make: Callable[[], Result], **key: Any) -> Result:
-        """`make()`, or what an earlier run made of the same study and key; JSON-able. name : of its file."""
-        return self.cache.get(name, stages.fingerprint(name, key, [], **self._inputs), make)
-
-    @cached_property
     def plain(self) -> Graph:
-        return on_machine(self.graph, PAPER)
+        return on_machine(self.graph(PAPER), PAPER)
 
     @cached_property
-    def exact(self) -> np.ndarray:
+    def static(self) -> np.ndarray:
         """Logits without dynamic precision, int64 (B, N)."""
-        found = self.kept(
-            f"exact-{len(self.x)}",
-            lambda: exact_logits(
-                self.plain, self.x, progress=lambda done, total: self.tell("integer network", done, total)
-            ).tolist(),
-            images=len(self.x),
-        )
-        return np.array(found, dtype=np.int64)
+        return self.exact("plain", self.plain)
+
+    def events(self, name: str, graph: Callable[[], Graph], variant: str, **key: Any) -> dict[str, Any]:
+        """`count` on one of `VARIANTS`. name, key : tell the study's graphs apart."""
+        images = self.counted
+        return self.kept(
+            f"events-{name}-{variant}-{len(images)}",
+            lambda: count(graph(), images, variant, self.table, self.threads),
+            **key, variant=variant, images=len(images),
+        )  # fmt: skip
 
     @cached_property
     def samples(self) -> dict[str, redy_search.Sample]:
         """Windows of every layer."""
-        calibration = self.parts.calibration
-        return redy_search.collect(self.plain, calibration, progress=lambda d, total: self.tell("windows", d, total))
+        return redy_search.collect(self.plain, self.parts.calibration, progress=self.told("windows"))
 
 
 # ---- machines -----------------------------------------------------------------------------------
@@ -258,10 +220,10 @@ class _Group:
     """
 
     def __init__(self, study: Study, machine: str, group: int, first: tuple[str, int], rivals: bool) -> None:
-        base = on_machine(study.graph, MACHINES[machine])
+        hardware = MACHINES[machine]
         self.study, self.first = study, first
-        self.graph = on_machine(base, replace(base.hardware, group_segments=group))
-        self.rows = group * base.hardware.ou_rows
+        self.graph = on_machine(study.plain, replace(hardware, group_segments=group))
+        self.rows = group * hardware.ou_rows
         self.where = words(machine, group)
         self.file = f"{machine}-{group}"
         self.key = {"machine": machine, "group": group, "first": list(first)}
@@ -271,7 +233,7 @@ class _Group:
     def scores(self) -> dict[str, redy_search.Scores]:
         return redy_search.score_layers(
             variant(self.graph, DENSE), self.study.samples, table=self.study.table,
-            progress=lambda done, total: self.study.tell(f"{self.where}: scores", done, total),
+            progress=self.study.told(f"{self.where}: scores"),
         )  # fmt: skip
 
     @cached_property
@@ -282,16 +244,13 @@ class _Group:
     def sensitivity(self) -> dict[str, float]:
         """Of every layer; measured once, on the first machine and group size."""
         study = self.study
-        first = self if self.first == (self.key["machine"], self.key["group"]) else _Group(
-            study, *self.first, self.first, False
-        )  # fmt: skip
+        if self.first != (self.key["machine"], self.key["group"]):
+            return _Group(study, *self.first, self.first, False).sensitivity()
         images = min(study.options.sensitivity_images, len(study.parts.check_images))
         return study.kept(
-            f"sensitivity-{first.file}",
-            lambda: redy_search.sensitivities(
-                first.check, first.scores, images, lambda d, total: study.tell("sensitivity of layers", d, total)
-            ),
-            **first.key,
+            f"sensitivity-{self.file}",
+            lambda: redy_search.sensitivities(self.check, self.scores, images, study.told("sensitivity of layers")),
+            **self.key,
         )
 
     def search(self, plan: Plan) -> dict[str, Any]:
@@ -322,19 +281,15 @@ class _Group:
         changed = applied(twin, plan, settings)
         # Lossless skipping is the same computation, so a part of the images shows what is to be shown.
         some = slice(0, study.lossless_images if plan.budget is None else None)
-        logits, _ = GraphRunner(changed, threads=study.threads).run(
-            study.x[some], progress=lambda done, total: study.tell(f"{self.where}: {plan.name}", done, total)
-        )
-        exact = study.exact[some]
+        told = study.told(f"{self.where}: {plan.name}")
+        logits, _ = GraphRunner(changed, threads=study.threads).run(study.x[some], progress=told)
+        exact = study.static[some]
+        compared = compare_logits(changed, logits, study.plain, exact, study.y[some])
         made = {
             "images": len(logits),
-            "accuracy": accuracy(logits, study.y[some]),
-            "static_accuracy": accuracy(exact, study.y[some]),
-            "agreement": float((logits.argmax(axis=1) == exact.argmax(axis=1)).mean()),
-            "logit_error": logit_error(
-                centred(logits, float(changed.output.logit_scale)),
-                centred(exact, float(study.graph.output.logit_scale)),
-            ),
+            "accuracy": compared["accuracy"],
+            "static_accuracy": compared["exact_accuracy"],
+            **{name: compared[name] for name in ("agreement", "logit_error")},
             "equal": bool((logits == exact).all()),
         }
         study.log(f"{self.where}, {plan.name}: {100 * made['accuracy']:.2f} %, logit error {made['logit_error']:.2g}")
@@ -359,13 +314,9 @@ class _Group:
             measured[plan.name] = {"kind": plan.kind, "budget": plan.budget, "corrected": plan.corrected, **one}
             for machine in counted_on(plan, study.options):
                 study.tell(f"{self.where}: events of {plan.name}, {machine}", 0, 0)
-                measured[plan.name][machine] = study.kept(
-                    f"events-{name}-{machine}-{len(study.counted)}",
-                    lambda plan=plan, chosen=chosen, machine=machine: count(
-                        applied(self.graph, plan, chosen), study.counted, machine, study.table, study.threads
-                    ),
-                    **key, variant=machine, images=len(study.counted),
-                )  # fmt: skip
+                measured[plan.name][machine] = study.events(
+                    name, lambda plan=plan, chosen=chosen: applied(self.graph, plan, chosen), machine, **key
+                )
         return {
             "rows": self.rows,
             "chosen": Plan(LOSSY, study.options.budgets[0]).name,
@@ -402,23 +353,18 @@ def titles(options: Options, machines: Mapping[str, Sequence[int]]) -> Iterator[
 def chosen_graph(study: Study, result: Mapping[str, Any], machine: str, group: str) -> Graph:
     """The network with the registers that a result chose for one of its machines and group sizes."""
     one = result["machines"][machine]["groups"][group]
-    base = on_machine(study.graph, MACHINES[machine])
-    here = on_machine(base, replace(base.hardware, group_segments=int(group)))
+    here = on_machine(study.plain, replace(MACHINES[machine], group_segments=int(group)))
     return applied(here, Plan(LOSSY, study.options.budgets[0]), one["settings"][one["chosen"]])
 
 
 # ---- everything ---------------------------------------------------------------------------------
 def machine_part(study: Study, machine: str, groups: Sequence[int], first: tuple[str, int]) -> dict[str, Any]:
     """One of `MACHINES`: static activations, fewer static bits, and every group size; JSON-able."""
-    base = on_machine(study.graph, MACHINES[machine])
+    base = on_machine(study.plain, MACHINES[machine])
     static = {}
     for name in VARIANTS:
         study.tell(f"{machine}: events, static, {name}", 0, 0)
-        static[name] = study.kept(
-            f"events-{machine}-static-{name}-{len(study.counted)}",
-            lambda name=name: count(base, study.counted, name, study.table, study.threads),
-            machine=machine, variant=name, images=len(study.counted),
-        )  # fmt: skip
+        static[name] = study.events(f"{machine}-static", lambda: base, name, machine=machine)
     bits = None
     if study.options.rivals and machine == "paper":
         study.tell("paper: static bits", 0, 0)
@@ -434,7 +380,7 @@ def machine_part(study: Study, machine: str, groups: Sequence[int], first: tuple
     return {"hardware": base.hardware.as_dict(), "groups": made, "static": static, "static_bits": bits}
 
 
-def measure(study: Study, machines: Mapping[str, Sequence[int]], float_accuracy: float | None = None) -> dict[str, Any]:
+def measure(study: Study, machines: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Everything that the command prints, JSON-able.
 
     machines : name of `MACHINES` -> segments per group, the first is the main one.
@@ -452,8 +398,8 @@ def measure(study: Study, machines: Mapping[str, Sequence[int]], float_accuracy:
         "check_images": len(study.parts.check_images),
         "options": {**asdict(study.options), "budgets": list(study.options.budgets)},
         "table": study.table.name,
-        "float_accuracy": float_accuracy,
-        "static_accuracy": accuracy(study.exact, study.y),
+        "float_accuracy": study.float_accuracy(),
+        "static_accuracy": accuracy(study.static, study.y),
         "machines": parts,
         "sensitivity": _Group(study, *first, first, False).sensitivity(),
         "lossless_equal": all(

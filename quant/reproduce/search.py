@@ -13,43 +13,38 @@ not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import numpy as np
 import typer
-from rich.progress import Progress as Bar
 from rich.table import Table
 
-from golden_model.command import console, reports_errors, results_console
-from golden_model.config import ISAAC, PAPER, HardwareConfig
+from golden_model.command import Json, command_app, reports_errors, table_of
+from golden_model.config import HardwareConfig
 from golden_model.cost import components, gathered
 from golden_model.cost import energy as cost
 from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
-from golden_model.files import write_atomically, write_json
+from golden_model.files import write_json
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import lossless_uniform, with_settings
-from golden_model.image import archive as graph_file
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.searches import lanes
 from golden_model.searches.joint import JointCounts, graph_joint_counts
 from golden_model.trq import AdcRegisters, ColumnBoundBits
-from quant.capture.capture import from_torch
-from quant.data import sets as datasets
-from quant.networks import zoo as networks
-from quant.networks.weights import load_weights
+from quant.reproduce import study as shared
+from quant.reproduce.study import MACHINES, Study, drawing
 
-MACHINES: dict[int, HardwareConfig] = {9: PAPER, 128: ISAAC}
 SKIPPING = {False: "every slice", True: "zero slices skipped"}
 #: Operations may be at most this much above the entropy of what the controller knows.
 TARGET = 1.15
 
 Registers = dict[str, AdcRegisters]
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -64,40 +59,35 @@ class Search:
     make: Callable[[Mapping[str, JointCounts], HardwareConfig, bool], Registers]
 
 
-def _trees(known: ColumnBoundBits | None, shared: bool = False) -> Any:
-    return lambda counts, hardware, skip: searches.trees(
-        counts, hardware, column_bound_bits=known, shared=shared, skip_zero_slices=skip
-    )
+def _made(make: Callable[..., Registers], **options: Any) -> Callable[..., Registers]:
+    """Registers of a search that depends on whether zero slices are skipped."""
+    return lambda counts, hardware, skip: make(counts, hardware, skip_zero_slices=skip, **options)
 
 
-def _bounded(known: ColumnBoundBits) -> Any:
-    return lambda counts, hardware, skip: searches.bounded(counts, hardware, known)
+def _either(make: Callable[..., Registers], *options: Any) -> Callable[..., Registers]:
+    """Registers of a search that does not."""
+    return lambda counts, hardware, skip: make(counts, hardware, *options)
 
 
-def _twin(known: ColumnBoundBits | None, shared: bool) -> Any:
-    return lambda counts, hardware, skip: searches.twin(
-        counts, hardware, column_bound_bits=known, shared=shared, skip_zero_slices=skip
-    )
-
-
+_twin, _trees = partial(_made, searches.twin), partial(_made, searches.trees)
 SEARCHES: dict[str, Search] = {
-    "uniform": Search("uniform", None, lambda counts, hardware, skip: searches.uniform(counts, hardware)),
-    "twin shared": Search("twin range, best lossless, one for all layers", None, _twin(None, True)),
-    "twin": Search("twin range, best lossless, per layer", None, _twin(None, False)),
-    "tree shared": Search("optimal tree, one for all layers", None, _trees(None, True)),
-    "tree": Search("optimal tree, per layer", None, _trees(None)),
-    "twin k": Search("twin range, bounded by k, per layer", 0, _twin(0, False)),
-    "bounded k": Search("bounded by k", 0, _bounded(0)),
-    "trees k": Search("k, optimal tree per bound", 0, _trees(0)),
-    "low first": Search(
-        "k, low counts first", 0, lambda counts, hardware, skip: searches.low_first(counts, hardware)
+    "uniform": Search("uniform", None, _either(searches.uniform)),
+    "twin shared": Search("twin range, best lossless, one for all layers", None, _twin(shared=True)),
+    "twin": Search("twin range, best lossless, per layer", None, _twin()),
+    "tree shared": Search("optimal tree, one for all layers", None, _trees(shared=True)),
+    "tree": Search("optimal tree, per layer", None, _trees()),
+    "twin k": Search("twin range, bounded by k, per layer", 0, _twin(column_bound_bits=0)),
+    "bounded k": Search("bounded by k", 0, _either(searches.bounded, 0)),
+    "trees k": Search("k, optimal tree per bound", 0, _trees(column_bound_bits=0)),
+    "low first": Search("k, low counts first", 0, _either(searches.low_first)),
+    "bounded 1": Search("bounded by k and empty columns (1 bit)", 1, _either(searches.bounded, 1)),
+    "trees 1": Search("k and empty columns, optimal tree per bound", 1, _trees(column_bound_bits=1)),
+    "bounded full": Search("bounded by min(k, u)", "full", _either(searches.bounded, "full")),
+    "trees full shared": Search(
+        "min(k, u), one set of trees for all layers", "full", _trees(column_bound_bits="full", shared=True)
     ),
-    "bounded 1": Search("bounded by k and empty columns (1 bit)", 1, _bounded(1)),
-    "trees 1": Search("k and empty columns, optimal tree per bound", 1, _trees(1)),
-    "bounded full": Search("bounded by min(k, u)", "full", _bounded("full")),
-    "trees full shared": Search("min(k, u), one set of trees for all layers", "full", _trees("full", True)),
-    "trees full": Search("min(k, u), optimal tree per bound", "full", _trees("full")),
-}  # fmt: skip
+    "trees full": Search("min(k, u), optimal tree per bound", "full", _trees(column_bound_bits="full")),
+}
 #: Searches of the machine that gathers active word lines; all but the first know how many rows are on.
 GATHERED: dict[str, tuple[str, Callable[[Mapping[str, JointCounts], HardwareConfig], Registers]]] = {
     "uniform": ("uniform", searches.uniform),
@@ -166,32 +156,42 @@ def measure_gathered(
     }
 
 
-def measure(graph: Graph, training: np.ndarray, test: np.ndarray, clock_images: int, **how: Any) -> dict[str, Any]:
-    """Everything about one machine, JSON-able. training, test : uint8 (B, C, H, W).
+def measure(
+    study: Study, graph: Graph, training: np.ndarray, test: np.ndarray, clock_images: int, trace: str | None = None
+) -> dict[str, Any]:
+    """Everything about one machine, JSON-able.
 
-    how : threads, tell and trace as for `reproduce`.
+    training, test : uint8 (B, C, H, W). clock_images : of the test images, for clocks and the check. trace : also every
+    product behind the energy of the searches whose words contain this text.
     """
-    threads, tell, traced = how.get("threads"), how.get("tell") or (lambda what: None), _traced(how.get("trace"))
+    threads, traced = study.threads, _traced(trace)
+
+    def tell(what: str) -> None:
+        study.tell(f"{graph.hardware.ou_rows} rows: {what}", 0, 0)
+
     hardware, count = graph.hardware, len(test)
     tell("counts of training images")
     trained = graph_joint_counts(graph, training, threads=threads)
     tell("counts of test images")
     seen = graph_joint_counts(graph, test, threads=threads)
     conversions = {skip: sum(c.conversions(skip) for c in seen.values()) / count for skip in SKIPPING}
-    names = list(seen)
 
-    floors: dict[str, Any] = {}
+    def shares(operations: np.ndarray, skip: bool) -> dict[str, Any]:
+        """Of operations (layers,) of all test images."""
+        mean = operations / count
+        return {
+            "operations_per_image": mean.sum(),
+            "operations_per_conversion": mean.sum() / conversions[skip],
+            "layers": dict(zip(seen, mean.tolist(), strict=True)),
+        }
+
+    floors: dict[str, Any] = {words: {} for words in FLOORS}
     for words, known in FLOORS.items():
-        floors[words] = {}
         for skip, where in SKIPPING.items():
             bits = searches.entropy_floor(seen, known, skip_zero_slices=skip)
             best = searches.best_operations(seen, known, skip_zero_slices=skip)
-            floors[words][where] = {
-                "operations_per_image": bits.sum() / count,
-                "operations_per_conversion": bits.sum() / count / conversions[skip],
-                "best_trees_per_conversion": best.sum() / count / conversions[skip],
-                "layers": dict(zip(names, (bits / count).tolist(), strict=True)),
-            }
+            trees = best.sum() / count / conversions[skip]
+            floors[words][where] = {**shares(bits, skip), "best_trees_per_conversion": trees}
 
     settings = {(key, skip): one.make(trained, hardware, skip) for key, one in SEARCHES.items() for skip in SKIPPING}
     clocks: dict[tuple[str, bool | None], lanes.GraphSpent] = {}
@@ -202,34 +202,31 @@ def measure(graph: Graph, training: np.ndarray, test: np.ndarray, clock_images: 
         other = {k: settings[k, skip] for k in SEARCHES if settings[k, False] != settings[k, True]}
         for chosen, ways in ((same, tuple(SKIPPING)), (other, (skip,))):
             if chosen:
-                clocks |= lanes.graph_spent(
-                    graph, test[:clock_images], chosen, skip_zero_slices=ways, threads=threads
-                )  # fmt: skip
+                some = test[:clock_images]
+                clocks |= lanes.graph_spent(graph, some, chosen, skip_zero_slices=ways, threads=threads)
 
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {key: {} for key in SEARCHES}
     traces: dict[str, list[str]] = {}
     for key, one in SEARCHES.items():
-        found[key] = {}
         for skip, where in SKIPPING.items():
             registers, spent = settings[key, skip], clocks[key, skip]
-            operations = searches.expected_operations(seen, registers, hardware, skip_zero_slices=skip)
+            spends = shares(searches.expected_operations(seen, registers, hardware, skip_zero_slices=skip), skip)
             floor = floors[_floor_of(one.known)][where]["operations_per_image"]
-            stored = searches.stored_bits(with_settings(graph, registers=registers))
+            changed = with_settings(graph, registers=registers)
+            stored = searches.stored_bits(changed)
             read, held = (_energy(graph, registers, spent, way) for way in (False, True))
             if key in traced:
                 traces[f"{one.words}, {where}, u read each time"] = _trace(read)
                 traces[f"{one.words}, {where}, u held"] = _trace(held)
             found[key][where] = {
-                "operations_per_image": operations.sum() / count,
-                "operations_per_conversion": operations.sum() / count / conversions[skip],
-                "over_floor": operations.sum() / count / floor if floor else None,
-                "layers": dict(zip(names, (operations / count).tolist(), strict=True)),
+                **spends,
+                "over_floor": spends["operations_per_image"] / floor if floor else None,
                 "clocks_lock_step": float(spent.lock_step.sum()),
                 "clocks_decoupled": float(spent.decoupled.sum()),
                 "column_bound_bits": int(stored["column_bounds"].sum()),
                 "tree_bits": int(stored["trees"].sum()),
                 "cells": int(stored["cells"].sum()),
-                "held_register_bits": int(searches.held_register_bits(with_settings(graph, registers=registers)).sum()),
+                "held_register_bits": int(searches.held_register_bits(changed).sum()),
                 "converter_uj": read.by_group["ADC"] / 1e6,
                 "metadata_uj": read.by_group["Metadata"] / 1e6,
                 "metadata_held_uj": held.by_group["Metadata"] / 1e6,
@@ -275,116 +272,128 @@ def check(
 
 # ---- what people see ----------------------------------------------------------------------------
 def tables(result: dict[str, Any]) -> list[Table]:
-    """Per machine: operations beside the floor, and clocks, metadata and energy."""
+    """Per machine: operations beside the floor; clocks, metadata and energy; gathered word lines."""
     made = []
     for rows, part in result["machines"].items():
         where = f"{result['network']}, {rows} rows, {result['images']} test images"
-        n = part["conversions_per_image"]
-        a = Table(
-            "search", *(h for words in SKIPPING.values() for h in (words, "x floor")), "million an image, skipped",
-            title=f"A/D operations per conversion, all lossless: {where}",
-        )  # fmt: skip
-        for key, one in SEARCHES.items():
-            cells = []
-            for words in SKIPPING.values():
-                mine = part["searches"][key][words]
-                over = mine["over_floor"]
-                cells += [f"{mine['operations_per_conversion']:.3f}", "-" if over is None else f"{over:.3f}"]
-            a.add_row(one.words, *cells, f"{part['searches'][key][SKIPPING[True]]['operations_per_image'] / 1e6:.1f}")
-        a.add_section()
-        for words, floor in part["floors"].items():
-            cells = []
-            for skipping in SKIPPING.values():
-                cells += [f"{floor[skipping]['operations_per_conversion']:.3f}", ""]
-            millions = floor[SKIPPING[True]]["operations_per_image"] / 1e6
-            a.add_row(f"entropy floor, {words} known", *cells, f"{millions:.1f}")
-        a.caption = (
-            "Conversions an image: " + ", ".join(f"{n[w] / 1e6:.1f} million ({w})" for w in SKIPPING.values()) + ". "
-            "x floor: over the entropy of what this search's controller knows of a conversion and its layer."
-        )
-        b = Table(
-            "search", "clocks", "decoupled", "clocks, skipped", "decoupled, skipped", "u, of cells", "trees, kbit",
-            "A/D, uJ", "metadata, uJ", "u held, uJ", "A/D + least, uJ",
-            title=f"Clocks (million an image), metadata, energy: {where}",
-        )  # fmt: skip
-        for key, one in SEARCHES.items():
-            both = [part["searches"][key][words] for words in SKIPPING.values()]
-            last = both[-1]
-            energies = [last[w] for w in ("converter_uj", "metadata_uj", "metadata_held_uj")]
-            b.add_row(
-                one.words,
-                *(f"{x[w] / 1e6:.2f}" for x in both for w in ("clocks_lock_step", "clocks_decoupled")),
-                f"{100 * last['column_bound_bits'] / max(1, last['cells']):.0f} %",
-                f"{last['tree_bits'] / 1e3:.1f}",
-                *(f"{x:.4g}" for x in (*energies, energies[0] + min(energies[1:]))),
-            )
-        b.caption = (
-            f"Clocks and energy on {result['clock_images']} image(s); skipped: zero slices, also for the energy; table "
-            f"{components.DEFAULT_TABLE}. Lock step: an OU lasts as long as its slowest lane. Decoupled: lanes wait "
-            "for each other at the end of a segment only (ideal queues). Metadata: population counts, nodes of trees, "
-            "column bounds read at every OU activation; u held: once per window, then from registers."
-        )
-        made += [a, b, _gathered_table(part["gathered"], where)]
+        made += [
+            _operations_table(part, where),
+            _clocks_table(part, where, result["clock_images"]),
+            _gathered_table(part["gathered"], where),
+        ]
     return made
+
+
+def _floor(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _operations_table(part: dict[str, Any], where: str) -> Table:
+    """Records are (words, what was found by way of skipping)."""
+    columns: list[Any] = [("search", lambda record: record[0])]
+    for way in SKIPPING.values():
+        columns += [
+            (way, lambda record, way=way: f"{record[1][way]['operations_per_conversion']:.3f}"),
+            ("x floor", lambda record, way=way: _floor(record[1][way]["over_floor"]) if len(record) == 2 else ""),
+        ]
+    skipped = SKIPPING[True]
+    columns.append(
+        ("million an image, skipped", lambda record: f"{record[1][skipped]['operations_per_image'] / 1e6:.1f}")
+    )
+    conversions = ", ".join(f"{n / 1e6:.1f} million ({way})" for way, n in part["conversions_per_image"].items())
+    return table_of(
+        f"A/D operations per conversion, all lossless: {where}",
+        columns,
+        [(one.words, part["searches"][key]) for key, one in SEARCHES.items()],
+        [(f"entropy floor, {words} known", floor, "floor") for words, floor in part["floors"].items()],
+        caption=f"Conversions an image: {conversions}. "
+        "x floor: over the entropy of what this search's controller knows of a conversion and its layer.",
+    )
+
+
+def _clocks_table(part: dict[str, Any], where: str, images: int) -> Table:
+    records = []
+    for key, one in SEARCHES.items():
+        every, last = (part["searches"][key][way] for way in SKIPPING.values())
+        least = last["converter_uj"] + min(last["metadata_uj"], last["metadata_held_uj"])
+        records.append({"words": one.words, "every": every, "least": least, **last})
+
+    def millions(record: Mapping[str, Any], name: str) -> str:
+        return f"{record[name] / 1e6:.2f}"
+
+    return table_of(
+        f"Clocks (million an image), metadata, energy: {where}",
+        [
+            ("search", "{words}"),
+            ("clocks", lambda r: millions(r["every"], "clocks_lock_step")),
+            ("decoupled", lambda r: millions(r["every"], "clocks_decoupled")),
+            ("clocks, skipped", lambda r: millions(r, "clocks_lock_step")),
+            ("decoupled, skipped", lambda r: millions(r, "clocks_decoupled")),
+            ("u, of cells", lambda r: f"{100 * r['column_bound_bits'] / max(1, r['cells']):.0f} %"),
+            ("trees, kbit", lambda r: f"{r['tree_bits'] / 1e3:.1f}"),
+            ("A/D, uJ", "{converter_uj:.4g}"),
+            ("metadata, uJ", "{metadata_uj:.4g}"),
+            ("u held, uJ", "{metadata_held_uj:.4g}"),
+            ("A/D + least, uJ", "{least:.4g}"),
+        ],
+        records,
+        caption=f"Clocks and energy on {images} image(s); skipped: zero slices, also for the energy; table "
+        f"{components.DEFAULT_TABLE}. Lock step: an OU lasts as long as its slowest lane. Decoupled: lanes wait "
+        "for each other at the end of a segment only (ideal queues). Metadata: population counts, nodes of trees, "
+        "column bounds read at every OU activation; u held: once per window, then from registers.",
+    )
 
 
 def _gathered_table(part: dict[str, Any], where: str) -> Table:
-    made = Table(
-        "search", "per conversion", "x floor", "million an image",
-        title=f"A/D operations with gathered word lines, all lossless: {where}",
-    )  # fmt: skip
-    for key, one in part["searches"].items():
-        made.add_row(
-            GATHERED[key][0],
-            f"{one['operations_per_conversion']:.3f}",
-            "-" if one["over_floor"] is None else f"{one['over_floor']:.3f}",
-            f"{one['operations_per_image'] / 1e6:.1f}",
-        )
     n, floor = part["conversions_per_image"], part["floor_per_conversion"]
-    made.add_section()
-    made.add_row("entropy floor, rows on known", f"{floor:.3f}", "", f"{floor * n / 1e6:.1f}")
-    made.caption = f"Conversions an image: {n / 1e6:.1f} million. Slices of zeros form no OU."
-    return made
+    limit = {"operations_per_conversion": floor, "operations_per_image": floor * n}
+    return table_of(
+        f"A/D operations with gathered word lines, all lossless: {where}",
+        [
+            ("search", "{words}"),
+            ("per conversion", "{operations_per_conversion:.3f}"),
+            ("x floor", lambda record: _floor(record["over_floor"]) if "over_floor" in record else ""),
+            ("million an image", lambda record: f"{record['operations_per_image'] / 1e6:.1f}"),
+        ],
+        [{"words": GATHERED[key][0], **one} for key, one in part["searches"].items()],
+        [{"words": "entropy floor, rows on known", **limit}],
+        caption=f"Conversions an image: {n / 1e6:.1f} million. Slices of zeros form no OU.",
+    )
 
 
 def picture(result: dict[str, Any], path: Path) -> None:
     """Operations of every search beside its entropy floor, one row per machine, one column per way of skipping."""
-    import matplotlib
+    machines, keys = result["machines"], list(SEARCHES)
+    title = f"{result['network']}: lossless A/D, {result['images']} test images"
+    with drawing(path, title, len(machines), 2, (7.5, 4.8)) as axes:
+        for row, (rows, part) in zip(axes, machines.items(), strict=True):
+            for axis, where in zip(row, SKIPPING.values(), strict=True):
+                spent = [part["searches"][key][where]["operations_per_conversion"] for key in keys]
+                floor = [part["floors"][_floor_of(SEARCHES[k].known)][where]["operations_per_conversion"] for k in keys]
+                axis.barh(range(len(keys)), spent, color="C0", label="operations")
+                axis.barh(range(len(keys)), floor, color="C1", height=0.35, label="entropy of what is known")
+                axis.set_yticks(range(len(keys)), [SEARCHES[key].words for key in keys], fontsize=7)
+                axis.invert_yaxis()
+                for y, value in enumerate(spent):
+                    axis.text(value, y, f" {value:.2f}", va="center", fontsize=7)
+                axis.set(xlabel="A/D operations per conversion", title=f"{rows} rows, {where}")
+                axis.legend(fontsize=8)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    machines = result["machines"]
-    figure, axes = pyplot.subplots(len(machines), 2, figsize=(15, 4.8 * len(machines)), squeeze=False)
-    for row, (rows, part) in zip(axes, machines.items(), strict=True):
-        for axis, where in zip(row, SKIPPING.values(), strict=True):
-            keys = list(SEARCHES)
-            spent = [part["searches"][key][where]["operations_per_conversion"] for key in keys]
-            floor = [part["floors"][_floor_of(SEARCHES[k].known)][where]["operations_per_conversion"] for k in keys]
-            axis.barh(range(len(keys)), spent, color="C0", label="operations")
-            axis.barh(range(len(keys)), floor, color="C1", height=0.35, label="entropy of what is known")
-            axis.set_yticks(range(len(keys)), [SEARCHES[key].words for key in keys], fontsize=7)
-            axis.invert_yaxis()
-            for y, value in enumerate(spent):
-                axis.text(value, y, f" {value:.2f}", va="center", fontsize=7)
-            axis.set(xlabel="A/D operations per conversion", title=f"{rows} rows, {where}")
-            axis.legend(fontsize=8)
-    figure.suptitle(f"{result['network']}: lossless A/D, {result['images']} test images")
-    figure.tight_layout()
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight"))
-    pyplot.close(figure)
+def report_check(machines: Mapping[str, Any]) -> bool:
+    """Whether the golden model agrees on every machine; one line each."""
+    agreed = True
+    for rows, part in machines.items():
+        made = part["check"]
+        equal = made["logits_equal"] and made["events_equal"]
+        words = "equal" if equal else "NOT EQUAL"
+        print(f"{rows} rows: golden model, {made['search']}, {made['images']} images: logits and events {words}")
+        agreed &= equal
+    return agreed
 
 
 # ---- command line -------------------------------------------------------------------------------
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-def _machines(text: str) -> list[int]:
-    parts = [p.strip() for p in text.split(",")]
-    for part in parts:
-        if part not in map(str, MACHINES):
-            raise ValueError(f"--rows must be among {', '.join(map(str, MACHINES))}, got {part!r}")
-    return [rows for rows in MACHINES if str(rows) in parts]
+app = command_app()
 
 
 def on_machine(graph: Graph, rows: int) -> Graph:
@@ -397,118 +406,61 @@ def on_machine(graph: Graph, rows: int) -> Graph:
 
 
 def reproduce(
-    graphs: Callable[[int], Graph],
-    name: str,
-    dataset: datasets.ImageSet,
-    *,
-    machines: Sequence[int],
-    calibration: int,
-    images: int,
-    clock_images: int,
-    threads: int | None = None,
-    trace: str | None = None,
-    tell: Tell = lambda what: None,
+    study: Study, machines: Iterable[int], calibration: int, images: int, clock_images: int, trace: str | None = None
 ) -> dict[str, Any]:
-    """Everything that the command prints, JSON-able.
-
-    graphs : the network for so many rows. trace : also every product behind the energy of the searches whose words
-    contain this text.
-    """
-    _traced(trace)
+    """Everything that the command prints, JSON-able; arguments are the options."""
+    dataset = study.dataset
     first = calibration if dataset.one_part else 0  # never measure on what trees were made from
     training, test = np.array(dataset.train_images[:calibration]), np.array(dataset.test_images[first : first + images])
     if not len(test):
         raise ValueError(f"{dataset.source}: no image is left to measure beside {calibration} for the trees")
-    result: dict[str, Any] = {
-        "network": name,
+    return {
+        "network": study.name,
         "data": dataset.source,
         "calibration_images": len(training),
         "images": len(test),
         "clock_images": min(clock_images, len(test)),
         "target": TARGET,
-        "machines": {},
+        "machines": {
+            str(rows): measure(
+                study, on_machine(study.graph(MACHINES[rows]), rows), training, test, clock_images, trace
+            )
+            for rows in machines
+        },
     }
-    for rows in machines:
-        result["machines"][str(rows)] = measure(
-            graphs(rows), training, test, clock_images, threads=threads, trace=trace,
-            tell=lambda what, rows=rows: tell(f"{rows} rows: {what}"),
-        )  # fmt: skip
-    return result
 
 
 @app.command()
 @reports_errors
 def main(
-    data_path: Annotated[Path, typer.Option("--data", help="CIFAR-10 batches, idx files, pictures or an .npz file.")],
-    network: Annotated[Optional[str], typer.Option(help=f"One of {', '.join(networks.READY)}.")] = None,  # noqa: UP045
-    weights: Annotated[Optional[Path], typer.Option(help="Of --network: state dict, .npz or .safetensors.")] = None,  # noqa: UP045
-    graph: Annotated[Optional[Path], typer.Option(help="A graph file instead of --network and --weights.")] = None,  # noqa: UP045
+    data: shared.Data,
+    network: shared.Network = None,
+    weights: shared.Weights = None,
+    graph: shared.GraphFile = None,
     rows: Annotated[str, typer.Option(help="Machines: operation units of 9 rows, 128 rows at once.")] = "9,128",
     calibration: Annotated[int, typer.Option(min=1, help="Training images that trees are made from.")] = 8,
     images: Annotated[int, typer.Option(min=1, help="Test images that operations are measured on.")] = 8,
     clock_images: Annotated[int, typer.Option(min=1, help="Of these, images for clocks, energy and the check.")] = 1,
-    threads: Annotated[Optional[int], typer.Option(min=1, help="Default all cores.")] = None,  # noqa: UP045
+    threads: shared.Threads = None,
     trace: Annotated[Optional[str], typer.Option(help="Also print events x row for searches of this text.")] = None,  # noqa: UP045
-    json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the results here.")] = None,  # noqa: UP045
+    json_file: Json = None,
     picture_file: Annotated[Optional[Path], typer.Option("--picture", help="Also draw the operations (.png).")] = None,  # noqa: UP045
 ) -> None:
     """Operations, clocks and metadata of lossless A/D searches, beside uniform, twin range and the entropy floor."""
-    machines = _machines(rows)
+    machines = shared.picked("--rows", rows, MACHINES)
     _traced(trace)
-    if (graph is None) == (network is None):
-        raise ValueError("give either --network with --weights, or --graph")
-    if network is not None and weights is None:
-        raise ValueError("--weights is needed with --network")
-    if graph is not None:
-        loaded = graph_file.load(graph)
-        name, shape = loaded.name, loaded.image.shape
-        dataset = datasets.load(data_path, size=shape[1], channels=shape[0])
-        graphs: Callable[[int], Graph] = lambda rows: on_machine(loaded, rows)  # noqa: E731
-    else:
-        assert network is not None
-        assert weights is not None
-        known = networks.ready(network)
-        name, shape = network, known.shape
-        dataset = datasets.load(data_path, size=shape[1], channels=shape[0])
-        model = known.make(known.classes)
-        load_weights(model, weights)
-        graphs = lambda rows: from_torch(  # noqa: E731
-            model, shape, MACHINES[rows], dataset.calibration(), normalisation=known.normalisation, name=name
-        )
-    if dataset.shape != shape:
-        raise ValueError(f"{data_path}: images are {dataset.shape}, {name} takes {shape}")
-    with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        result = reproduce(
-            graphs,
-            name,
-            dataset,
-            machines=machines,
-            calibration=calibration,
-            images=images,
-            clock_images=clock_images,
-            threads=threads,
-            trace=trace,
-            tell=lambda what: bar.update(task, description=what),
-        )
-    printed = results_console(180)
-    for table in tables(result):
-        printed.print(table)
-        printed.print()
-    for rows_text, part in result["machines"].items():
+    with shared.progress() as tell:
+        study = Study.open(data, network, weights, graph, threads=threads, tell=tell)
+        result = reproduce(study, machines, calibration, images, clock_images, trace)
+    shared.show(tables(result), 180)
+    for number, part in result["machines"].items():
         for words, lines in part.get("trace", {}).items():
-            printed.out(f"# {rows_text} rows: {words}", *lines, sep="\n", highlight=False)
+            print(f"# {number} rows: {words}", *lines, sep="\n")
     if json_file is not None:
         write_json(json_file, result)
     if picture_file is not None:
         picture(result, picture_file)
-    for rows_text, part in result["machines"].items():
-        made = part["check"]
-        words = "equal" if made["logits_equal"] and made["events_equal"] else "NOT EQUAL"
-        printed.print(
-            f"{rows_text} rows: golden model, {made['search']}, {made['images']} images: logits and events {words}"
-        )
-    if not all(p["check"]["logits_equal"] and p["check"]["events_equal"] for p in result["machines"].values()):
+    if not report_check(result["machines"]):
         raise typer.Exit(1)
 
 

@@ -20,10 +20,13 @@ from typing import Any, Literal
 import numpy as np
 
 from golden_model.config import HardwareConfig
+from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.searches.histograms import LayerCounts
 from golden_model.trq import AdcRegisters, convert, convert_counts, lossless, min_count
+from quant.search import check
+from quant.search.check import PRICES
 
 Family = Literal["ideal", "normal", "general", "free", "uniform"]
 #: system.md §7, and "free" (*ours*): bias 0, n_r1, n_r2, m and lambda searched.
@@ -402,8 +405,19 @@ class Step:
     checks: int
 
 
-#: Prices of `choose` from the dearest to the cheapest converter.
-PRICES: tuple[float, ...] = tuple(float(p) for p in np.geomspace(1e-5, 10, 73))
+@dataclass(frozen=True, eq=False)
+class Check(check.Check):
+    """Comparison with the network that has lossless converters."""
+
+    def changed(self, settings: Mapping[str, Chosen]) -> Graph:
+        return apply(self.graph, settings)
+
+
+def sensitivities(
+    end_to_end: Check, scores: Mapping[str, Scores], images: int, progress: Progress | None = None
+) -> dict[str, float]:
+    """`check.sensitivities` of converters. scores : with a lossless candidate for every layer."""
+    return check.sensitivities(end_to_end, most_accurate(scores), scores, _take, images, progress)
 
 
 def cheapest(
@@ -413,23 +427,8 @@ def cheapest(
     sensitivity: Mapping[str, float] | None = None,
     prices: Sequence[float] = PRICES,
 ) -> tuple[dict[str, Chosen] | None, float | None, int]:
-    """(settings, price, checks) with the highest price at which `holds`; by bisection, (None, None, checks) if none.
-
-    holds : an end-to-end check of settings; assumed to hold below any price at which it holds.
-    """
-    low, high = 0, len(prices)  # holds below low, fails from high on
-    best: dict[str, Chosen] | None = None
-    price: float | None = None
-    checks = 0
-    while low < high:
-        middle = (low + high) // 2
-        settings = choose(scores, prices[middle], sensitivity)
-        checks += 1
-        if holds(settings):
-            best, price, low = settings, prices[middle], middle + 1
-        else:
-            high = middle
-    return best, price, checks
+    """`check.highest_price` of `choose`: (settings, price, checks)."""
+    return check.highest_price(lambda price: choose(scores, price, sensitivity), holds, prices)
 
 
 def descend(
@@ -440,23 +439,18 @@ def descend(
     *,
     sensitivity: Mapping[str, float] | None = None,
     done: Callable[[Step], None] = lambda step: None,
-    known: Mapping[int, Step] | None = None,
 ) -> tuple[dict[str, Chosen], list[Step]]:
     """Descending search: (settings, steps).
 
-    limits : bounds on n_r1, n_r2, falling. start : settings that hold. done : told about every step, to save it.
-    known : steps of an interrupted search.
+    limits : bounds on n_r1, n_r2, falling. start : settings that hold. done : told about every step.
 
     A step whose settings spend more than those accepted before, or that has none that hold, leaves the accepted
     settings as they are; after one that has none, the search ends. (The printed algorithm keeps the failing one.)
     """
     accepted, steps = start, []
     for limit in limits:
-        if known is not None and limit in known:
-            step = known[limit]
-        else:
-            step = Step(limit, *cheapest(scores_of(limit), holds, sensitivity=sensitivity))
-            done(step)
+        step = Step(limit, *cheapest(scores_of(limit), holds, sensitivity=sensitivity))
+        done(step)
         steps.append(step)
         if step.accepted is None:
             break

@@ -35,7 +35,9 @@ from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.graph.network import Graph, build
 from golden_model.graph.nodes import Crossbar
 from golden_model.graph.settings import lossless_uniform, with_settings
-from quant.reference import accuracy, centred, exact_logits, logit_error
+from quant.reference import exact_logits
+from quant.search import check
+from quant.search.check import PRICES
 
 #: tau_sq is unsigned Q4.12, so that tau <= 4: a step of at most 4 standard deviations.
 TAU_ONE, TAU_SQ_TOP = 1 << 12, 65535
@@ -44,8 +46,6 @@ L_MAX = range(1, 7)
 TAU_SQ = tuple(min(TAU_SQ_TOP, round(16 * TAU_ONE * 2.0**-k)) for k in range(11))
 #: Windows sampled per image and layer.
 WINDOWS = 64
-#: Prices of `choose`, shares of the static machine's energy, from the most accurate to the cheapest.
-PRICES: tuple[float, ...] = tuple(float(p) for p in np.geomspace(1e-5, 10, 73))
 
 LOSSLESS = DynamicPrecision()
 
@@ -426,65 +426,32 @@ def apply(graph: Graph, settings: Mapping[str, Chosen], *, correct: bool = False
 
 # ---- end-to-end check ---------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
-class Check:
-    """Comparison with the network without dynamic precision on images (B, C, H, W); converters must be lossless.
+class Check(check.Check):
+    """Comparison with the network without dynamic precision, on its `arithmetic_twin`; converters must be lossless.
 
-    graph : on its `arithmetic_twin`. exact : logits without dynamic precision.
+    correct : biases take up the mean error of rounding half up.
     """
 
-    graph: Graph
-    images: np.ndarray
-    labels: np.ndarray
-    exact: np.ndarray
-    threads: int | None = None
     correct: bool = False
 
     @classmethod
-    def of(
-        cls, graph: Graph, images: np.ndarray, labels: np.ndarray, threads: int | None = None, *, correct: bool = False
-    ) -> Check:
+    def of(cls, graph: Graph, images: np.ndarray, labels: np.ndarray, threads: int | None = None) -> Check:
         """ValueError if a converter is lossy."""
         hardware = arithmetic_twin(graph.hardware)
         plain = with_settings(graph, hardware=hardware, dynamic={node.name: None for node in graph.crossbars})
         exact = exact_logits(plain, images)
         uniform = {node.name: lossless_uniform(hardware) for node in plain.crossbars}
-        return cls(with_settings(plain, registers=uniform), images, labels, exact, threads, correct)
+        return cls(with_settings(plain, registers=uniform), images, labels, exact, threads)
 
-    def measure(self, settings: Mapping[str, Chosen], images: int | None = None) -> dict[str, float]:
-        """Logit error, accuracy, the static network's accuracy, the share of it that is lost image by image, and the
-        share of predictions that stay."""
-        return self.compare(apply(self.graph, settings, correct=self.correct), images)
-
-    def compare(self, changed: Graph, images: int | None = None) -> dict[str, float]:
-        """`measure` of the same network with other registers."""
-        logits, _ = GraphRunner(changed, threads=self.threads).run(self.images[:images])
-        exact, labels = self.exact[:images], self.labels[:images]
-        right, kept = exact.argmax(axis=1) == labels, logits.argmax(axis=1) == labels
-        return {
-            "logit_error": logit_error(
-                centred(logits, float(changed.output.logit_scale)),
-                centred(exact, float(self.graph.output.logit_scale)),
-            ),
-            "accuracy": accuracy(logits, labels),
-            "exact_accuracy": accuracy(exact, labels),
-            "lost": float((right & ~kept).mean()),
-            "agreement": float((logits.argmax(axis=1) == exact.argmax(axis=1)).mean()),
-        }
+    def changed(self, settings: Mapping[str, Chosen]) -> Graph:
+        return apply(self.graph, settings, correct=self.correct)
 
 
 def sensitivities(
-    check: Check, scores: Mapping[str, Scores], images: int, progress: Progress | None = None
+    end_to_end: Check, scores: Mapping[str, Scores], images: int, progress: Progress | None = None
 ) -> dict[str, float]:
-    """How much of a layer's relative error arrives in the logits (*ours*): each layer disturbed alone, once."""
-    found: dict[str, float] = {}
-    none = lossless(scores)
-    for index, (name, one) in enumerate(scores.items()):
-        near = int(np.argmin(np.abs(np.log10(np.maximum(one.output_error, 1e-12)) + 2)))  # an error near 1 %
-        made = check.measure({**none, name: _take(one, near)}, images)
-        found[name] = max(made["logit_error"], 1e-9) / max(float(one.output_error[near]), 1e-9)
-        if progress is not None:
-            progress(index + 1, len(scores))
-    return found
+    """`check.sensitivities` of dropping low bits."""
+    return check.sensitivities(end_to_end, lossless(scores), scores, _take, images, progress)
 
 
 def search(
@@ -502,39 +469,13 @@ def search(
 
     If nothing passes, settings are the lossless ones, price and measurement None.
     """
-    low, high = 0, len(prices)  # holds below low, fails from high on
-    best: tuple[Settings, float | None, Mapping[str, float] | None] = (lossless(scores), None, None)
-    while low < high:
-        middle = (low + high) // 2
-        settings = choose(scores, prices[middle], sensitivity)
+    passing: list[Mapping[str, float]] = []
+
+    def holds(settings: Settings) -> bool:
         made = measure(settings)
-        if made["logit_error"] <= budget and made["accuracy"] >= made["exact_accuracy"] - tolerance:
-            best, low = (settings, prices[middle], made), middle + 1
-        else:
-            high = middle
-    return best
+        good = made["logit_error"] <= budget and made["accuracy"] >= made["exact_accuracy"] - tolerance
+        passing.extend([made] if good else [])
+        return good
 
-
-__all__ = [
-    "Check",
-    "Chosen",
-    "Kind",
-    "Sample",
-    "Scores",
-    "allowed",
-    "apply",
-    "arithmetic_twin",
-    "candidates",
-    "centred",
-    "choose",
-    "collect",
-    "logit_error",
-    "lossless",
-    "on_machine",
-    "restrict",
-    "score_layers",
-    "score_node",
-    "search",
-    "sensitivities",
-    "with_planes",
-]
+    found, price, _ = check.highest_price(lambda price: choose(scores, price, sensitivity), holds, prices)
+    return (lossless(scores), None, None) if found is None else (found, price, passing[-1])

@@ -25,8 +25,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from golden_model.image.image import Image
 from rtl.system import System
 from rtl.tile import Tile
@@ -34,7 +32,7 @@ from sim import bench
 from sim.array.crossbars import CrossbarSettings, make_crossbar
 from sim.backends import toolchain
 from sim.host.bus import run_now
-from sim.host.records import TraceLayout
+from sim.host.records import Recorder, TraceLayout
 from sim.host.session import Job, Outcome, Progress, run_job
 
 
@@ -89,33 +87,18 @@ def pysim(request: Request) -> Report:
         processes = crossbar_processes(dut.crossbar, make_crossbar(request.image.program, request.crossbar))
     layout = TraceLayout.of(dut)
     assert layout is not None
-    collected: list[int] = []
+    recorder = Recorder(layout)
     outcomes: list[Outcome] = []
     spent: list[float] = []
 
-    class TracedBus(PysimBus):
-        recording = False
-        skip = 0
-
-        def trace(self, enable: bool, *, skip: int = 0) -> None:
-            TracedBus.recording, TracedBus.skip = enable, skip
-            if enable:
-                collected.clear()
-
-        def records(self) -> dict[str, np.ndarray]:
-            return layout.decode(layout.to_words(collected))
-
     async def monitor(ctx: Any) -> None:
         async for _, _, valid, record in ctx.tick().sample(layout.strobe(dut), layout.value(dut)):
-            if valid and TracedBus.recording:
-                if TracedBus.skip:
-                    TracedBus.skip -= 1
-                else:
-                    collected.append(record)
+            if valid and recorder.enabled:
+                recorder.take(record)
 
     async def testbench(ctx: Any) -> None:
         spent.append(time.perf_counter() - began)
-        outcomes.append(await run_job(TracedBus(ctx, dut), request.image, request.job, request.progress))
+        outcomes.append(await run_job(PysimBus(ctx, dut, recorder), request.image, request.job, request.progress))
 
     bench.simulate(dut, testbench, background=[monitor], processes=processes, limit=10**12, waves=request.waves)
     return Report(outcomes[0], spent[0])
@@ -140,53 +123,40 @@ def compiled(request: Request) -> Report:
     return Report(outcome, build_seconds)
 
 
-class _Positions:
-    """Hands a job's positions out in order to several threads, until the first difference or the end of patience."""
-
-    def __init__(self, count: int):
-        self._left = iter(range(count))
-        self._lock = threading.Lock()
-        self.closed = False  # nothing more is handed out
-        self.over = False  # what runs shall end
-
-    def taken(self, into: list[int]) -> Iterator[int]:
-        """Positions for one thread, noted in `into`."""
-        while True:
-            with self._lock:
-                position = None if self.closed else next(self._left, None)
-            if position is None:
-                return
-            into.append(position)
-            yield position
-
-
-class _Over(Exception):
-    """Another thread failed, or the user has had enough."""
-
-
 def _side_by_side(library: Library, request: Request, jobs: int) -> Outcome:
-    """Run a job on several instances of a library, a thread each: C++ runs without Python's lock."""
-    from sim.backends.compiled import CompiledBus
+    """Run a job on several instances of a library, a thread each: C++ runs without Python's lock.
 
-    positions, passed = _Positions(len(request.job.indices)), [0] * jobs
+    Positions are handed out in order, until the first difference, the first failure or Ctrl-C; the last two end what
+    runs.
+    """
+    from sim.backends.compiled import CompiledBus, Stopped
+
+    left, closed, over = iter(range(len(request.job.indices))), threading.Event(), threading.Event()
     taken: list[list[int]] = [[] for _ in range(jobs)]
+    passed = [0] * jobs
     stages: queue.SimpleQueue[tuple[str, int, int]] = queue.SimpleQueue()
+
+    def positions(number: int) -> Iterator[int]:
+        for position in left:  # gives every number once, whichever thread asks
+            if closed.is_set():
+                return
+            taken[number].append(position)
+            yield position
 
     def run(number: int) -> Outcome:
         def progress(stage: str, done: int, total: int) -> None:
-            if positions.over:
-                raise _Over
             passed[number] = done if stage == "running" else 0
             stages.put((stage, sum(passed) if stage == "running" else done, total))
 
         try:
-            with CompiledBus(library) as bus:
-                job = run_job(bus, request.image, request.job, progress, positions.taken(taken[number]))
-                outcome = run_now(job)
+            with CompiledBus(library, stop=over) as bus:
+                outcome = run_now(run_job(bus, request.image, request.job, progress, positions(number)))
         except BaseException:
-            positions.closed = positions.over = True
+            closed.set()
+            over.set()
             raise
-        positions.closed |= outcome.difference is not None
+        if outcome.difference is not None:
+            closed.set()
         return outcome
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -197,12 +167,13 @@ def _side_by_side(library: Library, request: Request, jobs: int) -> Outcome:
                     stage = stages.get(timeout=0.2)
                     if request.progress:
                         request.progress(*stage)
-        finally:
-            positions.closed = True
-            positions.over |= not all(one.done() for one in running)
+        except BaseException:
+            closed.set()
+            over.set()
+            raise
     failures = [failure for one in running if (failure := one.exception()) is not None]
     if failures:
-        raise next((failure for failure in failures if not isinstance(failure, _Over)), failures[0])
+        raise next((failure for failure in failures if not isinstance(failure, Stopped)), failures[0])
     return _merged([one.result() for one in running], taken)
 
 

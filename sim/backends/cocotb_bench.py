@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import cocotb
-import numpy as np
 from amaranth.hdl import Shape
 from amaranth.lib import data
 from cocotb.clock import Clock
@@ -19,12 +18,10 @@ from cocotb.triggers import ClockCycles, FallingEdge, ReadOnly
 from cocotb.utils import get_sim_time
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster
 
-from golden_model.config import HardwareConfig
-from rtl import layouts
 from sim.array.crossbars import Crossbar
-from sim.backends.pysim import answer
+from sim.array.port import PackedPort
 from sim.host.bus import Bus, BusError, BusTimeout
-from sim.host.records import TraceLayout, unpack
+from sim.host.records import Recorder, TraceLayout
 
 #: Simulated clock period in nanoseconds.
 PERIOD = 10
@@ -58,37 +55,23 @@ async def start(dut: Any, *, reset_clocks: int = 4) -> None:
     dut.rst.value = 0
 
 
-class TraceMonitor:
-    """Collects the trace port's records while `enabled` (see `sim.host.records`)."""
+class TraceMonitor(Recorder):
+    """Samples the trace port of a design."""
 
     def __init__(self, dut: Any, layout: TraceLayout, names: Mapping[str, str] | None = None):
-        self._layout = layout
+        super().__init__(layout)
         self._handles = [getattr(dut, (names or {}).get(port.name, port.name)) for port in layout.ports]
-        self._records: list[int] = []
-        self._skip = 0
-        self.enabled = False
 
     def sample(self) -> None:
         """Take the record of this clock, if there is one."""
-        valid = self._layout["valid"]
+        valid = self.layout["valid"]
         if not number(self._handles[valid.port]) >> valid.offset & 1:
             return
-        if self._skip:
-            self._skip -= 1
-            return
         record, shift = 0, 0
-        for port, handle in zip(self._layout.ports, self._handles, strict=True):
+        for port, handle in zip(self.layout.ports, self._handles, strict=True):
             record |= number(handle) << shift
             shift += 32 * port.words
-        self._records.append(record)
-
-    def clear(self, skip: int = 0) -> None:
-        """Forget all records; the next `skip` are left out."""
-        self._records.clear()
-        self._skip = skip
-
-    def records(self) -> dict[str, np.ndarray]:
-        return self._layout.decode(self._layout.to_words(self._records))
+        self.take(record)
 
 
 class Analog:
@@ -99,11 +82,7 @@ class Analog:
     """
 
     def __init__(self, dut: Any, crossbar: Crossbar, monitor: TraceMonitor | None = None):
-        hardware: HardwareConfig = crossbar.hardware
-        self._dut, self._crossbar, self._monitor = dut, crossbar, monitor
-        self._sample = layouts.sample(hardware)
-        self._write = layouts.cell_write(hardware)
-        self._address = layouts.ou_address(hardware)
+        self._dut, self._array, self._monitor = dut, PackedPort(crossbar), monitor
         self._programs = hasattr(dut, "crossbar__program__valid")
         dut.crossbar__sample__ready.value = 1
         dut.crossbar__comparators.value = 0
@@ -113,14 +92,13 @@ class Analog:
             dut.crossbar__readback__valid.value = 0
 
     async def run(self) -> None:
-        dut, crossbar = self._dut, self._crossbar
-        # A macro of one step has a one-bit index all the same; the trace is read after everything settled.
+        dut, array = self._dut, self._array
         last, pending, fresh = None, None, True
         while True:
             await FallingEdge(dut.clk)
             now = number(dut.crossbar__thresholds), number(dut.crossbar__layer)
             if fresh or now != last:
-                dut.crossbar__comparators.value = answer(crossbar, *now)
+                dut.crossbar__comparators.value = array.comparators(*now)
                 last, fresh = now, False
             if self._programs:
                 if pending is not None:
@@ -129,31 +107,27 @@ class Analog:
                 dut.crossbar__readback_request__ready.value = int(pending is None)
             await ReadOnly()
             if number(dut.crossbar__sample__valid):
-                place = unpack(self._sample, number(dut.crossbar__sample__payload))
-                crossbar.sample(
-                    place["pair"], place["ou_row"], place["ou_col"], place["slice"], number(dut.crossbar__layer)
-                )
+                array.sample(number(dut.crossbar__sample__payload), number(dut.crossbar__layer))
                 fresh = True
             if self._monitor is not None and self._monitor.enabled:
-                self._monitor.sample()
+                self._monitor.sample()  # everything has settled
             if not self._programs:
                 continue
             if number(dut.crossbar__program__valid):
-                place = unpack(self._write, number(dut.crossbar__program__payload))
-                crossbar.program(place["pair"], place["ou_row"], place["ou_col"], place["cells"])
+                array.program(number(dut.crossbar__program__payload))
             if pending is not None:
                 if number(dut.crossbar__readback__ready):
                     pending = None
             elif number(dut.crossbar__readback_request__valid):
-                place = unpack(self._address, number(dut.crossbar__readback_request__payload))
-                pending = crossbar.readback(place["pair"], place["ou_row"], place["ou_col"])
+                pending = array.readback(number(dut.crossbar__readback_request__payload))
 
 
 class CocotbBus(Bus):
     """The tile's bus through cocotbext-axi's AXI4-Lite master, which this project did not write."""
 
     def __init__(self, dut: Any, monitor: TraceMonitor | None = None):
-        self._dut, self._monitor = dut, monitor
+        super().__init__(monitor)
+        self._dut = dut
         self._master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk, dut.rst)
         for interface in (self._master.write_if, self._master.read_if):
             interface.log.setLevel(logging.WARNING)
@@ -182,15 +156,3 @@ class CocotbBus(Bus):
             return await cocotb.triggers.with_timeout(access, ANSWER_LIMIT * PERIOD, "ns")
         except cocotb.triggers.SimTimeoutError:
             raise BusTimeout(f"the device did not answer a {kind} at address 0x{address:07X}") from None
-
-    def trace(self, enable: bool, *, skip: int = 0) -> None:
-        if self._monitor is None:
-            raise ValueError("this device has no trace port")
-        self._monitor.enabled = enable
-        if enable:
-            self._monitor.clear(skip)
-
-    def records(self) -> dict[str, np.ndarray]:
-        if self._monitor is None:
-            raise ValueError("this device has no trace port")
-        return self._monitor.records()

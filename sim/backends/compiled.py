@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import re
 import shutil
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,31 +24,18 @@ from amaranth.hdl import Shape, UnusedElaboratable
 from golden_model.config import HardwareConfig
 from rtl import generate, layouts
 from sim.array.crossbars import Crossbar
+from sim.array.port import PackedPort
 from sim.backends import toolchain
 from sim.host.bus import Bus, BusError, BusTimeout
-from sim.host.records import TraceLayout, unpack
+from sim.host.records import TraceLayout
 
 #: A design that was compiled before need not be elaborated again.
 warnings.filterwarnings("ignore", category=UnusedElaboratable)
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
-_VERILATOR_OPTIONS = (
-    "--cc",
-    "-O3",
-    "--x-assign",
-    "fast",
-    "--x-initial",
-    "fast",
-    "--noassert",
-    "--no-timing",
-    "-Wno-fatal",
-    "-Wno-lint",
-    "-Wno-style",
-    "--output-split",
-    "20000",
-)
-#: Clocks per call into C++ while a run is waited for.
-_PART = 4_000_000
+_VERILATOR_OPTIONS = (*toolchain.VERILATOR_OPTIONS, *["--cc", "--noassert", "--no-timing", "--output-split", "20000"])
+#: Clocks per call into C++ while a run is waited for, and words per call: in between, Ctrl-C and `stop` are noticed.
+_PART, _WORDS = 500_000, 10_000
 _COMPILER_OPTIONS = ("-std=gnu++20", "-fPIC", "-w", "-fno-plt", "-march=native")
 
 
@@ -105,8 +93,7 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O2") -> Libr
 
     optimise : g++ option; -O3 was measured to gain nothing over it and to double the time to compile.
 
-    Raises ToolError when g++ or perl is missing or a tool fails. A finished library appears under its final
-    name at once, so that an interrupted build leaves nothing half-made behind; a damaged one is built again.
+    Raises ToolError when g++ or perl is missing or a tool fails.
     """
     trace = TraceLayout.of(component)
     analog = "crossbar" in component.signature.members
@@ -123,20 +110,13 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O2") -> Libr
         repr((_COMPILER_OPTIONS, optimise)),
         toolchain.machine_key(),
     )
-    with toolchain.build_lock(key) as directory:
-        library = directory / key / "dut.so"
-        built = not toolchain.sound(library)
-        if built:
-            shutil.rmtree(directory / key, ignore_errors=True)
-            work = toolchain.partial_folder(directory, key)
-            try:
-                with toolchain.Tools(directory / f"{key}.log") as tools:
-                    _compile(tools, work, for_verilator(export(component)), options, definitions, optimise, waves)
-                toolchain.seal(work / "dut.so")
-                work.rename(directory / key)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-    return Library(library, trace, waves, analog, built)
+
+    def make(work: Path, log: Path) -> None:
+        with toolchain.Tools(log) as tools:
+            _compile(tools, work, for_verilator(export(component)), options, definitions, optimise, waves)
+
+    folder, made = toolchain.built(key, "dut.so", make)
+    return Library(folder / "dut.so", trace, waves, analog, made)
 
 
 def _compile(
@@ -218,11 +198,10 @@ class _Analog:
     """A `Crossbar` as callbacks of the harness. Keeps everything alive that C++ points to."""
 
     def __init__(self, crossbar: Crossbar):
-        config = crossbar.hardware
+        config, array = crossbar.hardware, PackedPort(crossbar)
         self.error: Exception | None = None
         self._held = np.zeros(config.lanes)
         self._limits = np.ascontiguousarray(crossbar.limits)
-        sample, write, address = layouts.sample(config), layouts.cell_write(config), layouts.ou_address(config)
 
         def guarded(action: Any) -> Any:
             # An exception cannot pass through C++: keep the first one, the bus raises it afterwards.
@@ -236,17 +215,14 @@ class _Analog:
             return call
 
         def take(payload: Any, step: int) -> None:
-            place = unpack(sample, _integer(payload, sample))
-            crossbar.sample(place["pair"], place["ou_row"], place["ou_col"], place["slice"], step)
+            array.sample(_integer(payload, array.sample_layout), step)
             self._held[:] = crossbar.held
 
         def program(payload: Any) -> None:
-            place = unpack(write, _integer(payload, write))
-            crossbar.program(place["pair"], place["ou_row"], place["ou_col"], place["cells"])
+            array.program(_integer(payload, array.write_layout))
 
         def readback(payload: Any, cells: Any) -> None:
-            place = unpack(address, _integer(payload, address))
-            word = crossbar.readback(place["pair"], place["ou_row"], place["ou_col"])
+            word = array.readback(_integer(payload, array.address_layout))
             for i in range(config.cell_words):
                 cells[i] = (word >> (32 * i)) & 0xFFFFFFFF
 
@@ -266,18 +242,31 @@ def _integer(words: Any, layout: Any) -> int:
     return sum(words[i] << (32 * i) for i in range(count))
 
 
+class Stopped(Exception):
+    """A bus was told to stop."""
+
+
 class CompiledBus(Bus):
     """The bus of one running instance of a library; the design is reset when it is made.
 
     waves : VCD file to write (the library must have been built with waves), or None.
     crossbar : the model behind the analog port; needed if and only if the library has that port.
+    stop : once another thread sets it, what runs here ends soon, with `Stopped`.
     Use as a context manager, or call `close`: the waveform file is complete only then.
     """
 
-    def __init__(self, library: Library, *, waves: str | Path | None = None, crossbar: Crossbar | None = None):
+    def __init__(
+        self,
+        library: Library,
+        *,
+        waves: str | Path | None = None,
+        crossbar: Crossbar | None = None,
+        stop: threading.Event | None = None,
+    ):
+        super().__init__()
         if library.analog != (crossbar is not None):
             raise ValueError("a crossbar model is needed if and only if the design has an analog port")
-        self._trace_layout = library.trace
+        self._trace_layout, self._stop = library.trace, stop
         self._library = lib = ctypes.CDLL(str(library.path))
         lib.sim_new.restype = ctypes.c_void_p
         lib.sim_clocks.restype = lib.sim_trace_words.restype = ctypes.c_uint64
@@ -319,33 +308,32 @@ class CompiledBus(Bus):
     async def write_many(self, addresses: Sequence[int], words: Sequence[int]) -> None:
         if len(addresses) != len(words):
             raise ValueError(f"{len(addresses)} addresses for {len(words)} words")
-        at, values = _words(addresses), _words(words)
-        done = ctypes.c_uint64()
-        status = self._library.sim_write_many(
-            self._sim, _pointer(at), _pointer(values), ctypes.c_uint64(len(at)), ctypes.byref(done)
-        )
-        self._check("write", status, addresses, done.value)
+        self._many("write", self._library.sim_write_many, _words(addresses), _words(words))
 
     async def read_many(self, addresses: Sequence[int]) -> list[int]:
-        at = _words(addresses)
-        values = np.zeros(len(at), dtype=np.uint32)
-        done = ctypes.c_uint64()
-        status = self._library.sim_read_many(
-            self._sim, _pointer(at), _pointer(values), ctypes.c_uint64(len(at)), ctypes.byref(done)
-        )
-        self._check("read", status, addresses, done.value)
+        values = np.zeros(len(addresses), dtype=np.uint32)
+        self._many("read", self._library.sim_read_many, _words(addresses), values)
         return values.tolist()
+
+    def _many(self, kind: str, call: Any, addresses: np.ndarray, values: np.ndarray) -> None:
+        """Write `values`, or read into them, in parts."""
+        for first in range(0, len(addresses), _WORDS):
+            at, part = addresses[first : first + _WORDS], values[first : first + _WORDS]
+            done = ctypes.c_uint64()
+            status = call(self._sim, _pointer(at), _pointer(part), ctypes.c_uint64(len(at)), ctypes.byref(done))
+            self._check(kind, status, addresses, first + done.value)
 
     async def poll(self, address: int, mask: int, value: int, limit: int, interval: int = 64) -> int:
         word = ctypes.c_uint32()
         place = [ctypes.c_uint32(x) for x in (address, mask, value)]
         left = limit
-        while True:  # in parts, so that Ctrl-C is noticed
+        while True:
             part = min(left, _PART)
             status = self._library.sim_poll(
                 self._sim, *place, ctypes.c_uint64(part), ctypes.c_uint64(interval), ctypes.byref(word)
             )
             left -= part
+            self._check_stop()
             if status != -2 or left <= 0:
                 break
         if status == -2:
@@ -370,7 +358,12 @@ class CompiledBus(Bus):
             words = np.ctypeslib.as_array(self._library.sim_trace_data(self._sim), shape=(count,)).copy()
         return self._trace_layout.decode(words)
 
-    def _check(self, kind: str, status: int, addresses: Sequence[int], done: int) -> None:
+    def _check_stop(self) -> None:
+        if self._stop is not None and self._stop.is_set():
+            raise Stopped
+
+    def _check(self, kind: str, status: int, addresses: Sequence[int] | np.ndarray, done: int) -> None:
+        self._check_stop()
         if self._analog is not None and self._analog.error is not None:
             raise self._analog.error
         if status < 0:

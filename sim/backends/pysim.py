@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import numpy as np
 from amaranth.hdl import Signal, Value
 
 from sim.array.crossbars import Crossbar
-from sim.bench import plain
+from sim.array.port import PackedPort
 from sim.host.bus import Bus, BusError, BusTimeout, Response
+from sim.host.records import Recorder
 
 #: Clocks within which the device must answer an access.
 ANSWER_LIMIT = 10_000
@@ -19,7 +19,8 @@ ANSWER_LIMIT = 10_000
 class PysimBus(Bus):
     """AXI4-Lite master on a component with flat `s_axil_*` ports, inside a test bench with context `ctx`."""
 
-    def __init__(self, ctx: Any, device: Any):
+    def __init__(self, ctx: Any, device: Any, recorder: Recorder | None = None):
+        super().__init__(recorder)
         self._ctx, self._device = ctx, device
         self._count = 0
 
@@ -85,23 +86,22 @@ def crossbar_processes(port: Any, crossbar: Crossbar) -> list[Callable[[Any], Co
 
     The array accepts a sample in every clock, programs in one clock and answers a readback in the next.
     """
+    array = PackedPort(crossbar)
     held = Signal(32)  # counts samples: makes the comparators answer anew when the held value changes
-    thresholds = Value.cast(port.thresholds)
-    layer = Value.cast(port.layer)
-    state = {"samples": 0}
+    thresholds, layer = Value.cast(port.thresholds), Value.cast(port.layer)
 
     async def sampler(ctx: Any) -> None:
         ctx.set(port.sample.ready, 1)
-        async for _, _, valid, payload, index in ctx.tick().sample(port.sample.valid, port.sample.payload, layer):
+        samples, payload = 0, Value.cast(port.sample.payload)
+        async for _, _, valid, word, index in ctx.tick().sample(port.sample.valid, payload, layer):
             if valid:
-                place = plain(payload)
-                crossbar.sample(place["pair"], place["ou_row"], place["ou_col"], place["slice"], index)
-                state["samples"] += 1
-                ctx.set(held, state["samples"] & 0xFFFFFFFF)
+                array.sample(word, index)
+                samples += 1
+                ctx.set(held, samples & 0xFFFFFFFF)
 
     async def comparators(ctx: Any) -> None:
         async for codes, index, _ in ctx.changed(thresholds, layer, held):
-            ctx.set(port.comparators, answer(crossbar, codes, index))
+            ctx.set(port.comparators, array.comparators(codes, index))
 
     processes = [sampler, comparators]
     if not hasattr(port, "program"):
@@ -109,35 +109,25 @@ def crossbar_processes(port: Any, crossbar: Crossbar) -> list[Callable[[Any], Co
 
     async def programmer(ctx: Any) -> None:
         ctx.set(port.program.ready, 1)
-        async for _, _, valid, payload in ctx.tick().sample(port.program.valid, port.program.payload):
+        async for _, _, valid, word in ctx.tick().sample(port.program.valid, Value.cast(port.program.payload)):
             if valid:
-                write = plain(payload)
-                crossbar.program(write["pair"], write["ou_row"], write["ou_col"], write["cells"])
+                array.program(word)
 
     async def reader(ctx: Any) -> None:
         request, response = port.readback_request, port.readback
         ctx.set(request.ready, 1)
         pending = False
-        async for _, _, valid, payload, ready in ctx.tick().sample(request.valid, request.payload, response.ready):
+        payload = Value.cast(request.payload)
+        async for _, _, valid, word, ready in ctx.tick().sample(request.valid, payload, response.ready):
             if pending:
                 if ready:
                     pending = False
                     ctx.set(response.valid, 0)
                     ctx.set(request.ready, 1)
             elif valid:
-                place = plain(payload)
-                ctx.set(response.payload, crossbar.readback(place["pair"], place["ou_row"], place["ou_col"]))
+                ctx.set(response.payload, array.readback(word))
                 ctx.set(response.valid, 1)
                 ctx.set(request.ready, 0)
                 pending = True
 
     return [*processes, programmer, reader]
-
-
-def answer(crossbar: Crossbar, thresholds: int, step: int) -> int:
-    """Comparator bits, lane 0 least significant, for the packed thresholds of all lanes."""
-    bits = crossbar.hardware.adc_bits
-    mask = (1 << bits) - 1
-    codes = [(thresholds >> (bits * lane)) & mask for lane in range(crossbar.hardware.lanes)]
-    answers = crossbar.compare(codes, min(step, crossbar.steps - 1))
-    return int.from_bytes(np.packbits(answers, bitorder="little").tobytes(), "little")

@@ -12,13 +12,16 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from golden_model.files import InputError
+
+#: Options of Verilator in every build.
+VERILATOR_OPTIONS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "-Wno-fatal", "-Wno-lint", "-Wno-style")
 
 
 class ToolError(InputError):
@@ -174,11 +177,6 @@ def build_lock(key: str) -> Iterator[Path]:
         yield root
 
 
-def partial_folder(root: Path, key: str) -> Path:
-    """A new folder to build `key` in; call it while holding its lock."""
-    return Path(tempfile.mkdtemp(prefix=f"{key}.", dir=root))
-
-
 def _sweep(root: Path, held: str) -> None:
     """Remove partial folders whose builder is gone: those whose lock is free, or held by us."""
     for folder in [path for path in root.iterdir() if path.is_dir() and "." in path.name]:
@@ -190,6 +188,28 @@ def _sweep(root: Path, held: str) -> None:
                 except OSError:
                     continue
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def built(key: str, made: str, make: Callable[[Path, Path], None]) -> tuple[Path, bool]:
+    """(folder of `key`, whether it had to be made): folders are kept and made once.
+
+    made : the file in it that tells whether it is sound. make : fills a new folder; is given it and a log to write.
+    A finished folder appears under its final name at once, so that an interrupted build leaves nothing half-made
+    behind; a damaged one is built again.
+    """
+    with build_lock(key) as root:
+        final = root / key
+        if sound(final / made):
+            return final, False
+        shutil.rmtree(final, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=root))
+        try:
+            make(work, root / f"{key}.log")
+            seal(work / made)
+            work.rename(final)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return final, True
 
 
 def seal(made: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,45 +14,34 @@ from cocotb_tools.runner import get_runner
 from sim.backends import toolchain
 from sim.backends.compiled import design_key, export, for_verilator
 
-_BUILD_OPTIONS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "-Wno-fatal", "-Wno-lint", "-Wno-style")
-
 
 def build(component: Any, *, waves: bool = False) -> Path:
-    """Compile a component for cocotb; returns its build directory (cached, see `sim.backends.toolchain.digest`).
+    """Compile a component for cocotb; returns its build directory (kept, see `toolchain.built`).
 
     Raises ToolError when g++, make or perl is missing, or a tool fails.
     """
     toolchain.need("g++", "make", "perl")
-    settings = repr((_BUILD_OPTIONS, waves, toolchain.cocotb_environment()["MAKEFLAGS"]))
+    settings = repr((toolchain.VERILATOR_OPTIONS, waves, toolchain.cocotb_environment()["MAKEFLAGS"]))
     key = "cocotb-" + toolchain.digest(design_key(component), settings, toolchain.machine_key())
-    with toolchain.build_lock(key) as directory:
-        final = directory / key
-        if toolchain.sound(final / "dut"):
-            return final
-        shutil.rmtree(final, ignore_errors=True)
-        work = toolchain.partial_folder(directory, key)
-        log = directory / f"{key}.log"
-        try:
-            (work / "dut.v").write_text(for_verilator(export(component)))
-            with _environment(toolchain.cocotb_environment()):
-                try:
-                    get_runner("verilator").build(
-                        sources=[work / "dut.v"],
-                        hdl_toplevel="dut",
-                        build_dir=work,
-                        build_args=list(_BUILD_OPTIONS),
-                        waves=waves,
-                        log_file=log,
-                    )
-                except (SystemExit, Exception) as error:
-                    raise toolchain.ToolError(f"compiling the Verilog for cocotb failed ({error}); see {log}") from None
-            for left in [*work.glob("*.o"), *work.glob("*.gch"), *work.glob("*.a")]:
-                left.unlink()
-            toolchain.seal(work / "dut")
-            work.rename(final)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    return final
+
+    def make(work: Path, log: Path) -> None:
+        (work / "dut.v").write_text(for_verilator(export(component)))
+        with _environment(toolchain.cocotb_environment()):
+            try:
+                get_runner("verilator").build(
+                    sources=[work / "dut.v"],
+                    hdl_toplevel="dut",
+                    build_dir=work,
+                    build_args=list(toolchain.VERILATOR_OPTIONS),
+                    waves=waves,
+                    log_file=log,
+                )
+            except (SystemExit, Exception) as error:
+                raise toolchain.ToolError(f"compiling the Verilog for cocotb failed ({error}); see {log}") from None
+        for left in [*work.glob("*.o"), *work.glob("*.gch"), *work.glob("*.a")]:
+            left.unlink()
+
+    return toolchain.built(key, "dut", make)[0]
 
 
 def run_tests(

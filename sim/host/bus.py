@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from sim.host.records import Recorder
+
 Result = TypeVar("Result")
 
 
@@ -41,8 +43,13 @@ class BusTimeout(RuntimeError):
 class Bus(ABC):
     """Word accesses at byte addresses; words are 32 bits, unsigned.
 
+    recorder : of the device's trace port, or None if it has none.
+
     Raises `BusError` on an error response and `BusTimeout` when the device does not answer.
     """
+
+    def __init__(self, recorder: Recorder | None = None):
+        self.recorder = recorder
 
     @abstractmethod
     async def write(self, address: int, word: int) -> None:
@@ -75,12 +82,21 @@ class Bus(ABC):
         return [await self.read(int(address)) for address in addresses]
 
     def trace(self, enable: bool, *, skip: int = 0) -> None:
-        """Start (with an empty list), but for the first `skip` records, or stop recording the device's trace port."""
-        raise ValueError("this device has no trace port")
+        """Start (with an empty list), but for the first `skip` records, or stop recording the device's trace port.
+
+        ValueError if it has none.
+        """
+        if self.recorder is None:
+            raise ValueError("this device has no trace port")
+        self.recorder.enabled = enable
+        if enable:
+            self.recorder.clear(skip)
 
     def records(self) -> dict[str, np.ndarray]:
-        """What was recorded since `trace(True)`, by field (see `sim.host.records`)."""
-        raise ValueError("this device has no trace port")
+        """What was recorded since `trace(True)`, by field (see `sim.host.records`); ValueError without a trace port."""
+        if self.recorder is None:
+            raise ValueError("this device has no trace port")
+        return self.recorder.records()
 
     async def poll(self, address: int, mask: int, value: int, limit: int, interval: int = 64) -> int:
         """Read every `interval` clocks until (word & mask) == value; the word. `BusTimeout` after `limit` clocks."""

@@ -113,6 +113,31 @@ class TraceLayout:
         return np.frombuffer(raw, dtype="<u4").reshape(-1, self.words)
 
 
+class Recorder:
+    """Keeps the trace records that a bench takes; benches of whole runs do so while `enabled`."""
+
+    def __init__(self, layout: TraceLayout):
+        self.layout = layout
+        self.enabled = False
+        self._taken: list[int] = []
+        self._skip = 0
+
+    def clear(self, skip: int = 0) -> None:
+        """Forget all records; the next `skip` are left out."""
+        self._taken.clear()
+        self._skip = skip
+
+    def take(self, record: int) -> None:
+        """A record as an unsigned integer, see `TraceLayout.to_words`."""
+        if self._skip:
+            self._skip -= 1
+        else:
+            self._taken.append(record)
+
+    def records(self) -> dict[str, np.ndarray]:
+        return self.layout.decode(self.layout.to_words(self._taken))
+
+
 def _field(name: str, port: int, offset: int, shape: Any) -> TraceField:
     layout = None
     with suppress(TypeError):

@@ -8,23 +8,27 @@ the program that compute it, so that a depthwise convolution of 64 channels is o
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 
-from golden_model import timing, trq
+from golden_model import trq
 from golden_model.config import HardwareConfig
 from golden_model.cost import baselines, chip, work
 from golden_model.cost import energy as cost
+from golden_model.cost import machines as compared
+from golden_model.cost.machines import Machine
 from golden_model.crossbar import redy
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.crossbar.windows import windows
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
+from golden_model.graph.settings import with_settings
 from golden_model.image import image as deployment
 from golden_model.image.program import Program
 from golden_model.registers import COUNTER_NAMES, StepKind
@@ -71,7 +75,7 @@ def collect(
     recorded, elsewhere = by_node(network, program, by_step)
     ladder = machines(network, vectors.images[:count], recorded)
     baseline, ours = ladder[0], ladder[-1]
-    priced = [_energy(machine, network, energy_table) for machine in ladder]
+    priced = [_energy(machine, energy_table) for machine in ladder]
     measured = measure(network, vectors.images[: min(count, HISTOGRAM_IMAGES)])
     layers = [_layer(node, measured[node.name], hardware, ours.events[i]) for i, node in enumerate(network.crossbars)]
     rows = _rows(network, program, steps, elsewhere, (baseline, priced[0]), (ours, priced[-1]))
@@ -88,7 +92,7 @@ def collect(
         "rows": rows,
         "layers": layers,
         "planes": {"baseline": baselines.baseline_planes(hardware), "dense": hardware.weight_bits},
-        "machines": [_machine(m, p, elsewhere, network) for m, p in zip(ladder, priced, strict=True)],
+        "machines": [_machine(m, p, elsewhere) for m, p in zip(ladder, priced, strict=True)],
         "crossbars": _crossbars(network, program, rows),
         "memory": memory_map(program),
         "energy": {
@@ -107,7 +111,7 @@ def collect(
                 for j, c in enumerate(energy_table.components)
             ],
             "trace": [row for row in priced[-1].trace_rows() if row["events"]],
-            "tables": [_table(name, baseline, ours, network) for name in cost.table_names()],
+            "tables": [_table(name, baseline, ours) for name in cost.table_names()],
         },
         "run": shown_run,
         "pictures": _pictures(vectors, count, run),
@@ -295,7 +299,7 @@ def _pairs(program: Program) -> dict[str, int]:
 
 
 # ---- one layer ----------------------------------------------------------------------------------
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Measurement:
     """What one crossbar node does over some pictures, all its groups.
 
@@ -305,16 +309,14 @@ class Measurement:
     """
 
     histogram: np.ndarray
-    streamed: int = 0
-    lossless: int = 0
-    lossy: int = 0
-    segments: int = 0
+    streamed: int
+    lossless: int
+    lossy: int
+    segments: int
 
-    def __iadd__(self, other: Measurement) -> Measurement:
-        self.histogram = self.histogram + other.histogram
-        for name in ("streamed", "lossless", "lossy", "segments"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        return self
+    def __add__(self, other: Measurement) -> Measurement:
+        pairs = ((getattr(self, one.name), getattr(other, one.name)) for one in fields(self))
+        return Measurement(*(mine + more for mine, more in pairs))
 
 
 def measure_layer(layer: Layer, hardware: HardwareConfig, activations: np.ndarray) -> Measurement:
@@ -350,18 +352,13 @@ def measure_layer(layer: Layer, hardware: HardwareConfig, activations: np.ndarra
 
 def measure(network: Graph, images: np.ndarray) -> dict[str, Measurement]:
     """`measure_layer` of every crossbar node by name, for uint8 images (B, C, H, W)."""
-    found: dict[str, Measurement] = {
-        node.name: Measurement(np.zeros(network.hardware.ou_rows + 1, dtype=np.int64)) for node in network.crossbars
-    }
-    lock = threading.Lock()
+    found: dict[str, list[Measurement]] = {node.name: [] for node in network.crossbars}
 
     def observe(name: str, layer: Layer, activations: np.ndarray) -> None:
-        mine = measure_layer(layer, network.hardware, activations)
-        with lock:
-            found[name] += mine
+        found[name].append(measure_layer(layer, network.hardware, activations))
 
     GraphRunner(network).run(images, observe=observe)
-    return found
+    return {name: reduce(add, parts) for name, parts in found.items()}
 
 
 def operations_of(layer: Layer, hardware: HardwareConfig) -> trq.ConversionResult:
@@ -388,11 +385,7 @@ def _layer(node: Crossbar, measured: Measurement, hardware: HardwareConfig, even
         "range_flag": flags.tolist(),
         "operations": operations.tolist(),
         "adc": {
-            "mode": registers.mode,
-            "n_r1": registers.n_r1,
-            "n_r2": registers.n_r2,
-            "m": registers.m,
-            "bias": registers.bias,
+            **{name: getattr(registers, name) for name in ("mode", "n_r1", "n_r2", "m", "bias")},
             "counts_per_lsb": layer.counts_per_lsb,
             "lossless": trq.lossless(registers, hardware, layer.min_count),
             "operations_r1": np.unique(operations[flags == 0]).tolist(),
@@ -403,11 +396,8 @@ def _layer(node: Crossbar, measured: Measurement, hardware: HardwareConfig, even
         "dynamic": None
         if layer.dynamic is None
         else {
-            "l_max": layer.dynamic.l_max,
-            "tau_sq": layer.dynamic.tau_sq,
-            "streamed_bits": measured.streamed * mean_bits,
-            "lossless_bits": measured.lossless * mean_bits,
-            "lossy_bits": measured.lossy * mean_bits,
+            **asdict(layer.dynamic),
+            **{f"{name}_bits": getattr(measured, name) * mean_bits for name in ("streamed", "lossless", "lossy")},
         },
         "skip_zero_slices": layer.skip_zero_slices,
         "input_bits": layer.input_bits,
@@ -435,30 +425,6 @@ def _storage(node: Crossbar, hardware: HardwareConfig) -> dict[str, int]:
 
 
 # ---- one saving after another -------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
-class Machine:
-    """A machine and its events for one image, (crossbar nodes, counters) float64, means.
-
-    width_table, own_input_bits, extra : as for `cost.energy`.
-    """
-
-    name: str
-    events: np.ndarray
-    width_table: bool = True
-    own_input_bits: bool = True
-    extra: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-def _changed(network: Graph, change: Callable[[Layer], Layer]) -> Graph:
-    return replace(
-        network,
-        nodes=tuple(
-            replace(node, layers=tuple(map(change, node.layers))) if isinstance(node, Crossbar) else node
-            for node in network.nodes
-        ),
-    )
-
-
 def machines(network: Graph, images: np.ndarray, final: np.ndarray) -> list[Machine]:
     """The baseline, then the savings of `network` switched on one after another, then the network as it is.
 
@@ -467,17 +433,8 @@ def machines(network: Graph, images: np.ndarray, final: np.ndarray) -> list[Mach
     """
     hardware, layers = network.hardware, network.layers
     made = [
-        Machine(
-            "ISAAC-like baseline",
-            cost.baseline_events(network).counts.astype(np.float64),
-            width_table=False,
-            own_input_bits=False,
-        ),
-        Machine(
-            "stored planes only: a width per block",
-            cost.block_width_events(network).counts.astype(np.float64),
-            own_input_bits=False,
-        ),
+        replace(compared.baseline(network), name="ISAAC-like baseline"),
+        replace(compared.block_widths(network), name="stored planes only: a width per block"),
     ]
     uniform = AdcRegisters(mode="uniform", n_r2=min(hardware.ideal_bits, hardware.adc_bits))
     plain = all(layer.registers == uniform for layer in layers)
@@ -487,63 +444,51 @@ def machines(network: Graph, images: np.ndarray, final: np.ndarray) -> list[Mach
     lossy = any(layer.dynamic is not None and layer.dynamic.tau_sq and layer.dynamic.l_max for layer in layers)
     skipping = any(layer.skip_zero_slices for layer in layers)
 
-    def without(layer: Layer, precision: str, skip: bool) -> Layer:
-        kept = {"off": None, "lossless": DynamicPrecision(), "own": layer.dynamic}[precision]
-        return replace(
-            layer,
-            dynamic=None if layer.dynamic is None else kept,
-            skip_zero_slices=layer.skip_zero_slices and skip,
-        )
-
+    units = [node.name for node in network.crossbars if node.layers[0].dynamic is not None]
+    off, lossless = dict.fromkeys(units), dict.fromkeys(units, DynamicPrecision())
     rungs = [
-        (f"+ {converter} converter" if not plain else "+ activation widths", not plain or narrow, ("off", False)),
-        ("+ dynamic precision, lossless part", dynamic, ("lossless", False)),
-        ("+ dynamic precision, lossy part", lossy, ("own", False)),
-        ("+ skipping of zero slices", skipping, ("own", True)),
+        (f"+ {converter} converter" if not plain else "+ activation widths", not plain or narrow, off),
+        ("+ dynamic precision, lossless part", dynamic, lossless),
+        ("+ dynamic precision, lossy part", lossy, {}),
+        ("+ skipping of zero slices", skipping, {}),
     ]
-    used = [rung for rung in rungs if rung[1]]
-    for name, _, (precision, skip) in used[:-1]:
-        now = _changed(network, lambda layer, p=precision, s=skip: without(layer, p, s))
-        made.append(Machine(name, cost.per_image(GraphRunner(now).run(images)[1], network), extra=_extra(now)))
-    made.append(Machine(used[-1][0] if used else "this image", cost.per_image(final, network), extra=_extra(network)))
+    used = [(name, units) for name, needed, units in rungs if needed]
+    for name, units in used[:-1]:
+        now = with_settings(network, dynamic=units, skip_zero_slices=False)
+        made.append(_counted(name, now, GraphRunner(now).run(images)[1].counts))
+    made.append(_counted(used[-1][0] if used else "this image", network, final))
     return made
 
 
-def _extra(network: Graph) -> dict[str, np.ndarray]:
-    """What passes the dynamic-precision units and what they decide, if the network uses them."""
-    return {name: counts for name, counts in work.dynamic_precision_events(network).items() if counts.any()}
+def _counted(name: str, network: Graph, events: np.ndarray) -> Machine:
+    """A machine from events (images, crossbar nodes, counters), and what its dynamic-precision units decide."""
+    extra = {name: counts for name, counts in work.dynamic_precision_events(network).items() if counts.any()}
+    return Machine(name, network, cost.per_image(events, network), extra=extra)
 
 
-def _energy(machine: Machine, network: Graph, table: cost.ComponentTable) -> cost.EnergyReport:
+def _energy(machine: Machine, table: cost.ComponentTable) -> cost.EnergyReport:
     return cost.energy(
-        machine.events,
-        network,
-        table,
-        width_table=machine.width_table,
-        own_input_bits=machine.own_input_bits,
-        extra=machine.extra,
-    )
+        machine.events, machine.network, table, width_table=machine.width_table,
+        own_input_bits=machine.own_input_bits, extra=machine.extra,
+    )  # fmt: skip
 
 
-def _machine(
-    machine: Machine, report: cost.EnergyReport, elsewhere: dict[str, float], network: Graph
-) -> dict[str, Any]:
+def _machine(machine: Machine, report: cost.EnergyReport, elsewhere: dict[str, float]) -> dict[str, Any]:
     """Totals of one picture; steps without crossbars take the same clocks in every machine."""
-    totals = {name: float(machine.events[:, i].sum()) for name, i in _INDEX.items()}
-    totals["cycles"] += sum(elsewhere.values()) + timing.c_start(network.hardware)
     return {
         "name": machine.name,
-        **totals,
-        "conversions": totals["conversions_r1"] + totals["conversions_r2"],
+        **{name: machine.total(name) for name in COUNTER_NAMES},
+        "cycles": machine.clocks + sum(elsewhere.values()),
+        "conversions": machine.conversions,
         "energy_pj": report.total_pj,
         "energy_groups": report.by_group,
-        "nodes": {node.name: machine.events[i].tolist() for i, node in enumerate(network.crossbars)},
+        "nodes": dict(zip(report.layers, machine.events.tolist(), strict=False)),
     }
 
 
-def _table(name: str, baseline: Machine, ours: Machine, network: Graph) -> dict[str, Any]:
+def _table(name: str, baseline: Machine, ours: Machine) -> dict[str, Any]:
     table = cost.load_table(name)
-    b, o = _energy(baseline, network, table), _energy(ours, network, table)
+    b, o = _energy(baseline, table), _energy(ours, table)
     return {
         "name": name,
         "title": table.title,

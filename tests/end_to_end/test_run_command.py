@@ -1,6 +1,12 @@
 """`python -m sim.run`: exit status, tables, JSON, and one sentence for every bad input."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -86,6 +92,34 @@ def test_pysim_writes_waveforms(directory, tmp_path):
     result = call(directory, "--images", 1, "--backend", "pysim", "--waves", tmp_path / "w.vcd")
     assert result.exit_code == 0, result.output
     assert "s_axil_awaddr" in (tmp_path / "w.vcd").read_text()[:100_000]
+
+
+def test_ctrl_c_ends_all_jobs_soon_with_one_sentence(tmp_path):
+    network = random_network(3)
+    image.write(tmp_path / "image", network, random_images(3, network, 6000))
+    running = subprocess.Popen(
+        [sys.executable, "-m", "sim.run", str(tmp_path / "image"), "--jobs", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    )
+    try:
+        while "dut.so" not in Path(f"/proc/{running.pid}/maps").read_text():
+            time.sleep(0.05)
+            assert running.poll() is None
+        os.killpg(running.pid, signal.SIGINT)
+        pressed = time.monotonic()
+        stdout, stderr = running.communicate(timeout=60)
+        assert time.monotonic() - pressed < 20  # a second, on a machine with nothing else to do
+        assert (running.returncode, stdout) == (130, "")
+        assert stderr.startswith("interrupted: ")
+        assert stderr.count("\n") == 1
+        with pytest.raises(ProcessLookupError):
+            os.killpg(running.pid, 0)
+    finally:
+        running.kill()
 
 
 # ---- bad input ----------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from quant.search.adc import (
     AdcSetting,
     Chosen,
     Scores,
-    Step,
     choose,
     choose_within,
     mean_operations,
@@ -316,18 +315,3 @@ def test_step_that_costs_more_is_not_taken():
     accepted, steps = adc_search.descend(lambda limit: scores(layers=1), (2,), lambda chosen: True, start)
     assert steps[0].accepted is not None
     assert accepted == start
-
-
-def test_finished_steps_are_not_searched_again():
-    start = most_accurate(scores(limit=3))
-    saved: dict[int, Step] = {}
-    first, _ = adc_search.descend(
-        lambda limit: scores(limit=limit), (3, 2), lambda chosen: True, start, done=lambda s: saved.update({s.limit: s})
-    )
-    assert list(saved) == [3, 2]
-
-    def fail(chosen):
-        raise AssertionError("checked again")
-
-    again, _ = adc_search.descend(lambda limit: scores(limit=limit), (3, 2), fail, start, known=saved)
-    assert again == first

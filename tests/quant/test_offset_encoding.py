@@ -124,4 +124,4 @@ def test_the_command_compares_both_converters(tmp_path):
 def test_bad_bounds_are_refused(tmp_path):
     done = call(tmp_path, "--bounds", "9")
     assert done.exit_code == 2
-    assert "--bounds must be numbers in 1..8, got '9'" in done.stderr
+    assert "--bounds must be in 1..8, got 9" in done.stderr

@@ -19,6 +19,7 @@ from golden_model.image import archive as graph_file
 from quant.networks.zoo import LeNet5
 from quant.reproduce import bwq as reproduce_bwq
 from quant.reproduce import ladder as bwq_ladder
+from quant.reproduce import study
 from quant.search import registers as redy_registers
 from quant.training.layers import Normalisation
 from quant.training.loop import Settings, width_statistics
@@ -273,8 +274,9 @@ def test_a_name_that_no_machine_has_is_refused_before_anything_is_counted(files,
 
 
 def test_finished_parts_are_not_measured_again(result, files, monkeypatch):
-    for name in ("ladder", "exact_logits", "float_logits", "lossy_accuracy"):
+    for name in ("ladder", "exact_logits", "lossy_accuracy"):
         monkeypatch.setattr(reproduce_bwq, name, no_work)
+    monkeypatch.setattr(study, "float_logits", no_work)
     (files / "work/result.json").unlink()
     done = call(files, "--pairs", 40)
     assert done.exit_code == 0, done.output

@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from typer.testing import CliRunner
 
 from golden_model.config import PAPER
 from golden_model.cost.baselines import baseline_events
@@ -26,7 +24,9 @@ from quant.networks.weights import load_weights
 from quant.networks.zoo import LeNet5
 from quant.reproduce import redy as reproduce_redy
 from quant.reproduce import redy_measure, redy_report
+from quant.reproduce import study as shared
 from quant.search import redy as redy_search
+from tests.quant.studies import assert_refused, grey, invoke, network, write_files
 
 CHOSEN = "lossy 0.05"
 
@@ -35,33 +35,16 @@ CHOSEN = "lossy 0.05"
 def files(tmp_path_factory):
     """Weights of a random LeNet-5 and images with empty borders and grey levels of all sizes, like digits."""
     directory = tmp_path_factory.mktemp("files")
-    torch.manual_seed(0)
-    torch.save(LeNet5().state_dict(), directory / "lenet.pt")
-    rng = np.random.default_rng(0)
-
-    def images(count: int) -> np.ndarray:
-        made = np.zeros((count, 28, 28), dtype=np.uint8)
-        made[:, 6:22, 6:22] = rng.integers(0, 256, (count, 16, 16)) >> rng.integers(0, 8, (count, 16, 16))
-        return made
-
-    np.savez(
-        directory / "digits.npz",
-        train_images=images(600),
-        train_labels=rng.integers(0, 10, 600),
-        test_images=images(20),
-        test_labels=rng.integers(0, 10, 20),
-    )
+    write_files(directory, grey, 600, 20)
     return directory
 
 
-def call(files, *more, work="work", network=True):
-    source = ["--network", "lenet5", "--weights", files / "lenet.pt"] if network else []
-    arguments = [
-        *source, "--data", files / "digits.npz", "--work", files / work, "--images", 12, "--event-images", 4,
-        "--machines", "paper", "--groups", "14,1", "--check-images", 8, "--tolerance", 1, "--budgets", "0.05,0.2",
-        "--no-rivals", "--threads", 1, *more,
-    ]  # fmt: skip
-    return CliRunner().invoke(reproduce_redy.app, [str(a) for a in arguments])
+def call(files, *more, work="work", source=None):
+    return invoke(
+        reproduce_redy.app, *(network(files) if source is None else source), "--work", files / work, "--images", 12,
+        "--event-images", 4, "--machines", "paper", "--groups", "14,1", "--check-images", 8, "--tolerance", 1,
+        "--budgets", "0.05,0.2", "--no-rivals", "--threads", 1, *more,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +275,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
         (redy_measure, ("count", "GraphRunner", "exact_logits")),
         (redy_measure.redy_search, ("collect",)),
         (redy_measure.Check, ("measure",)),
-        (reproduce_redy, ("float_logits",)),
+        (shared, ("float_logits", "exact_logits")),
     ):
         for name in names:
             monkeypatch.setattr(where, name, fail)
@@ -307,10 +290,10 @@ def test_second_run_measures_nothing_again(files, done, result, monkeypatch: pyt
 
 def make_study(files, graph, folder, **changes) -> redy_measure.Study:
     about: dict = {
-        "name": "lenet5", "graph": graph, "source": "x",
+        "name": "lenet5", "integers": graph, "source": "x",
         "dataset": datasets.load(files / "digits.npz", size=28, channels=1),
         "options": redy_measure.Options(budgets=(0.5,), check_images=4, sensitivity_images=4), "table": load_table(),
-        "cache": stages.Cache(folder), "images": 2, "event_images": 1, "threads": 1,
+        "work": folder, "images": 2, "check_images": 4, "event_images": 1, "threads": 1,
     }  # fmt: skip
     return redy_measure.Study(**about | changes)
 
@@ -323,7 +306,8 @@ def test_results_are_used_again_only_if_everything_that_decides_them_is_the_same
     assert [make_study(files, graph, tmp_path).kept("part", make, images=2) for _ in range(2)] == [0, 0]
     (tmp_path / "new.py").write_text("other = 1")
     if change == "sources":
-        monkeypatch.setattr(redy_measure, "SOURCES", [*redy_measure.SOURCES, tmp_path / "new.py"])
+        known = stages.sources_of(redy_measure.Study.MODULE)
+        monkeypatch.setattr(stages, "sources_of", lambda module: [*known, tmp_path / "new.py"])
     table = replace(load_table(), components=load_table().components[:-1])
     changes = {
         "source": {"source": "y"},
@@ -336,7 +320,8 @@ def test_results_are_used_again_only_if_everything_that_decides_them_is_the_same
 
 def test_results_of_other_source_code_are_measured_again(files, done, monkeypatch: pytest.MonkeyPatch):
     forbid(monkeypatch)
-    monkeypatch.setattr(redy_measure, "SOURCES", redy_measure.SOURCES[1:])
+    known = stages.sources_of(redy_measure.Study.MODULE)
+    monkeypatch.setattr(stages, "sources_of", lambda module: known[1:])
     again = call(files)
     assert isinstance(again.exception, AssertionError)
     assert "measured again" in str(again.exception)
@@ -346,13 +331,14 @@ def test_results_of_other_source_code_are_measured_again(files, done, monkeypatc
     "name", ["crossbar/reference", "graph/network", "crossbar/redy", "cost/work", "cost/energy", "cost/components"]
 )
 def test_golden_modules_that_decide_figures_are_among_the_sources(name):
-    assert (stages.PACKAGE.parent / "golden_model" / f"{name}.py") in redy_measure.SOURCES
+    assert (stages.PACKAGE.parent / "golden_model" / f"{name}.py") in stages.sources_of(redy_measure.Study.MODULE)
 
 
 @pytest.mark.parametrize("name", ["reproduce/redy_measure", "search/redy", "reference", "data/sets"])
 def test_modules_that_search_and_measure_are_among_the_sources(name):
-    assert (stages.PACKAGE / f"{name}.py") in redy_measure.SOURCES
-    assert all(path.is_file() for path in redy_measure.SOURCES)
+    sources = stages.sources_of(redy_measure.Study.MODULE)
+    assert (stages.PACKAGE / f"{name}.py") in sources
+    assert all(path.is_file() for path in sources)
 
 
 @pytest.mark.slow
@@ -381,7 +367,8 @@ def test_interrupted_run_goes_on_where_it_was(files, done, result, monkeypatch: 
 @pytest.mark.slow
 def test_integer_network_from_a_file_gives_the_same_figures(files, result, graph):
     graph_file.save(graph, files / "lenet.npz")
-    made = call(files, "--graph", files / "lenet.npz", "--json", files / "graph.json", work="graph", network=False)
+    source = ["--graph", files / "lenet.npz", "--data", files / "digits.npz"]
+    made = call(files, "--json", files / "graph.json", work="graph", source=source)
     assert made.exit_code == 0, made.output
     found = json.loads((files / "graph.json").read_text())
     assert found["float_accuracy"] is None
@@ -390,8 +377,8 @@ def test_integer_network_from_a_file_gives_the_same_figures(files, result, graph
 
 
 def test_changed_logits_of_the_lossless_part_are_a_failed_check(files, done, monkeypatch: pytest.MonkeyPatch):
-    real = redy_measure.exact_logits
-    monkeypatch.setattr(redy_measure, "exact_logits", lambda *a, **k: real(*a, **k) + 1)
+    real = shared.exact_logits
+    monkeypatch.setattr(shared, "exact_logits", lambda *a, **k: real(*a, **k) + 1)
     failed = call(files, "--images", "6", "--budgets", "0.05")
     assert failed.exit_code == 1
     assert "changed a logit" in failed.stderr
@@ -414,7 +401,4 @@ def test_changed_logits_of_the_lossless_part_are_a_failed_check(files, done, mon
     ],
 )
 def test_bad_options_are_refused_in_one_sentence(files, arguments, message):
-    refused = call(files, *arguments)
-    assert refused.exit_code == 2
-    assert message in refused.stderr
-    assert len(refused.stderr.strip().splitlines()) == 1
+    assert_refused(call(files, *arguments), message)

@@ -6,8 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from typer.testing import CliRunner
 
 from golden_model.cost import components, gathered
 from golden_model.engines.run_network import GraphRunner
@@ -23,6 +21,7 @@ from quant.networks.weights import load_weights
 from quant.networks.zoo import LeNet5
 from quant.reproduce import search as reproduce_search
 from quant.reproduce.search import SEARCHES, SKIPPING
+from tests.quant.studies import assert_refused, invoke, strokes, write_files
 
 EVERY, SKIPPED = SKIPPING.values()
 
@@ -31,24 +30,13 @@ EVERY, SKIPPED = SKIPPING.values()
 def files(tmp_path_factory):
     """A random LeNet-5 with its weights, 40 training and 9 test images of strokes."""
     directory = tmp_path_factory.mktemp("files")
-    torch.manual_seed(0)
-    model = LeNet5()
-    torch.save(model.state_dict(), directory / "lenet.pt")
-    rng = np.random.default_rng(0)
-
-    def images(count):
-        return (rng.integers(0, 256, (count, 28, 28)) * (rng.random((count, 28, 28)) < 0.2)).astype(np.uint8)
-
-    np.savez(
-        directory / "digits.npz", train_images=images(40), train_labels=rng.integers(0, 10, 40),
-        test_images=images(9), test_labels=rng.integers(0, 10, 9),
-    )  # fmt: skip
+    write_files(directory, strokes, 40, 9)
     return directory
 
 
 def call(files, *more):
     arguments = ["--data", files / "digits.npz", "--calibration", 3, "--images", 3, "--threads", 1, *more]
-    return CliRunner().invoke(reproduce_search.app, [str(a) for a in arguments])
+    return invoke(reproduce_search.app, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -215,16 +203,13 @@ def test_a_wrong_event_is_found_by_the_check(files, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--network", "lenet5"), "--weights is needed with --network"),
-        ((), "give either --network with --weights, or --graph"),
-        (("--network", "lenet5", "--weights", "x", "--graph", "y"), "give either --network"),
+        (("--network", "lenet5"), "give either --graph FILE, or --network NAME and --weights FILE"),
+        ((), "give either --graph FILE, or --network NAME and --weights FILE"),
+        (("--network", "lenet5", "--weights", "x", "--graph", "y"), "give either --graph FILE, or --network NAME"),
         (("--network", "lenet5", "--weights", "x", "--rows", "64"), "--rows must be among 9, 128, got '64'"),
         (("--network", "lenet5", "--weights", "x", "--trace", "nothing"), "--trace nothing: there are uniform; twin"),
         (("--network", "alexnet", "--weights", "x"), "unknown network 'alexnet'"),
     ],
 )
 def test_bad_options_are_refused_in_one_sentence(files, arguments, message):
-    refused = call(files, *arguments)
-    assert refused.exit_code == 2
-    assert message in refused.stderr
-    assert len(refused.stderr.strip().splitlines()) == 1
+    assert_refused(call(files, *arguments), message)

@@ -6,8 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from typer.testing import CliRunner
 
 from golden_model.engines.run_network import GraphRunner
 from quant.capture.capture import from_torch
@@ -16,6 +14,7 @@ from quant.networks.weights import load_weights
 from quant.networks.zoo import LeNet5
 from quant.reproduce import trq as reproduce_trq
 from quant.reproduce.trq import FEWEST, MIXED
+from tests.quant.studies import assert_refused, invoke, network, noise, write_files
 
 KINDS = ("uniform full", "uniform", "uniform mixed", "twin accurate", "twin fewest")
 
@@ -24,25 +23,15 @@ KINDS = ("uniform full", "uniform", "uniform mixed", "twin accurate", "twin fewe
 def files(tmp_path_factory):
     """Weights of a random LeNet-5, 400 training and 30 test images."""
     directory = tmp_path_factory.mktemp("files")
-    torch.manual_seed(0)
-    torch.save(LeNet5().state_dict(), directory / "lenet.pt")
-    rng = np.random.default_rng(0)
-    np.savez(
-        directory / "digits.npz",
-        train_images=rng.integers(0, 256, (600, 28, 28)).astype(np.uint8),
-        train_labels=rng.integers(0, 10, 600),
-        test_images=rng.integers(0, 256, (30, 28, 28)).astype(np.uint8),
-        test_labels=rng.integers(0, 10, 30),
-    )
+    write_files(directory, noise, 600, 30)
     return directory
 
 
 def call(files, *more, work="work"):
-    arguments = [
-        "--network", "lenet5", "--weights", files / "lenet.pt", "--data", files / "digits.npz", "--work", files / work,
-        "--images", 12, "--rows", 128, "--check-images", 8, "--tolerance", 1, "--logit-error", 0.05, *more,
-    ]  # fmt: skip
-    return CliRunner().invoke(reproduce_trq.app, [str(a) for a in arguments])
+    return invoke(
+        reproduce_trq.app, *network(files), "--work", files / work, "--images", 12, "--rows", 128, "--check-images", 8,
+        "--tolerance", 1, "--logit-error", 0.05, *more,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +90,11 @@ def test_figures_are_those_of_the_golden_model(files, result):
         train, test = (arrays[f"{part}_images"][:, None] for part in ("train", "test"))
         labels = arrays["test_labels"]
     graph = from_torch(
-        model, (1, 28, 28), reproduce_trq.ISAAC, train[:32], normalisation=networks.ready("lenet5").normalisation
+        model,
+        (1, 28, 28),
+        reproduce_trq.MACHINES[128],
+        train[:32],
+        normalisation=networks.ready("lenet5").normalisation,
     )
     layers = result["machines"]["128"]["choices"]["twin accurate 3"]
     chosen = {name: reproduce_trq.Chosen.from_dict(s) for name, s in layers.items()}
@@ -160,14 +153,12 @@ def test_interrupted_run_goes_on_where_it_was(files, done, result, monkeypatch: 
     monkeypatch.setattr(reproduce_trq, "measure", interrupted)
     stopped = call(files, work="other")
     assert stopped.exit_code == 130
-    assert len(json.loads((files / "other" / "measured-128-12.json").read_text())["settings"]) == 3
+    assert len(list((files / "other" / "parts").glob("128-measured-*.json"))) == 3
     after = []
     monkeypatch.setattr(reproduce_trq, "measure", lambda *a, **k: after.append(1) or real(*a, **k))
     assert call(files, work="other").exit_code == 0
     other = json.loads((files / "other" / "result.json").read_text())["machines"]["128"]["settings"]
-    choices = json.loads((files / "other" / "search-128.json").read_text())["choices"]
-    distinct = {json.dumps(choices[name]) for name in other}
-    assert len(after) == len(distinct) - 3
+    assert len(after) == len(list((files / "other" / "parts").glob("128-measured-*.json"))) - 3
     mine = result["machines"]["128"]["settings"]
     assert {n: s["accuracy"] for n, s in other.items()} == {n: s["accuracy"] for n, s in mine.items()}
 
@@ -187,7 +178,7 @@ def test_images_of_one_set_are_kept_apart(files, tmp_path):
         "--network", "lenet5", "--weights", files / "lenet.pt", "--data", tmp_path / "one.npz", "--work", tmp_path,
         "--rows", 128, "--bounds", 4, "--converters", "uniform", "--tolerance", 1, "--json", tmp_path / "one.json",
     ]  # fmt: skip
-    made = CliRunner().invoke(reproduce_trq.app, [str(a) for a in arguments])
+    made = invoke(reproduce_trq.app, *arguments)
     assert made.exit_code == 0, made.output
     found = json.loads((tmp_path / "one.json").read_text())
     assert (found["calibration_images"], found["check_images"], found["images"]) == (32, 12, 36)
@@ -206,7 +197,4 @@ def test_images_of_one_set_are_kept_apart(files, tmp_path):
     ],
 )
 def test_bad_options_are_refused_in_one_sentence(files, arguments, message):
-    refused = call(files, *arguments)
-    assert refused.exit_code == 2
-    assert message in refused.stderr
-    assert len(refused.stderr.strip().splitlines()) == 1
+    assert_refused(call(files, *arguments), message)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -110,6 +111,14 @@ def test_skipped_trace_records_are_left_out():
         bus.trace(True, skip=2)
         run_now(bus.write_many([0, 4, 8, 12], [1, 2, 3, 4]))
         assert bus.records()["index"].tolist() == [2, 3]
+
+
+def test_a_bus_that_is_told_to_stop_ends_what_runs():
+    stop = threading.Event()
+    with compiled.CompiledBus(compiled.build(StandIn()), stop=stop) as bus:
+        threading.Timer(0.1, stop.set).start()
+        with pytest.raises(compiled.Stopped):
+            run_now(bus.poll(0, 1, 1, limit=100_000_000))
 
 
 class Unconnected(StandIn):

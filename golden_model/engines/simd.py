@@ -98,8 +98,8 @@ def _make_add_rows(entry_bits: int, *, pairs: bool) -> Any:
         def segment(g: Any, state: list[Any]) -> list[Any]:
             (total,) = state
             rows_at = builder.gep(table, [builder.mul(builder.mul(g, patterns), _I64(COLUMNS))])
-            for half in range(2):
-                word = builder.load(builder.gep(words, [builder.add(builder.mul(g, _I64(2)), _I64(half))]))
+            places = (builder.add(builder.mul(g, _I64(2)), _I64(half)) for half in range(2))
+            for half, word in enumerate([builder.load(builder.gep(words, [place])) for place in places]):
                 skipped = builder.block
                 with builder.if_then(builder.icmp_unsigned("!=", word, _I64(0))):
                     added, used = add_four(rows_at, word, 4 * half, total), builder.block

@@ -30,6 +30,7 @@ from golden_model.cost.work import StagePlacement, dynamic_precision_events, per
 from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.events import Events
 from golden_model.graph.network import Graph
+from golden_model.graph.settings import on_machine
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.trq import AdcRegisters
@@ -229,7 +230,7 @@ def baseline(network: Graph, planes: int | None = None) -> Machine:
 
 def idealised(network: Graph) -> Machine:
     """The baseline's planes on a machine with 128 rows on at once and 8-bit converters; for reference only."""
-    moved = baselines.on_hardware(network, baselines.idealised(network.hardware))
+    moved = on_machine(network, baselines.idealised(network.hardware))
     count = baselines.baseline_planes(moved.hardware)
     rows, bits = moved.hardware.ou_rows, moved.hardware.adc_bits
     return Machine(
@@ -243,37 +244,12 @@ def idealised(network: Graph) -> Machine:
     )
 
 
-def sparse(
-    network: Graph,
-    images: np.ndarray,
-    *,
-    mixed_significance: bool = False,
-    skip_inputs: bool = True,
-    threads: int | None = 1,
-    progress: Progress | None = None,
-) -> Machine:
-    """The SRE-like machine on these images; see `baselines.sparse_events`."""
-    found = baselines.sparse_events(
-        network,
-        images,
-        mixed_significance=mixed_significance,
-        skip_inputs=skip_inputs,
-        threads=threads,
-        progress=progress,
-    )
-    name = "SRE-like" + (", bits of a weight side by side" if mixed_significance else "")
-    return Machine(
-        name if skip_inputs else f"{name}, weights only",
-        network,
-        found.events,
-        width_table=False,
-        extra={"index_bits_read": found.index_bits_read},
-        own_input_bits=skip_inputs,
-        metadata_bits=found.index_bits,
-        placements=found.placements,
-        note=f"rows of zero weights dropped ({found.rows_kept:.1%} stay)"
-        + (", zero inputs skipped" if skip_inputs else ""),
-    )
+def sparse(network: Graph, images: np.ndarray, *, threads: int | None = 1, progress: Progress | None = None) -> Machine:
+    """The SRE-like machine on these images: gathered.py by single rows, conversion as in the baseline."""
+    exact = on_machine(network, replace(network.hardware, adc_bits=network.hardware.ideal_bits))
+    uniform = searches.uniform([node.name for node in exact.crossbars], exact.hardware)
+    notes = {"SRE-like": "rows of zero weights dropped, zero inputs skipped"}
+    return gathered(exact, images, {"SRE-like": uniform}, by="rows", notes=notes, threads=threads, progress=progress)[0]
 
 
 def layer_wise(network: Graph, *, own_input_bits: bool = False) -> Machine:

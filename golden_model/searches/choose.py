@@ -11,7 +11,9 @@ All searches give the count itself; they differ in operations, clocks, and in wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ import numpy as np
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.events import Events
 from golden_model.graph.network import Graph
-from golden_model.searches.joint import JointCounts, add
+from golden_model.searches.joint import JointCounts
 from golden_model.searches.trees import entropy, low_first_tree, operations, optimal_tree
 from golden_model.trees import Tree
 from golden_model.trq import AdcRegisters, ColumnBoundBits, column_bound_size, convert_counts, search_operations
@@ -39,26 +41,23 @@ def default_tops(ou_rows: int) -> tuple[int, ...]:
 
 
 # ---- registers ----------------------------------------------------------------------------------
-def uniform(counts: Mapping[str, JointCounts], hardware: HardwareConfig) -> dict[str, AdcRegisters]:
-    """Uniform conversion with all adc_bits."""
-    return dict.fromkeys(counts, AdcRegisters(mode="uniform", n_r2=hardware.adc_bits))
+def uniform(names: Iterable[str], hardware: HardwareConfig) -> dict[str, AdcRegisters]:
+    """Uniform conversion with all adc_bits, in every layer."""
+    return dict.fromkeys(names, AdcRegisters(mode="uniform", n_r2=hardware.adc_bits))
 
 
 def bounded(
-    counts: Mapping[str, JointCounts], hardware: HardwareConfig, column_bound_bits: ColumnBoundBits = 0
+    names: Iterable[str], hardware: HardwareConfig, column_bound_bits: ColumnBoundBits = 0
 ) -> dict[str, AdcRegisters]:
     """Binary search below the bound (system.md §13.1), in every layer."""
     one = AdcRegisters(mode="bounded", n_r2=hardware.adc_bits, column_bound_bits=column_bound_bits)
-    return dict.fromkeys(counts, one)
+    return dict.fromkeys(names, one)
 
 
-def low_first(counts: Mapping[str, Any], hardware: HardwareConfig) -> dict[str, AdcRegisters]:
-    """Search of the fewest levels below the number of active rows, low counts first, in every layer; nothing stored.
-
-    counts : of any kind, only its names are used.
-    """
+def low_first(names: Iterable[str], hardware: HardwareConfig) -> dict[str, AdcRegisters]:
+    """Search of the fewest levels below the number of active rows, low counts first, in every layer; nothing stored."""
     trees = tuple(low_first_tree(bound) for bound in range(1, hardware.ou_rows + 1))
-    return dict.fromkeys(counts, AdcRegisters(mode="tree", n_r2=hardware.adc_bits, column_bound_bits=0, trees=trees))
+    return dict.fromkeys(names, AdcRegisters(mode="tree", n_r2=hardware.adc_bits, column_bound_bits=0, trees=trees))
 
 
 def reads_trees(registers: AdcRegisters) -> bool:
@@ -144,7 +143,7 @@ def trees(
 
 def _per_layer(counts: Mapping[str, JointCounts], shared: bool, best: Any) -> dict[str, AdcRegisters]:
     if shared:
-        one: AdcRegisters = best(add(counts.values()))
+        one: AdcRegisters = best(reduce(operator.add, counts.values()))
         return {name: one for name in counts}  # noqa: C420 - type checkers lose the type of fromkeys
     return {name: best(part) for name, part in counts.items()}
 

@@ -27,12 +27,12 @@ from golden_model.cost.work import stages as network_stages
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Concat
-from golden_model.graph.settings import with_settings
+from golden_model.graph.settings import on_machine, with_settings
 from quant import stages
 from quant.data import sets as datasets
 from quant.reference import accuracy, centred, exact_logits, logit_error
 from quant.search import redy as redy_search
-from quant.search.redy import KINDS, LOSSY, Check, Chosen, Settings, on_machine
+from quant.search.redy import KINDS, LOSSY, Check, Chosen, Settings
 
 MACHINES: dict[str, HardwareConfig] = {"paper": PAPER, "isaac": ISAAC}
 STATIC_BITS = (7, 6, 5, 4)

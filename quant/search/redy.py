@@ -87,13 +87,6 @@ def allowed(kind: Kind, scores: Mapping[str, Scores]) -> dict[str, Scores]:
 
 
 # ---- machines -----------------------------------------------------------------------------------
-def on_machine(graph: Graph, hardware: HardwareConfig) -> Graph:
-    """The network on a machine, with lossless uniform converters and all bits streamed."""
-    names = [node.name for node in graph.crossbars]
-    changed = with_settings(graph, hardware=hardware, dynamic=dict.fromkeys(names), skip_zero_slices=False)
-    return with_settings(changed, registers=dict.fromkeys(names, lossless_uniform(hardware)))
-
-
 def with_planes(graph: Graph, planes: int) -> Graph:
     """The same network on a machine that stores `planes` planes of every block (*more than needed is legal*).
 
@@ -513,28 +506,3 @@ def search(
         else:
             high = middle
     return best
-
-
-__all__ = [
-    "Check",
-    "Chosen",
-    "Kind",
-    "Sample",
-    "Scores",
-    "allowed",
-    "apply",
-    "arithmetic_twin",
-    "candidates",
-    "centred",
-    "choose",
-    "collect",
-    "logit_error",
-    "lossless",
-    "on_machine",
-    "restrict",
-    "score_layers",
-    "score_node",
-    "search",
-    "sensitivities",
-    "with_planes",
-]

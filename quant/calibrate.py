@@ -299,14 +299,7 @@ def _events_record(plain: Graph, steps: Mapping[str, Graph], images: np.ndarray)
     listed += [(name, machines.counted(name, graph, images, threads=None)) for name, graph in steps.items()]
     record: dict[str, Any] = {"images": len(images), "component_table": table.name, "per_image": {}}
     for name, machine in listed:
-        spent = energy(
-            machine.events,
-            machine.network,
-            table,
-            width_table=machine.width_table,
-            own_input_bits=machine.own_input_bits,
-            extra=machine.extra,
-        )
+        spent = energy(machine, table)
         index = {counter: COUNTER_NAMES.index(counter) for counter in _SHOWN}
         conversions = machine.conversions
         record["per_image"][name] = {

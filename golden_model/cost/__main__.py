@@ -11,13 +11,12 @@ from typing import Annotated, Any, Optional
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from golden_model.command import Json, command_app, console, reports_errors, results_console
+from golden_model.cost import tables
 from golden_model.cost.chip import ChipShape
-from golden_model.cost.components import DEFAULT_TABLE, ComponentTable, load_table
+from golden_model.cost.components import DEFAULT_TABLE, load_table
 from golden_model.cost.machines import Machine, Row, compare, counted, geometry_machines
 from golden_model.files import write_json
 from golden_model.graph.network import Graph
@@ -61,77 +60,14 @@ def machines_of(network: Graph, images: np.ndarray | None, progress: Any = None)
     return found
 
 
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def print_rows(console: Console, rows: list[Row]) -> None:
-    """Two tables: work and energy of one image; crossbars, area and pipeline."""
-    table = Table("machine", title=f"one image, {rows[0].energy.table.title}")
-    for name in ("OU activations", "A/D operations", "per conversion", "clocks", "speed", "energy, nJ", "saving"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        machine = row.machine
-        operations = machine.total("ad_operations")
-        table.add_row(
-            machine.name,
-            _count(machine.total("ou_activations")),
-            _count(operations),
-            f"{operations / machine.conversions:.2f}" if machine.conversions else "-",
-            _count(machine.clocks),
-            f"{row.speed:.2f}x",
-            f"{row.energy.total_pj / 1000:,.1f}",
-            f"{row.saving:.2f}x",
-        )
-    console.print(table)
-    groups = list(rows[0].energy.by_group)
-    table = Table("machine", title="energy by group, nJ")
-    for group in groups:
-        table.add_column(group, justify="right")
-    for row in rows:
-        table.add_row(row.machine.name, *(f"{row.energy.by_group[group] / 1000:,.1f}" for group in groups))
-    console.print(table)
-    table = Table("machine", title="on a chip, every layer on its own macros")
-    for name in ("pairs", "OUs used", "cells used", "tiles", "mm2", "latency", "interval", "busy"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        for name, chip in ((row.machine.name, row.chip), ("  balanced", row.pipeline)):
-            if chip is not None:
-                table.add_row(
-                    name,
-                    str(chip.pairs),
-                    f"{chip.ou_utilisation:.0%}",
-                    f"{chip.cell_utilisation:.0%}",
-                    str(chip.tiles),
-                    "-" if row.area is None else f"{chip.area(row.area.table).total_mm2:.3f}",
-                    _count(chip.latency_clocks),
-                    _count(chip.interval_clocks),
-                    f"{chip.utilisation:.0%}",
-                )
-    console.print(table)
-    console.print("Clocks: one decision of every converter takes one. Ratios are to the first row.")
-
-
-def trace_lines(row: Row) -> list[str]:
-    """Every product behind the energy and area of a machine, under a line with its name."""
-    area = [] if row.area is None else row.area.trace()
-    return [f"# {row.machine.name}: {row.machine.note}", *row.energy.trace(), *area]
-
-
-def source_lines(table: ComponentTable) -> list[str]:
-    """Where the figures of a component table are from."""
-    parts = [f"{part.name}: {part.derivation}; {part.source}" for part in (*table.components, *table.areas)]
-    return [f"# sources of {table.name}", *parts]
-
-
 def print_trace(rows: list[Row], name: str) -> None:
     """Every product behind the energy and area of the machines whose name contains `name`; ValueError if none."""
     chosen = [row for row in rows if name.lower() in row.machine.name.lower()]
     if not chosen:
         raise ValueError(f"--trace {name}: there are {', '.join(row.machine.name for row in rows)}")
     for row in chosen:
-        print("\n".join(trace_lines(row)))
-    print("\n".join(source_lines(chosen[0].energy.table)))
+        print("\n".join(tables.trace_lines(row)))
+    print("\n".join(tables.source_lines(chosen[0].energy.table)))
 
 
 app = command_app()
@@ -173,17 +109,18 @@ def main(
     shape = ChipShape(pairs_per_macro=pairs_per_macro, macros_per_tile=macros_per_tile)
     rows = compare(found, components, shape=shape, budget=pairs)
     if json_file is not None:
-        shown = 0 if pictures is None else len(pictures)
-        write_json(
-            json_file,
-            {
-                "network": loaded.name,
-                "images": shown,
-                "table": components.name,
-                "machines": [row.as_dict(layers=True) for row in rows],
-            },
-        )
-    print_rows(results_console(160), rows)
+        content = {
+            "network": loaded.name,
+            "images": 0 if pictures is None else len(pictures),
+            "table": components.name,
+            "machines": [row.as_dict(layers=True) for row in rows],
+        }
+        write_json(json_file, content)
+    printed, shown = results_console(160), [row.as_dict() for row in rows]
+    printed.print(tables.work_table(shown, f"one image, {components.title}"))
+    printed.print(tables.group_table(shown))
+    printed.print(tables.chip_table(shown, pairs))
+    printed.print("Clocks: one decision of every converter takes one. Ratios are to the first row.")
     if trace is not None:
         print_trace(rows, trace)
 

@@ -6,20 +6,19 @@ All follow from the geometry of the network; the SRE-like machine, which does no
   bits, uniform conversion with R_ideal decisions, nothing skipped, lanes in lock step.
 * `idealised`: the same on a machine that switches 128 rows on at once and converts 8 bits, for reference only; real
   arrays cannot (system.md §5).
-* `layer_wise_events`: one width per layer, that of its widest block, as a network trained layer by layer has.
-* `block_width_events`: a width per block (BWQ), otherwise as the baseline.
+* `uniform_events` of `layer_wise_widths`: one width per layer, that of its widest block, as a network trained layer by
+  layer has; of the layers' own widths: a width per block (BWQ). Otherwise as the baseline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from golden_model import timing
 from golden_model.config import HardwareConfig
-from golden_model.cost.work import stages
+from golden_model.cost.work import Widths, stages
 from golden_model.crossbar.layer import Layer
 from golden_model.events import Events
 from golden_model.graph.network import Graph
@@ -29,20 +28,21 @@ BASELINE_PLANES = 7
 #: Rows switched on at once, and bits of the converter, of the over-idealised machine.
 IDEALISED_ROWS, IDEALISED_BITS = 128, 8
 
-Widths = Sequence[np.ndarray] | int
-
 
 def baseline_planes(hardware: HardwareConfig) -> int:
     """Planes of the baseline: 7, or weight_bits if that is less."""
     return min(BASELINE_PLANES, hardware.weight_bits)
 
 
-def layer_widths(network: Graph, widths: Widths) -> list[np.ndarray]:
+def layer_widths(network: Graph, widths: Widths | None) -> list[np.ndarray]:
     """`widths` as one int64 array (segments, block columns) per layer, all groups of the nodes in order.
+
+    None takes the layers' own.
 
     Raises ValueError for a wrong number of arrays, a wrong shape or planes outside 0..weight_bits.
     """
     hardware, layers = network.hardware, network.layers
+    widths = [layer.block_widths for layer in layers] if widths is None else widths
     if not isinstance(widths, int) and len(widths) != len(layers):
         raise ValueError(f"block widths must be given for all {len(layers)} layers, got {len(widths)}")
     made = []
@@ -60,7 +60,7 @@ def layer_widths(network: Graph, widths: Widths) -> list[np.ndarray]:
 
 # ---- from the geometry --------------------------------------------------------------------------
 def uniform_events(
-    network: Graph, widths: Widths, operations: int | None = None, *, own_input_bits: bool = False
+    network: Graph, widths: Widths | None = None, operations: int | None = None, *, own_input_bits: bool = False
 ) -> Events:
     """Events of one image on a machine that skips nothing it stores, leading shape (stages,).
 
@@ -70,7 +70,7 @@ def uniform_events(
 
     Parameters
     ----------
-    widths : planes of every block, one (segments, block columns) array per layer, or one number for all.
+    widths : planes of every block; None takes the layers' own.
     own_input_bits : stream only as many bits as the layer's activations have, not `hardware.input_bits`; the rest
         counts as skipped bits.
     """
@@ -117,14 +117,6 @@ def baseline_events(network: Graph, planes: int | None = None) -> Events:
     return uniform_events(network, baseline_planes(network.hardware) if planes is None else planes)
 
 
-def block_width_events(network: Graph, *, own_input_bits: bool = False) -> Events:
-    """Events of one image with block-wise widths alone: missing planes are skipped, all else as the baseline.
-
-    own_input_bits : as for `uniform_events`; needed where activations are narrower than the hardware's.
-    """
-    return uniform_events(network, [layer.block_widths for layer in network.layers], own_input_bits=own_input_bits)
-
-
 def layer_wise_widths(network: Graph) -> list[np.ndarray]:
     """Every block as wide as the widest of its layer; the groups of a node are one layer."""
     made = []
@@ -132,11 +124,6 @@ def layer_wise_widths(network: Graph) -> list[np.ndarray]:
         widest = max(int(layer.block_widths.max(initial=0)) for layer in stage.layers)
         made += [np.full(layer.block_widths.shape, widest, dtype=np.int64) for layer in stage.layers]
     return made
-
-
-def layer_wise_events(network: Graph, *, own_input_bits: bool = False) -> Events:
-    """Events of one image with one width per layer, all else as the baseline; for networks trained layer by layer."""
-    return uniform_events(network, layer_wise_widths(network), own_input_bits=own_input_bits)
 
 
 def idealised(hardware: HardwareConfig) -> HardwareConfig:

@@ -35,9 +35,8 @@ from torch import nn
 from golden_model.command import console, reports_errors, results_console
 from golden_model.config import PAPER
 from golden_model.cost import machines
-from golden_model.cost.__main__ import source_lines, trace_lines
-from golden_model.cost.baselines import layer_wise_events
 from golden_model.cost.components import load_table, table_names
+from golden_model.cost.tables import chip_table, group_table, source_lines, trace_lines, work_table
 from golden_model.engines.run_network import Progress
 from golden_model.files import file_hash, read_json, write_atomically, write_json
 from golden_model.graph.network import Graph
@@ -115,9 +114,8 @@ def ou_activations(network: Trained) -> float:
 
     With one width per layer every block of the layer is as wide as its widest.
     """
-    if network.layer_wise:
-        return float(layer_wise_events(network.graph, own_input_bits=True).ou_activations.sum())
-    return machines.block_widths(network.graph, own_input_bits=True).total("ou_activations")
+    machine = machines.layer_wise if network.layer_wise else machines.block_widths
+    return machine(network.graph, own_input_bits=True).total("ou_activations")
 
 
 def by_recipe(trained: Iterable[Trained]) -> dict[str, list[Trained]]:
@@ -154,59 +152,6 @@ def compression_table(groups: dict[str, list[Trained]], measured: dict[str, floa
             f"{np.mean([ou_activations(one) for one in seeds]) / 1e6:.2f} M",
         )
     return table
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table of machines: names to the left, figures to the right."""
-    table = Table("machine", title=title)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _per_conversion(row: dict[str, Any]) -> str:
-    return f"{row['ad_operations'] / row['conversions']:.2f}" if row["conversions"] else "-"
-
-
-def work_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
-    """Work, clocks and energy of one image on every machine, below what BWQ's paper reports over its own baseline."""
-    reported = [REPORTED["machine"], *"----", f"{REPORTED['speed']}x", "-", f"{REPORTED['energy_saving']}x"]
-    columns = ("OU activations", "A/D operations", "per conversion", "clocks", "speed", "energy, nJ", "saving")
-    measured = (
-        [
-            row["machine"], f"{row['ou_activations']:,.0f}", f"{row['ad_operations']:,.0f}", _per_conversion(row),
-            f"{row['clocks']:,.0f}", f"{row['speed']:.2f}x", f"{row['picojoules'] / 1000:,.1f}",
-            f"{row['energy_saving']:.2f}x",
-        ]
-        for row in rows
-    )  # fmt: skip
-    return _table(title, columns, [reported, *measured])
-
-
-def group_table(rows: Sequence[dict[str, Any]]) -> Table:
-    groups = list(rows[0]["picojoules_by_group"])
-    measured = ([r["machine"], *(f"{r['picojoules_by_group'][g] / 1000:,.1f}" for g in groups)] for r in rows)
-    return _table("energy by group, nJ", groups, measured)
-
-
-def chip_table(rows: Sequence[dict[str, Any]], pairs: int | None) -> Table:
-    """Every machine with one copy of each layer; with a budget also with copies of slow layers, where they fit."""
-    title = "on a chip, every layer on its own macros"
-    title += "" if pairs is None else f"; balanced: slow layers copied, up to {pairs} crossbar pairs"
-    columns = ("pairs", "mm2", "OUs used", "cells used", "tiles", "latency", "interval", "busy")
-    shown = []
-    for row in rows:
-        for name, chip in ((row["machine"], row["chip"]), ("  balanced", row.get("pipeline"))):
-            if chip is not None:
-                area = "-" if chip["mm2"] is None else f"{chip['mm2']:.3f}"
-                shares = (f"{chip[key]:.0%}" for key in ("ou_utilisation", "cell_utilisation"))
-                clocks = (f"{chip[key]:,.0f}" for key in ("latency_clocks", "interval_clocks"))
-                shown.append(
-                    [name, str(chip["pairs"]), area, *shares, str(chip["tiles"]), *clocks, f"{chip['busy']:.0%}"]
-                )
-    return _table(title, columns, shown)
 
 
 def picture(ladders: dict[str, list[dict[str, Any]]], path: Path) -> None:
@@ -443,7 +388,7 @@ def show(printed: Console, result: dict[str, Any], groups: dict[str, list[Traine
                 f" {result['accuracy_images']} test images"
             )
         for table, rows in by_table.items():
-            printed.print(work_table(rows, f"one image, {load_table(table).title}"))
+            printed.print(work_table(rows, f"one image, {load_table(table).title}", REPORTED))
             printed.print(group_table(rows))
             printed.print(chip_table(rows, result["pairs"]))
     printed.print(

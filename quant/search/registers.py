@@ -138,7 +138,7 @@ def skipping(graph: Graph) -> Graph:
 def picojoules(graph: Graph, images: np.ndarray, table: ComponentTable, threads: int | None) -> float:
     """Energy of one image on `skipping`."""
     one = machines.counted("", skipping(graph), images, threads=threads)
-    return energy(one.events, one.network, table, extra=one.extra).total_pj
+    return energy(one, table).total_pj
 
 
 def choose(

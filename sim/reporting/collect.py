@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from golden_model import timing, trq
 from golden_model.config import HardwareConfig
-from golden_model.cost import baselines, chip, work
-from golden_model.cost import energy as cost
+from golden_model.cost import baselines, chip, components, work
+from golden_model.cost import machines as rivals
+from golden_model.cost.energy import EnergyReport, energy
+from golden_model.cost.work import Machine
 from golden_model.crossbar import redy
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.crossbar.windows import windows
@@ -42,7 +44,7 @@ def collect(
     image: deployment.Image,
     run: dict[str, Any] | None = None,
     *,
-    table: str = cost.DEFAULT_TABLE,
+    table: str = components.DEFAULT_TABLE,
     images: int = 10,
     clock_mhz: float = CLOCK_MHZ,
 ) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def collect(
     table that cannot be read.
     """
     network, hardware, vectors, program = image.network, image.network.hardware, image.vectors, image.program
-    energy_table, shown_run = cost.load_table(table), check_run(run, image)
+    energy_table, shown_run = components.load_table(table), check_run(run, image)
     if not 0 < clock_mhz < float("inf"):
         raise ValueError(f"--clock-mhz must be a number above 0, got {clock_mhz}")
     if not len(vectors.images):
@@ -71,7 +73,7 @@ def collect(
     recorded, elsewhere = by_node(network, program, by_step)
     ladder = machines(network, vectors.images[:count], recorded)
     baseline, ours = ladder[0], ladder[-1]
-    priced = [_energy(machine, network, energy_table) for machine in ladder]
+    priced = [energy(machine, energy_table) for machine in ladder]
     measured = measure(network, vectors.images[: min(count, HISTOGRAM_IMAGES)])
     layers = [_layer(node, measured[node.name], hardware, ours.events[i]) for i, node in enumerate(network.crossbars)]
     rows = _rows(network, program, steps, elsewhere, (baseline, priced[0]), (ours, priced[-1]))
@@ -107,7 +109,7 @@ def collect(
                 for j, c in enumerate(energy_table.components)
             ],
             "trace": [row for row in priced[-1].trace_rows() if row["events"]],
-            "tables": [_table(name, baseline, ours, network) for name in cost.table_names()],
+            "tables": [_table(name, baseline, ours, network) for name in components.table_names()],
         },
         "run": shown_run,
         "pictures": _pictures(vectors, count, run),
@@ -244,14 +246,14 @@ def _rows(
     program: Program,
     steps: Sequence[dict[str, Any]],
     elsewhere: dict[str, float],
-    baseline: tuple[Machine, cost.EnergyReport],
-    ours: tuple[Machine, cost.EnergyReport],
+    baseline: tuple[Machine, EnergyReport],
+    ours: tuple[Machine, EnergyReport],
 ) -> list[dict[str, Any]]:
     """One row per node that does anything: what it takes, here and in the baseline."""
     mine, pairs, hardware = _steps_of(steps), _pairs(program), network.hardware
     stage_of = {stage.name: stage for stage in work.stages(network)}
     place = {name: i for i, name in enumerate(stage_of)}
-    priced = [dict(zip(report.layers, report.by_layer.tolist(), strict=True)) for _, report in (baseline, ours)]
+    priced = [dict(zip(report.parts, report.by_layer.tolist(), strict=True)) for _, report in (baseline, ours)]
     rows = []
     for node in network.nodes:
         numbers = mine.get(node.name, [])
@@ -426,7 +428,7 @@ def _storage(node: Crossbar, hardware: HardwareConfig) -> dict[str, int]:
             ("weights", weights.sum()),
             ("plane_bits", (weights * layer.block_widths).sum()),
             ("sign_bits", weights[layer.block_widths > 0].sum()),
-            ("table_bits", cost.WIDTH_ENTRY_BITS * layer.block_widths.size),
+            ("table_bits", work.WIDTH_ENTRY_BITS * layer.block_widths.size),
             ("blocks", layer.block_widths.size),
             ("pruned", (layer.block_widths == 0).sum()),
         ):
@@ -435,20 +437,6 @@ def _storage(node: Crossbar, hardware: HardwareConfig) -> dict[str, int]:
 
 
 # ---- one saving after another -------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
-class Machine:
-    """A machine and its events for one image, (crossbar nodes, counters) float64, means.
-
-    width_table, own_input_bits, extra : as for `cost.energy`.
-    """
-
-    name: str
-    events: np.ndarray
-    width_table: bool = True
-    own_input_bits: bool = True
-    extra: dict[str, np.ndarray] = field(default_factory=dict)
-
-
 def _changed(network: Graph, change: Callable[[Layer], Layer]) -> Graph:
     return replace(
         network,
@@ -467,17 +455,8 @@ def machines(network: Graph, images: np.ndarray, final: np.ndarray) -> list[Mach
     """
     hardware, layers = network.hardware, network.layers
     made = [
-        Machine(
-            "ISAAC-like baseline",
-            cost.baseline_events(network).counts.astype(np.float64),
-            width_table=False,
-            own_input_bits=False,
-        ),
-        Machine(
-            "stored planes only: a width per block",
-            cost.block_width_events(network).counts.astype(np.float64),
-            own_input_bits=False,
-        ),
+        replace(rivals.baseline(network), name="ISAAC-like baseline"),
+        replace(rivals.block_widths(network), name="stored planes only: a width per block"),
     ]
     uniform = AdcRegisters(mode="uniform", n_r2=min(hardware.ideal_bits, hardware.adc_bits))
     plain = all(layer.registers == uniform for layer in layers)
@@ -504,8 +483,8 @@ def machines(network: Graph, images: np.ndarray, final: np.ndarray) -> list[Mach
     used = [rung for rung in rungs if rung[1]]
     for name, _, (precision, skip) in used[:-1]:
         now = _changed(network, lambda layer, p=precision, s=skip: without(layer, p, s))
-        made.append(Machine(name, cost.per_image(GraphRunner(now).run(images)[1], network), extra=_extra(now)))
-    made.append(Machine(used[-1][0] if used else "this image", cost.per_image(final, network), extra=_extra(network)))
+        made.append(Machine(network, GraphRunner(now).run(images)[1], name, extra=_extra(now)))
+    made.append(Machine(network, final, used[-1][0] if used else "this image", extra=_extra(network)))
     return made
 
 
@@ -514,20 +493,7 @@ def _extra(network: Graph) -> dict[str, np.ndarray]:
     return {name: counts for name, counts in work.dynamic_precision_events(network).items() if counts.any()}
 
 
-def _energy(machine: Machine, network: Graph, table: cost.ComponentTable) -> cost.EnergyReport:
-    return cost.energy(
-        machine.events,
-        network,
-        table,
-        width_table=machine.width_table,
-        own_input_bits=machine.own_input_bits,
-        extra=machine.extra,
-    )
-
-
-def _machine(
-    machine: Machine, report: cost.EnergyReport, elsewhere: dict[str, float], network: Graph
-) -> dict[str, Any]:
+def _machine(machine: Machine, report: EnergyReport, elsewhere: dict[str, float], network: Graph) -> dict[str, Any]:
     """Totals of one picture; steps without crossbars take the same clocks in every machine."""
     totals = {name: float(machine.events[:, i].sum()) for name, i in _INDEX.items()}
     totals["cycles"] += sum(elsewhere.values()) + timing.c_start(network.hardware)
@@ -542,8 +508,8 @@ def _machine(
 
 
 def _table(name: str, baseline: Machine, ours: Machine, network: Graph) -> dict[str, Any]:
-    table = cost.load_table(name)
-    b, o = _energy(baseline, network, table), _energy(ours, network, table)
+    table = components.load_table(name)
+    b, o = energy(baseline, table), energy(ours, table)
     return {
         "name": name,
         "title": table.title,

@@ -24,14 +24,14 @@ def counters(events, *names):
 def test_block_widths_are_what_the_golden_model_counts_without_skipping():
     made = everything()
     events = GraphRunner(made).run(pixels(0, made, 2))[1]
-    assert events[0] == events[1] == baselines.block_width_events(made)
+    assert events[0] == events[1] == baselines.uniform_events(made)
 
 
 def test_narrow_activations_are_what_the_golden_model_counts_without_skipping():
     made = with_settings(everything(), activation_bits={"stem": 3, "sum": 5, "cat": 6})
     counted = GraphRunner(made).run(pixels(0, made, 1))[1][0]
-    assert counted == baselines.block_width_events(made, own_input_bits=True)
-    assert counted != baselines.block_width_events(made)
+    assert counted == baselines.uniform_events(made, own_input_bits=True)
+    assert counted != baselines.uniform_events(made)
 
 
 @settings(max_examples=20, deadline=None)
@@ -39,7 +39,7 @@ def test_narrow_activations_are_what_the_golden_model_counts_without_skipping():
 def test_blocks_never_do_more_than_layers_and_layers_never_more_than_the_baseline(seed):
     made = everything(seed)
     all_planes = baselines.baseline_events(made, SMALL.weight_bits)
-    layer, block = baselines.layer_wise_events(made), baselines.block_width_events(made)
+    layer, block = baselines.uniform_events(made, baselines.layer_wise_widths(made)), baselines.uniform_events(made)
     for name in ("ou_activations", "conversions_r2", "ad_operations", "cycles"):
         assert (block[name] <= layer[name]).all()
         assert (layer[name] <= all_planes[name]).all()
@@ -83,5 +83,5 @@ def test_widths_must_be_given_for_every_layer(count):
 def test_plain_networks_count_like_the_block_widths():
     made = on_machine(make_network(2, TINY), TINY)
     events = GraphRunner(made).run(make_images(2, made, 1))[1]
-    assert events[0] == baselines.block_width_events(made)
+    assert events[0] == baselines.uniform_events(made)
     assert isinstance(events, Events)

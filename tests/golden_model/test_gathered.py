@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from golden_model import timing
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
 from golden_model.cost import baselines, gathered, machines
-from golden_model.cost import energy as cost
+from golden_model.cost.energy import energy
 from golden_model.crossbar import redy
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.engines.run_network import GraphRunner
@@ -399,13 +399,13 @@ def test_the_machine_pays_for_gathering_trees_and_widths():
     assert trees.note == "x"
     assert decoupled.clocks <= trees.clocks
     rows = machines.compare([machines.baseline(made), bounded, trees, decoupled], "mixed-45nm")
-    energy = rows[1].energy
-    named = dict(zip([c.name for c in energy.table.components], energy.counts.sum(axis=0).tolist(), strict=True))
+    report = rows[1].energy
+    named = dict(zip([c.name for c in report.table.components], report.counts.sum(axis=0).tolist(), strict=True))
     assert named["gather"] == bounded.extra["gathered_rows"].sum() * SMALL.ideal_bits > 0
     assert named["width_table"] > 0
     assert rows[1].chip.pairs == sum(p.pairs for p in bounded.placements or ())
     rival = machines.gathered(made, images, settings, by="rows")[0]
-    paid = cost.energy(rival.events, made, width_table=rival.width_table, extra=rival.extra)
+    paid = energy(rival)
     named = dict(zip([c.name for c in paid.table.components], paid.counts.sum(axis=0).tolist(), strict=True))
     assert named["width_table"] == 0
     assert named["row_index"] > 0

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from golden_model.config import PAPER
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
+from golden_model.cost.work import Machine
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.settings import on_machine, with_settings
@@ -111,7 +112,7 @@ def test_energy_is_that_of_the_machine_with_the_unit(graph, pixels):
         if layer.name in DROP:
             unit[0] += layer.windows * layer.k
             unit[1] += layer.windows * -(-layer.k // 126)
-    without = energy(events, machine, TABLE, extra={"population_counts": counts}).total_pj
+    without = energy(Machine(machine, events, extra={"population_counts": counts}), TABLE).total_pj
     wanted = without + unit[0] * (0.4 + TABLE.component("leading_one").energy_pj) + unit[1] * 10
     assert redy_registers.picojoules(registers.apply(graph), images, TABLE, 1) == pytest.approx(wanted)
 

@@ -15,6 +15,7 @@ from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.cost.baselines import baseline_events
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
+from golden_model.cost.work import Machine
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
@@ -110,7 +111,7 @@ def test_energy_of_lossless_skipping_is_that_of_the_cost_model(skip):
     _, static = GraphRunner(graph).run(images)
     lossless = with_settings(graph, dynamic={n.name: LOSSLESS for n in graph.crossbars}, skip_zero_slices=skip)
     _, events = GraphRunner(lossless).run(images)
-    saved = energy(static, graph, TABLE).total_pj - energy(events, lossless, TABLE).total_pj
+    saved = energy(Machine(graph, static), TABLE).total_pj - energy(Machine(lossless, events), TABLE).total_pj
     assert saved > 0
     assert sum(s.static - s.energy[0] for s in scores.values()) == pytest.approx(saved)
 

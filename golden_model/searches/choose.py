@@ -14,7 +14,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -165,22 +165,23 @@ def expected_operations(
     skip_zero_slices: bool = False,
 ) -> np.ndarray:
     """A/D operations of every layer for the conversions in `counts`, int64 (layers,); exactly those of a run."""
-    return np.array(
-        [
-            int(
-                (
-                    part.by_bound(registers[name].column_bound_bits, skip_zero_slices)
-                    * _operations_table(registers[name], hardware)
-                ).sum()
-            )
-            for name, part in counts.items()
-        ],
-        dtype=np.int64,
-    )
+    found = []
+    for name, part in counts.items():
+        seen = part.by_bound(registers[name].column_bound_bits, skip_zero_slices)
+        found.append(int((seen * _operations_table(registers[name], hardware)).sum()))
+    return np.array(found, dtype=np.int64)
+
+
+def _by_known(part: JointCounts, known: ColumnBoundBits | Literal["both"] | None, skip_zero_slices: bool) -> np.ndarray:
+    """int64 (..., counts): one row for everything that the controller tells apart."""
+    return part.used(skip_zero_slices) if known == "both" else part.by_bound(known, skip_zero_slices)
 
 
 def entropy_floor(
-    counts: Mapping[str, JointCounts], known: ColumnBoundBits | str | None, *, skip_zero_slices: bool = False
+    counts: Mapping[str, JointCounts],
+    known: ColumnBoundBits | Literal["both"] | None,
+    *,
+    skip_zero_slices: bool = False,
 ) -> np.ndarray:
     """Fewest A/D operations that any search of single conversions can take, float64 (layers,); Shannon's bound.
 
@@ -188,28 +189,20 @@ def entropy_floor(
         with so much of u, "both" k and u apart, u as it was counted. For a search by trees alone, B >= 1 and an
         uncertain count cost at least one operation, so the floor may be out of reach.
     """
-    found = []
-    for part in counts.values():
-        if known == "both":
-            found.append(entropy(part.used(skip_zero_slices)))
-        else:
-            bits: Any = known
-            found.append(entropy(part.by_bound(bits, skip_zero_slices)))
-    return np.array(found)
+    return np.array([entropy(_by_known(part, known, skip_zero_slices)) for part in counts.values()])
 
 
 def best_operations(
-    counts: Mapping[str, JointCounts], known: ColumnBoundBits | str | None, *, skip_zero_slices: bool = False
+    counts: Mapping[str, JointCounts],
+    known: ColumnBoundBits | Literal["both"] | None,
+    *,
+    skip_zero_slices: bool = False,
 ) -> np.ndarray:
     """Operations of trees that know the very counts they search, int64 (layers,): what training can reach at best."""
     found = []
     for part in counts.values():
-        if known == "both":
-            rows = part.used(skip_zero_slices).reshape(-1, part.counts.shape[2])
-        else:
-            bits: Any = known
-            rows = part.by_bound(bits, skip_zero_slices)
-        found.append(sum(_least(row) for row in rows if row.any()))
+        rows = _by_known(part, known, skip_zero_slices)
+        found.append(sum(_least(row) for row in rows.reshape(-1, rows.shape[-1]) if row.any()))
     return np.array(found, dtype=np.int64)
 
 

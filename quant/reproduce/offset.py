@@ -202,11 +202,11 @@ def compare(
     whole = adc_search.score_layers(counts, hardware, hardware.adc_bits, families=("general", "uniform"))
     weights = sensitivities(check, whole, options.sensitivity_images, lambda what, done, all_: None)
     for kind, searched in families.items():
-        found, _, _ = adc_search.cheapest(
+        found = adc_search.cheapest(
             adc_search.score_layers(counts, hardware, hardware.adc_bits, families=searched),
             lambda s: check.measure(s)["logit_error"] <= options.logit_error,
             sensitivity=weights,
-        )
+        ).settings
         if found is None:
             log(f"{kind}: nothing passes the check")
         else:

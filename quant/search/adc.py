@@ -24,6 +24,7 @@ from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.searches.histograms import LayerCounts
 from golden_model.trq import AdcRegisters, convert, convert_counts, lossless, min_count
+from quant.search.price import PRICES, Found, highest
 
 Family = Literal["ideal", "normal", "general", "free", "uniform"]
 #: system.md §7, and "free" (*ours*): bias 0, n_r1, n_r2, m and lambda searched.
@@ -247,44 +248,30 @@ class Chosen:
     conversions: int
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "family": self.family,
-            **{name: getattr(self.setting.registers, name) for name in _FIELDS},
-            "counts_per_lsb": self.setting.counts_per_lsb,
-            "operations": self.operations,
-            "error": self.error,
-            "output_error": self.output_error,
-            "conversions": self.conversions,
-        }
+        registers = {name: getattr(self.setting.registers, name) for name in _REGISTERS}
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        return {"family": self.family, **registers, "counts_per_lsb": self.setting.counts_per_lsb, **numbers}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Chosen:
-        registers = AdcRegisters(**{name: values[name] for name in _FIELDS})
+        registers = AdcRegisters(**{name: values[name] for name in _REGISTERS})
         setting = AdcSetting(registers=registers, counts_per_lsb=values["counts_per_lsb"])
-        operations, error, output_error = (
-            float("nan") if values[k] is None else values[k] for k in ("operations", "error", "output_error")
-        )
-        return cls(
-            family=values["family"],
-            setting=setting,
-            operations=operations,
-            error=error,
-            output_error=output_error,
-            conversions=values["conversions"],
-        )
+        numbers: dict[str, Any] = {name: float("nan") if values[name] is None else values[name] for name in _NUMBERS}
+        return cls(values["family"], setting, **numbers)
 
 
-_FIELDS = ("mode", "n_r2", "n_r1", "m", "bias")
+_REGISTERS = ("mode", "n_r2", "n_r1", "m", "bias")
+_NUMBERS = ("operations", "error", "output_error", "conversions")
 
 
 def _take(scores: Scores, candidate: int) -> Chosen:
     return Chosen(
-        family=scores.family(candidate),
-        setting=scores.setting(candidate),
-        operations=float(scores.operations[candidate]),
-        error=float(scores.error[candidate]),
-        output_error=float(scores.output_error[candidate]),
-        conversions=scores.conversions,
+        scores.family(candidate),
+        scores.setting(candidate),
+        float(scores.operations[candidate]),
+        float(scores.error[candidate]),
+        float(scores.output_error[candidate]),
+        scores.conversions,
     )
 
 
@@ -402,34 +389,15 @@ class Step:
     checks: int
 
 
-#: Prices of `choose` from the dearest to the cheapest converter.
-PRICES: tuple[float, ...] = tuple(float(p) for p in np.geomspace(1e-5, 10, 73))
-
-
 def cheapest(
     scores: Mapping[str, Scores],
     holds: Callable[[dict[str, Chosen]], bool],
     *,
     sensitivity: Mapping[str, float] | None = None,
     prices: Sequence[float] = PRICES,
-) -> tuple[dict[str, Chosen] | None, float | None, int]:
-    """(settings, price, checks) with the highest price at which `holds`; by bisection, (None, None, checks) if none.
-
-    holds : an end-to-end check of settings; assumed to hold below any price at which it holds.
-    """
-    low, high = 0, len(prices)  # holds below low, fails from high on
-    best: dict[str, Chosen] | None = None
-    price: float | None = None
-    checks = 0
-    while low < high:
-        middle = (low + high) // 2
-        settings = choose(scores, prices[middle], sensitivity)
-        checks += 1
-        if holds(settings):
-            best, price, low = settings, prices[middle], middle + 1
-        else:
-            high = middle
-    return best, price, checks
+) -> Found[dict[str, Chosen]]:
+    """Settings with the highest price at which `holds`, an end-to-end check of settings."""
+    return highest(lambda price: choose(scores, price, sensitivity), holds, prices)
 
 
 def descend(
@@ -455,7 +423,8 @@ def descend(
         if known is not None and limit in known:
             step = known[limit]
         else:
-            step = Step(limit, *cheapest(scores_of(limit), holds, sensitivity=sensitivity))
+            found = cheapest(scores_of(limit), holds, sensitivity=sensitivity)
+            step = Step(limit, found.settings, found.price, found.checks)
             done(step)
         steps.append(step)
         if step.accepted is None:

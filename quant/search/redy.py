@@ -36,6 +36,7 @@ from golden_model.graph.network import Graph, build
 from golden_model.graph.nodes import Crossbar
 from golden_model.graph.settings import lossless_uniform, with_settings
 from quant.reference import accuracy, centred, exact_logits, logit_error
+from quant.search.price import PRICES, highest
 
 #: tau_sq is unsigned Q4.12, so that tau <= 4: a step of at most 4 standard deviations.
 TAU_ONE, TAU_SQ_TOP = 1 << 12, 65535
@@ -44,9 +45,6 @@ L_MAX = range(1, 7)
 TAU_SQ = tuple(min(TAU_SQ_TOP, round(16 * TAU_ONE * 2.0**-k)) for k in range(11))
 #: Windows sampled per image and layer.
 WINDOWS = 64
-#: Prices of `choose`, shares of the static machine's energy, from the most accurate to the cheapest.
-PRICES: tuple[float, ...] = tuple(float(p) for p in np.geomspace(1e-5, 10, 73))
-
 LOSSLESS = DynamicPrecision()
 
 
@@ -339,19 +337,14 @@ class Chosen:
     shift: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        numbers = {k: getattr(self, k) for k in ("streamed", "energy", "static", "output_error")}
-        return {**asdict(self.setting), **numbers, "shift": list(self.shift)}
+        fields = asdict(self)
+        return {**fields.pop("setting"), **fields, "shift": list(self.shift)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Chosen:
-        return cls(
-            setting=DynamicPrecision(l_max=values["l_max"], tau_sq=values["tau_sq"]),
-            streamed=values["streamed"],
-            energy=values["energy"],
-            static=values["static"],
-            output_error=values["output_error"],
-            shift=tuple(values["shift"]),
-        )
+        setting = DynamicPrecision(l_max=values["l_max"], tau_sq=values["tau_sq"])
+        numbers = {name: values[name] for name in ("streamed", "energy", "static", "output_error")}
+        return cls(setting, **numbers, shift=tuple(values["shift"]))
 
 
 Settings = dict[str, Chosen]
@@ -495,14 +488,11 @@ def search(
 
     If nothing passes, settings are the lossless ones, price and measurement None.
     """
-    low, high = 0, len(prices)  # holds below low, fails from high on
-    best: tuple[Settings, float | None, Mapping[str, float] | None] = (lossless(scores), None, None)
-    while low < high:
-        middle = (low + high) // 2
-        settings = choose(scores, prices[middle], sensitivity)
+
+    def passes(settings: Settings) -> Mapping[str, float] | None:
         made = measure(settings)
-        if made["logit_error"] <= budget and made["accuracy"] >= made["exact_accuracy"] - tolerance:
-            best, low = (settings, prices[middle], made), middle + 1
-        else:
-            high = middle
-    return best
+        right = made["accuracy"] >= made["exact_accuracy"] - tolerance
+        return made if made["logit_error"] <= budget and right else None
+
+    found = highest(lambda price: choose(scores, price, sensitivity), passes, prices)
+    return lossless(scores) if found.settings is None else found.settings, found.price, found.checked

@@ -22,7 +22,8 @@ from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
 from quant.search import redy as redy_search
-from quant.search.redy import LOSSLESS, PRICES, Check, Chosen, Sample, Scores, choose
+from quant.search.price import PRICES
+from quant.search.redy import LOSSLESS, Check, Chosen, Sample, Scores, choose
 from tests.strategies import dynamic_precisions, make_images, make_layer, make_network
 
 SMALL = HardwareConfig(rows=12, cols=8, ou_rows=5, ou_cols=3, adc_bits=3, weight_bits=7, group_segments=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -28,19 +30,12 @@ def _add_counts(slices, slice_class, cells, cell_class, counts):
                 counts[column & last, slice_class[x], cell_class[column], count] += 1
 
 
-def add_counts(
-    slices: np.ndarray, slice_class: np.ndarray, cells: np.ndarray, cell_class: np.ndarray, counts: np.ndarray
-) -> None:
+def add_counts(slices: Any, cells: Any, counts: np.ndarray) -> None:
     """As `counting.add_counts`, for up to 128 rows."""
     small = counts.size <= _SMALL
     copies = np.zeros((_COPIES, *counts.shape), dtype=np.int64) if small else counts[None]
-    _add_counts(
-        np.ascontiguousarray(slices),
-        slice_class.astype(np.int64),
-        np.ascontiguousarray(cells),
-        cell_class.astype(np.int64),
-        copies,
-    )
+    arrays = [(np.ascontiguousarray(of.words), of.classes.astype(np.int64)) for of in (slices, cells)]
+    _add_counts(*arrays[0], *arrays[1], copies)
     if small:
         counts += copies.sum(axis=0)
 

@@ -26,7 +26,7 @@ from golden_model.crossbar.prepared import Prepared, prepare_layer, streams
 from golden_model.crossbar.windows import windows
 from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
-from golden_model.searches.counting import add_counts, add_sums
+from golden_model.searches.counting import Classed, add_counts, add_sums
 from golden_model.searches.observe import sum_over_layers
 
 #: Windows of a layer, per batch of the runner, whose sums go into `gram`.
@@ -135,8 +135,8 @@ def layer_counts(
             stored = np.bincount(columns.plane, minlength=hardware.weight_bits)
             empty = (mine == 0).all(axis=-1).sum(axis=-1)
             zero_slices[: prepared.bits] += empty[:, None] * stored
-            flat = mine.reshape(len(input_bit), -1)
-            add_counts(flat, input_bit, columns.words, columns.plane, hardware.ou_rows, counts)
+            flat = Classed(mine.reshape(len(input_bit), -1), input_bit)
+            add_counts(flat, Classed(columns.words, columns.plane), hardware.ou_rows, counts)
     return LayerCounts(counts, zero_slices, *_gram(layer, prepared, rows, cells, gram_windows))
 
 

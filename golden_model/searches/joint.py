@@ -17,7 +17,7 @@ from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.prepared import Prepared, prepare_layer, streams
 from golden_model.crossbar.windows import windows
 from golden_model.graph.network import Graph
-from golden_model.searches.counting import add_counts
+from golden_model.searches.counting import Classed, add_counts
 from golden_model.searches.observe import sum_over_layers
 from golden_model.trq import ColumnBoundBits, column_bounds
 
@@ -111,7 +111,7 @@ def joint_counts(prepared: Prepared, activations: np.ndarray, u_of: BoundOf = "c
             mine = slice(columns[segment], columns[segment + 1])
             chosen = words[segment][mask[:, segment].T]  # (slices, W)
             k = np.bitwise_count(chosen).sum(axis=1, dtype=np.int64)
-            add_counts(chosen, k, cells.words[mine], u[mine], rows, counts)
+            add_counts(Classed(chosen, k), Classed(cells.words[mine], u[mine]), rows, counts)
     return JointCounts(counts, u_of)
 
 

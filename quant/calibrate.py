@@ -32,7 +32,7 @@ from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
 from golden_model.files import file_hash, read_json, write_atomically, write_json
 from golden_model.graph.network import Graph
-from golden_model.graph.settings import with_settings
+from golden_model.graph.settings import on_machine, with_settings
 from golden_model.image import archive, program
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches.histograms import LayerCounts, graph_counts
@@ -202,7 +202,7 @@ def calibrate(
     outputs = int(np.prod(graph.output.shape))
     if dataset.classes > outputs:
         raise ValueError(f"the data set has {dataset.classes} classes, the network only {outputs} outputs")
-    plain = redy.on_machine(graph, graph.hardware)
+    plain = on_machine(graph, graph.hardware)
     counted, images, labels = held_out(dataset)
     log(f"counts of {len(counted)} images, checks on {len(images)}")
     counts = graph_counts(plain, counted)
@@ -299,14 +299,7 @@ def _events_record(plain: Graph, steps: Mapping[str, Graph], images: np.ndarray)
     listed += [(name, machines.counted(name, graph, images, threads=None)) for name, graph in steps.items()]
     record: dict[str, Any] = {"images": len(images), "component_table": table.name, "per_image": {}}
     for name, machine in listed:
-        spent = energy(
-            machine.events,
-            machine.network,
-            table,
-            width_table=machine.width_table,
-            own_input_bits=machine.own_input_bits,
-            extra=machine.extra,
-        )
+        spent = energy(machine, table)
         index = {counter: COUNTER_NAMES.index(counter) for counter in _SHOWN}
         conversions = machine.conversions
         record["per_image"][name] = {

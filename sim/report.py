@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from golden_model.command import Json, command_app, console, reports_errors
-from golden_model.cost import energy as cost
+from golden_model.cost import components
 from golden_model.files import read_json, write_json, write_text
 from golden_model.image import image as deployment
 from sim.reporting.collect import CLOCK_MHZ, collect
@@ -33,7 +33,7 @@ def main(
     output: Annotated[Path | None, typer.Option(help="HTML file to write. [default: IMAGE_DIR-report.html]")] = None,
     json_file: Json = None,
     table: Annotated[str, typer.Option(help="Energy table: a name that comes with the package, or a TOML file.")] = (
-        cost.DEFAULT_TABLE
+        components.DEFAULT_TABLE
     ),
     images: Annotated[int, typer.Option(min=1, help="Test vectors to average over.")] = 10,
     clock_mhz: Annotated[

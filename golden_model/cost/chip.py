@@ -25,13 +25,11 @@ import numpy as np
 
 from golden_model import timing
 from golden_model.config import HardwareConfig
-from golden_model.cost.baselines import Widths, layer_widths
-from golden_model.cost.components import AREA_QUANTITIES, ComponentTable, load_table
+from golden_model.cost.baselines import layer_widths
+from golden_model.cost.components import AREA_QUANTITIES, ComponentTable, Report, load_table
 from golden_model.cost.window_reuse import fixed_cycles
-from golden_model.cost.work import WIDTH_ENTRY_BITS, Stage, StagePlacement, per_image, stages
+from golden_model.cost.work import WIDTH_ENTRY_BITS, Machine, Stage, StagePlacement, stages
 from golden_model.crossbar.mapping import place_layer
-from golden_model.events import Events
-from golden_model.graph.network import Graph
 from golden_model.registers import COUNTER_NAMES
 
 
@@ -213,44 +211,22 @@ class Chip:
             heapq.heapreplace(heap, (-found[index].clocks, index))
 
 
-def chip(
-    events: Events | np.ndarray,
-    network: Graph,
-    *,
-    widths: Widths | None = None,
-    shape: ChipShape | None = None,
-    width_table: bool = True,
-    metadata_bits: np.ndarray | None = None,
-    held_bound_bits: np.ndarray | None = None,
-    placements: Sequence[StagePlacement] | None = None,
-    window_reuse: bool = False,
-) -> Chip:
-    """Put a network on a chip, one copy of every layer.
-
-    Parameters
-    ----------
-    events : as for `cost.energy`; only the clocks are used.
-    widths : planes that the machine stores, as for `baselines.uniform_events`; None takes those of the layers.
-    width_table : whether it keeps a width per block. metadata_bits : bits that it stores beside, (layers,).
-    held_bound_bits : of registers that hold column bounds (`searches.held_register_bits`), (layers,).
-    placements : of machines with another placement, one per layer, instead of `widths`.
-    window_reuse : whether windows keep values of the one before (window_reuse.py); `events` must say so too.
-    """
+def chip(machine: Machine, shape: ChipShape | None = None) -> Chip:
+    """Put a machine's network on a chip, one copy of every layer. ValueError for figures that are not one per layer."""
     shape = ChipShape() if shape is None else shape
-    hardware, rows = network.hardware, stages(network)
+    network = machine.network
+    hardware, rows, placements = network.hardware, stages(network), machine.placements
     if placements is None:
-        planes = iter(layer_widths(network, [x.block_widths for x in network.layers] if widths is None else widths))
+        planes = iter(layer_widths(network, machine.widths))
         placements = [place_stage(stage, hardware, [next(planes) for _ in stage.layers]) for stage in rows]
     elif len(placements) != len(rows):
         raise ValueError(f"placements must be given for all {len(rows)} layers, got {len(placements)}")
-    cycles = per_image(events, network)[:, COUNTER_NAMES.index("cycles")]
-    stored, held = (
-        _per_layer(name, bits, len(rows))
-        for name, bits in (("metadata_bits", metadata_bits), ("held_bound_bits", held_bound_bits))
-    )
+    cycles = machine.events[:, COUNTER_NAMES.index("cycles")]
+    stored = _per_layer("metadata_bits", machine.metadata_bits, len(rows))
+    held = _per_layer("held_bound_bits", machine.held_bound_bits, len(rows))
     made = []
     for i, (stage, placement) in enumerate(zip(rows, placements, strict=True)):
-        window = sum(fixed_cycles(layer, hardware, window_reuse) for layer in stage.layers)
+        window = sum(fixed_cycles(layer, hardware, machine.window_reuse) for layer in stage.layers)
         windows = max(layer.windows for layer in stage.layers)
         layer_clocks = len(stage.layers) * timing.c_layer(hardware)
         conversion = max(0.0, float(cycles[i]) - layer_clocks - window)
@@ -272,7 +248,7 @@ def chip(
                 held_bound_bits=float(held[i]),
             )
         )
-    return Chip(hardware, shape, width_table, tuple(made), window_reuse)
+    return Chip(hardware, shape, machine.width_table, tuple(made), machine.window_reuse)
 
 
 def _per_layer(name: str, bits: np.ndarray | None, layers: int) -> np.ndarray:
@@ -283,55 +259,17 @@ def _per_layer(name: str, bits: np.ndarray | None, layers: int) -> np.ndarray:
 
 
 # ---- area ---------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
-class AreaReport:
+class AreaReport(Report):
     """Area in square micrometres: `counts[part, row]` units times `table.areas[row].area_um2`; the last part: tiles."""
 
-    table: ComponentTable
-    parts: tuple[str, ...]
-    counts: np.ndarray
+    ROWS, PART, COUNT, EACH, PRODUCT, UNIT = "areas", "part", "units", "area_um2", "square_micrometres", "um2"
+    FORMULAS = AREA_QUANTITIES
 
     @property
-    def square_micrometres(self) -> np.ndarray:
-        """(parts, rows) float64."""
-        return self.counts * np.array([row.area_um2 for row in self.table.areas])
-
-    @property
-    def by_group(self) -> dict[str, float]:
+    def mm2_by_group(self) -> dict[str, float]:
         """Square millimetres of each component group, in table order."""
-        groups: dict[str, float] = {}
-        for row, value in zip(self.table.areas, self.square_micrometres.sum(axis=0), strict=True):
-            groups[row.group] = groups.get(row.group, 0.0) + float(value) * 1e-6
-        return groups
+        return {group: value * 1e-6 for group, value in self.by_group.items()}
 
     @property
     def total_mm2(self) -> float:
-        return float(self.square_micrometres.sum()) * 1e-6
-
-    def trace_rows(self) -> list[dict[str, object]]:
-        """Every product behind the total: part, row, units, area per unit, area, formula, source."""
-        areas = self.square_micrometres
-        return [
-            {
-                "part": part,
-                "component": row.name,
-                "units": float(self.counts[i, j]),
-                "formula": AREA_QUANTITIES[row.quantity],
-                "area_um2": row.area_um2,
-                "square_micrometres": float(areas[i, j]),
-                "source": row.source,
-            }
-            for i, part in enumerate(self.parts)
-            for j, row in enumerate(self.table.areas)
-        ]
-
-    def trace(self) -> list[str]:
-        """`trace_rows` that are not 0 as lines of text, with the total last."""
-        lines = [
-            f"{row['part']:<12} {row['component']:<18} {row['units']:>16,.1f} x {row['area_um2']:<9.6g} um2 "
-            f"= {row['square_micrometres']:>16,.1f} um2   [{row['formula']}]"
-            for row in self.trace_rows()
-            if row["units"]
-        ]
-        total = self.total_mm2 * 1e6
-        return [*lines, f"{'total':<12} {self.table.name:<18} {'':>16}   {'':<9}     = {total:>16,.1f} um2"]
+        return self.total * 1e-6

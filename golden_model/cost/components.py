@@ -30,10 +30,13 @@ A table lies in golden_model/cost/data/NAME.toml or is a file of the user:
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
 
 from golden_model.cost.work import QUANTITIES
 
@@ -105,6 +108,79 @@ class ComponentTable:
     def area(self, name: str) -> AreaComponent:
         """The area row called `name`; KeyError if there is none."""
         return {c.name: c for c in self.areas}[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What a table's rows amount to: `counts[part, row]` events or units, times what each of them takes.
+
+    parts : names of the layers and other parts. counts : float64 (parts, rows).
+    """
+
+    table: ComponentTable
+    parts: tuple[str, ...]
+    counts: np.ndarray
+
+    #: What the table calls its rows; names of a part, a count, what each takes, and the product; the unit of those two.
+    ROWS: ClassVar[str]
+    PART: ClassVar[str]
+    COUNT: ClassVar[str]
+    EACH: ClassVar[str]
+    PRODUCT: ClassVar[str]
+    UNIT: ClassVar[str]
+    #: How the count of a quantity follows, as text.
+    FORMULAS: ClassVar[Mapping[str, str]]
+
+    @property
+    def rows(self) -> tuple[Any, ...]:
+        """`Component`s or `AreaComponent`s of the table."""
+        return getattr(self.table, self.ROWS)
+
+    @property
+    def products(self) -> np.ndarray:
+        """(parts, rows) float64."""
+        return self.counts * np.array([getattr(row, self.EACH) for row in self.rows])
+
+    @property
+    def by_group(self) -> dict[str, float]:
+        """Sum of each component group, in table order."""
+        groups: dict[str, float] = {}
+        for row, value in zip(self.rows, self.products.sum(axis=0), strict=True):
+            groups[row.group] = groups.get(row.group, 0.0) + float(value)
+        return groups
+
+    @property
+    def total(self) -> float:
+        return float(self.products.sum())
+
+    def trace_rows(self) -> list[dict[str, Any]]:
+        """Every product behind the total: part, component, count, formula, what each takes, product, source."""
+        products = self.products
+        return [
+            {
+                self.PART: part,
+                "component": row.name,
+                self.COUNT: float(self.counts[i, j]),
+                "formula": self.FORMULAS[row.quantity],
+                self.EACH: getattr(row, self.EACH),
+                self.PRODUCT: float(products[i, j]),
+                "source": row.source,
+            }
+            for i, part in enumerate(self.parts)
+            for j, row in enumerate(self.rows)
+        ]
+
+    def trace(self) -> list[str]:
+        """`trace_rows` that are not 0 as lines of text, with the total last."""
+        unit = self.UNIT
+        lines = [
+            f"{row[self.PART]:<12} {row['component']:<18} {row[self.COUNT]:>16,.1f} x {row[self.EACH]:<9.6g} {unit} "
+            f"= {row[self.PRODUCT]:>16,.1f} {unit}   [{row['formula']}]"
+            for row in self.trace_rows()
+            if row[self.COUNT]
+        ]
+        space = " " * (len(unit) + 30)
+        return [*lines, f"{'total':<12} {self.table.name:<18} {space}= {self.total:>16,.1f} {unit}"]
 
 
 def table_names() -> tuple[str, ...]:

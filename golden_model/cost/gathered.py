@@ -1,4 +1,4 @@
-"""Gathering of active word lines below block widths, with lossless searches on top (*ours*; system.md §5, §11, §13).
+"""Gathering of active word lines, with lossless searches on top (*ours*; system.md §5, §11, §13).
 
 Dynamic formation of operation units (OUs) is that of Yang et al., "Sparse ReRAM Engine" (SRE), ISCA 2019: for every
 input bit, only word lines whose bit is 1 are switched on, as many at a time as an OU has rows. *Ours* is what it is
@@ -6,9 +6,10 @@ built on and what is put on top: groups follow from the block widths (no index i
 and stores which), and the number of rows that are on, which forming an OU yields anyway, bounds a lossless search
 instead of a uniform conversion. Exactly:
 
-* A column group is one block column w and one plane b: ou_cols bit lines in both arrays of a pair. It stores the rows
-  of all blocks of w that are wider than b, segment above segment in order, cut into packs of at most grid_rows
-  segments, which is what one crossbar has.
+* A column group is one block column w and one plane b: ou_cols bit lines in both arrays of a pair. With `by="blocks"`
+  it stores the rows of all blocks of w that are wider than b, segment above segment in order; with `by="rows"`, the
+  SRE-like machine, single rows that are not zero in both arrays. It is cut into packs of as many rows as a crossbar has
+  OU rows for.
 * For each window and input bit i, a pack switches on only its rows whose bit i is 1, ou_rows at a time in order:
   ceil(ones / ou_rows) OU activations, none without a 1. Every count is converted with a search that knows how many
   rows u of the OU are on, 1..ou_rows, and added as +-count << (i + b): sums equal W . x exactly. With dynamic
@@ -16,14 +17,17 @@ instead of a uniform conversion. Exactly:
 * Every segment's slice is read into a latch once per window and streamed input bit, as in all our machines
   (`input_bits_streamed`). A prefix count over the rows of a pack, from the latch, picks the rows of the next OU: once
   for every pack and streamed bit, and once more for every OU that is formed (`gathered_rows`, rows of the pack each
-  time, those of its whole segments). OUs, cells, word lines and conversions are charged in full, as everywhere.
+  time, of blocks those of its whole segments). OUs, cells, word lines and conversions are charged in full.
 * Clocks, lock step: an OU lasts max(1, sample_interval, most operations of any lane). The next OU is formed meanwhile,
   but a pack is looked at for at least one clock: an input bit of a pack takes at least that, also without a 1. A
   window has its fixed clocks beside (timing.py). Decoupled: the lanes wait for each other only at the end of an input
   bit of a pack, with ideal queues as in lanes.py.
+* Indices of `by="rows"`: each group stores which rows it keeps, as one bit per row or as ceil(log2 K) bits per kept
+  row, whatever is less, and reads that once per window, to gather its inputs.
 
-`by="rows"` is the SRE-like machine of baselines.py with our searches: groups keep single rows that are not zero, store
-which; its indices cost what they cost there.
+Deviation of `by="rows"`: the paper has 2-bit cells, OUs of 16 x 16, offset weights in one array, coded indices, and the
+bits of a weight on adjacent bit lines; here cells, OUs and pairs are those of every other machine in the comparison,
+and a group holds one plane of ou_cols weights, which finds more empty rows.
 
     counts = seen(graph, training_images)                          # by layer: rows on, counts
     settings = {"trees": searches.trees(counts, graph.hardware, column_bound_bits=0)}
@@ -32,27 +36,28 @@ which; its indices cost what they cost there.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from golden_model import timing, trq
 from golden_model.config import HardwareConfig
-from golden_model.cost.baselines import index_bits
 from golden_model.cost.work import StagePlacement, stages
 from golden_model.crossbar import mapping
+from golden_model.crossbar.lanes import pack_words
 from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.prepared import Prepared, check_activations, prepare_layer, streams
 from golden_model.crossbar.windows import windows
-from golden_model.engines.run_network import GraphRunner, Progress
+from golden_model.engines.run_network import Progress
+from golden_model.events import Events
 from golden_model.graph.network import Graph
 from golden_model.optional import numba_installed
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.searches.joint import JointCounts
+from golden_model.searches.observe import sum_over_layers
 from golden_model.trq import AdcRegisters
 
 #: What a column group stores: rows of blocks that are wide enough (ours), or single rows that are not zero (SRE).
@@ -116,27 +121,23 @@ def prepare(layer: Layer, hardware: HardwareConfig, by: By = "blocks") -> Gather
         raise ValueError(f"by must be 'blocks' or 'rows', got {by!r}")
     prepared = prepare_layer(layer, hardware)
     stored = mapping.planes(layer.weights, hardware)
-    row = np.arange(layer.k)
     magnitude = np.abs(layer.weights)
+    most = hardware.grid_rows * hardware.ou_rows
     packs: list[Pack] = []
-    kept_rows: list[int] = []
+    index_bits = 0
     for w, first in enumerate(range(0, layer.outputs, hardware.ou_cols)):
         columns = np.arange(first, min(first + hardware.ou_cols, layer.outputs))
         for b in range(hardware.weight_bits):
             if by == "blocks":
-                segments = np.flatnonzero(prepared.widths[:, w] > b)
-                parts = [segments[i : i + hardware.grid_rows] for i in range(0, len(segments), hardware.grid_rows)]
-                for part in parts:
-                    rows = row[np.isin(row // hardware.ou_rows, part)]
-                    packs.append(_pack(stored, hardware, rows, b, columns, len(part) * hardware.ou_rows))
+                rows = np.flatnonzero(np.repeat(prepared.widths[:, w] > b, hardware.ou_rows)[: layer.k])
             else:
-                kept = np.flatnonzero(((magnitude[:, columns] >> b) & 1).any(axis=1))
-                kept_rows.append(len(kept))
-                most = hardware.grid_rows * hardware.ou_rows
-                for i in range(0, len(kept), most):
-                    rows = kept[i : i + most]
-                    packs.append(_pack(stored, hardware, rows, b, columns, len(rows)))
-    return Gathering(prepared, by, tuple(packs), int(index_bits(layer.k, np.array(kept_rows, dtype=np.int64)).sum()))
+                rows = np.flatnonzero(((magnitude[:, columns] >> b) & 1).any(axis=1))
+                index_bits += min(layer.k, len(rows) * max(1, (layer.k - 1).bit_length()))
+            for i in range(0, len(rows), most):
+                part = rows[i : i + most]
+                lines = len(part) if by == "rows" else -(-len(part) // hardware.ou_rows) * hardware.ou_rows
+                packs.append(_pack(stored, hardware, part, b, columns, lines))
+    return Gathering(prepared, by, tuple(packs), index_bits)
 
 
 def _pack(
@@ -148,15 +149,12 @@ def _pack(
     return Pack(rows, np.unique(segment), lines, plane, columns, both)
 
 
-def _flat(gathering: Gathering) -> Flat:
-    packs = gathering.packs
+def _flat(packs: Sequence[Pack]) -> Flat:
     size = max((-(-len(pack.rows) // 64) for pack in packs), default=1)
-    cells = np.zeros((sum(len(pack.cells) for pack in packs), size), dtype=np.uint64)
-    at = 0
+    cells = [np.zeros((0, size), dtype=np.uint64)]
     for pack in packs:
-        for r in range(len(pack.rows)):
-            cells[at : at + len(pack.cells), r // 64] |= pack.cells[:, r].astype(np.uint64) << np.uint64(r % 64)
-        at += len(pack.cells)
+        words = pack_words(pack.cells)
+        cells.append(np.pad(words, ((0, 0), (0, size - words.shape[1]))))
 
     def joined(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return np.concatenate([np.zeros(0, dtype=np.int64), *parts]), np.cumsum([0, *map(len, parts)])
@@ -165,7 +163,7 @@ def _flat(gathering: Gathering) -> Flat:
     segments, first_segment = joined([pack.segments for pack in packs])
     first_lane = np.cumsum([0, *(len(pack.cells) for pack in packs)])
     lines = np.array([pack.lines for pack in packs], dtype=np.int64)
-    return Flat(rows, first_row, segments, first_segment, lines, cells, first_lane)
+    return Flat(rows, first_row, segments, first_segment, lines, np.concatenate(cells), first_lane)
 
 
 # ---- searches -----------------------------------------------------------------------------------
@@ -211,16 +209,10 @@ class Spent:
         shapes = [(windows,)] * 4 + [(settings, windows)] * 2 + [(ou_rows + 1, ou_rows + 1)]
         return cls(*(np.zeros(shape, dtype=np.int64) for shape in shapes))
 
-
-def _streams(gathering: Gathering, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """q'' uint8 (P, segments * ou_rows) and the streamed bit positions bool (P, segments, bits) of windows (P, K)."""
-    streamed, mask = streams(gathering.prepared, activations)
-    return streamed.reshape(len(activations), -1), mask
-
-
-def _input_bits(gathering: Gathering, mask: np.ndarray) -> np.ndarray:
-    """Input bits that windows read into the latch, of whole segments."""
-    return mask.sum(axis=(1, 2)) * gathering.hardware.ou_rows
+    def windows(self, part: slice) -> Spent:
+        """Views of some windows; they share `counts`."""
+        names = ("ou_activations", "input_bits", "scans", "gathered_rows", "lock_step", "decoupled")
+        return replace(self, **{name: getattr(self, name)[..., part] for name in names})
 
 
 def _gather_plain(
@@ -261,63 +253,58 @@ def _gather_plain(
             made.decoupled[:] += np.maximum(np.maximum(lanes.max(axis=2), formed * shortest), streamed)
 
 
-def matmul(
-    gathering: Gathering, activations: np.ndarray, registers: AdcRegisters | Sequence[AdcRegisters]
-) -> tuple[np.ndarray, Spent]:
+def _gather_compiled(
+    gathering: Gathering, x: np.ndarray, mask: np.ndarray, tables: Sequence[np.ndarray], made: Spent
+) -> None:
+    from golden_model.cost import gathered_compiled
+
+    hardware = gathering.hardware
+    if "flat" not in gathering.tables:
+        gathering.tables["flat"] = _flat(gathering.packs)
+    positions = mask.astype(np.int64) @ (1 << np.arange(gathering.prepared.bits))
+    operations = np.stack([np.zeros_like(made.counts), *(table[1] for table in tables)])[1:]
+    shortest = max(1, hardware.sample_interval)
+    gathered_compiled.spend(gathering.tables["flat"], x, positions, hardware.ou_rows, shortest, operations, made)
+
+
+def matmul(gathering: Gathering, activations: np.ndarray, tables: Sequence[np.ndarray]) -> tuple[np.ndarray, Spent]:
     """Matrix product as gathered OUs compute it, and what it spends; plain NumPy.
 
-    activations : (P, K) unsigned integers below 2**bits of the layer. registers : one setting, or several.
+    activations : (P, K) unsigned integers below 2**bits of the layer. tables : of `search_tables`, one per setting.
 
     Returns (sums, spent), sums int64 (settings, P, N): `streamed activations @ weights`.
     """
-    settings = [registers] if isinstance(registers, AdcRegisters) else list(registers)
-    tables = [search_tables(one, gathering.hardware) for one in settings]
     activations = check_activations(gathering.prepared, activations)
-    x, mask = _streams(gathering, activations)
-    made = Spent.zeros(len(x), len(tables), gathering.hardware.ou_rows)
-    made.input_bits[:] = _input_bits(gathering, mask)
-    sums = np.zeros((len(tables), len(x), gathering.prepared.outputs), dtype=np.int64)
-    _gather_plain(gathering, x, mask, tables, made, sums)
-    return sums, made
+    sums = np.zeros((len(tables), len(activations), gathering.prepared.outputs), dtype=np.int64)
+    return sums, _spend(gathering, activations, tables, sums)
 
 
-def spend(
-    gathering: Gathering, activations: np.ndarray, registers: Sequence[AdcRegisters] = (), *, plain: bool = False
+def spend(gathering: Gathering, activations: np.ndarray, tables: Sequence[np.ndarray] = ()) -> Spent:
+    """Exactly what `matmul` spends, faster where numba is installed. tables : may be none, for counts alone."""
+    sums = None
+    if not numba_installed():
+        sums = np.zeros((len(tables), len(activations), gathering.prepared.outputs), dtype=np.int64)
+    return _spend(gathering, activations, tables, sums)
+
+
+def _spend(
+    gathering: Gathering, activations: np.ndarray, tables: Sequence[np.ndarray], sums: np.ndarray | None
 ) -> Spent:
-    """What windows (P, K) spend under each setting; exactly what `matmul` counts, faster where numba is installed.
-
-    registers : may be none, for counts alone. plain : plain NumPy even where numba is installed.
-    """
+    """sums : to add to in plain NumPy; None for the compiled loop."""
     hardware, prepared = gathering.hardware, gathering.prepared
-    tables = [search_tables(one, hardware) for one in registers]
-    compiled = not plain and numba_installed()
-    if compiled and "flat" not in gathering.tables:
-        gathering.tables["flat"] = _flat(gathering)
     made = Spent.zeros(len(activations), len(tables), hardware.ou_rows)
-    segments = len(prepared.widths)
-    step = max(1, _CHUNK_BYTES // (segments * (hardware.ou_rows * (1 if compiled else 40) + 2 * prepared.bits + 8)))
+    per_window = len(prepared.widths) * (hardware.ou_rows * (1 if sums is None else 40) + 2 * prepared.bits + 8)
+    step = max(1, _CHUNK_BYTES // per_window)
     for begin in range(0, len(activations), step):
         part = slice(begin, begin + step)
-        x, mask = _streams(gathering, activations[part])
-        one = Spent.zeros(len(x), len(tables), hardware.ou_rows)
-        one.input_bits[:] = _input_bits(gathering, mask)
-        if compiled:
-            from golden_model.cost import gathered_compiled
-
-            positions = mask.astype(np.int64) @ (1 << np.arange(prepared.bits))
-            spent = np.zeros((len(tables), *made.counts.shape), dtype=np.int64)
-            for s, table in enumerate(tables):
-                spent[s] = table[1]
-            gathered_compiled.spend(
-                gathering.tables["flat"], x, positions, hardware.ou_rows, max(1, hardware.sample_interval), spent, one
-            )
+        streamed, mask = streams(prepared, activations[part])
+        x = streamed.reshape(len(streamed), -1)
+        one = made.windows(part)
+        one.input_bits[:] = mask.sum(axis=(1, 2)) * hardware.ou_rows
+        if sums is None:
+            _gather_compiled(gathering, x, mask, tables, one)
         else:
-            sums = np.zeros((len(tables), len(x), prepared.outputs), dtype=np.int64)
-            _gather_plain(gathering, x, mask, tables, one, sums)
-        for name in ("ou_activations", "input_bits", "scans", "gathered_rows"):
-            getattr(made, name)[part] = getattr(one, name)
-        made.lock_step[:, part], made.decoupled[:, part] = one.lock_step, one.decoupled
-        made.counts[:] += one.counts
+            _gather_plain(gathering, x, mask, tables, one, sums[:, part])
     return made
 
 
@@ -345,17 +332,12 @@ def seen(graph: Graph, images: np.ndarray, *, by: By = "blocks", threads: int | 
     were 1. The network runs with the converters that it has, which must be lossless.
     """
     made = {id(layer): prepare(layer, graph.hardware, by) for layer in graph.layers}
-    size = graph.hardware.ou_rows + 1
-    found = {node.name: np.zeros((size, size, size), dtype=np.int64) for node in graph.crossbars}
-    lock = threading.Lock()
 
-    def observe(name: str, layer: Layer, activations: np.ndarray) -> None:
-        spent = spend(made[id(layer)], windows(layer, activations).reshape(-1, layer.k))
-        with lock:
-            found[name][:, -1] += spent.counts
+    def count(name: str, layer: Layer, activations: np.ndarray) -> JointCounts:
+        counts = spend(made[id(layer)], windows(layer, activations).reshape(-1, layer.k)).counts
+        return JointCounts(np.pad(counts[:, None], ((0, 0), (graph.hardware.ou_rows, 0), (0, 0))))
 
-    GraphRunner(graph, threads=threads).run(images, observe=observe)
-    return {name: JointCounts(counts) for name, counts in found.items()}
+    return sum_over_layers(graph, images, count, threads=threads)
 
 
 def measure(
@@ -376,63 +358,49 @@ def measure(
     if not len(images):
         raise ValueError("measure: at least one image is needed")
     made = {id(layer): prepare(layer, hardware, by) for layer in graph.layers}
-    place = {stage.name: i for i, stage in enumerate(rows)}
-    operations = [
-        {s.name: search_tables(registers[s.name], hardware, f"{name}, layer {s.name}")[1] for s in rows}
-        for name, registers in settings.items()
-    ]
-    totals = np.zeros((len(settings), len(rows), len(COUNTER_NAMES)))
-    decoupled = np.zeros((len(settings), len(rows)))
-    gathered_rows = np.zeros(len(rows))
-    lock = threading.Lock()
+    tables = {
+        s.name: [search_tables(one[s.name], hardware, f"{name}, layer {s.name}") for name, one in settings.items()]
+        for s in rows
+    }
 
-    def observe(node: str, layer: Layer, activations: np.ndarray) -> None:
-        rows = windows(layer, activations).reshape(-1, layer.k)
-        mine = [registers[node] for registers in settings.values()]
-        spent = spend(made[id(layer)], rows, mine)
-        entries = layer.segments(hardware) * layer.block_cols(hardware)
-        clocks = [
-            timing.window_cycles(
-                hardware, layer.k, layer.outputs, np.maximum(busy, entries if by == "blocks" else 0)[..., None]
-            ).sum(axis=-1)
-            + timing.c_layer(hardware) * len(activations)
-            for busy in (spent.lock_step, spent.decoupled)
-        ]
-        with lock:
-            gathered_rows[place[node]] += spent.gathered_rows.sum()
-            decoupled[:, place[node]] += clocks[1]
-            for s, spent_on in enumerate(operations):
-                named = {
-                    "ou_activations": spent.ou_activations.sum(),
-                    "conversions_r2": spent.counts.sum(),
-                    "ad_operations": (spent.counts * spent_on[node]).sum(),
-                    "input_bits_streamed": spent.input_bits.sum() / hardware.ou_rows,
-                    "cycles": clocks[0][s],
-                }
-                totals[s, place[node]] += [named.get(name, 0) for name in COUNTER_NAMES]
+    def count(node: str, layer: Layer, activations: np.ndarray) -> np.ndarray:
+        """int64 (settings, counters + 2): events, clocks of decoupled lanes, rows of prefix counts."""
+        spent = spend(made[id(layer)], windows(layer, activations).reshape(-1, layer.k), tables[node])
+        entries = layer.segments(hardware) * layer.block_cols(hardware) if by == "blocks" else 0
 
-    GraphRunner(graph, threads=threads).run(images, observe=observe, progress=progress)
-    count = len(images)
+        def clocks(busy: np.ndarray) -> np.ndarray:
+            each = timing.window_cycles(hardware, layer.k, layer.outputs, np.maximum(busy, entries)[..., None])
+            return each.sum(axis=-1) + timing.c_layer(hardware) * len(activations)
+
+        events = Events.of(
+            ou_activations=spent.ou_activations.sum(),
+            conversions_r2=spent.counts.sum(),
+            ad_operations=[int((spent.counts * table[1]).sum()) for table in tables[node]],
+            input_bits_streamed=spent.input_bits.sum() // hardware.ou_rows,
+            cycles=clocks(spent.lock_step),
+        )
+        more = np.stack([clocks(spent.decoupled), np.full(len(settings), spent.gathered_rows.sum())], axis=-1)
+        return np.concatenate([events.counts, more], axis=-1)
+
+    found = sum_over_layers(graph, images, count, threads=threads, progress=progress)
+    totals = np.stack([found[stage.name] for stage in rows], axis=1) / len(images)
     index = np.array([sum(made[id(layer)].index_bits for layer in stage.layers) for stage in rows], dtype=np.float64)
     index_read = np.array([sum(made[id(x)].index_bits * x.windows for x in stage.layers) for stage in rows])
     placements = tuple(_place([made[id(layer)] for layer in stage.layers], hardware) for stage in rows)
-    found = {}
-    for s, (name, registers) in enumerate(settings.items()):
+    results = {}
+    for (name, registers), total in zip(settings.items(), totals, strict=True):
         mine = [registers[stage.name] for stage in rows]
-        trees = np.array([searches.reads_trees(one) for one in mine])
+        events, decoupled, gathered_rows = total[:, :-2], total[:, -2], total[:, -1]
+        threshold_bits = np.array([searches.reads_trees(one) for one in mine]) * hardware.adc_bits
         extra = {
-            "gathered_rows": gathered_rows / count,
-            "tree_bits_read": totals[s, :, COUNTER_NAMES.index("ad_operations")] / count * (trees * hardware.adc_bits),
+            "gathered_rows": gathered_rows,
+            "tree_bits_read": events[:, COUNTER_NAMES.index("ad_operations")] * threshold_bits,
             "index_bits_read": index_read.astype(np.float64),
         }
-        found[name] = Gathered(
-            totals[s] / count,
-            decoupled[s] / count,
-            {name: values for name, values in extra.items() if values.any()},
-            index + [searches.tree_bits(one, hardware) for one in mine],
-            placements,
-        )
-    return found
+        extra = {name: values for name, values in extra.items() if values.any()}
+        stored = index + [searches.tree_bits(one, hardware) for one in mine]
+        results[name] = Gathered(events, decoupled, extra, stored, placements)
+    return results
 
 
 def _place(parts: Sequence[Gathering], hardware: HardwareConfig) -> StagePlacement:

@@ -1,7 +1,6 @@
 """Machines side by side on one network: events, energy, clocks, area, and ratios to the baseline (system.md §11).
 
-A `Machine` is a name, a network (for its geometry and hardware), counted events of one image and what the machine has
-beside: width table, metadata, extra events. `compare` makes a `Row` of each; the first machine is the baseline.
+`compare` makes a `Row` of each `Machine` (work.py); the first machine is the baseline.
 
     machines = geometry_machines(graph, images)                    # baselines and block widths
     machines.append(counted("everything", graph, images))          # the graph with its own settings
@@ -12,74 +11,26 @@ beside: width table, metadata, extra events. `compare` makes a `Row` of each; th
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from golden_model import timing
 from golden_model.cost import baselines
 from golden_model.cost import gathered as gathering
-from golden_model.cost.baselines import Widths
 from golden_model.cost.chip import AreaReport, Chip, ChipShape, chip
 from golden_model.cost.components import ComponentTable, load_table
 from golden_model.cost.energy import EnergyReport, energy
 from golden_model.cost.window_reuse import fixed_cycles
-from golden_model.cost.work import StagePlacement, dynamic_precision_events, per_image, stages, window_register_events
+from golden_model.cost.work import Machine, Widths, dynamic_precision_events, per_image, stages, window_register_events
 from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.events import Events
 from golden_model.graph.network import Graph
+from golden_model.graph.settings import on_machine
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.trq import AdcRegisters
-
-
-@dataclass(frozen=True, eq=False)
-class Machine:
-    """One machine on one network.
-
-    network : for geometry and hardware. events : mean of one image, (stages, counters) float64.
-    widths : planes that it stores, as for `baselines.uniform_events`; None takes those of the layers.
-    width_table : whether it reads a width per block. extra : event name -> (stages,), as for `cost.energy`.
-    metadata_bits : bits that it stores for that, (stages,) or None. held_bound_bits : of registers that hold column
-    bounds, (stages,) or None. placements : of every stage, if they do not
-    follow from the widths. window_reuse : whether it reads only the new values of a window, see `with_window_reuse`.
-    own_input_bits : False if it streams and stores `hardware.input_bits` of every activation, as the baseline does.
-    note : one line that says what it is.
-    """
-
-    name: str
-    network: Graph
-    events: np.ndarray
-    widths: Widths | None = None
-    width_table: bool = True
-    extra: Mapping[str, np.ndarray] = field(default_factory=dict)
-    metadata_bits: np.ndarray | None = None
-    held_bound_bits: np.ndarray | None = None
-    placements: Sequence[StagePlacement] | None = None
-    window_reuse: bool = False
-    own_input_bits: bool = True
-    note: str = ""
-
-    def total(self, counter: str) -> float:
-        """A counter summed over the network."""
-        return float(self.events[:, COUNTER_NAMES.index(counter)].sum())
-
-    def with_cycles(self, cycles: np.ndarray) -> Machine:
-        """The same machine with other clocks, (stages,)."""
-        events = self.events.copy()
-        events[:, COUNTER_NAMES.index("cycles")] = cycles
-        return replace(self, events=events)
-
-    @property
-    def conversions(self) -> float:
-        return self.total("conversions_r1") + self.total("conversions_r2")
-
-    @property
-    def clocks(self) -> float:
-        """Clocks of one image on one macro, lanes in lock step (system.md §5)."""
-        return self.total("cycles") + timing.c_start(self.network.hardware)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +75,7 @@ class Row:
                     **dict(zip(COUNTER_NAMES, machine.events[i].tolist(), strict=True)),
                     "extra": {extra: float(values[i]) for extra, values in machine.extra.items()},
                 }
-                for i, name in enumerate(self.energy.layers[: len(machine.events)])
+                for i, name in enumerate(self.energy.parts[: len(machine.events)])
             ]
         return made
 
@@ -141,7 +92,7 @@ def chip_dict(placed: Chip, area: AreaReport | None) -> dict[str, Any]:
         "interval_clocks": placed.interval_clocks,
         "busy": placed.utilisation,
         "mm2": None if area is None else area.total_mm2,
-        "mm2_by_group": None if area is None else area.by_group,
+        "mm2_by_group": None if area is None else area.mm2_by_group,
         "copies": {stage.name: stage.copies for stage in placed.stages},
         "pairs_by_layer": {stage.name: stage.placement.pairs for stage in placed.stages},
     }
@@ -165,26 +116,7 @@ def compare(
     rows_table = load_table(table)
     rows: list[Row] = []
     for machine in machines:
-        report = energy(
-            machine.events,
-            machine.network,
-            rows_table,
-            width_table=machine.width_table,
-            window_reuse=machine.window_reuse,
-            own_input_bits=machine.own_input_bits,
-            extra=machine.extra,
-        )
-        placed = chip(
-            machine.events,
-            machine.network,
-            widths=machine.widths,
-            shape=shape,
-            width_table=machine.width_table,
-            metadata_bits=machine.metadata_bits,
-            held_bound_bits=machine.held_bound_bits,
-            placements=machine.placements,
-            window_reuse=machine.window_reuse,
-        )
+        report, placed = energy(machine, rows_table), chip(machine, shape)
         first = rows[0] if rows else None
         base, base_pj = (machine, report.total_pj) if first is None else (first.machine, first.energy.total_pj)
         rows.append(
@@ -216,88 +148,48 @@ def _ratio(reference: float, value: float) -> float:
 def baseline(network: Graph, planes: int | None = None) -> Machine:
     """The one baseline: ISAAC-like under the OU limit, 7 magnitude planes unless said otherwise."""
     count = baselines.baseline_planes(network.hardware) if planes is None else planes
-    return Machine(
-        f"ISAAC-like, {count} planes",
+    return _uniform(
         network,
-        baselines.baseline_events(network, count).counts.astype(np.float64),
-        widths=count,
-        width_table=False,
-        own_input_bits=False,
-        note="every OU of every plane, polarity and input bit, uniform conversion, nothing skipped",
+        f"ISAAC-like, {count} planes",
+        "every OU of every plane, polarity and input bit, uniform conversion, nothing skipped",
+        count,
     )
+
+
+def _uniform(
+    network: Graph, name: str, note: str, widths: Widths | None, operations: int | None = None, own_bits: bool = False
+) -> Machine:
+    """A machine that skips nothing it stores; `baselines.uniform_events`."""
+    events = baselines.uniform_events(network, widths, operations, own_input_bits=own_bits).counts
+    return Machine(network, events, name, note, widths=widths, width_table=widths is None, own_input_bits=own_bits)
 
 
 def idealised(network: Graph) -> Machine:
     """The baseline's planes on a machine with 128 rows on at once and 8-bit converters; for reference only."""
-    moved = baselines.on_hardware(network, baselines.idealised(network.hardware))
-    count = baselines.baseline_planes(moved.hardware)
+    moved = on_machine(network, baselines.idealised(network.hardware))
     rows, bits = moved.hardware.ou_rows, moved.hardware.adc_bits
-    return Machine(
-        f"idealised, {rows} rows at once",
-        moved,
-        baselines.uniform_events(moved, count, bits).counts.astype(np.float64),
-        widths=count,
-        width_table=False,
-        own_input_bits=False,
-        note=f"real arrays cannot: {rows} rows on at once, {bits} operations per conversion",
-    )
+    note = f"real arrays cannot: {rows} rows on at once, {bits} operations per conversion"
+    return _uniform(moved, f"idealised, {rows} rows at once", note, baselines.baseline_planes(moved.hardware), bits)
 
 
-def sparse(
-    network: Graph,
-    images: np.ndarray,
-    *,
-    mixed_significance: bool = False,
-    skip_inputs: bool = True,
-    threads: int | None = 1,
-    progress: Progress | None = None,
-) -> Machine:
-    """The SRE-like machine on these images; see `baselines.sparse_events`."""
-    found = baselines.sparse_events(
-        network,
-        images,
-        mixed_significance=mixed_significance,
-        skip_inputs=skip_inputs,
-        threads=threads,
-        progress=progress,
-    )
-    name = "SRE-like" + (", bits of a weight side by side" if mixed_significance else "")
-    return Machine(
-        name if skip_inputs else f"{name}, weights only",
-        network,
-        found.events,
-        width_table=False,
-        extra={"index_bits_read": found.index_bits_read},
-        own_input_bits=skip_inputs,
-        metadata_bits=found.index_bits,
-        placements=found.placements,
-        note=f"rows of zero weights dropped ({found.rows_kept:.1%} stay)"
-        + (", zero inputs skipped" if skip_inputs else ""),
-    )
+def sparse(network: Graph, images: np.ndarray, *, threads: int | None = 1, progress: Progress | None = None) -> Machine:
+    """The SRE-like machine on these images: gathered.py by single rows, conversion as in the baseline."""
+    exact = on_machine(network, replace(network.hardware, adc_bits=network.hardware.ideal_bits))
+    uniform = searches.uniform([node.name for node in exact.crossbars], exact.hardware)
+    notes = {"SRE-like": "rows of zero weights dropped, zero inputs skipped"}
+    return gathered(exact, images, {"SRE-like": uniform}, by="rows", notes=notes, threads=threads, progress=progress)[0]
 
 
 def layer_wise(network: Graph, *, own_input_bits: bool = False) -> Machine:
     """One width per layer; for networks trained layer by layer."""
-    return Machine(
-        "width per layer",
-        network,
-        baselines.layer_wise_events(network, own_input_bits=own_input_bits).counts.astype(np.float64),
-        widths=baselines.layer_wise_widths(network),
-        width_table=False,
-        own_input_bits=own_input_bits,
-        note="every block as wide as the widest of its layer",
-    )
+    widths = baselines.layer_wise_widths(network)
+    note = "every block as wide as the widest of its layer"
+    return _uniform(network, "width per layer", note, widths, own_bits=own_input_bits)
 
 
 def block_widths(network: Graph, *, own_input_bits: bool = False) -> Machine:
-    """A width per block, otherwise as the baseline: BWQ alone."""
-    return Machine(
-        "width per block (BWQ)",
-        network,
-        baselines.block_width_events(network, own_input_bits=own_input_bits).counts.astype(np.float64),
-        own_input_bits=own_input_bits,
-        note="missing planes are skipped",
-    )
+    """A width per block, otherwise as the baseline: BWQ alone. own_input_bits : as for `Machine`."""
+    return _uniform(network, "width per block (BWQ)", "missing planes are skipped", None, own_bits=own_input_bits)
 
 
 def counted(
@@ -334,7 +226,7 @@ def counted(
         stored = searches.stored_bits(network)
         metadata_bits = stored["column_bounds"] + stored["trees"]
     registers = searches.held_register_bits(network) if held else None
-    return Machine(name, network, mean, extra=more, metadata_bits=metadata_bits, held_bound_bits=registers, note=note)
+    return Machine(network, mean, name, note, extra=more, metadata_bits=metadata_bits, held_bound_bits=registers)
 
 
 def gathered(
@@ -359,14 +251,14 @@ def gathered(
     for name, one in found.items():
         made.append(
             Machine(
-                name,
                 network,
                 one.events,
+                name,
+                (notes or {}).get(name, ""),
                 width_table=by == "blocks",
                 extra=one.extra | unit,
                 metadata_bits=one.metadata_bits,
                 placements=one.placements,
-                note=(notes or {}).get(name, ""),
             )
         )
         if name in decoupled:

@@ -1,16 +1,17 @@
 """What a network does for one image, as named quantities that a component table can be multiplied with (system.md §11).
 
-A network is a list of `Stage`s, one for every row of its events, followed by the nodes between them that move data.
-`works` gives each a `Work`: its event counters and its traffic; `QUANTITIES` says which numbers follow from one, with
-the formula as text.
+A network is a list of `Stage`s, one for every row of its events, followed by the nodes between them that move data. A
+`Machine` is a network with its events and the machine's own parts; `works` gives each stage and node a `Work`: its
+event counters and its traffic; `QUANTITIES` says which numbers follow from one, with the formula as text.
 
 A window is read from the buffer in full, as the hardware does, unless a machine has window reuse (window_reuse.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,8 @@ EXTRA_NAMES = (
 )
 
 Extra = Mapping[str, np.ndarray]
+#: Planes of every block, one (segments, block columns) array per layer, or one number for all.
+Widths = Sequence[np.ndarray] | int
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +120,94 @@ class StagePlacement:
         return int(np.add.reduceat(self.pair_ous, starts).max()) / self.ous
 
 
+# ---- a machine on a network ---------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Machine:
+    """One machine on one network: what it does for an image and what it has for that.
+
+    network : for geometry and hardware. events : of one image, (stages, counters), or of several, (images, stages,
+        counters), of which the mean is kept, float64; `Events` or its array of counters.
+    name, note : what it is called, and one line that says what it is.
+    widths : planes that it stores, as for `baselines.uniform_events`; None takes those of the layers.
+    width_table : whether it keeps and reads a width per block; the baseline has none.
+    extra : events of parts that only some machines have, by name of `EXTRA_NAMES`: (stages,), mean of one image.
+    metadata_bits : bits that it stores for those, (stages,). held_bound_bits : of registers that hold column bounds
+        (`searches.held_register_bits`), (stages,). None is 0 for both.
+    placements : of every stage, if they do not follow from the widths.
+    window_reuse : whether it reads only the new values of a window, see `machines.with_window_reuse`.
+    own_input_bits : False if it streams and stores `hardware.input_bits` of every activation, whatever a layer's have,
+        as the baseline does.
+
+    Raises ValueError for events and extras of another shape, not finite or below 0, and for unknown extras.
+    """
+
+    network: Graph
+    events: Any
+    name: str = ""
+    note: str = ""
+    widths: Widths | None = None
+    width_table: bool = True
+    extra: Extra = field(default_factory=dict)
+    metadata_bits: np.ndarray | None = None
+    held_bound_bits: np.ndarray | None = None
+    placements: Sequence[StagePlacement] | None = None
+    window_reuse: bool = False
+    own_input_bits: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "events", per_image(self.events, self.network))
+        object.__setattr__(self, "extra", _checked_extra(self.extra, len(self.events)))
+
+    def total(self, counter: str) -> float:
+        """A counter summed over the network."""
+        return float(self.events[:, COUNTER_NAMES.index(counter)].sum())
+
+    def with_cycles(self, cycles: np.ndarray) -> Machine:
+        """The same machine with other clocks, (stages,)."""
+        events = self.events.copy()
+        events[:, COUNTER_NAMES.index("cycles")] = cycles
+        return replace(self, events=events)
+
+    @property
+    def conversions(self) -> float:
+        return self.total("conversions_r1") + self.total("conversions_r2")
+
+    @property
+    def clocks(self) -> float:
+        """Clocks of one image on one macro, lanes in lock step (system.md §5)."""
+        return self.total("cycles") + timing.c_start(self.network.hardware)
+
+
+def per_image(events: Events | np.ndarray, network: Graph) -> np.ndarray:
+    """(images, stages, counters) or (stages, counters) -> mean events of one image, (stages, counters) float64.
+
+    Raises ValueError for another shape, or counts that are not finite or below 0.
+    """
+    array = np.asarray(events.counts if isinstance(events, Events) else events, dtype=np.float64)
+    shape = (len(stages(network)), len(COUNTER_NAMES))
+    received = array.shape
+    if array.ndim == 3 and len(array):
+        array = array.mean(axis=0)
+    if array.shape != shape:
+        raise ValueError(f"events must have shape {shape} or (images, {shape[0]}, {shape[1]}), got {received}")
+    if not np.isfinite(array).all() or (array < 0).any():
+        raise ValueError("events must be at least 0")
+    return array
+
+
+def _checked_extra(extra: Extra, count: int) -> dict[str, np.ndarray]:
+    checked = {}
+    for name, values in extra.items():
+        if name not in EXTRA_NAMES:
+            raise ValueError(f"extra: no event is called {name!r}, there are {', '.join(EXTRA_NAMES)}")
+        array = np.asarray(values, dtype=np.float64)
+        if array.shape != (count,) or not np.isfinite(array).all() or (array < 0).any():
+            raise ValueError(f"extra: {name} must be {count} numbers of at least 0, one per layer, got {array.shape}")
+        checked[name] = array
+    return checked
+
+
+# ---- quantities ---------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Work:
     """What a stage, or a node between stages, does for one image.
@@ -187,37 +278,7 @@ QUANTITIES: dict[str, Quantity] = {
 }
 
 
-# ---- events -------------------------------------------------------------------------------------
-def per_image(events: Events | np.ndarray, network: Graph) -> np.ndarray:
-    """(images, stages, counters) or (stages, counters) -> mean events of one image, (stages, counters) float64.
-
-    Raises ValueError for another shape, or counts that are not finite or below 0.
-    """
-    array = np.asarray(events.counts if isinstance(events, Events) else events, dtype=np.float64)
-    shape = (len(stages(network)), len(COUNTER_NAMES))
-    received = array.shape
-    if array.ndim == 3 and len(array):
-        array = array.mean(axis=0)
-    if array.shape != shape:
-        raise ValueError(f"events must have shape {shape} or (images, {shape[0]}, {shape[1]}), got {received}")
-    if not np.isfinite(array).all() or (array < 0).any():
-        raise ValueError("events must be at least 0")
-    return array
-
-
-def checked_extra(extra: Extra | None, network: Graph) -> dict[str, np.ndarray]:
-    """`extra` as float64 arrays (stages,), mean of one image; ValueError for an unknown name or another shape."""
-    count, checked = len(stages(network)), {}
-    for name, values in (extra or {}).items():
-        if name not in EXTRA_NAMES:
-            raise ValueError(f"extra: no event is called {name!r}, there are {', '.join(EXTRA_NAMES)}")
-        array = np.asarray(values, dtype=np.float64)
-        if array.shape != (count,) or not np.isfinite(array).all() or (array < 0).any():
-            raise ValueError(f"extra: {name} must be {count} numbers of at least 0, one per layer, got {array.shape}")
-        checked[name] = array
-    return checked
-
-
+# ---- events of parts that only some machines have -----------------------------------------------
 def dynamic_precision_events(network: Graph) -> dict[str, np.ndarray]:
     """Events of one image in the dynamic-precision units (system.md §6), float64 (stages,), 0 where they are off.
 
@@ -246,7 +307,7 @@ def window_register_events(network: Graph, *, own_input_bits: bool = True) -> di
     """Events of one image in the window registers of a machine with window reuse, float64 (stages,).
 
     window_register_bits : bits that move inside, the input bits of all values that a window keeps.
-    own_input_bits : as for `works`.
+    own_input_bits : as for `Machine`.
     """
     hardware = network.hardware
     kept = [
@@ -260,23 +321,17 @@ def window_register_events(network: Graph, *, own_input_bits: bool = True) -> di
 
 
 # ---- traffic ------------------------------------------------------------------------------------
-def _stage_work(
-    stage: Stage,
-    hardware: HardwareConfig,
-    events: np.ndarray,
-    extra: dict[str, float],
-    width_table: bool,
-    window_reuse: bool,
-    own_input_bits: bool,
-) -> Work:
+def _stage_work(machine: Machine, stage: Stage, events: np.ndarray, extra: dict[str, float]) -> Work:
+    hardware = machine.network.hardware
+
     def wide(bits: int) -> int:
-        return bits if own_input_bits else hardware.input_bits
+        return bits if machine.own_input_bits else hardware.input_bits
 
     buffer = width = outputs = 0
     residual = wide(stage.residual_bits) if stage.residual_bits else 0
     for layer in stage.layers:
         values = layer.outputs * layer.out_height * layer.out_width
-        loaded = int(values_read(layer).sum()) if window_reuse else layer.windows * layer.k
+        loaded = int(values_read(layer).sum()) if machine.window_reuse else layer.windows * layer.k
         read = loaded * wide(layer.input_bits) + values * residual
         buffer += read + values * (hardware.accumulator_bits if layer.last else wide(layer.output_bits))
         width += layer.windows * layer.segments(hardware) * layer.block_cols(hardware) * WIDTH_ENTRY_BITS
@@ -286,7 +341,7 @@ def _stage_work(
         dict(zip(COUNTER_NAMES, events.tolist(), strict=True)),
         extra,
         buffer_bits=float(buffer),
-        width_table_bits=float(width) if width_table else 0.0,
+        width_table_bits=float(width) if machine.width_table else 0.0,
         outputs=float(outputs),
     )
 
@@ -326,40 +381,16 @@ def _node_work(node: Node, inputs: list[Node], hardware: HardwareConfig, own_inp
     return None
 
 
-def works(
-    events: Events | np.ndarray,
-    network: Graph,
-    *,
-    width_table: bool = True,
-    window_reuse: bool = False,
-    own_input_bits: bool = True,
-    extra: Extra | None = None,
-) -> tuple[Work, ...]:
-    """Work of every stage, then of the graph's nodes between them that move data.
-
-    events : as for `per_image`. width_table : False for a machine that has no block widths to read.
-    window_reuse : True for a machine that reads only the new values of a window (window_reuse.py).
-    own_input_bits : False for a machine that streams `hardware.input_bits` of every activation, whatever a layer's have
-        (the baseline): its activations are as wide in the buffer, too.
-    extra : name of `EXTRA_NAMES` -> (stages,), mean of one image.
-    """
-    counters, more = per_image(events, network), checked_extra(extra, network)
+def works(machine: Machine) -> tuple[Work, ...]:
+    """Work of every stage, then of the graph's nodes between them that move data."""
+    network = machine.network
     made = [
-        _stage_work(
-            stage,
-            network.hardware,
-            counters[i],
-            {name: float(v[i]) for name, v in more.items()},
-            width_table,
-            window_reuse,
-            own_input_bits,
-        )
+        _stage_work(machine, stage, machine.events[i], {name: float(v[i]) for name, v in machine.extra.items()})
         for i, stage in enumerate(stages(network))
     ]
-    if isinstance(network, Graph):
-        nodes = {node.name: node for node in network.nodes}
-        for node in network.nodes:
-            if not isinstance(node, Crossbar):
-                work = _node_work(node, [nodes[name] for name in node.inputs], network.hardware, own_input_bits)
-                made += [] if work is None else [work]
+    nodes = {node.name: node for node in network.nodes}
+    for node in network.nodes:
+        if not isinstance(node, Crossbar):
+            work = _node_work(node, [nodes[name] for name in node.inputs], network.hardware, machine.own_input_bits)
+            made += [] if work is None else [work]
     return tuple(made)

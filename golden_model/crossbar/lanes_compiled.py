@@ -62,22 +62,3 @@ def spend(cells: Any, slices: np.ndarray, active: np.ndarray, lanes: int, shorte
         cells.bounds, cells.first, cells.start, np.ascontiguousarray(cells.operations), lanes, shortest,
         spent.operations, spent.lock_step, spent.decoupled,
     )  # fmt: skip
-
-
-@_njit
-def _add_joint_counts(slices, cells, u, counts):
-    size = slices.shape[1]
-    for x in range(len(slices)):
-        low = slices[x, 0]
-        high = slices[x, size - 1] if size > 1 else np.uint64(0)
-        mine = counts[np.int64(ones_of(low) + ones_of(high))]
-        for column in range(len(cells)):
-            count = ones_of(low & cells[column, 0])
-            if size > 1:
-                count += ones_of(high & cells[column, 1])
-            mine[u[column], count] += 1
-
-
-def add_joint_counts(slices: np.ndarray, cells: np.ndarray, u: np.ndarray, counts: np.ndarray) -> None:
-    """Add conversions of slices uint64 (n, W) by columns uint64 (columns, W) to counts[k, u, count]; W is 1 or 2."""
-    _add_joint_counts(np.ascontiguousarray(slices), np.ascontiguousarray(cells), u.astype(np.int64), counts)

@@ -87,3 +87,10 @@ def lossless_uniform(hardware: HardwareConfig) -> AdcRegisters:
             f"{hardware.ou_rows} rows need adc_bits = {hardware.ideal_bits} to be lossless, got {hardware.adc_bits}"
         )
     return AdcRegisters(mode="uniform", n_r2=hardware.adc_bits)
+
+
+def on_machine(graph: Graph, hardware: HardwareConfig) -> Graph:
+    """The network on a machine, with lossless uniform converters and all bits of all slices streamed."""
+    names = [node.name for node in graph.crossbars]
+    changed = with_settings(graph, hardware=hardware, dynamic=dict.fromkeys(names), skip_zero_slices=False)
+    return with_settings(changed, registers=dict.fromkeys(names, lossless_uniform(hardware)))

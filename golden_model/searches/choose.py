@@ -11,15 +11,17 @@ All searches give the count itself; they differ in operations, clocks, and in wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from typing import Any, Literal
 
 import numpy as np
 
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.events import Events
 from golden_model.graph.network import Graph
-from golden_model.searches.joint import JointCounts, add
+from golden_model.searches.joint import JointCounts
 from golden_model.searches.trees import entropy, low_first_tree, operations, optimal_tree
 from golden_model.trees import Tree
 from golden_model.trq import AdcRegisters, ColumnBoundBits, column_bound_size, convert_counts, search_operations
@@ -39,26 +41,23 @@ def default_tops(ou_rows: int) -> tuple[int, ...]:
 
 
 # ---- registers ----------------------------------------------------------------------------------
-def uniform(counts: Mapping[str, JointCounts], hardware: HardwareConfig) -> dict[str, AdcRegisters]:
-    """Uniform conversion with all adc_bits."""
-    return dict.fromkeys(counts, AdcRegisters(mode="uniform", n_r2=hardware.adc_bits))
+def uniform(names: Iterable[str], hardware: HardwareConfig) -> dict[str, AdcRegisters]:
+    """Uniform conversion with all adc_bits, in every layer."""
+    return dict.fromkeys(names, AdcRegisters(mode="uniform", n_r2=hardware.adc_bits))
 
 
 def bounded(
-    counts: Mapping[str, JointCounts], hardware: HardwareConfig, column_bound_bits: ColumnBoundBits = 0
+    names: Iterable[str], hardware: HardwareConfig, column_bound_bits: ColumnBoundBits = 0
 ) -> dict[str, AdcRegisters]:
     """Binary search below the bound (system.md §13.1), in every layer."""
     one = AdcRegisters(mode="bounded", n_r2=hardware.adc_bits, column_bound_bits=column_bound_bits)
-    return dict.fromkeys(counts, one)
+    return dict.fromkeys(names, one)
 
 
-def low_first(counts: Mapping[str, Any], hardware: HardwareConfig) -> dict[str, AdcRegisters]:
-    """Search of the fewest levels below the number of active rows, low counts first, in every layer; nothing stored.
-
-    counts : of any kind, only its names are used.
-    """
+def low_first(names: Iterable[str], hardware: HardwareConfig) -> dict[str, AdcRegisters]:
+    """Search of the fewest levels below the number of active rows, low counts first, in every layer; nothing stored."""
     trees = tuple(low_first_tree(bound) for bound in range(1, hardware.ou_rows + 1))
-    return dict.fromkeys(counts, AdcRegisters(mode="tree", n_r2=hardware.adc_bits, column_bound_bits=0, trees=trees))
+    return dict.fromkeys(names, AdcRegisters(mode="tree", n_r2=hardware.adc_bits, column_bound_bits=0, trees=trees))
 
 
 def reads_trees(registers: AdcRegisters) -> bool:
@@ -144,7 +143,7 @@ def trees(
 
 def _per_layer(counts: Mapping[str, JointCounts], shared: bool, best: Any) -> dict[str, AdcRegisters]:
     if shared:
-        one: AdcRegisters = best(add(counts.values()))
+        one: AdcRegisters = best(reduce(operator.add, counts.values()))
         return {name: one for name in counts}  # noqa: C420 - type checkers lose the type of fromkeys
     return {name: best(part) for name, part in counts.items()}
 
@@ -166,22 +165,23 @@ def expected_operations(
     skip_zero_slices: bool = False,
 ) -> np.ndarray:
     """A/D operations of every layer for the conversions in `counts`, int64 (layers,); exactly those of a run."""
-    return np.array(
-        [
-            int(
-                (
-                    part.by_bound(registers[name].column_bound_bits, skip_zero_slices)
-                    * _operations_table(registers[name], hardware)
-                ).sum()
-            )
-            for name, part in counts.items()
-        ],
-        dtype=np.int64,
-    )
+    found = []
+    for name, part in counts.items():
+        seen = part.by_bound(registers[name].column_bound_bits, skip_zero_slices)
+        found.append(int((seen * _operations_table(registers[name], hardware)).sum()))
+    return np.array(found, dtype=np.int64)
+
+
+def _by_known(part: JointCounts, known: ColumnBoundBits | Literal["both"] | None, skip_zero_slices: bool) -> np.ndarray:
+    """int64 (..., counts): one row for everything that the controller tells apart."""
+    return part.used(skip_zero_slices) if known == "both" else part.by_bound(known, skip_zero_slices)
 
 
 def entropy_floor(
-    counts: Mapping[str, JointCounts], known: ColumnBoundBits | str | None, *, skip_zero_slices: bool = False
+    counts: Mapping[str, JointCounts],
+    known: ColumnBoundBits | Literal["both"] | None,
+    *,
+    skip_zero_slices: bool = False,
 ) -> np.ndarray:
     """Fewest A/D operations that any search of single conversions can take, float64 (layers,); Shannon's bound.
 
@@ -189,28 +189,20 @@ def entropy_floor(
         with so much of u, "both" k and u apart, u as it was counted. For a search by trees alone, B >= 1 and an
         uncertain count cost at least one operation, so the floor may be out of reach.
     """
-    found = []
-    for part in counts.values():
-        if known == "both":
-            found.append(entropy(part.used(skip_zero_slices)))
-        else:
-            bits: Any = known
-            found.append(entropy(part.by_bound(bits, skip_zero_slices)))
-    return np.array(found)
+    return np.array([entropy(_by_known(part, known, skip_zero_slices)) for part in counts.values()])
 
 
 def best_operations(
-    counts: Mapping[str, JointCounts], known: ColumnBoundBits | str | None, *, skip_zero_slices: bool = False
+    counts: Mapping[str, JointCounts],
+    known: ColumnBoundBits | Literal["both"] | None,
+    *,
+    skip_zero_slices: bool = False,
 ) -> np.ndarray:
     """Operations of trees that know the very counts they search, int64 (layers,): what training can reach at best."""
     found = []
     for part in counts.values():
-        if known == "both":
-            rows = part.used(skip_zero_slices).reshape(-1, part.counts.shape[2])
-        else:
-            bits: Any = known
-            rows = part.by_bound(bits, skip_zero_slices)
-        found.append(sum(_least(row) for row in rows if row.any()))
+        rows = _by_known(part, known, skip_zero_slices)
+        found.append(sum(_least(row) for row in rows.reshape(-1, rows.shape[-1]) if row.any()))
     return np.array(found, dtype=np.int64)
 
 

@@ -7,8 +7,6 @@ most min(k, u). From these tables follow, exactly and without running anything a
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,11 +14,11 @@ import numpy as np
 
 from golden_model.crossbar.lanes import make_cells, slice_words
 from golden_model.crossbar.layer import Layer
-from golden_model.crossbar.prepared import PATTERN_ROWS, Prepared, prepare_layer, streams
+from golden_model.crossbar.prepared import Prepared, prepare_layer, streams
 from golden_model.crossbar.windows import windows
-from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
-from golden_model.optional import numba_installed
+from golden_model.searches.counting import Classed, add_counts
+from golden_model.searches.observe import sum_over_layers
 from golden_model.trq import ColumnBoundBits, column_bounds
 
 #: Whose cells u counts: those of the conversion's own column, or those of the fullest column of its OU, of either
@@ -44,6 +42,16 @@ class JointCounts:
     @property
     def ou_rows(self) -> int:
         return len(self.counts) - 1
+
+    def __add__(self, other: JointCounts) -> JointCounts:
+        """Of several layers or images of one machine; ValueError if their u differ in meaning."""
+        if self.u_of != other.u_of:
+            raise ValueError(f"joint counts of different u_of cannot be added: {self.u_of}, {other.u_of}")
+        size = max(self.counts.shape[1], other.counts.shape[1])
+        total = np.zeros((len(self.counts), size, size), dtype=np.int64)
+        for part in (self.counts, other.counts):
+            total[:, : part.shape[1], : part.shape[2]] += part
+        return JointCounts(total, self.u_of)
 
     def used(self, skip_zero_slices: bool) -> np.ndarray:
         """`counts`, without slices of zeros if they are skipped."""
@@ -78,56 +86,6 @@ class JointCounts:
         return np.pad(found, ((0, 0), (0, self.ou_rows + 1 - found.shape[1])))
 
 
-def add(parts: Iterable[JointCounts]) -> JointCounts:
-    """Sum over layers or images of one machine; ValueError if their u differ in meaning."""
-    parts = list(parts)
-    kinds = sorted({part.u_of for part in parts})
-    if len(kinds) > 1:
-        raise ValueError(f"joint counts of different u_of cannot be added: {', '.join(kinds)}")
-    size = max(part.counts.shape[1] for part in parts)
-    total = np.zeros((len(parts[0].counts), size, size), dtype=np.int64)
-    for part in parts:
-        mine = part.counts.shape[1]
-        total[:, :mine, :mine] += part.counts
-    return JointCounts(total, parts[0].u_of)
-
-
-def _ones(words: np.ndarray) -> np.ndarray:
-    """Bits that are 1 of uint64 (..., W): int64 (...)."""
-    data = np.ascontiguousarray(words.astype("<u8")).view(np.uint8)
-    return np.unpackbits(data, axis=-1).sum(axis=-1, dtype=np.int64)
-
-
-def _unpack(words: np.ndarray, rows: int) -> np.ndarray:
-    """uint64 (n, W) -> float32 (n, rows) of 0 and 1."""
-    packed = np.ascontiguousarray(words.astype("<u8")).view(np.uint8)
-    return np.unpackbits(packed, axis=1, count=rows, bitorder="little").astype(np.float32)
-
-
-def _by_patterns(slices: np.ndarray, cells: np.ndarray, u: np.ndarray, counts: np.ndarray) -> None:
-    """Every pair of an input pattern and a cell pattern with its u, as often as it occurs.
-
-    slices, cells : uint64 (n,), patterns below 2**32. u : int64, one per column.
-    """
-    patterns, often = np.unique(slices, return_counts=True)
-    columns, these = np.unique(cells | u.astype(np.uint64) << np.uint64(32), return_counts=True)
-    k, u = _ones(patterns[:, None]), (columns >> np.uint64(32)).astype(np.int64)
-    both = _ones((patterns[:, None] & columns)[..., None])
-    place = (k[:, None] * counts.shape[1] + u) * counts.shape[2] + both
-    weight = often[:, None].astype(np.float64) * these  # exact below 2**53
-    made = np.bincount(place.ravel(), weights=weight.ravel(), minlength=counts.size)
-    counts += made.astype(np.int64).reshape(counts.shape)
-
-
-def _plain(slices: np.ndarray, cells: np.ndarray, u: np.ndarray, rows: int, counts: np.ndarray) -> None:
-    columns, k = _unpack(cells, rows), _ones(slices)
-    for start in range(0, len(slices), 4096):
-        part = slice(start, start + 4096)
-        found = (_unpack(slices[part], rows) @ columns.T).astype(np.int64)
-        place = (k[part, None] * counts.shape[1] + u) * counts.shape[2] + found
-        counts += np.bincount(place.ravel(), minlength=counts.size).reshape(counts.shape)
-
-
 def joint_counts(prepared: Prepared, activations: np.ndarray, u_of: BoundOf = "column") -> JointCounts:
     """Counts of a prepared layer for its windows (P, K), unsigned integers; converters do not matter.
 
@@ -139,13 +97,12 @@ def joint_counts(prepared: Prepared, activations: np.ndarray, u_of: BoundOf = "c
     hardware = prepared.hardware
     rows = hardware.ou_rows
     cells = make_cells(prepared)
-    u = _ones(cells.words)
+    u = np.bitwise_count(cells.words).sum(axis=1, dtype=np.int64)
     if u_of == "ou" and len(u):
         u = np.repeat(np.maximum.reduceat(u, cells.first[:-1]), np.diff(cells.first))
     size = int(u.max(initial=0)) + 1
     counts = np.zeros((rows + 1, size, size), dtype=np.int64)
     columns = cells.first[cells.start]  # where every segment's columns start
-    compiled = numba_installed()
     step = max(1, _CHUNK_BYTES // (len(columns) * (prepared.bits * (8 + rows // 4) + 8 * rows)))
     for begin in range(0, len(activations), step):
         streamed, mask = streams(prepared, activations[begin : begin + step])
@@ -153,16 +110,8 @@ def joint_counts(prepared: Prepared, activations: np.ndarray, u_of: BoundOf = "c
         for segment in range(len(prepared.segments)):
             mine = slice(columns[segment], columns[segment + 1])
             chosen = words[segment][mask[:, segment].T]  # (slices, W)
-            if mine.start == mine.stop or not len(chosen):
-                continue
-            if rows <= PATTERN_ROWS:
-                _by_patterns(chosen[:, 0], cells.words[mine, 0], u[mine], counts)
-            elif compiled:
-                from golden_model.crossbar import lanes_compiled
-
-                lanes_compiled.add_joint_counts(chosen, cells.words[mine], u[mine], counts)
-            else:
-                _plain(chosen, cells.words[mine], u[mine], rows, counts)
+            k = np.bitwise_count(chosen).sum(axis=1, dtype=np.int64)
+            add_counts(Classed(chosen, k), Classed(cells.words[mine], u[mine]), rows, counts)
     return JointCounts(counts, u_of)
 
 
@@ -174,15 +123,9 @@ def graph_joint_counts(
     The network runs with the converters that it has: give it lossless ones to see exact activations. u_of : "ou" for
     searches with `column_bound_bits="ou"`.
     """
-    found: dict[str, list[JointCounts]] = {node.name: [] for node in graph.crossbars}
     prepared = {id(layer): prepare_layer(layer, graph.hardware) for layer in graph.layers}
-    lock = threading.Lock()
 
-    def observe(name: str, layer: Layer, activations: np.ndarray) -> None:
-        rows = windows(layer, activations).reshape(-1, layer.k)
-        mine = joint_counts(prepared[id(layer)], rows, u_of)
-        with lock:
-            found[name] = [add([*found[name], mine])]
+    def count(name: str, layer: Layer, activations: np.ndarray) -> JointCounts:
+        return joint_counts(prepared[id(layer)], windows(layer, activations).reshape(-1, layer.k), u_of)
 
-    GraphRunner(graph, threads=threads).run(images, observe=observe)
-    return {name: parts[0] for name, parts in found.items()}
+    return sum_over_layers(graph, images, count, threads=threads)

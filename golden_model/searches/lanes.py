@@ -5,10 +5,8 @@ cycles = decoupled_cycles(layer, hardware, activations)  # int64 (B,), as events
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +16,8 @@ from golden_model.crossbar.lanes import spend
 from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.prepared import Prepared, prepare_layer
 from golden_model.crossbar.windows import windows
-from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
+from golden_model.searches.observe import sum_over_layers
 from golden_model.trq import AdcRegisters
 
 
@@ -44,7 +43,7 @@ class GraphSpent:
 
 
 def graph_spent(
-    graph: Any,
+    graph: Graph,
     images: np.ndarray,
     settings: Mapping[str, Mapping[str, AdcRegisters]] | None = None,
     *,
@@ -53,37 +52,38 @@ def graph_spent(
 ) -> dict[tuple[str, bool | None], GraphSpent]:
     """Operations and clocks of a graph under several *lossless* settings in one pass of images, uint8 (B, C, H, W).
 
-    graph : golden_model.graph.network.Graph, which itself runs with the converters that it has. settings : by any name,
+    graph : itself runs with the converters that it has. settings : by any name,
         registers by name of the crossbar node; None measures the graph's own converters, whatever they are, as "".
     skip_zero_slices : which ways to measure each, None is the graph's own.
 
     Returns results by (setting, skip_zero_slices). Groups of a convolution follow each other.
     """
-    nodes = [node.name for node in graph.crossbars]
-    lock = threading.Lock()
-    keys = [(name, skip) for name in settings or {"": {}} for skip in skip_zero_slices]
-    total = {key: np.zeros((5, len(nodes)), dtype=np.int64) for key in keys}
+    settings = settings or {"": {}}
+    hardware = graph.hardware
 
-    def observe(node: str, layer: Layer, activations: np.ndarray) -> None:
+    def count(node: str, layer: Layer, activations: np.ndarray) -> np.ndarray:
+        """int64 (settings and ways of skipping, fields of `GraphSpent`)."""
         rows = windows(layer, activations).reshape(-1, layer.k)
-        constant = timing.c_layer(graph.hardware) * len(activations)
-        for name, registers in (settings or {"": {}}).items():
+        constant = timing.c_layer(hardware) * len(activations)
+        found = []
+        for registers in settings.values():
             changed = replace(layer, registers=registers[node]) if registers else layer
-            prepared = prepare_layer(changed, graph.hardware)
+            prepared = prepare_layer(changed, hardware)
             for skip in skip_zero_slices:
                 spent = spend(prepared, rows, skip_zero_slices=skip)
                 cycles = [
-                    int(timing.window_cycles(graph.hardware, layer.k, layer.outputs, c).sum()) + constant
+                    int(timing.window_cycles(hardware, layer.k, layer.outputs, c).sum()) + constant
                     for c in (spent.lock_step, spent.decoupled)
                 ]
                 others = (spent.operations, spent.ou_activations, spent.input_bits_streamed)
-                with lock:
-                    total[name, skip][:, nodes.index(node)] += [*(int(x.sum()) for x in others), *cycles]
+                found.append([*(int(x.sum()) for x in others), *cycles])
+        return np.array(found, dtype=np.int64)
 
-    GraphRunner(graph, threads=threads).run(images, observe=observe)
-    return {key: GraphSpent(*(values / max(1, len(images)))) for key, values in total.items()}
+    total = np.stack(list(sum_over_layers(graph, images, count, threads=threads).values()), axis=-1)
+    keys = [(name, skip) for name in settings for skip in skip_zero_slices]
+    return {key: GraphSpent(*(values / len(images))) for key, values in zip(keys, total, strict=True)}
 
 
-def graph_decoupled_cycles(graph: Any, images: np.ndarray, *, threads: int | None = None) -> np.ndarray:
+def graph_decoupled_cycles(graph: Graph, images: np.ndarray, *, threads: int | None = None) -> np.ndarray:
     """Clocks of every crossbar node with decoupled lanes, mean of one image: float64 (crossbar nodes,)."""
     return graph_spent(graph, images, threads=threads)["", None].decoupled

@@ -33,9 +33,8 @@ from rich.table import Table
 from golden_model.command import Json, command_app, reports_errors, results_console, table_of
 from golden_model.config import PAPER
 from golden_model.cost import machines
-from golden_model.cost.__main__ import chip_table, group_table, source_lines, trace_lines, work_table
-from golden_model.cost.baselines import layer_wise_events
 from golden_model.cost.components import load_table, table_names
+from golden_model.cost.tables import chip_table, group_table, source_lines, trace_lines, work_table
 from golden_model.files import read_json
 from golden_model.graph.network import Graph
 from golden_model.image import archive as graph_file
@@ -110,9 +109,8 @@ def ou_activations(network: Trained) -> float:
 
     With one width per layer every block of the layer is as wide as its widest.
     """
-    if network.layer_wise:
-        return float(layer_wise_events(network.graph, own_input_bits=True).ou_activations.sum())
-    return machines.block_widths(network.graph, own_input_bits=True).total("ou_activations")
+    machine = machines.layer_wise if network.layer_wise else machines.block_widths
+    return machine(network.graph, own_input_bits=True).total("ou_activations")
 
 
 def by_recipe(trained: Iterable[Trained]) -> dict[str, list[Trained]]:

@@ -18,14 +18,13 @@ from golden_model.cost.machines import Machine
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.graph.network import Graph
-from golden_model.graph.settings import with_settings
+from golden_model.graph.settings import on_machine, with_settings
 from golden_model.searches import choose as searches
 from golden_model.searches.joint import JointCounts, graph_joint_counts
 from golden_model.searches.lanes import graph_decoupled_cycles
 from golden_model.trq import AdcRegisters, ColumnBoundBits
 from quant.reference import accuracy
 from quant.search import registers as redy_registers
-from quant.search.redy import on_machine
 
 OURS, LOSSY, SPARSE = "ours: ", "ours: lossy ReDy, ", "SRE-like"
 #: What gathered machines are called: ours and the rival, each without and with lossy ReDy.

@@ -189,9 +189,9 @@ def compare(study: Study, bounds: Sequence[int], allowed: float) -> dict[str, An
     study.log("how much of each layer's error arrives in the logits")
     weights = adc_search.sensitivities(check, scores(("general", "uniform")), min(32, study.check_images))
     for kind, families in FAMILIES.items():
-        found, _, _ = adc_search.cheapest(
+        found = adc_search.cheapest(
             scores(families), lambda s: check.measure(s)["logit_error"] <= allowed, sensitivity=weights
-        )
+        ).settings
         if found is None:
             study.log(f"{kind}: nothing passes the check")
         else:

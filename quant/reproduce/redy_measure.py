@@ -20,18 +20,18 @@ from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.cost.baselines import baseline_planes
 from golden_model.cost.components import ComponentTable
 from golden_model.cost.energy import energy
-from golden_model.cost.work import dynamic_precision_events
+from golden_model.cost.work import Machine, dynamic_precision_events
 from golden_model.cost.work import stages as network_stages
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Concat
-from golden_model.graph.settings import with_settings
+from golden_model.graph.settings import on_machine, with_settings
 from quant import stages
 from quant.reference import accuracy, exact_logits
 from quant.reproduce import study as shared
 from quant.search import redy as redy_search
 from quant.search.check import compare_logits
-from quant.search.redy import KINDS, LOSSY, Check, Chosen, Settings, on_machine
+from quant.search.redy import KINDS, LOSSY, Check, Chosen, Settings
 
 MACHINES: dict[str, HardwareConfig] = {"paper": PAPER, "isaac": ISAAC}
 STATIC_BITS = (7, 6, 5, 4)
@@ -158,7 +158,7 @@ def count(graph: Graph, images: np.ndarray, name: str, table: ComponentTable, th
     machine = variant(graph, name)
     _, events = GraphRunner(machine, threads=threads).run(images)
     unit_events = dynamic_precision_events(machine)
-    report = energy(events, machine, table, width_table=not VARIANTS[name][0], extra=unit_events)
+    report = energy(Machine(machine, events, width_table=not VARIANTS[name][0], extra=unit_events), table)
     by_layer = report.by_layer
     total = events.sum(axis=0)
     hardware = machine.hardware
@@ -186,7 +186,7 @@ def count(graph: Graph, images: np.ndarray, name: str, table: ComponentTable, th
         "unit_pj": sum(unit.get(row, 0.0) for row in UNIT),
         "by_group": report.by_group,
         "layers": layers,
-        "products": dict(zip(report.layers, report.counts.tolist(), strict=True)),
+        "products": dict(zip(report.parts, report.counts.tolist(), strict=True)),
     }
 
 

@@ -26,7 +26,8 @@ from rich.table import Table
 from golden_model.command import Json, command_app, reports_errors, table_of
 from golden_model.config import HardwareConfig
 from golden_model.cost import components, gathered
-from golden_model.cost import energy as cost
+from golden_model.cost.energy import EnergyReport, energy
+from golden_model.cost.work import Machine
 from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
 from golden_model.files import write_json
@@ -106,7 +107,7 @@ FLOORS: dict[str, Any] = {"nothing": None, "k": 0, "k and empty columns": 1, "mi
 
 
 # ---- measurements -------------------------------------------------------------------------------
-def _energy(graph: Graph, registers: Registers, spent: lanes.GraphSpent, held: bool) -> cost.EnergyReport:
+def _energy(graph: Graph, registers: Registers, spent: lanes.GraphSpent, held: bool) -> EnergyReport:
     """Energy of an image in what differs between searches: converters (group "ADC") and knowledge ("Metadata")."""
     table = components.load_table()
     parts = tuple(c for c in table.components if c.quantity in PRICED)
@@ -116,13 +117,7 @@ def _energy(graph: Graph, registers: Registers, spent: lanes.GraphSpent, held: b
     # Means of a few images: rounded, because counters are integers.
     counted = Events(np.rint(events).astype(np.int64))
     extra = searches.metadata_events(with_settings(graph, registers=registers), counted, held=held)
-    return cost.energy(events, graph, replace(table, components=parts), extra=extra)
-
-
-def _trace(report: cost.EnergyReport) -> list[str]:
-    """The products behind it that are not 0, and the total."""
-    *lines, total = report.trace()
-    return [line for line, row in zip(lines, report.trace_rows(), strict=True) if row["events"]] + [total]
+    return energy(Machine(graph, events, extra=extra), replace(table, components=parts))
 
 
 def _traced(name: str | None) -> list[str]:
@@ -216,8 +211,8 @@ def measure(
             stored = searches.stored_bits(changed)
             read, held = (_energy(graph, registers, spent, way) for way in (False, True))
             if key in traced:
-                traces[f"{one.words}, {where}, u read each time"] = _trace(read)
-                traces[f"{one.words}, {where}, u held"] = _trace(held)
+                traces[f"{one.words}, {where}, u read each time"] = read.trace()
+                traces[f"{one.words}, {where}, u held"] = held.trace()
             found[key][where] = {
                 **spends,
                 "over_floor": spends["operations_per_image"] / floor if floor else None,

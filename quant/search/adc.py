@@ -26,7 +26,7 @@ from golden_model.graph.settings import with_settings
 from golden_model.searches.histograms import LayerCounts
 from golden_model.trq import AdcRegisters, convert, convert_counts, lossless, min_count
 from quant.search import check
-from quant.search.check import PRICES
+from quant.search.price import PRICES, Found, highest
 
 Family = Literal["ideal", "normal", "general", "free", "uniform"]
 #: system.md §7, and "free" (*ours*): bias 0, n_r1, n_r2, m and lambda searched.
@@ -250,44 +250,30 @@ class Chosen:
     conversions: int
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "family": self.family,
-            **{name: getattr(self.setting.registers, name) for name in _FIELDS},
-            "counts_per_lsb": self.setting.counts_per_lsb,
-            "operations": self.operations,
-            "error": self.error,
-            "output_error": self.output_error,
-            "conversions": self.conversions,
-        }
+        registers = {name: getattr(self.setting.registers, name) for name in _REGISTERS}
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        return {"family": self.family, **registers, "counts_per_lsb": self.setting.counts_per_lsb, **numbers}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Chosen:
-        registers = AdcRegisters(**{name: values[name] for name in _FIELDS})
+        registers = AdcRegisters(**{name: values[name] for name in _REGISTERS})
         setting = AdcSetting(registers=registers, counts_per_lsb=values["counts_per_lsb"])
-        operations, error, output_error = (
-            float("nan") if values[k] is None else values[k] for k in ("operations", "error", "output_error")
-        )
-        return cls(
-            family=values["family"],
-            setting=setting,
-            operations=operations,
-            error=error,
-            output_error=output_error,
-            conversions=values["conversions"],
-        )
+        numbers: dict[str, Any] = {name: float("nan") if values[name] is None else values[name] for name in _NUMBERS}
+        return cls(values["family"], setting, **numbers)
 
 
-_FIELDS = ("mode", "n_r2", "n_r1", "m", "bias")
+_REGISTERS = ("mode", "n_r2", "n_r1", "m", "bias")
+_NUMBERS = ("operations", "error", "output_error", "conversions")
 
 
 def _take(scores: Scores, candidate: int) -> Chosen:
     return Chosen(
-        family=scores.family(candidate),
-        setting=scores.setting(candidate),
-        operations=float(scores.operations[candidate]),
-        error=float(scores.error[candidate]),
-        output_error=float(scores.output_error[candidate]),
-        conversions=scores.conversions,
+        scores.family(candidate),
+        scores.setting(candidate),
+        float(scores.operations[candidate]),
+        float(scores.error[candidate]),
+        float(scores.output_error[candidate]),
+        scores.conversions,
     )
 
 
@@ -426,9 +412,9 @@ def cheapest(
     *,
     sensitivity: Mapping[str, float] | None = None,
     prices: Sequence[float] = PRICES,
-) -> tuple[dict[str, Chosen] | None, float | None, int]:
-    """`check.highest_price` of `choose`: (settings, price, checks)."""
-    return check.highest_price(lambda price: choose(scores, price, sensitivity), holds, prices)
+) -> Found[dict[str, Chosen]]:
+    """Settings with the highest price at which `holds`, an end-to-end check of settings."""
+    return highest(lambda price: choose(scores, price, sensitivity), holds, prices)
 
 
 def descend(
@@ -449,7 +435,8 @@ def descend(
     """
     accepted, steps = start, []
     for limit in limits:
-        step = Step(limit, *cheapest(scores_of(limit), holds, sensitivity=sensitivity))
+        found = cheapest(scores_of(limit), holds, sensitivity=sensitivity)
+        step = Step(limit, found.settings, found.price, found.checks)
         done(step)
         steps.append(step)
         if step.accepted is None:

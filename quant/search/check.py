@@ -1,4 +1,4 @@
-"""What every search shares: the end-to-end check of settings, sensitivities of layers, and the search of a price.
+"""What every search shares: the end-to-end check of settings, and sensitivities of layers.
 
 A check compares a changed network with its lossless self on training images that the search did not calibrate on:
 squared error of the logits over their mean square, and accuracy. (A network knows its training images by heart, so
@@ -7,19 +7,15 @@ accuracy alone would let nearly everything pass.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 
 from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.graph.network import Graph
 from quant.reference import accuracy, centred, exact_logits, logit_error
-
-Settings = TypeVar("Settings")
-#: Prices from the most accurate settings to the cheapest.
-PRICES: tuple[float, ...] = tuple(float(p) for p in np.geomspace(1e-5, 10, 73))
 
 
 def compare_logits(
@@ -97,24 +93,3 @@ def sensitivities(
         if progress is not None:
             progress(index + 1, len(scores))
     return found
-
-
-def highest_price(
-    choose: Callable[[float], Settings], holds: Callable[[Settings], bool], prices: Sequence[float] = PRICES
-) -> tuple[Settings | None, float | None, int]:
-    """(settings, price, checks) with the highest price at which `holds`; by bisection, (None, None, checks) if none.
-
-    choose : settings for a price. holds : an end-to-end check; assumed to hold below any price at which it holds.
-    """
-    low, high, checks = 0, len(prices), 0  # holds below low, fails from high on
-    best: Settings | None = None
-    price: float | None = None
-    while low < high:
-        middle = (low + high) // 2
-        settings = choose(prices[middle])
-        checks += 1
-        if holds(settings):
-            best, price, low = settings, prices[middle], middle + 1
-        else:
-            high = middle
-    return best, price, checks

@@ -37,7 +37,7 @@ from golden_model.graph.nodes import Crossbar
 from golden_model.graph.settings import lossless_uniform, with_settings
 from quant.reference import exact_logits
 from quant.search import check
-from quant.search.check import PRICES
+from quant.search.price import PRICES, highest
 
 #: tau_sq is unsigned Q4.12, so that tau <= 4: a step of at most 4 standard deviations.
 TAU_ONE, TAU_SQ_TOP = 1 << 12, 65535
@@ -87,13 +87,6 @@ def allowed(kind: Kind, scores: Mapping[str, Scores]) -> dict[str, Scores]:
 
 
 # ---- machines -----------------------------------------------------------------------------------
-def on_machine(graph: Graph, hardware: HardwareConfig) -> Graph:
-    """The network on a machine, with lossless uniform converters and all bits streamed."""
-    names = [node.name for node in graph.crossbars]
-    changed = with_settings(graph, hardware=hardware, dynamic=dict.fromkeys(names), skip_zero_slices=False)
-    return with_settings(changed, registers=dict.fromkeys(names, lossless_uniform(hardware)))
-
-
 def with_planes(graph: Graph, planes: int) -> Graph:
     """The same network on a machine that stores `planes` planes of every block (*more than needed is legal*).
 
@@ -346,19 +339,14 @@ class Chosen:
     shift: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        numbers = {k: getattr(self, k) for k in ("streamed", "energy", "static", "output_error")}
-        return {**asdict(self.setting), **numbers, "shift": list(self.shift)}
+        fields = asdict(self)
+        return {**fields.pop("setting"), **fields, "shift": list(self.shift)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Chosen:
-        return cls(
-            setting=DynamicPrecision(l_max=values["l_max"], tau_sq=values["tau_sq"]),
-            streamed=values["streamed"],
-            energy=values["energy"],
-            static=values["static"],
-            output_error=values["output_error"],
-            shift=tuple(values["shift"]),
-        )
+        setting = DynamicPrecision(l_max=values["l_max"], tau_sq=values["tau_sq"])
+        numbers = {name: values[name] for name in ("streamed", "energy", "static", "output_error")}
+        return cls(setting, **numbers, shift=tuple(values["shift"]))
 
 
 Settings = dict[str, Chosen]
@@ -469,13 +457,11 @@ def search(
 
     If nothing passes, settings are the lossless ones, price and measurement None.
     """
-    passing: list[Mapping[str, float]] = []
 
-    def holds(settings: Settings) -> bool:
+    def passes(settings: Settings) -> Mapping[str, float] | None:
         made = measure(settings)
-        good = made["logit_error"] <= budget and made["accuracy"] >= made["exact_accuracy"] - tolerance
-        passing.extend([made] if good else [])
-        return good
+        right = made["accuracy"] >= made["exact_accuracy"] - tolerance
+        return made if made["logit_error"] <= budget and right else None
 
-    found, price, _ = check.highest_price(lambda price: choose(scores, price, sensitivity), holds, prices)
-    return (lossless(scores), None, None) if found is None else (found, price, passing[-1])
+    found = highest(lambda price: choose(scores, price, sensitivity), passes, prices)
+    return lossless(scores) if found.settings is None else found.settings, found.price, found.checked

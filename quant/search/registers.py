@@ -26,7 +26,7 @@ from golden_model.crossbar import redy
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.files import file_hash, read_json, write_json
 from golden_model.graph.network import Graph
-from golden_model.graph.settings import with_settings
+from golden_model.graph.settings import on_machine, with_settings
 from golden_model.trq import AdcRegisters
 from quant.data import sets as datasets
 from quant.search import redy as redy_search
@@ -138,7 +138,7 @@ def skipping(graph: Graph) -> Graph:
 def picojoules(graph: Graph, images: np.ndarray, table: ComponentTable, threads: int | None) -> float:
     """Energy of one image on `skipping`."""
     one = machines.counted("", skipping(graph), images, threads=threads)
-    return energy(one.events, one.network, table, extra=one.extra).total_pj
+    return energy(one, table).total_pj
 
 
 def choose(
@@ -168,7 +168,7 @@ def choose(
     new_x, new_y = np.array(parts.check_images[count:]), parts.check_labels[count:]
     if not len(new_x):
         raise ValueError(f"{dataset.source}: too few images to check and to confirm a choice")
-    plain = redy_search.on_machine(graph, graph.hardware)
+    plain = on_machine(graph, graph.hardware)
     samples = redy_search.collect(plain, parts.calibration, progress=lambda done, all_: tell("windows", done, all_))
     without = picojoules(plain, seen_x[:_COUNTED], table, threads)
     found: list[tuple[float, Registers]] = []

@@ -18,14 +18,15 @@ import numpy as np
 
 from golden_model import trq
 from golden_model.config import HardwareConfig
-from golden_model.cost import baselines, chip, work
-from golden_model.cost import energy as cost
-from golden_model.cost import machines as compared
-from golden_model.cost.machines import Machine
+from golden_model.cost import baselines, chip, components, work
+from golden_model.cost import machines as rivals
+from golden_model.cost.energy import EnergyReport, energy
+from golden_model.cost.work import Machine
 from golden_model.crossbar import redy
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.crossbar.windows import windows
 from golden_model.engines.run_network import GraphRunner
+from golden_model.events import Events
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
 from golden_model.graph.settings import with_settings
@@ -46,7 +47,7 @@ def collect(
     image: deployment.Image,
     run: dict[str, Any] | None = None,
     *,
-    table: str = cost.DEFAULT_TABLE,
+    table: str = components.DEFAULT_TABLE,
     images: int = 10,
     clock_mhz: float = CLOCK_MHZ,
 ) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def collect(
     table that cannot be read.
     """
     network, hardware, vectors, program = image.network, image.network.hardware, image.vectors, image.program
-    energy_table, shown_run = cost.load_table(table), check_run(run, image)
+    energy_table, shown_run = components.load_table(table), check_run(run, image)
     if not 0 < clock_mhz < float("inf"):
         raise ValueError(f"--clock-mhz must be a number above 0, got {clock_mhz}")
     if not len(vectors.images):
@@ -75,7 +76,7 @@ def collect(
     recorded, elsewhere = by_node(network, program, by_step)
     ladder = machines(network, vectors.images[:count], recorded)
     baseline, ours = ladder[0], ladder[-1]
-    priced = [_energy(machine, energy_table) for machine in ladder]
+    priced = [energy(machine, energy_table) for machine in ladder]
     measured = measure(network, vectors.images[: min(count, HISTOGRAM_IMAGES)])
     layers = [_layer(node, measured[node.name], hardware, ours.events[i]) for i, node in enumerate(network.crossbars)]
     rows = _rows(network, program, steps, elsewhere, (baseline, priced[0]), (ours, priced[-1]))
@@ -111,7 +112,7 @@ def collect(
                 for j, c in enumerate(energy_table.components)
             ],
             "trace": [row for row in priced[-1].trace_rows() if row["events"]],
-            "tables": [_table(name, baseline, ours) for name in cost.table_names()],
+            "tables": [_table(name, baseline, ours) for name in components.table_names()],
         },
         "run": shown_run,
         "pictures": _pictures(vectors, count, run),
@@ -248,14 +249,14 @@ def _rows(
     program: Program,
     steps: Sequence[dict[str, Any]],
     elsewhere: dict[str, float],
-    baseline: tuple[Machine, cost.EnergyReport],
-    ours: tuple[Machine, cost.EnergyReport],
+    baseline: tuple[Machine, EnergyReport],
+    ours: tuple[Machine, EnergyReport],
 ) -> list[dict[str, Any]]:
     """One row per node that does anything: what it takes, here and in the baseline."""
     mine, pairs, hardware = _steps_of(steps), _pairs(program), network.hardware
     stage_of = {stage.name: stage for stage in work.stages(network)}
     place = {name: i for i, name in enumerate(stage_of)}
-    priced = [dict(zip(report.layers, report.by_layer.tolist(), strict=True)) for _, report in (baseline, ours)]
+    priced = [dict(zip(report.parts, report.by_layer.tolist(), strict=True)) for _, report in (baseline, ours)]
     rows = []
     for node in network.nodes:
         numbers = mine.get(node.name, [])
@@ -416,7 +417,7 @@ def _storage(node: Crossbar, hardware: HardwareConfig) -> dict[str, int]:
             ("weights", weights.sum()),
             ("plane_bits", (weights * layer.block_widths).sum()),
             ("sign_bits", weights[layer.block_widths > 0].sum()),
-            ("table_bits", cost.WIDTH_ENTRY_BITS * layer.block_widths.size),
+            ("table_bits", work.WIDTH_ENTRY_BITS * layer.block_widths.size),
             ("blocks", layer.block_widths.size),
             ("pruned", (layer.block_widths == 0).sum()),
         ):
@@ -433,8 +434,8 @@ def machines(network: Graph, images: np.ndarray, final: np.ndarray) -> list[Mach
     """
     hardware, layers = network.hardware, network.layers
     made = [
-        replace(compared.baseline(network), name="ISAAC-like baseline"),
-        replace(compared.block_widths(network), name="stored planes only: a width per block"),
+        replace(rivals.baseline(network), name="ISAAC-like baseline"),
+        replace(rivals.block_widths(network), name="stored planes only: a width per block"),
     ]
     uniform = AdcRegisters(mode="uniform", n_r2=min(hardware.ideal_bits, hardware.adc_bits))
     plain = all(layer.registers == uniform for layer in layers)
@@ -455,25 +456,18 @@ def machines(network: Graph, images: np.ndarray, final: np.ndarray) -> list[Mach
     used = [(name, units) for name, needed, units in rungs if needed]
     for name, units in used[:-1]:
         now = with_settings(network, dynamic=units, skip_zero_slices=False)
-        made.append(_counted(name, now, GraphRunner(now).run(images)[1].counts))
+        made.append(_counted(name, now, GraphRunner(now).run(images)[1]))
     made.append(_counted(used[-1][0] if used else "this image", network, final))
     return made
 
 
-def _counted(name: str, network: Graph, events: np.ndarray) -> Machine:
+def _counted(name: str, network: Graph, events: Events | np.ndarray) -> Machine:
     """A machine from events (images, crossbar nodes, counters), and what its dynamic-precision units decide."""
     extra = {name: counts for name, counts in work.dynamic_precision_events(network).items() if counts.any()}
-    return Machine(name, network, cost.per_image(events, network), extra=extra)
+    return Machine(network, events, name, extra=extra)
 
 
-def _energy(machine: Machine, table: cost.ComponentTable) -> cost.EnergyReport:
-    return cost.energy(
-        machine.events, machine.network, table, width_table=machine.width_table,
-        own_input_bits=machine.own_input_bits, extra=machine.extra,
-    )  # fmt: skip
-
-
-def _machine(machine: Machine, report: cost.EnergyReport, elsewhere: dict[str, float]) -> dict[str, Any]:
+def _machine(machine: Machine, report: EnergyReport, elsewhere: dict[str, float]) -> dict[str, Any]:
     """Totals of one picture; steps without crossbars take the same clocks in every machine."""
     return {
         "name": machine.name,
@@ -482,13 +476,13 @@ def _machine(machine: Machine, report: cost.EnergyReport, elsewhere: dict[str, f
         "conversions": machine.conversions,
         "energy_pj": report.total_pj,
         "energy_groups": report.by_group,
-        "nodes": dict(zip(report.layers, machine.events.tolist(), strict=False)),
+        "nodes": dict(zip(report.parts, machine.events.tolist(), strict=False)),
     }
 
 
 def _table(name: str, baseline: Machine, ours: Machine) -> dict[str, Any]:
-    table = cost.load_table(name)
-    b, o = _energy(baseline, table), _energy(ours, table)
+    table = components.load_table(name)
+    b, o = energy(baseline, table), energy(ours, table)
     return {
         "name": name,
         "title": table.title,

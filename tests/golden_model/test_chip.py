@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from golden_model import timing
 from golden_model.config import PAPER, TINY
 from golden_model.cost import baselines, work
-from golden_model.cost import energy as cost
 from golden_model.cost.chip import Chip, ChipShape, ChipStage, chip, place_stage
+from golden_model.cost.work import Machine
 from tests.golden_model.test_graph import SMALL, everything
 from tests.strategies import graph_of, make_layer, make_network
 
@@ -30,7 +30,7 @@ def one_layer(channels=5, outputs=12, size=4, weights=None):
 def test_a_layer_that_fills_ou_rows_unevenly():
     """2 block columns x 7 planes = 14 of 16 OUs in each of 5 OU rows of one pair (14 x 16)."""
     network = one_layer()
-    placed = chip(baselines.baseline_events(network), network, widths=7).stages[0].placement
+    placed = chip(Machine(network, baselines.baseline_events(network), widths=7)).stages[0].placement
     assert (placed.pairs, placed.ous, placed.places) == (1, 5 * 14, 224)
     assert placed.ou_utilisation == 70 / 224
     assert placed.weight_cells == 2 * 45 * 12 * 7
@@ -45,16 +45,16 @@ def test_cells_of_an_edge_segment_are_not_weights():
         weights=np.full((28, 8), 1),
     )  # fmt: skip
     network = graph_of([layer], PAPER)
-    placed = chip(baselines.block_width_events(network), network).stages[0].placement
+    placed = chip(Machine(network, baselines.uniform_events(network))).stages[0].placement
     assert (placed.ous, placed.weight_cells) == (4, 2 * 28 * 8)
 
 
 def test_a_pruned_layer_has_no_pair_and_still_a_macro():
     network = one_layer(weights=np.zeros((45, 12), dtype=np.int64))
-    made = chip(baselines.block_width_events(network), network)
+    made = chip(Machine(network, baselines.uniform_events(network)))
     assert (made.pairs, made.macros, made.tiles) == (0, 1, 1)
     assert made.ou_utilisation == made.cell_utilisation == 0
-    assert made.stages[0].clocks == baselines.block_width_events(network).cycles[0]
+    assert made.stages[0].clocks == baselines.uniform_events(network).cycles[0]
 
 
 def test_the_busiest_macro_sets_the_share():
@@ -78,7 +78,7 @@ def test_every_group_starts_a_fresh_pair():
 def test_a_layer_in_one_macro_takes_its_counted_clocks():
     network = one_layer()
     events = baselines.baseline_events(network)
-    made = chip(events, network, widths=7)
+    made = chip(Machine(network, events, widths=7))
     assert made.stages[0].clocks == made.latency_clocks == made.interval_clocks == events.cycles[0]
     assert made.utilisation == 1
 
@@ -91,7 +91,7 @@ def test_macros_share_the_conversions_of_a_layer():
     )  # fmt: skip
     network = graph_of([layer], PAPER)
     events = baselines.baseline_events(network)
-    stage = chip(events, network, widths=7).stages[0]
+    stage = chip(Machine(network, events, widths=7)).stages[0]
     # 56 OUs in a segment fill 3.5 OU rows, so 4; 256 OU rows fill 18.3 pairs of 14
     assert (stage.placement.pairs, stage.macros) == (19, 5)
     window = 576 + 8 + 64 + timing.c_window(PAPER)
@@ -153,11 +153,11 @@ def test_more_crossbars_never_slow_a_pipeline_down(layers, extra, size):
 # ---- area ---------------------------------------------------------------------------------------
 def test_area_is_units_times_rows():
     network = one_layer()
-    made = chip(
-        baselines.block_width_events(network), network, metadata_bits=np.array([1000.0]),
+    machine = Machine(
+        network, baselines.uniform_events(network), metadata_bits=np.array([1000.0]),
         held_bound_bits=np.array([50.0]),
-        shape=ChipShape(pairs_per_macro=2, macros_per_tile=3, buffer_bytes=512),
     )  # fmt: skip
+    made = chip(machine, ChipShape(pairs_per_macro=2, macros_per_tile=3, buffer_bytes=512))
     report = made.area("isaac-32nm")
     units = {
         "adc": 16,
@@ -180,7 +180,7 @@ def test_area_is_units_times_rows():
     assert {row.name: report.counts[:, j].sum() for j, row in enumerate(report.table.areas)} == units
     expected = sum(row.area_um2 * units[row.name] for row in report.table.areas)
     assert report.total_mm2 == pytest.approx(expected * 1e-6)
-    assert sum(report.by_group.values()) == pytest.approx(report.total_mm2)
+    assert sum(report.mm2_by_group.values()) == pytest.approx(report.total_mm2)
     rows = report.trace_rows()
     assert sum(r["units"] * r["area_um2"] for r in rows) == pytest.approx(expected)
     assert all(r["source"] and r["formula"] for r in rows)
@@ -190,7 +190,7 @@ def test_area_is_units_times_rows():
 def test_a_machine_without_width_table_has_no_room_for_one():
     network = one_layer()
     events = baselines.baseline_events(network)
-    report = chip(events, network, widths=7, width_table=False).area()
+    report = chip(Machine(network, events, widths=7, width_table=False)).area()
     place = [row.name for row in report.table.areas].index("width_table")
     assert report.counts[:, place].sum() == 0
 
@@ -222,8 +222,8 @@ def test_bad_shapes_are_refused(field, value):
 
 def test_wrong_metadata_and_placements_are_refused():
     network = make_network(0, TINY)
-    events = cost.baseline_events(network)
+    events = baselines.baseline_events(network)
     with pytest.raises(ValueError, match=r"metadata_bits must be 3 numbers, one per layer, got shape \(2,\)"):
-        chip(events, network, metadata_bits=np.zeros(2))
+        chip(Machine(network, events, metadata_bits=np.zeros(2)))
     with pytest.raises(ValueError, match="placements must be given for all 3 layers, got 1"):
-        chip(events, network, placements=[work.StagePlacement(TINY, np.array([1]), 0, 0)])
+        chip(Machine(network, events, placements=[work.StagePlacement(TINY, np.array([1]), 0, 0)]))

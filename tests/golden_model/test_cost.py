@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from golden_model import timing
 from golden_model.config import PAPER, TINY, HardwareConfig
-from golden_model.cost import energy as cost
+from golden_model.cost import baselines, components, work
+from golden_model.cost.energy import energy
+from golden_model.cost.work import Machine
 from golden_model.crossbar.layer import Layer
 from golden_model.graph.network import Graph
 from golden_model.registers import COUNTER_NAMES
@@ -70,34 +72,34 @@ def value_of(expression: str) -> float:
 
 
 # ---- tables -------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", cost.table_names())
+@pytest.mark.parametrize("name", components.table_names())
 def test_every_energy_equals_its_derivation(name):
-    for row in cost.load_table(name).components:
+    for row in components.load_table(name).components:
         assert row.energy_pj == pytest.approx(value_of(row.derivation) * 1e12, rel=2e-3), row.name
 
 
-@pytest.mark.parametrize("name", cost.table_names())
+@pytest.mark.parametrize("name", components.table_names())
 def test_every_area_equals_its_derivation(name):
-    table = cost.load_table(name)
+    table = components.load_table(name)
     assert table.areas
     for row in table.areas:
         assert row.area_um2 == pytest.approx(value_of(row.derivation) * 1e6, rel=2e-3), row.name
 
 
-@pytest.mark.parametrize("name", cost.table_names())
+@pytest.mark.parametrize("name", components.table_names())
 def test_every_row_names_a_source(name):
-    table = cost.load_table(name)
+    table = components.load_table(name)
     assert all(len(row.source) > 20 for row in (*table.components, *table.areas))
 
 
-@pytest.mark.parametrize("name", cost.table_names())
+@pytest.mark.parametrize("name", components.table_names())
 def test_every_table_charges_every_extra_event(name):
-    assert set(cost.EXTRA_NAMES) <= {row.quantity for row in cost.load_table(name).components}
+    assert set(work.EXTRA_NAMES) <= {row.quantity for row in components.load_table(name).components}
 
 
 def test_areas_of_the_isaac_table_add_up_to_the_published_tile():
     """Inventory of an ISAAC-CE tile: 12 IMAs of 8 arrays, 8 converters and 4 shift-and-add units; 0.372 mm2."""
-    area = {row.name: row.area_um2 for row in cost.load_table("isaac-32nm").areas}
+    area = {row.name: row.area_um2 for row in components.load_table("isaac-32nm").areas}
     ima = (
         8 * area["adc"]
         + 8 * 128 * (area["sample_and_hold"] + area["word_line_driver"])
@@ -112,7 +114,7 @@ def test_areas_of_the_isaac_table_add_up_to_the_published_tile():
 
 def test_power_of_the_isaac_table_adds_up_to_the_published_ima():
     """All arrays busy: 24.1 mW less the input register's 1.24 mW are those of converters, arrays and adders."""
-    energy = {row.name: row.energy_pj * 1e-12 for row in cost.load_table("isaac-32nm").components}
+    energy = {row.name: row.energy_pj * 1e-12 for row in components.load_table("isaac-32nm").components}
     samples, cells, cycle = 8 * 1.28e9, 8 * 128 * 128, 100e-9
     power = (
         samples * 8 * energy["adc_operation"]
@@ -126,7 +128,7 @@ def test_power_of_the_isaac_table_adds_up_to_the_published_ima():
 
 
 def test_trq_table_differs_from_isaac_only_in_the_converter():
-    isaac, trq = cost.load_table("isaac-32nm"), cost.load_table("trq-adc")
+    isaac, trq = components.load_table("isaac-32nm"), components.load_table("trq-adc")
     changed = {a.name for a, b in zip(isaac.components, trq.components, strict=True) if a != b}
     assert changed == {"adc_operation"}
     assert trq.component("adc_operation").energy_pj == 0.4545
@@ -158,7 +160,7 @@ why = "w"
 def test_a_table_may_be_a_file_of_the_user(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(ROW)
-    table = cost.load_table(path)
+    table = components.load_table(path)
     assert (table.name, table.components[0].energy_pj) == ("mine", 1.5)
 
 
@@ -185,14 +187,14 @@ def test_a_bad_table_is_refused_by_name(tmp_path, text, message):
     path = tmp_path / "bad.toml"
     path.write_text(text)
     with pytest.raises(ValueError, match=f"energy table .*bad.toml.*{message}"):
-        cost.load_table(path)
+        components.load_table(path)
 
 
 def test_an_unknown_table_lists_the_known_ones():
     with pytest.raises(
         ValueError, match="energy table nowhere: no such file, and not one of isaac-32nm, mixed-45nm, trq-adc"
     ):
-        cost.load_table("nowhere")
+        components.load_table("nowhere")
 
 
 # ---- energy -------------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ def test_energy_is_events_times_rows():
         ("cycles", 999),
     ]:
         events[0, COUNTER_NAMES.index(name)] = value
-    report = cost.energy(events, network)
+    report = energy(Machine(network, events))
     counts = dict(zip((c.name for c in report.table.components), report.counts[0].tolist(), strict=True))
     windows, k, outputs = 4, 18, 3
     assert counts == {
@@ -242,20 +244,20 @@ def test_energy_is_events_times_rows():
     assert report.by_layer.sum() == pytest.approx(total)
 
 
-def test_trace_lists_every_product_and_adds_up():
+def test_trace_lists_every_product_that_is_not_0_and_adds_up():
     network = make_network(PAPER, make_layer(PAPER))
-    report = cost.energy(cost.baseline_events(network), network)
+    report = energy(Machine(network, baselines.baseline_events(network)))
     rows = report.trace_rows()
     assert len(rows) == len(report.table.components)
     assert sum(r["events"] * r["energy_pj"] for r in rows) == pytest.approx(report.total_pj)
     assert all(r["source"] and r["formula"] for r in rows)
-    assert len(report.trace()) == len(rows) + 1
+    assert len(report.trace()) == sum(r["events"] > 0 for r in rows) + 1
 
 
 def test_a_machine_without_width_table_does_not_pay_for_it():
     network = make_network(PAPER, make_layer(PAPER))
-    events = cost.baseline_events(network)
-    paid, free = cost.energy(events, network), cost.energy(events, network, width_table=False)
+    events = baselines.baseline_events(network)
+    paid, free = energy(Machine(network, events)), energy(Machine(network, events, width_table=False))
     row = [c.name for c in paid.table.components].index("width_table")
     assert paid.counts[0, row] > 0
     assert free.counts[0, row] == 0
@@ -264,10 +266,10 @@ def test_a_machine_without_width_table_does_not_pay_for_it():
 
 def test_extra_events_are_charged_by_the_row_of_their_quantity():
     network = make_network(TINY, make_layer(TINY))
-    events = cost.baseline_events(network)
-    plain = cost.energy(events, network)
-    extra = {name: np.array([float(i + 1)]) for i, name in enumerate(cost.EXTRA_NAMES)}
-    more = cost.energy(events, network, extra=extra)
+    events = baselines.baseline_events(network)
+    plain = energy(Machine(network, events))
+    extra = {name: np.array([float(i + 1)]) for i, name in enumerate(work.EXTRA_NAMES)}
+    more = energy(Machine(network, events, extra=extra))
     rows = {row.quantity: row.energy_pj for row in more.table.components}
     size = {"population_counts": TINY.ou_rows, "gathered_rows": TINY.ideal_bits}
     expected = sum(float(v[0]) * size.get(name, 1) * rows[name] for name, v in extra.items())
@@ -285,37 +287,37 @@ def test_extra_events_are_charged_by_the_row_of_their_quantity():
 def test_bad_extra_events_are_refused(extra, message):
     network = make_network(PAPER, make_layer(PAPER))
     with pytest.raises(ValueError, match=message):
-        cost.energy(cost.baseline_events(network), network, extra=extra)
+        energy(Machine(network, baselines.baseline_events(network), extra=extra))
 
 
 def test_extra_events_without_a_row_are_refused(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(ROW)
     network = make_network(PAPER, make_layer(PAPER))
-    events = cost.baseline_events(network)
+    events = baselines.baseline_events(network)
     with pytest.raises(ValueError, match="mine: it has no row for the quantity tree_bits_read"):
-        cost.energy(events, network, path, extra={"tree_bits_read": np.ones(1)})
-    assert cost.energy(events, network, path, extra={"tree_bits_read": np.zeros(1)}).total_pj > 0
+        energy(Machine(network, events, extra={"tree_bits_read": np.ones(1)}), path)
+    assert energy(Machine(network, events, extra={"tree_bits_read": np.zeros(1)}), path).total_pj > 0
 
 
 def test_energy_of_several_images_is_the_mean_of_one():
     network = make_network(PAPER, make_layer(PAPER))
-    one = cost.baseline_events(network)
+    one = baselines.baseline_events(network)
     several = np.stack([one.counts, 3 * one.counts])
-    assert np.allclose(cost.per_image(several, network), 2 * one.counts)
+    assert np.allclose(work.per_image(several, network), 2 * one.counts)
 
 
 @pytest.mark.parametrize("shape", [(2, 9), (9,), (0, 1, 9), (1, 8)])
 def test_events_of_another_shape_are_refused(shape):
     network = make_network(PAPER, make_layer(PAPER))
     with pytest.raises(ValueError, match="events must have shape"):
-        cost.energy(np.zeros(shape), network)
+        energy(Machine(network, np.zeros(shape)))
 
 
 def test_negative_events_are_refused():
     network = make_network(PAPER, make_layer(PAPER))
     with pytest.raises(ValueError, match="at least 0"):
-        cost.energy(-cost.baseline_events(network).counts, network)
+        energy(Machine(network, -baselines.baseline_events(network).counts))
 
 
 # ---- baseline -----------------------------------------------------------------------------------
@@ -358,8 +360,8 @@ def test_uniform_events_equal_a_walk_over_every_conversion(outputs, channels, ke
     layer = make_layer(TINY, outputs=outputs, channels=channels, kernel=kernel, pool=pool, widths=widths)
     network = make_network(TINY, layer)
     for events, planes in [
-        (cost.block_width_events(network), widths),
-        (cost.baseline_events(network), np.full(shape, TINY.weight_bits)),
+        (baselines.uniform_events(network), widths),
+        (baselines.baseline_events(network), np.full(shape, TINY.weight_bits)),
     ]:
         got, expected = named(events[0]), slow_baseline(layer, TINY, planes)
         assert {n: v for n, v in got.items() if n != "cycles"} == {n: v for n, v in expected.items() if n != "cycles"}
@@ -367,7 +369,7 @@ def test_uniform_events_equal_a_walk_over_every_conversion(outputs, channels, ke
 
 def test_baseline_has_seven_planes_and_eight_on_request():
     network = make_network(PAPER, make_layer(PAPER))
-    seven, eight = named(cost.baseline_events(network)[0]), named(cost.baseline_events(network, 8)[0])
+    seven, eight = named(baselines.baseline_events(network)[0]), named(baselines.baseline_events(network, 8)[0])
     windows, segments, block_columns = 4, 2, 1
     assert seven["ou_activations"] == windows * segments * block_columns * 7 * 8
     assert eight["ou_activations"] == windows * segments * block_columns * 8 * 8
@@ -378,13 +380,13 @@ def test_baseline_has_seven_planes_and_eight_on_request():
 def test_baseline_does_not_depend_on_weights_registers_or_widths():
     dense = make_network(PAPER, make_layer(PAPER, widths=np.full((2, 1), 8)))
     empty = make_network(PAPER, make_layer(PAPER, widths=np.zeros((2, 1), dtype=np.int64)))
-    assert cost.baseline_events(dense) == cost.baseline_events(empty)
+    assert baselines.baseline_events(dense) == baselines.baseline_events(empty)
 
 
 def test_widths_outside_the_hardware_are_refused():
     network = make_network(TINY, make_layer(TINY))
     with pytest.raises(ValueError, match=r"layer conv: block widths must be \(5, 2\) integers in 0..3"):
-        cost.baseline_events(network, 4)
+        baselines.baseline_events(network, 4)
 
 
 def test_baseline_cycles_are_the_lock_step_formula():
@@ -394,11 +396,11 @@ def test_baseline_cycles_are_the_lock_step_formula():
     segment = 7 * 8 * 4
     fixed = k + timing.c_group(PAPER) * 1 + columns + outputs + timing.c_window(PAPER)
     expected = timing.c_layer(PAPER) + windows * (fixed + 2 * segment)
-    assert named(cost.baseline_events(make_network(PAPER, layer))[0])["cycles"] == expected
+    assert named(baselines.baseline_events(make_network(PAPER, layer))[0])["cycles"] == expected
 
 
 def test_a_slow_array_sets_the_pace_of_the_baseline():
     slow = replace(PAPER, sample_interval=9)
-    fast_cycles = named(cost.baseline_events(make_network(PAPER, make_layer(PAPER)))[0])["cycles"]
-    slow_cycles = named(cost.baseline_events(make_network(slow, make_layer(slow)))[0])["cycles"]
+    fast_cycles = named(baselines.baseline_events(make_network(PAPER, make_layer(PAPER)))[0])["cycles"]
+    slow_cycles = named(baselines.baseline_events(make_network(slow, make_layer(slow)))[0])["cycles"]
     assert slow_cycles - fast_cycles == 4 * 2 * 7 * 8 * (9 - 4)

@@ -1,4 +1,4 @@
-"""Gathering of active word lines: the exact product, a walk over every row, the SRE-like machine, and by hand."""
+"""Gathering of active word lines: the exact product, a walk over every row, and by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from golden_model import timing
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
 from golden_model.cost import baselines, gathered, machines
-from golden_model.cost import energy as cost
+from golden_model.cost.energy import energy
 from golden_model.crossbar import redy
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.engines.run_network import GraphRunner
@@ -44,8 +44,16 @@ def lossless(hardware: HardwareConfig, rng: np.random.Generator) -> list[AdcRegi
         AdcRegisters(mode="bounded", n_r2=bits),
         AdcRegisters(mode="tree", n_r2=bits, trees=trees),
         AdcRegisters(mode="tree", n_r2=bits, trees=trees[-1:]),
-        searches.low_first({"": None}, hardware)[""],
+        searches.low_first([""], hardware)[""],
     ]
+
+
+def made_names(made: graph.Graph) -> list[str]:
+    return [node.name for node in made.crossbars]
+
+
+def tables(hardware: HardwareConfig, rng: np.random.Generator) -> list[np.ndarray]:
+    return [gathered.search_tables(registers, hardware) for registers in lossless(hardware, rng)]
 
 
 @st.composite
@@ -153,7 +161,7 @@ def walk(layer: Layer, hardware: HardwareConfig, windows: np.ndarray, by: str, r
 @given(cases())
 def test_gathered_units_give_the_exact_product_with_every_search(case):
     hardware, layer, windows, by, rng = case
-    sums, _ = gathered.matmul(gathered.prepare(layer, hardware, by), windows, lossless(hardware, rng))
+    sums, _ = gathered.matmul(gathered.prepare(layer, hardware, by), windows, tables(hardware, rng))
     x = windows.astype(np.int64)
     if layer.dynamic is not None:
         x = redy.precision(windows, hardware, layer.dynamic).streamed
@@ -166,7 +174,8 @@ def test_events_are_those_of_a_walk_over_every_row(case):
     hardware, layer, windows, by, rng = case
     made = gathered.prepare(layer, hardware, by)
     for registers in lossless(hardware, rng):
-        sums, spent = gathered.matmul(made, windows, registers)
+        table = gathered.search_tables(registers, hardware)
+        sums, spent = gathered.matmul(made, windows, [table])
         expected = walk(layer, hardware, windows, by, registers)
         assert sums[0].tolist() == [one for one, _ in expected]
         for name, mine in (
@@ -174,8 +183,7 @@ def test_events_are_those_of_a_walk_over_every_row(case):
             ("input_bits", spent.input_bits), ("lock_step", spent.lock_step[0]), ("decoupled", spent.decoupled[0]),
         ):  # fmt: skip
             assert mine.tolist() == [one[name] for _, one in expected], name
-        table = gathered.search_tables(registers, hardware)[1]
-        assert (spent.counts * table).sum() == sum(one["operations"] for _, one in expected)
+        assert (spent.counts * table[1]).sum() == sum(one["operations"] for _, one in expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -183,11 +191,10 @@ def test_events_are_those_of_a_walk_over_every_row(case):
 def test_compiled_and_plain_agree_on_everything(case):
     pytest.importorskip("numba")
     hardware, layer, windows, by, rng = case
-    made, registers = gathered.prepare(layer, hardware, by), lossless(hardware, rng)
-    plain = gathered.matmul(made, windows, registers)[1]
-    for spent in (gathered.spend(made, windows, registers), gathered.spend(made, windows, registers, plain=True)):
-        for field in fields(gathered.Spent):
-            assert np.array_equal(getattr(spent, field.name), getattr(plain, field.name)), field.name
+    made, searching = gathered.prepare(layer, hardware, by), tables(hardware, rng)
+    plain, spent = gathered.matmul(made, windows, searching)[1], gathered.spend(made, windows, searching)
+    for field in fields(gathered.Spent):
+        assert np.array_equal(getattr(spent, field.name), getattr(plain, field.name)), field.name
 
 
 @pytest.mark.parametrize("hardware", [PAPER, ISAAC, replace(PAPER, rows=300, ou_rows=100, adc_bits=7)])
@@ -198,10 +205,10 @@ def test_packs_of_many_words_agree(hardware, full):
     layer = make_layer(rng, hardware, kind="linear", channels=500, height=1, width=1, outputs=9, last=True,
                        weights=np.full((500, 9), 127) if full else rng.integers(-3, 4, (500, 9)))  # fmt: skip
     windows = np.full((2, 500), 255, dtype=np.uint8) if full else rng.integers(0, 256, (2, 500)).astype(np.uint8)
-    made, registers = gathered.prepare(layer, hardware), lossless(hardware, rng)[:2]
-    sums, plain = gathered.matmul(made, windows, registers)
+    made, searching = gathered.prepare(layer, hardware), tables(hardware, rng)[:2]
+    sums, plain = gathered.matmul(made, windows, searching)
     assert np.array_equal(sums[1], windows.astype(np.int64) @ layer.weights)
-    spent = gathered.spend(made, windows, registers)
+    spent = gathered.spend(made, windows, searching)
     for field in fields(gathered.Spent):
         assert np.array_equal(getattr(spent, field.name), getattr(plain, field.name)), field.name
 
@@ -210,17 +217,17 @@ def test_windows_in_several_chunks_add_up(monkeypatch):
     rng = np.random.default_rng(0)
     layer = make_layer(rng, TINY, kind="linear", channels=20, height=1, width=1, outputs=5, last=True)
     windows = rng.integers(0, 16, (7, 20)).astype(np.uint8)
-    made, registers = gathered.prepare(layer, TINY), lossless(TINY, rng)
-    whole = gathered.spend(made, windows, registers)
+    made, searching = gathered.prepare(layer, TINY), tables(TINY, rng)
+    whole = gathered.spend(made, windows, searching)
     monkeypatch.setattr(gathered, "_CHUNK_BYTES", 1)
-    parts = gathered.spend(made, windows, registers)
+    parts = gathered.spend(made, windows, searching)
     for field in fields(gathered.Spent):
         assert np.array_equal(getattr(whole, field.name), getattr(parts, field.name)), field.name
 
 
 # ---- by hand ------------------------------------------------------------------------------------
 def measured(made: graph.Graph, images: np.ndarray, **settings: AdcRegisters) -> dict[str, gathered.Gathered]:
-    by_layer = {name: dict.fromkeys([n.name for n in made.crossbars], one) for name, one in settings.items()}
+    by_layer = {name: dict.fromkeys(made_names(made), one) for name, one in settings.items()}
     return gathered.measure(made, images, by_layer)
 
 
@@ -302,27 +309,46 @@ def test_a_pack_is_read_only_in_the_bits_that_dynamic_precision_streams():
 
 
 # ---- against others -----------------------------------------------------------------------------
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10_000))
-def test_single_rows_with_uniform_conversion_do_what_the_sre_like_machine_does(seed):
-    made = with_settings(everything(seed), skip_zero_slices=True)
-    images = pixels(seed, made, 2)
-    registers = {node.name: lossless_uniform(SMALL) for node in made.crossbars}
-    mine = gathered.measure(made, images, {"u": registers}, by="rows")["u"]
-    rival = baselines.sparse_events(made, images)
-    for name in ("ou_activations", "conversions_r2", "ad_operations", "input_bits_streamed"):
-        index = COUNTER_NAMES.index(name)
-        assert mine.events[:, index] == pytest.approx(rival.events[:, index] * _uniform_bits(name)), name
-    assert mine.extra["index_bits_read"].tolist() == rival.index_bits_read.tolist()
-    assert mine.metadata_bits.tolist() == rival.index_bits.tolist()
-    for one, other in zip(mine.placements, rival.placements, strict=True):
-        assert one.pair_ous.tolist() == other.pair_ous.tolist()
-        assert one.weight_cells == other.weight_cells
-    assert (mine.events[:, COUNTER_NAMES.index("cycles")] >= rival.events[:, COUNTER_NAMES.index("cycles")]).all()
+def test_the_sre_like_machine_gathers_single_rows_and_converts_uniformly():
+    """20 rows, of which 11 have the weight 1 in one column; inputs of 1 in all rows: 2 OUs of plane 0, bit 0."""
+    weights = np.zeros((20, 3), dtype=np.int64)
+    weights[:11, 1] = 1
+    found = machines.sparse(one_layer(weights), np.ones((1, 20, 1, 1), dtype=np.uint8))
+    events = dict(zip(COUNTER_NAMES, found.events[0].tolist(), strict=True))
+    assert (events["ou_activations"], events["conversions_r2"], events["ad_operations"]) == (2, 12, 48)
+    fixed = timing.c_layer(PAPER) + int(timing.window_cycles(PAPER, 20, 3, np.zeros(1, dtype=np.int64)))
+    assert events["cycles"] == fixed + 2 * 4 + 7  # bits 1 to 7 of the pack are looked at for a clock each
+    assert found.extra["index_bits_read"].tolist() == [20]  # a bit per row is shorter than 11 indices of 5 bits
+    assert found.extra["gathered_rows"].tolist() == [11 * (8 + 2)]
+    assert found.metadata_bits is not None
+    assert found.metadata_bits.tolist() == [20]
+    assert found.placements is not None
+    assert (found.placements[0].pair_ous.tolist(), found.placements[0].weight_cells) == ([2], 2 * 11 * 3)
 
 
-def _uniform_bits(name: str) -> float:
-    return SMALL.adc_bits / SMALL.ideal_bits if name == "ad_operations" else 1.0
+def test_few_rows_are_stored_as_indices():
+    weights = np.zeros((20, 3), dtype=np.int64)
+    weights[3:5, 1] = 1
+    assert gathered.prepare(one_layer(weights).layers[0], PAPER, "rows").index_bits == 2 * 5
+
+
+@pytest.mark.parametrize("adc_bits", [2, 8])
+def test_the_sre_like_machine_takes_the_decisions_that_an_exact_count_needs(adc_bits):
+    made = with_settings(everything(1), dynamic={"stem": DynamicPrecision()})
+    lossy = AdcRegisters(mode="uniform", n_r2=adc_bits)
+    other = with_settings(
+        replace(made, hardware=replace(SMALL, adc_bits=adc_bits)), registers=dict.fromkeys(made_names(made), lossy)
+    )
+    found = machines.sparse(other, pixels(1, made, 1))
+    assert found.total("ad_operations") == found.conversions * SMALL.ideal_bits > 0
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000))
+def test_the_sre_like_machine_never_forms_more_units_than_the_baseline(seed):
+    made = everything(seed)
+    found = machines.sparse(made, pixels(seed, made, 2)).events[:, COUNTER_NAMES.index("ou_activations")]
+    assert (found <= baselines.baseline_events(made, SMALL.weight_bits).ou_activations).all()
 
 
 @settings(max_examples=15, deadline=None)
@@ -373,13 +399,13 @@ def test_the_machine_pays_for_gathering_trees_and_widths():
     assert trees.note == "x"
     assert decoupled.clocks <= trees.clocks
     rows = machines.compare([machines.baseline(made), bounded, trees, decoupled], "mixed-45nm")
-    energy = rows[1].energy
-    named = dict(zip([c.name for c in energy.table.components], energy.counts.sum(axis=0).tolist(), strict=True))
+    report = rows[1].energy
+    named = dict(zip([c.name for c in report.table.components], report.counts.sum(axis=0).tolist(), strict=True))
     assert named["gather"] == bounded.extra["gathered_rows"].sum() * SMALL.ideal_bits > 0
     assert named["width_table"] > 0
     assert rows[1].chip.pairs == sum(p.pairs for p in bounded.placements or ())
     rival = machines.gathered(made, images, settings, by="rows")[0]
-    paid = cost.energy(rival.events, made, width_table=rival.width_table, extra=rival.extra)
+    paid = energy(rival)
     named = dict(zip([c.name for c in paid.table.components], paid.counts.sum(axis=0).tolist(), strict=True))
     assert named["width_table"] == 0
     assert named["row_index"] > 0

@@ -16,7 +16,7 @@ from golden_model.crossbar.windows import windows
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
-from golden_model.searches import histograms
+from golden_model.searches import counting
 from golden_model.searches.histograms import graph_counts, layer_counts
 from golden_model.trq import convert_counts
 from tests.strategies import adc_registers, make_images, make_layer, make_network
@@ -32,7 +32,7 @@ def engine(compiled: bool, monkeypatch: pytest.MonkeyPatch):
     if compiled:
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr(histograms, "numba_installed", lambda: False)
+        monkeypatch.setattr(counting, "numba_installed", lambda: False)
 
 
 def one_by_one(found, hardware, activations):
@@ -170,7 +170,7 @@ def test_pattern_histograms_and_population_counts_agree(monkeypatch: pytest.Monk
     found = make_layer(rng, FEW, channels=7, height=5, width=5, kernel_height=3, kernel_width=3, outputs=6)
     activations = rng.integers(0, 256, (2, 7, 5, 5)).astype(np.uint8)
     by_patterns = layer_counts(found, FEW, activations)
-    monkeypatch.setattr(histograms, "PATTERN_ROWS", 0)
+    monkeypatch.setattr(counting, "PATTERN_ROWS", 0)
     assert (layer_counts(found, FEW, activations).counts == by_patterns.counts).all()
 
 

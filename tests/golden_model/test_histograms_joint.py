@@ -14,9 +14,10 @@ from golden_model.crossbar.redy import precision
 from golden_model.crossbar.windows import windows
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.settings import with_settings
+from golden_model.searches import counting
 from golden_model.searches import joint as histograms_joint
 from golden_model.searches.histograms import layer_counts
-from golden_model.searches.joint import JointCounts, add, graph_joint_counts, joint_counts
+from golden_model.searches.joint import JointCounts, graph_joint_counts, joint_counts
 from tests.strategies import dynamic_precisions, make_images, make_layer, make_network
 
 MANY = HardwareConfig(rows=70, cols=8, ou_rows=70, ou_cols=3, adc_bits=7, weight_bits=4)
@@ -64,7 +65,7 @@ def test_every_conversion_is_counted_where_it_belongs(hardware, seed, dynamic, c
     rows = windows(made, images).reshape(-1, made.k)
     with pytest.MonkeyPatch.context() as patch:
         if not compiled:
-            patch.setattr(histograms_joint, "numba_installed", lambda: False)
+            patch.setattr(counting, "numba_installed", lambda: False)
         found = joint_counts(prepare_layer(made, hardware), rows, u_of)
     expected = one_by_one(made, hardware, rows, u_of)
     assert found.u_of == u_of
@@ -91,7 +92,7 @@ def test_views_of_the_counts():
     full[0, 0], full[1, 1], full[2, 2] = 12, 24, 17
     np.testing.assert_array_equal(made.by_bound("full"), full)
     assert made.by_bound("full", True)[0, 0] == 7
-    assert add([made, JointCounts(counts[:, :2, :2])]).counts[3].tolist() == [[14, 0, 0], [0, 26, 0], [0, 0, 17]]
+    assert (made + JointCounts(counts[:, :2, :2])).counts[3].tolist() == [[14, 0, 0], [0, 26, 0], [0, 0, 17]]
 
 
 def test_bounds_that_do_not_fit_the_counts_are_refused():
@@ -99,14 +100,14 @@ def test_bounds_that_do_not_fit_the_counts_are_refused():
     counts[3, 2, 1] = 5
     column, unit = JointCounts(counts), JointCounts(counts, u_of="ou")
     assert unit.by_bound("ou")[2, 1] == unit.by_bound(0)[3, 1] == unit.by_bound(None)[3, 1] == 5
-    assert add([unit, unit]).by_bound("ou")[2, 1] == 10
+    assert (unit + unit).by_bound("ou")[2, 1] == 10
     for bits in (1, "full"):
         with pytest.raises(ValueError, match=f"{bits!r} needs joint counts with u_of='column', these have"):
             unit.by_bound(bits)
     with pytest.raises(ValueError, match="column_bound_bits 'ou' needs joint counts with u_of='ou', these have"):
         column.by_bound("ou")
     with pytest.raises(ValueError, match="different u_of cannot be added: column, ou"):
-        add([column, unit])
+        column + unit
     made = make_layer(np.random.default_rng(0), FEW, kind="linear", channels=1, height=2, width=2, outputs=2)
     with pytest.raises(ValueError, match="u_of must be 'column' or 'ou', got 'row'"):
         joint_counts(prepare_layer(made, FEW), np.zeros((1, 4), dtype=np.uint8), "row")

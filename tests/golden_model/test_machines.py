@@ -11,7 +11,6 @@ import pytest
 from golden_model import timing
 from golden_model.config import PAPER
 from golden_model.cost import baselines, machines
-from golden_model.cost import energy as cost
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.settings import with_settings
@@ -45,7 +44,7 @@ def test_the_baseline_has_seven_planes_and_then_eight():
     first, second = machines.geometry_machines(made)[:2]
     assert (first.name, second.name) == ("ISAAC-like, 7 planes", "ISAAC-like, 8 planes")
     assert second.total("ou_activations") == pytest.approx(8 / 7 * first.total("ou_activations"))
-    assert np.array_equal(first.events, cost.baseline_events(made).counts)
+    assert np.array_equal(first.events, baselines.baseline_events(made).counts)
 
 
 def test_narrow_activations_get_a_row_of_their_own():

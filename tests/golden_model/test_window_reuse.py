@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from golden_model import timing
 from golden_model.config import PAPER, TINY
-from golden_model.cost import energy as cost
-from golden_model.cost import machines, window_reuse, work
+from golden_model.cost import components, machines, window_reuse, work
 from golden_model.cost.baselines import uniform_events
 from golden_model.cost.chip import ChipShape
 from golden_model.crossbar.layer import DynamicPrecision, Layer
@@ -127,15 +126,11 @@ def test_dynamic_precision_still_takes_every_value_one_a_clock():
     saved = before.events[:, CYCLES] - after.events[:, CYCLES]
     second = made.layers[1]
     assert saved.tolist() == [0, second.windows * second.k - read(second), 0]
-    one, other = (w.buffer_bits for w in works_of(after)[:2]), (w.buffer_bits for w in works_of(before)[:2])
+    one, other = (w.buffer_bits for w in work.works(after)[:2]), (w.buffer_bits for w in work.works(before)[:2])
     assert all(a < b for a, b in zip(one, other, strict=True))
 
 
-def works_of(machine: machines.Machine):
-    return work.works(machine.events, machine.network, window_reuse=machine.window_reuse, extra=machine.extra)
-
-
-@pytest.mark.parametrize("table", cost.table_names())
+@pytest.mark.parametrize("table", components.table_names())
 def test_the_buffer_saves_what_the_window_register_keeps(table):
     made = with_settings(everything(), activation_bits={"stem": 3})
     before = machines.sparse(made, pixels(0, made, 1))
@@ -174,7 +169,7 @@ def test_the_window_register_takes_area_once_for_every_copy():
     balanced = more.chip.balanced(60)
     assert max(stage.macros for stage in balanced.stages) > 1
     assert max(stage.copies for stage in balanced.stages) > 1
-    table = cost.load_table("isaac-32nm")
+    table = components.load_table("isaac-32nm")
     column = [area.name for area in table.areas].index("window_register")
     expected = [
         stage.copies * layer.k * TINY.input_bits for stage, layer in zip(balanced.stages, made.layers, strict=True)

@@ -8,6 +8,7 @@ import pytest
 from golden_model.config import TINY
 from golden_model.cost import work
 from golden_model.cost.baselines import baseline_events
+from golden_model.cost.work import Machine
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph import network as graph
@@ -19,12 +20,12 @@ from tests.strategies import make_network
 
 
 def by_name(made, **options):
-    return {w.name: w for w in work.works(baseline_events(made), made, **options)}
+    return {w.name: w for w in work.works(Machine(made, baseline_events(made), **options))}
 
 
 def test_crossbar_nodes_come_first_in_the_order_of_their_events():
     made = everything()
-    names = [w.name for w in work.works(baseline_events(made), made)]
+    names = [w.name for w in work.works(Machine(made, baseline_events(made)))]
     assert names == ["stem", "signed", "sum", "groups", "head", "relu", "shortcut", "max", "cat", "mean"]
     assert names[:5] == [node.name for node in made.crossbars]
 
@@ -94,14 +95,14 @@ def test_sums_that_make_the_logits_are_as_wide_as_an_accumulator():
 def test_population_counts_are_charged_per_row():
     made = everything()
     extra = {"population_counts": np.arange(5.0)}
-    done = work.works(baseline_events(made), made, extra=extra)
+    done = work.works(Machine(made, baseline_events(made), extra=extra))
     counted = [work.QUANTITIES["population_counts"].count(w, SMALL) for w in done]
     assert counted == [0, 5, 10, 15, 20, 0, 0, 0, 0, 0]
 
 
 def test_gathered_rows_are_charged_the_bits_of_a_prefix_count():
     made = everything()
-    done = work.works(baseline_events(made), made, extra={"gathered_rows": np.arange(5.0)})
+    done = work.works(Machine(made, baseline_events(made), extra={"gathered_rows": np.arange(5.0)}))
     counted = [work.QUANTITIES["gathered_rows"].count(w, SMALL) for w in done]
     assert counted[:6] == [i * SMALL.ideal_bits for i in range(5)] + [0]
 
@@ -109,7 +110,7 @@ def test_gathered_rows_are_charged_the_bits_of_a_prefix_count():
 def test_every_quantity_is_finite_and_none_is_forgotten():
     made = everything()
     extra = {name: np.ones(5) for name in work.EXTRA_NAMES}
-    done = work.works(GraphRunner(made).run(pixels(1, made, 2))[1], made, extra=extra)
+    done = work.works(Machine(made, GraphRunner(made).run(pixels(1, made, 2))[1], extra=extra))
     totals = {name: sum(q.count(w, SMALL) for w in done) for name, q in work.QUANTITIES.items()}
     assert all(value > 0 for value in totals.values()), totals
 

@@ -29,6 +29,7 @@ from quant.search.adc import (
     most_accurate,
     score_layer,
 )
+from quant.search.price import PRICES
 from tests.strategies import legal_registers, make_images, make_network
 
 SMALL = HardwareConfig(rows=12, cols=8, ou_rows=5, ou_cols=3, adc_bits=3, weight_bits=4)
@@ -283,17 +284,18 @@ def test_bisection_finds_the_highest_price_that_holds(least):
 
     def holds(chosen):
         tried.append(chosen)
-        return any(chosen == choose(found, price) for price in adc_search.PRICES[:least])
+        return any(chosen == choose(found, price) for price in PRICES[:least])
 
-    chosen, price, checks = adc_search.cheapest(found, holds)
-    assert checks == len(tried) <= 7
+    best = adc_search.cheapest(found, holds)
+    chosen, price = best.settings, best.price
+    assert best.checks == len(tried) <= 7
     if least == 0:
         assert chosen is None
         assert price is None
     else:
         assert price is not None
         assert chosen == choose(found, price)
-        assert price >= adc_search.PRICES[min(least, len(adc_search.PRICES)) - 1]
+        assert price >= PRICES[min(least, len(PRICES)) - 1]
 
 
 def test_failed_step_leaves_the_last_accepted_settings():

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.settings import on_machine
 from golden_model.image import archive
 from quant import calibrate, train
 from quant.reference import exact_logits
@@ -177,7 +178,7 @@ def small():
 
 def test_the_descent_keeps_lossless_converters_where_nothing_else_holds(small, monkeypatch):
     graph, images = small
-    plain = redy.on_machine(graph, graph.hardware)
+    plain = on_machine(graph, graph.hardware)
     counts = calibrate.graph_counts(plain, images)
     labels = exact_logits(plain, images).argmax(axis=1)
     wanted = calibrate.Options(tolerance=0.1)
@@ -198,7 +199,7 @@ def test_without_low_bits_to_drop_nothing_is_measured(small, monkeypatch):
 
 def test_no_layer_drops_more_low_bits_than_allowed(small):
     graph, images = small
-    plain = redy.on_machine(graph, graph.hardware)
+    plain = on_machine(graph, graph.hardware)
     labels = exact_logits(plain, images).argmax(axis=1)
     wanted = calibrate.Options(l_max=2, logit_error=1.0, redy_tolerance=1.0)
     found = calibrate.choose_precision(plain, images, wanted, images, labels)

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 from golden_model.config import PAPER
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
+from golden_model.cost.work import Machine
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
-from golden_model.graph.settings import with_settings
+from golden_model.graph.settings import on_machine, with_settings
 from golden_model.image import archive as graph_file
 from golden_model.trq import AdcRegisters
 from quant.capture.capture import from_torch
@@ -87,8 +88,8 @@ def test_command_writes_registers_that_save_energy_within_the_logit_error(done):
 def test_confirming_images_are_not_those_of_the_choice(files, graph, pixels, done):
     _, registers = done
     fresh = pixels[11::12][32:][6:11]  # of every twelfth image: 32 for other choices, 6 that check, 5 that confirm
-    exact = GraphRunner(redy_search.on_machine(graph, PAPER)).run(fresh)[0]
-    logits = GraphRunner(registers.apply(redy_search.on_machine(graph, PAPER))).run(fresh)[0]
+    exact = GraphRunner(on_machine(graph, PAPER)).run(fresh)[0]
+    logits = GraphRunner(registers.apply(on_machine(graph, PAPER))).run(fresh)[0]
     same = (logits.argmax(axis=1) == exact.argmax(axis=1)).mean()
     assert registers.about["confirmed"]["agreement"] == same
     centred = [x - x.mean(axis=1, keepdims=True) for x in (logits, exact)]
@@ -111,7 +112,7 @@ def test_energy_is_that_of_the_machine_with_the_unit(graph, pixels):
         if layer.name in DROP:
             unit[0] += layer.windows * layer.k
             unit[1] += layer.windows * -(-layer.k // 126)
-    without = energy(events, machine, TABLE, extra={"population_counts": counts}).total_pj
+    without = energy(Machine(machine, events, extra={"population_counts": counts}), TABLE).total_pj
     wanted = without + unit[0] * (0.4 + TABLE.component("leading_one").energy_pj) + unit[1] * 10
     assert redy_registers.picojoules(registers.apply(graph), images, TABLE, 1) == pytest.approx(wanted)
 

@@ -15,13 +15,15 @@ from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.cost.baselines import baseline_events
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
+from golden_model.cost.work import Machine
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
 from quant.search import redy as redy_search
-from quant.search.redy import LOSSLESS, PRICES, Check, Chosen, Sample, Scores, choose
+from quant.search.price import PRICES
+from quant.search.redy import LOSSLESS, Check, Chosen, Sample, Scores, choose
 from tests.strategies import dynamic_precisions, make_images, make_layer, make_network
 
 SMALL = HardwareConfig(rows=12, cols=8, ou_rows=5, ou_cols=3, adc_bits=3, weight_bits=7, group_segments=2)
@@ -110,7 +112,7 @@ def test_energy_of_lossless_skipping_is_that_of_the_cost_model(skip):
     _, static = GraphRunner(graph).run(images)
     lossless = with_settings(graph, dynamic={n.name: LOSSLESS for n in graph.crossbars}, skip_zero_slices=skip)
     _, events = GraphRunner(lossless).run(images)
-    saved = energy(static, graph, TABLE).total_pj - energy(events, lossless, TABLE).total_pj
+    saved = energy(Machine(graph, static), TABLE).total_pj - energy(Machine(lossless, events), TABLE).total_pj
     assert saved > 0
     assert sum(s.static - s.energy[0] for s in scores.values()) == pytest.approx(saved)
 

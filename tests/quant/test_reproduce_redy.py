@@ -12,7 +12,7 @@ from golden_model.config import PAPER
 from golden_model.cost.baselines import baseline_events
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
-from golden_model.cost.work import dynamic_precision_events
+from golden_model.cost.work import Machine, dynamic_precision_events
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
 from golden_model.image import archive as graph_file
@@ -87,7 +87,7 @@ def test_lossless_skipping_changes_no_logit(result):
 
 def test_static_machine_is_the_baseline_of_the_cost_model(result, graph):
     dense = redy_measure.variant(redy_measure.on_machine(graph, PAPER), "dense")
-    wanted = energy(baseline_events(dense), dense, load_table(), width_table=False).total_pj
+    wanted = energy(Machine(dense, baseline_events(dense), width_table=False), load_table()).total_pj
     static = result["machines"]["paper"]["static"]["dense"]
     assert static["energy_pj"] == pytest.approx(wanted)
     assert static["unit_pj"] == 0
@@ -128,12 +128,7 @@ def test_figures_are_those_of_the_golden_model(files, result, graph, test_images
     layers = measured["stored planes"]["layers"]
     assert [one["ou_activations"] * 4 for one in layers.values()] == few.ou_activations.tolist()
     assert measured["stored planes"]["cycles"] * 4 == few.sum().cycles
-    whole = energy(
-        events[:4],
-        saved,
-        load_table(),
-        extra=dynamic_precision_events(saved),
-    )
+    whole = energy(Machine(saved, events[:4], extra=dynamic_precision_events(saved)), load_table())
     assert measured["stored planes"]["energy_pj"] == pytest.approx(whole.total_pj, rel=1e-6)
     parts = zip(whole.table.components, whole.picojoules.sum(axis=0), strict=True)
     unit = sum(spent for component, spent in parts if component.name in redy_measure.UNIT)

@@ -15,7 +15,8 @@ import pytest
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from golden_model.cost import energy as cost
+from golden_model.cost.energy import energy
+from golden_model.cost.work import Machine
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
@@ -168,7 +169,7 @@ def test_energy_is_that_of_the_cost_model(image, data):
     events = GraphRunner(image.network).run(image.vectors.images)[1]
     extra = data["energy"]["trace"]
     assert sum(row["picojoules"] for row in extra) == pytest.approx(data["machines"][-1]["energy_pj"])
-    plain = cost.energy(events, image.network).total_pj
+    plain = energy(Machine(image.network, events)).total_pj
     dynamic = sum(row["picojoules"] for row in extra if row["component"] in ("leading_one", "dynamic_precision"))
     decided = sum(row["picojoules"] for row in extra if row["component"] == "dynamic_precision_decision")
     assert data["machines"][-1]["energy_pj"] == pytest.approx(plain + dynamic + decided)

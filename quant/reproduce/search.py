@@ -173,11 +173,11 @@ def measure(
 
     def shares(operations: np.ndarray, skip: bool) -> dict[str, Any]:
         """Of operations (layers,) of all test images."""
-        mean = operations / count
+        spent = operations.sum() / count
         return {
-            "operations_per_image": mean.sum(),
-            "operations_per_conversion": mean.sum() / conversions[skip],
-            "layers": dict(zip(seen, mean.tolist(), strict=True)),
+            "operations_per_image": spent,
+            "operations_per_conversion": spent / conversions[skip],
+            "layers": dict(zip(seen, (operations / count).tolist(), strict=True)),
         }
 
     floors: dict[str, Any] = {words: {} for words in FLOORS}

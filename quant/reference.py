@@ -7,20 +7,16 @@ and because no conversion is simulated, a whole test set takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Node, Reshape
 from golden_model.graph.numbers import Rescale
 from golden_model.trq import lossless
-
-#: Called with (images done, images in all).
-Progress = Callable[[int, int], None]
 
 _FLOAT32_WHOLE = 1 << 24  # whole numbers up to here are exact in float32, in any order of summation
 

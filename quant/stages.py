@@ -7,7 +7,6 @@ source code, and the files that it names still have the content that was written
     train.pt          checkpoint of training, written after every epoch
     network.graph     the trained integer network (golden_model.image.archive); train.json its record
     calibrated.graph  the same with converter and dynamic-precision registers; calibration.json its record
-    export.json       what the deployment image was made from
     image/            the deployment image (golden_model.image)
 """
 
@@ -130,6 +129,15 @@ def finished(path: Path, mark: str) -> dict[str, Any] | None:
     except (ValueError, OSError, AttributeError):
         return None
     return value if intact and value.get("fingerprint") == mark else None
+
+
+def keep_record(path: Path, mark: str, files: Iterable[Path], content: dict[str, Any]) -> dict[str, Any]:
+    """Write and return a stage's record: `content` with the fingerprint `mark` and the hashes of the stage's `files`,
+    which lie beside it or below; `finished` finds it."""
+    hashes = {file.relative_to(path.parent).as_posix(): file_hash(file) for file in files}
+    record = {"fingerprint": mark, "files": hashes, **content}
+    write_json(path, record)
+    return record
 
 
 class Cache:

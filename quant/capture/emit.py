@@ -18,7 +18,7 @@ from golden_model.graph.settings import lossless_uniform
 from golden_model.trq import min_count
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.operators import Op, from_image
-from quant.training.layers import PIXEL_LEVELS, Normalisation
+from quant.networks.pixels import PIXEL_LEVELS, Normalisation
 
 
 def quantise_weights(weight: np.ndarray, bits: int) -> tuple[np.ndarray, float]:

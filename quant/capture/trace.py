@@ -17,7 +17,8 @@ from torch import Tensor, fx, nn
 
 from quant.capture.errors import UnsupportedOperator
 from quant.networks import user
-from quant.training.layers import Normalisation, QuantActivation, QuantMatrix
+from quant.networks.layers import QuantActivation, QuantMatrix
+from quant.networks.pixels import Normalisation
 
 #: Largest difference between captured operators and the network, as a share of the range of values.
 TOLERANCE = 1e-3

@@ -94,6 +94,14 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     model.load_state_dict({**wanted, **given})
 
 
+def outputs_of(path: Path | str, model: nn.Module) -> int:
+    """Outputs of a network like `model` whose weights these are: the length of its last parameter."""
+    wanted = model.state_dict()
+    last = list(wanted)[-1]
+    found = _without_prefixes(read_weights(path), wanted)
+    return len(found[last] if last in found and found[last].ndim else wanted[last])
+
+
 def _without_prefixes(given: dict[str, Tensor], wanted: Mapping[str, Any]) -> dict[str, Tensor]:
     """The same tensors without prefixes, taken off one after the other as long as more names fit."""
 

@@ -44,8 +44,9 @@ from golden_model.graph.network import Graph
 from golden_model.image import archive as graph_file
 from quant import stages
 from quant.capture.capture import from_torch
-from quant.evaluate import float_logits, load_ready
 from quant.networks import zoo as networks
+from quant.networks.pixels import float_logits
+from quant.networks.source import load_ready
 from quant.reference import accuracy, exact_logits
 from quant.reproduce.ladder import Tell, ladder, lossy_accuracy
 from quant.reproduce.ladder import names as machine_names

@@ -37,8 +37,8 @@ from golden_model.searches.histograms import graph_counts
 from golden_model.trq import convert_counts
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
-from quant.evaluate import load_ready
 from quant.networks import zoo as networks
+from quant.networks.source import load_ready
 from quant.reference import accuracy, centred, exact_logits, logit_error
 from quant.reproduce.trq import Check, Options, sensitivities
 from quant.search import adc as adc_search

@@ -36,8 +36,9 @@ from golden_model.image import archive as graph_file
 from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
-from quant.evaluate import float_logits, load_ready
 from quant.networks import zoo as networks
+from quant.networks.pixels import float_logits
+from quant.networks.source import load_ready
 from quant.reference import accuracy
 from quant.reproduce import redy_measure, redy_report
 from quant.reproduce.redy_measure import MACHINES, Options, Study, Tell

@@ -39,12 +39,12 @@ from golden_model.trq import AdcRegisters
 from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
-from quant.evaluate import float_logits, load_ready
 from quant.networks import zoo as networks
+from quant.networks.pixels import Normalisation, float_logits
+from quant.networks.source import load_ready
 from quant.reference import accuracy, centred, exact_logits, logit_error
 from quant.search import adc as adc_search
 from quant.search.adc import AdcSetting, Chosen, Step
-from quant.training.layers import Normalisation
 
 MACHINES: dict[int, HardwareConfig] = {128: ISAAC, 9: PAPER}
 BOUNDS: dict[int, tuple[int, ...]] = {128: (8, 7, 6, 5, 4, 3), 9: (4, 3, 2)}

@@ -16,8 +16,9 @@ from golden_model.config import HardwareConfig
 from golden_model.graph.network import Graph
 from quant.capture.capture import from_torch
 from quant.data.sets import ImageSet
+from quant.networks.layers import Block
+from quant.networks.pixels import Normalisation, PixelNetwork
 from quant.reference import accuracy, exact_logits
-from quant.training.layers import Block, Normalisation, PixelNetwork
 from quant.training.penalties import width_statistics
 from quant.training.phases import (
     Augmentation,
@@ -90,7 +91,7 @@ def bit_products(network: QuantisedNetwork) -> list[float]:
     activations = network.activations()
 
     def work(layer: Any) -> float:
-        return layer.stage.products * float(layer.source.block_widths().float().mean())
+        return layer.geometry.products * float(layer.source.block_widths().float().mean())
 
     return [
         sum(work(layer) for source, layer in network.inputs() if source is activation) for activation in activations
@@ -239,7 +240,7 @@ class Training:
             self.float_network.model,
             self.dataset.shape,
             self.hardware,
-            calibration=_tensor(self.dataset.validation(CALIBRATION_IMAGES)[0]).float(),
+            calibration=np.array(self.dataset.validation(CALIBRATION_IMAGES)[0]),
             normalisation=self.normalisation,
             start_bits=settings.start_bits,
             activation_bits=settings.activation_bits,

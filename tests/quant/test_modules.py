@@ -3,16 +3,16 @@ import torch
 from torch.nn import functional as F
 
 from golden_model.crossbar import mapping
-from quant.training.layers import (
+from quant.networks.layers import (
     BitPlaneWeight,
     FloatWeight,
-    Normalisation,
     QuantActivation,
     bit_length,
     block_sizes,
     spread_blocks,
     to_blocks,
 )
+from quant.networks.pixels import Normalisation
 from quant.training.prepare import prepare
 from tests.quant.conftest import SMALL, SmallNet, random_network
 
@@ -63,7 +63,7 @@ def test_frozen_weights_never_leave_their_width():
 def test_step_of_the_start_maps_the_largest_weight_to_the_largest_integer():
     torch.manual_seed(0)
     network = prepare(
-        SmallNet(), (2, 9, 8), SMALL, calibration=torch.rand(8, 2, 9, 8) * 255,
+        SmallNet(), (2, 9, 8), SMALL, calibration=(torch.rand(8, 2, 9, 8) * 255).byte().numpy(),
         normalisation=Normalisation.none(2), start_bits=4,
     )  # fmt: skip
     for layer in network:

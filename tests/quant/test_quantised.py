@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from golden_model.config import PAPER
 from quant.capture.errors import UnsupportedOperator
+from quant.networks.layers import Block, QuantActivation, QuantMatrix
+from quant.networks.pixels import Normalisation
 from quant.reference import exact_logits
-from quant.training.layers import Block, Normalisation, QuantActivation, QuantMatrix
 from quant.training.loop import bit_plane_network, width_statistics
 from quant.training.prepare import QuantisedNetwork, prepare
 
@@ -51,9 +52,8 @@ def images(count: int = 12) -> np.ndarray:
 def made(model: nn.Module | None = None, **options) -> QuantisedNetwork:
     torch.manual_seed(1)
     model = Residual() if model is None else model
-    calibration = torch.from_numpy(images()).float()
     return prepare(
-        model, (3, 10, 10), PAPER, calibration=calibration, normalisation=NORMALISATION, **options
+        model, (3, 10, 10), PAPER, calibration=images(), normalisation=NORMALISATION, **options
     ).eval()  # fmt: skip
 
 

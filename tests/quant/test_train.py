@@ -231,7 +231,9 @@ def test_training_sees_no_image_that_choices_are_made_on(folder, monkeypatch):
 
     run, clip, lower = loop.run_epoch, loop.prepare, loop.lower_activation_widths
     monkeypatch.setattr(loop, "run_epoch", lambda p, e, x, *a: (watch("trained", x), run(p, e, x, *a))[1])
-    monkeypatch.setattr(loop, "prepare", lambda *a, **k: (watch("clips", k["calibration"]), clip(*a, **k))[1])
+    monkeypatch.setattr(
+        loop, "prepare", lambda *a, **k: (watch("clips", torch.from_numpy(k["calibration"])), clip(*a, **k))[1]
+    )
     monkeypatch.setattr(
         loop, "lower_activation_widths", lambda n, x, *a, **k: (watch("widths", x), lower(n, x, *a, **k))[1]
     )
@@ -333,7 +335,7 @@ def test_the_activity_penalty_is_the_mean_bits_of_what_the_layers_read_by_their_
     read, products = [], []
     for activation, layer in network.inputs():
         activation.register_forward_hook(lambda module, _, y: read.append(torch.round(y[0] / module.clip * 255)))
-        products.append(layer.stage.windows * layer.stage.k * layer.stage.outputs)
+        products.append(layer.geometry.windows * layer.geometry.k * layer.geometry.outputs)
     with torch.no_grad():
         network(pixels)
     wanted = sum(float(torch.log2(1 + q).mean()) * n for q, n in zip(read, products, strict=True)) / sum(products)

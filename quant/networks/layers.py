@@ -1,4 +1,4 @@
-"""Fake-quantised layers and networks (system.md §3, §8).
+"""Fake-quantised layers (system.md §3, §8).
 
 Weights are matrices (N, K), K flattened as (c * kernel_height + ky) * kernel_width + kx; a block is
 ou_rows x ou_cols of the transposed (K, N) matrix, zero-padded at the edges. A layer's weight is
@@ -16,92 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from golden_model.config import HardwareConfig
-from quant.training.ste import fake_quantise_activation, round_magnitude, round_ste
+from golden_model.crossbar.layer import Geometry
+from quant.networks.ste import fake_quantise_activation, round_magnitude, round_ste
 
-#: Largest value of a network input; its scale is 1 / PIXEL_LEVELS.
-PIXEL_LEVELS = 255
 _VALUES_WATCHED = 1 << 18
-
-
-@dataclass(frozen=True, kw_only=True)
-class Normalisation:
-    """Per-channel mean and standard deviation of pixel / 255 that the float network expects.
-
-    `mean` = 0 and `std` = 1 is no normalisation. Folded into the first layer by `quantise`, so that
-    the integer network takes the pixels as they are (system.md §3).
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def none(cls, channels: int) -> Normalisation:
-        return cls(mean=(0.0,) * channels, std=(1.0,) * channels)
-
-    @classmethod
-    def of(cls, images: np.ndarray) -> Normalisation:
-        """Statistics of uint8 images (N, C, H, W)."""
-        axes = (0, 2, 3)
-        mean = images.mean(axis=axes, dtype=np.float64) / PIXEL_LEVELS
-        std = images.std(axis=axes, dtype=np.float64) / PIXEL_LEVELS
-        if (std == 0).any():
-            raise ValueError("normalisation: a channel of the training images is constant")
-        return cls(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
-
-    def apply(self, pixels: Tensor) -> Tensor:
-        """Pixels 0..255 (B, C, H, W) -> the float network's input."""
-        mean, std = (torch.tensor(v, dtype=pixels.dtype).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (pixels / PIXEL_LEVELS - mean) / std
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """Geometry of a convolution or linear layer (fields as golden_model.crossbar.layer.Layer).
-
-    `name` is the module's name; (channels, height, width) its input; a fully connected layer is a
-    convolution whose kernel is the whole input (system.md §5a). `relu` is False for the last layer.
-    """
-
-    name: str
-    kind: str  # "conv" or "linear"
-    channels: int
-    height: int
-    width: int
-    kernel_height: int
-    kernel_width: int
-    stride: int
-    pad: int
-    pool: int
-    outputs: int
-    relu: bool
-
-    @property
-    def k(self) -> int:
-        return self.channels * self.kernel_height * self.kernel_width
-
-    @property
-    def conv_height(self) -> int:
-        return (self.height + 2 * self.pad - self.kernel_height) // self.stride + 1
-
-    @property
-    def conv_width(self) -> int:
-        return (self.width + 2 * self.pad - self.kernel_width) // self.stride + 1
-
-    @property
-    def out_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) after pooling."""
-        return self.outputs, self.conv_height // self.pool, self.conv_width // self.pool
-
-    @property
-    def windows(self) -> int:
-        """Windows per image that end in a pooled output."""
-        _, height, width = self.out_shape
-        return height * width * self.pool * self.pool
-
-    @property
-    def products(self) -> int:
-        """Multiplications of an activation with a weight per image."""
-        return self.windows * self.k * self.outputs
 
 
 @dataclass(frozen=True)
@@ -114,21 +32,6 @@ class Block:
     def __post_init__(self) -> None:
         if min(self.ou_rows, self.ou_cols) < 1:
             raise ValueError(f"a block must have at least 1 row and 1 column, got {self.ou_rows} x {self.ou_cols}")
-
-
-class PixelNetwork(nn.Module):
-    """A float network that takes pixels 0..255 (B, C, H, W), on whatever device it is; gives logits (B, classes)."""
-
-    def __init__(self, model: nn.Module, normalisation: Normalisation) -> None:
-        super().__init__()
-        self.model = model
-        self.mean: Tensor
-        self.std: Tensor
-        for name, values in (("mean", normalisation.mean), ("std", normalisation.std)):
-            self.register_buffer(name, torch.tensor(values).reshape(1, -1, 1, 1), persistent=False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.model((pixels / PIXEL_LEVELS - self.mean) / self.std).flatten(1)
 
 
 def to_blocks(matrix: Tensor, ou_rows: int, ou_cols: int) -> Tensor:
@@ -281,35 +184,35 @@ class BitPlaneWeight(WeightSource):
 class QuantMatrix(nn.Module):
     """A convolution or linear layer with quantised weights.
 
-    stage : its geometry. source : its weight (N, K). bias : (N,).
+    geometry : its shape, `pool` being 1. source : its weight (N, K). bias : (N,).
     offset : (C,) what a border pixel stands for, minus 0, in the image's units; None behind the first layers.
         Border pixels of a normalised image are whole bytes, so that they are a little off 0 (system.md §3).
     """
 
-    def __init__(self, stage: Stage, source: WeightSource, bias: Tensor, offset: Tensor | None = None) -> None:
+    def __init__(self, geometry: Geometry, source: WeightSource, bias: Tensor, offset: Tensor | None = None) -> None:
         super().__init__()
-        self.stage, self.source = stage, source
+        self.geometry, self.source = geometry, source
         self.bias = nn.Parameter(bias.detach().clone())
         self.offset: Tensor | None
         self.register_buffer("offset", offset)
 
     def weight(self) -> Tensor:
         """Quantised weight, (N, C, kh, kw) or (N, K) of a linear layer."""
-        stage = self.stage
+        geometry = self.geometry
         weight = self.source.integers() * self.source.step()
-        if stage.kind == "linear":
+        if geometry.kind == "linear":
             return weight
-        return weight.reshape(stage.outputs, stage.channels, stage.kernel_height, stage.kernel_width)
+        return weight.reshape(geometry.outputs, geometry.channels, geometry.kernel_height, geometry.kernel_width)
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight(), self.bias
-        if self.stage.kind == "linear":
+        if self.geometry.kind == "linear":
             return F.linear(x, weight, bias)
         weight = weight.contiguous(memory_format=torch.channels_last)
         if self.offset is not None:
             bias = bias + weight.sum((2, 3)) @ self.offset
             x = x - self.offset.reshape(1, -1, 1, 1)
-        return F.conv2d(x, weight, bias, self.stage.stride, self.stage.pad)
+        return F.conv2d(x, weight, bias, self.geometry.stride, self.geometry.pad)
 
 
 class QuantActivation(nn.Module):

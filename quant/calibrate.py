@@ -21,9 +21,8 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
-from rich.progress import Progress
 
-from golden_model.command import command_app, console, reports_errors
+from golden_model.command import command, console, progress_bar
 from golden_model.cost import machines
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
@@ -404,13 +403,9 @@ def dataset_of(work: Path, graph: Graph, data: Path | None) -> sets.ImageSet:
     return found
 
 
-app = command_app()
-
-
-@app.command()
-@reports_errors
+@command
 @options.takes("wanted", Options)
-def main(
+def app(
     wanted: Options,
     work: options.Work = options.DEFAULT_WORK,
     data: options.Data = None,
@@ -423,12 +418,11 @@ def main(
     if lossless and wanted.tolerance is not None:
         raise ValueError("--lossless and --tolerance exclude each other")
     dataset = dataset_of(work, archive.load(network_file(work)), data)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("calibrating", total=None)
+    with progress_bar() as tell:
 
         def log(text: str) -> None:
-            progress.update(task, description=text)
-            progress.console.print(text)
+            tell(text, 0, 0)
+            console.print(text)
 
         calibrated(work, dataset, wanted, hardware=hardware, force=force, log=log)
     result = read_json(work / "calibration.json", "")

@@ -32,7 +32,7 @@ import torch
 import typer
 from torch import nn
 
-from golden_model.command import command_app, console, reports_errors
+from golden_model.command import command, console
 from golden_model.config import HardwareConfig
 from golden_model.files import file_hash, read_json, write_json
 from golden_model.graph.network import Graph
@@ -160,13 +160,9 @@ def _train(given: dict[str, Any], hardware: HardwareConfig | None, work: Path, *
     return dataset
 
 
-app = command_app()
-
-
-@app.command()
-@reports_errors
+@command
 @options.takes("inputs", Inputs)
-def main(
+def app(
     model: options.ModelArgument,
     inputs: Inputs,
     work: options.Work = options.DEFAULT_WORK,

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Optional
+from typing import Any
 
 import typer
-from rich.progress import Progress as Bar
 
-from golden_model.command import command_app, console, reports_errors
+from golden_model.command import command, console, progress_bar
 from golden_model.config import PAPER, HardwareConfig
 from golden_model.engines import torch_engine
 from golden_model.engines.run_network import GraphRunner
@@ -29,9 +29,40 @@ from quant.data import sets
 from quant.networks.pixels import float_logits
 from quant.networks.source import Inputs, Source
 from quant.reference import accuracy, exact_logits
+from quant.settings import check, setting
 
 #: Of the golden model; "torch" is the one for GPUs.
 ENGINES = ("auto", "compiled", "torch", "patterns", "direct")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is measured, and how."""
+
+    images: int | None = setting(None, "Test images; default all.", 1, 1 << 31)
+    golden_images: int = setting(16, "Images that the golden model runs, 0 for none.", 0, 1 << 31)
+    engine: str = setting("auto", f"Of the golden model: {', '.join(ENGINES)}.", among=ENGINES)
+    device: str | None = setting(None, "Of --engine torch: cuda (default) or cpu.")
+    threads: int | None = setting(None, "Of the golden model; default all cores.", 1, 1024)
+    weight_bits: int = setting(7, "Magnitude bits of a weight, beside its sign.")
+    activation_bits: int = setting(8, "Bits of an activation.")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.device is not None and (self.engine != "torch" or self.device not in ("cuda", "cpu")):
+            raise ValueError(
+                f"--device is cuda or cpu, and goes with --engine torch; got {self.device!r} and --engine {self.engine}"
+            )
+        if self.engine == "torch" and self.device != "cpu" and not torch_engine.gpu_present():
+            raise ValueError(
+                "--engine torch needs a GPU that torch can use, and it sees none; --device cpu runs the same code on "
+                "the processor, slowly"
+            )
+
+    @property
+    def engine_name(self) -> Any:
+        """As the golden model takes it."""
+        return self.engine if self.device is None else f"{self.engine}:{self.device}"
 
 
 def per_image(graph: Graph, events: Any, images: int) -> dict[str, Any]:
@@ -44,20 +75,6 @@ def per_image(graph: Graph, events: Any, images: int) -> dict[str, Any]:
     return {"network": total, "layers": layers}
 
 
-def _engine(name: str, device: str | None) -> str:
-    """The engine's name in the golden model, from --engine and --device."""
-    if name not in ENGINES:
-        raise ValueError(f"--engine must be one of {', '.join(ENGINES)}, got {name!r}")
-    if device is not None and (name != "torch" or device not in ("cuda", "cpu")):
-        raise ValueError(f"--device is cuda or cpu, and goes with --engine torch; got {device!r} and --engine {name}")
-    if name == "torch" and device != "cpu" and not torch_engine.gpu_present():
-        raise ValueError(
-            "--engine torch needs a GPU that torch can use, and it sees none; --device cpu runs the same code on "
-            "the processor, slowly"
-        )
-    return name if device is None else f"{name}:{device}"
-
-
 def _device_words(engine: str) -> str:
     """What the golden model ran on, for people."""
     if engine.partition(":")[0] != "torch":
@@ -66,16 +83,7 @@ def _device_words(engine: str) -> str:
 
 
 def evaluate(
-    source: Source,
-    *,
-    hardware: HardwareConfig | None,
-    images: int | None = None,
-    golden_images: int = 16,
-    engine: Any = "auto",
-    threads: int | None = None,
-    weight_bits: int = 7,
-    activation_bits: int = 8,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    source: Source, hardware: HardwareConfig | None, wanted: Options, progress: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
     """Everything that the command prints, JSON-able.
 
@@ -83,7 +91,7 @@ def evaluate(
     """
     dataset = source.dataset
     sets.check_labels(dataset, float_logits(source.model, dataset.test_images[:1], source.normalisation).shape[1])
-    test, labels = dataset.test_images[:images], dataset.test_labels[:images]
+    test, labels = dataset.test_images[: wanted.images], dataset.test_labels[: wanted.images]
     exact_float = float_logits(source.model, test, source.normalisation, partial(progress, "float network"))
     graph = from_torch(
         source.model,
@@ -91,8 +99,8 @@ def evaluate(
         hardware or PAPER,
         dataset.calibration(),
         normalisation=source.normalisation,
-        weight_bits=weight_bits,
-        activation_bits=activation_bits,
+        weight_bits=wanted.weight_bits,
+        activation_bits=wanted.activation_bits,
         name=source.name,
     )
     graph = graph if hardware is not None else options.fitted(graph, None)
@@ -106,16 +114,16 @@ def evaluate(
         "calibration_images_are_test_images": dataset.one_part,
         "hardware": graph.hardware.as_dict(),
         "float_accuracy": accuracy(exact_float, labels),
-        "weight_bits": weight_bits,
-        "activation_bits": activation_bits,
+        "weight_bits": wanted.weight_bits,
+        "activation_bits": wanted.activation_bits,
         "integer_accuracy": accuracy(exact, labels),
     }
-    if count := min(golden_images, len(test)):
-        runner = GraphRunner(graph, engine=engine, threads=threads)
+    if count := min(wanted.golden_images, len(test)):
+        runner = GraphRunner(graph, engine=wanted.engine_name, threads=wanted.threads)
         start = time.perf_counter()
         logits, events = runner.run(test[:count], progress=partial(progress, "golden model"))
         result["golden_model"] = {
-            "engine": engine,
+            "engine": wanted.engine_name,
             "device": _device_words(runner.engine_of(count)),
             "images": count,
             "seconds": time.perf_counter() - start,
@@ -125,41 +133,20 @@ def evaluate(
     return result
 
 
-app = command_app()
-
-
-@app.command()
-@reports_errors
+@command
 @options.takes("inputs", Inputs)
-def main(
+@options.takes("wanted", Options)
+def app(
     model: options.ModelNeeded,
     inputs: Inputs,
+    wanted: Options,
     hardware: options.Hardware = "paper",
-    images: Annotated[Optional[int], typer.Option(min=1, help="Test images; default all.")] = None,  # noqa: UP045
-    golden_images: Annotated[int, typer.Option(min=0, help="Images that the golden model runs, 0 for none.")] = 16,
-    engine: Annotated[str, typer.Option(help=f"Of the golden model: {', '.join(ENGINES)}.")] = "auto",
-    device: Annotated[Optional[str], typer.Option(help="Of --engine torch: cuda (default) or cpu.")] = None,  # noqa: UP045
-    threads: Annotated[Optional[int], typer.Option(min=1, help="Of the golden model; default all cores.")] = None,  # noqa: UP045
-    weight_bits: Annotated[int, typer.Option(help="Magnitude bits of a weight, beside its sign.")] = 7,
-    activation_bits: Annotated[int, typer.Option(help="Bits of an activation.")] = 8,
     json_file: options.Json = None,
 ) -> None:
     """Accuracy of a network in floating point and as integers, and its events per image."""
-    machine, engine = options.machine(hardware), _engine(engine, device)
-    source = Source.open(model, inputs)
-    with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        result = evaluate(
-            source,
-            hardware=machine,
-            images=images,
-            golden_images=golden_images,
-            engine=engine,
-            threads=threads,
-            weight_bits=weight_bits,
-            activation_bits=activation_bits,
-            progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
-        )
+    machine, source = options.machine(hardware), Source.open(model, inputs)
+    with progress_bar() as tell:
+        result = evaluate(source, machine, wanted, tell)
     print_result(result)
     if json_file is not None:
         write_json(json_file, result)

@@ -6,22 +6,20 @@ network, its tables and cells, and test images with the logits, events and clock
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import numpy as np
 import typer
-from rich.progress import Progress
 
-from golden_model.command import command_app, console, reports_errors
+from golden_model.command import command, console, progress_bar
 from golden_model.files import write_json
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.image import archive, image
 from quant import options
 from quant.networks.source import dataset_of_graph
-
-app = command_app()
 
 
 def export(
@@ -64,9 +62,8 @@ def calibrated(work: Path) -> Path:
     raise ValueError(f"{work} holds no network: python -m quant.capture or python -m quant.train makes one")
 
 
-@app.command()
-@reports_errors
-def main(
+@command
+def app(
     work: options.Work = options.DEFAULT_WORK,
     out: Annotated[Optional[Path], typer.Option(help="Deployment image; default WORK/image.")] = None,  # noqa: UP045
     data: options.Data = None,
@@ -89,16 +86,10 @@ def main(
     dataset = dataset_of_graph(network, data)
     if count > len(dataset.test_images):
         raise ValueError(f"--images must be at most {len(dataset.test_images)}, the test images there are, got {count}")
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("expected results of the test vectors", total=None)
-        written = export(
-            network,
-            out,
-            dataset.test_images[:count],
-            dataset.test_labels[:count],
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-            force=force,
-        )
+    vectors = dataset.test_images[:count], dataset.test_labels[:count]
+    with progress_bar() as tell:
+        told = partial(tell, "expected results of the test vectors")
+        written = export(network, out, *vectors, progress=told, force=force)
     if json_file is not None:
         write_json(json_file, {"image": str(out), "written": written, "vectors": count, **network.info})
     console.print(f"{out}: {count} test vectors" if written else f"{out} is up to date")

@@ -30,7 +30,7 @@ import torch
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from golden_model.command import command_app, console, reports_errors
+from golden_model.command import command, console
 from golden_model.config import PAPER
 from golden_model.files import file_hash, write_atomically, write_json
 from golden_model.image import archive
@@ -224,14 +224,12 @@ def _screen():
         yield _Screen(progress)
 
 
-app = command_app()
 # ruff: noqa: UP045 - typer reads annotations at run time
 
 
-@app.command()
-@reports_errors
+@command
 @options.takes("settings", Settings, optional=True)
-def main(
+def app(
     settings: dict[str, Any],
     work: options.Work = options.DEFAULT_WORK,
     model: options.Model = None,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from golden_model.command import command_app, console, reports_errors
+from golden_model.command import command, console
 from golden_model.config import PAPER, HardwareConfig
 from golden_model.files import write_atomically, write_json
 from golden_model.graph.network import Graph
@@ -73,13 +73,9 @@ def captured(source: Source, work: Path, hardware: HardwareConfig | None, *, log
     return network
 
 
-app = command_app()
-
-
-@app.command()
-@reports_errors
+@command
 @options.takes("inputs", Inputs)
-def main(
+def app(
     model: options.ModelArgument,
     inputs: Inputs,
     work: options.Work = options.DEFAULT_WORK,

@@ -342,14 +342,6 @@ def print_calibration(result: Mapping[str, Any]) -> None:
         )
 
 
-def network_file(work: Path) -> Path:
-    """WORK/network.graph; ValueError if there is none."""
-    path = work / "network.graph"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: run python -m quant.capture or python -m quant.train first")
-    return path
-
-
 def calibrated(
     work: Path,
     dataset: sets.ImageSet,
@@ -363,7 +355,7 @@ def calibrated(
 
     hardware : another machine than the network is on, as the option says it; None keeps the network's.
     """
-    source, record, target = network_file(work), work / "calibration.json", work / "calibrated.graph"
+    source, record, target = stages.network_file(work), work / "calibration.json", work / "calibrated.graph"
     mark = stages.fingerprint(
         "calibrate",
         {**asdict(wanted), "hardware": hardware},
@@ -417,7 +409,7 @@ def app(
     """Choose the registers of WORK/network.graph and write WORK/calibrated.graph and WORK/calibration.json."""
     if lossless and wanted.tolerance is not None:
         raise ValueError("--lossless and --tolerance exclude each other")
-    dataset = dataset_of(work, archive.load(network_file(work)), data)
+    dataset = dataset_of(work, archive.load(stages.network_file(work)), data)
     with progress_bar() as tell:
 
         def log(text: str) -> None:

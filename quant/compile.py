@@ -150,7 +150,7 @@ def _train(given: dict[str, Any], hardware: HardwareConfig | None, work: Path, *
     """
     asked, dataset = train.complete(given)
     if hardware is not None:
-        weights = None if asked.get("weights") is None else Path(asked["weights"])
+        weights = None if asked["weights"] is None else Path(asked["weights"])
         model, normalisation = float_network(asked["model"], dataset, weights)
         network = from_torch(model, dataset.shape, hardware, dataset.calibration(), normalisation=normalisation)
         pairs = max(hardware.crossbar_pairs, program.needs(network)["crossbar_pairs"])
@@ -193,7 +193,7 @@ def app(
     else:
         if recipe is not None:
             raise ValueError("--recipe goes with --train")
-        torch.set_num_threads(threads or 2)
+        torch.set_num_threads(threads)
         source = Source.open(model, inputs)
         dataset = source.dataset
         captured(source, work, machine, log=log)

@@ -18,7 +18,7 @@ from golden_model.files import write_json
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.image import archive, image
-from quant import options
+from quant import options, stages
 from quant.networks.source import dataset_of_graph
 
 
@@ -54,14 +54,6 @@ def _holds(out: Path, network: Graph, images: np.ndarray, labels: np.ndarray) ->
     return same and np.array_equal(found.vectors.images, images) and np.array_equal(found.vectors.labels, labels)
 
 
-def calibrated(work: Path) -> Path:
-    """The network to export of a working directory; ValueError if it has none."""
-    for name in ("calibrated.graph", "network.graph"):
-        if (work / name).is_file():
-            return work / name
-    raise ValueError(f"{work} holds no network: python -m quant.capture or python -m quant.train makes one")
-
-
 @command
 def app(
     work: options.Work = options.DEFAULT_WORK,
@@ -78,7 +70,7 @@ def app(
 ) -> None:
     """Write the network of WORK as a deployment image."""
     out = work / "image" if out is None else out
-    network = archive.load(calibrated(work))
+    network = archive.load(stages.network_file(work, "calibrated.graph", "network.graph"))
     if hardware is not None:
         network = options.fitted(network, options.machine(hardware))
     if skip_zero_slices is not None:

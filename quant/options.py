@@ -30,25 +30,18 @@ def option(settings: type, name: str) -> Any:
     return typer.Option(help=next(one.metadata["help"] for one in fields(settings) if one.name == name))
 
 
-_MODEL = f"{', '.join(zoo.READY)}, or FILE.py:NAME for your own network."
-Model = Annotated[Optional[str], typer.Option(help=f"{_MODEL} Default lenet5.")]
-ModelNeeded = Annotated[str, typer.Option("--model", help=_MODEL)]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
-Weights = Annotated[Optional[Path], option(Inputs, "weights")]
+MODEL = f"{', '.join(zoo.READY)}, or FILE.py:NAME for your own network."
+ModelNeeded = Annotated[str, typer.Option("--model", help=MODEL)]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)]
 Data = Annotated[Optional[Path], option(Inputs, "data")]
 Work = Annotated[Path, typer.Option(help="Working directory of the pipeline.")]
-Hardware = Annotated[
-    Optional[str],
-    typer.Option(
-        help=f"auto: just large enough; {', '.join(PRESETS)}; or a .json file with what differs from a preset."
-    ),
-]
+HARDWARE = f"auto: just large enough; {', '.join(PRESETS)}; or a .json file with what differs from a preset."
+Hardware = Annotated[Optional[str], typer.Option(help=HARDWARE)]
 Recipe = Annotated[
     Optional[Path], typer.Option(help="TOML file with options of training; those given here override it.")
 ]
-Threads = Annotated[
-    Optional[int], typer.Option(min=1, help="Threads of PyTorch; other numbers add in another order. Default 2.")
-]
+THREADS = "Threads of PyTorch; other numbers add in another order."
+Threads = Annotated[int, typer.Option(min=1, help=THREADS)]
 Force = Annotated[bool, typer.Option(help="Make everything again, even if it is up to date.")]
 
 

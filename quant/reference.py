@@ -7,6 +7,9 @@ and because no conversion is simulated, a whole test set takes seconds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -36,11 +39,20 @@ def exact_logits(graph: Graph, images: np.ndarray, *, chunk: int = 0, progress: 
             if layer.dynamic is not None and layer.dynamic.l_max and layer.dynamic.tau_sq:
                 raise ValueError(f"layer {layer.name!r}: its dynamic precision is lossy, use the golden model")
     step = chunk or max(1, (1 << 20) // max(int(np.prod(node.shape)) for node in graph.nodes))
-    parts = [_logits(graph, images[:0])]
-    for start in range(0, len(images), step):
-        parts.append(_logits(graph, images[start : start + step]))
+    return in_steps(partial(_logits, graph), images, step, progress)
+
+
+def in_steps(
+    compute: Callable[[np.ndarray], np.ndarray], images: np.ndarray, step: int, progress: Progress | None
+) -> np.ndarray:
+    """compute(images) (B, N), so many images (B, C, H, W) at a time."""
+    parts = [compute(images[:step])]
+    for start in range(step, len(images), step):
         if progress is not None:
-            progress(min(start + step, len(images)), len(images))
+            progress(start, len(images))
+        parts.append(compute(images[start : start + step]))
+    if progress is not None:
+        progress(len(images), len(images))
     return np.concatenate(parts)
 
 

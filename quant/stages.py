@@ -131,6 +131,15 @@ def finished(path: Path, mark: str) -> dict[str, Any] | None:
     return value if intact and value.get("fingerprint") == mark else None
 
 
+def network_file(work: Path, *names: str) -> Path:
+    """The first of these files in a working directory, default network.graph; ValueError if it has none."""
+    names = names or ("network.graph",)
+    for name in names:
+        if (work / name).is_file():
+            return work / name
+    raise ValueError(f"{work / names[-1]} is missing: run python -m quant.capture or python -m quant.train first")
+
+
 def keep_record(path: Path, mark: str, files: Iterable[Path], content: dict[str, Any]) -> dict[str, Any]:
     """Write and return a stage's record: `content` with the fingerprint `mark` and the hashes of the stage's `files`,
     which lie beside it or below; `finished` finds it."""

@@ -22,12 +22,11 @@ import json
 import tomllib
 from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Any, get_type_hints
 
 import torch
-import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from golden_model.command import command, console
@@ -36,9 +35,11 @@ from golden_model.files import file_hash, write_atomically, write_json
 from golden_model.image import archive
 from quant import options, stages
 from quant.data import sets
+from quant.networks.layers import Block
 from quant.networks.pixels import Normalisation
-from quant.networks.source import dataset_for, float_network
-from quant.training.loop import SCHEMA, VERSION, Training, Watcher, block_shape
+from quant.networks.source import DATA, WEIGHTS, dataset_for, float_network
+from quant.settings import check, setting
+from quant.training.loop import SCHEMA, VERSION, Training, Watcher
 from quant.training.phases import Settings, check_settings
 
 #: Default group-Lasso factor of `bitplane`.
@@ -56,10 +57,24 @@ COLOUR: dict[str, Any] = {
     "distil": 0.7,
     "half": True,
 }
-#: What decides a training beside `Settings`; `weight_bits` there follows from the hardware.
-OTHERS = ("weights", "data", "start_from", "hardware", "block", "threads", "device")
 PATHS = ("weights", "data", "start_from")
-_OPTIONS = (*OTHERS, *(field.name for field in fields(Settings) if field.name != "weight_bits"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Settings):
+    """Everything that decides a training; `defaults` exchanges some defaults. Paths are text, as in a recipe."""
+
+    model: str = setting(Settings.model, f"{options.MODEL} Default lenet5.")
+    weights: str = setting(None, WEIGHTS)
+    data: str = setting(None, DATA)
+    start_from: str = setting(None, "Go on from a finished training of the same network: the folder it was written to.")
+    hardware: str = setting("paper", options.HARDWARE)
+    block: str = setting("ou", "Weights that share a width: ou, layer or ROWSxCOLS.")
+    threads: int = setting(2, f"{options.THREADS} Default 2.", 1, 1024)
+    device: str = setting("auto", "auto, cpu or cuda.", among=("auto", "cpu", "cuda"))
+
+
+_DEFAULTS = {one.name: one.default for one in fields(Options) if one.metadata["help"]}
 
 
 # ---- recipes ------------------------------------------------------------------------------------
@@ -75,10 +90,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path} is not readable TOML: {error}") from error
     values.pop("note", None)
-    types: dict[str, type] = dict.fromkeys(OTHERS, str) | {"threads": int}
-    types |= {field.name: type(field.default) for field in fields(Settings)}
+    types = get_type_hints(Options)
     for name, value in values.items():
-        if name not in _OPTIONS:
+        if name not in _DEFAULTS:
             raise ValueError(f"{path}: training has no option {name!r}")
         wanted = types[name]
         if wanted is float and type(value) is int:
@@ -91,7 +105,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 def write_recipe(path: Path, values: Mapping[str, Any], note: str = "") -> None:
     """A recipe of these options; those that are None are left out."""
     lines = [f"note = {_toml(note)}"] if note else []
-    lines += [f"{name} = {_toml(values[name])}" for name in _OPTIONS if values.get(name) is not None]
+    lines += [f"{name} = {_toml(values[name])}" for name in _DEFAULTS if values.get(name) is not None]
     write_atomically(path, lambda temporary: temporary.write_text("\n".join(lines) + "\n"))
 
 
@@ -104,9 +118,7 @@ def defaults(dataset: sets.ImageSet, method: str, *, trained: bool) -> dict[str,
 
     Images in colour: after CIFAR-10, and no float training. Others: after the digits, with more passes over small sets.
     """
-    made: dict[str, Any] = {name: getattr(Settings, name) for name in _OPTIONS if hasattr(Settings, name)}
-    made |= {"lower_activations": Settings.lower_activations or 0}
-    made |= {"hardware": "paper", "block": "ou", "threads": 2, "device": "auto"}
+    made = dict(_DEFAULTS)
     images = len(dataset.learning()[0])
     made |= {
         f"{phase}_epochs": max(6, round(passes / images))
@@ -124,8 +136,8 @@ def defaults(dataset: sets.ImageSet, method: str, *, trained: bool) -> dict[str,
 
 
 def complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], sets.ImageSet]:
-    """The `given` options, of which `model` is one, with those that are missing; and the data."""
-    dataset = dataset_for(given["model"], given.get("data"))
+    """The `given` options with those that are missing; and the data."""
+    dataset = dataset_for(given.get("model", Settings.model), given.get("data"))
     trained = given.get("weights") is not None
     made = {**defaults(dataset, given.get("method", Settings.method), trained=trained), **given}
     if made["method"] == "ptq":
@@ -224,37 +236,17 @@ def _screen():
         yield _Screen(progress)
 
 
-# ruff: noqa: UP045 - typer reads annotations at run time
-
-
 @command
-@options.takes("settings", Settings, optional=True)
+@options.takes("given", Options, optional=True)
 def app(
-    settings: dict[str, Any],
+    given: dict[str, Any],
     work: options.Work = options.DEFAULT_WORK,
-    model: options.Model = None,
-    weights: options.Weights = None,
-    data: options.Data = None,
-    hardware: options.Hardware = None,
     recipe: options.Recipe = None,
-    start_from: Annotated[
-        Optional[Path],
-        typer.Option(help="Go on from a finished training of the same network: the folder it was written to."),
-    ] = None,
-    block: Annotated[Optional[str], typer.Option(help="Weights that share a width: ou, layer or ROWSxCOLS.")] = None,
-    threads: options.Threads = None,
-    device: Annotated[Optional[str], typer.Option(help="auto, cpu or cuda.")] = None,
     force: options.Force = False,
     json_file: options.Json = None,
 ) -> None:
     """Train a network to block-wise mixed precision, and keep the integer network in WORK/network.graph."""
-    flags = {
-        "model": model, "weights": weights, "data": data, "start_from": start_from, "hardware": hardware,
-        "block": block, "threads": threads, "device": device, **settings,
-    }  # fmt: skip
-    given = {"model": Settings.model} if recipe is None else {"model": Settings.model, **read_recipe(recipe)}
-    given |= {name: str(v) if isinstance(v, Path) else v for name, v in flags.items() if v is not None}
-    asked, dataset = complete(given)
+    asked, dataset = complete(given if recipe is None else {**read_recipe(recipe), **given})
     done = train(asked, dataset, work, force=force)
     if json_file is not None:
         write_json(json_file, done)
@@ -267,30 +259,23 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
     asked : every option, see `complete`.
     """
     machine = options.machine(asked["hardware"]) or PAPER
+    check(Options(**asked))
     values = {f.name: asked[f.name] for f in fields(Settings) if f.name in asked}
-    values |= {
-        "weight_bits": machine.weight_bits,
-        "start_bits": min(asked["start_bits"], machine.weight_bits),
-        "lower_activations": asked["lower_activations"] or None,
-    }
+    values |= {"weight_bits": machine.weight_bits, "start_bits": min(asked["start_bits"], machine.weight_bits)}
     settings = Settings(**values)
     check_settings(settings, machine)
-    block_shape(asked["block"], machine)
-    if asked["device"] not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"--device must be auto, cpu or cuda, got {asked['device']!r}")
+    Block.named(asked["block"], machine)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if asked["device"] == "auto" else asked["device"]
-    if asked["threads"] < 1:
-        raise ValueError(f"--threads must be at least 1, got {asked['threads']}")
     torch.set_num_threads(asked["threads"])
     torch.manual_seed(settings.seed)
-    weights = None if asked.get("weights") is None else Path(asked["weights"])
+    weights = None if asked["weights"] is None else Path(asked["weights"])
     own = ":" in settings.model
     if weights is None and not settings.float_epochs and not own:
         raise ValueError("--weights is needed, or --float-epochs to train the float network first")
     network, normalisation = float_network(settings.model, dataset, weights)
     if settings.normalise and normalisation == Normalisation.none(dataset.shape[0]):
         normalisation = Normalisation.of(dataset.learning()[0])
-    start = None if asked.get("start_from") is None else _started(Path(asked["start_from"]), settings.model)
+    start = None if asked["start_from"] is None else _started(Path(asked["start_from"]), settings.model)
     decides = {"settings": asdict(settings), "block": asked["block"], "hardware": machine.as_dict()}
     mark = stages.fingerprint(
         "train",
@@ -313,7 +298,7 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
     if not force and (saved := _unfinished(checkpoint, mark)) is not None:
         training.load(saved)
         console.print(f"going on after epoch {training.epochs} of phase {training.phase}")
-    where = {name: str(Path(asked[name]).resolve()) for name in PATHS if asked.get(name) is not None}
+    where = {name: str(Path(asked[name]).resolve()) for name in PATHS if asked[name] is not None}
     if own:
         file, _, name = settings.model.rpartition(":")
         where["model"] = f"{Path(file).resolve()}:{name}"

@@ -84,7 +84,7 @@ def app(
     json_file: options.Json = None,
 ) -> None:
     """Write WORK/network.graph: the network quantised after training, on a machine that holds it."""
-    torch.set_num_threads(threads or 2)
+    torch.set_num_threads(threads)
     network = captured(Source.open(model, inputs), work, options.machine(hardware), log=console.print)
     if json_file is not None:
         write_json(json_file, {"network": network.name, "hardware": network.hardware.as_dict(), **network.info})

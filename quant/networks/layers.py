@@ -1,7 +1,7 @@
 """Fake-quantised layers (system.md §3, §8).
 
 Weights are matrices (N, K), K flattened as (c * kernel_height + ky) * kernel_width + kx; a block is
-ou_rows x ou_cols of the transposed (K, N) matrix, zero-padded at the edges. A layer's weight is
+rows x cols of the transposed (K, N) matrix, zero-padded at the edges. A layer's weight is
 step * integer with one step for all its blocks. Activations are unsigned: clamp to 0..clip, then
 2**bits - 1 equal steps; the network input is pixel / 255.
 """
@@ -24,34 +24,43 @@ _VALUES_WATCHED = 1 << 18
 
 @dataclass(frozen=True)
 class Block:
-    """Rows and columns of the weights that share one width; an operation unit, or a whole layer (BSQ)."""
+    """Rows and columns of the transposed weights (K, N) that share a width: an operation unit, or a layer (BSQ)."""
 
-    ou_rows: int
-    ou_cols: int
+    rows: int
+    cols: int
 
     def __post_init__(self) -> None:
-        if min(self.ou_rows, self.ou_cols) < 1:
-            raise ValueError(f"a block must have at least 1 row and 1 column, got {self.ou_rows} x {self.ou_cols}")
+        if min(self.rows, self.cols) < 1:
+            raise ValueError(f"a block must have at least 1 row and 1 column, got {self.rows} x {self.cols}")
 
+    @classmethod
+    def named(cls, name: str, hardware: HardwareConfig) -> Block | None:
+        """Of "ou" (an operation unit), "layer" (None: one width for each layer) or "ROWSxCOLS"."""
+        if name == "layer":
+            return None
+        if name == "ou":
+            return cls(hardware.ou_rows, hardware.ou_cols)
+        rows, _, cols = name.partition("x")
+        if not (rows.isdigit() and cols.isdigit()):
+            raise ValueError(f"--block must be ou, layer or ROWSxCOLS such as 9x8, got {name!r}")
+        return cls(int(rows), int(cols))
 
-def to_blocks(matrix: Tensor, ou_rows: int, ou_cols: int) -> Tensor:
-    """(N, K) -> (segments, ou_rows, block_cols, ou_cols), zero-padded at the edges."""
-    n, k = matrix.shape
-    segments, block_cols = -(-k // ou_rows), -(-n // ou_cols)
-    padded = F.pad(matrix.t(), (0, block_cols * ou_cols - n, 0, segments * ou_rows - k))
-    return padded.reshape(segments, ou_rows, block_cols, ou_cols)
+    def split(self, matrix: Tensor) -> Tensor:
+        """(N, K) -> (segments, rows, block_cols, cols), zero-padded at the edges."""
+        n, k = matrix.shape
+        segments, block_cols = -(-k // self.rows), -(-n // self.cols)
+        padded = F.pad(matrix.t(), (0, block_cols * self.cols - n, 0, segments * self.rows - k))
+        return padded.reshape(segments, self.rows, block_cols, self.cols)
 
+    def spread(self, values: Tensor, shape: torch.Size | tuple[int, int]) -> Tensor:
+        """One value per block (segments, block_cols) -> one per weight, (N, K) = `shape`."""
+        n, k = shape
+        spread = values.repeat_interleave(self.rows, 0)[:k].repeat_interleave(self.cols, 1)[:, :n]
+        return spread.t().contiguous()
 
-def spread_blocks(values: Tensor, shape: tuple[int, int], ou_rows: int, ou_cols: int) -> Tensor:
-    """One value per block (segments, block_cols) -> one per weight, (N, K) = `shape`."""
-    n, k = shape
-    spread = values.repeat_interleave(ou_rows, 0)[:k].repeat_interleave(ou_cols, 1)[:, :n]
-    return spread.t().contiguous()
-
-
-def block_sizes(shape: tuple[int, int], ou_rows: int, ou_cols: int) -> Tensor:
-    """Weights in each block without padding, int64 (segments, block_cols)."""
-    return to_blocks(torch.ones(shape, dtype=torch.int64), ou_rows, ou_cols).sum((1, 3))
+    def sizes(self, shape: torch.Size | tuple[int, int]) -> Tensor:
+        """Weights in each block without padding, int64 (segments, block_cols)."""
+        return self.split(torch.ones(shape, dtype=torch.int64)).sum((1, 3))
 
 
 def bit_length(integers: Tensor) -> Tensor:
@@ -63,8 +72,9 @@ def bit_length(integers: Tensor) -> Tensor:
 class WeightSource(nn.Module):
     """Where a layer's weight comes from. `integers()` are whole numbers, weight = step() * integers()."""
 
-    ou_rows: int
-    ou_cols: int
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = block
 
     def integers(self) -> Tensor:
         """Signed whole numbers (N, K), with a straight-through gradient."""
@@ -77,7 +87,7 @@ class WeightSource(nn.Module):
     @torch.no_grad()
     def block_widths(self) -> Tensor:
         """Bit planes per block: the bit length of its largest magnitude, int64 (segments, block_cols)."""
-        return bit_length(to_blocks(self.integers().abs(), self.ou_rows, self.ou_cols).amax((1, 3)))
+        return bit_length(self.block.split(self.integers().abs()).amax((1, 3)))
 
 
 class FloatWeight(WeightSource):
@@ -87,9 +97,8 @@ class FloatWeight(WeightSource):
     limits : (N, K) largest magnitude, 2**weight_bits - 1 until `freeze` sets 2**p - 1 per block.
     """
 
-    def __init__(self, weight: Tensor, step: float, block: Block | HardwareConfig, weight_bits: int) -> None:
-        super().__init__()
-        self.ou_rows, self.ou_cols = block.ou_rows, block.ou_cols
+    def __init__(self, weight: Tensor, step: float, block: Block, weight_bits: int) -> None:
+        super().__init__(block)
         self.weight = nn.Parameter(weight.detach().clone())
         self.log_step = nn.Parameter(torch.tensor(float(np.log(step)), dtype=weight.dtype))
         self.limits: Tensor
@@ -110,8 +119,7 @@ class FloatWeight(WeightSource):
         """From now on a block never needs more planes than `widths` (default: than it has)."""
         widths = self.block_widths() if widths is None else widths
         limits = torch.pow(2.0, widths.to(self.weight.dtype)) - 1
-        n, k = self.weight.shape
-        self.limits.copy_(spread_blocks(limits, (n, k), self.ou_rows, self.ou_cols))
+        self.limits.copy_(self.block.spread(limits, self.weight.shape))
 
 
 class BitPlaneWeight(WeightSource):
@@ -119,23 +127,22 @@ class BitPlaneWeight(WeightSource):
 
     integers = round(sum_b (positive_b - negative_b) * 2**b) over the planes that a block still has.
     positive, negative : (planes, N, K). mask : (planes, N, K), 0 where a block lost the plane.
-    scale : the real step.
+    scale : the real step. least_planes : of the tensors, whatever the integers need.
     """
 
-    def __init__(self, integers: Tensor, step: float, block: Block | HardwareConfig, weight_bits: int) -> None:
-        super().__init__()
-        self.ou_rows, self.ou_cols, self.weight_bits = block.ou_rows, block.ou_cols, weight_bits
+    def __init__(self, integers: Tensor, step: float, block: Block, weight_bits: int, *, least_planes: int = 1) -> None:
+        super().__init__(block)
+        self.weight_bits = weight_bits
         self.scale: Tensor
         self.register_buffer("scale", torch.tensor(step, dtype=torch.float32))
-        self._set(integers)
+        self._set(integers, least_planes)
 
-    def _set(self, integers: Tensor) -> None:
+    def _set(self, integers: Tensor, least_planes: int = 1) -> None:
         """Exact planes of `integers`, and the mask of those that each block keeps."""
-        n, k = integers.shape
         magnitude = integers.abs().to(torch.int64)
-        widths = bit_length(to_blocks(magnitude, self.ou_rows, self.ou_cols).amax((1, 3)))
-        spread = spread_blocks(widths, (n, k), self.ou_rows, self.ou_cols)
-        planes = max(1, int(widths.max()))
+        widths = bit_length(self.block.split(magnitude).amax((1, 3)))
+        spread = self.block.spread(widths, integers.shape)
+        planes = max(least_planes, int(widths.max()))
         index = torch.arange(planes, device=integers.device).reshape(-1, 1, 1)
         bits = (magnitude >> index & 1).to(torch.float32)
         self.positive = nn.Parameter(bits * (integers > 0))
@@ -172,12 +179,12 @@ class BitPlaneWeight(WeightSource):
 
     def block_planes(self) -> Tensor:
         """Planes that each block has had since it was last requantised, (segments, block_cols)."""
-        return to_blocks(self.mask.sum(0), self.ou_rows, self.ou_cols).amax((1, 3))
+        return self.block.split(self.mask.sum(0)).amax((1, 3))
 
     def group_norms(self) -> Tensor:
         """L2 norm of (positive, negative) per plane and block, (planes, segments, block_cols)."""
         squares = (self.positive.square() + self.negative.square()) * self.mask
-        blocks = torch.stack([to_blocks(plane, self.ou_rows, self.ou_cols) for plane in squares])
+        blocks = torch.stack([self.block.split(plane) for plane in squares])
         return (blocks.sum((2, 4)) + 1e-12).sqrt()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from golden_model.engines.run_network import Progress
 from quant.networks import user
+from quant.reference import in_steps
 
 #: Largest value of a network input; its scale is 1 / PIXEL_LEVELS.
 PIXEL_LEVELS = 255
@@ -72,10 +73,9 @@ def float_logits(
     """
     model.eval()
     step = max(1, _FLOAT_BYTES // (64 * int(np.prod(images.shape[1:]))))
-    parts = []
-    for start in range(0, len(images), step):
-        batch = normalisation.apply(torch.tensor(images[start : start + step], dtype=torch.float32))
-        parts.append(user.call(model, batch).flatten(1).float().numpy())
-        if progress is not None:
-            progress(min(start + step, len(images)), len(images))
-    return np.concatenate(parts)
+
+    def logits(some: np.ndarray) -> np.ndarray:
+        batch = normalisation.apply(torch.tensor(some, dtype=torch.float32))
+        return user.call(model, batch).flatten(1).float().numpy()
+
+    return in_steps(logits, images, step, progress)

@@ -18,15 +18,16 @@ from quant.networks.pixels import Normalisation
 from quant.networks.weights import load_weights, outputs_of
 from quant.settings import check, setting
 
+WEIGHTS = "Trained float weights: a state dict, .npz or .safetensors."
+DATA = "idx files, CIFAR-10 batches, a folder of pictures or an .npz file; default 5,000 digits."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """What a command is given of a float network and its data, besides the network's name."""
 
-    weights: Path | None = setting(None, "Trained float weights: a state dict, .npz or .safetensors.")
-    data: Path | None = setting(
-        None, "idx files, CIFAR-10 batches, a folder of pictures or an .npz file; default 5,000 digits."
-    )
+    weights: Path | None = setting(None, WEIGHTS)
+    data: Path | None = setting(None, DATA)
     mean: str | None = setting(
         None, "Mean of pixel / 255 that the network expects, one or one per channel: 0.5,0.5,0.5."
     )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quant.networks.layers import BitPlaneWeight, FloatWeight, bit_length, block_sizes, to_blocks
+from quant.networks.layers import BitPlaneWeight, FloatWeight, bit_length
 from quant.training.prepare import QuantisedNetwork
 
 
@@ -34,7 +34,7 @@ def width_statistics(network: QuantisedNetwork) -> dict[str, Any]:
     for layer in network:
         n, k = layer.geometry.outputs, layer.geometry.k
         widths = layer.source.block_widths()
-        sizes = block_sizes((n, k), layer.source.ou_rows, layer.source.ou_cols)
+        sizes = layer.source.block.sizes((n, k))
         magnitude = int((widths * sizes).sum())
         signs = int(sizes[widths > 0].sum())
         table = 4 * widths.numel()
@@ -75,9 +75,7 @@ class BlockPenalty:
     def __init__(self, network: QuantisedNetwork, weighting: str = "memory") -> None:
         self.network = network
         self.sizes = [
-            block_sizes((layer.geometry.outputs, layer.geometry.k), layer.source.ou_rows, layer.source.ou_cols).to(
-                layer.bias.device, torch.float32
-            )
+            layer.source.block.sizes((layer.geometry.outputs, layer.geometry.k)).to(layer.bias.device, torch.float32)
             for layer in network
         ]
         total = float(sum(s.sum() for s in self.sizes))
@@ -99,7 +97,7 @@ class BlockPenalty:
             else:
                 assert isinstance(source, FloatWeight)
                 magnitude = source.scaled().abs()
-                magnitude = to_blocks(torch.minimum(magnitude, source.limits), source.ou_rows, source.ou_cols)
+                magnitude = source.block.split(torch.minimum(magnitude, source.limits))
                 with torch.no_grad():
                     largest = torch.floor(magnitude.amax((1, 3)) + 0.5)
                     widths = bit_length(largest)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from golden_model.config import HardwareConfig
-from quant.networks.layers import BitPlaneWeight, Block, FloatWeight
+from quant.networks.layers import BitPlaneWeight, FloatWeight
 from quant.settings import check, setting
 from quant.training.penalties import ActivityPenalty, AlphaController, BlockPenalty, width_statistics
 from quant.training.prepare import QuantisedNetwork
@@ -37,7 +37,7 @@ class Settings:
     """Everything that decides the result of training, besides data and hardware.
 
     float_epochs, quantise_epochs, finetune_epochs : 0 skips the phase. float_lr is the peak of a one-cycle schedule;
-    finetune decays lr to 0 by a cosine; bit planes must travel by about 1. lower_activations : None leaves the widths.
+    finetune decays lr to 0 by a cosine; bit planes must travel by about 1.
     distil : instead of the labels, softened (Hinton et al., 2015). activity : of `ActivityPenalty`. mix : labels are
     mixed likewise, and the teacher sees the mixture (Zhang et al., 2018; not of the float network). shift : filled with
     0. weight_bits : largest width of a block, which follows from the hardware.
@@ -55,7 +55,7 @@ class Settings:
     weight_bits: int = setting(8, "")
     activation_bits: int = setting(8, "Width of hidden activations.")
     learn_clips: bool = setting(False, "Train the clips of activations of any width, not just 3 bits.")
-    lower_activations: int | None = setting(4, "Lowest width tried per layer before the finetune; 0 leaves the widths.")
+    lower_activations: int = setting(4, "Lowest width tried per layer before the finetune; 0 leaves the widths.")
     activation_tolerance: float = setting(0.003, "Accuracy (a share) that lowering may cost on held-out images.", 0, 1)
     float_epochs: int = setting(6, "Of the float network; default 0 with --weights or in colour.", 0, 10_000)
     quantise_epochs: int = setting(6, "While widths fall.", 0, 10_000)
@@ -86,7 +86,7 @@ def check_settings(settings: Settings, hardware: HardwareConfig) -> None:
         weight_bits=(1, hardware.weight_bits),
         start_bits=(1, settings.weight_bits),
         activation_bits=(1, hardware.input_bits),
-        lower_activations=(1, settings.activation_bits),
+        lower_activations=(0, settings.activation_bits),
     )
 
 
@@ -190,11 +190,12 @@ class Phase:
     `after_epoch`. `state` / `load` carry what a resumed run needs beside module and generator.
     """
 
-    name = "float"
     objective: Objective | None = None
 
-    def __init__(self, module: nn.Module, epochs: int, groups: list[dict[str, Any]], schedule: Callable) -> None:
-        self.module, self.epochs, self.schedule = module, epochs, schedule
+    def __init__(
+        self, name: str, module: nn.Module, epochs: int, groups: list[dict[str, Any]], schedule: Callable
+    ) -> None:
+        self.name, self.module, self.epochs, self.schedule = name, module, epochs, schedule
         self._optimise(groups)
 
     def _optimise(self, groups: list[dict[str, Any]]) -> None:
@@ -205,14 +206,11 @@ class Phase:
         for group, peak in zip(self.optimiser.param_groups, self._peaks, strict=True):
             group["lr"] = peak * self.schedule(fraction)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.module(pixels)
-
     def loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
         """Loss of the predictions, pixels 0..255 float (B, C, H, W)."""
         if self.objective is not None:
-            return self.objective(self.forward, pixels, labels)
-        return F.cross_entropy(self.forward(pixels), labels)
+            return self.objective(self.module, pixels, labels)
+        return F.cross_entropy(self.module(pixels), labels)
 
     def extra_loss(self, fraction: float) -> Tensor | None:
         return None
@@ -232,12 +230,15 @@ class Phase:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
-class FloatPhase(Phase):
+def float_phase(module: nn.Module, settings: Settings) -> Phase:
     """Cross-entropy training of the float network, which takes pixels; one-cycle learning rate."""
+    groups = [{"params": list(module.parameters()), "lr": settings.float_lr}]
+    return Phase("float", module, settings.float_epochs, groups, one_cycle)
 
-    def __init__(self, module: nn.Module, settings: Settings) -> None:
-        groups = [{"params": list(module.parameters()), "lr": settings.float_lr}]
-        super().__init__(module, settings.float_epochs, groups, one_cycle)
+
+def finetune_phase(network: QuantisedNetwork, settings: Settings) -> Phase:
+    """Cross-entropy training with frozen block widths, cosine learning rate."""
+    return Phase("finetune", network, settings.finetune_epochs, _groups(network, settings), cosine)
 
 
 def _groups(network: QuantisedNetwork, settings: Settings) -> list[dict[str, Any]]:
@@ -253,10 +254,8 @@ def _groups(network: QuantisedNetwork, settings: Settings) -> list[dict[str, Any
 class MsqPhase(Phase):
     """The cheap formulation of system.md §8; the schedule falls geometrically and ends at 80 % of the phase."""
 
-    name = "quantise"
-
     def __init__(self, network: QuantisedNetwork, settings: Settings) -> None:
-        super().__init__(network, settings.quantise_epochs, _groups(network, settings), constant)
+        super().__init__("quantise", network, settings.quantise_epochs, _groups(network, settings), constant)
         self.penalty = BlockPenalty(network, settings.weighting)
         self.controller = AlphaController(settings.alpha)
         with torch.no_grad():
@@ -285,11 +284,9 @@ class MsqPhase(Phase):
 class BitPlanePhase(Phase):
     """Bit planes with group Lasso; requantised and stripped every `interval` epochs and at the end."""
 
-    name = "quantise"
-
     def __init__(self, network: QuantisedNetwork, settings: Settings) -> None:
         self.network, self.settings = network, settings
-        super().__init__(network, settings.quantise_epochs, _groups(network, settings), constant)
+        super().__init__("quantise", network, settings.quantise_epochs, _groups(network, settings), constant)
         self.penalty = BlockPenalty(network, settings.weighting)
 
     def extra_loss(self, fraction: float) -> Tensor | None:
@@ -312,15 +309,6 @@ class BitPlanePhase(Phase):
         return {"mean_bits": width_statistics(self.network)["mean_bits"], "alpha": self.settings.alpha}
 
 
-class FinetunePhase(Phase):
-    """Cross-entropy training with frozen block widths, cosine learning rate."""
-
-    name = "finetune"
-
-    def __init__(self, network: QuantisedNetwork, settings: Settings) -> None:
-        super().__init__(network, settings.finetune_epochs, _groups(network, settings), cosine)
-
-
 def bit_plane_network(network: QuantisedNetwork) -> None:
     """Change `network`: the same integers as continuous bit planes."""
     with torch.no_grad():
@@ -329,6 +317,6 @@ def bit_plane_network(network: QuantisedNetwork) -> None:
             layer.source = BitPlaneWeight(
                 source.integers().detach(),
                 float(source.step()),
-                Block(source.ou_rows, source.ou_cols),
+                source.block,
                 network.weight_bits,
             )

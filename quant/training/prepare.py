@@ -92,30 +92,21 @@ class QuantisedNetwork(nn.Module):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """A state_dict, whichever sources (float or bit planes) its weights had; shapes must fit otherwise."""
         for name, layer in self.body.named_modules():
-            if isinstance(layer, QuantMatrix) and f"body.{name}.source.positive" in state:
-                planes = torch.zeros_like(state[f"body.{name}.source.positive"])
-                source = layer.source
-                with torch.no_grad():
-                    made = BitPlaneWeight(
-                        source.integers() * 0, 1.0, Block(source.ou_rows, source.ou_cols), self.weight_bits
-                    )
-                made.positive, made.negative = nn.Parameter(planes), nn.Parameter(planes.clone())
-                made.mask = planes.clone()
-                layer.source = made
+            planes = state.get(f"body.{name}.source.positive")
+            if isinstance(layer, QuantMatrix) and planes is not None:
+                block, zeros = layer.source.block, torch.zeros_like(planes[0])
+                layer.source = BitPlaneWeight(zeros, 1.0, block, self.weight_bits, least_planes=len(planes))
         self.load_state_dict(state)
 
+    @torch.no_grad()
     def float_weights(self) -> QuantisedNetwork:
         """The same network with a `FloatWeight` at the present integers in every layer (for finetuning)."""
         network = copy.deepcopy(self)
-        with torch.no_grad():
-            for layer in network:
-                source = layer.source
-                if not isinstance(source, FloatWeight):
-                    step = source.step()
-                    layer.source = FloatWeight(
-                        source.integers() * step, float(step), Block(source.ou_rows, source.ou_cols),
-                        self.weight_bits,
-                    )  # fmt: skip
+        for layer in network:
+            source = layer.source
+            if not isinstance(source, FloatWeight):
+                weight = source.integers() * source.step()
+                layer.source = FloatWeight(weight, float(source.step()), source.block, self.weight_bits)
         return network
 
 
@@ -129,26 +120,23 @@ def prepare(
     normalisation: Normalisation,
     start_bits: int = 7,
     activation_bits: int = 8,
-    block: Block | None = None,
-    layer_wise: bool = False,
+    block: str = "ou",
     learn_clips: bool = False,
 ) -> QuantisedNetwork:
     """A quantised network with the weights of `model`, which is copied.
 
     calibration : uint8 images (N, C, H, W), which set the clips and which the capture is checked on
-    (`quant.capture.capture.captured`). block : default an operation unit. layer_wise : one block for each layer
-    instead. learn_clips : train clips of any width (LSQ).
+    (`quant.capture.capture.captured`). block : weights that share a width, as `Block.named` takes it. learn_clips :
+    train clips of any width (LSQ).
     Step of a layer = largest magnitude / (2**start_bits - 1).
     Averages that feed a layer keep hardware.input_bits bits: they are few (*ours*).
 
     Raises UnsupportedOperator naming the layer that the capture refuses, whose input can be negative, or that has
     groups.
     """
-    block = Block(hardware.ou_rows, hardware.ou_cols) if block is None else block
     module, _, ops, _ = captured(model, calibration, normalisation)
     scaled = Normalisation(mean=normalisation.mean, std=(1.0,) * len(normalisation.std))
-    surgeon = _Surgeon(module, ops, hardware, normalisation, start_bits, None if layer_wise else block)
-    surgeon.operate(activation_bits)
+    _Surgeon(module, ops, hardware, normalisation, start_bits, Block.named(block, hardware)).operate(activation_bits)
     network = QuantisedNetwork(module, shape, scaled, hardware)
     calibrate_clips(network, torch.from_numpy(calibration).float())
     for activation in network.activations():

@@ -18,7 +18,7 @@ QUICK = Settings(
     start_bits=4,
     weight_bits=4,
     target_bits=0.8,
-    lower_activations=None,
+    lower_activations=0,
     shift=0,
 )
 
@@ -193,7 +193,7 @@ def test_an_activation_that_no_block_reads_keeps_its_width():
         ({"start_bits": 5}, "start-bits must be in 1..4, got 5"),
         ({"target_bits": 9.0}, "target-bits must be in 0.01..4, got 9.0"),
         ({"method": "magic"}, "method must be one of msq, bitplane, ptq, got 'magic'"),
-        ({"lower_activations": 9}, "lower-activations must be in 1..8, got 9"),
+        ({"lower_activations": 9}, "lower-activations must be in 0..8, got 9"),
         ({"shift": -1}, "shift must be in 0..8, got -1"),
     ],
 )

@@ -29,7 +29,7 @@ def _train(folder, model, images, *, seed=0, layer_wise=False):
     """What quant.train would write, with widths as they come out of rounding."""
     network = prepare(
         model, (1, 28, 28), PAPER, calibration=images, normalisation=Normalisation.none(1),
-        start_bits=3, layer_wise=layer_wise,
+        start_bits=3, block="layer" if layer_wise else "ou",
     )  # fmt: skip
     folder.mkdir(parents=True)
     graph_file.save(network.to_graph(images[:2], "lenet5"), folder / "network.graph")

@@ -12,7 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
+from golden_model.config import PAPER
 from golden_model.image import archive as graph_file
+from golden_model.image import program
 from quant import stages, train
 from quant.data import sets
 from quant.reference import accuracy, exact_logits
@@ -243,6 +245,14 @@ def test_training_sees_no_image_that_choices_are_made_on(folder, monkeypatch):
     assert not seen["trained"] & held
 
 
+def test_on_hardware_auto_the_trained_network_gets_a_machine_that_is_just_large_enough(folder):
+    done = call(folder, "--work", folder / "w", "--method", "ptq", "--hardware", "auto")
+    assert done.exit_code == 0, done.output
+    network = graph_file.load(folder / "w/network.graph")
+    assert network.hardware == program.fitting(network)
+    assert json.loads((folder / "w/train.json").read_text())["options"]["hardware"] == PAPER.as_dict()
+
+
 def test_after_training_only_no_width_is_trained(folder):
     done = call(folder, "--work", folder / "w", "--method", "ptq", "--quantise-epochs", 3)
     assert done.exit_code == 0, done.output
@@ -275,7 +285,7 @@ def test_diverged_training_is_reported():
         (("--weighting", "none"), "weighting must be"),
         (("--hardware", "none"), "--hardware must be"),
         (("--batch", "0"), "batch must be in 1..100000, got 0"),
-        (("--device", "tpu"), "--device must be auto, cpu or cuda"),
+        (("--device", "tpu"), "--device must be one of auto, cpu, cuda"),
         (("--distil", "2"), "distil must be in 0..1"),
         (("--model", "resnet20"), "images are (1, 8, 8), resnet20 takes (3, 32, 32)"),
     ],

@@ -165,17 +165,16 @@ def measure(graph: Graph, images: np.ndarray, labels: np.ndarray) -> float:
     return accuracy(logits, labels)
 
 
-def held_out(dataset: sets.ImageSet, checks: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def held_out(dataset: sets.ImageSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(images to count, images and labels to check with): training images that training does not see.
 
-    They are apart unless there are too few. checks : so many at most.
+    They are apart unless there are too few.
     """
     images, labels = dataset.validation()
     count = min(COUNTED_IMAGES, max(1, len(images) // 2))
-    rest = slice(count, None if checks is None else count + checks)
     if len(images) < 2:
         return images, images, labels
-    return np.array(images[:count]), np.array(images[rest]), labels[rest]
+    return np.array(images[:count]), np.array(images[count:]), labels[count:]
 
 
 # ---- calibration --------------------------------------------------------------------------------

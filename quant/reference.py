@@ -25,10 +25,8 @@ _FLOAT32_WHOLE = 1 << 24  # whole numbers up to here are exact in float32, in an
 
 
 @torch.no_grad()
-def exact_logits(graph: Graph, images: np.ndarray, *, chunk: int = 0, progress: Progress | None = None) -> np.ndarray:
+def exact_logits(graph: Graph, images: np.ndarray, *, progress: Progress | None = None) -> np.ndarray:
     """Logits (B, N) int64 of uint8 images (B, C, H, W), as `GraphRunner.run` gives them.
-
-    chunk : images at a time, 0 for a number whose maps stay near the cache.
 
     Raises ValueError naming a layer whose converter or dynamic precision is lossy.
     """
@@ -38,7 +36,8 @@ def exact_logits(graph: Graph, images: np.ndarray, *, chunk: int = 0, progress: 
                 raise ValueError(f"layer {layer.name!r}: its converter is lossy, use the golden model")
             if layer.dynamic is not None and layer.dynamic.l_max and layer.dynamic.tau_sq:
                 raise ValueError(f"layer {layer.name!r}: its dynamic precision is lossy, use the golden model")
-    step = chunk or max(1, (1 << 20) // max(int(np.prod(node.shape)) for node in graph.nodes))
+    # So many images at a time that their maps stay near the cache.
+    step = max(1, (1 << 20) // max(int(np.prod(node.shape)) for node in graph.nodes))
     return in_steps(partial(_logits, graph), images, step, progress)
 
 

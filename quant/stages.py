@@ -99,6 +99,16 @@ def save_tensors(path: Path, content: Any) -> None:
     write_bytes(path, buffer.getbuffer())
 
 
+def unpacked(path: Path) -> Any:
+    """What torch.save wrote, tensors and plain values only; any exception for a damaged file, also one whose checksums
+    are wrong."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if (broken := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {broken} is wrong")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def load_tensors(path: Path, what: str) -> Any:
     """What `save_tensors` wrote, checked against the checksums of the archive; tensors and plain values only.
 
@@ -107,10 +117,7 @@ def load_tensors(path: Path, what: str) -> Any:
     if not path.is_file():
         raise ValueError(f"{path} is missing: {what}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            if (broken := archive.testzip()) is not None:
-                raise ValueError(f"the checksum of {broken} is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return unpacked(path)
     except MemoryError:
         raise
     except Exception as error:  # many formats, many exceptions

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from quant import stages
+
 #: Names under which a checkpoint may hold its state dict.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
 #: Put before all names by nn.DataParallel, torch.compile and modules that hold the network.
@@ -49,11 +51,7 @@ def _read(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if (broken := archive.testzip()) is not None:
-                    raise ValueError(f"the checksum of {broken} is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return stages.unpacked(path)
     except ImportError as error:
         raise ValueError(f"{path}: reading it needs the package safetensors") from error
     except Exception as error:  # a damaged file raises almost anything

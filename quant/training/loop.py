@@ -39,9 +39,9 @@ Tick = Callable[[int], None]
 
 # ---- activation widths ----------------------------------------------------------------------------
 @torch.no_grad()
-def logits_of(network: nn.Module, pixels: Tensor, *, chunk: int = 500) -> Tensor:
+def logits_of(network: nn.Module, pixels: Tensor) -> Tensor:
     """(B, classes) of the (fake-quantised) forward on uint8 pixels (B, C, H, W)."""
-    return torch.cat([network(part.float()) for part in pixels.split(chunk)])
+    return torch.cat([network(part.float()) for part in pixels.split(500)])
 
 
 def evaluate(network: nn.Module, pixels: Tensor, labels: Tensor) -> float:

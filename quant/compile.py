@@ -79,7 +79,7 @@ def finish(network: Graph, dataset: sets.ImageSet, work: Path, images: int, *, l
     mark = stages.fingerprint(
         "finish",
         {"images": simulated},
-        [path for package in ("golden_model", "rtl", "sim") for path in (stages.ROOT / package).rglob("*.*py*")],
+        stages.files_of("golden_model", "rtl", "sim"),
         image=file_hash(image / "image.archive"),
     )
     if stages.finished(record, mark) is None:
@@ -152,7 +152,10 @@ def _train(given: dict[str, Any], hardware: HardwareConfig | None, work: Path, *
     if hardware is not None:
         weights = None if asked["weights"] is None else Path(asked["weights"])
         model, normalisation = float_network(asked["model"], dataset, weights)
-        network = from_torch(model, dataset.shape, hardware, dataset.calibration(), normalisation=normalisation)
+        name = asked["model"].rpartition(":")[2]
+        network = from_torch(
+            model, dataset.shape, hardware, dataset.calibration(), normalisation=normalisation, name=name
+        )
         pairs = max(hardware.crossbar_pairs, program.needs(network)["crossbar_pairs"])
         options.fitted(network, replace(hardware, crossbar_pairs=pairs))
     log(f"train: {asked['model']} with block-wise widths")

@@ -69,6 +69,12 @@ def sources_of(module: str) -> list[Path]:
     return sorted(found)
 
 
+def files_of(*packages: str) -> list[Path]:
+    """All files of packages of ours, code, templates and tables; not what Python or a compiler keeps for itself."""
+    found = [path for package in packages for path in (ROOT / package).rglob("*")]
+    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+
+
 def _source(module: str) -> Path | None:
     """File of a module of our packages, else None."""
     if module.partition(".")[0] not in OWN_PACKAGES:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Optional, TypeVar
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from golden_model.config import PRESETS
@@ -29,6 +31,21 @@ Preset = Annotated[
 def command_app() -> typer.Typer:
     """A command without completion and without typer's own way to print tracebacks."""
     return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def command(main: Callable[..., Any]) -> typer.Typer:
+    """A command of one function, whose errors of bad input are one sentence (`reports_errors`)."""
+    app = command_app()
+    app.command()(reports_errors(main))
+    return app
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, nothing elsewhere; takes (what is done, how many are done, of how many or 0)."""
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)
 
 
 def results_console(width: int = 150) -> Console:

@@ -1,4 +1,4 @@
-"""Libraries that the golden model can do without: which of them are installed. Loads none of them."""
+"""Libraries that not everything needs: which of them are installed. Loads none of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def numba_installed() -> bool:
 
 
 def torch_installed() -> bool:
-    """Whether there is the engine for GPUs."""
+    """Whether there are training and the engine for GPUs."""
     return importlib.util.find_spec("torch") is not None
 
 

@@ -17,14 +17,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
-from rich.progress import Progress
 
-from golden_model.command import console, reports_errors
-from golden_model.config import PAPER, HardwareConfig
+from golden_model.command import command, console, progress_bar
 from golden_model.cost import machines
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
@@ -33,13 +31,15 @@ from golden_model.engines.run_network import GraphRunner
 from golden_model.files import file_hash, read_json, write_atomically, write_json
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import on_machine, with_settings
-from golden_model.image import archive, program
+from golden_model.image import archive
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches.histograms import LayerCounts, graph_counts
 from quant import options, stages
 from quant.data import sets
+from quant.networks.source import check_shape, dataset_of_graph
 from quant.reference import accuracy, exact_logits
 from quant.search import adc, redy
+from quant.settings import check, setting
 from quant.train import read_recipe
 
 #: Held-out images whose counts and windows registers are chosen from.
@@ -58,38 +58,29 @@ Log = Callable[[str], None]
 class Options:
     """Everything that decides a calibration, besides network and data.
 
-    tolerance : accuracy (a share) that lossy converters may cost; None for lossless converters. grid : of lossy
-    converters, "aligned" (lambda a power of two) or "continuous". redy : whether there is dynamic precision.
-    redy_tolerance : accuracy (a share) that it may cost. logit_error : largest squared error of the logits over their
-    mean square that it may cause. l_max : most low bits that it may drop, 0 for lossless skipping alone.
-    adc_images : held-out images that converters are checked on. event_images : test images that events are counted on.
+    l_max : 0 for lossless skipping alone. Ranges are those of the fields; ValueError names one that is left.
     """
 
-    tolerance: float | None = None
-    grid: adc.Grid = "aligned"
-    redy: bool = True
-    redy_tolerance: float = 0.001
-    logit_error: float = 0.002
-    l_max: int = 4
-    skip_zero_slices: bool = True
-    adc_images: int = 256
-    event_images: int = 100
+    tolerance: float | None = setting(
+        None, "Accuracy (a share) that converters may cost; without it they are lossless.", 0, 1
+    )
+    grid: str = setting(
+        "aligned",
+        "Lossy converters: aligned (lambda a power of two) or continuous.",
+        among=("aligned", "continuous"),
+    )
+    redy: bool = setting(True, "Choose dynamic precision.")
+    redy_tolerance: float = setting(0.001, "Accuracy (a share) that dynamic precision may cost.", 0, 1)
+    logit_error: float = setting(
+        0.002, "Largest error of the logits by dynamic precision, squared, over their mean square.", 0, 1
+    )
+    l_max: int = setting(4, "Most low bits that dynamic precision may drop, 0..7.", 0, 7)
+    skip_zero_slices: bool = setting(True, "Deploy with zero-slice skipping.")
+    adc_images: int = setting(256, "Held-out images that lossy converters are checked on.", 1, 1_000_000)
+    event_images: int = setting(100, "Test images that events are counted on.", 1, 1_000_000)
 
     def __post_init__(self) -> None:
-        limits = {
-            "tolerance": (0, 1),
-            "redy_tolerance": (0, 1),
-            "logit_error": (0, 1),
-            "l_max": (0, 7),
-            "adc_images": (1, 1_000_000),
-            "event_images": (1, 1_000_000),
-        }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"--{name.replace('_', '-')} must be in {low}..{high}, got {value}")
-        if self.grid not in ("aligned", "continuous"):
-            raise ValueError(f"--grid must be aligned or continuous, got {self.grid!r}")
+        check(self)
 
 
 # ---- choices ------------------------------------------------------------------------------------
@@ -124,7 +115,7 @@ def choose_converters(
         log(f"n_r1, n_r2 <= {step.limit}: {found}, {step.checks} checks")
 
     chosen, _ = adc.descend(
-        lambda limit: adc.score_layers(counts, hardware, limit, grid=wanted.grid, **how),
+        lambda limit: adc.score_layers(counts, hardware, limit, grid=cast(adc.Grid, wanted.grid), **how),
         range(hardware.adc_bits - 1, 0, -1),
         holds,
         start,
@@ -174,17 +165,16 @@ def measure(graph: Graph, images: np.ndarray, labels: np.ndarray) -> float:
     return accuracy(logits, labels)
 
 
-def held_out(dataset: sets.ImageSet, checks: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def held_out(dataset: sets.ImageSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(images to count, images and labels to check with): training images that training does not see.
 
-    They are apart unless there are too few. checks : so many at most.
+    They are apart unless there are too few.
     """
     images, labels = dataset.validation()
     count = min(COUNTED_IMAGES, max(1, len(images) // 2))
-    rest = slice(count, None if checks is None else count + checks)
     if len(images) < 2:
         return images, images, labels
-    return np.array(images[:count]), np.array(images[rest]), labels[rest]
+    return np.array(images[:count]), np.array(images[count:]), labels[count:]
 
 
 # ---- calibration --------------------------------------------------------------------------------
@@ -196,12 +186,8 @@ def calibrate(
     graph : with lossless uniform converters, as training writes it.
     Raises ValueError with one sentence when data and network do not fit.
     """
-    if dataset.shape != graph.image.shape:
-        has, takes = (" x ".join(map(str, shape)) for shape in (dataset.shape, graph.image.shape))
-        raise ValueError(f"the network takes images of {takes}, the data set has {has}")
-    outputs = int(np.prod(graph.output.shape))
-    if dataset.classes > outputs:
-        raise ValueError(f"the data set has {dataset.classes} classes, the network only {outputs} outputs")
+    check_shape(graph, dataset)
+    sets.check_labels(dataset, int(np.prod(graph.output.shape)))
     plain = on_machine(graph, graph.hardware)
     counted, images, labels = held_out(dataset)
     log(f"counts of {len(counted)} images, checks on {len(images)}")
@@ -348,26 +334,6 @@ def print_calibration(result: Mapping[str, Any]) -> None:
         )
 
 
-def fitted(network: Graph, hardware: HardwareConfig | None) -> Graph:
-    """The network on `hardware`, or on a machine that is just large enough where it is None.
-
-    Converters keep their registers if OUs and A/D converters are the same, and are lossless uniform ones otherwise.
-    Raises ValueError that names every limit which is too small, and how to get a machine that fits.
-    """
-    machine = program.fitting(network, PAPER) if hardware is None else hardware
-    if machine != network.hardware:
-        kept: dict[str, Any] = {}
-        if (machine.ou_rows, machine.adc_bits) == (network.hardware.ou_rows, network.hardware.adc_bits):
-            kept["registers"] = {node.name: node.registers for node in network.crossbars}
-            kept["counts_per_lsb"] = {node.name: node.counts_per_lsb for node in network.crossbars}
-        network = with_settings(network, hardware=machine, **kept)
-    try:
-        program.plan(network)
-    except ValueError as error:
-        raise ValueError(f"{error} (--hardware auto makes a machine that fits)") from None
-    return network
-
-
 def calibrated(
     work: Path,
     dataset: sets.ImageSet,
@@ -381,9 +347,7 @@ def calibrated(
 
     hardware : another machine than the network is on, as the option says it; None keeps the network's.
     """
-    source, record, target = work / "network.graph", work / "calibration.json", work / "calibrated.graph"
-    if not source.is_file():
-        raise ValueError(f"{source} is missing: run python -m quant.capture or python -m quant.train first")
+    source, record, target = stages.network_file(work), work / "calibration.json", work / "calibrated.graph"
     mark = stages.fingerprint(
         "calibrate",
         {**asdict(wanted), "hardware": hardware},
@@ -396,7 +360,7 @@ def calibrated(
         return archive.load(target)
     network = archive.load(source)
     if hardware is not None:
-        network = fitted(network, options.machine(hardware))
+        network = options.fitted(network, options.machine(hardware))
     made, found = calibrate(network, dataset, wanted, log)
     trained = read_json(work / "train.json", "") if (work / "train.json").is_file() else {}
     found["accuracy"] = {**network.info.get("accuracy", {}), **trained.get("accuracy", {}), **found["accuracy"]}
@@ -404,8 +368,7 @@ def calibrated(
     info = {**made.info, **{key: found[key] for key in more}, "data": dataset.source}
     made = replace(made, info=json.loads(json.dumps(info)))
     write_atomically(target, lambda temporary: archive.save(made, temporary))
-    files = {target.name: file_hash(target)}
-    write_json(record, {"fingerprint": mark, "files": files, "options": asdict(wanted), **found})
+    stages.keep_record(record, mark, [target], {"options": asdict(wanted), **found})
     return made
 
 
@@ -414,77 +377,36 @@ def dataset_of(work: Path, graph: Graph, data: Path | None) -> sets.ImageSet:
 
     For a network that was not trained here --data must be given.
     """
-    record = read_json(work / "train.json", "") if (work / "train.json").is_file() else None
-    _, height, _ = graph.image.shape
-    channels = graph.image.shape[0]
     if data is not None:
-        return sets.load(data, size=height, channels=channels)
-    if record is None or not (work / "recipe.toml").is_file():
+        return dataset_of_graph(graph, data)
+    if not ((work / "train.json").is_file() and (work / "recipe.toml").is_file()):
         raise ValueError(f"--data is needed: {work} does not say what its network was trained on")
-    source = read_recipe(work / "recipe.toml").get("data")
-    found = sets.load(source, size=height, channels=channels)
-    if found.sha256 != record["data"]["sha256"]:
+    found = dataset_of_graph(graph, read_recipe(work / "recipe.toml").get("data"))
+    if found.sha256 != read_json(work / "train.json", "")["data"]["sha256"]:
         raise ValueError(f"{found.source} has changed since the training in {work}: train again, or give --data")
     return found
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-@reports_errors
-def main(
+@command
+@options.takes("wanted", Options)
+def app(
+    wanted: Options,
     work: options.Work = options.DEFAULT_WORK,
     data: options.Data = None,
     hardware: options.Hardware = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Converters are exact (the default).")] = False,
-    tolerance: Annotated[
-        Optional[float],  # noqa: UP045 - typer reads it at run time
-        typer.Option(help="Accuracy (a share) that converters may cost; without it they are lossless."),
-    ] = None,
-    grid: Annotated[str, typer.Option(help="Lossy converters: aligned (lambda a power of two) or continuous.")] = (
-        Options.grid
-    ),
-    adc_images: Annotated[
-        int, typer.Option(help="Held-out images that lossy converters are checked on.")
-    ] = Options.adc_images,
-    redy: Annotated[bool, typer.Option(help="Choose dynamic precision.")] = Options.redy,
-    redy_tolerance: Annotated[
-        float, typer.Option(help="Accuracy (a share) that dynamic precision may cost.")
-    ] = Options.redy_tolerance,
-    logit_error: Annotated[
-        float, typer.Option(help="Largest error of the logits by dynamic precision, squared, over their mean square.")
-    ] = Options.logit_error,
-    l_max: Annotated[int, typer.Option(help="Most low bits that it may drop, 0..7.")] = Options.l_max,
-    skip_zero_slices: Annotated[bool, typer.Option(help="Deploy with zero-slice skipping.")] = Options.skip_zero_slices,
-    event_images: Annotated[int, typer.Option(help="Test images that events are counted on.")] = Options.event_images,
     force: options.Force = False,
     json_file: options.Json = None,
 ) -> None:
     """Choose the registers of WORK/network.graph and write WORK/calibrated.graph and WORK/calibration.json."""
-    if lossless and tolerance is not None:
+    if lossless and wanted.tolerance is not None:
         raise ValueError("--lossless and --tolerance exclude each other")
-    wanted = Options(
-        tolerance=tolerance,
-        grid=grid,  # type: ignore[arg-type]
-        redy=redy,
-        redy_tolerance=redy_tolerance,
-        logit_error=logit_error,
-        l_max=l_max,
-        skip_zero_slices=skip_zero_slices,
-        adc_images=adc_images,
-        event_images=event_images,
-    )
-    source = work / "network.graph"
-    if not source.is_file():
-        raise ValueError(f"{source} is missing: run python -m quant.capture or python -m quant.train first")
-    dataset = dataset_of(work, archive.load(source), data)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("calibrating", total=None)
+    dataset = dataset_of(work, archive.load(stages.network_file(work)), data)
+    with progress_bar() as tell:
 
         def log(text: str) -> None:
-            progress.update(task, description=text)
-            progress.console.print(text)
+            tell(text, 0, 0)
+            console.print(text)
 
         calibrated(work, dataset, wanted, hardware=hardware, force=force, log=log)
     result = read_json(work / "calibration.json", "")

@@ -4,7 +4,7 @@
     calibrate  converters and dynamic precision: calibrated.graph
     export     program, tables, cells, test vectors: image/
     simulate   pictures through the generated hardware, equal to the golden model or not: run.json
-    verilog    the hardware for synthesis: verilog/
+    verilog    tile, system (tile and emulated crossbar) and macro, for synthesis: verilog/
     report     one HTML page: report.html
 
 Every stage is a command of its own too (quant.capture or quant.train, quant.calibrate, quant.export, sim.run,
@@ -21,144 +21,37 @@ rtl.generate, sim.report) and is skipped when what it would make is there alread
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
-import numpy as np
 import torch
 import typer
 from torch import nn
 
-from golden_model.command import console, reports_errors
-from golden_model.config import PAPER, HardwareConfig
-from golden_model.files import file_hash, read_json, write_atomically, write_json
+from golden_model.command import command, console
+from golden_model.config import HardwareConfig
+from golden_model.files import file_hash, read_json, write_json
 from golden_model.graph.network import Graph
-from golden_model.image import archive, program
+from golden_model.image import program
 from quant import calibrate, options, stages, train
+from quant.capture.__main__ import captured
 from quant.capture.capture import from_torch
 from quant.data import sets
-from quant.evaluate import float_logits
 from quant.export import export
-from quant.networks import zoo
-from quant.networks.weights import load_weights
-from quant.reference import accuracy, exact_logits
-from quant.training.layers import Normalisation
+from quant.networks.pixels import Normalisation
+from quant.networks.source import Inputs, Source, float_network
 
 #: Test images in a deployment image, beside those that are simulated.
 VECTORS = 16
+#: Whose Verilog is written: the tile, the tile with an emulated crossbar, the macro; they hold all other blocks.
+BLOCKS = ("tile", "system", "macro")
 
 #: Told what is going on: a sentence.
 Log = Callable[[str], None]
-
-
-# ---- what is compiled ---------------------------------------------------------------------------
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Source:
-    """A float network with its data. normalisation : what it expects of pixel / 255."""
-
-    name: str
-    model: nn.Module
-    dataset: sets.ImageSet
-    normalisation: Normalisation
-
-    @classmethod
-    def of(
-        cls,
-        model: str,
-        *,
-        weights: Path | None = None,
-        data: Path | None = None,
-        mean: str | None = None,
-        std: str | None = None,
-        size: int | None = None,
-        threads: int = 2,
-    ) -> Source:
-        """What the options of a command name; ValueError in one sentence where it cannot be had."""
-        torch.set_num_threads(threads)
-        known = None if ":" in model else zoo.ready(model)
-        sized = known is not None and known.sized is not None
-        if known is None or sized:
-            dataset = sets.load(data, size=size)
-        else:
-            dataset = sets.load(data, size=size or known.shape[1], channels=known.shape[0])
-        network, normalisation = train.float_network(model, dataset, trained=weights is not None)
-        if weights is not None:
-            load_weights(network, weights)
-        elif known is not None:
-            raise ValueError(f"--weights is needed: {model} has no weights of its own; --train trains it from scratch")
-        plain = normalisation or Normalisation.none(dataset.shape[0])
-        return cls(
-            name=model.rpartition(":")[2],
-            model=network,
-            dataset=dataset,
-            normalisation=Normalisation(
-                mean=options.numbers("--mean", mean, dataset.shape[0]) or plain.mean,
-                std=options.numbers("--std", std, dataset.shape[0]) or plain.std,
-            ),
-        )
-
-    def hash(self) -> str:
-        """sha256 of the network's structure and of all its weights."""
-        digest = hashlib.sha256(repr(self.model).encode())
-        for name, tensor in self.model.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
-
-    def capture(self, work: Path, hardware: HardwareConfig | None, *, log: Log) -> Graph:
-        """WORK/network.graph: the network as 8-bit integers after training, on a machine that holds it.
-
-        hardware : None for one that is just large enough.
-        Raises UnsupportedOperator or ValueError in one sentence where that cannot be done; every limit that is too
-        small is named.
-        """
-        target, record, dataset = work / "network.graph", work / "capture.json", self.dataset
-        mark = stages.fingerprint(
-            "capture",
-            {
-                "name": self.name,
-                "normalisation": asdict(self.normalisation),
-                "hardware": "auto" if hardware is None else hardware.hash,
-                "classes": list(dataset.names),
-            },
-            stages.sources_of("quant.capture.capture"),
-            model=self.hash(),
-            data=dataset.sha256,
-        )
-        if stages.finished(record, mark) is not None:
-            log(f"{target} is up to date")
-            return archive.load(target)
-        log(f"capture: {self.name} becomes integers")
-        network = from_torch(
-            self.model,
-            dataset.shape,
-            PAPER if hardware is None else hardware,
-            dataset.calibration(),
-            normalisation=self.normalisation,
-            name=self.name,
-            classes=dataset.names,
-        )
-        sets.check_labels(dataset, int(np.prod(network.output.shape)))
-        network = calibrate.fitted(network, hardware)
-        test, labels = dataset.test_images, dataset.test_labels
-        shares = {
-            "float": accuracy(float_logits(self.model, test, self.normalisation), labels),
-            "integer": accuracy(exact_logits(network, test), labels),
-        }
-        info = {"accuracy": shares, "test_images": len(test), "data": dataset.source}
-        network = replace(network, info={**network.info, **info})
-        write_atomically(target, lambda temporary: archive.save(network, temporary))
-        write_json(record, {"fingerprint": mark, "files": {target.name: file_hash(target)}, **info})
-        log(
-            f"accuracy on {len(test)} test images: float {100 * shares['float']:.2f} %, "
-            f"integers {100 * shares['integer']:.2f} %"
-        )
-        return network
 
 
 # ---- stages -------------------------------------------------------------------------------------
@@ -186,19 +79,18 @@ def finish(network: Graph, dataset: sets.ImageSet, work: Path, images: int, *, l
     mark = stages.fingerprint(
         "finish",
         {"images": simulated},
-        [path for package in ("golden_model", "rtl", "sim") for path in (stages.ROOT / package).rglob("*.*py*")],
+        stages.files_of("golden_model", "rtl", "sim"),
         image=file_hash(image / "image.archive"),
     )
     if stages.finished(record, mark) is None:
         write_json(config, network.hardware.as_dict())
         log(f"simulate: {simulated} pictures through the generated hardware")
         status = _run("sim.run", image, "--backend", "compiled", "--images", simulated, "--json", run)
-        _run("rtl.generate", "--hardware", config, "--output", verilog)
+        blocks = [word for block in BLOCKS for word in ("--block", block)]
+        _run("rtl.generate", "--hardware", config, "--output", verilog, *blocks)
         _run("sim.report", image, "--run", run, "--output", report, "--json", work / "report.json")
         if status == 0:
-            made = (run, report, verilog / "tile.v")
-            files = {path.relative_to(work).as_posix(): file_hash(path) for path in made}
-            write_json(record, {"fingerprint": mark, "files": files})
+            stages.keep_record(record, mark, [run, report, *(verilog / f"{block}.v" for block in BLOCKS)], {})
     else:
         log(f"{run}, {verilog} and {report} are up to date")
     found = read_json(run, "")
@@ -244,7 +136,7 @@ def compile_network(
     plain = Normalisation.none(dataset.shape[0]) if normalisation is None else normalisation
     source = Source(name=name or type(model).__name__, model=model, dataset=dataset, normalisation=plain)
     work = Path(work)
-    source.capture(work, hardware, log=log)
+    captured(source, work, hardware, log=log)
     log("calibrate: converters and dynamic precision")
     network = calibrate.calibrated(work, dataset, calibration or calibrate.Options(), log=log)
     return finish(network, dataset, work, images, log=log)
@@ -254,76 +146,62 @@ def _train(given: dict[str, Any], hardware: HardwareConfig | None, work: Path, *
     """WORK/network.graph by training with the options `given`; returns the data.
 
     hardware : None for a machine that is made to fit afterwards. What the network needs of a given one, whatever its
-    block widths become, is checked before anything is trained.
+    block widths become, is checked before anything is trained; it has fewer planes, so fewer crossbars, afterwards.
     """
-    dataset = train.dataset_of(given)
-    asked = train.complete(given, dataset)
-    torch.set_num_threads(asked["threads"])
+    asked, dataset = train.complete(given)
     if hardware is not None:
-        model, normalisation = train.float_network(asked["model"], dataset, trained=asked.get("weights") is not None)
-        network = from_torch(model, dataset.shape, hardware, dataset.calibration(), normalisation=normalisation)
-        short = {name: value for name, value in program.needs(network).items() if value > getattr(hardware, name)}
-        short.pop("crossbar_pairs", None)  # fewer planes after training
-        if short:
-            words = "; ".join(
-                f"{name} = {value}, the hardware has {getattr(hardware, name)}" for name, value in short.items()
-            )
-            raise ValueError(f"{network.name} needs {words} (--hardware auto makes a machine that fits)")
+        weights = None if asked["weights"] is None else Path(asked["weights"])
+        model, normalisation = float_network(asked["model"], dataset, weights)
+        name = asked["model"].rpartition(":")[2]
+        network = from_torch(
+            model, dataset.shape, hardware, dataset.calibration(), normalisation=normalisation, name=name
+        )
+        pairs = max(hardware.crossbar_pairs, program.needs(network)["crossbar_pairs"])
+        options.fitted(network, replace(hardware, crossbar_pairs=pairs))
     log(f"train: {asked['model']} with block-wise widths")
     train.print_results(train.train(asked, dataset, work))
     return dataset
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-@reports_errors
-def main(
+@command
+@options.takes("inputs", Inputs)
+def app(
     model: options.ModelArgument,
+    inputs: Inputs,
     work: options.Work = options.DEFAULT_WORK,
-    weights: options.Weights = None,
-    data: options.Data = None,
     hardware: options.Hardware = "auto",
     with_training: Annotated[
         bool, typer.Option("--train", help="Train block-wise widths (BWQ-A) in place of 8 bits after training.")
     ] = False,
-    recipe: Annotated[
-        Optional[Path],  # noqa: UP045 - typer reads it at run time
-        typer.Option(help="TOML file with options of quant.train; goes with --train."),
-    ] = None,
-    tolerance: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Accuracy (a share) that converters may cost; without it they are lossless."),
-    ] = None,
+    recipe: options.Recipe = None,
+    tolerance: Annotated[Optional[float], options.option(calibrate.Options, "tolerance")] = None,  # noqa: UP045
     images: Annotated[int, typer.Option(min=0, help="Test pictures through the simulated hardware.")] = 1,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    size: options.Size = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch; training depends on them.")] = 2,
+    threads: options.Threads = 2,
     json_file: options.Json = None,
 ) -> None:
     """From a PyTorch network to an image, a simulation of the generated hardware, Verilog and a report.
 
     Exit status: 0 hardware and golden model agree, 1 they differ, 2 a bad call or a network that cannot be run.
     """
-    log = console.print
-    machine = options.machine(hardware)
+    log, machine, calibration = console.print, options.machine(hardware), calibrate.Options(tolerance=tolerance)
     if with_training:
+        if unused := [f"--{name}" for name in ("mean", "std", "size", "channels") if getattr(inputs, name) is not None]:
+            raise ValueError(f"{', '.join(unused)} cannot be used with --train")
         given = {} if recipe is None else train.read_recipe(recipe)
         given |= {"model": model, "threads": threads}
-        given |= {key: str(path) for key, path in (("weights", weights), ("data", data)) if path is not None}
+        given |= {key: str(path) for key in ("weights", "data") if (path := getattr(inputs, key)) is not None}
         if machine is not None:
             given["hardware"] = str(hardware)
         dataset = _train(given, machine, work, log=log)
     else:
         if recipe is not None:
             raise ValueError("--recipe goes with --train")
-        source = Source.of(model, weights=weights, data=data, mean=mean, std=std, size=size, threads=threads)
+        torch.set_num_threads(threads)
+        source = Source.open(model, inputs)
         dataset = source.dataset
-        source.capture(work, machine, log=log)
+        captured(source, work, machine, log=log)
     log("calibrate: converters and dynamic precision")
-    network = calibrate.calibrated(work, dataset, calibrate.Options(tolerance=tolerance), hardware=hardware, log=log)
+    network = calibrate.calibrated(work, dataset, calibration, hardware=hardware, log=log)
     result = finish(network, dataset, work, images, log=log)
     if json_file is not None:
         write_json(json_file, result)

@@ -6,24 +6,20 @@ network, its tables and cells, and test images with the logits, events and clock
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import numpy as np
 import typer
-from rich.progress import Progress
 
-from golden_model.command import console, reports_errors
+from golden_model.command import command, console, progress_bar
 from golden_model.files import write_json
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.image import archive, image
-from quant import options
-from quant.calibrate import fitted
-from quant.data import sets
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+from quant import options, stages
+from quant.networks.source import dataset_of_graph
 
 
 def export(
@@ -32,18 +28,16 @@ def export(
     images: np.ndarray,
     labels: np.ndarray,
     *,
-    info: dict[str, Any] | None = None,
     progress: Any = None,
     force: bool = False,
 ) -> bool:
     """Write the image unless `out` holds the very same network and vectors already.
 
-    images : uint8 (B, C, H, W) test vectors. labels : (B,) integers. info : goes beside what the network says of
-    itself. progress : called with (done, all) while the golden model runs.
+    images : uint8 (B, C, H, W) test vectors. labels : (B,) integers. progress : called with (done, all) while the
+    golden model runs.
 
     Returns whether it was written. Raises ValueError for a network that the hardware cannot hold.
     """
-    network = replace(network, info={**network.info, **(info or {})})
     if not force and _holds(out, network, images, labels):
         return False
     image.write(out, network, images, labels, progress=progress)
@@ -60,56 +54,34 @@ def _holds(out: Path, network: Graph, images: np.ndarray, labels: np.ndarray) ->
     return same and np.array_equal(found.vectors.images, images) and np.array_equal(found.vectors.labels, labels)
 
 
-def calibrated(work: Path) -> Path:
-    """The network to export of a working directory; ValueError if it has none."""
-    for name in ("calibrated.graph", "network.graph"):
-        if (work / name).is_file():
-            return work / name
-    raise ValueError(f"{work} holds no network: python -m quant.capture or python -m quant.train makes one")
-
-
-@app.command()
-@reports_errors
-def main(
-    work: Annotated[Path, typer.Option(help="Working directory.")] = Path("build/lenet5"),
+@command
+def app(
+    work: options.Work = options.DEFAULT_WORK,
     out: Annotated[Optional[Path], typer.Option(help="Deployment image; default WORK/image.")] = None,  # noqa: UP045
-    data: Annotated[
-        Optional[Path],  # noqa: UP045 - typer reads it at run time
-        typer.Option(help="Data set whose test images become vectors; default: 5,000 digits."),
-    ] = None,
+    data: options.Data = None,
     count: Annotated[int, typer.Option("--images", min=0, help="Test images kept in the image.")] = 16,
     hardware: options.Hardware = None,
     skip_zero_slices: Annotated[
         Optional[bool],  # noqa: UP045
         typer.Option(help="Input slices of zeros cost nothing; default: as the network says."),
     ] = None,
-    force: Annotated[bool, typer.Option(help="Write even if the image is up to date.")] = False,
-    json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write a summary here.")] = None,  # noqa: UP045
+    force: options.Force = False,
+    json_file: options.Json = None,
 ) -> None:
     """Write the network of WORK as a deployment image."""
     out = work / "image" if out is None else out
-    network = archive.load(calibrated(work))
+    network = archive.load(stages.network_file(work, "calibrated.graph", "network.graph"))
     if hardware is not None:
-        network = fitted(network, options.machine(hardware))
+        network = options.fitted(network, options.machine(hardware))
     if skip_zero_slices is not None:
         network = with_settings(network, skip_zero_slices=skip_zero_slices)
-    dataset = sets.load(data, size=network.image.shape[1], channels=network.image.shape[0])
-    if dataset.shape != network.image.shape:
-        raise ValueError(
-            f"{dataset.source}: its images are {dataset.shape}, {network.name} takes {network.image.shape}"
-        )
+    dataset = dataset_of_graph(network, data)
     if count > len(dataset.test_images):
         raise ValueError(f"--images must be at most {len(dataset.test_images)}, the test images there are, got {count}")
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("expected results of the test vectors", total=None)
-        written = export(
-            network,
-            out,
-            dataset.test_images[:count],
-            dataset.test_labels[:count],
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-            force=force,
-        )
+    vectors = dataset.test_images[:count], dataset.test_labels[:count]
+    with progress_bar() as tell:
+        told = partial(tell, "expected results of the test vectors")
+        written = export(network, out, *vectors, progress=told, force=force)
     if json_file is not None:
         write_json(json_file, {"image": str(out), "written": written, "vectors": count, **network.info})
     console.print(f"{out}: {count} test vectors" if written else f"{out} is up to date")

@@ -2,67 +2,102 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional, get_type_hints
 
 import typer
 
-from golden_model.config import PRESETS, HardwareConfig, read_hardware
+from golden_model.command import Json
+from golden_model.config import PAPER, PRESETS, HardwareConfig, read_hardware
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
+from golden_model.image import program
 from quant.networks import zoo
+from quant.networks.source import Inputs
+
+__all__ = ["Json"]  # of all packages
+# ruff: noqa: UP045 - typer reads annotations at run time
 
 DEFAULT_WORK = Path("build/lenet5")
-DEFAULT_HARDWARE = "paper"
 
-Model = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads it at run time
-    typer.Option(help=f"{', '.join(zoo.READY)}, or FILE.py:NAME for your own network; default lenet5."),
-]
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help=f"{', '.join(zoo.READY)}, or FILE.py:NAME for your own network.")
-]
-Weights = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(help="Trained float weights: a state dict, .npz or .safetensors."),
-]
-Data = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(help="idx files, CIFAR-10 batches, a folder of pictures or an .npz file."),
-]
+
+def option(settings: type, name: str) -> Any:
+    """The option of a field of a dataclass (`quant.settings`)."""
+    return typer.Option(help=next(one.metadata["help"] for one in fields(settings) if one.name == name))
+
+
+MODEL = f"{', '.join(zoo.READY)}, or FILE.py:NAME for your own network."
+ModelNeeded = Annotated[str, typer.Option("--model", help=MODEL)]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)]
+Data = Annotated[Optional[Path], option(Inputs, "data")]
 Work = Annotated[Path, typer.Option(help="Working directory of the pipeline.")]
-Hardware = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
-        help=f"{', '.join(PRESETS)}, or a .json file with what differs from one; where a command finishes a network, "
-        "also auto: just large enough."
-    ),
+HARDWARE = f"auto: just large enough; {', '.join(PRESETS)}; or a .json file with what differs from a preset."
+Hardware = Annotated[Optional[str], typer.Option(help=HARDWARE)]
+Recipe = Annotated[
+    Optional[Path], typer.Option(help="TOML file with options of training; those given here override it.")
 ]
-Mean = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="Mean of pixel / 255 that the network expects, one or one per channel: 0.5,0.5,0.5."),
-]
-Std = Annotated[Optional[str], typer.Option(help="Standard deviation of pixel / 255 that it expects.")]  # noqa: UP045
-Size = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(min=1, help="Pictures only: scale and crop to size x size."),
-]
+THREADS = "Threads of PyTorch; other numbers add in another order."
+Threads = Annotated[int, typer.Option(min=1, help=THREADS)]
 Force = Annotated[bool, typer.Option(help="Make everything again, even if it is up to date.")]
-Json = Annotated[Optional[Path], typer.Option("--json", help="Also write the results here.")]  # noqa: UP045
 
 
+# ---- --hardware ---------------------------------------------------------------------------------
 def machine(text: str | None) -> HardwareConfig | None:
     """The hardware that `--hardware` names; None for "auto", which is made to fit the network."""
     return None if text in (None, "auto") else read_hardware(text)
 
 
-def numbers(option: str, text: str | None, channels: int) -> tuple[float, ...] | None:
-    """Numbers between commas, one for all channels or one each; None for no text."""
-    if text is None:
-        return None
+def fitted(network: Graph, hardware: HardwareConfig | None) -> Graph:
+    """The network on `hardware`, or on a machine that is just large enough where it is None.
+
+    Converters keep their registers if OUs and A/D converters are the same, and are lossless uniform ones otherwise.
+    Raises ValueError that names every limit which is too small, and how to get a machine that fits.
+    """
+    wanted = program.fitting(network, PAPER) if hardware is None else hardware
+    if wanted != network.hardware:
+        kept: dict[str, Any] = {}
+        if (wanted.ou_rows, wanted.adc_bits) == (network.hardware.ou_rows, network.hardware.adc_bits):
+            kept["registers"] = {node.name: node.registers for node in network.crossbars}
+            kept["counts_per_lsb"] = {node.name: node.counts_per_lsb for node in network.crossbars}
+        network = with_settings(network, hardware=wanted, **kept)
     try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{option} must be numbers between commas, got {text!r}") from None
-    values = values * channels if len(values) == 1 else values
-    if len(values) != channels:
-        raise ValueError(f"{option} must be 1 or {channels} numbers, got {len(values)}")
-    return values
+        program.plan(network)
+    except ValueError as error:
+        raise ValueError(f"{error} (--hardware auto makes a machine that fits)") from None
+    return network
+
+
+# ---- options from a dataclass -------------------------------------------------------------------
+def takes(name: str, settings: type, *, optional: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command an option for each field with a help text of a dataclass (`quant.settings`).
+
+    The command gets the dataclass as its parameter `name`. optional : the options have no defaults, and the command
+    gets a dict of those that were given.
+    """
+    hints = get_type_hints(settings)
+    shown = [one for one in fields(settings) if one.metadata["help"]]
+
+    def parameter(one: Any) -> inspect.Parameter:
+        hint, default = (Optional[hints[one.name]], None) if optional else (hints[one.name], one.default)
+        annotation = Annotated[hint, option(settings, one.name)]
+        return inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def wrapped(**values: Any) -> Any:
+            given = {one.name: values.pop(one.name) for one in shown}
+            found = {key: value for key, value in given.items() if value is not None}
+            return command(**values, **{name: found if optional else settings(**given)})
+
+        signature = inspect.signature(command, eval_str=True)
+        own = [p.replace(kind=p.KEYWORD_ONLY) for p in signature.parameters.values() if p.name != name]
+        parameters = [*own, *map(parameter, shown)]
+        wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapped
+
+    return decorate

@@ -8,28 +8,25 @@ and because no conversion is simulated, a whole test set takes seconds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Node, Reshape
 from golden_model.graph.numbers import Rescale
 from golden_model.trq import lossless
 
-#: Called with (images done, images in all).
-Progress = Callable[[int, int], None]
-
 _FLOAT32_WHOLE = 1 << 24  # whole numbers up to here are exact in float32, in any order of summation
 
 
 @torch.no_grad()
-def exact_logits(graph: Graph, images: np.ndarray, *, chunk: int = 0, progress: Progress | None = None) -> np.ndarray:
+def exact_logits(graph: Graph, images: np.ndarray, *, progress: Progress | None = None) -> np.ndarray:
     """Logits (B, N) int64 of uint8 images (B, C, H, W), as `GraphRunner.run` gives them.
-
-    chunk : images at a time, 0 for a number whose maps stay near the cache.
 
     Raises ValueError naming a layer whose converter or dynamic precision is lossy.
     """
@@ -39,12 +36,22 @@ def exact_logits(graph: Graph, images: np.ndarray, *, chunk: int = 0, progress: 
                 raise ValueError(f"layer {layer.name!r}: its converter is lossy, use the golden model")
             if layer.dynamic is not None and layer.dynamic.l_max and layer.dynamic.tau_sq:
                 raise ValueError(f"layer {layer.name!r}: its dynamic precision is lossy, use the golden model")
-    step = chunk or max(1, (1 << 20) // max(int(np.prod(node.shape)) for node in graph.nodes))
-    parts = [_logits(graph, images[:0])]
-    for start in range(0, len(images), step):
-        parts.append(_logits(graph, images[start : start + step]))
+    # So many images at a time that their maps stay near the cache.
+    step = max(1, (1 << 20) // max(int(np.prod(node.shape)) for node in graph.nodes))
+    return in_steps(partial(_logits, graph), images, step, progress)
+
+
+def in_steps(
+    compute: Callable[[np.ndarray], np.ndarray], images: np.ndarray, step: int, progress: Progress | None
+) -> np.ndarray:
+    """compute(images) (B, N), so many images (B, C, H, W) at a time."""
+    parts = [compute(images[:step])]
+    for start in range(step, len(images), step):
         if progress is not None:
-            progress(min(start + step, len(images)), len(images))
+            progress(start, len(images))
+        parts.append(compute(images[start : start + step]))
+    if progress is not None:
+        progress(len(images), len(images))
     return np.concatenate(parts)
 
 

@@ -7,7 +7,6 @@ source code, and the files that it names still have the content that was written
     train.pt          checkpoint of training, written after every epoch
     network.graph     the trained integer network (golden_model.image.archive); train.json its record
     calibrated.graph  the same with converter and dynamic-precision registers; calibration.json its record
-    export.json       what the deployment image was made from
     image/            the deployment image (golden_model.image)
 """
 
@@ -70,6 +69,12 @@ def sources_of(module: str) -> list[Path]:
     return sorted(found)
 
 
+def files_of(*packages: str) -> list[Path]:
+    """All files of packages of ours, code, templates and tables; not what Python or a compiler keeps for itself."""
+    found = [path for package in packages for path in (ROOT / package).rglob("*")]
+    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+
+
 def _source(module: str) -> Path | None:
     """File of a module of our packages, else None."""
     if module.partition(".")[0] not in OWN_PACKAGES:
@@ -100,6 +105,16 @@ def save_tensors(path: Path, content: Any) -> None:
     write_bytes(path, buffer.getbuffer())
 
 
+def unpacked(path: Path) -> Any:
+    """What torch.save wrote, tensors and plain values only; any exception for a damaged file, also one whose checksums
+    are wrong."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if (broken := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {broken} is wrong")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def load_tensors(path: Path, what: str) -> Any:
     """What `save_tensors` wrote, checked against the checksums of the archive; tensors and plain values only.
 
@@ -108,10 +123,7 @@ def load_tensors(path: Path, what: str) -> Any:
     if not path.is_file():
         raise ValueError(f"{path} is missing: {what}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            if (broken := archive.testzip()) is not None:
-                raise ValueError(f"the checksum of {broken} is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return unpacked(path)
     except MemoryError:
         raise
     except Exception as error:  # many formats, many exceptions
@@ -130,6 +142,24 @@ def finished(path: Path, mark: str) -> dict[str, Any] | None:
     except (ValueError, OSError, AttributeError):
         return None
     return value if intact and value.get("fingerprint") == mark else None
+
+
+def network_file(work: Path, *names: str) -> Path:
+    """The first of these files in a working directory, default network.graph; ValueError if it has none."""
+    names = names or ("network.graph",)
+    for name in names:
+        if (work / name).is_file():
+            return work / name
+    raise ValueError(f"{work / names[-1]} is missing: run python -m quant.capture or python -m quant.train first")
+
+
+def keep_record(path: Path, mark: str, files: Iterable[Path], content: dict[str, Any]) -> dict[str, Any]:
+    """Write and return a stage's record: `content` with the fingerprint `mark` and the hashes of the stage's `files`,
+    which lie beside it or below; `finished` finds it."""
+    hashes = {file.relative_to(path.parent).as_posix(): file_hash(file) for file in files}
+    record = {"fingerprint": mark, "files": hashes, **content}
+    write_json(path, record)
+    return record
 
 
 class Cache:

@@ -22,25 +22,24 @@ import json
 import tomllib
 from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Any, get_type_hints
 
 import torch
-import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import nn
 
-from golden_model.command import console, reports_errors
+from golden_model.command import command, console
+from golden_model.config import PAPER
 from golden_model.files import file_hash, write_atomically, write_json
 from golden_model.image import archive
 from quant import options, stages
 from quant.data import sets
-from quant.networks import zoo
-from quant.networks.user import make as own_model
-from quant.networks.weights import load_weights
-from quant.training.layers import Normalisation
-from quant.training.loop import SCHEMA, VERSION, Training, Watcher, block_shape
+from quant.networks.layers import Block
+from quant.networks.pixels import Normalisation
+from quant.networks.source import DATA, WEIGHTS, dataset_for, float_network
+from quant.settings import check, setting
+from quant.training.loop import SCHEMA, VERSION, Training, Watcher
 from quant.training.phases import Settings, check_settings
 
 #: Default group-Lasso factor of `bitplane`.
@@ -58,10 +57,24 @@ COLOUR: dict[str, Any] = {
     "distil": 0.7,
     "half": True,
 }
-#: What decides a training beside `Settings`; `weight_bits` there follows from the hardware.
-OTHERS = ("weights", "data", "start_from", "hardware", "block", "threads", "device")
 PATHS = ("weights", "data", "start_from")
-_OPTIONS = (*OTHERS, *(field.name for field in fields(Settings) if field.name != "weight_bits"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Settings):
+    """Everything that decides a training; `defaults` exchanges some defaults. Paths are text, as in a recipe."""
+
+    model: str = setting(Settings.model, f"{options.MODEL} Default lenet5.")
+    weights: str = setting(None, WEIGHTS)
+    data: str = setting(None, DATA)
+    start_from: str = setting(None, "Go on from a finished training of the same network: the folder it was written to.")
+    hardware: str = setting("paper", options.HARDWARE)
+    block: str = setting("ou", "Weights that share a width: ou, layer or ROWSxCOLS.")
+    threads: int = setting(2, f"{options.THREADS} Default 2.", 1, 1024)
+    device: str = setting("auto", "auto, cpu or cuda.", among=("auto", "cpu", "cuda"))
+
+
+_DEFAULTS = {one.name: one.default for one in fields(Options) if one.metadata["help"]}
 
 
 # ---- recipes ------------------------------------------------------------------------------------
@@ -77,10 +90,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path} is not readable TOML: {error}") from error
     values.pop("note", None)
-    types: dict[str, type] = dict.fromkeys(OTHERS, str) | {"threads": int}
-    types |= {field.name: type(field.default) for field in fields(Settings)}
+    types = get_type_hints(Options)
     for name, value in values.items():
-        if name not in _OPTIONS:
+        if name not in _DEFAULTS:
             raise ValueError(f"{path}: training has no option {name!r}")
         wanted = types[name]
         if wanted is float and type(value) is int:
@@ -93,7 +105,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 def write_recipe(path: Path, values: Mapping[str, Any], note: str = "") -> None:
     """A recipe of these options; those that are None are left out."""
     lines = [f"note = {_toml(note)}"] if note else []
-    lines += [f"{name} = {_toml(values[name])}" for name in _OPTIONS if values.get(name) is not None]
+    lines += [f"{name} = {_toml(values[name])}" for name in _DEFAULTS if values.get(name) is not None]
     write_atomically(path, lambda temporary: temporary.write_text("\n".join(lines) + "\n"))
 
 
@@ -106,9 +118,7 @@ def defaults(dataset: sets.ImageSet, method: str, *, trained: bool) -> dict[str,
 
     Images in colour: after CIFAR-10, and no float training. Others: after the digits, with more passes over small sets.
     """
-    made: dict[str, Any] = {name: getattr(Settings, name) for name in _OPTIONS if hasattr(Settings, name)}
-    made |= {"lower_activations": Settings.lower_activations or 0}
-    made |= {"hardware": options.DEFAULT_HARDWARE, "block": "ou", "threads": 2, "device": "auto"}
+    made = dict(_DEFAULTS)
     images = len(dataset.learning()[0])
     made |= {
         f"{phase}_epochs": max(6, round(passes / images))
@@ -125,34 +135,19 @@ def defaults(dataset: sets.ImageSet, method: str, *, trained: bool) -> dict[str,
     return made
 
 
-def complete(given: Mapping[str, Any], dataset: sets.ImageSet) -> dict[str, Any]:
-    """`given` options with those that are missing."""
+def complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], sets.ImageSet]:
+    """The `given` options with those that are missing; and the data."""
+    dataset = dataset_for(given.get("model", Settings.model), given.get("data"))
     trained = given.get("weights") is not None
     made = {**defaults(dataset, given.get("method", Settings.method), trained=trained), **given}
     if made["method"] == "ptq":
         made |= {"quantise_epochs": 0, "finetune_epochs": 0}
     if "lower_activations" not in given:
         made["lower_activations"] = min(made["lower_activations"], made["activation_bits"])
-    return made
+    return made, dataset
 
 
-# ---- networks and checkpoints -------------------------------------------------------------------
-def float_network(model: str, dataset: sets.ImageSet, *, trained: bool) -> tuple[nn.Module, Normalisation | None]:
-    """A network of the user (normalisation None), or a ready-made one.
-
-    trained : weights will be loaded, so that the network has as many outputs as those. ValueError if images have
-    another shape than it takes.
-    """
-    if ":" in model:
-        return own_model(model), None
-    known = zoo.ready(model)
-    if known.sized is not None:
-        return known.sized(dataset.shape, dataset.classes), None
-    if dataset.shape != known.shape:
-        raise ValueError(f"{dataset.source}: images are {dataset.shape}, {model} takes {known.shape}")
-    return known.make(known.classes if trained else dataset.classes), known.normalisation
-
-
+# ---- checkpoints ------------------------------------------------------------------------------
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of training; ValueError in one sentence if it is missing, damaged or something else."""
     content = stages.load_tensors(path, "run python -m quant.train first")
@@ -241,99 +236,21 @@ def _screen():
         yield _Screen(progress)
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-# ruff: noqa: UP045 - typer reads annotations at run time
-
-
-@app.command()
-@reports_errors
-def main(
-    context: typer.Context,
+@command
+@options.takes("given", Options, optional=True)
+def app(
+    given: dict[str, Any],
     work: options.Work = options.DEFAULT_WORK,
-    model: options.Model = None,
-    weights: options.Weights = None,
-    data: options.Data = None,
-    hardware: options.Hardware = None,
-    recipe: Annotated[
-        Optional[Path], typer.Option(help="TOML file with options; those given here override it.")
-    ] = None,
-    start_from: Annotated[
-        Optional[Path],
-        typer.Option(help="Go on from a finished training of the same network: the folder it was written to."),
-    ] = None,
-    method: Annotated[Optional[str], typer.Option(help="msq, bitplane, or ptq (not trained further).")] = None,
-    block: Annotated[Optional[str], typer.Option(help="Weights that share a width: ou, layer or ROWSxCOLS.")] = None,
-    weighting: Annotated[Optional[str], typer.Option(help="Penalty by memory, activations or both.")] = None,
-    target_bits: Annotated[
-        Optional[float], typer.Option(help="Mean magnitude bits to reach, weighted as the penalty (msq).")
-    ] = None,
-    start_bits: Annotated[Optional[int], typer.Option(help="Magnitude bits at the start.")] = None,
-    activation_bits: Annotated[Optional[int], typer.Option(help="Width of hidden activations.")] = None,
-    learn_clips: Annotated[
-        Optional[bool], typer.Option(help="Train the clips of activations of any width, not just 3 bits.")
-    ] = None,
-    lower_activations: Annotated[
-        Optional[int],
-        typer.Option(min=0, help="Lowest width tried per layer before the finetune; 0 leaves the widths."),
-    ] = None,
-    activation_tolerance: Annotated[
-        Optional[float], typer.Option(help="Accuracy (a share) that lowering may cost on held-out images.")
-    ] = None,
-    float_epochs: Annotated[
-        Optional[int], typer.Option(help="Of the float network; default 0 with --weights or in colour.")
-    ] = None,
-    quantise_epochs: Annotated[Optional[int], typer.Option(help="While widths fall.")] = None,
-    finetune_epochs: Annotated[Optional[int], typer.Option(help="With frozen widths.")] = None,
-    batch: Annotated[Optional[int], typer.Option(help="Images per step.")] = None,
-    float_lr: Annotated[Optional[float], typer.Option(help="Peak learning rate of float training.")] = None,
-    lr: Annotated[Optional[float], typer.Option(help="Learning rate of quantised training (Adam).")] = None,
-    step_lr: Annotated[Optional[float], typer.Option(help="Learning rate of the weight steps.")] = None,
-    plane_lr: Annotated[Optional[float], typer.Option(help="Learning rate of bit planes (bitplane).")] = None,
-    alpha: Annotated[Optional[float], typer.Option(help="Penalty: first (msq) or constant (bitplane).")] = None,
-    interval: Annotated[Optional[int], typer.Option(help="Epochs between requantisations (bitplane).")] = None,
-    distil: Annotated[
-        Optional[float], typer.Option(help="Weight of the float network's outputs in the loss, 0..1.")
-    ] = None,
-    temperature: Annotated[Optional[float], typer.Option(help="Softening of these outputs.")] = None,
-    activity: Annotated[
-        Optional[float], typer.Option(help="Factor of a penalty on the bits that streamed activations need.")
-    ] = None,
-    mix: Annotated[
-        Optional[float], typer.Option(help="Largest share of a second image mixed into a training image, 0..0.5.")
-    ] = None,
-    shift: Annotated[Optional[int], typer.Option(help="Move training images by up to so many pixels.")] = None,
-    flip: Annotated[Optional[bool], typer.Option(help="Mirror training images.")] = None,
-    half: Annotated[Optional[bool], typer.Option(help="Train in bfloat16.")] = None,
-    normalise: Annotated[Optional[bool], typer.Option(help="Train on images normalised by their own mean.")] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Of every random draw.")] = None,
-    threads: Annotated[
-        Optional[int], typer.Option(min=1, help="Threads of PyTorch; other numbers add in another order. Default 2.")
-    ] = None,
-    device: Annotated[Optional[str], typer.Option(help="auto, cpu or cuda.")] = None,
+    recipe: options.Recipe = None,
     force: options.Force = False,
     json_file: options.Json = None,
 ) -> None:
     """Train a network to block-wise mixed precision, and keep the integer network in WORK/network.graph."""
-    given = {} if recipe is None else read_recipe(recipe)
-    flags = {name: value for name, value in context.params.items() if name in _OPTIONS and value is not None}
-    given |= {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
-    given.setdefault("model", Settings.model)
-    dataset = dataset_of(given)
-    asked = complete(given, dataset)
-    torch.set_num_threads(asked["threads"])
+    asked, dataset = complete(given if recipe is None else {**read_recipe(recipe), **given})
     done = train(asked, dataset, work, force=force)
     if json_file is not None:
         write_json(json_file, done)
     print_results(done)
-
-
-def dataset_of(given: Mapping[str, Any]) -> sets.ImageSet:
-    """The data that the options name, pictures at the size that a ready-made network takes."""
-    path = given.get("data")
-    known = None if ":" in given["model"] else zoo.ready(given["model"])
-    if known is None or known.sized is not None:
-        return sets.load(path)
-    return sets.load(path, size=known.shape[1], channels=known.shape[0])
 
 
 def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force: bool = False) -> dict[str, Any]:
@@ -341,40 +258,32 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
 
     asked : every option, see `complete`.
     """
-    machine = options.read_hardware(asked["hardware"])
+    machine = options.machine(asked["hardware"]) or PAPER
+    check(Options(**asked))
     values = {f.name: asked[f.name] for f in fields(Settings) if f.name in asked}
-    values |= {
-        "weight_bits": machine.weight_bits,
-        "start_bits": min(asked["start_bits"], machine.weight_bits),
-        "lower_activations": asked["lower_activations"] or None,
-    }
+    values |= {"weight_bits": machine.weight_bits, "start_bits": min(asked["start_bits"], machine.weight_bits)}
     settings = Settings(**values)
     check_settings(settings, machine)
-    block_shape(asked["block"], machine)
-    if asked["device"] not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"--device must be auto, cpu or cuda, got {asked['device']!r}")
+    Block.named(asked["block"], machine)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if asked["device"] == "auto" else asked["device"]
-    if asked["threads"] < 1:
-        raise ValueError(f"--threads must be at least 1, got {asked['threads']}")
+    torch.set_num_threads(asked["threads"])
     torch.manual_seed(settings.seed)
-    weights = None if asked.get("weights") is None else Path(asked["weights"])
-    network, normalisation = float_network(settings.model, dataset, trained=weights is not None)
-    if weights is not None:
-        load_weights(network, weights)
-    elif not settings.float_epochs and ":" not in settings.model:
+    weights = None if asked["weights"] is None else Path(asked["weights"])
+    own = ":" in settings.model
+    if weights is None and not settings.float_epochs and not own:
         raise ValueError("--weights is needed, or --float-epochs to train the float network first")
-    if normalisation is None:
-        images = dataset.learning()[0]
-        normalisation = Normalisation.of(images) if settings.normalise else Normalisation.none(dataset.shape[0])
-    start = None if asked.get("start_from") is None else _started(Path(asked["start_from"]), settings.model)
+    network, normalisation = float_network(settings.model, dataset, weights)
+    if settings.normalise and normalisation == Normalisation.none(dataset.shape[0]):
+        normalisation = Normalisation.of(dataset.learning()[0])
+    start = None if asked["start_from"] is None else _started(Path(asked["start_from"]), settings.model)
     decides = {"settings": asdict(settings), "block": asked["block"], "hardware": machine.as_dict()}
     mark = stages.fingerprint(
         "train",
-        {**decides, "threads": asked["threads"], "device": device},
+        {**decides, "threads": asked["threads"], "device": device, "fitted": asked["hardware"] == "auto"},
         stages.sources_of("quant.train"),
         data=dataset.sha256,
         weights="" if weights is None else file_hash(weights),
-        model=file_hash(Path(settings.model.rpartition(":")[0])) if ":" in settings.model else "",
+        model=file_hash(Path(settings.model.rpartition(":")[0])) if own else "",
         start="" if start is None else start["fingerprint"],
     )
     record, checkpoint, made = work / "train.json", work / "train.pt", work / "network.graph"
@@ -389,8 +298,8 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
     if not force and (saved := _unfinished(checkpoint, mark)) is not None:
         training.load(saved)
         console.print(f"going on after epoch {training.epochs} of phase {training.phase}")
-    where = {name: str(Path(asked[name]).resolve()) for name in PATHS if asked.get(name) is not None}
-    if ":" in settings.model:
+    where = {name: str(Path(asked[name]).resolve()) for name in PATHS if asked[name] is not None}
+    if own:
         file, _, name = settings.model.rpartition(":")
         where["model"] = f"{Path(file).resolve()}:{name}"
     if asked["hardware"].endswith(".json"):
@@ -403,17 +312,15 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
     with _screen() as screen:
         training.run(keep, screen)
     graph = training.graph()
+    if asked["hardware"] == "auto":
+        graph = options.fitted(graph, None)
     write_atomically(made, lambda temporary: archive.save(graph, temporary))
-    done = {
-        "fingerprint": mark,
-        "files": {made.name: file_hash(made)},
+    about = {
         "command": stages.command_line("quant.train"),
         "data": {"name": Path(dataset.source).name, "sha256": dataset.sha256},
         "options": decides,
-        **training.results(graph),
     }
-    write_json(record, done)
-    return done
+    return stages.keep_record(record, mark, [made], about | training.results(graph))
 
 
 def print_results(results: Mapping[str, Any]) -> None:

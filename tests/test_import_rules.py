@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -173,11 +174,29 @@ def test_the_engine_for_gpus_is_refused_in_words_without_torch():
     assert done.stderr.strip().endswith("ValueError: engine 'torch' needs torch, which is not installed"), done.stderr
 
 
+def test_a_command_of_quant_names_the_extra_to_install_where_there_is_no_torch(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['torch'] = None")
+    done = subprocess.run(
+        [sys.executable, "-m", "quant.capture", "lenet5"],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: the commands of quant need PyTorch, which is not installed: pip install '.[quant]'"
+    ]
+
+
 # ---- circles and layers -------------------------------------------------------------------------
 #: Folders of the golden model and what each may import besides itself; modules beside them form the bottom or the top.
 BOTTOM = {"files", "command", "config", "registers", "events", "rounding", "timing", "trees", "trq", "optional"}
 LAYERS = [BOTTOM, {"crossbar"}, {"graph"}, {"engines"}, {"image"}, {"searches"}, {"cost"}]
 FRONT_DOORS = {"layer", "network", "run", "bench"}
+#: The same of `quant`; commands, and the options that they share, stand on top.
+COMMANDS = {"options", "train", "calibrate", "evaluate", "export", "compile", "capture.__main__"}
+QUANT_LAYERS = [
+    {"settings", "stages", "reference"}, {"data"}, {"networks"}, {"capture"}, {"training"}, {"search"}, {"reproduce"},
+    COMMANDS,
+]  # fmt: skip
 
 
 def module_name(path: Path) -> str:
@@ -230,6 +249,21 @@ def test_imports_of_the_golden_model_run_downward_only():
     assert [m for m in found if m != "golden_model" and height(m) >= len(LAYERS) + 100] == []
     upward = {(a, b) for a, targets in found.items() for b in targets if height(a) < height(b)}
     assert upward == set()
+
+
+def quant_height(module: str) -> int:
+    """Which layer of quant a module belongs to, from the bottom; an error for one that belongs to none."""
+    path = module.removeprefix("quant.")
+    part = path if path in COMMANDS else path.split(".")[0]
+    return next(index for index, names in enumerate(QUANT_LAYERS) if part in names)
+
+
+def test_imports_of_quant_run_downward_only():
+    found = arrows(("quant",))
+    found.pop("quant")
+    upward = {(a, b) for a, targets in found.items() for b in targets if quant_height(a) < quant_height(b)}
+    assert upward == set()
+    assert {quant_height(a) for a in found} == set(range(len(QUANT_LAYERS)))
 
 
 def test_the_reference_imports_no_engine():

@@ -23,23 +23,11 @@ class DynamicPrecision:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Layer:
-    """One convolution or fully connected layer with everything the hardware needs.
+class Geometry:
+    """Shape of a convolution or fully connected layer on a map of channels x height x width.
 
-    A fully connected layer on C x H x W is a convolution with kernel H x W, stride 1, no border
-    (system.md §5a). K = channels * kernel_height * kernel_width, C outermost; N = outputs.
-
-    weights : (K, N) int64, |w| < 2**weight_bits.
-    bias : (N,) int64, in units of Delta_R1 (acc + bias).
-    multipliers : (N,) int64 in 0..65535; ignored by the last layer.
-    shift : S, 0..63.
-    pad_values : (C,) int64 border byte per channel, or None for a border of 0.
-    block_widths : (segments, block_cols) int64, bit planes per block, 0..weight_bits.
-    registers : A/D registers. min_count : (2**R - 1,) int64, min_count[t - 1] = ceil(lambda (t - 1/2)),
-        the smallest count that answers 1 to threshold t (system.md §4.4). counts_per_lsb : lambda, for
-        the record.
-    dynamic : dynamic-precision registers, or None to stream all of input_bits.
-    input_bits / output_bits : width of this layer's and the next layer's activations.
+    A fully connected layer on C x H x W is a convolution with kernel H x W, stride 1, no border (system.md §5a).
+    K = channels * kernel_height * kernel_width, C outermost; N = outputs. pool : side of the maximum pooling after it.
     """
 
     name: str
@@ -53,22 +41,6 @@ class Layer:
     pad: int
     pool: int
     outputs: int
-    weights: np.ndarray
-    bias: np.ndarray
-    multipliers: np.ndarray
-    shift: int
-    block_widths: np.ndarray
-    registers: AdcRegisters
-    min_count: np.ndarray
-    counts_per_lsb: float = 1.0
-    pad_values: np.ndarray | None = None
-    dynamic: DynamicPrecision | None = None
-    skip_zero_slices: bool = False
-    input_bits: int = 8
-    output_bits: int = 8
-    last: bool = False
-    #: For people and reports only: real scales (e.g. {"weight": ..., "input": ..., "output": ...}).
-    scales: dict[str, float] = field(default_factory=dict)
 
     @property
     def k(self) -> int:
@@ -96,6 +68,46 @@ class Layer:
     def windows(self) -> int:
         """Windows that the hardware computes."""
         return self.out_height * self.out_width * self.pool * self.pool
+
+    @property
+    def products(self) -> int:
+        """Multiplications of an activation with a weight per image."""
+        return self.windows * self.k * self.outputs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layer(Geometry):
+    """One convolution or fully connected layer with everything the hardware needs.
+
+    weights : (K, N) int64, |w| < 2**weight_bits.
+    bias : (N,) int64, in units of Delta_R1 (acc + bias).
+    multipliers : (N,) int64 in 0..65535; ignored by the last layer.
+    shift : S, 0..63.
+    pad_values : (C,) int64 border byte per channel, or None for a border of 0.
+    block_widths : (segments, block_cols) int64, bit planes per block, 0..weight_bits.
+    registers : A/D registers. min_count : (2**R - 1,) int64, min_count[t - 1] = ceil(lambda (t - 1/2)),
+        the smallest count that answers 1 to threshold t (system.md §4.4). counts_per_lsb : lambda, for
+        the record.
+    dynamic : dynamic-precision registers, or None to stream all of input_bits.
+    input_bits / output_bits : width of this layer's and the next layer's activations.
+    """
+
+    weights: np.ndarray
+    bias: np.ndarray
+    multipliers: np.ndarray
+    shift: int
+    block_widths: np.ndarray
+    registers: AdcRegisters
+    min_count: np.ndarray
+    counts_per_lsb: float = 1.0
+    pad_values: np.ndarray | None = None
+    dynamic: DynamicPrecision | None = None
+    skip_zero_slices: bool = False
+    input_bits: int = 8
+    output_bits: int = 8
+    last: bool = False
+    #: For people and reports only: real scales (e.g. {"weight": ..., "input": ..., "output": ...}).
+    scales: dict[str, float] = field(default_factory=dict)
 
     def segments(self, hardware: HardwareConfig) -> int:
         return -(-self.k // hardware.ou_rows)

@@ -2,35 +2,90 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
 
-import typer
+import numpy as np
+import torch
 
-from golden_model.command import console, reports_errors
-from golden_model.files import write_json
-from quant import compile as compiling
-from quant import options
+from golden_model.command import command, console
+from golden_model.config import PAPER, HardwareConfig
+from golden_model.files import write_atomically, write_json
+from golden_model.graph.network import Graph
+from golden_model.image import archive
+from quant import options, stages
+from quant.capture.capture import from_torch
+from quant.data import sets
+from quant.networks.pixels import float_logits
+from quant.networks.source import Inputs, Source
+from quant.reference import accuracy, exact_logits
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+def captured(source: Source, work: Path, hardware: HardwareConfig | None, *, log: Callable[[str], None]) -> Graph:
+    """WORK/network.graph: the network as 8-bit integers after training, on a machine that holds it.
+
+    hardware : None for one that is just large enough.
+    Raises UnsupportedOperator or ValueError in one sentence where that cannot be done; every limit that is too
+    small is named.
+    """
+    target, record, dataset = work / "network.graph", work / "capture.json", source.dataset
+    mark = stages.fingerprint(
+        "capture",
+        {
+            "name": source.name,
+            "normalisation": asdict(source.normalisation),
+            "hardware": "auto" if hardware is None else hardware.hash,
+            "classes": list(dataset.names),
+        },
+        stages.sources_of("quant.capture.capture"),
+        model=source.hash(),
+        data=dataset.sha256,
+    )
+    if stages.finished(record, mark) is not None:
+        log(f"{target} is up to date")
+        return archive.load(target)
+    log(f"capture: {source.name} becomes integers")
+    network = from_torch(
+        source.model,
+        dataset.shape,
+        PAPER if hardware is None else hardware,
+        dataset.calibration(),
+        normalisation=source.normalisation,
+        name=source.name,
+        classes=dataset.names,
+    )
+    sets.check_labels(dataset, int(np.prod(network.output.shape)))
+    network = options.fitted(network, hardware)
+    test, labels = dataset.test_images, dataset.test_labels
+    shares = {
+        "float": accuracy(float_logits(source.model, test, source.normalisation), labels),
+        "integer": accuracy(exact_logits(network, test), labels),
+    }
+    info = {"accuracy": shares, "test_images": len(test), "data": dataset.source}
+    network = replace(network, info={**network.info, **info})
+    write_atomically(target, lambda temporary: archive.save(network, temporary))
+    stages.keep_record(record, mark, [target], info)
+    log(
+        f"accuracy on {len(test)} test images: float {100 * shares['float']:.2f} %, "
+        f"integers {100 * shares['integer']:.2f} %"
+    )
+    return network
 
 
-@app.command()
-@reports_errors
-def main(
+@command
+@options.takes("inputs", Inputs)
+def app(
     model: options.ModelArgument,
+    inputs: Inputs,
     work: options.Work = options.DEFAULT_WORK,
-    weights: options.Weights = None,
-    data: options.Data = None,
     hardware: options.Hardware = "auto",
-    mean: options.Mean = None,
-    std: options.Std = None,
-    size: options.Size = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 2,
+    threads: options.Threads = 2,
     json_file: options.Json = None,
 ) -> None:
     """Write WORK/network.graph: the network quantised after training, on a machine that holds it."""
-    source = compiling.Source.of(model, weights=weights, data=data, mean=mean, std=std, size=size, threads=threads)
-    network = source.capture(work, options.machine(hardware), log=console.print)
+    torch.set_num_threads(threads)
+    network = captured(Source.open(model, inputs), work, options.machine(hardware), log=console.print)
     if json_file is not None:
         write_json(json_file, {"network": network.name, "hardware": network.hardware.as_dict(), **network.info})
 

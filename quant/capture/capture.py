@@ -19,18 +19,38 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 from golden_model.config import HardwareConfig
 from golden_model.graph.network import Graph
 from quant.capture.emit import Emitter, quantise_weights
 from quant.capture.errors import UnsupportedOperator
-from quant.capture.operators import Shape, Translator, kind_of_call, relu_cap
+from quant.capture.operators import Op, Shape, Translator
 from quant.capture.passes import Simplifier, compare_with_network
-from quant.capture.trace import compare_with_eager, observe, run_eager, trace
-from quant.training.layers import Normalisation
+from quant.capture.trace import Seen, compare_with_eager, observe, run_eager, trace
+from quant.networks.pixels import Normalisation
 
-__all__ = ["Shape", "UnsupportedOperator", "from_torch", "kind_of_call", "quantise_weights", "relu_cap", "trace"]
+__all__ = ["Op", "Shape", "UnsupportedOperator", "captured", "from_torch", "quantise_weights"]
+
+
+@torch.no_grad()
+def captured(
+    model: nn.Module, images: np.ndarray, normalisation: Normalisation
+) -> tuple[fx.GraphModule, dict[fx.Node, Seen], dict[str, Op], str]:
+    """(torch.fx graph of a copy of the network, what its nodes gave on uint8 images (N, C, H, W), the operators by name
+    in order of computation, the name of the last one).
+
+    This is the one way into capture and into training: every module must give in the graph what it gives in the
+    network itself, in evaluation mode, within a thousandth of the range of its values.
+
+    Raises UnsupportedOperator naming the layer that differs, or the operator that is not supported.
+    """
+    module = trace(model)
+    eager = run_eager(model, module, images, normalisation)
+    seen = observe(module, images, normalisation)
+    ops, output = Translator(module, seen).translate()
+    compare_with_eager(eager, module, seen)
+    return module, seen, ops, output
 
 
 @torch.no_grad()
@@ -67,11 +87,7 @@ def from_torch(
     channels = shape[0]
     normalisation = Normalisation.none(channels) if normalisation is None else normalisation
     _check_arguments(shape, hardware, calibration_images, normalisation, weight_bits, activation_bits)
-    float_graph = trace(model)
-    eager = run_eager(model, float_graph, calibration_images, normalisation)
-    seen = observe(float_graph, calibration_images, normalisation)
-    ops, output = Translator(float_graph, seen, shape).translate()
-    compare_with_eager(eager, float_graph, seen)
+    float_graph, seen, ops, output = captured(model, calibration_images, normalisation)
     ops = Simplifier(ops, output).simplify()
     compare_with_network(ops, float_graph, seen)
     return Emitter(ops, hardware, normalisation, weight_bits, activation_bits).emit(

@@ -18,7 +18,7 @@ from golden_model.graph.settings import lossless_uniform
 from golden_model.trq import min_count
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.operators import Op, from_image
-from quant.training.layers import PIXEL_LEVELS, Normalisation
+from quant.networks.pixels import PIXEL_LEVELS, Normalisation
 
 
 def quantise_weights(weight: np.ndarray, bits: int) -> tuple[np.ndarray, float]:
@@ -51,15 +51,12 @@ class Emitter:
 
     def emit(self, name: str, classes: Iterable[str]) -> Graph:
         made: list[nodes.Node] = []
-        emitters = {
-            "image": self._image, "matrix": self._matrix, "max": self._max, "mean": self._mean, "cat": self._cat,
-            "add": self._sum, "border": self._border, "reshape": self._reshape,
-        }  # fmt: skip
+        emitters = {"image": self._image, "matrix": self._matrix}
         skipped = self._peeled()
         for op in self.ops.values():
             if op.name in skipped:
                 continue
-            node = emitters[op.kind](op)
+            node = emitters.get(op.kind, self._other)(op)
             self.encodings[op.name] = node.encoding
             made.append(node)
         return build(name, self.hardware, made, classes=tuple(classes))
@@ -140,24 +137,8 @@ class Emitter:
         if not (np.isfinite(weight).all() and bool(torch.isfinite(op.bias).all())):
             raise ValueError(f"layer {op.name!r}: a weight or bias is not a finite number")
         base = self._base(op, source.name, *op.inputs[1:])
-        if op.integers is None:
-            integers, step = quantise_weights(weight.reshape(outputs, -1), self.weight_bits)
-            steps = np.full(outputs, step)
-        else:
-            sign = np.where(op.scale.numpy() < 0, -1, 1)
-            integers = op.integers.numpy().astype(np.int64).reshape(outputs, -1) * sign[:, None]
-            steps = np.abs(op.scale.numpy())
-            step = float(steps.max())
         last = op.name == self.output and not op.relu and (len(op.inputs), op.groups, op.shape[1:]) == (1, 1, (1, 1))
-        low = self._least_step(op, last, base["encoding"], zero=step == 0)
-        if op.integers is None and step < low:  # pruned away, or nearly: weights too small beside the bias
-            step = low
-            integers = np.floor(np.abs(weight.reshape(outputs, -1)) / step + 0.5).astype(np.int64) * np.sign(integers)
-            steps = np.full(outputs, step)
-        elif op.integers is not None:  # outputs whose scale is 0 have a bias all the same
-            step = max(step, low)
-            integers = np.where(steps[:, None] > 0, integers, 0)
-            steps = np.where(steps > 0, steps, step)
+        integers, steps = self._integers(op, weight.reshape(outputs, -1), last, base["encoding"])
         per_group = outputs // op.groups
         registers = lossless_uniform(self.hardware)
         layers = []
@@ -188,25 +169,36 @@ class Emitter:
             )
         return nodes.Crossbar(**base, layers=tuple(layers), step=steps, bias=op.bias.numpy().astype(np.float64))
 
-    def _max(self, op: Op) -> nodes.Node:
-        assert op.window is not None
-        return nodes.MaxPool(**self._base(op, *op.inputs), window=op.window)
+    def _integers(self, op: Op, weight: np.ndarray, last: bool, encoding: Encoding) -> tuple[np.ndarray, np.ndarray]:
+        """(integers int64 (N, K), step per output (N,)) of real weights (N, K), or those that were trained."""
+        outputs = len(weight)
+        if op.integers is None:
+            integers, step = quantise_weights(weight, self.weight_bits)
+            steps = np.full(outputs, step)
+        else:
+            sign = np.where(op.scale.numpy() < 0, -1, 1)
+            integers = op.integers.numpy().astype(np.int64).reshape(outputs, -1) * sign[:, None]
+            steps = np.abs(op.scale.numpy())
+            step = float(steps.max())
+        low = self._least_step(op, last, encoding, zero=step == 0)
+        if op.integers is None and step < low:  # pruned away, or nearly: weights too small beside the bias
+            step = low
+            integers = np.floor(np.abs(weight) / step + 0.5).astype(np.int64) * np.sign(integers)
+            steps = np.full(outputs, step)
+        elif op.integers is not None:  # outputs whose scale is 0 have a bias all the same
+            step = max(step, low)
+            integers = np.where(steps[:, None] > 0, integers, 0)
+            steps = np.where(steps > 0, steps, step)
+        return integers, steps
 
-    def _mean(self, op: Op) -> nodes.Node:
-        assert op.window is not None
-        sums = op.name == self.output and not op.relu
-        return nodes.AveragePool(**self._base(op, *op.inputs), window=op.window, sums=sums)
-
-    def _cat(self, op: Op) -> nodes.Node:
-        return nodes.Concat(**self._base(op, *op.inputs))
-
-    def _sum(self, op: Op) -> nodes.Node:
-        return nodes.Add(**self._base(op, *op.inputs))
-
-    def _border(self, op: Op) -> nodes.Node:
-        if self._per_channel() and any(op.channels) and from_image(self.ops, op.name):
+    def _other(self, op: Op) -> nodes.Node:
+        if op.kind == "border" and self._per_channel() and any(op.channels) and from_image(self.ops, op.name):
             raise UnsupportedOperator(f"layer {op.name!r}: channels cannot be added to an image normalised per channel")
-        return nodes.Border(**self._base(op, *op.inputs), stride=op.steps, border=op.border, channels=op.channels)
-
-    def _reshape(self, op: Op) -> nodes.Node:
-        return nodes.Reshape(**self._base(op, *op.inputs))
+        base = self._base(op, *op.inputs)
+        if op.kind == "border":
+            return nodes.Border(**base, stride=op.steps, border=op.border, channels=op.channels)
+        if op.window is None:
+            return {"cat": nodes.Concat, "add": nodes.Add, "reshape": nodes.Reshape}[op.kind](**base)
+        if op.kind == "max":
+            return nodes.MaxPool(**base, window=op.window)
+        return nodes.AveragePool(**base, window=op.window, sums=op.name == self.output and not op.relu)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from golden_model.graph.numbers import Window
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.trace import Seen, node_name
-from quant.training.layers import QuantActivation, QuantMatrix
+from quant.networks.layers import QuantActivation, QuantMatrix
 
 Shape = tuple[int, int, int]
 
@@ -118,7 +118,7 @@ class Ref:
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
     return (pair[0], pair[0]) if len(pair) == 1 else cast(tuple[int, int], pair)
 
 
@@ -128,8 +128,8 @@ class Translator:
     Methods named after an operator take its tensors as `Ref` and its other arguments as torch does.
     """
 
-    def __init__(self, module: fx.GraphModule, seen: dict[fx.Node, Seen], shape: Shape) -> None:
-        self.module, self.seen, self.shape = module, seen, shape
+    def __init__(self, module: fx.GraphModule, seen: dict[fx.Node, Seen]) -> None:
+        self.module, self.seen = module, seen
         self.ops: dict[str, Op] = {}
         self.refs: dict[fx.Node, Ref] = {}
         self.node: fx.Node = next(iter(module.graph.nodes))
@@ -165,19 +165,12 @@ class Translator:
         if "input" in options:  # torch's name of the first argument
             arguments.insert(0, options.pop("input"))
         try:
-            if node.op == "call_module":
-                module = self.module.get_submodule(str(node.target))
-                translate = next((t for kind, t in _MODULES.items() if isinstance(module, kind)), None)
-                if translate is None:
-                    raise self._refused(self.label)
-                self._require(len(arguments) == 1 and not options, "it must be called with one tensor")
-                result = translate(self, arguments[0], module)
-            else:
-                table: dict[Any, str] = _FUNCTIONS if node.op == "call_function" else _METHODS
-                method = table.get(node.target)
-                if method is None:
-                    raise self._refused(self.label)
-                result = getattr(self, method)(*arguments, **options)
+            method, of_module = _method(node, self.module)
+            if method is None:
+                raise self._refused(self.label)
+            alone = len(arguments) == 1 and not options
+            self._require(node.op != "call_module" or alone, "it must be called with one tensor")
+            result = getattr(self, method)(*arguments, *of_module, **options)
         except UnsupportedOperator:
             raise
         except Exception as error:
@@ -255,10 +248,12 @@ class Translator:
 
     # ---- layers -----------------------------------------------------------------------------------
     def conv2d(
-        self, x: Ref, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups=1
-    ) -> Ref:
+        self, x: Ref, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+        groups: int = 1, padding_mode: str = "zeros",
+    ) -> Ref:  # fmt: skip
         self._is_map(x)
         self._are_constant(weight, bias)
+        self._require(padding_mode == "zeros", f"padding mode must be 'zeros', got {padding_mode!r}")
         self._require(_pair(dilation) == (1, 1), f"dilation is not supported, got {dilation}")
         step = _pair(stride)
         self._require(step[0] == step[1], f"stride must be equal in both directions, got {step}")
@@ -306,20 +301,21 @@ class Translator:
     def relu(self, x: Ref, inplace: bool = False) -> Ref:
         return self._add("relu", x)
 
-    def quantised_matrix(self, x: Ref, m: QuantMatrix) -> Ref:
+    def quantised_matrix(self, x: Ref) -> Ref:
+        m = cast(QuantMatrix, self.module.get_submodule(str(self.node.target)))
         weight = m.weight().detach()
-        if m.stage.kind == "linear":
+        if m.geometry.kind == "linear":
             ref = self.linear(x, weight, m.bias)
         else:
-            ref = self.conv2d(x, weight, m.bias, m.stage.stride, m.stage.pad)
+            ref = self.conv2d(x, weight, m.bias, m.geometry.stride, m.geometry.pad)
         op = self.ops[ref.op]
         op.border_value = None if m.offset is None else m.offset.detach()
         op.integers = m.source.integers().detach().double().reshape(op.weight.shape)
         op.scale = m.source.step().detach().double().repeat(len(op.weight))
         return ref
 
-    def quantised_activation(self, x: Ref, m: QuantActivation) -> Ref:
-        return self._add("relu", x, cap=float(m.clip), bits=m.bits)
+    def quantised_activation(self, x: Ref, clip: Tensor, bits: int) -> Ref:
+        return self._add("relu", x, cap=float(clip), bits=bits)
 
     def relu6(self, x: Ref, inplace: bool = False) -> Ref:
         return self._add("relu", x, cap=6.0)
@@ -361,7 +357,7 @@ class Translator:
     def _adaptive(self, x: Ref, output_size: Any) -> Window:
         self._is_map(x)
         size = self._shape(x)[1:]
-        wanted = [s if o is None else int(o) for o, s in zip(_pair_or_none(output_size), size, strict=True)]
+        wanted = [s if o is None else int(o) for o, s in zip(_pair(output_size), size, strict=True)]
         self._require(
             all(s % o == 0 for s, o in zip(size, wanted, strict=True)),
             f"its output size {tuple(wanted)} must divide its input's {size}",
@@ -474,10 +470,6 @@ class Translator:
         return self._add("border", x, border=(above, below, left, right), channels=(before, after))
 
 
-def _pair_or_none(value: Any) -> tuple[Any, Any]:
-    return tuple(value) if isinstance(value, tuple | list) else (value, value)  # type: ignore[return-value]
-
-
 def _is_plain(value: Any) -> bool:
     """Whether a value is made of numbers, sizes and the like, and no tensors."""
     if isinstance(value, tuple | list):
@@ -491,140 +483,65 @@ def node_label(node: fx.Node, module: fx.GraphModule) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
-def _conv_module(t: Translator, x: Ref, m: Any) -> Ref:
-    t._require(m.padding_mode == "zeros", f"padding mode must be 'zeros', got {m.padding_mode!r}")
-    return t.conv2d(x, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
-
-
-def _norm_module(t: Translator, x: Ref, m: Any) -> Ref:
-    return t.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, m.training, eps=m.eps)
-
-
-_MODULES: dict[type[nn.Module], Callable[[Translator, Ref, Any], Ref]] = {
-    nn.Conv2d: _conv_module,
-    nn.Linear: lambda t, x, m: t.linear(x, m.weight, m.bias),
-    nn.BatchNorm2d: lambda t, x, m: t.batch_norm(
-        x, m.running_mean, m.running_var, m.weight, m.bias, m.training, eps=m.eps
+_NORM = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+#: Module -> method of `Translator`, and the module's attributes that it takes behind the tensor, in its order.
+_MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
+    nn.Conv2d: ("conv2d", ("weight", "bias", "stride", "padding", "dilation", "groups", "padding_mode")),
+    nn.Linear: ("linear", ("weight", "bias")),
+    nn.BatchNorm2d: ("batch_norm", _NORM),
+    nn.BatchNorm1d: ("batch_norm", _NORM),
+    nn.ReLU: ("relu", ()),
+    nn.Hardtanh: ("hardtanh", ("min_val", "max_val")),  # ReLU6 is one
+    nn.MaxPool2d: ("max_pool2d", ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")),
+    nn.AvgPool2d: (
+        "avg_pool2d",
+        ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     ),
-    nn.BatchNorm1d: lambda t, x, m: t.batch_norm(
-        x, m.running_mean, m.running_var, m.weight, m.bias, m.training, eps=m.eps
-    ),
-    nn.ReLU: lambda t, x, m: t.relu(x),
-    nn.Hardtanh: lambda t, x, m: t.hardtanh(x, m.min_val, m.max_val),  # ReLU6 is one
-    nn.MaxPool2d: lambda t, x, m: t.max_pool2d(
-        x, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices
-    ),
-    nn.AvgPool2d: lambda t, x, m: t.avg_pool2d(
-        x, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override
-    ),
-    nn.AdaptiveAvgPool2d: lambda t, x, m: t.adaptive_avg_pool2d(x, m.output_size),
-    nn.AdaptiveMaxPool2d: lambda t, x, m: t.adaptive_max_pool2d(x, m.output_size, m.return_indices),
-    nn.ZeroPad2d: lambda t, x, m: t.pad(x, m.padding),
-    nn.Flatten: lambda t, x, m: t.reshape(x),
-    nn.Dropout: lambda t, x, m: t.dropout(x, m.p, m.training),
-    nn.Dropout2d: lambda t, x, m: t.dropout(x, m.p, m.training),
-    nn.Identity: lambda t, x, m: x,
-    QuantMatrix: lambda t, x, m: t.quantised_matrix(x, m),
-    QuantActivation: lambda t, x, m: t.quantised_activation(x, m),
-    nn.Softmax: lambda t, x, m: t.softmax(x),
-    nn.LogSoftmax: lambda t, x, m: t.softmax(x),
+    nn.AdaptiveAvgPool2d: ("adaptive_avg_pool2d", ("output_size",)),
+    nn.AdaptiveMaxPool2d: ("adaptive_max_pool2d", ("output_size", "return_indices")),
+    nn.ZeroPad2d: ("pad", ("padding",)),
+    nn.Flatten: ("reshape", ()),
+    nn.Dropout: ("dropout", ("p", "training")),
+    nn.Dropout2d: ("dropout", ("p", "training")),
+    nn.Identity: ("same", ()),
+    nn.Softmax: ("softmax", ()),
+    nn.LogSoftmax: ("softmax", ()),
+    QuantMatrix: ("quantised_matrix", ()),  # asks the module itself
+    QuantActivation: ("quantised_activation", ("clip", "bits")),
 }
-_FUNCTIONS: dict[Any, str] = {
-    F.conv2d: "conv2d",
-    torch.conv2d: "conv2d",
-    F.linear: "linear",
-    F.batch_norm: "batch_norm",
-    F.relu: "relu",
-    F.relu_: "relu",
-    torch.relu: "relu",
-    torch.relu_: "relu",
-    F.relu6: "relu6",
-    F.hardtanh: "hardtanh",
-    torch.clamp: "clamp",
-    F.max_pool2d: "max_pool2d",
-    torch.max_pool2d: "max_pool2d",
-    F.avg_pool2d: "avg_pool2d",
-    F.adaptive_avg_pool2d: "adaptive_avg_pool2d",
-    F.adaptive_max_pool2d: "adaptive_max_pool2d",
-    torch.mean: "mean",
-    operator.add: "add",
-    operator.iadd: "add",
-    torch.add: "add",
-    operator.sub: "sub",
-    operator.isub: "sub",
-    torch.sub: "sub",
-    operator.mul: "mul",
-    operator.imul: "mul",
-    torch.mul: "mul",
-    operator.truediv: "div",
-    operator.itruediv: "div",
-    torch.div: "div",
-    torch.cat: "cat",
-    torch.concat: "cat",
-    torch.concatenate: "cat",
-    torch.flatten: "reshape",
-    torch.reshape: "reshape",
-    torch.squeeze: "reshape",
-    F.dropout: "dropout",
-    F.dropout2d: "dropout",
-    F.softmax: "softmax",
-    F.log_softmax: "softmax",
-    torch.softmax: "softmax",
-    torch.log_softmax: "softmax",
-    operator.getitem: "getitem",
-    F.pad: "pad",
+#: Method of `Translator` -> the functions, and the names of tensor methods, that it translates.
+_CALLS: dict[str, tuple[Any, ...]] = {
+    "conv2d": (F.conv2d, torch.conv2d),
+    "linear": (F.linear,),
+    "batch_norm": (F.batch_norm,),
+    "relu": (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"),
+    "relu6": (F.relu6,),
+    "hardtanh": (F.hardtanh,),
+    "clamp": (torch.clamp, "clamp", "clamp_"),
+    "max_pool2d": (F.max_pool2d, torch.max_pool2d),
+    "avg_pool2d": (F.avg_pool2d,),
+    "adaptive_avg_pool2d": (F.adaptive_avg_pool2d,),
+    "adaptive_max_pool2d": (F.adaptive_max_pool2d,),
+    "mean": (torch.mean, "mean"),
+    "add": (operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__iadd__"),
+    "sub": (operator.sub, operator.isub, torch.sub, "sub", "sub_"),
+    "mul": (operator.mul, operator.imul, torch.mul, "mul", "mul_"),
+    "div": (operator.truediv, operator.itruediv, torch.div, "div", "div_"),
+    "cat": (torch.cat, torch.concat, torch.concatenate),
+    "reshape": (torch.flatten, torch.reshape, torch.squeeze, "flatten", "view", "reshape", "squeeze"),
+    "same": ("contiguous",),
+    "dropout": (F.dropout, F.dropout2d),
+    "softmax": (F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax", "log_softmax"),
+    "getitem": (operator.getitem,),
+    "pad": (F.pad,),
 }
-_METHODS: dict[Any, str] = {
-    "relu": "relu",
-    "relu_": "relu",
-    "clamp": "clamp",
-    "clamp_": "clamp",
-    "mean": "mean",
-    "add": "add",
-    "add_": "add",
-    "__add__": "add",
-    "__iadd__": "add",
-    "sub": "sub",
-    "sub_": "sub",
-    "mul": "mul",
-    "mul_": "mul",
-    "div": "div",
-    "div_": "div",
-    "flatten": "reshape",
-    "view": "reshape",
-    "reshape": "reshape",
-    "squeeze": "reshape",
-    "contiguous": "same",
-    "softmax": "softmax",
-    "log_softmax": "softmax",
-}
-_KINDS = {
-    "conv": ("conv2d",),
-    "linear": ("linear",),
-    "relu": ("relu", "relu6", "clamp", "hardtanh"),
-    "mean": ("avg_pool2d", "adaptive_avg_pool2d", "mean"),
-    "cat": ("cat",),
-    "same": ("max_pool2d", "adaptive_max_pool2d", "reshape", "getitem", "pad", "same", "dropout"),
-}
+_METHOD_OF = {call: method for method, calls in _CALLS.items() for call in calls}
 
 
-def kind_of_call(node: fx.Node) -> str:
-    """What a function or method call does to values: conv, linear, relu, mean, cat, same (they pass) or other."""
-    table: dict[Any, str] = _FUNCTIONS if node.op == "call_function" else _METHODS
-    method = table.get(node.target, "")
-    return next((kind for kind, methods in _KINDS.items() if method in methods), "other")
-
-
-def relu_cap(node: fx.Node, module: fx.GraphModule) -> float | None:
-    """Upper clamp of a ReLU, None for none."""
-    if node.op == "call_module":
-        return getattr(module.get_submodule(str(node.target)), "max_val", None)
-    table: dict[Any, str] = _FUNCTIONS if node.op == "call_function" else _METHODS
-    method = table.get(node.target, "")
-    if method == "relu6":
-        return 6.0
-    names = {"clamp": "max", "hardtanh": "max_val"}
-    if method in names:
-        cap = node.kwargs.get(names[method], node.args[2] if len(node.args) > 2 else None)
-        return None if cap is None else float(cap)  # type: ignore[arg-type]
-    return None
+def _method(node: fx.Node, module: fx.GraphModule) -> tuple[str | None, tuple[Any, ...]]:
+    """The method of `Translator` for a node, None for none, and what it takes of a module besides the tensor."""
+    if node.op != "call_module":
+        return _METHOD_OF.get(node.target), ()
+    called = module.get_submodule(str(node.target))
+    method, names = next((entry for kind, entry in _MODULES.items() if isinstance(called, kind)), (None, ()))
+    return method, tuple(getattr(called, name) for name in names)

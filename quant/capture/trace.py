@@ -17,7 +17,8 @@ from torch import Tensor, fx, nn
 
 from quant.capture.errors import UnsupportedOperator
 from quant.networks import user
-from quant.training.layers import Normalisation, QuantActivation, QuantMatrix
+from quant.networks.layers import QuantActivation, QuantMatrix
+from quant.networks.pixels import Normalisation
 
 #: Largest difference between captured operators and the network, as a share of the range of values.
 TOLERANCE = 1e-3
@@ -27,20 +28,13 @@ _CALIBRATION_BYTES = 32 << 20  # pixels of the images that are observed at a tim
 class _Proxy(fx.Proxy):
     """Keeps `x += y` what it is: it changes x under all its names, which x + y does not."""
 
-    def _in_place(self, function: Any, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
 
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.iadd, other)
+def _in_place(function: Any) -> Any:
+    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
 
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.isub, other)
 
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.imul, other)
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.itruediv, other)
+for _operation in (operator.iadd, operator.isub, operator.imul, operator.itruediv):
+    setattr(_Proxy, f"__{_operation.__name__}__", _in_place(_operation))
 
 
 class _Tracer(fx.Tracer):

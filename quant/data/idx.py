@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
 import numpy as np
 
 from golden_model.files import InputError
-from quant.data.image_set import ImageSet
+from quant.data.image_set import ImageSet, image_set
 
 #: Standard file names: (images, labels) of the training and of the test part.
 IDX_NAMES = {
@@ -18,6 +19,8 @@ IDX_NAMES = {
 }
 #: Fewest images of each part.
 FEWEST = {"train": 48, "test": 1}
+#: Most bytes of images or labels that are read; a small compressed file can claim, and be, a thousand times its size.
+BYTES_TOP = 1 << 32
 _IDX_UNSIGNED_BYTE = 0x08
 
 
@@ -33,54 +36,52 @@ def load_idx(directory: Path) -> ImageSet:
     parts = {}
     for part, (image_name, label_name) in IDX_NAMES.items():
         image_file, label_file = _find(directory, image_name), _find(directory, label_name)
-        images, labels = read_idx(image_file), read_idx(label_file)
-        if images.ndim != 3:
-            raise InputError(f"{image_file} must hold images (3 dimensions), it has {images.ndim}")
-        if labels.ndim != 1:
-            raise InputError(f"{label_file} must hold labels (1 dimension), it has {labels.ndim}")
+        images, labels = read_idx(image_file, 3)[:, None], read_idx(label_file, 1).astype(np.int64)
         if len(images) != len(labels):
             raise InputError(f"{image_file} holds {len(images)} images but {label_file} holds {len(labels)} labels")
         if len(images) < FEWEST[part]:
             raise InputError(f"{image_file} must hold at least {FEWEST[part]} images, got {len(images)}")
-        parts[part] = images[:, None], labels.astype(np.int64), label_file
-    (train_images, train_labels, _), (test_images, test_labels, test_label_file) = parts["train"], parts["test"]
-    if train_images.shape[1:] != test_images.shape[1:]:
-        train_size, test_size = ("x".join(map(str, a.shape[2:])) for a in (train_images, test_images))
-        raise InputError(f"{directory}: training images are {train_size} pixels but test images are {test_size}")
-    classes = int(train_labels.max()) + 1
+        parts[part] = images, labels
+    classes = int(parts["train"][1].max()) + 1
     if classes < 2:
         raise InputError(f"{directory}: the training labels name only one class")
-    if test_labels.max() >= classes:
-        raise InputError(
-            f"{test_label_file} holds label {int(test_labels.max())}, but training labels end at {classes - 1}"
-        )
-    return ImageSet(str(directory), train_images, train_labels, test_images, test_labels, classes)
+    if (top := int(parts["test"][1].max())) >= classes:
+        raise InputError(f"{directory}: a test image has label {top}, but training labels end at {classes - 1}")
+    return image_set(directory, parts["train"], parts["test"])
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """One idx file of unsigned bytes (big-endian header: 0, 0, 8, dimensions, then their sizes)."""
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """One idx file of unsigned bytes with so many dimensions (header: 0, 0, 8, dimensions, then big-endian sizes).
+
+    Of a compressed file no more is unpacked than the header says, and one byte to see that there is no more.
+    """
     try:
-        raw = path.read_bytes()
-        if path.suffix == ".gz":
-            raw = gzip.decompress(raw)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            header = file.read(4 + 4 * dimensions)
+            shape = _shape(path, header, dimensions)
+            data = file.read(math.prod(shape) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    if len(raw) < 4 or raw[0] != 0 or raw[1] != 0:
+    if len(data) != math.prod(shape):
+        problem = "truncated" if len(data) < math.prod(shape) else "too long"
+        raise InputError(f"{path} is {problem}: its header says {'x'.join(map(str, shape))} bytes")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
+    """Sizes of all dimensions, from the header; InputError if it is no such header."""
+    if header[:2] != b"\0\0":
         raise InputError(f"{path} is not an idx file: it must start with two zero bytes")
-    if raw[2] != _IDX_UNSIGNED_BYTE:
-        raise InputError(f"{path} must hold unsigned bytes (idx type 0x08), it has type 0x{raw[2]:02x}")
-    dimensions = raw[3]
-    header = 4 + 4 * dimensions
-    if not 1 <= dimensions <= 4 or len(raw) < header:
-        raise InputError(f"{path} has a broken idx header: {dimensions} dimensions in {len(raw)} bytes")
-    shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", count=dimensions, offset=4))
-    expected = header + int(np.prod(shape, dtype=object))
-    if len(raw) != expected:
-        problem = "truncated" if len(raw) < expected else "too long"
-        raise InputError(
-            f"{path} is {problem}: {expected} bytes expected for shape {'x'.join(map(str, shape))}, got {len(raw)}"
-        )
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+    if len(header) < 4 + 4 * dimensions:
+        raise InputError(f"{path} has a broken idx header of {len(header)} bytes")
+    if header[2] != _IDX_UNSIGNED_BYTE:
+        raise InputError(f"{path} must hold unsigned bytes (idx type 0x08), it has type 0x{header[2]:02x}")
+    if header[3] != dimensions:
+        raise InputError(f"{path} must have {dimensions} dimension{'s' * (dimensions > 1)}, it has {header[3]}")
+    shape = tuple(np.frombuffer(header, ">u4", offset=4).tolist())
+    if math.prod(shape) > BYTES_TOP:
+        raise InputError(f"{path} claims to hold {math.prod(shape)} bytes, at most {BYTES_TOP} are read")
+    return shape
 
 
 def holds_idx(directory: Path) -> bool:

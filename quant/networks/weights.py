@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from quant import stages
+
 #: Names under which a checkpoint may hold its state dict.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
 #: Put before all names by nn.DataParallel, torch.compile and modules that hold the network.
@@ -49,11 +51,7 @@ def _read(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if (broken := archive.testzip()) is not None:
-                    raise ValueError(f"the checksum of {broken} is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return stages.unpacked(path)
     except ImportError as error:
         raise ValueError(f"{path}: reading it needs the package safetensors") from error
     except Exception as error:  # a damaged file raises almost anything
@@ -92,6 +90,14 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
         if tensor.is_complex() or (tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())):
             raise ValueError(f"{path} does not fit the network: {name} holds a value that is not a finite number")
     model.load_state_dict({**wanted, **given})
+
+
+def outputs_of(path: Path | str, model: nn.Module) -> int:
+    """Outputs of a network like `model` whose weights these are: the length of its last parameter."""
+    wanted = model.state_dict()
+    last = list(wanted)[-1]
+    found = _without_prefixes(read_weights(path), wanted)
+    return len(found[last] if last in found and found[last].ndim else wanted[last])
 
 
 def _without_prefixes(given: dict[str, Tensor], wanted: Mapping[str, Any]) -> dict[str, Tensor]:

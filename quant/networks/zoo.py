@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quant.training.layers import Normalisation
+from quant.networks.pixels import Normalisation
 
 
 # ---- networks -----------------------------------------------------------------------------------
@@ -220,6 +220,10 @@ class Ready:
     classes: int
     normalisation: Normalisation
     sized: Callable[[tuple[int, int, int], int], nn.Module] | None = None
+
+    def network(self, shape: tuple[int, int, int], outputs: int) -> nn.Module:
+        """One with random weights for images of this shape."""
+        return self.make(outputs) if self.sized is None else self.sized(shape, outputs)
 
 
 _IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -30,7 +30,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from golden_model.command import Json, command_app, reports_errors, results_console, table_of
+from golden_model.command import Json, command_app, progress_bar, reports_errors, results_console, table_of
 from golden_model.config import PAPER
 from golden_model.cost import machines
 from golden_model.cost.components import load_table, table_names
@@ -287,7 +287,7 @@ def main(
     json_file: Json = None,
 ) -> None:
     """Compression, accuracy, speed and energy of block-wise trained networks, beside the paper's figures."""
-    with shared.progress() as tell:
+    with progress_bar() as tell:
         study = Study.open(
             data, network, weights, work=work, images=accuracy_images, counted_images=images,
             count_images=count_images, pairs=pairs, threads=threads, tell=tell,

@@ -23,7 +23,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from golden_model.command import Json, command_app, console, reports_errors
+from golden_model.command import Json, command_app, console, progress_bar, reports_errors
 from golden_model.config import PAPER
 from golden_model.cost.components import load_table
 from golden_model.image import archive as graph_file
@@ -87,7 +87,7 @@ def main(
     planned = list(redy_measure.titles(options, asked))
     if trace is not None and not redy_report.named(planned, trace):
         raise ValueError(f"--trace {trace}: there are {'; '.join(planned)}")
-    with shared.progress() as tell:
+    with progress_bar() as tell:
         study = Study.open(
             data, network, weights, graph, work=work, images=images, check_images=check_images, options=options,
             table=load_table(table), event_images=event_images, lossless_images=lossless_images, threads=threads,

@@ -23,7 +23,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from golden_model.command import Json, command_app, reports_errors, table_of
+from golden_model.command import Json, command_app, progress_bar, reports_errors, table_of
 from golden_model.config import HardwareConfig
 from golden_model.cost import components, gathered
 from golden_model.cost.energy import EnergyReport, energy
@@ -444,7 +444,7 @@ def main(
     """Operations, clocks and metadata of lossless A/D searches, beside uniform, twin range and the entropy floor."""
     machines = shared.picked("--rows", rows, MACHINES)
     _traced(trace)
-    with shared.progress() as tell:
+    with progress_bar() as tell:
         study = Study.open(data, network, weights, graph, threads=threads, tell=tell)
         result = reproduce(study, machines, calibration, images, clock_images, trace)
     shared.show(tables(result), 180)

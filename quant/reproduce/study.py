@@ -17,11 +17,10 @@ from typing import Annotated, Any, ClassVar, Optional, Self, TypeVar
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import Progress as Bar
 from rich.table import Table
 from torch import nn
 
-from golden_model.command import console, results_console
+from golden_model.command import results_console
 from golden_model.config import ISAAC, PAPER, HardwareConfig
 from golden_model.engines.run_network import Progress
 from golden_model.files import file_hash, write_atomically, write_json
@@ -30,10 +29,10 @@ from golden_model.image import archive as graph_file
 from quant import stages
 from quant.capture.capture import from_torch
 from quant.data import sets as datasets
-from quant.evaluate import float_logits, load_ready
 from quant.networks import zoo as networks
+from quant.networks.pixels import Normalisation, float_logits
+from quant.networks.source import dataset_of_graph, load_ready
 from quant.reference import accuracy, exact_logits
-from quant.training.layers import Normalisation
 
 #: Machines by the rows that are on at once.
 MACHINES: dict[int, HardwareConfig] = {9: PAPER, 128: ISAAC}
@@ -126,10 +125,7 @@ class Study:
             raise ValueError("give either --graph FILE, or --network NAME and --weights FILE")
         if graph is not None:
             loaded = graph_file.load(graph)
-            shape = tuple(loaded.image.shape)
-            dataset = datasets.load(data, size=shape[1], channels=shape[0])
-            if dataset.shape != shape:
-                raise ValueError(f"{data}: images are {dataset.shape}, {loaded.name} takes {shape}")
+            dataset = dataset_of_graph(loaded, data)
             more |= {"name": loaded.name, "integers": loaded, "source": file_hash(graph)}
         else:
             assert network is not None
@@ -203,14 +199,6 @@ class Study:
             return exact_logits(graph, self.x, progress=self.told("integer network")).tolist()
 
         return np.array(self.kept(f"exact-{name}-{len(self.x)}", made, images=len(self.x)), dtype=np.int64)
-
-
-@contextmanager
-def progress() -> Iterator[Tell]:
-    """A bar on stderr, where that is a terminal."""
-    with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)
 
 
 # ---- what people see ----------------------------------------------------------------------------

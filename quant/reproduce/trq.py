@@ -29,7 +29,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from golden_model.command import Json, command_app, console, reports_errors, table_of
+from golden_model.command import Json, command_app, console, progress_bar, reports_errors, table_of
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.searches.histograms import LayerCounts, graph_counts
@@ -451,7 +451,7 @@ def main(
     kinds = shared.picked("--converters", converters, KINDS)
     every_bound = sorted({n for r in machines for n in BOUNDS[r]}, reverse=True)
     wanted = every_bound if bounds is None else shared.picked("--bounds", bounds, every_bound)
-    with shared.progress() as tell:
+    with progress_bar() as tell:
         study = Study.open(
             data, network, weights, work=work, logit_error=logit_error, tolerance=tolerance, images=images,
             check_images=check_images, threads=threads, tell=tell, log=console.print,

@@ -16,20 +16,20 @@ from golden_model.config import HardwareConfig
 from golden_model.graph.network import Graph
 from quant.capture.capture import from_torch
 from quant.data.sets import ImageSet
+from quant.networks.pixels import Normalisation, PixelNetwork
 from quant.reference import accuracy, exact_logits
-from quant.training.layers import Block, Normalisation, PixelNetwork
 from quant.training.penalties import width_statistics
 from quant.training.phases import (
     Augmentation,
     BitPlanePhase,
-    FinetunePhase,
-    FloatPhase,
     MsqPhase,
     Objective,
     Phase,
     Settings,
     bit_plane_network,
     check_settings,
+    finetune_phase,
+    float_phase,
 )
 from quant.training.prepare import QuantisedNetwork, prepare
 
@@ -39,9 +39,9 @@ Tick = Callable[[int], None]
 
 # ---- activation widths ----------------------------------------------------------------------------
 @torch.no_grad()
-def logits_of(network: nn.Module, pixels: Tensor, *, chunk: int = 500) -> Tensor:
+def logits_of(network: nn.Module, pixels: Tensor) -> Tensor:
     """(B, classes) of the (fake-quantised) forward on uint8 pixels (B, C, H, W)."""
-    return torch.cat([network(part.float()) for part in pixels.split(chunk)])
+    return torch.cat([network(part.float()) for part in pixels.split(500)])
 
 
 def evaluate(network: nn.Module, pixels: Tensor, labels: Tensor) -> float:
@@ -90,7 +90,7 @@ def bit_products(network: QuantisedNetwork) -> list[float]:
     activations = network.activations()
 
     def work(layer: Any) -> float:
-        return layer.stage.products * float(layer.source.block_widths().float().mean())
+        return layer.geometry.products * float(layer.source.block_widths().float().mean())
 
     return [
         sum(work(layer) for source, layer in network.inputs() if source is activation) for activation in activations
@@ -157,18 +157,6 @@ class Watcher:
     def epoch(self, name: str, epoch: int, epochs: int, record: dict[str, float]) -> None: ...
 
 
-def block_shape(block: str, hardware: HardwareConfig) -> Block | None:
-    """Weights that share a width: "ou" (an operation unit), "layer" (None: one width for each layer), "ROWSxCOLS"."""
-    if block == "layer":
-        return None
-    if block == "ou":
-        return Block(hardware.ou_rows, hardware.ou_cols)
-    rows, _, cols = block.partition("x")
-    if not (rows.isdigit() and cols.isdigit()):
-        raise ValueError(f"--block must be ou, layer or ROWSxCOLS such as 9x8, got {block!r}")
-    return Block(int(rows), int(cols))
-
-
 class Training:
     """The state of one training: float network, quantised network, phase, history; saved after every epoch.
 
@@ -189,10 +177,10 @@ class Training:
         device: str = "cpu",
         start: Mapping[str, Any] | None = None,
     ) -> None:
-        """block : as for `block_shape`. start : checkpoint of a finished training to go on from: its weights, widths
+        """block : as for `Block.named`. start : checkpoint of a finished training to go on from: its weights, widths
         (which can only fall) and activations, if those have the same width now."""
         check_settings(settings, hardware)
-        self.settings, self.hardware, self.block = settings, hardware, block_shape(block, hardware)
+        self.settings, self.hardware, self.block = settings, hardware, block
         self.dataset, self.name, self.device = dataset, name, torch.device(device)
         self.normalisation, self.start = normalisation, start
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -239,12 +227,11 @@ class Training:
             self.float_network.model,
             self.dataset.shape,
             self.hardware,
-            calibration=_tensor(self.dataset.validation(CALIBRATION_IMAGES)[0]).float(),
+            calibration=np.array(self.dataset.validation(CALIBRATION_IMAGES)[0]),
             normalisation=self.normalisation,
             start_bits=settings.start_bits,
             activation_bits=settings.activation_bits,
             block=self.block,
-            layer_wise=self.block is None,
             learn_clips=settings.learn_clips,
         )
         if self.start is not None:
@@ -256,7 +243,7 @@ class Training:
     def _make_phase(self) -> Phase:
         settings = self.settings
         if self.phase == "float":
-            return FloatPhase(self.float_network, settings)
+            return float_phase(self.float_network, settings)
         if self.network is None:
             self.network = self._quantised()
             if settings.method == "bitplane":
@@ -267,7 +254,7 @@ class Training:
             self.network = self.network.float_weights()
             for source in self.network.sources():
                 source.freeze()  # type: ignore[operator]
-            if settings.lower_activations is not None:
+            if settings.lower_activations:
                 self.network.eval()
                 images, labels = self.dataset.validation(LOWERING_IMAGES)
                 lower_activation_widths(
@@ -277,7 +264,7 @@ class Training:
                     tolerance=settings.activation_tolerance,
                     minimum=settings.lower_activations,
                 )
-        return FinetunePhase(self.network, settings)
+        return finetune_phase(self.network, settings)
 
     def run(self, keep: Callable[[dict[str, Any]], None], watcher: Watcher) -> None:
         """All phases that are left; `keep` is called with a checkpoint's content after every epoch."""

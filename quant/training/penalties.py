@@ -10,17 +10,15 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quant.training.layers import BitPlaneWeight, FloatWeight, bit_length, block_sizes, to_blocks
+from quant.networks.layers import BitPlaneWeight, FloatWeight, bit_length
 from quant.training.prepare import QuantisedNetwork
-
-Weighting = Literal["memory", "activations", "both"]
 
 
 # ---- statistics -----------------------------------------------------------------------------------
@@ -34,9 +32,9 @@ def width_statistics(network: QuantisedNetwork) -> dict[str, Any]:
     layers, totals = [], np.zeros(3)
     weights = 0
     for layer in network:
-        n, k = layer.stage.outputs, layer.stage.k
+        n, k = layer.geometry.outputs, layer.geometry.k
         widths = layer.source.block_widths()
-        sizes = block_sizes((n, k), layer.source.ou_rows, layer.source.ou_cols)
+        sizes = layer.source.block.sizes((n, k))
         magnitude = int((widths * sizes).sum())
         signs = int(sizes[widths > 0].sum())
         table = 4 * widths.numel()
@@ -44,7 +42,7 @@ def width_statistics(network: QuantisedNetwork) -> dict[str, Any]:
         weights += n * k
         layers.append(
             {
-                "name": layer.stage.name,
+                "name": layer.geometry.name,
                 "weights": n * k,
                 "mean_bits": magnitude / (n * k),
                 "pruned_blocks": int((widths == 0).sum()),
@@ -62,18 +60,6 @@ def width_statistics(network: QuantisedNetwork) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
-def mean_bits(network: QuantisedNetwork) -> float:
-    """Mean magnitude bits per weight, pruned blocks counting 0."""
-    bits = weights = 0
-    for layer in network:
-        n, k = layer.stage.outputs, layer.stage.k
-        sizes = block_sizes((n, k), layer.source.ou_rows, layer.source.ou_cols)
-        bits += int((layer.source.block_widths() * sizes).sum())
-        weights += n * k
-    return bits / weights
-
-
 # ---- penalties ------------------------------------------------------------------------------------
 class BlockPenalty:
     """Penalty on the width of blocks, and the mean width with the same weights.
@@ -86,17 +72,15 @@ class BlockPenalty:
     the mean of the two.
     """
 
-    def __init__(self, network: QuantisedNetwork, weighting: Weighting = "memory") -> None:
+    def __init__(self, network: QuantisedNetwork, weighting: str = "memory") -> None:
         self.network = network
         self.sizes = [
-            block_sizes((layer.stage.outputs, layer.stage.k), layer.source.ou_rows, layer.source.ou_cols).to(
-                layer.bias.device, torch.float32
-            )
+            layer.source.block.sizes((layer.geometry.outputs, layer.geometry.k)).to(layer.bias.device, torch.float32)
             for layer in network
         ]
         total = float(sum(s.sum() for s in self.sizes))
         memory = [s / total for s in self.sizes]
-        work = [s * float(layer.stage.windows) for s, layer in zip(self.sizes, network, strict=True)]
+        work = [s * float(layer.geometry.windows) for s, layer in zip(self.sizes, network, strict=True)]
         activations = [w / float(sum(x.sum() for x in work)) for w in work]
         both = [(m + a) / 2 for m, a in zip(memory, activations, strict=True)]
         self.weights = {"memory": memory, "activations": activations, "both": both}[weighting]
@@ -113,7 +97,7 @@ class BlockPenalty:
             else:
                 assert isinstance(source, FloatWeight)
                 magnitude = source.scaled().abs()
-                magnitude = to_blocks(torch.minimum(magnitude, source.limits), source.ou_rows, source.ou_cols)
+                magnitude = source.block.split(torch.minimum(magnitude, source.limits))
                 with torch.no_grad():
                     largest = torch.floor(magnitude.amax((1, 3)) + 0.5)
                     widths = bit_length(largest)
@@ -139,7 +123,7 @@ class ActivityPenalty:
         pairs = network.inputs()
         if not pairs:
             raise ValueError("activity: no layer of the network reads a hidden activation")
-        products = [layer.stage.products for _, layer in pairs]
+        products = [layer.geometry.products for _, layer in pairs]
         self.shares = [
             (activation, mine / sum(products)) for (activation, _), mine in zip(pairs, products, strict=True)
         ]

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from golden_model.config import HardwareConfig
-from quant.training.layers import BitPlaneWeight, Block, FloatWeight
-from quant.training.penalties import ActivityPenalty, AlphaController, BlockPenalty, Weighting, mean_bits
+from quant.networks.layers import BitPlaneWeight, FloatWeight
+from quant.settings import check, setting
+from quant.training.penalties import ActivityPenalty, AlphaController, BlockPenalty, width_statistics
 from quant.training.prepare import QuantisedNetwork
 
 
@@ -35,93 +36,58 @@ from quant.training.prepare import QuantisedNetwork
 class Settings:
     """Everything that decides the result of training, besides data and hardware.
 
-    method : "msq", "bitplane" or "ptq" (post-training only). seed : of every random draw.
-    float_epochs, quantise_epochs, finetune_epochs : 0 skips the phase. batch : images per step.
-    float_lr : peak of the one-cycle schedule. lr : of quantised training; finetune decays it to 0 by a
-    cosine. step_lr : of the log-steps. plane_lr : of bit planes, which must travel by about 1.
-    target_bits : mean magnitude bits at which the schedule of `msq` ends, weighted as the penalty.
-    start_bits : width at the start.
-    weight_bits : largest width of a block. alpha : first (msq) or constant (bitplane) penalty factor.
-    weighting : "memory", "activations" or "both". interval : epochs between requantisations (bitplane).
-    activation_bits : width of hidden activations. learn_clips : train their clips at any width.
-    lower_activations : lowest width that may be tried for one layer before the finetune (None: leave them);
-    activation_tolerance : accuracy that this may cost.
-    shift : training images are moved by up to this many pixels in both directions, filled with 0.
-    flip : every second training image, drawn at random, is mirrored.
-    distil : weight of the float network's outputs in the loss, 0..1, instead of the labels; softened by
-    `temperature` (Hinton et al., 2015). activity : factor of `ActivityPenalty`.
-    mix : largest share of a second image in a training image, 0..0.5 (Zhang et al., 2018); labels are mixed likewise,
-    and the teacher sees the mixture (not of the float network).
-    half : activations and products in bfloat16 while training.
-    normalise : the float network sees (pixel / 255 - mean) / std of the training images.
+    float_epochs, quantise_epochs, finetune_epochs : 0 skips the phase. float_lr is the peak of a one-cycle schedule;
+    finetune decays lr to 0 by a cosine; bit planes must travel by about 1.
+    distil : instead of the labels, softened (Hinton et al., 2015). activity : of `ActivityPenalty`. mix : labels are
+    mixed likewise, and the teacher sees the mixture (Zhang et al., 2018; not of the float network). shift : filled with
+    0. weight_bits : largest width of a block, which follows from the hardware.
     """
 
-    method: Literal["msq", "bitplane", "ptq"] = "msq"
-    model: str = "lenet5"
-    seed: int = 0
-    float_epochs: int = 6
-    quantise_epochs: int = 6
-    finetune_epochs: int = 6
-    batch: int = 128
-    float_lr: float = 4e-3
-    lr: float = 2e-3
-    step_lr: float = 5e-3
-    plane_lr: float = 2e-2
-    target_bits: float = 0.4
-    start_bits: int = 7
-    weight_bits: int = 8
-    alpha: float = 1e-2
-    weighting: Weighting = "memory"
-    interval: int = 2
-    activation_bits: int = 8
-    learn_clips: bool = False
-    lower_activations: int | None = 4
-    activation_tolerance: float = 0.003
-    shift: int = 1
-    flip: bool = False
-    distil: float = 0.0
-    temperature: float = 4.0
-    activity: float = 0.0
-    mix: float = 0.0
-    half: bool = False
-    normalise: bool = False
+    model: str = setting("lenet5", "")
+    method: str = setting("msq", "msq, bitplane, or ptq (not trained further).", among=("msq", "bitplane", "ptq"))
+    weighting: str = setting(
+        "memory", "Penalty by memory, activations or both.", among=("memory", "activations", "both")
+    )
+    target_bits: float = setting(
+        0.4, "Mean magnitude bits at which the schedule ends, weighted as the penalty (msq).", 0.01, 8
+    )
+    start_bits: int = setting(7, "Magnitude bits at the start.")
+    weight_bits: int = setting(8, "")
+    activation_bits: int = setting(8, "Width of hidden activations.")
+    learn_clips: bool = setting(False, "Train the clips of activations of any width, not just 3 bits.")
+    lower_activations: int = setting(4, "Lowest width tried per layer before the finetune; 0 leaves the widths.")
+    activation_tolerance: float = setting(0.003, "Accuracy (a share) that lowering may cost on held-out images.", 0, 1)
+    float_epochs: int = setting(6, "Of the float network; default 0 with --weights or in colour.", 0, 10_000)
+    quantise_epochs: int = setting(6, "While widths fall.", 0, 10_000)
+    finetune_epochs: int = setting(6, "With frozen widths.", 0, 10_000)
+    batch: int = setting(128, "Images per step.", 1, 100_000)
+    float_lr: float = setting(4e-3, "Peak learning rate of float training.", 0, 10)
+    lr: float = setting(2e-3, "Learning rate of quantised training (Adam).", 0, 10)
+    step_lr: float = setting(5e-3, "Learning rate of the weight steps, in logarithms.", 0, 10)
+    plane_lr: float = setting(2e-2, "Learning rate of bit planes (bitplane).", 0, 10)
+    alpha: float = setting(1e-2, "Penalty: first (msq) or constant (bitplane).", 0, 1e3)
+    interval: int = setting(2, "Epochs between requantisations (bitplane).", 1, 10_000)
+    distil: float = setting(0.0, "Weight of the float network's outputs in the loss, 0..1.", 0, 1)
+    temperature: float = setting(4.0, "Softening of these outputs.", 0.1, 100)
+    activity: float = setting(0.0, "Factor of a penalty on the bits that streamed activations need.", 0, 100)
+    mix: float = setting(0.0, "Largest share of a second image mixed into a training image, 0..0.5.", 0, 0.5)
+    shift: int = setting(1, "Move training images by up to so many pixels in both directions.", 0, 8)
+    flip: bool = setting(False, "Mirror every second training image, drawn at random.")
+    half: bool = setting(False, "Train with activations and products in bfloat16.")
+    normalise: bool = setting(False, "Train on images normalised by their own mean and deviation.")
+    seed: int = setting(0, "Of every random draw.")
 
 
 def check_settings(settings: Settings, hardware: HardwareConfig) -> None:
     """ValueError naming the first setting out of its range."""
-    limits: dict[str, tuple[float, float]] = {
-        "float_epochs": (0, 10_000),
-        "quantise_epochs": (0, 10_000),
-        "finetune_epochs": (0, 10_000),
-        "batch": (1, 100_000),
-        "interval": (1, 10_000),
-        "shift": (0, 8),
-        "float_lr": (0, 10),
-        "lr": (0, 10),
-        "step_lr": (0, 10),
-        "plane_lr": (0, 10),
-        "alpha": (0, 1e3),
-        "target_bits": (0.01, hardware.weight_bits),
-        "weight_bits": (1, hardware.weight_bits),
-        "start_bits": (1, settings.weight_bits),
-        "activation_bits": (1, hardware.input_bits),
-        "activation_tolerance": (0, 1),
-        "distil": (0, 1),
-        "temperature": (0.1, 100),
-        "activity": (0, 100),
-        "mix": (0, 0.5),
-    }
-    for name, (low, high) in limits.items():
-        value = getattr(settings, name)
-        if not low <= value <= high:
-            raise ValueError(f"{name.replace('_', '-')} must be in {low:g}..{high:g}, got {value}")
-    if settings.lower_activations is not None and not 1 <= settings.lower_activations <= settings.activation_bits:
-        raise ValueError(
-            f"lower-activations must be in 1..{settings.activation_bits}, got {settings.lower_activations}"
-        )
-    for name, allowed in (("method", ("msq", "bitplane", "ptq")), ("weighting", ("memory", "activations", "both"))):
-        if getattr(settings, name) not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(settings, name)!r}")
+    check(
+        settings,
+        target_bits=(0.01, hardware.weight_bits),
+        weight_bits=(1, hardware.weight_bits),
+        start_bits=(1, settings.weight_bits),
+        activation_bits=(1, hardware.input_bits),
+        lower_activations=(0, settings.activation_bits),
+    )
 
 
 # ---- images and losses --------------------------------------------------------------------------
@@ -224,11 +190,12 @@ class Phase:
     `after_epoch`. `state` / `load` carry what a resumed run needs beside module and generator.
     """
 
-    name = "float"
     objective: Objective | None = None
 
-    def __init__(self, module: nn.Module, epochs: int, groups: list[dict[str, Any]], schedule: Callable) -> None:
-        self.module, self.epochs, self.schedule = module, epochs, schedule
+    def __init__(
+        self, name: str, module: nn.Module, epochs: int, groups: list[dict[str, Any]], schedule: Callable
+    ) -> None:
+        self.name, self.module, self.epochs, self.schedule = name, module, epochs, schedule
         self._optimise(groups)
 
     def _optimise(self, groups: list[dict[str, Any]]) -> None:
@@ -239,14 +206,11 @@ class Phase:
         for group, peak in zip(self.optimiser.param_groups, self._peaks, strict=True):
             group["lr"] = peak * self.schedule(fraction)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.module(pixels)
-
     def loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
         """Loss of the predictions, pixels 0..255 float (B, C, H, W)."""
         if self.objective is not None:
-            return self.objective(self.forward, pixels, labels)
-        return F.cross_entropy(self.forward(pixels), labels)
+            return self.objective(self.module, pixels, labels)
+        return F.cross_entropy(self.module(pixels), labels)
 
     def extra_loss(self, fraction: float) -> Tensor | None:
         return None
@@ -266,12 +230,15 @@ class Phase:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
-class FloatPhase(Phase):
+def float_phase(module: nn.Module, settings: Settings) -> Phase:
     """Cross-entropy training of the float network, which takes pixels; one-cycle learning rate."""
+    groups = [{"params": list(module.parameters()), "lr": settings.float_lr}]
+    return Phase("float", module, settings.float_epochs, groups, one_cycle)
 
-    def __init__(self, module: nn.Module, settings: Settings) -> None:
-        groups = [{"params": list(module.parameters()), "lr": settings.float_lr}]
-        super().__init__(module, settings.float_epochs, groups, one_cycle)
+
+def finetune_phase(network: QuantisedNetwork, settings: Settings) -> Phase:
+    """Cross-entropy training with frozen block widths, cosine learning rate."""
+    return Phase("finetune", network, settings.finetune_epochs, _groups(network, settings), cosine)
 
 
 def _groups(network: QuantisedNetwork, settings: Settings) -> list[dict[str, Any]]:
@@ -287,10 +254,8 @@ def _groups(network: QuantisedNetwork, settings: Settings) -> list[dict[str, Any
 class MsqPhase(Phase):
     """The cheap formulation of system.md §8; the schedule falls geometrically and ends at 80 % of the phase."""
 
-    name = "quantise"
-
     def __init__(self, network: QuantisedNetwork, settings: Settings) -> None:
-        super().__init__(network, settings.quantise_epochs, _groups(network, settings), constant)
+        super().__init__("quantise", network, settings.quantise_epochs, _groups(network, settings), constant)
         self.penalty = BlockPenalty(network, settings.weighting)
         self.controller = AlphaController(settings.alpha)
         with torch.no_grad():
@@ -319,11 +284,9 @@ class MsqPhase(Phase):
 class BitPlanePhase(Phase):
     """Bit planes with group Lasso; requantised and stripped every `interval` epochs and at the end."""
 
-    name = "quantise"
-
     def __init__(self, network: QuantisedNetwork, settings: Settings) -> None:
         self.network, self.settings = network, settings
-        super().__init__(network, settings.quantise_epochs, _groups(network, settings), constant)
+        super().__init__("quantise", network, settings.quantise_epochs, _groups(network, settings), constant)
         self.penalty = BlockPenalty(network, settings.weighting)
 
     def extra_loss(self, fraction: float) -> Tensor | None:
@@ -343,16 +306,7 @@ class BitPlanePhase(Phase):
             self._optimise(_groups(self.network, self.settings))
 
     def record(self) -> dict[str, float]:
-        return {"mean_bits": mean_bits(self.network), "alpha": self.settings.alpha}
-
-
-class FinetunePhase(Phase):
-    """Cross-entropy training with frozen block widths, cosine learning rate."""
-
-    name = "finetune"
-
-    def __init__(self, network: QuantisedNetwork, settings: Settings) -> None:
-        super().__init__(network, settings.finetune_epochs, _groups(network, settings), cosine)
+        return {"mean_bits": width_statistics(self.network)["mean_bits"], "alpha": self.settings.alpha}
 
 
 def bit_plane_network(network: QuantisedNetwork) -> None:
@@ -363,6 +317,6 @@ def bit_plane_network(network: QuantisedNetwork) -> None:
             layer.source = BitPlaneWeight(
                 source.integers().detach(),
                 float(source.step()),
-                Block(source.ou_rows, source.ou_cols),
+                source.block,
                 network.weight_bits,
             )

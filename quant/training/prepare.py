@@ -13,29 +13,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from golden_model.config import HardwareConfig
+from golden_model.crossbar.layer import Geometry
 from golden_model.graph.network import Graph
-from quant.capture import capture as import_network
-from quant.capture.capture import Shape
+from quant.capture.capture import captured, from_torch
 from quant.capture.errors import UnsupportedOperator
-from quant.training.layers import (
-    PIXEL_LEVELS,
-    BitPlaneWeight,
-    Block,
-    FloatWeight,
-    Normalisation,
-    QuantActivation,
-    QuantMatrix,
-    Stage,
-    WeightSource,
-)
+from quant.capture.operators import TRANSPARENT, Op, Shape, from_image
+from quant.networks.layers import BitPlaneWeight, Block, FloatWeight, QuantActivation, QuantMatrix, WeightSource
+from quant.networks.pixels import PIXEL_LEVELS, Normalisation
 
 #: Clips that `calibrate_clips` tries, as shares of the largest value.
 _CLIP_SHARES = np.linspace(0.1, 1.0, 46)
@@ -94,7 +84,7 @@ class QuantisedNetwork(nn.Module):
         images : a few uint8 images (N, C, H, W), for shapes only; every range is a trained clip.
         """
         body = copy.deepcopy(self.body).cpu().float().eval()
-        return import_network.from_torch(
+        return from_torch(
             body, self.shape, self.hardware, images, normalisation=self.normalisation, name=name, classes=classes,
             weight_bits=min(7, self.weight_bits), activation_bits=self.hardware.input_bits,
         )  # fmt: skip
@@ -102,30 +92,21 @@ class QuantisedNetwork(nn.Module):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """A state_dict, whichever sources (float or bit planes) its weights had; shapes must fit otherwise."""
         for name, layer in self.body.named_modules():
-            if isinstance(layer, QuantMatrix) and f"body.{name}.source.positive" in state:
-                planes = torch.zeros_like(state[f"body.{name}.source.positive"])
-                source = layer.source
-                with torch.no_grad():
-                    made = BitPlaneWeight(
-                        source.integers() * 0, 1.0, Block(source.ou_rows, source.ou_cols), self.weight_bits
-                    )
-                made.positive, made.negative = nn.Parameter(planes), nn.Parameter(planes.clone())
-                made.mask = planes.clone()
-                layer.source = made
+            planes = state.get(f"body.{name}.source.positive")
+            if isinstance(layer, QuantMatrix) and planes is not None:
+                block, zeros = layer.source.block, torch.zeros_like(planes[0])
+                layer.source = BitPlaneWeight(zeros, 1.0, block, self.weight_bits, least_planes=len(planes))
         self.load_state_dict(state)
 
+    @torch.no_grad()
     def float_weights(self) -> QuantisedNetwork:
         """The same network with a `FloatWeight` at the present integers in every layer (for finetuning)."""
         network = copy.deepcopy(self)
-        with torch.no_grad():
-            for layer in network:
-                source = layer.source
-                if not isinstance(source, FloatWeight):
-                    step = source.step()
-                    layer.source = FloatWeight(
-                        source.integers() * step, float(step), Block(source.ou_rows, source.ou_cols),
-                        self.weight_bits,
-                    )  # fmt: skip
+        for layer in network:
+            source = layer.source
+            if not isinstance(source, FloatWeight):
+                weight = source.integers() * source.step()
+                layer.source = FloatWeight(weight, float(source.step()), source.block, self.weight_bits)
         return network
 
 
@@ -135,31 +116,29 @@ def prepare(
     shape: Shape,
     hardware: HardwareConfig,
     *,
-    calibration: Tensor,
+    calibration: np.ndarray,
     normalisation: Normalisation,
     start_bits: int = 7,
     activation_bits: int = 8,
-    block: Block | None = None,
-    layer_wise: bool = False,
+    block: str = "ou",
     learn_clips: bool = False,
 ) -> QuantisedNetwork:
     """A quantised network with the weights of `model`, which is copied.
 
-    calibration : pixels 0..255 (B, C, H, W) float, which set the clips. block : default an operation unit.
-    layer_wise : one block for each layer instead. learn_clips : train clips of any width (LSQ).
+    calibration : uint8 images (N, C, H, W), which set the clips and which the capture is checked on
+    (`quant.capture.capture.captured`). block : weights that share a width, as `Block.named` takes it. learn_clips :
+    train clips of any width (LSQ).
     Step of a layer = largest magnitude / (2**start_bits - 1).
     Averages that feed a layer keep hardware.input_bits bits: they are few (*ours*).
 
-    Raises UnsupportedOperator naming the layer whose input can be negative, or that has groups or dilation.
+    Raises UnsupportedOperator naming the layer that the capture refuses, whose input can be negative, or that has
+    groups.
     """
-    block = Block(hardware.ou_rows, hardware.ou_cols) if block is None else block
-    module = import_network.trace(model)
+    module, _, ops, _ = captured(model, calibration, normalisation)
     scaled = Normalisation(mean=normalisation.mean, std=(1.0,) * len(normalisation.std))
-    example = normalisation.apply(calibration[:1])
-    ShapeProp(module).propagate(example)
-    _Surgeon(module, hardware, normalisation, start_bits, activation_bits, None if layer_wise else block).operate()
+    _Surgeon(module, ops, hardware, normalisation, start_bits, Block.named(block, hardware)).operate(activation_bits)
     network = QuantisedNetwork(module, shape, scaled, hardware)
-    calibrate_clips(network, calibration)
+    calibrate_clips(network, torch.from_numpy(calibration).float())
     for activation in network.activations():
         activation.learned = learn_clips
         activation.set_bits(activation.bits)
@@ -167,121 +146,89 @@ def prepare(
 
 
 class _Surgeon:
-    """Exchanges the modules of a captured network."""
+    """Exchanges the modules of a captured network. ops : its operators by name, in order of computation."""
 
     def __init__(
         self,
         module: fx.GraphModule,
+        ops: dict[str, Op],
         hardware: HardwareConfig,
         normalisation: Normalisation,
         start_bits: int,
-        activation_bits: int,
         block: Block | None,
     ) -> None:
-        self.module, self.hardware, self.normalisation = module, hardware, normalisation
-        self.start_bits, self.activation_bits, self.block = start_bits, activation_bits, block
+        self.module, self.ops, self.hardware, self.normalisation = module, ops, hardware, normalisation
+        self.start_bits, self.block = start_bits, block
 
-    def operate(self) -> None:
-        unsigned: dict[fx.Node, bool] = {}
-        pixels: set[fx.Node] = set()
-        nodes = list(self.module.graph.nodes)
-        for node in nodes:
-            inputs = [n for n in node.all_input_nodes if "tensor_meta" in n.meta]
-            kind = self._kind(node)
-            if node.op == "placeholder":
-                pixels.add(node)
-            elif kind in ("conv", "linear"):
-                self._matrix(node, kind, inputs[0] in pixels, unsigned.get(inputs[0], False))
-            elif kind == "relu":
-                unsigned[self._activation(node, self.activation_bits, replace=True)] = True
-            elif kind in ("mean", "cat") and all(unsigned.get(n, False) for n in inputs):
-                bits = self.hardware.input_bits if kind == "mean" else self.activation_bits
-                unsigned[self._activation(node, bits, replace=False)] = True
-            elif kind == "same":
-                unsigned[node] = all(unsigned.get(n, False) for n in inputs)
-                if inputs and all(n in pixels for n in inputs):
-                    pixels.add(node)
+    def operate(self, activation_bits: int) -> None:
+        unsigned: set[str] = set()
+        for op in self.ops.values():
+            passes = all(name in unsigned for name in op.inputs)
+            if op.kind == "matrix":
+                self._matrix(op, unsigned)
+            elif op.kind == "relu":
+                self._activation(op, activation_bits)
+                unsigned.add(op.name)
+            elif op.kind in ("mean", "cat") and passes:
+                self._activation(op, self.hardware.input_bits if op.kind == "mean" else activation_bits)
+                unsigned.add(op.name)
+            elif op.kind in TRANSPARENT and passes:
+                unsigned.add(op.name)
         self.module.graph.lint()
         self.module.recompile()
 
-    def _kind(self, node: fx.Node) -> str:
-        """conv, linear, relu, mean, cat, same (values pass) or other, as quant.capture.capture names operators."""
-        if node.op == "call_module":
-            module = self.module.get_submodule(str(node.target))
-            for types, kind in (
-                (nn.Conv2d, "conv"), (nn.Linear, "linear"), ((nn.ReLU, nn.Hardtanh), "relu"),
-                ((nn.AvgPool2d, nn.AdaptiveAvgPool2d), "mean"),
-                ((nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.ZeroPad2d, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity),
-                 "same"),
-            ):  # fmt: skip
-                if isinstance(module, types):
-                    return kind
-            return "other"
-        return import_network.kind_of_call(node)
-
-    def _matrix(self, node: fx.Node, kind: str, from_image: bool, unsigned: bool) -> None:
+    def _matrix(self, op: Op, unsigned: set[str]) -> None:
+        node, source = op.value_of, self.ops[op.inputs[0]]
+        if node is None or node.op != "call_module":
+            raise UnsupportedOperator(f"layer {op.name!r}: only convolution and linear modules can be trained")
         name = str(node.target)
-        if node.op != "call_module":
-            raise UnsupportedOperator(f"layer {node.name!r}: only convolution and linear modules can be trained")
-        module: Any = self.module.get_submodule(name)
-        if not (from_image or unsigned):
+        from_pixels = from_image(self.ops, source.name)
+        if not (from_pixels or source.name in unsigned):
             raise UnsupportedOperator(f"layer {name!r}: its input can be negative; put a ReLU before it")
-        taken, made = (tuple(n.meta["tensor_meta"].shape) for n in (node.all_input_nodes[0], node))
-        weight = module.weight.detach()
-        if kind == "conv":
-            plain = module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
-            square = module.stride[0] == module.stride[1] and not isinstance(module.padding, str)
-            if not (plain and square and module.padding[0] == module.padding[1]):
-                raise UnsupportedOperator(f"layer {name!r}: groups, dilation or unequal strides cannot be trained")
-        outputs, kernel = len(weight), tuple(weight.shape[2:]) or (1, 1)
-        height, width = (*taken[2:], 1, 1)[:2]
-        stage = Stage(
-            name=name, kind=kind, channels=taken[1], height=height, width=width, kernel_height=kernel[0],
-            kernel_width=kernel[1], stride=int(module.stride[0]) if kind == "conv" else 1,
-            pad=int(module.padding[0]) if kind == "conv" else 0, pool=1, outputs=outputs, relu=False,
+        if op.groups > 1 or (source.kind == "border" and source.value_of is None):
+            raise UnsupportedOperator(f"layer {name!r}: groups and unequal borders cannot be trained")
+        weight, offset = op.weight.float(), None
+        outputs, (kernel_height, kernel_width) = len(weight), weight.shape[2:]
+        channels, height, width = source.shape
+        geometry = Geometry(
+            name=name, kind="linear" if op.linear else "conv", channels=channels, height=height, width=width,
+            kernel_height=kernel_height, kernel_width=kernel_width, stride=op.stride, pad=op.pad, pool=1,
+            outputs=outputs,
         )  # fmt: skip
-        assert stage.out_shape == (*made[1:], 1, 1)[:3], (stage, made)
-        offset = None
-        if from_image:
-            weight, offset = self._fold_image(weight, kind, name)
+        if from_pixels:
+            weight, offset = self._fold_image(weight, op)
         matrix = weight.reshape(outputs, -1)
         largest = float(matrix.abs().max())
-        if not np.isfinite(largest):
-            raise ValueError(f"layer {name!r}: a weight is not a finite number")
-        source = FloatWeight(
+        quantised = FloatWeight(
             matrix, (largest or 1.0) / (2**self.start_bits - 1),
-            Block(stage.k, outputs) if self.block is None else self.block, self.hardware.weight_bits,
+            Block(geometry.k, outputs) if self.block is None else self.block, self.hardware.weight_bits,
         )  # fmt: skip
-        bias = torch.zeros(outputs) if module.bias is None else module.bias
-        _set(self.module, name, QuantMatrix(stage, source, bias, offset))
+        parent, _, last = name.rpartition(".")
+        setattr(self.module.get_submodule(parent), last, QuantMatrix(geometry, quantised, op.bias.float(), offset))
 
-    def _fold_image(self, weight: Tensor, kind: str, name: str) -> tuple[Tensor, Tensor | None]:
+    def _fold_image(self, weight: Tensor, op: Op) -> tuple[Tensor, Tensor | None]:
         """Deviations into the weight; what a border byte is off the mean."""
-        if kind == "linear":
+        if op.linear:
             if len(set(self.normalisation.std)) > 1:
-                raise UnsupportedOperator(f"layer {name!r}: a linear layer on an image normalised per channel")
+                raise UnsupportedOperator(f"layer {op.name!r}: a linear layer on an image normalised per channel")
             return weight / self.normalisation.std[0], None
         mean, std = (torch.tensor(v, dtype=torch.float64) for v in (self.normalisation.mean, self.normalisation.std))
         border = torch.floor(PIXEL_LEVELS * mean + 0.5).clamp(0, PIXEL_LEVELS)
         offset = (border / PIXEL_LEVELS - mean).float()
         return weight / std.float().reshape(1, -1, 1, 1), offset if bool(offset.any()) else None
 
-    def _activation(self, node: fx.Node, bits: int, *, replace: bool) -> fx.Node:
-        cap = import_network.relu_cap(node, self.module) if replace else None
+    def _activation(self, op: Op, bits: int) -> None:
+        """Quantise what an operator gives; a ReLU is part of that."""
+        node = op.value_of
+        assert node is not None
         name = f"{node.name}_quantised"
-        self.module.add_submodule(name, QuantActivation(bits, cap))
+        self.module.add_submodule(name, QuantActivation(bits, op.cap))
         with self.module.graph.inserting_after(node):
-            made = self.module.graph.call_module(name, (node.args[0] if replace else node,))
+            made = self.module.graph.call_module(name, (node.args[0] if op.kind == "relu" else node,))
         made.meta = dict(node.meta)
         node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
-        if replace:
+        if op.kind == "relu":
             self.module.graph.erase_node(node)
-        return made
-
-
-def _set(root: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(root.get_submodule(parent), name, module)
 
 
 @torch.no_grad()

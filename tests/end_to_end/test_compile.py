@@ -49,8 +49,9 @@ def test_a_network_of_a_users_file_runs_on_the_hardware_as_in_the_golden_model(n
     assert found["simulated"] == 2
     assert len(found["clocks"]) == 2
     assert min(found["clocks"]) > 0
-    for made in ("network.graph", "image/image.archive", "verilog/tile.v", "report.html"):
+    for made in ("network.graph", "image/image.archive", "report.html"):
         assert (tmp_path / "work" / made).is_file(), made
+    assert {file.stem for file in (tmp_path / "work/verilog").glob("*.v")} == {"tile", "system", "macro"}
 
 
 def test_a_second_call_makes_nothing_again(pictures, tmp_path):
@@ -65,13 +66,20 @@ def test_a_second_call_makes_nothing_again(pictures, tmp_path):
     assert [file.name for file in kept if kept[file] != again[file]] == []
 
 
-def test_limits_of_a_machine_that_is_too_small_are_named_together(pictures, tmp_path):
+@pytest.mark.parametrize("train", [(), ("--train",)])
+def test_limits_of_a_machine_that_is_too_small_are_named_together(pictures, tmp_path, train):
     done = call(
         f"{Path(small_networks.__file__)}:vgg",
-        *("--data", pictures, "--work", tmp_path / "work", "--hardware", "paper"),
+        *(*train, "--data", pictures, "--work", tmp_path / "work", "--hardware", "paper"),
     )
     assert done.returncode == 2
-    for limit in ("max_k", "activation_bytes"):
-        assert limit in done.stderr
-    assert "--hardware auto" in done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("error: network vgg: ")
+    for limit in ("max_k", "activation_bytes", "(--hardware auto makes a machine that fits)"):
+        assert limit in said
     assert not (tmp_path / "work" / "network.graph").exists()
+
+
+def test_an_option_that_training_does_not_have_is_refused(tmp_path):
+    done = call("lenet5", "--train", "--mean", "0.5", "--channels", 1, "--work", tmp_path / "work")
+    assert (done.returncode, done.stderr) == (2, "error: --mean, --channels cannot be used with --train\n")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from golden_model.config import HardwareConfig
 from quant.data import idx
 from quant.data.sets import ImageSet
-from quant.training.layers import FloatWeight, Normalisation
+from quant.networks.layers import FloatWeight
+from quant.networks.pixels import Normalisation
 from quant.training.prepare import QuantisedNetwork, prepare
 
 SMALL = HardwareConfig(
@@ -64,7 +65,7 @@ def random_network(
         model.eval(),
         (2, 9, 8),
         hardware,
-        calibration=images.float(),
+        calibration=images.numpy(),
         normalisation=normalisation or Normalisation.none(2),
         start_bits=hardware.weight_bits,
         activation_bits=activation_bits,

@@ -139,7 +139,7 @@ def test_data_that_changed_since_training_is_refused(copied: Path, tmp_path: Pat
 def test_data_of_another_shape_is_refused(copied: Path, tmp_path: Path):
     other = write_toy(tmp_path / "other", size=16)
     message = refuse(calibrate, "--work", copied, "--data", other)
-    assert "the network takes images of 1 x 12 x 12, the data set has 1 x 16 x 16" in message
+    assert "images are (1, 16, 16), lenet5 takes (1, 12, 12)" in message
 
 
 def test_calibration_without_training_says_what_to_run(tmp_path: Path):
@@ -153,7 +153,7 @@ def test_calibration_without_training_says_what_to_run(tmp_path: Path):
     [
         (("--l-max", 8), "--l-max must be in 0..7, got 8"),
         (("--tolerance", -1), "--tolerance must be in 0..1, got -1.0"),
-        (("--grid", "round"), "--grid must be aligned or continuous, got 'round'"),
+        (("--grid", "round"), "--grid must be one of aligned, continuous, got 'round'"),
         (("--lossless", "--tolerance", 0.1), "--lossless and --tolerance exclude each other"),
     ],
 )

@@ -14,9 +14,8 @@ from golden_model.graph.nodes import Add
 from quant.capture import operators
 from quant.capture.capture import from_torch
 from quant.capture.errors import UnsupportedOperator
-from quant.evaluate import float_logits
+from quant.networks.pixels import Normalisation, float_logits
 from quant.reference import exact_logits
-from quant.training.layers import Normalisation
 from tests.quant.test_import_network import HARDWARE, SHAPE, Net, conv, fc, pictures, seeded
 
 

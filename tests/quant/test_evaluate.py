@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from golden_model.engines.run_network import GraphRunner
 from quant import evaluate
+from quant.networks import user
 from quant.networks import zoo as networks
 from quant.networks.weights import load_weights
 from quant.networks.zoo import LeNet5
@@ -142,9 +143,10 @@ def test_bad_input_is_told_in_one_sentence(files, monkeypatch):
     cases = [
         (("--model", "alexnet", *data), "unknown network 'alexnet'"),
         (("--model", "lenet5", *data), "--weights is needed: lenet5 has no weights of its own"),
-        (("--model", "lenet5", *weights, "--data", files / "14.npz"), "images are (1, 14, 14), lenet5 takes (1, 28,"),
+        (("--model", "lenet5", *weights, "--data", files / "14.npz"), "not fit the network: fc1.weight must"),
         (("--model", "resnet20", *weights, *data), "images are (1, 28, 28), resnet20 takes (3, 32, 32)"),
         (("--model", "lenet5", *weights, *data, "--hardware", "big"), "--hardware must be one of"),
+        (("--model", "lenet5", *weights, *data, "--channels", "2"), "--channels must be one of 1, 3, got 2"),
         (("--model", "lenet5", *weights, *data, "--engine", "gpu"), "--engine must be one of auto, compiled, torch"),
         (("--model", "lenet5", *weights, *data, "--engine", "torch"), "--engine torch needs a GPU that torch can use"),
         (("--model", "lenet5", *weights, *data, "--device", "cpu"), "--device is cuda or cpu, and goes with --engine"),
@@ -184,7 +186,7 @@ def test_a_file_may_have_the_name_of_a_module(files):
     (files / "statistics.py").write_text(OWN)
     import statistics
 
-    made = evaluate.own_model(f"{files / 'statistics.py'}:make")
+    made = user.make(f"{files / 'statistics.py'}:make")
     assert isinstance(made, torch.nn.Module)
     assert sys.modules["statistics"] is statistics
 

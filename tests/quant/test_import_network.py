@@ -18,9 +18,8 @@ from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
 from quant.capture.capture import from_torch, quantise_weights
 from quant.capture.errors import UnsupportedOperator
-from quant.evaluate import float_logits
+from quant.networks.pixels import Normalisation, float_logits
 from quant.reference import exact_logits
-from quant.training.layers import Normalisation
 
 HARDWARE = HardwareConfig(rows=18, cols=8, ou_rows=9, ou_cols=4)
 SHAPE = (3, 12, 12)

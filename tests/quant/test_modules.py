@@ -3,23 +3,17 @@ import torch
 from torch.nn import functional as F
 
 from golden_model.crossbar import mapping
-from quant.training.layers import (
-    BitPlaneWeight,
-    FloatWeight,
-    Normalisation,
-    QuantActivation,
-    bit_length,
-    block_sizes,
-    spread_blocks,
-    to_blocks,
-)
+from quant.networks.layers import BitPlaneWeight, Block, FloatWeight, QuantActivation, bit_length
+from quant.networks.pixels import Normalisation
 from quant.training.prepare import prepare
 from tests.quant.conftest import SMALL, SmallNet, random_network
+
+BLOCK = Block(SMALL.ou_rows, SMALL.ou_cols)
 
 
 def test_blocks_are_cut_from_the_transposed_matrix_and_padded_with_zeros():
     matrix = torch.arange(1, 7 * 11 + 1).reshape(7, 11)  # N = 7, K = 11
-    blocks = to_blocks(matrix, 5, 3)
+    blocks = BLOCK.split(matrix)
     assert blocks.shape == (3, 5, 3, 3)
     assert blocks[1, 2, 2, 0] == matrix[6, 7]
     assert blocks[2, 1:].sum() == 0  # rows beyond K
@@ -27,13 +21,13 @@ def test_blocks_are_cut_from_the_transposed_matrix_and_padded_with_zeros():
 
 
 def test_block_sizes_leave_padding_out():
-    assert block_sizes((7, 11), 5, 3).tolist() == [[15, 15, 5], [15, 15, 5], [3, 3, 1]]
+    assert BLOCK.sizes((7, 11)).tolist() == [[15, 15, 5], [15, 15, 5], [3, 3, 1]]
 
 
 def test_spread_gives_every_weight_the_value_of_its_block():
     values = torch.arange(9).reshape(3, 3)
-    spread = spread_blocks(values, (7, 11), 5, 3)
-    assert (to_blocks(spread + 1, 5, 3).amax((1, 3)) == values + 1).all()
+    spread = BLOCK.spread(values, (7, 11))
+    assert (BLOCK.split(spread + 1).amax((1, 3)) == values + 1).all()
     assert spread.shape == (7, 11)
 
 
@@ -51,7 +45,7 @@ def test_block_widths_agree_with_the_golden_mapping():
 
 
 def test_frozen_weights_never_leave_their_width():
-    source = FloatWeight(torch.randn(7, 11) * 50, 1.0, SMALL, 4)
+    source = FloatWeight(torch.randn(7, 11) * 50, 1.0, BLOCK, 4)
     widths = torch.arange(9).reshape(3, 3) % 5
     source.freeze(widths)
     assert (source.block_widths() <= widths).all()
@@ -63,7 +57,7 @@ def test_frozen_weights_never_leave_their_width():
 def test_step_of_the_start_maps_the_largest_weight_to_the_largest_integer():
     torch.manual_seed(0)
     network = prepare(
-        SmallNet(), (2, 9, 8), SMALL, calibration=torch.rand(8, 2, 9, 8) * 255,
+        SmallNet(), (2, 9, 8), SMALL, calibration=(torch.rand(8, 2, 9, 8) * 255).byte().numpy(),
         normalisation=Normalisation.none(2), start_bits=4,
     )  # fmt: skip
     for layer in network:
@@ -88,7 +82,7 @@ def test_gradients_reach_weight_step_and_bias():
 
 # ---- bit planes ---------------------------------------------------------------------------------
 def _planes(integers: torch.Tensor, weight_bits: int = 4) -> BitPlaneWeight:
-    return BitPlaneWeight(integers.float(), 0.5, SMALL, weight_bits)
+    return BitPlaneWeight(integers.float(), 0.5, BLOCK, weight_bits)
 
 
 def test_bit_planes_hold_the_integers_exactly():
@@ -138,7 +132,7 @@ def test_group_norm_covers_both_signs_of_a_plane():
 def test_finetuning_starts_from_the_integers_of_the_planes():
     network, images = random_network(3)
     for layer in network:
-        layer.source = BitPlaneWeight(layer.source.integers().detach(), float(layer.source.step()), SMALL, 4)
+        layer.source = BitPlaneWeight(layer.source.integers().detach(), float(layer.source.step()), BLOCK, 4)
     floats = network.float_weights()
     for a, b in zip(network.sources(), floats.sources(), strict=True):
         assert torch.equal(a.integers(), b.integers())

@@ -40,23 +40,14 @@ def test_parameters_have_the_names_of_pretrained_files():
     assert {"layer2.0.downsample.1.running_mean", "layer4.1.conv2.weight", "fc.weight"} <= names["resnet18"]
 
 
-@pytest.mark.parametrize("name", ["resnet20", "vgg"])
+@pytest.mark.parametrize(
+    "name", ["resnet20", "vgg", *(pytest.param(name, marks=pytest.mark.slow) for name in ("squeezenet", "resnet18"))]
+)
 def test_ready_networks_run_exactly_on_the_crossbars(name):
     torch.manual_seed(0)
     ready = networks.ready(name)
     model = ready.make(10)
     images = np.random.default_rng(0).integers(0, 256, (4, *ready.shape)).astype(np.uint8)
-    made = from_torch(model, ready.shape, PAPER, images, normalisation=ready.normalisation)
-    assert (GraphRunner(made, engine="compiled").run(images[:1])[0] == exact_logits(made, images[:1])).all()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["squeezenet", "resnet18"])
-def test_large_networks_run_exactly_on_the_crossbars(name):
-    torch.manual_seed(0)
-    ready = networks.ready(name)
-    model = ready.make(20)
-    images = np.random.default_rng(0).integers(0, 256, (2, *ready.shape)).astype(np.uint8)
     made = from_torch(model, ready.shape, PAPER, images, normalisation=ready.normalisation)
     assert (GraphRunner(made, engine="compiled").run(images[:1])[0] == exact_logits(made, images[:1])).all()
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
+from typer.testing import CliRunner
 
+from golden_model.command import command
 from golden_model.config import PAPER, TINY
+from quant import options
 from quant.options import read_hardware
+from quant.settings import check, setting
 
 
 def test_hardware_is_a_preset_or_what_differs_from_one(tmp_path):
@@ -37,3 +41,62 @@ def test_a_wrong_hardware_file_is_refused(tmp_path, text, message):
 def test_an_unknown_preset_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"--hardware must be one of tiny, .* or a \.json file, got 'huge'"):
         read_hardware("huge")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oven:
+    heat: float = setting(180.0, "Degrees.", 50, 250)
+    fan: bool = setting(False, "Move the air.")
+    shelf: str = setting("middle", "Where.", among=("top", "middle"))
+    note: str = setting("none", "")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def bake(*arguments, optional=False):
+    """(exit status, output, what the command got) of a command with the options of an oven."""
+    got = []
+
+    @command
+    @options.takes("oven", Oven, optional=optional)
+    def app(cake: str, oven: Oven) -> None:
+        """Bake."""
+        got.append((cake, oven))
+
+    done = CliRunner().invoke(app, list(arguments))
+    return done.exit_code, done.output, *got
+
+
+def test_a_command_gets_the_dataclass_of_its_options():
+    assert bake("pie", "--heat", "200", "--fan")[2] == ("pie", Oven(heat=200.0, fan=True))
+    assert bake("pie")[2] == ("pie", Oven())
+
+
+def test_options_without_defaults_give_what_was_given():
+    assert bake("pie", "--no-fan", optional=True)[2] == ("pie", {"fan": False})
+
+
+def test_a_field_without_a_help_text_is_no_option():
+    status, words = bake("--help")[:2]
+    assert status == 0
+    assert "Degrees." in words
+    assert "--note" not in words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--heat", "300"), "error: --heat must be in 50..250, got 300.0"),
+        (("--heat", "nan"), "error: --heat must be in 50..250, got nan"),
+        (("--shelf", "floor"), "error: --shelf must be one of top, middle, got 'floor'"),
+    ],
+)
+def test_a_value_out_of_range_is_one_sentence(arguments, message):
+    assert bake("pie", *arguments)[:2] == (2, message + "\n")
+
+
+def test_a_range_can_depend_on_something_else():
+    check(Oven(heat=90.0), heat=(80, 100))
+    with pytest.raises(ValueError, match=r"--heat must be in 80\.\.100, got 180\.0"):
+        check(Oven(), heat=(80, 100))

@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 import torch
 
+from quant.networks.layers import BitPlaneWeight, FloatWeight
 from quant.training import loop
-from quant.training.layers import BitPlaneWeight, FloatWeight
-from quant.training.penalties import AlphaController, BlockPenalty, mean_bits, width_statistics
+from quant.training.penalties import AlphaController, BlockPenalty, width_statistics
 from quant.training.phases import Augmentation, Settings, bit_plane_network, check_settings
 from quant.training.prepare import QuantisedNetwork
 from tests.quant.conftest import SMALL, random_network
@@ -18,7 +18,7 @@ QUICK = Settings(
     start_bits=4,
     weight_bits=4,
     target_bits=0.8,
-    lower_activations=None,
+    lower_activations=0,
     shift=0,
 )
 
@@ -34,12 +34,12 @@ def _set_integers(network: QuantisedNetwork, value: float) -> None:
 def test_mean_bits_counts_pruned_blocks_as_zero_and_leaves_padding_out():
     network, _ = random_network(0)
     _set_integers(network, 3.0)
-    assert mean_bits(network) == 2
+    assert width_statistics(network)["mean_bits"] == 2
     head = network.sources()[-1]
     assert isinstance(head, FloatWeight)
     head.weight.data.fill_(0)
     weights = [4 * 18, 5 * 16, 7 * 20]
-    assert mean_bits(network) == pytest.approx(2 * (weights[0] + weights[1]) / sum(weights))
+    assert width_statistics(network)["mean_bits"] == pytest.approx(2 * (weights[0] + weights[1]) / sum(weights))
 
 
 def test_compression_counts_signs_and_width_table():
@@ -99,7 +99,7 @@ def test_weighting_by_activations_favours_layers_with_many_windows():
     network, _ = random_network(0)
     by_memory, by_activations = (BlockPenalty(network, w).weights for w in ("memory", "activations"))
     ratios = [float((a / m).max()) for a, m in zip(by_activations, by_memory, strict=True)]
-    windows = [layer.stage.windows for layer in network]
+    windows = [layer.geometry.windows for layer in network]
     assert ratios[0] / ratios[2] == pytest.approx(windows[0] / windows[2])
     assert sum(float(w.sum()) for w in by_activations) == pytest.approx(1)
 
@@ -193,7 +193,7 @@ def test_an_activation_that_no_block_reads_keeps_its_width():
         ({"start_bits": 5}, "start-bits must be in 1..4, got 5"),
         ({"target_bits": 9.0}, "target-bits must be in 0.01..4, got 9.0"),
         ({"method": "magic"}, "method must be one of msq, bitplane, ptq, got 'magic'"),
-        ({"lower_activations": 9}, "lower-activations must be in 1..8, got 9"),
+        ({"lower_activations": 9}, "lower-activations must be in 0..8, got 9"),
         ({"shift": -1}, "shift must be in 0..8, got -1"),
     ],
 )

@@ -62,6 +62,12 @@ def test_fingerprint_depends_on_options_inputs_and_sources(tmp_path: Path):
     assert stages.fingerprint("s", {"a": 1}, [source], data="d") == marks[0]
 
 
+def test_files_of_packages_are_sources_and_nothing_that_is_compiled():
+    names = {path.relative_to(stages.ROOT).as_posix() for path in stages.files_of("golden_model", "sim")}
+    assert {"golden_model/config.py", "sim/backends/harness.cpp", "golden_model/cost/data/isaac-32nm.toml"} <= names
+    assert not [name for name in names if name.endswith((".pyc", ".nbi", ".nbc"))]
+
+
 def test_failed_write_leaves_the_old_file(tmp_path: Path):
     file = tmp_path / "file"
     file.write_text("old")

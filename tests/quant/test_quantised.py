@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from golden_model.config import PAPER
 from quant.capture.errors import UnsupportedOperator
+from quant.networks.layers import Block, QuantActivation, QuantMatrix
+from quant.networks.pixels import Normalisation
 from quant.reference import exact_logits
-from quant.training.layers import Block, Normalisation, QuantActivation, QuantMatrix
 from quant.training.loop import bit_plane_network, width_statistics
 from quant.training.prepare import QuantisedNetwork, prepare
 
@@ -51,9 +52,8 @@ def images(count: int = 12) -> np.ndarray:
 def made(model: nn.Module | None = None, **options) -> QuantisedNetwork:
     torch.manual_seed(1)
     model = Residual() if model is None else model
-    calibration = torch.from_numpy(images()).float()
     return prepare(
-        model, (3, 10, 10), PAPER, calibration=calibration, normalisation=NORMALISATION, **options
+        model, (3, 10, 10), PAPER, calibration=images(), normalisation=NORMALISATION, **options
     ).eval()  # fmt: skip
 
 
@@ -113,13 +113,13 @@ def test_relu6_bounds_the_clip():
 
 
 def test_layer_wise_widths_have_one_block_for_each_layer():
-    network = made(layer_wise=True)
+    network = made(block="layer")
     assert [tuple(layer.source.block_widths().shape) for layer in network] == [(1, 1)] * 4
     assert all(layer["blocks"] == 1 for layer in width_statistics(network)["layers"])
 
 
 def test_blocks_may_have_any_shape():
-    network = made(block=Block(16, 4))
+    network = made(block="16x4")
     assert [tuple(layer.source.block_widths().shape) for layer in network][1] == (-(-54 // 16), 2)
 
 
@@ -171,3 +171,16 @@ def test_a_weight_that_is_not_finite_is_refused_by_name():
 def test_blocks_need_rows_and_columns():
     with pytest.raises(ValueError, match="at least 1 row"):
         Block(0, 8)
+
+
+def test_a_network_that_the_graph_does_not_compute_is_refused_before_it_is_trained():
+    model = Residual()
+    model.register_forward_hook(lambda module, given, result: 2 * result)
+    with pytest.raises(UnsupportedOperator, match="layer 'output': the captured network differs"):
+        made(model)
+
+
+def test_an_operator_that_cannot_become_integers_is_refused_before_it_is_trained():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Hardtanh(-1, 1), nn.Flatten(), nn.Linear(256, 5))
+    with pytest.raises(UnsupportedOperator, match="layer '1': Hardtanh: only a clamp from 0 upwards"):
+        made(model)

@@ -16,12 +16,12 @@ from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.settings import with_settings
 from golden_model.image import archive as graph_file
+from quant.networks.pixels import Normalisation
 from quant.networks.zoo import LeNet5
 from quant.reproduce import bwq as reproduce_bwq
 from quant.reproduce import ladder as bwq_ladder
 from quant.reproduce import study
 from quant.search import registers as redy_registers
-from quant.training.layers import Normalisation
 from quant.training.loop import Settings, width_statistics
 from quant.training.prepare import prepare
 
@@ -29,8 +29,8 @@ from quant.training.prepare import prepare
 def _train(folder, model, images, *, seed=0, layer_wise=False):
     """What quant.train would write, with widths as they come out of rounding."""
     network = prepare(
-        model, (1, 28, 28), PAPER, calibration=torch.from_numpy(images).float(), normalisation=Normalisation.none(1),
-        start_bits=3, layer_wise=layer_wise,
+        model, (1, 28, 28), PAPER, calibration=images, normalisation=Normalisation.none(1),
+        start_bits=3, block="layer" if layer_wise else "ou",
     )  # fmt: skip
     folder.mkdir(parents=True)
     graph_file.save(network.to_graph(images[:2], "lenet5"), folder / "network.graph")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from quant.training.ste import fake_quantise_activation, round_magnitude, round_ste
+from quant.networks.ste import fake_quantise_activation, round_magnitude, round_ste
 
 
 def test_rounding_takes_ties_away_from_zero():

@@ -12,7 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
+from golden_model.config import PAPER
 from golden_model.image import archive as graph_file
+from golden_model.image import program
 from quant import stages, train
 from quant.data import sets
 from quant.reference import accuracy, exact_logits
@@ -231,7 +233,9 @@ def test_training_sees_no_image_that_choices_are_made_on(folder, monkeypatch):
 
     run, clip, lower = loop.run_epoch, loop.prepare, loop.lower_activation_widths
     monkeypatch.setattr(loop, "run_epoch", lambda p, e, x, *a: (watch("trained", x), run(p, e, x, *a))[1])
-    monkeypatch.setattr(loop, "prepare", lambda *a, **k: (watch("clips", k["calibration"]), clip(*a, **k))[1])
+    monkeypatch.setattr(
+        loop, "prepare", lambda *a, **k: (watch("clips", torch.from_numpy(k["calibration"])), clip(*a, **k))[1]
+    )
     monkeypatch.setattr(
         loop, "lower_activation_widths", lambda n, x, *a, **k: (watch("widths", x), lower(n, x, *a, **k))[1]
     )
@@ -239,6 +243,14 @@ def test_training_sees_no_image_that_choices_are_made_on(folder, monkeypatch):
     assert seen["clips"] == seen["widths"] == held
     assert len(seen["trained"]) == 165
     assert not seen["trained"] & held
+
+
+def test_on_hardware_auto_the_trained_network_gets_a_machine_that_is_just_large_enough(folder):
+    done = call(folder, "--work", folder / "w", "--method", "ptq", "--hardware", "auto")
+    assert done.exit_code == 0, done.output
+    network = graph_file.load(folder / "w/network.graph")
+    assert network.hardware == program.fitting(network)
+    assert json.loads((folder / "w/train.json").read_text())["options"]["hardware"] == PAPER.as_dict()
 
 
 def test_after_training_only_no_width_is_trained(folder):
@@ -273,7 +285,7 @@ def test_diverged_training_is_reported():
         (("--weighting", "none"), "weighting must be"),
         (("--hardware", "none"), "--hardware must be"),
         (("--batch", "0"), "batch must be in 1..100000, got 0"),
-        (("--device", "tpu"), "--device must be auto, cpu or cuda"),
+        (("--device", "tpu"), "--device must be one of auto, cpu, cuda"),
         (("--distil", "2"), "distil must be in 0..1"),
         (("--model", "resnet20"), "images are (1, 8, 8), resnet20 takes (3, 32, 32)"),
     ],
@@ -333,7 +345,7 @@ def test_the_activity_penalty_is_the_mean_bits_of_what_the_layers_read_by_their_
     read, products = [], []
     for activation, layer in network.inputs():
         activation.register_forward_hook(lambda module, _, y: read.append(torch.round(y[0] / module.clip * 255)))
-        products.append(layer.stage.windows * layer.stage.k * layer.stage.outputs)
+        products.append(layer.geometry.windows * layer.geometry.k * layer.geometry.outputs)
     with torch.no_grad():
         network(pixels)
     wanted = sum(float(torch.log2(1 + q).mean()) * n for q, n in zip(read, products, strict=True)) / sum(products)

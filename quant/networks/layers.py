@@ -1,7 +1,7 @@
-"""Fake-quantised layers and networks (system.md §3, §8).
+"""Fake-quantised layers (system.md §3, §8).
 
 Weights are matrices (N, K), K flattened as (c * kernel_height + ky) * kernel_width + kx; a block is
-ou_rows x ou_cols of the transposed (K, N) matrix, zero-padded at the edges. A layer's weight is
+rows x cols of the transposed (K, N) matrix, zero-padded at the edges. A layer's weight is
 step * integer with one step for all its blocks. Activations are unsigned: clamp to 0..clip, then
 2**bits - 1 equal steps; the network input is pixel / 255.
 """
@@ -16,139 +16,51 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from golden_model.config import HardwareConfig
-from quant.training.ste import fake_quantise_activation, round_magnitude, round_ste
+from golden_model.crossbar.layer import Geometry
+from quant.networks.ste import fake_quantise_activation, round_magnitude, round_ste
 
-#: Largest value of a network input; its scale is 1 / PIXEL_LEVELS.
-PIXEL_LEVELS = 255
 _VALUES_WATCHED = 1 << 18
-
-
-@dataclass(frozen=True, kw_only=True)
-class Normalisation:
-    """Per-channel mean and standard deviation of pixel / 255 that the float network expects.
-
-    `mean` = 0 and `std` = 1 is no normalisation. Folded into the first layer by `quantise`, so that
-    the integer network takes the pixels as they are (system.md §3).
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def none(cls, channels: int) -> Normalisation:
-        return cls(mean=(0.0,) * channels, std=(1.0,) * channels)
-
-    @classmethod
-    def of(cls, images: np.ndarray) -> Normalisation:
-        """Statistics of uint8 images (N, C, H, W)."""
-        axes = (0, 2, 3)
-        mean = images.mean(axis=axes, dtype=np.float64) / PIXEL_LEVELS
-        std = images.std(axis=axes, dtype=np.float64) / PIXEL_LEVELS
-        if (std == 0).any():
-            raise ValueError("normalisation: a channel of the training images is constant")
-        return cls(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
-
-    def apply(self, pixels: Tensor) -> Tensor:
-        """Pixels 0..255 (B, C, H, W) -> the float network's input."""
-        mean, std = (torch.tensor(v, dtype=pixels.dtype).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (pixels / PIXEL_LEVELS - mean) / std
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """Geometry of a convolution or linear layer (fields as golden_model.crossbar.layer.Layer).
-
-    `name` is the module's name; (channels, height, width) its input; a fully connected layer is a
-    convolution whose kernel is the whole input (system.md §5a). `relu` is False for the last layer.
-    """
-
-    name: str
-    kind: str  # "conv" or "linear"
-    channels: int
-    height: int
-    width: int
-    kernel_height: int
-    kernel_width: int
-    stride: int
-    pad: int
-    pool: int
-    outputs: int
-    relu: bool
-
-    @property
-    def k(self) -> int:
-        return self.channels * self.kernel_height * self.kernel_width
-
-    @property
-    def conv_height(self) -> int:
-        return (self.height + 2 * self.pad - self.kernel_height) // self.stride + 1
-
-    @property
-    def conv_width(self) -> int:
-        return (self.width + 2 * self.pad - self.kernel_width) // self.stride + 1
-
-    @property
-    def out_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) after pooling."""
-        return self.outputs, self.conv_height // self.pool, self.conv_width // self.pool
-
-    @property
-    def windows(self) -> int:
-        """Windows per image that end in a pooled output."""
-        _, height, width = self.out_shape
-        return height * width * self.pool * self.pool
-
-    @property
-    def products(self) -> int:
-        """Multiplications of an activation with a weight per image."""
-        return self.windows * self.k * self.outputs
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows and columns of the weights that share one width; an operation unit, or a whole layer (BSQ)."""
+    """Rows and columns of the transposed weights (K, N) that share a width: an operation unit, or a layer (BSQ)."""
 
-    ou_rows: int
-    ou_cols: int
+    rows: int
+    cols: int
 
     def __post_init__(self) -> None:
-        if min(self.ou_rows, self.ou_cols) < 1:
-            raise ValueError(f"a block must have at least 1 row and 1 column, got {self.ou_rows} x {self.ou_cols}")
+        if min(self.rows, self.cols) < 1:
+            raise ValueError(f"a block must have at least 1 row and 1 column, got {self.rows} x {self.cols}")
 
+    @classmethod
+    def named(cls, name: str, hardware: HardwareConfig) -> Block | None:
+        """Of "ou" (an operation unit), "layer" (None: one width for each layer) or "ROWSxCOLS"."""
+        if name == "layer":
+            return None
+        if name == "ou":
+            return cls(hardware.ou_rows, hardware.ou_cols)
+        rows, _, cols = name.partition("x")
+        if not (rows.isdigit() and cols.isdigit()):
+            raise ValueError(f"--block must be ou, layer or ROWSxCOLS such as 9x8, got {name!r}")
+        return cls(int(rows), int(cols))
 
-class PixelNetwork(nn.Module):
-    """A float network that takes pixels 0..255 (B, C, H, W), on whatever device it is; gives logits (B, classes)."""
+    def split(self, matrix: Tensor) -> Tensor:
+        """(N, K) -> (segments, rows, block_cols, cols), zero-padded at the edges."""
+        n, k = matrix.shape
+        segments, block_cols = -(-k // self.rows), -(-n // self.cols)
+        padded = F.pad(matrix.t(), (0, block_cols * self.cols - n, 0, segments * self.rows - k))
+        return padded.reshape(segments, self.rows, block_cols, self.cols)
 
-    def __init__(self, model: nn.Module, normalisation: Normalisation) -> None:
-        super().__init__()
-        self.model = model
-        self.mean: Tensor
-        self.std: Tensor
-        for name, values in (("mean", normalisation.mean), ("std", normalisation.std)):
-            self.register_buffer(name, torch.tensor(values).reshape(1, -1, 1, 1), persistent=False)
+    def spread(self, values: Tensor, shape: torch.Size | tuple[int, int]) -> Tensor:
+        """One value per block (segments, block_cols) -> one per weight, (N, K) = `shape`."""
+        n, k = shape
+        spread = values.repeat_interleave(self.rows, 0)[:k].repeat_interleave(self.cols, 1)[:, :n]
+        return spread.t().contiguous()
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.model((pixels / PIXEL_LEVELS - self.mean) / self.std).flatten(1)
-
-
-def to_blocks(matrix: Tensor, ou_rows: int, ou_cols: int) -> Tensor:
-    """(N, K) -> (segments, ou_rows, block_cols, ou_cols), zero-padded at the edges."""
-    n, k = matrix.shape
-    segments, block_cols = -(-k // ou_rows), -(-n // ou_cols)
-    padded = F.pad(matrix.t(), (0, block_cols * ou_cols - n, 0, segments * ou_rows - k))
-    return padded.reshape(segments, ou_rows, block_cols, ou_cols)
-
-
-def spread_blocks(values: Tensor, shape: tuple[int, int], ou_rows: int, ou_cols: int) -> Tensor:
-    """One value per block (segments, block_cols) -> one per weight, (N, K) = `shape`."""
-    n, k = shape
-    spread = values.repeat_interleave(ou_rows, 0)[:k].repeat_interleave(ou_cols, 1)[:, :n]
-    return spread.t().contiguous()
-
-
-def block_sizes(shape: tuple[int, int], ou_rows: int, ou_cols: int) -> Tensor:
-    """Weights in each block without padding, int64 (segments, block_cols)."""
-    return to_blocks(torch.ones(shape, dtype=torch.int64), ou_rows, ou_cols).sum((1, 3))
+    def sizes(self, shape: torch.Size | tuple[int, int]) -> Tensor:
+        """Weights in each block without padding, int64 (segments, block_cols)."""
+        return self.split(torch.ones(shape, dtype=torch.int64)).sum((1, 3))
 
 
 def bit_length(integers: Tensor) -> Tensor:
@@ -160,8 +72,9 @@ def bit_length(integers: Tensor) -> Tensor:
 class WeightSource(nn.Module):
     """Where a layer's weight comes from. `integers()` are whole numbers, weight = step() * integers()."""
 
-    ou_rows: int
-    ou_cols: int
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = block
 
     def integers(self) -> Tensor:
         """Signed whole numbers (N, K), with a straight-through gradient."""
@@ -174,7 +87,7 @@ class WeightSource(nn.Module):
     @torch.no_grad()
     def block_widths(self) -> Tensor:
         """Bit planes per block: the bit length of its largest magnitude, int64 (segments, block_cols)."""
-        return bit_length(to_blocks(self.integers().abs(), self.ou_rows, self.ou_cols).amax((1, 3)))
+        return bit_length(self.block.split(self.integers().abs()).amax((1, 3)))
 
 
 class FloatWeight(WeightSource):
@@ -184,9 +97,8 @@ class FloatWeight(WeightSource):
     limits : (N, K) largest magnitude, 2**weight_bits - 1 until `freeze` sets 2**p - 1 per block.
     """
 
-    def __init__(self, weight: Tensor, step: float, block: Block | HardwareConfig, weight_bits: int) -> None:
-        super().__init__()
-        self.ou_rows, self.ou_cols = block.ou_rows, block.ou_cols
+    def __init__(self, weight: Tensor, step: float, block: Block, weight_bits: int) -> None:
+        super().__init__(block)
         self.weight = nn.Parameter(weight.detach().clone())
         self.log_step = nn.Parameter(torch.tensor(float(np.log(step)), dtype=weight.dtype))
         self.limits: Tensor
@@ -207,8 +119,7 @@ class FloatWeight(WeightSource):
         """From now on a block never needs more planes than `widths` (default: than it has)."""
         widths = self.block_widths() if widths is None else widths
         limits = torch.pow(2.0, widths.to(self.weight.dtype)) - 1
-        n, k = self.weight.shape
-        self.limits.copy_(spread_blocks(limits, (n, k), self.ou_rows, self.ou_cols))
+        self.limits.copy_(self.block.spread(limits, self.weight.shape))
 
 
 class BitPlaneWeight(WeightSource):
@@ -216,23 +127,22 @@ class BitPlaneWeight(WeightSource):
 
     integers = round(sum_b (positive_b - negative_b) * 2**b) over the planes that a block still has.
     positive, negative : (planes, N, K). mask : (planes, N, K), 0 where a block lost the plane.
-    scale : the real step.
+    scale : the real step. least_planes : of the tensors, whatever the integers need.
     """
 
-    def __init__(self, integers: Tensor, step: float, block: Block | HardwareConfig, weight_bits: int) -> None:
-        super().__init__()
-        self.ou_rows, self.ou_cols, self.weight_bits = block.ou_rows, block.ou_cols, weight_bits
+    def __init__(self, integers: Tensor, step: float, block: Block, weight_bits: int, *, least_planes: int = 1) -> None:
+        super().__init__(block)
+        self.weight_bits = weight_bits
         self.scale: Tensor
         self.register_buffer("scale", torch.tensor(step, dtype=torch.float32))
-        self._set(integers)
+        self._set(integers, least_planes)
 
-    def _set(self, integers: Tensor) -> None:
+    def _set(self, integers: Tensor, least_planes: int = 1) -> None:
         """Exact planes of `integers`, and the mask of those that each block keeps."""
-        n, k = integers.shape
         magnitude = integers.abs().to(torch.int64)
-        widths = bit_length(to_blocks(magnitude, self.ou_rows, self.ou_cols).amax((1, 3)))
-        spread = spread_blocks(widths, (n, k), self.ou_rows, self.ou_cols)
-        planes = max(1, int(widths.max()))
+        widths = bit_length(self.block.split(magnitude).amax((1, 3)))
+        spread = self.block.spread(widths, integers.shape)
+        planes = max(least_planes, int(widths.max()))
         index = torch.arange(planes, device=integers.device).reshape(-1, 1, 1)
         bits = (magnitude >> index & 1).to(torch.float32)
         self.positive = nn.Parameter(bits * (integers > 0))
@@ -269,47 +179,47 @@ class BitPlaneWeight(WeightSource):
 
     def block_planes(self) -> Tensor:
         """Planes that each block has had since it was last requantised, (segments, block_cols)."""
-        return to_blocks(self.mask.sum(0), self.ou_rows, self.ou_cols).amax((1, 3))
+        return self.block.split(self.mask.sum(0)).amax((1, 3))
 
     def group_norms(self) -> Tensor:
         """L2 norm of (positive, negative) per plane and block, (planes, segments, block_cols)."""
         squares = (self.positive.square() + self.negative.square()) * self.mask
-        blocks = torch.stack([to_blocks(plane, self.ou_rows, self.ou_cols) for plane in squares])
+        blocks = torch.stack([self.block.split(plane) for plane in squares])
         return (blocks.sum((2, 4)) + 1e-12).sqrt()
 
 
 class QuantMatrix(nn.Module):
     """A convolution or linear layer with quantised weights.
 
-    stage : its geometry. source : its weight (N, K). bias : (N,).
+    geometry : its shape, `pool` being 1. source : its weight (N, K). bias : (N,).
     offset : (C,) what a border pixel stands for, minus 0, in the image's units; None behind the first layers.
         Border pixels of a normalised image are whole bytes, so that they are a little off 0 (system.md §3).
     """
 
-    def __init__(self, stage: Stage, source: WeightSource, bias: Tensor, offset: Tensor | None = None) -> None:
+    def __init__(self, geometry: Geometry, source: WeightSource, bias: Tensor, offset: Tensor | None = None) -> None:
         super().__init__()
-        self.stage, self.source = stage, source
+        self.geometry, self.source = geometry, source
         self.bias = nn.Parameter(bias.detach().clone())
         self.offset: Tensor | None
         self.register_buffer("offset", offset)
 
     def weight(self) -> Tensor:
         """Quantised weight, (N, C, kh, kw) or (N, K) of a linear layer."""
-        stage = self.stage
+        geometry = self.geometry
         weight = self.source.integers() * self.source.step()
-        if stage.kind == "linear":
+        if geometry.kind == "linear":
             return weight
-        return weight.reshape(stage.outputs, stage.channels, stage.kernel_height, stage.kernel_width)
+        return weight.reshape(geometry.outputs, geometry.channels, geometry.kernel_height, geometry.kernel_width)
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight(), self.bias
-        if self.stage.kind == "linear":
+        if self.geometry.kind == "linear":
             return F.linear(x, weight, bias)
         weight = weight.contiguous(memory_format=torch.channels_last)
         if self.offset is not None:
             bias = bias + weight.sum((2, 3)) @ self.offset
             x = x - self.offset.reshape(1, -1, 1, 1)
-        return F.conv2d(x, weight, bias, self.stage.stride, self.stage.pad)
+        return F.conv2d(x, weight, bias, self.geometry.stride, self.geometry.pad)
 
 
 class QuantActivation(nn.Module):

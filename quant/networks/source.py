@@ -1,0 +1,146 @@
+"""What the options --model, --weights, --data, --mean, --std, --size and --channels name: a network and its data.
+
+Every command opens them here. ValueError says in one sentence what cannot be had, or does not fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from golden_model.graph.network import Graph
+from quant.data import sets
+from quant.networks import user, zoo
+from quant.networks.pixels import Normalisation
+from quant.networks.weights import load_weights, outputs_of
+from quant.settings import check, setting
+
+WEIGHTS = "Trained float weights: a state dict, .npz or .safetensors."
+DATA = "idx files, CIFAR-10 batches, a folder of pictures or an .npz file; default 5,000 digits."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a command is given of a float network and its data, besides the network's name."""
+
+    weights: Path | None = setting(None, WEIGHTS)
+    data: Path | None = setting(None, DATA)
+    mean: str | None = setting(
+        None, "Mean of pixel / 255 that the network expects, one or one per channel: 0.5,0.5,0.5."
+    )
+    std: str | None = setting(None, "Standard deviation of pixel / 255 that the network expects.")
+    size: int | None = setting(None, "Pictures only: scale and crop to size x size.", 1, 4096)
+    channels: int | None = setting(None, "Pictures only: 1 for grey, 3 for colour.", among=(1, 3))
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """A float network with its data. normalisation : what it expects of pixel / 255."""
+
+    name: str
+    model: nn.Module
+    dataset: sets.ImageSet
+    normalisation: Normalisation
+
+    @classmethod
+    def open(cls, model: str, given: Inputs) -> Source:
+        """A trained network: a ready-made one needs weights, one of the user's may have its own."""
+        dataset = dataset_for(model, given.data, size=given.size, channels=given.channels)
+        if given.weights is None and ":" not in model:
+            raise ValueError(f"--weights is needed: {model} has no weights of its own")
+        network, plain = float_network(model, dataset, given.weights)
+        normalisation = Normalisation(
+            mean=_numbers("--mean", given.mean, dataset.shape[0]) or plain.mean,
+            std=_numbers("--std", given.std, dataset.shape[0]) or plain.std,
+        )
+        return cls(name=model.rpartition(":")[2], model=network, dataset=dataset, normalisation=normalisation)
+
+    def hash(self) -> str:
+        """sha256 of the network's structure and of all its weights."""
+        digest = hashlib.sha256(repr(self.model).encode())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def dataset_for(
+    model: str, data: Path | None, *, size: int | None = None, channels: int | None = None
+) -> sets.ImageSet:
+    """The data at `data`, None for the default digits; pictures at the size that a ready-made network takes.
+
+    size, channels : of pictures, instead.
+    """
+    if model.endswith(".onnx"):
+        raise ValueError(f"--model: {model} is an ONNX network, which is not read; yours is FILE.py:NAME")
+    known = None if ":" in model else zoo.ready(model)
+    if known is not None and known.sized is None:
+        size, channels = size or known.shape[1], channels or known.shape[0]
+    return sets.load(data, size=size, channels=channels)
+
+
+def dataset_of_graph(network: Graph, data: Path | str | None) -> sets.ImageSet:
+    """The data at `data` for an integer network, pictures at the size that it takes."""
+    dataset = sets.load(data, size=network.image.shape[1], channels=network.image.shape[0])
+    check_shape(network, dataset)
+    return dataset
+
+
+def check_shape(network: Graph, dataset: sets.ImageSet) -> None:
+    """ValueError unless images have the shape (C, H, W) that an integer network takes."""
+    if dataset.shape != network.image.shape:
+        raise ValueError(f"{dataset.source}: images are {dataset.shape}, {network.name} takes {network.image.shape}")
+
+
+def float_network(model: str, dataset: sets.ImageSet, weights: Path | None = None) -> tuple[nn.Module, Normalisation]:
+    """A network of the user or a ready-made one for these images, with what it expects of pixel / 255.
+
+    weights : a file; a ready-made network has as many outputs as those. Without weights they are random, and there are
+    as many outputs as classes.
+    """
+    normalisation = Normalisation.none(dataset.shape[0])
+    if ":" in model:
+        network = user.make(model)
+    else:
+        known = zoo.ready(model)
+        if known.sized is None and dataset.shape != known.shape:
+            raise ValueError(f"{dataset.source}: images are {dataset.shape}, {model} takes {known.shape}")
+        normalisation = normalisation if known.sized else known.normalisation
+        network = known.network(dataset.shape, dataset.classes)
+        if weights is not None:
+            network = known.network(dataset.shape, outputs_of(weights, network))
+    if weights is not None:
+        load_weights(network, weights)
+    return network, normalisation
+
+
+def load_ready(name: str, weights: Path, data: Path) -> tuple[zoo.Ready, nn.Module, sets.ImageSet]:
+    """A ready-made network in its usual shape, with its weights, and a data set of that shape."""
+    known = zoo.ready(name)
+    dataset = sets.load(data, size=known.shape[1], channels=known.shape[0])
+    if dataset.shape != known.shape:
+        raise ValueError(f"{data}: images are {dataset.shape}, {name} takes {known.shape}")
+    model = known.make(known.classes)
+    load_weights(model, weights)
+    sets.check_labels(dataset, known.classes)
+    return known, model, dataset
+
+
+def _numbers(option: str, text: str | None, channels: int) -> tuple[float, ...] | None:
+    """Numbers between commas, one for all channels or one each; None for no text."""
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} must be numbers between commas, got {text!r}") from None
+    values = values * channels if len(values) == 1 else values
+    if len(values) != channels:
+        raise ValueError(f"{option} must be 1 or {channels} numbers, got {len(values)}")
+    return values

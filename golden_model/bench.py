@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from golden_model import trq
-from golden_model.command import Json, command_app, reports_errors
+from golden_model.command import Json, command, table_of
 from golden_model.config import PAPER, HardwareConfig
 from golden_model.crossbar import mapping
 from golden_model.crossbar.layer import Layer
@@ -245,53 +245,40 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return slower
 
 
-def _table(console: Console, title: str, rows: list[dict[str, Any]], columns: dict[str, Callable[[Any], str]]) -> None:
-    """Print rows; columns : heading -> text of a row. Texts of the first column and of settings stand left."""
-    table = Table(title=title, title_justify="left")
-    for name in columns:
-        table.add_column(name, justify="left" if name in ("operation unit", "setting", "change") else "right")
-    for row in rows:
-        table.add_row(*(text(row) for text in columns.values()))
-    console.print(table)
+def _kernels(rows: list[dict[str, Any]], engine: str, where: str) -> Table:
+    columns = [
+        ("operation unit", "{regime}"),
+        ("setting", "{setting}"),
+        (engine, lambda row: f"{row[engine] / 1e9:.3g} G"),
+        ("plain NumPy", lambda row: f"{row['plain'] / 1e9:.3g} G"),
+        ("ratio", "{ratio:.0f}"),
+    ]
+    return table_of(f"A/D conversions per second, one layer, {where}", columns, rows, right=True)
 
 
-def _kernels(console: Console, rows: list[dict[str, Any]], engine: str, where: str) -> None:
-    columns: dict[str, Callable[[Any], str]] = {
-        "operation unit": lambda row: row["regime"],
-        "setting": lambda row: row["setting"],
-        engine: lambda row: f"{row[engine] / 1e9:.3g} G",
-        "plain NumPy": lambda row: f"{row['plain'] / 1e9:.3g} G",
-        "ratio": lambda row: f"{row['ratio']:.0f}",
-    }
-    _table(console, f"A/D conversions per second, one layer, {where}", rows, columns)
-
-
-def _networks(console: Console, rows: list[dict[str, Any]], where: str) -> None:
-    columns: dict[str, Callable[[Any], str]] = {
-        "operation unit": lambda row: row["regime"],
-        "threads": lambda row: str(row["threads"]),
-        "seconds": lambda row: f"{row['seconds_per_10000']:.1f}",
-        "conversions an image": lambda row: f"{row['conversions_per_image'] / 1e6:.1f} M",
-        "conversions/s": lambda row: f"{row['conversions_per_second'] / 1e9:.3g} G",
-        "peak memory": lambda row: f"{row['peak_memory_mb']} MB",
-    }
-    _table(console, f"10,000 images through layers of ResNet-20's shapes{where}", rows, columns)
+def _networks(rows: list[dict[str, Any]], where: str) -> Table:
+    columns = [
+        ("operation unit", "{regime}"),
+        ("threads", "{threads}"),
+        ("seconds", "{seconds_per_10000:.1f}"),
+        ("conversions an image", lambda row: f"{row['conversions_per_image'] / 1e6:.1f} M"),
+        ("conversions/s", lambda row: f"{row['conversions_per_second'] / 1e9:.3g} G"),
+        ("peak memory", "{peak_memory_mb} MB"),
+    ]
+    return table_of(f"10,000 images through layers of ResNet-20's shapes{where}", columns, rows, right=True)
 
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Print the tables that there are."""
     if result["kernels"]:
-        _kernels(console, result["kernels"], "compiled", "one thread")
-        _networks(console, result["networks"], "")
-        columns: dict[str, Callable[[Any], str]] = {
-            "operation unit": lambda row: row["regime"],
-            "change": lambda row: row["what"],
-            "time": lambda row: f"x {row['time']:.2f}",
-        }
-        _table(console, "Growth of the time (tables made anew each time)", result["growth"], columns)
+        console.print(_kernels(result["kernels"], "compiled", "one thread"))
+        console.print(_networks(result["networks"], ""))
+        columns = [("operation unit", "{regime}"), ("change", "{what}"), ("time", "x {time:.2f}")]
+        title = "Growth of the time (tables made anew each time)"
+        console.print(table_of(title, columns, result["growth"], right=True))
     if found := result.get("torch"):
-        _kernels(console, found["kernels"], "torch", found["device"])
-        _networks(console, found["networks"], f", {found['device']}")
+        console.print(_kernels(found["kernels"], "torch", found["device"]))
+        console.print(_networks(found["networks"], f", {found['device']}"))
         if found["device_memory_mb"] is not None:
             console.print(f"{found['device']}: at most {found['device_memory_mb']} MB of its memory taken")
 
@@ -309,12 +296,8 @@ def _torch_engine(engine: str, device: str | None) -> EngineName | None:
     return "torch" if engine == "auto" and gpu_present() else None
 
 
-app = command_app()
-
-
-@app.command()
-@reports_errors
-def main(
+@command
+def app(
     images: Annotated[int, typer.Option(min=16, help="Images of the network table; scaled to 10,000.")] = 192,
     history: Annotated[Path | None, typer.Option(help="Append this run here and compare with the last.")] = None,
     json_file: Json = None,

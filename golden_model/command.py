@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Optional, TypeVar
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,26 +17,44 @@ from rich.table import Table
 
 from golden_model.config import PRESETS
 
-Result = TypeVar("Result")
-
 #: Lines are never wrapped, so that paths stay whole in logs; brackets in a path are not markup.
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
-Json = Annotated[Optional[Path], typer.Option("--json", help="Also write the results to this file.")]  # noqa: UP045
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")]
 Preset = Annotated[
     str, typer.Option("--hardware", help=f"{', '.join(PRESETS)}, or a .json file with what differs from one.")
 ]
 
 
-def command_app() -> typer.Typer:
-    """A command without completion and without typer's own way to print tracebacks."""
-    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+def command(main: Callable[..., None]) -> typer.Typer:
+    """A command of one function. Errors of bad input are one sentence and exit status 2, Ctrl-C is status 130.
 
+    A reader of standard output that goes away ends the command quietly (status 141). There is no completion, and
+    typer's own way to print tracebacks is off.
+    """
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-def command(main: Callable[..., Any]) -> typer.Typer:
-    """A command of one function, whose errors of bad input are one sentence (`reports_errors`)."""
-    app = command_app()
-    app.command()(reports_errors(main))
+    @app.command()
+    @wraps(main)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        for name in ("stdout", "stderr"):  # closed ones are None
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - stays open until the end
+        try:
+            main(*args, **kwargs)
+            sys.stdout.flush()
+        except (ValueError, TypeError) as error:
+            fail(str(error))
+        except BrokenPipeError:
+            _give_up(sys.stdout)
+            raise typer.Exit(141) from None
+        except OSError as error:
+            where = error.filename or ("standard output" if _give_up(sys.stdout) else "file")
+            fail(f"{where}: {error.strerror or error}")
+        except KeyboardInterrupt:
+            print("interrupted: run the same command again to go on", file=sys.stderr)
+            raise typer.Exit(130) from None
+
     return app
 
 
@@ -81,36 +99,6 @@ def fail(message: str) -> NoReturn:
     """One sentence on stderr, exit status 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     raise typer.Exit(2)
-
-
-def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Turn the errors of bad input into one sentence and exit status 2; Ctrl-C into status 130.
-
-    A reader of standard output that goes away ends the command quietly (status 141).
-    """
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Result:
-        for name in ("stdout", "stderr"):  # closed ones are None
-            if getattr(sys, name) is None:
-                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - stays open until the end
-        try:
-            result = command(*args, **kwargs)
-            sys.stdout.flush()
-            return result
-        except (ValueError, TypeError) as error:
-            fail(str(error))
-        except BrokenPipeError:
-            _give_up(sys.stdout)
-            raise typer.Exit(141) from None
-        except OSError as error:
-            where = error.filename or ("standard output" if _give_up(sys.stdout) else "file")
-            fail(f"{where}: {error.strerror or error}")
-        except KeyboardInterrupt:
-            print("interrupted: run the same command again to go on", file=sys.stderr)
-            raise typer.Exit(130) from None
-
-    return wrapped
 
 
 def _give_up(stream: Any) -> bool:

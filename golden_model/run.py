@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,17 +12,13 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
-from rich.table import Table
 
 from golden_model import timing
-from golden_model.command import Json, command_app, reports_errors
-from golden_model.events import Events
+from golden_model.command import Json, command, progress_bar
 from golden_model.files import write_json
-from golden_model.image.describe import describe_program, print_info, print_program
+from golden_model.image.describe import describe_program, events_table, print_info, print_program
 from golden_model.image.image import Image, read
 from golden_model.image.interpreter import Interpreter
-from golden_model.registers import COUNTER_NAMES
 
 console = Console(width=None if sys.stdout.isatty() else 140)
 
@@ -47,36 +44,20 @@ def _print_description(what: dict[str, Any]) -> None:
     print_info(what["info"])
 
 
-def first_difference(image: Image, logits: np.ndarray, events: Events, cycles: np.ndarray) -> str | None:
-    """Where a replay, with events per step, first differs from the stored vectors, or None."""
-    stored, count = image.vectors, len(logits)
-    for index in range(count):
-        for step, name in np.argwhere(events.counts[index] != stored.events.counts[index])[:1]:
-            got, expected = events.counts[index, step, name], stored.events.counts[index, step, name]
-            where = image.program.steps[step].name
-            return f"image {index}, step {where}, {COUNTER_NAMES[name]}: got {got}, stored {expected}"
-        for output in np.flatnonzero(logits[index] != stored.logits[index])[:1]:
-            got, expected = logits[index, output], stored.logits[index, output]
-            return f"image {index}, logit {output}: got {got}, stored {expected}"
-        if cycles[index] != stored.cycles[index]:
-            return f"image {index}, cycles: got {cycles[index]}, stored {stored.cycles[index]}"
-    return None
-
-
 def replay(image: Image, count: int) -> dict[str, Any]:
     """Run the first `count` vectors through network and program and compare with what is stored; JSON-able result."""
     runner, images = image.runner(), image.vectors.images[:count]
     start = time.perf_counter()
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("golden model", total=None)
-        expected, _ = runner.run(images, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    with progress_bar() as tell:
+        expected, _ = runner.run(images, progress=partial(tell, "golden model"))
     seconds = time.perf_counter() - start
     interpreter = Interpreter(image.program.tables, image.network.hardware, image_base=image.program.image_base)
     logits, events = interpreter.run(images)
     cycles = timing.network_cycles(image.network.hardware, events.cycles)
     labels = image.vectors.labels[:count]
     known = labels >= 0
-    difference = first_difference(image, logits, events, cycles)
+    compared = (image.difference(i, logits[i], events.counts[i], cycles[i]) for i in range(count))
+    difference = next((f"image {i}: {found}" for i, found in enumerate(compared) if found is not None), None)
     if difference is None and not np.array_equal(expected, logits):
         difference = "the program does not compute what the network does"
     return {
@@ -94,23 +75,8 @@ def replay(image: Image, count: int) -> dict[str, Any]:
     }
 
 
-def _print_replay(image: Image, result: dict[str, Any]) -> None:
-    count = max(1, result["images"])
-    table = Table("step", "OU activations", "of dense", "conversions", "in R1", "A/D operations", "per conv.", "cycles")
-    table.title = "per image"
-    for name, events in result["events"].items():
-        conversions = events["conversions"]
-        table.add_row(
-            escape(name),
-            f"{events['ou_activations'] / count:,.0f}",
-            f"{events['ou_activations'] / max(1, events['dense']):.1%}",
-            f"{conversions / count:,.0f}",
-            f"{events['conversions_r1'] / max(1, conversions):.1%}",
-            f"{events['ad_operations'] / count:,.0f}",
-            f"{events['ad_operations'] / max(1, conversions):.2f}",
-            f"{events['cycles'] / count:,.0f}",
-        )
-    console.print(table)
+def _print_replay(result: dict[str, Any]) -> None:
+    console.print(events_table(result["events"], result["images"]))
     correct = f"{result['correct']} of {result['labelled']} labels right, " if result["labelled"] else ""
     console.print(f"{result['images']} images in {result['seconds']:.2f} s, {correct}", end="")
     if result["agrees"]:
@@ -119,12 +85,8 @@ def _print_replay(image: Image, result: dict[str, Any]) -> None:
         console.print(f"[red]differs from what is stored[/red]: {escape(result['first_difference'])}")
 
 
-app = command_app()
-
-
-@app.command()
-@reports_errors
-def main(
+@command
+def app(
     image_dir: Annotated[Path, typer.Argument(help="deployment image, a directory")],
     images: Annotated[int | None, typer.Option(min=1, help="how many test vectors to replay; default all")] = None,
     describe_only: Annotated[bool, typer.Option("--describe", help="print what the image holds, run nothing")] = False,
@@ -143,7 +105,7 @@ def main(
         if images is not None and images > held:
             raise ValueError(f"--images must be at most {held}, the vectors that the image holds, got {images}")
         result = replay(image, held if images is None else images)
-        _print_replay(image, result)
+        _print_replay(result)
     if json_file is not None:
         write_json(json_file, result)
     if not result.get("agrees", True):

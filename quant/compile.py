@@ -26,7 +26,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -174,7 +174,7 @@ def app(
         bool, typer.Option("--train", help="Train block-wise widths (BWQ-A) in place of 8 bits after training.")
     ] = False,
     recipe: options.Recipe = None,
-    tolerance: Annotated[Optional[float], options.option(calibrate.Options, "tolerance")] = None,  # noqa: UP045
+    tolerance: Annotated[float | None, options.option(calibrate.Options, "tolerance")] = None,
     images: Annotated[int, typer.Option(min=0, help="Test pictures through the simulated hardware.")] = 1,
     threads: options.Threads = 2,
     json_file: options.Json = None,

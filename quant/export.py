@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -57,13 +57,12 @@ def _holds(out: Path, network: Graph, images: np.ndarray, labels: np.ndarray) ->
 @command
 def app(
     work: options.Work = options.DEFAULT_WORK,
-    out: Annotated[Optional[Path], typer.Option(help="Deployment image; default WORK/image.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="Deployment image; default WORK/image.")] = None,
     data: options.Data = None,
     count: Annotated[int, typer.Option("--images", min=0, help="Test images kept in the image.")] = 16,
     hardware: options.Hardware = None,
     skip_zero_slices: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option(help="Input slices of zeros cost nothing; default: as the network says."),
+        bool | None, typer.Option(help="Input slices of zeros cost nothing; default: as the network says.")
     ] = None,
     force: options.Force = False,
     json_file: options.Json = None,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Optional, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -20,7 +20,6 @@ from quant.networks import zoo
 from quant.networks.source import Inputs
 
 __all__ = ["Json"]  # of all packages
-# ruff: noqa: UP045 - typer reads annotations at run time
 
 DEFAULT_WORK = Path("build/lenet5")
 
@@ -33,13 +32,11 @@ def option(settings: type, name: str) -> Any:
 MODEL = f"{', '.join(zoo.READY)}, or FILE.py:NAME for your own network."
 ModelNeeded = Annotated[str, typer.Option("--model", help=MODEL)]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)]
-Data = Annotated[Optional[Path], option(Inputs, "data")]
+Data = Annotated[Path | None, option(Inputs, "data")]
 Work = Annotated[Path, typer.Option(help="Working directory of the pipeline.")]
 HARDWARE = f"auto: just large enough; {', '.join(PRESETS)}; or a .json file with what differs from a preset."
-Hardware = Annotated[Optional[str], typer.Option(help=HARDWARE)]
-Recipe = Annotated[
-    Optional[Path], typer.Option(help="TOML file with options of training; those given here override it.")
-]
+Hardware = Annotated[str | None, typer.Option(help=HARDWARE)]
+Recipe = Annotated[Path | None, typer.Option(help="TOML file with options of training; those given here override it.")]
 THREADS = "Threads of PyTorch; other numbers add in another order."
 Threads = Annotated[int, typer.Option(min=1, help=THREADS)]
 Force = Annotated[bool, typer.Option(help="Make everything again, even if it is up to date.")]
@@ -82,7 +79,7 @@ def takes(name: str, settings: type, *, optional: bool = False) -> Callable[[Cal
     shown = [one for one in fields(settings) if one.metadata["help"]]
 
     def parameter(one: Any) -> inspect.Parameter:
-        hint, default = (Optional[hints[one.name]], None) if optional else (hints[one.name], one.default)
+        hint, default = (hints[one.name] | None, None) if optional else (hints[one.name], one.default)
         annotation = Annotated[hint, option(settings, one.name)]
         return inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

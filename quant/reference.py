@@ -147,12 +147,7 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float((logits.argmax(axis=1) == labels).mean())
 
 
-def centred(logits: np.ndarray, scale: float) -> np.ndarray:
-    """Real logits without their mean over the classes."""
-    real = logits * scale
-    return real - real.mean(axis=1, keepdims=True)
-
-
 def logit_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Squared error over mean square of real logits without their means."""
+    """Squared error over mean square of real logits (B, N) without their means over the classes."""
+    found, wanted = (real - real.mean(axis=1, keepdims=True) for real in (found, wanted))
     return float(((found - wanted) ** 2).sum() / max(float((wanted**2).sum()), 1e-300))

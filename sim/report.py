@@ -15,19 +15,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from golden_model.command import Json, command_app, console, reports_errors
+from golden_model.command import Json, command, console
 from golden_model.cost import components
 from golden_model.files import read_json, write_json, write_text
 from golden_model.image import image as deployment
 from sim.reporting.collect import CLOCK_MHZ, collect
 from sim.reporting.view import render
 
-app = command_app()
 
-
-@app.command()
-@reports_errors
-def main(
+@command
+def app(
     image_dir: Annotated[Path, typer.Argument(help="Deployment image, a directory.")],
     run: Annotated[Path | None, typer.Option(help="Result of `python -m sim.run IMAGE_DIR --json FILE`.")] = None,
     output: Annotated[Path | None, typer.Option(help="HTML file to write. [default: IMAGE_DIR-report.html]")] = None,

@@ -19,9 +19,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from golden_model.command import Json, command_app, reports_errors, table_of
+from golden_model.command import Json, command, table_of
 from golden_model.events import Events
 from golden_model.files import write_json
+from golden_model.image.describe import events_table
 from golden_model.image.image import Image, read
 from sim.array.crossbars import CrossbarSettings
 from sim.backends.choice import BACKENDS, Report, Request
@@ -159,23 +160,8 @@ def print_summary(result: dict[str, Any]) -> None:
         ("logits, events, cycles", lambda row: "[green]equal[/green]" if row["agrees"] else differ),
         ("seconds", "{seconds:.2f}"),
     ]
-    count = max(1, len(result["images"]))
-    names = ("ou_activations", "conversions", "ad_operations", "cycles")
-    steps = [
-        {"step": step, "r1": events["conversions_r1"] / max(1, events["conversions"])}
-        | {name: events[name] / count for name in names}
-        for step, events in result["events"].items()
-    ]
-    spent = [
-        ("step", "{step}"),
-        ("OU activations", "{ou_activations:,.0f}"),
-        ("conversions", "{conversions:,.0f}"),
-        ("in R1", "{r1:.1%}"),
-        ("A/D operations", "{ad_operations:,.0f}"),
-        ("cycles", "{cycles:,.0f}"),
-    ]
     console.print(table_of(None, vectors, result["images"]))
-    console.print(table_of("per image", spent, steps))
+    console.print(events_table(result["events"], len(result["images"])))
     for note in result["notes"]:
         console.print(f"note: {note}", highlight=False, markup=False)
     done = len(result["images"])
@@ -199,12 +185,8 @@ def print_summary(result: dict[str, Any]) -> None:
         console.print(f"the array is not ideal: {changed} of {done} classifications changed", highlight=False)
 
 
-app = command_app()
-
-
-@app.command()
-@reports_errors
-def main(
+@command
+def app(
     image_dir: Annotated[Path, typer.Argument(help="deployment image, a directory")],
     backend: Annotated[BackendName, typer.Option(help="simulator")] = BackendName.compiled,
     images: Annotated[int | None, typer.Option(min=1, help="how many test vectors to run; default all")] = None,

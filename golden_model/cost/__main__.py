@@ -6,14 +6,14 @@ NETWORK is a deployment image (a directory) or the file of a graph (golden_model
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.progress import Progress
 
-from golden_model.command import Json, command_app, console, reports_errors, results_console
+from golden_model.command import Json, command, progress_bar, results_console
 from golden_model.cost import tables
 from golden_model.cost.chip import ChipShape
 from golden_model.cost.components import DEFAULT_TABLE, load_table
@@ -70,15 +70,11 @@ def print_trace(rows: list[Row], name: str) -> None:
     print("\n".join(tables.source_lines(chosen[0].energy.table)))
 
 
-app = command_app()
-
-
-@app.command()
-@reports_errors
-def main(
+@command
+def app(
     network: Annotated[Path, typer.Argument(help="Deployment image (a directory) or file of a graph.")],
     images: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Pictures as .npz; a deployment image has its own. Without any, only geometry counts."),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures to average over.")] = 8,
@@ -86,14 +82,12 @@ def main(
         DEFAULT_TABLE
     ),
     pairs: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Budget of crossbar pairs: slow layers are copied until it is used up."),
+        int | None, typer.Option(min=1, help="Budget of crossbar pairs: slow layers are copied until it is used up.")
     ] = None,
     pairs_per_macro: Annotated[int, typer.Option(min=1, help="Crossbar pairs that share a macro's converters.")] = 4,
     macros_per_tile: Annotated[int, typer.Option(min=1, help="Macros around one activation buffer.")] = 12,
     trace: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Also print events x row for every machine whose name contains this text."),
+        str | None, typer.Option(help="Also print events x row for every machine whose name contains this text.")
     ] = None,
     json_file: Json = None,
 ) -> None:
@@ -103,9 +97,8 @@ def main(
     if images is not None:
         pictures = load_images(images, count)
     pictures = None if pictures is None else pictures[:count]
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("golden model", total=None)
-        found = machines_of(loaded, pictures, lambda done, total: bar.update(task, completed=done, total=total))
+    with progress_bar() as tell:
+        found = machines_of(loaded, pictures, partial(tell, "golden model"))
     shape = ChipShape(pairs_per_macro=pairs_per_macro, macros_per_tile=macros_per_tile)
     rows = compare(found, components, shape=shape, budget=pairs)
     if json_file is not None:

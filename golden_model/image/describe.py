@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from golden_model.command import Json, command_app, reports_errors
+from golden_model.command import Json, command, table_of
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import Layer
 from golden_model.files import write_json
@@ -210,6 +210,31 @@ def print_program(what: dict[str, Any]) -> None:
     console.print(table)
 
 
+def events_table(events: dict[str, dict[str, int]], images: int) -> Table:
+    """Mean events of one image, step by step. events : sums over `images`, as `Events.as_dict(derived=True)`."""
+    records = [
+        {
+            "step": escape(step),
+            **{name: value / max(1, images) for name, value in one.items()},
+            "of_dense": one["ou_activations"] / max(1, one["dense"]),
+            "in_r1": one["conversions_r1"] / max(1, one["conversions"]),
+            "each": one["ad_operations"] / max(1, one["conversions"]),
+        }
+        for step, one in events.items()
+    ]
+    columns = [
+        ("step", "{step}"),
+        ("OU activations", "{ou_activations:,.0f}"),
+        ("of dense", "{of_dense:.1%}"),
+        ("conversions", "{conversions:,.0f}"),
+        ("in R1", "{in_r1:.1%}"),
+        ("A/D operations", "{ad_operations:,.0f}"),
+        ("per conv.", "{each:.2f}"),
+        ("cycles", "{cycles:,.0f}"),
+    ]
+    return table_of("per image", columns, records)
+
+
 def print_network(what: dict[str, Any]) -> None:
     """What `describe` says."""
     hardware = what["hardware"]
@@ -251,15 +276,8 @@ def print_info(info: dict[str, Any]) -> None:
         console.print(f"{key}: {value}", highlight=False, markup=False)
 
 
-app = command_app()
-
-
-@app.command()
-@reports_errors
-def main(
-    file: Annotated[Path, typer.Argument(help="graph file")],
-    json_file: Json = None,
-) -> None:
+@command
+def app(file: Annotated[Path, typer.Argument(help="graph file")], json_file: Json = None) -> None:
     """Check a graph file and say what it holds: layers, block widths, bits per weight, scales, converters.
 
     Exit status: 0 it can be used, 2 the file or the call is bad.

@@ -69,6 +69,23 @@ class Image:
         """The network, ready to run."""
         return Runner(self.network, self.program, engine=engine)
 
+    def difference(self, index: int, logits: Any, events: Any, cycles: int) -> str | None:
+        """How results of a test vector first differ from those stored: logits, then events, then cycles; None if equal.
+
+        logits : (N,). events : counts (steps, counters).
+        """
+        stored = self.vectors
+        logits, events = np.asarray(logits), np.asarray(events)
+        for lane in np.flatnonzero(logits != stored.logits[index]):
+            return f"logit {lane} is {logits[lane]} instead of {stored.logits[index, lane]}"
+        expected = stored.events.counts[index]
+        for step, counter in np.argwhere(events != expected):
+            name = f"event counter {COUNTER_NAMES[counter]} of {self.program.steps[step].title}"
+            return f"{name} is {events[step, counter]} instead of {expected[step, counter]}"
+        if cycles != stored.cycles[index]:
+            return f"the run took {cycles} clocks instead of {stored.cycles[index]}"
+        return None
+
 
 class Runner(GraphRunner):
     """The runner of an image's network; it also knows the clocks of its program.

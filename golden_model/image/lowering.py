@@ -66,6 +66,11 @@ class Step:
     cycles: int | None
 
     @property
+    def title(self) -> str:
+        """For people: its name, and its node's if that differs."""
+        return f"step {self.name}" if self.node == self.name else f"step {self.name} (node {self.node})"
+
+    @property
     def windows(self) -> int:
         """Windows that the hardware walks."""
         return self.shape[1] * self.shape[2] * self.fields["pool"] ** 2

@@ -23,14 +23,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Optional
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from golden_model.command import Json, command_app, progress_bar, reports_errors, results_console, table_of
+from golden_model.command import Json, command, progress_bar, results_console, table_of
 from golden_model.config import PAPER
 from golden_model.cost import machines
 from golden_model.cost.components import load_table, table_names
@@ -257,31 +257,25 @@ class Study(shared.Study):
 
 
 # ---- command line -------------------------------------------------------------------------------
-app = command_app()
-
-
-@app.command()
-@reports_errors
-def main(
+@command
+def app(
     network: shared.Network,
     weights: shared.Weights,
     data: shared.Data,
     trained: Annotated[Path, typer.Option(help="Folder of folders that quant.train wrote.")] = TRAINED,
     ladders: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads it at run time
+        str | None,
         typer.Option(help="Trained networks to run, between commas; default the first of each recipe; 'none'."),
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="Test images whose events are counted.")] = 32,
     count_images: Annotated[int, typer.Option(min=1, help="Training images that choose trees and twin ranges.")] = 32,
-    accuracy_images: Annotated[Optional[int], typer.Option(min=1, help="Default all test images.")] = None,  # noqa: UP045
+    accuracy_images: Annotated[int | None, typer.Option(min=1, help="Default all test images.")] = None,
     pairs: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Budget of crossbar pairs: slow layers are copied until it is used up."),
+        int | None, typer.Option(min=1, help="Budget of crossbar pairs: slow layers are copied until it is used up.")
     ] = None,
     threads: shared.Threads = None,
     trace: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Print the products behind every machine whose name contains this text."),
+        str | None, typer.Option(help="Print the products behind every machine whose name contains this text.")
     ] = None,
     work: shared.Work = None,
     json_file: Json = None,

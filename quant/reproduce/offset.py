@@ -21,7 +21,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from golden_model.command import Json, command_app, console, reports_errors, table_of
+from golden_model.command import Json, command, console, table_of
 from golden_model.config import ISAAC, HardwareConfig
 from golden_model.crossbar import mapping, post_processing
 from golden_model.crossbar.layer import Layer
@@ -233,12 +233,8 @@ def table(result: dict[str, Any]) -> Table:
 
 
 # ---- command line -------------------------------------------------------------------------------
-app = command_app()
-
-
-@app.command()
-@reports_errors
-def main(
+@command
+def app(
     network: shared.Network,
     weights: shared.Weights,
     data: shared.Data,

@@ -19,11 +19,11 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from golden_model.command import Json, command_app, console, progress_bar, reports_errors
+from golden_model.command import Json, command, console, progress_bar
 from golden_model.config import PAPER
 from golden_model.cost.components import load_table
 from golden_model.image import archive as graph_file
@@ -33,17 +33,14 @@ from quant.reproduce import study as shared
 from quant.reproduce.redy_measure import MACHINES, Options, Study
 from quant.search import registers as redy_registers
 
-app = command_app()
 
-
-@app.command()
-@reports_errors
-def main(
+@command
+def app(
     data: shared.Data,
     network: shared.Network = None,
     weights: shared.Weights = None,
     graph: shared.GraphFile = None,
-    images: Annotated[Optional[int], typer.Option(min=1, help="Test images; default all.")] = None,  # noqa: UP045
+    images: Annotated[int | None, typer.Option(min=1, help="Test images; default all.")] = None,
     event_images: Annotated[int, typer.Option(min=1, help="Test images that events are counted on.")] = 100,
     lossless_images: Annotated[
         int, typer.Option(min=1, help="Test images on which lossless skipping must change no logit.")
@@ -59,13 +56,13 @@ def main(
     table: Annotated[str, typer.Option(help="Component table of the energy: a name or a file.")] = "isaac-32nm",
     threads: shared.Threads = None,
     trace: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads it at run time
+        str | None,
         typer.Option(help='Print events x energy behind figures whose name contains this, such as "126 rows, lossy".'),
     ] = None,
     work: shared.Work = None,
     json_file: Json = None,
     registers: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Only search registers of --graph for the machine that skips zeros, and write them here."),
     ] = None,
     confirm_images: Annotated[

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 from rich.table import Table
 
-from golden_model.command import Json, command_app, progress_bar, reports_errors, table_of
+from golden_model.command import Json, command, progress_bar, table_of
 from golden_model.config import HardwareConfig
 from golden_model.cost import components, gathered
 from golden_model.cost.energy import EnergyReport, energy
@@ -388,9 +388,6 @@ def report_check(machines: Mapping[str, Any]) -> bool:
 
 
 # ---- command line -------------------------------------------------------------------------------
-app = command_app()
-
-
 def on_machine(graph: Graph, rows: int) -> Graph:
     """The same network on a machine of 9 or 128 rows, with lossless uniform converters and without skipping."""
     like = MACHINES[rows]
@@ -425,9 +422,8 @@ def reproduce(
     }
 
 
-@app.command()
-@reports_errors
-def main(
+@command
+def app(
     data: shared.Data,
     network: shared.Network = None,
     weights: shared.Weights = None,
@@ -437,9 +433,9 @@ def main(
     images: Annotated[int, typer.Option(min=1, help="Test images that operations are measured on.")] = 8,
     clock_images: Annotated[int, typer.Option(min=1, help="Of these, images for clocks, energy and the check.")] = 1,
     threads: shared.Threads = None,
-    trace: Annotated[Optional[str], typer.Option(help="Also print events x row for searches of this text.")] = None,  # noqa: UP045
+    trace: Annotated[str | None, typer.Option(help="Also print events x row for searches of this text.")] = None,
     json_file: Json = None,
-    picture_file: Annotated[Optional[Path], typer.Option("--picture", help="Also draw the operations (.png).")] = None,  # noqa: UP045
+    picture_file: Annotated[Path | None, typer.Option("--picture", help="Also draw the operations (.png).")] = None,
 ) -> None:
     """Operations, clocks and metadata of lossless A/D searches, beside uniform, twin range and the entropy floor."""
     machines = shared.picked("--rows", rows, MACHINES)

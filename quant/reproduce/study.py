@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Optional, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import typer
@@ -41,20 +41,16 @@ Tell = Callable[[str, int, int], None]
 Result = TypeVar("Result")
 
 # ---- options ------------------------------------------------------------------------------------
-Network = Annotated[Optional[str], typer.Option(help=f"One of {', '.join(networks.READY)}.")]  # noqa: UP045
-Weights = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads it at run time
-    typer.Option(help="Of --network: state dict, .npz or .safetensors."),
-]
+Network = Annotated[str | None, typer.Option(help=f"One of {', '.join(networks.READY)}.")]
+Weights = Annotated[Path | None, typer.Option(help="Of --network: state dict, .npz or .safetensors.")]
 GraphFile = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--graph", help="An integer network (golden_model.image.archive) instead of --network and --weights."),
 ]
 Data = Annotated[Path, typer.Option("--data", help="CIFAR-10 batches, idx files, pictures or an .npz file.")]
-Threads = Annotated[Optional[int], typer.Option(min=1, help="Default all cores.")]  # noqa: UP045
+Threads = Annotated[int | None, typer.Option(min=1, help="Default all cores.")]
 Work = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(help="Results, and finished parts to go on from. Default build/STUDY/NETWORK."),
+    Path | None, typer.Option(help="Results, and finished parts to go on from. Default build/STUDY/NETWORK.")
 ]
 
 

@@ -23,13 +23,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Optional
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import typer
 from rich.table import Table
 
-from golden_model.command import Json, command_app, console, progress_bar, reports_errors, table_of
+from golden_model.command import Json, command, console, progress_bar, table_of
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.searches.histograms import LayerCounts, graph_counts
@@ -423,20 +423,15 @@ def picture(result: dict[str, Any], path: Path) -> None:
 
 
 # ---- command line -------------------------------------------------------------------------------
-app = command_app()
-
-
-@app.command()
-@reports_errors
-def main(
+@command
+def app(
     network: shared.Network,
     weights: shared.Weights,
     data: shared.Data,
-    images: Annotated[Optional[int], typer.Option(min=1, help="Test images; default all.")] = None,  # noqa: UP045
+    images: Annotated[int | None, typer.Option(min=1, help="Test images; default all.")] = None,
     rows: Annotated[str, typer.Option(help="Machines: 128 rows at once, operation units of 9 rows.")] = "128,9",
     bounds: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads it at run time
-        typer.Option(help="Bounds n to measure: 8,7,6,5,4,3 and 4,3,2 with 9 rows. All are searched."),
+        str | None, typer.Option(help="Bounds n to measure: 8,7,6,5,4,3 and 4,3,2 with 9 rows. All are searched.")
     ] = None,
     converters: Annotated[str, typer.Option(help=f"What to measure: {', '.join(KINDS)}.")] = ",".join(KINDS),
     logit_error: Annotated[float, typer.Option(help="Error of the logits that the check allows.")] = 0.002,

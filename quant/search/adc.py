@@ -30,7 +30,6 @@ from quant.search.price import PRICES, Found, highest
 
 Family = Literal["ideal", "normal", "general", "free", "uniform"]
 #: system.md §7, and "free" (*ours*): bias 0, n_r1, n_r2, m and lambda searched.
-PAPER_FAMILIES: tuple[Family, ...] = ("ideal", "normal", "general", "uniform")
 TWIN: tuple[Family, ...] = ("ideal", "normal", "general", "free")
 FAMILIES: tuple[Family, ...] = (*TWIN, "uniform")
 Grid = Literal["aligned", "continuous"]

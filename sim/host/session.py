@@ -20,7 +20,6 @@ from golden_model.crossbar.trace import OuRecord, window_trace
 from golden_model.crossbar.windows import windows
 from golden_model.image.image import Image
 from golden_model.image.interpreter import Interpreter
-from golden_model.image.lowering import Step
 from golden_model.registers import COUNTER_NAMES
 from sim.host.bus import Bus, BusTimeout
 from sim.host.driver import ChecksumError, DeviceError, Driver, poke_words
@@ -159,21 +158,7 @@ async def run_job(
 
 def compare(image: Image, result: ImageResult) -> str | None:
     """The first difference from the golden model: logits, then events in step order, then cycles; None if equal."""
-    vectors, index = image.vectors, result.index
-    logits = np.array(result.logits)
-    if (logits != vectors.logits[index]).any():
-        lane = int(np.flatnonzero(logits != vectors.logits[index])[0])
-        return f"logit {lane} is {logits[lane]} instead of {vectors.logits[index, lane]}"
-    events, expected = np.array(result.events), vectors.events.counts[index]
-    if (events != expected).any():
-        step, counter = (int(i) for i in np.argwhere(events != expected)[0])
-        return (
-            f"event counter {COUNTER_NAMES[counter]} of {_called(image.program.steps[step])} is "
-            f"{events[step, counter]} instead of {expected[step, counter]}"
-        )
-    if result.cycles != vectors.cycles[index]:
-        return f"the run took {result.cycles} clocks instead of {vectors.cycles[index]}"
-    return None
+    return image.difference(result.index, result.logits, result.events, result.cycles)
 
 
 # ---- looking for the cause ----------------------------------------------------------------------
@@ -189,7 +174,7 @@ async def locate(driver: Driver, image: Image, index: int) -> tuple[str, dict[st
     for number, step in enumerate(program.steps):
         expected, counts = golden.outputs[number][0], golden.events.counts[0, number]
         where: dict[str, Any] = {"step": step.name, "node": step.node, "step_index": number}
-        begin = f"First difference in {_called(step)}"
+        begin = f"First difference in {step.title}"
 
         async def again(number: int = number) -> Any:
             return await driver.run(program, pixels, steps=number + 1, expected_cycles=int(cycles[number]))
@@ -230,11 +215,6 @@ async def locate(driver: Driver, image: Image, index: int) -> tuple[str, dict[st
             return f"{begin}: {agrees}, and every output, but the counters do not: {wrong}", where
         return f"{begin}: {agrees}, but it does not finish{failure}", where
     return "Running the steps again, ever more of them, shows no difference: the fault is not repeatable", {}
-
-
-def _called(step: Step) -> str:
-    """A step for people: its name, and its node's if that differs."""
-    return f"step {step.name}" if step.node == step.name else f"step {step.name} (node {step.node})"
 
 
 def first_record(

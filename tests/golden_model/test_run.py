@@ -48,8 +48,8 @@ def test_fewer_images_can_be_replayed(directory, tmp_path):
 @pytest.mark.parametrize(
     ("array", "index", "words"),
     [
-        ("vectors.logits", (1, 2), "image 1, logit 2: got "),
-        ("vectors.events", (2, -1, 6), "image 2, step "),
+        ("vectors.logits", (1, 2), "image 1: logit 2 is "),
+        ("vectors.events", (2, -1, 6), "image 2: event counter ad_operations of step "),
     ],
 )
 def test_a_replay_that_differs_names_the_first_difference_and_ends_with_status_1(directory, array, index, words):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -94,7 +92,7 @@ class OuFormer(wiring.Component):
             lines = counted.lines[segment]
             m.d.comb += [
                 lines.eq(Mux(given.segments[segment], given.lines[segment], 0)),
-                count.eq(self._modulo(bit_count(lines))),
+                count.eq(Mux(lines.all(), 0, bit_count(lines))),
             ]
         sums = prefixes(m, counts, residue, self._add, end=_BLOCK)
         m.d.comb += [
@@ -105,13 +103,8 @@ class OuFormer(wiring.Component):
 
     def _add(self, a: Value, b: Value) -> Value:
         """Modulo ou_rows."""
-        return self._modulo(a + b)
-
-    def _modulo(self, count: Any) -> Value:
-        """count, less than 2 * ou_rows, modulo ou_rows."""
-        rows = self.config.ou_rows
-        beyond = count - rows
-        return Mux(beyond < 0, count, beyond)
+        beyond = a + b - self.config.ou_rows
+        return Mux(beyond < 0, a + b, beyond)
 
     def _begin(self, m: Module, counted, formed, begins: Signal) -> None:
         """Where an OU begins in every segment."""

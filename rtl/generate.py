@@ -29,19 +29,26 @@ from rtl.decode_shift_add import DecodeShiftAdd
 from rtl.descriptor_check import DescriptorCheck
 from rtl.descriptor_reader import DescriptorReader
 from rtl.dynamic_precision import DynamicPrecision
+from rtl.early_stop import EarlyStop
 from rtl.emulated_crossbar import EmulatedCrossbar
 from rtl.event_counters import EventCounters
 from rtl.event_memory import EventMemory
+from rtl.few_ones import FewOnes
 from rtl.group_precision import GroupPrecision
 from rtl.layer_sequencer import LayerSequencer
 from rtl.logit_memory import LogitMemory
 from rtl.macro import Macro
+from rtl.ou_former import OuFormer
 from rtl.ou_scheduler import OuScheduler
+from rtl.pack_latch import PackLatch
 from rtl.post_processing import PostProcessing
 from rtl.reduction import Reduction
 from rtl.register_bank import RegisterBank
 from rtl.register_map import render
 from rtl.residual_view import ResidualView
+from rtl.search_control import SearchControl
+from rtl.search_lane import SearchLane
+from rtl.search_settings import SearchSettings
 from rtl.system import System
 from rtl.tile import Tile
 from rtl.trq_sar import TrqSar
@@ -75,6 +82,13 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "register_bank": RegisterBank,
     "axi_lite": lambda config: AxiLite(),
     "emulated_crossbar": EmulatedCrossbar,
+    "search_lane": SearchLane,
+    "search_control": SearchControl,
+    "search_settings": SearchSettings,
+    "pack_latch": PackLatch,
+    "ou_former": OuFormer,
+    "early_stop": EarlyStop,
+    "few_ones": FewOnes,
 }
 
 #: Lint messages that Amaranth's style of Verilog cannot avoid, with the reasons.

@@ -17,11 +17,12 @@ from typing import Annotated, Any
 
 import typer
 from amaranth.back import rtlil
-from rich.console import Console
 from rich.table import Table
 
-from golden_model.config import PRESETS, HardwareConfig, read_hardware
-from rtl.generate import COMPONENTS, component, write_text
+from golden_model.command import Json, Preset, command, results_console
+from golden_model.config import HardwareConfig, read_hardware
+from golden_model.files import write_json
+from rtl.generate import COMPONENTS, component
 
 
 @dataclass(frozen=True)
@@ -205,10 +206,6 @@ def _depth(gates: list[dict[str, Any]]) -> int:
     return max(depths.values(), default=0)
 
 
-console = Console(width=None if sys.stdout.isatty() else 140)
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-
 def _show(results: list[Result], library: Library | None, clock: float) -> None:
     table = Table("block", *(["area"] if library else ["NAND2 gates"]), "cells", "flip-flops", "depth", "delay ns")
     table.add_column(f"slack at {clock:g} ns")
@@ -220,48 +217,42 @@ def _show(results: list[Result], library: Library | None, clock: float) -> None:
         memories = ", ".join(f"{x.words} x {x.bits} ({x.read_ports}, {x.write_ports})" for x in r.memories)
         counts = [str(r.cells), str(r.flip_flops), str(r.depth)]
         table.add_row(r.block, f"{r.area:,.0f}", *counts, *timing, memories)
-    console.print(table)
+    results_console(140).print(table)
 
 
-@app.command()
-def main(
+@command
+def app(
     blocks: Annotated[
         list[str] | None,
         typer.Argument(metavar="BLOCK...", help="blocks of rtl.generate, or module:name; none means every block"),
     ] = None,
-    hardware: Annotated[
-        str, typer.Option(help=f"{', '.join(PRESETS)}, or a .json file with what differs from one")
-    ] = "paper",
+    hardware: Preset = "paper",
     liberty: Annotated[Path | None, typer.Option(help="cells, .lib or .lib.gz; without: generic gates")] = None,
     driving_cell: Annotated[str | None, typer.Option(help="cell of the Liberty file that drives every input")] = None,
     load: Annotated[float, typer.Option(help="load of every output, in the Liberty file's unit")] = 10.0,
     dont_use: Annotated[list[str] | None, typer.Option(help="pattern of cells to leave alone; may be repeated")] = None,
     clock: Annotated[float, typer.Option(min=0.01, help="clock period in ns that the mapping aims for")] = 5.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
+    json_file: Json = None,
 ) -> None:
     """Cells, area, flip-flops, memories, depth and delay of blocks, by Yosys and ABC.
 
     Exit status: 0 success, 2 a bad call.
     """
-    try:
-        config = read_hardware(hardware)
-        library = None if liberty is None else Library(liberty, driving_cell, load, tuple(dont_use or ()))
-        if library is None and (driving_cell or dont_use):
-            raise ValueError("--driving-cell and --dont-use need --liberty FILE")
-        names = blocks or list(COMPONENTS)
-        results = [synthesise(resolve(name, config), name, library, clock) for name in names]
-        _show(results, library, clock)
-        if json_file is not None:
-            report = {
-                "hardware": config.as_dict(),
-                "liberty": None if liberty is None else liberty.name,
-                "clock": clock,
-                "blocks": [asdict(result) for result in results],
-            }
-            write_text(json_file, json.dumps(report, indent=2) + "\n")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    config = read_hardware(hardware)
+    library = None if liberty is None else Library(liberty, driving_cell, load, tuple(dont_use or ()))
+    if library is None and (driving_cell or dont_use):
+        raise ValueError("--driving-cell and --dont-use need --liberty FILE")
+    names = blocks or list(COMPONENTS)
+    results = [synthesise(resolve(name, config), name, library, clock) for name in names]
+    _show(results, library, clock)
+    if json_file is not None:
+        report = {
+            "hardware": config.as_dict(),
+            "liberty": None if liberty is None else liberty.name,
+            "clock": clock,
+            "blocks": [asdict(result) for result in results],
+        }
+        write_json(json_file, report)
 
 
 if __name__ == "__main__":

@@ -7,21 +7,22 @@ not measured. Exit status: 0 printed, 2 bad usage or bad input.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from golden_model.command import Json, command, progress_bar, results_console
 from golden_model.cost.__main__ import load_images, load_network
+from golden_model.engines.run_network import Progress
+from golden_model.files import write_json
 from golden_model.graph.network import Graph
-from golden_model.image.describe import write_json
 from golden_model.pairs.early_stop import EarlyStop
 from golden_model.pairs.gather import MODES
 from golden_model.pairs.measure import Measured, Switches, measure
@@ -179,7 +180,7 @@ def few_ones_rows(graph: Graph, images: np.ndarray) -> tuple[dict[str, Measured]
     return found, agree
 
 
-def measure_all(graph: Graph, pictures: np.ndarray, calibration: int, bar: Progress) -> dict[str, dict[str, Measured]]:
+def measure_all(graph: Graph, pictures: np.ndarray, calibration: int, tell: Progress) -> dict[str, dict[str, Measured]]:
     """All tables but that of few ones, by title; the first `calibration` pictures choose, the others are measured."""
     first, others = pictures[:calibration], pictures[calibration:]
     seen = measure(graph, first, {"seen": Switches(search=outward(graph.hardware), split="one")})["seen"]
@@ -190,45 +191,33 @@ def measure_all(graph: Graph, pictures: np.ndarray, calibration: int, bar: Progr
         "around the conversions": plumbing_switches(graph),
     }
     every = {(title, name): switches for title, table in tables.items() for name, switches in table.items()}
-    task = bar.add_task("pictures", total=len(others))
-    measured = measure(graph, others, every, progress=lambda done, _: bar.update(task, completed=done))
+    measured = measure(graph, others, every, progress=tell)
     return {title: {name: measured[title, name] for name in table} for title, table in tables.items()}
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def main(
+@command
+def app(
     network: Annotated[Path, typer.Argument(help="Deployment image (a directory) or file of a graph.")],
     images: Annotated[Path, typer.Option(help="Pictures as .npz, uint8 (B, C, H, W).")],
     count: Annotated[int, typer.Option(min=1, help="Pictures to average over.")] = 16,
     calibration: Annotated[int, typer.Option(min=1, help="Pictures in front of those, to choose trees with.")] = 4,
-    json_file: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--json", help="Also write everything, layer by layer, as JSON."),
-    ] = None,
+    json_file: Json = None,
 ) -> None:
     """Operation units, decisions and clocks of one network on the pair machine, switch by switch."""
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    try:
-        graph, _ = load_network(network)
-        pictures = load_images(images, calibration + count)
-        if len(pictures) <= calibration:
-            raise ValueError(f"--images {images}: more than {calibration} pictures are needed, got {len(pictures)}")
-        with Progress(console=errors, transient=True) as bar:
-            found = measure_all(graph, pictures, calibration, bar)
-        found["few ones"], agree = few_ones_rows(graph, pictures[calibration:])
-        if json_file is not None:
-            tables = {title: {name: as_dict(one) for name, one in rows.items()} for title, rows in found.items()}
-            about = {"network": graph.name, "images": len(pictures) - calibration, "agree": agree}
-            write_json(json_file, about | tables)
-        for title, rows in found.items():
-            print_table(console, title, rows, agree if title == "few ones" else {})
-    except (ValueError, TypeError, OSError) as error:
-        errors.print(f"error: {error}")
-        raise typer.Exit(2) from None
+    console = results_console(200)
+    graph, _ = load_network(network)
+    pictures = load_images(images, calibration + count)
+    if len(pictures) <= calibration:
+        raise ValueError(f"--images {images}: more than {calibration} pictures are needed, got {len(pictures)}")
+    with progress_bar() as tell:
+        found = measure_all(graph, pictures, calibration, partial(tell, "pictures"))
+    found["few ones"], agree = few_ones_rows(graph, pictures[calibration:])
+    if json_file is not None:
+        tables = {title: {name: as_dict(one) for name, one in rows.items()} for title, rows in found.items()}
+        about = {"network": graph.name, "images": len(pictures) - calibration, "agree": agree}
+        write_json(json_file, about | tables)
+    for title, rows in found.items():
+        print_table(console, title, rows, agree if title == "few ones" else {})
 
 
 if __name__ == "__main__":

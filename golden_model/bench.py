@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from golden_model import trq
-from golden_model.command import Json, command, table_of
+from golden_model.command import Json, command, results_console, table_of
 from golden_model.config import PAPER, HardwareConfig
 from golden_model.crossbar import mapping
 from golden_model.crossbar.layer import Layer
@@ -320,7 +320,7 @@ def app(
     }
     if torch_name is not None:
         result["torch"] = torch_tables(torch_name, images)
-    console = Console()
+    console = results_console()
     show(result, console)
     if json_file is not None:
         write_json(json_file, result)

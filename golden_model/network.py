@@ -10,6 +10,6 @@ from golden_model.image.image import Runner, read
 
 def load(directory: str | Path, hardware: HardwareConfig | None = None) -> Runner:
     """The runner of a deployment image's network: `run(images)` gives logits and events per crossbar node,
-    `cycles(events)` the clocks from start to done; raises `image.InputError` for a bad image.
+    `cycles(events)` the clocks from start to done; raises `files.InputError` for a bad image.
     """
     return read(directory, hardware).runner()

@@ -18,6 +18,8 @@ ADDRESS_BITS = 28
 REGION_SHIFT = 24
 #: Reads from the IDENTITY register: "OHM" and the version of the register map.
 IDENTITY = 0x4F484D02
+#: Bits of one width-table entry: bit planes of a block, 0..8 (system.md §5).
+WIDTH_BITS = 4
 
 
 class ErrorCode(IntEnum):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -10,17 +9,16 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from golden_model import timing
-from golden_model.command import Json, command, progress_bar
+from golden_model.command import Json, command, progress_bar, results_console
 from golden_model.files import write_json
 from golden_model.image.describe import describe_program, events_table, print_info, print_program
 from golden_model.image.image import Image, read
 from golden_model.image.interpreter import Interpreter
 
-console = Console(width=None if sys.stdout.isatty() else 140)
+console = results_console(140)
 
 
 def describe(image: Image) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class AdcRegisters:
         ou_rows), or how many ("full"); or about its whole OU: how many the fullest column has, of either polarity
         ("ou"). A conversion with B = 0 takes no operation. "bounded", and "tree" with several trees, take None as 0.
         "twin" with a bound needs n_r2 = R and m = bias = 0.
-    trees : for mode "tree", by rising length; the last has ou_rows thresholds (search_trees.py). A conversion walks
+    trees : for mode "tree", by rising length; the last has ou_rows thresholds (searches/trees.py). A conversion walks
         the first one that has at least B thresholds, and the last one if no bound is known.
     """
 

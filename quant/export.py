@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from golden_model.command import command, console, progress_bar
-from golden_model.files import write_json
+from golden_model.files import InputError, write_json
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.image import archive, image
@@ -48,7 +48,7 @@ def _holds(out: Path, network: Graph, images: np.ndarray, labels: np.ndarray) ->
     """Whether `out` is a whole image of this network with these vectors; decided by its contents."""
     try:
         found = image.read(out)
-    except image.InputError:
+    except InputError:
         return False
     same = archive.to_bytes(found.network) == archive.to_bytes(network)
     return same and np.array_equal(found.vectors.images, images) and np.array_equal(found.vectors.labels, labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import bits_for
 from golden_model.registers import REGISTER
 from rtl import layouts
 from rtl import tile_layouts as tile
@@ -18,9 +18,9 @@ class CellProgrammer(Block):
     OU column counts fastest, then OU row, then crossbar pair. A word of cells is `cell_words` bus words,
     least significant first. The checksum is that of zlib over the little-endian words, in that order.
 
-    Throughput: a word a clock while collecting, one more clock per OU; a check takes
-    `check_clocks_per_ou` clocks per OU on a crossbar that answers in one clock. Latency: an OU is
-    offered to the crossbar in the clock after its last word.
+    Throughput: a word a clock while collecting, one more clock per OU; a check takes 4 clocks a word
+    and 2 per OU on a crossbar that answers in one clock. Latency: an OU is offered to the crossbar in
+    the clock after its last word.
 
     Members
     -------
@@ -46,11 +46,6 @@ class CellProgrammer(Block):
 
     #: Bits of a word that the CRC takes in a clock.
     _STEP = 8
-
-    @classmethod
-    def check_clocks_per_ou(cls, config: HardwareConfig) -> int:
-        """Clocks that the check of one OU takes."""
-        return config.cell_words * tile.WORD // cls._STEP + 2
 
     def elaborate(self, platform):
         m = Module()

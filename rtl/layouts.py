@@ -18,14 +18,13 @@ from golden_model.registers import (
     COUNTER_NAMES,
     COUNTERS_PER_LAYER,
     DESCRIPTOR_STRIDE,
+    WIDTH_BITS,
     StepKind,
     descriptor_fields,
 )
 
 #: A shape or a layout for every configuration.
 Sized = Callable[[HardwareConfig], Any]
-#: Bits of one width table entry: bit planes of a block, 0..8 (system.md §5).
-WIDTH_BITS = 4
 
 
 def layer_settings(config: HardwareConfig) -> data.StructLayout:

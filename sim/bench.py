@@ -18,7 +18,7 @@ Example::
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -228,9 +228,3 @@ async def clocks_until(ctx: Any, condition: Any, *, limit: int = 100_000) -> int
         if met:
             return count
     raise WatchdogError(f"the awaited condition did not come within {limit} clocks")
-
-
-# ---- data ---------------------------------------------------------------------------------------
-def saturated(bits: int, count: int) -> Sequence[int]:
-    """`count` all-ones words: finds width errors that random data never does."""
-    return [(1 << bits) - 1] * count

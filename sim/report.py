@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from golden_model.command import Json, command, console
 from golden_model.cost import components
@@ -52,7 +51,7 @@ def app(
                 f"{row['layer']:<12} {row['component']:<18} {row['events']:>16,.1f} x {row['energy_pj']:<9.6g} pJ = "
                 f"{row['picojoules']:>16,.1f} pJ   [{row['formula']}; {row['source']}]"
             )
-    Console(soft_wrap=True, highlight=False, markup=False).print(f"report: {target}")
+    print(f"report: {target}")
     simulated = data["run"]
     if simulated is not None and simulated["judged"] and not simulated["agrees"]:
         console.print("error: the hardware run in this report differs from the golden model")

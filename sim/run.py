@@ -16,10 +16,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from golden_model.command import Json, command, table_of
+from golden_model.command import Json, command, results_console, table_of
 from golden_model.events import Events
 from golden_model.files import write_json
 from golden_model.image.describe import events_table
@@ -30,7 +29,7 @@ from sim.host.bus import BusError, BusTimeout
 from sim.host.driver import DeviceError, poke_words
 from sim.host.session import Job, compare
 
-console = Console(width=None if sys.stdout.isatty() else 140)
+console = results_console(140)
 
 
 class BackendName(StrEnum):
@@ -163,7 +162,7 @@ def print_summary(result: dict[str, Any]) -> None:
     console.print(table_of(None, vectors, result["images"]))
     console.print(events_table(result["events"], len(result["images"])))
     for note in result["notes"]:
-        console.print(f"note: {note}", highlight=False, markup=False)
+        console.print(f"note: {note}", markup=False)
     done = len(result["images"])
     if done:
         console.print(
@@ -171,18 +170,17 @@ def print_summary(result: dict[str, Any]) -> None:
             f"{result['cycles_per_image']:,.0f} clocks an image, {result['clocks_per_second']:,.0f} clocks/s, "
             f"{result['seconds_per_image']:.2f} s an image; build {result['build_seconds']:.1f} s, "
             f"loading {result['load_seconds']:.2f} s",
-            highlight=False,
         )
         if result["labelled"]:
-            console.print(f"{result['correct']} of {result['labelled']} labels right", highlight=False)
+            console.print(f"{result['correct']} of {result['labelled']} labels right")
     if result["first_difference"]:
         console.print("[red]hardware and golden model differ[/red]:", end=" ")
-        console.print(result["first_difference"], highlight=False, markup=False, soft_wrap=True)
+        console.print(result["first_difference"], markup=False, soft_wrap=True)
     elif result["agrees"]:
         console.print("[green]logits, every event counter and cycles equal the golden model's[/green]")
     else:
         changed = sum(row["predicted"] != row["golden_predicted"] for row in result["images"])
-        console.print(f"the array is not ideal: {changed} of {done} classifications changed", highlight=False)
+        console.print(f"the array is not ideal: {changed} of {done} classifications changed")
 
 
 @command

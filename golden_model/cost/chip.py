@@ -28,9 +28,9 @@ from golden_model.config import HardwareConfig
 from golden_model.cost.baselines import layer_widths
 from golden_model.cost.components import AREA_QUANTITIES, ComponentTable, Report, load_table
 from golden_model.cost.window_reuse import fixed_cycles
-from golden_model.cost.work import WIDTH_ENTRY_BITS, Machine, Stage, StagePlacement, stages
+from golden_model.cost.work import Machine, Stage, StagePlacement, stages
 from golden_model.crossbar.mapping import place_layer
-from golden_model.registers import COUNTER_NAMES
+from golden_model.registers import COUNTER_NAMES, WIDTH_BITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ class Chip:
             "input_register_bits": macros * stage.input_register_bits,
             "window_register_bits": stage.copies * stage.input_register_bits if self.window_reuse else 0,
             "output_register_bits": macros * stage.output_register_bits,
-            "width_table_bits": stage.copies * stage.placement.blocks * WIDTH_ENTRY_BITS if self.width_table else 0,
+            "width_table_bits": stage.copies * stage.placement.blocks * WIDTH_BITS if self.width_table else 0,
             "metadata_bits": stage.copies * stage.metadata_bits,
             "held_bound_bits": stage.copies * stage.held_bound_bits,
             "macros": macros,

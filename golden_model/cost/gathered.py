@@ -21,7 +21,7 @@ instead of a uniform conversion. Exactly:
 * Clocks, lock step: an OU lasts max(1, sample_interval, most operations of any lane). The next OU is formed meanwhile,
   but a pack is looked at for at least one clock: an input bit of a pack takes at least that, also without a 1. A
   window has its fixed clocks beside (timing.py). Decoupled: the lanes wait for each other only at the end of an input
-  bit of a pack, with ideal queues as in lanes.py.
+  bit of a pack, with ideal queues as in searches/lanes.py.
 * Indices of `by="rows"`: each group stores which rows it keeps, as one bit per row or as ceil(log2 K) bits per kept
   row, whatever is less, and reads that once per window, to gather its inputs.
 

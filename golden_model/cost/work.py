@@ -22,10 +22,8 @@ from golden_model.crossbar.layer import Layer
 from golden_model.events import Events
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Node
-from golden_model.registers import COUNTER_NAMES
+from golden_model.registers import COUNTER_NAMES, WIDTH_BITS
 
-#: Bits of one width-table entry (system.md §5).
-WIDTH_ENTRY_BITS = 4
 #: Event counts beside the counters, of parts that a machine may or may not have; a machine without the part has none.
 EXTRA_NAMES = (
     "column_bound_bits_read",
@@ -264,7 +262,7 @@ QUANTITIES: dict[str, Quantity] = {
         lambda w, hw: w.buffer_bits,
     ),
     "width_table_bits": Quantity(
-        f"windows x segments x block columns x {WIDTH_ENTRY_BITS}", lambda w, hw: w.width_table_bits
+        f"windows x segments x block columns x {WIDTH_BITS}", lambda w, hw: w.width_table_bits
     ),
     "outputs": Quantity("windows x N, and outputs of nodes that rescale", lambda w, hw: w.outputs),
     "pooled": Quantity("inputs of pooling windows", lambda w, hw: w.pooled),
@@ -334,7 +332,7 @@ def _stage_work(machine: Machine, stage: Stage, events: np.ndarray, extra: dict[
         loaded = int(values_read(layer).sum()) if machine.window_reuse else layer.windows * layer.k
         read = loaded * wide(layer.input_bits) + values * residual
         buffer += read + values * (hardware.accumulator_bits if layer.last else wide(layer.output_bits))
-        width += layer.windows * layer.segments(hardware) * layer.block_cols(hardware) * WIDTH_ENTRY_BITS
+        width += layer.windows * layer.segments(hardware) * layer.block_cols(hardware) * WIDTH_BITS
         outputs += layer.windows * layer.outputs
     return Work(
         stage.name,

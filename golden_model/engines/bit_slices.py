@@ -8,7 +8,7 @@ Everything here is LLVM code stated once through llvmlite, which numba brings, a
 user's processor; no compiler has to be installed. Processors with AVX-512 get its three-input logic
 instruction, others two-input logic of the same meaning.
 
-Slices lie in contiguous one-dimensional uint64 arrays that start on a multiple of 64 bytes (`aligned_words`);
+Slices lie in contiguous one-dimensional uint64 arrays that start on a multiple of 64 bytes;
 `at` arguments number slices in such an array. Bit w of a slice is bit w % 64 of its word w // 64.
 """
 

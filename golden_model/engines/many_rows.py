@@ -41,6 +41,7 @@ from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.prepared import Prepared
 from golden_model.crossbar.windows import in_window_order, windows, with_border
 from golden_model.engines import bit_slices, simd
+from golden_model.engines import programs as program_code
 from golden_model.engines.bit_slices import (
     BYTES,
     SIZES,
@@ -566,7 +567,9 @@ def _cached(stamp: int) -> Any:
     return run
 
 
-_run_cached = _cached(zlib.crc32((inspect.getsource(bit_slices) + inspect.getsource(simd)).encode()))
+#: Modules that the kept machine code is made of, beside this one.
+SOURCES = (bit_slices, program_code, simd)
+_run_cached = _cached(zlib.crc32("".join(map(inspect.getsource, SOURCES)).encode()))
 
 
 # ---- for users ----------------------------------------------------------------------------------

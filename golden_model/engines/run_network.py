@@ -28,8 +28,6 @@ _CHUNK_BYTES = 64 << 20
 _IMAGES_PER_BATCH = 16  # images that a thread takes at a time
 _IMAGES_ON_DEVICE = 512  # images in a batch of the engine for GPUs
 _WAVE_BYTES = 256 << 20
-
-
 #: Above this many bytes of unpacked weights and tables, layers are prepared one after the other.
 _PREPARED_BYTES = 1 << 30
 
@@ -44,7 +42,7 @@ class GraphRunner:
     Parameters
     ----------
     engine : as for `golden_model.engines.run_layer`; with "torch" activations stay on the device from node to node.
-        threads : batches side by side in the compiled engine; None takes all cores.
+    threads : batches side by side in the compiled engine; None takes all cores.
 
     Memory: activations of a few batches, each freed after its last use, and the weights' tables. If those of all
     layers together would take more than about 1 GB, they are made and dropped layer by layer while a larger part
@@ -84,22 +82,6 @@ class GraphRunner:
         Returns (logits, events): logits int64 (B, N), real value `graph.output.logit_scale` per step; events
         (B, crossbar nodes), those of a grouped convolution summed over its groups.
         """
-        output, events = self._run(images, progress, observe)
-        return self.graph.output.logits(output), events
-
-    def outputs(self, images: Any) -> dict[str, np.ndarray]:
-        """Output of every node by name, uint8 (B, C, H, W), the last as it is before `logits`; keeps all in memory."""
-        batch: Batch = {self.graph.image.name: self.check_images(images)}
-        engine = self.engine_of(len(batch[self.graph.image.name]))
-        batch = self._load(batch, engine)
-        for node in self.graph.nodes[1:]:
-            self._prepare(node, engine)
-            self._step(node, batch, None, engine, keep=True)
-            if not self._keep:
-                self._prepared.clear()
-        return {name: self._host(x, engine) for name, x in batch.items()}
-
-    def _run(self, images: Any, progress: Progress | None, observe: Observer | None) -> tuple[np.ndarray, Events]:
         images = self.check_images(images)
         engine = self.engine_of(len(images))
         size = self._batch_images(engine)
@@ -148,7 +130,19 @@ class GraphRunner:
                 counters += counted
                 done += len(wave) * size
                 told(done)
-        return np.concatenate(outputs), Events(np.concatenate(counters))
+        return self.graph.output.logits(np.concatenate(outputs)), Events(np.concatenate(counters))
+
+    def outputs(self, images: Any) -> dict[str, np.ndarray]:
+        """Output of every node by name, uint8 (B, C, H, W), the last as it is before `logits`; keeps all in memory."""
+        batch: Batch = {self.graph.image.name: self.check_images(images)}
+        engine = self.engine_of(len(batch[self.graph.image.name]))
+        batch = self._load(batch, engine)
+        for node in self.graph.nodes[1:]:
+            self._prepare(node, engine)
+            self._step(node, batch, None, engine, keep=True)
+            if not self._keep:
+                self._prepared.clear()
+        return {name: self._host(x, engine) for name, x in batch.items()}
 
     # ---- one node -------------------------------------------------------------------------------
     def _step(self, node: Node, batch: Batch, observe: Observer | None, engine: str, *, keep: bool = False) -> Any:

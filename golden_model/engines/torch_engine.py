@@ -15,7 +15,7 @@ torch's settings for reduced precision (TF32, bfloat16), which the factors of ev
     sums, counters = run_images(layer, tables, images)  # tensors on the device
     output = finish(layer, sums)
 
-Nothing is copied to the host inside a layer; `run_node` keeps a graph's activations on the device. Memory on the
+Nothing is copied to the host inside a layer; `run_on_device` keeps a graph's activations on the device. Memory on the
 device: about 1 GB of work space (a quarter of what is free, if that is less), a layer's cells (2 bytes per stored
 cell and polarity) and its pattern tables (4 bytes * 2**ou_rows per segment and output, at most 1 GB a layer).
 

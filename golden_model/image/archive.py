@@ -3,8 +3,8 @@
 The file is a compressed archive that NumPy can open too (.npz): `manifest.json` says everything but arrays, and
 every array is one `.npy` member of the narrowest integer type that holds it. The same contents and tools make the
 same bytes. The manifest holds sizes and sha256 of all arrays and its own sha256; the hardware configuration and its
-hash; and every field of every node (nodes.py), layer (layers.py) and register set, named as there. A field that such
-a class gets later is written and read without a change here; a file that lacks it gets its default.
+hash; and every field of every node (graph/nodes.py), layer (crossbar/layer.py) and register set, named as there. A
+field that such a class gets later is written and read without a change here; a file that lacks it gets its default.
 
 Reading trusts nothing. Members are neither encrypted nor compressed in an unusual way; the sizes that the directory,
 the manifest, the header of an array and the geometry of its layer state agree before it is unpacked; values have their

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from golden_model.command import Json, command, table_of
+from golden_model.command import Json, command, results_console, table_of
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import Layer
 from golden_model.files import write_json
@@ -23,11 +21,8 @@ from golden_model.graph.nodes import Crossbar
 from golden_model.image import archive
 from golden_model.image.lowering import Step
 from golden_model.image.program import Program
-from golden_model.registers import StepKind
+from golden_model.registers import WIDTH_BITS, StepKind
 from golden_model.trq import lossless
-
-#: Bits of the width table per block (system.md §5).
-_TABLE_BITS = 4
 
 
 def _widths(layer: Layer, hardware: HardwareConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +42,7 @@ def _summary(layers: Sequence[Layer], hardware: HardwareConfig) -> dict[str, Any
     bits = {
         "magnitude": magnitude,
         "with_sign": with_sign,
-        "with_sign_and_table": with_sign + _TABLE_BITS * len(width),
+        "with_sign_and_table": with_sign + WIDTH_BITS * len(width),
     }
     return {
         "weights": whole,
@@ -159,7 +154,7 @@ def _layer(step: Step, hardware: HardwareConfig) -> dict[str, Any]:
 
 
 # ---- what people see ----------------------------------------------------------------------------
-console = Console(width=None if sys.stdout.isatty() else 150)
+console = results_console()
 
 
 def _adc(layer: dict[str, Any]) -> str:
@@ -273,7 +268,7 @@ def print_network(what: dict[str, Any]) -> None:
 def print_info(info: dict[str, Any]) -> None:
     """What a network says of itself."""
     for key, value in info.items():
-        console.print(f"{key}: {value}", highlight=False, markup=False)
+        console.print(f"{key}: {value}", markup=False)
 
 
 @command

@@ -27,7 +27,7 @@ from golden_model.graph.network import Graph
 from golden_model.image.archive import NETWORK_PARTS, Archive, network_parts, pack, read_file, read_network, refusing
 from golden_model.image.interpreter import Interpreter
 from golden_model.image.program import Program, Tables, plan
-from golden_model.registers import COUNTER_NAMES
+from golden_model.registers import COUNTER_NAMES, WIDTH_BITS
 
 SCHEMA = "ohmloom-image"
 VERSION = 2
@@ -121,7 +121,7 @@ def hex_files(tables: Tables, hardware: HardwareConfig) -> dict[str, bytes]:
     )
     return {
         "cells.hex": cells.encode(),
-        "widths.hex": _hex_lines(tables.widths, 4),
+        "widths.hex": _hex_lines(tables.widths, WIDTH_BITS),
         "bias.hex": _hex_lines(tables.bias, 32),
         "multipliers.hex": _hex_lines(tables.multipliers, 16),
         "pads.hex": _hex_lines(tables.pads, 8),

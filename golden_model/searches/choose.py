@@ -1,6 +1,6 @@
 """Choosing and pricing lossless A/D searches: trees from counts, operations, metadata, entropy (*ours*; system.md §13).
 
-    counts = graph_joint_counts(graph, training_images)                       # histograms_joint.py
+    counts = graph_joint_counts(graph, training_images)                       # joint.py
     registers = trees(counts, graph.hardware, column_bound_bits="full")       # by layer name; "ou" needs other counts
     searching = with_settings(graph, registers=registers, skip_zero_slices=True)
     logits, events = GraphRunner(searching).run(images)                       # equal logits, fewer operations

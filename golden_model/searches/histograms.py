@@ -40,15 +40,12 @@ class LayerCounts:
 
     counts : int64 (input_bits, weight_bits, ou_rows + 1). zero_slices : int64 (input_bits, weight_bits), those of
     `counts[..., 0]` that belong to input slices of zeros and do not happen with zero-slice skipping.
-    gram : float64 (ou_rows + 1, ou_rows + 1) of `sums` sums.
-    total : float64 (ou_rows + 1,), sum of w over the same sums. power : sum of their squares, as they should be.
+    gram : float64 (ou_rows + 1, ou_rows + 1). power : sum of the squares of the same sums, as they should be.
     """
 
     counts: np.ndarray
     zero_slices: np.ndarray
     gram: np.ndarray
-    total: np.ndarray
-    sums: int
     power: float
 
     def __add__(self, other: LayerCounts) -> LayerCounts:
@@ -96,14 +93,19 @@ def _cells(prepared: Prepared, polarities: int) -> list[_Cells]:
     return made
 
 
-def _offset(layer: Layer, hardware: HardwareConfig) -> Layer:
-    """The layer with 2**p added to every weight, p the bit length of the largest magnitude."""
+def offset_of(layer: Layer, hardware: HardwareConfig) -> int:
+    """2**p, p the bit length of the layer's largest magnitude; ValueError without a spare weight plane."""
     added = 1 << int(np.abs(layer.weights).max(initial=1)).bit_length()
     if added > 1 << (hardware.weight_bits - 1):
         raise ValueError(
             f"layer {layer.name}: offset encoding needs magnitudes below {1 << (hardware.weight_bits - 1)}"
         )
-    weights = layer.weights + added
+    return added
+
+
+def offset_layer(layer: Layer, hardware: HardwareConfig) -> Layer:
+    """The layer with `offset_of` added to every weight, as one array instead of a pair stores it."""
+    weights = layer.weights + offset_of(layer, hardware)
     return replace(layer, weights=weights, block_widths=mapping.block_widths(weights, hardware))
 
 
@@ -123,7 +125,7 @@ def layer_counts(
         are larger there. Our machine has pairs.
     """
     rows = windows(layer, activations).reshape(-1, layer.k)
-    prepared = prepare_layer(replace(_offset(layer, hardware) if offset else layer, dynamic=None), hardware)
+    prepared = prepare_layer(replace(offset_layer(layer, hardware) if offset else layer, dynamic=None), hardware)
     cells = _cells(prepared, 1 if offset else 2)
     counts = np.zeros((hardware.input_bits, hardware.weight_bits, hardware.ou_rows + 1), dtype=np.int64)
     zero_slices = np.zeros(counts.shape[:2], dtype=np.int64)
@@ -142,13 +144,13 @@ def layer_counts(
 
 def _gram(
     layer: Layer, prepared: Prepared, rows: np.ndarray, cells: list[_Cells], gram_windows: int
-) -> tuple[np.ndarray, np.ndarray, int, float]:
-    """`gram`, `total`, `sums` and `power` of `LayerCounts`."""
+) -> tuple[np.ndarray, float]:
+    """`gram` and `power` of `LayerCounts`."""
     size = prepared.hardware.ou_rows + 1
     if len(rows) > gram_windows:
         random = np.random.default_rng(zlib.crc32(layer.name.encode()))
         rows = rows[np.sort(random.choice(len(rows), gram_windows, replace=False))]
-    gram, total = np.zeros((size, size)), np.zeros(size)
+    gram = np.zeros((size, size))
     step = max(1, 2 * _CHUNK_BYTES // (8 * layer.outputs * size))
     for start in range(0, len(rows), step):
         slices = slice_words(streams(prepared, rows[start : start + step])[0], prepared.bits)
@@ -157,9 +159,8 @@ def _gram(
             add_sums(mine, columns.words, columns.plane, columns.output, columns.sign, size - 1, sums)
         flat = sums.reshape(-1, size)
         gram += flat.T @ flat
-        total += flat.sum(axis=0)
     exact = rows.astype(np.float64) @ layer.weights
-    return gram, total, len(rows) * layer.outputs, float((exact**2).sum())
+    return gram, float((exact**2).sum())
 
 
 # ---- a network ----------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 k is the number of word lines of a slice that carry a 1, u the number of cells of a column that are 1; the count is at
 most min(k, u). From these tables follow, exactly and without running anything again, the A/D operations of any search
-(searches.py), the best trees, and the entropy that no search can pass below.
+(choose.py), the best trees, and the entropy that no search can pass below.
 """
 
 from __future__ import annotations

@@ -52,9 +52,9 @@ def graph_spent(
 ) -> dict[tuple[str, bool | None], GraphSpent]:
     """Operations and clocks of a graph under several *lossless* settings in one pass of images, uint8 (B, C, H, W).
 
-    graph : itself runs with the converters that it has. settings : by any name,
-        registers by name of the crossbar node; None measures the graph's own converters, whatever they are, as "".
-    skip_zero_slices : which ways to measure each, None is the graph's own.
+    graph : itself runs with the converters that it has. settings : by any name, registers by name of the crossbar node;
+    None measures the graph's own converters, whatever they are, as "". skip_zero_slices : which ways to measure each,
+    None is the graph's own.
 
     Returns results by (setting, skip_zero_slices). Groups of a convolution follow each other.
     """

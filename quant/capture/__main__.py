@@ -16,6 +16,7 @@ from golden_model.graph.network import Graph
 from golden_model.image import archive
 from quant import options, stages
 from quant.capture.capture import from_torch
+from quant.capture.trace import trace
 from quant.data import sets
 from quant.networks.pixels import float_logits
 from quant.networks.source import Inputs, Source
@@ -40,6 +41,7 @@ def captured(source: Source, work: Path, hardware: HardwareConfig | None, *, log
         },
         stages.sources_of("quant.capture.capture"),
         model=source.hash(),
+        computes=trace(source.model).code,
         data=dataset.sha256,
     )
     if stages.finished(record, mark) is not None:

@@ -44,7 +44,7 @@ def apart(found: ImageSet, check_images: int) -> Parts:
     """Parts for calibration, for at most `check_images` checks, and for measuring, without a common image.
 
     Of a set with one part the first 32 images calibrate, at most a quarter of the others, spread over the set, check,
-    and the rest measures; otherwise checks come from the training part (`Dataset.validation`).
+    and the rest measures; otherwise checks come from the training part (`ImageSet.validation`).
 
     InputError for a set with one part of fewer than 36 images.
     """

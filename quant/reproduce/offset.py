@@ -14,7 +14,7 @@ at the fewest operations that pass the check of quant.reproduce.trq.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -22,8 +22,8 @@ import typer
 from rich.table import Table
 
 from golden_model.command import Json, command, console, table_of
-from golden_model.config import ISAAC, HardwareConfig
-from golden_model.crossbar import mapping, post_processing
+from golden_model.config import ISAAC
+from golden_model.crossbar import post_processing
 from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.prepared import prepare_layer
 from golden_model.crossbar.windows import windows
@@ -32,7 +32,7 @@ from golden_model.engines.run_layer import run_layer
 from golden_model.files import write_json
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Crossbar
-from golden_model.searches.histograms import graph_counts
+from golden_model.searches.histograms import graph_counts, offset_layer, offset_of
 from golden_model.trq import convert_counts
 from quant.reference import accuracy, exact_logits
 from quant.reproduce import study as shared
@@ -47,16 +47,6 @@ _COMPILING_PAYS = 200_000_000  # conversions of a run
 
 
 # ---- running ------------------------------------------------------------------------------------
-def added(layer: Layer, hardware: HardwareConfig) -> int:
-    """2**p, p the bit length of the layer's largest magnitude; ValueError without a spare weight plane."""
-    offset = 1 << int(np.abs(layer.weights).max(initial=1)).bit_length()
-    if offset > 1 << (hardware.weight_bits - 1):
-        raise ValueError(
-            f"layer {layer.name}: offset encoding needs magnitudes below {1 << (hardware.weight_bits - 1)}"
-        )
-    return offset
-
-
 @dataclass(frozen=True)
 class Spent:
     """A/D operations and conversions of the one array, over all images."""
@@ -83,9 +73,7 @@ class OffsetRunner:
         for node in graph.crossbars:
             self._layers[node.name] = []
             for layer in node.layers:
-                offset = added(layer, graph.hardware)
-                weights = layer.weights + offset
-                stored = replace(layer, weights=weights, block_widths=mapping.block_widths(weights, graph.hardware))
+                stored, offset = offset_layer(layer, graph.hardware), offset_of(layer, graph.hardware)
                 self._layers[node.name].append((stored, offset, prepare_layer(stored, graph.hardware)))
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, Spent]]:

@@ -4,10 +4,10 @@
     python -m quant.reproduce.redy --graph FILE --data FILE
 
 On each machine and for each group size, the same network three times: `static` streams all bits, `lossless` skips
-empty high bits of every group, `lossy` also drops low bits, with registers searched per layer (redy_search.py). Events
-are counted by the golden model, energy follows from the component table (golden_model.cost). Four machines: dense is
-ISAAC-like (7 planes of every block, uniform lossless conversion, nothing skipped), stored has the network's own block
-widths; both also with zero-slice skipping.
+empty high bits of every group, `lossy` also drops low bits, with registers searched per layer (quant.search.redy).
+Events are counted by the golden model, energy follows from the component table (golden_model.cost). Four machines:
+dense is ISAAC-like (7 planes of every block, uniform lossless conversion, nothing skipped), stored has the network's
+own block widths; both also with zero-slice skipping.
 
 The search sees training images only, other ones than those of calibration. Choices and every measurement are kept
 (quant.reproduce.study). `--trace NAME` prints every product of events and energy per event behind figures.

@@ -120,9 +120,7 @@ def _layer_table(part: Mapping[str, Any], group: Mapping[str, Any], where: str) 
         ("of it lossless", lambda name: f"{_saved(lossless[name], static[name]):.1f} %"),
         *((key, lambda name, key=key: str(registers[name][key])) for key in ("l_max", "tau_sq")),
     ]
-    return table_of(
-        f"(c) streamed bits of every layer, groups of {group['rows']} rows: {where}", columns, static
-    )  # fmt: skip
+    return table_of(f"(c) streamed bits of every layer, groups of {group['rows']} rows: {where}", columns, static)
 
 
 def _budget_table(result: Mapping[str, Any], part: Mapping[str, Any], where: str) -> Table:

@@ -2,7 +2,7 @@
 
     python -m quant.reproduce.redy --graph DIR/network.graph --data FILE --registers DIR/redy.json
 
-`choose` searches them for the machine that skips slices of zeros (redy_search.py), on training images, and confirms
+`choose` searches them for the machine that skips slices of zeros (redy.py), on training images, and confirms
 the accuracy on training images that the search did not see; `write` and `load` keep them, bound to the graph file by
 its sha256. Layers without low bits to drop have no registers: on that machine their unit would earn nothing, so it
 stays off.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from golden_model.registers import WIDTH_BITS
 from quant.networks.layers import BitPlaneWeight, FloatWeight, bit_length
 from quant.training.prepare import QuantisedNetwork
 
@@ -37,7 +38,7 @@ def width_statistics(network: QuantisedNetwork) -> dict[str, Any]:
         sizes = layer.source.block.sizes((n, k))
         magnitude = int((widths * sizes).sum())
         signs = int(sizes[widths > 0].sum())
-        table = 4 * widths.numel()
+        table = WIDTH_BITS * widths.numel()
         totals += magnitude, signs, table
         weights += n * k
         layers.append(

@@ -32,7 +32,7 @@ from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar,
 from golden_model.graph.settings import with_settings
 from golden_model.image import image as deployment
 from golden_model.image.program import Program
-from golden_model.registers import COUNTER_NAMES, StepKind
+from golden_model.registers import COUNTER_NAMES, WIDTH_BITS, StepKind
 from golden_model.searches.histograms import layer_counts
 from golden_model.trq import AdcRegisters
 
@@ -417,7 +417,7 @@ def _storage(node: Crossbar, hardware: HardwareConfig) -> dict[str, int]:
             ("weights", weights.sum()),
             ("plane_bits", (weights * layer.block_widths).sum()),
             ("sign_bits", weights[layer.block_widths > 0].sum()),
-            ("table_bits", work.WIDTH_ENTRY_BITS * layer.block_widths.size),
+            ("table_bits", WIDTH_BITS * layer.block_widths.size),
             ("blocks", layer.block_widths.size),
             ("pruned", (layer.block_widths == 0).sum()),
         ):

@@ -215,9 +215,7 @@ def _accuracy_view(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
 def _work_view(data: dict[str, Any]) -> dict[str, Any]:
     rows, hardware = data["rows"], data["hardware"]
     per_ou, per_pair = 2 * hardware["ou_rows"] * hardware["ou_cols"], 2 * hardware["rows"] * hardware["cols"]
-    summed = [
-        prefix + key for key in ("ad_operations", "cycles", "energy_pj") for prefix in ("", "baseline_")
-    ]  # fmt: skip
+    summed = [prefix + key for key in ("ad_operations", "cycles", "energy_pj") for prefix in ("", "baseline_")]
     return {
         "per_ou": per_ou,
         "per_pair": per_pair,

@@ -185,7 +185,7 @@ def test_cutting_images_and_windows_into_chunks_changes_nothing(monkeypatch):
     rng = np.random.default_rng(8)
     layer = make_layer(
         rng, PAPER, channels=3, height=8, width=8, kernel_height=3, kernel_width=3, pad=1, pool=2, outputs=5
-    )  # fmt: skip
+    )
     images = rng.integers(0, 256, (5, 3, 8, 8)).astype(np.uint8)
     for size in (16 * 3 * 7, 16 * 3 * 130):  # 7 windows of one image; 2 images together
         monkeypatch.setattr(few_rows, "_CHUNK_BYTES", size)

@@ -284,7 +284,7 @@ BAD = [
     (lambda m, a: a.pop(f"{STEM}.step.npy"), f"the array {STEM}.step is missing"),
     (lambda m, a: a.update({"more.npy": np.zeros(1)}), "more belongs to no node"),
     (edit_node("stem", step={"array": "node 2 signed.step"}), f"the array {STEM}.step is missing"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("change", "message"), BAD, ids=[message for _, message in BAD])

@@ -67,9 +67,7 @@ def check(found, hardware, activations):
     assert (made.used(False) == counts).all()
     counts[..., 0] -= zeros
     assert (made.used(True) == counts).all()
-    assert made.sums == len(flat)
     assert (made.gram == flat.T @ flat).all()
-    assert (made.total == flat.sum(axis=0)).all()
     count = np.arange(hardware.ou_rows + 1)
     assert made.power == count @ made.gram @ count
 
@@ -136,8 +134,7 @@ def test_only_some_windows_go_into_the_gram_matrix_but_all_into_the_counts():
     activations = rng.integers(0, 256, (3, 2, 6, 6)).astype(np.uint8)
     few, all_ = (layer_counts(found, FEW, activations, gram_windows=n) for n in (7, 10**6))
     assert (few.counts == all_.counts).all()
-    assert few.sums == 7 * 3
-    assert all_.sums == 3 * found.windows * 3
+    assert 0 < few.power < all_.power
 
 
 def static(seed: int) -> tuple[Graph, np.ndarray]:

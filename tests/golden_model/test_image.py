@@ -316,7 +316,7 @@ def nested(levels):
         (edit_array("vectors.cycles", put(1, -1)), "vectors.cycles must be the sum of the steps' cycles"),
         (edit_array("vectors.cycles", lambda x: x + 1), "vectors.cycles must be the sum of the steps' cycles"),
     ],
-)  # fmt: skip
+)
 def test_contents_that_do_not_fit_are_refused_with_one_sentence(directory, change, words):
     forge(directory, change)
     refused(directory, words)
@@ -353,7 +353,7 @@ def first_layer(manifest):
         (lambda x: x.update(registers=7), "registers must be an object, got 7"),
         (lambda x: x.update(shift=77), "shift"),
     ],
-)  # fmt: skip
+)
 def test_layers_that_make_no_sense_are_refused(directory, change, words):
     forge(directory, lambda manifest, arrays: change(first_layer(manifest)))
     refused(directory, words)

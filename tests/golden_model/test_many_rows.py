@@ -1,8 +1,10 @@
+import ast
 import os
 import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -260,3 +262,12 @@ def test_lists_are_padded_to_a_length_that_has_an_adder_tree(rows):
     size = bit_slices.padded_size(rows)
     assert rows <= size < rows + bit_slices.GROUP
     assert size in bit_slices.SIZES or size % bit_slices.GROUP == 0
+
+
+def test_kept_machine_code_depends_on_every_module_of_the_engines_that_it_is_made_of():
+    nodes = ast.walk(ast.parse(Path(many_rows.__file__).read_text()))
+    names = {
+        n.module for n in nodes if isinstance(n, ast.ImportFrom) and str(n.module).startswith("golden_model.engines.")
+    }
+    assert names
+    assert names <= {module.__name__ for module in many_rows.SOURCES}

@@ -199,9 +199,7 @@ def test_metadata_is_priced_by_what_reads_it():
     assert (held["held_bound_bits"] == held["column_bound_bits_read"] + found["column_bound_bits_read"]).all()
     assert (held["tree_bits_read"] == found["tree_bits_read"]).all()
     for one in graph.crossbars:
-        unit = with_settings(
-            graph, registers={one.name: AdcRegisters(mode="bounded", n_r2=3, column_bound_bits="ou")}
-        )  # fmt: skip
+        unit = with_settings(graph, registers={one.name: AdcRegisters(mode="bounded", n_r2=3, column_bound_bits="ou")})
         at = graph.crossbars.index(one)
         read = searches.metadata_events(unit, events)["column_bound_bits_read"]
         assert (read[..., at] == events.ou_activations[..., at] * 3).all()

@@ -119,7 +119,7 @@ def test_trees_serve_the_bounds_up_to_their_length():
         ({"mode": "tree", "n_r2": 4, "trees": ((2, 3, 1), LINE)}, r"trees\[0\] is not in preorder"),
         ({"mode": "tree", "n_r2": 3, "trees": (LINE,)}, "n_r2 must be in 4..4, got 3"),
     ],
-)  # fmt: skip
+)
 def test_illegal_registers_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         AdcRegisters(**values).check(4)
@@ -326,9 +326,7 @@ def test_a_trace_adds_up_to_the_events(data):
     window = rng.integers(0, 16, made.k)
     placed = mapping.place_layer(made.block_widths, TINY)
     records = list(trace.window_trace(made, TINY, placed, window))
-    sums, events = layer.matmul(
-        window[None], made.weights, TINY, made.registers, block_widths=made.block_widths
-    )  # fmt: skip
+    sums, events = layer.matmul(window[None], made.weights, TINY, made.registers, block_widths=made.block_widths)
     assert sum(int(r.operations.sum()) for r in records) == events.ad_operations
     assert sum(int((r.started & (r.range_flags == 0)).sum()) for r in records) == events.conversions_r1
     total = np.zeros((2, made.outputs), dtype=np.int64)
@@ -416,7 +414,7 @@ def test_lanes_of_one_column_gain_nothing_from_queues_and_uneven_ones_do():
     # Two planes of one segment: lane 0 is slow in one, lane 1 in the other.
     uneven = replace(
         made, channels=1, weights=np.array([[1, 2]] * 9), block_widths=np.array([[2]]), registers=registers
-    )  # fmt: skip
+    )
     hardware = replace(hardware, weight_bits=2)
     _, events = run_layer(uneven, hardware, full[:, :1], engine="direct")
     assert events.cycles[0] - lanes.decoupled_cycles(uneven, hardware, full[:, :1])[0] == (9 + 9) - (9 + 1)

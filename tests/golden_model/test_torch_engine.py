@@ -169,7 +169,7 @@ def test_sums_beyond_what_float32_holds_use_doubles():
 def test_tables_are_used_where_they_pay_and_fit(monkeypatch):
     layer = make_layer(
         np.random.default_rng(0), PAPER, channels=2, height=8, width=8, kernel_height=3, kernel_width=3, outputs=5
-    )  # fmt: skip
+    )
 
     def made(windows):
         return torch_engine._patterns_of(torch_engine.tables_of(prepare(layer, PAPER), CPU), windows) is not None
@@ -184,7 +184,7 @@ def test_cutting_images_and_windows_into_parts_changes_nothing():
     hardware, rng = replace(PAPER, adc_bits=8), np.random.default_rng(8)
     layer = make_layer(
         rng, hardware, channels=3, height=6, width=6, kernel_height=3, kernel_width=3, pad=1, pool=2, outputs=5, **MIXED
-    )  # fmt: skip
+    )
     images = rng.integers(0, 256, (3, 3, 6, 6)).astype(np.uint8)
     expected, events = run_layer(layer, hardware, images, engine="direct")
     for work in (1, 10_000, 100_000):

@@ -12,10 +12,13 @@ from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import build
 from golden_model.graph.nodes import Add
 from quant.capture import operators
+from quant.capture.__main__ import captured
 from quant.capture.capture import from_torch
 from quant.capture.errors import UnsupportedOperator
 from quant.networks.pixels import Normalisation, float_logits
+from quant.networks.source import Source
 from quant.reference import exact_logits
+from tests.quant.conftest import toy_dataset
 from tests.quant.test_import_network import HARDWARE, SHAPE, Net, conv, fc, pictures, seeded
 
 
@@ -286,3 +289,17 @@ def test_an_addition_of_three_maps_is_refused_by_the_graph():
     nodes[place] = Add(name=node.name, inputs=(*node.inputs, node.inputs[0]), shape=node.shape, encoding=node.encoding)
     with pytest.raises(ValueError, match="an addition has at most two inputs, got 3"):
         build("three", HARDWARE, nodes)
+
+
+def test_a_network_that_computes_something_else_with_the_same_layers_and_weights_is_captured_again(tmp_path):
+    dataset = toy_dataset(train=40, test=8)
+    said: list[str] = []
+
+    def kept(activation):
+        network = seeded(Net(lambda s, x: s.fc(activation(s.a(x)).flatten(1)), a=conv(1, 4), fc=fc(4 * 144)))
+        source = Source(name="net", model=network, dataset=dataset, normalisation=Normalisation.none(1))
+        said.clear()
+        captured(source, tmp_path, None, log=said.append)
+        return any("is up to date" in text for text in said)
+
+    assert [kept(F.relu), kept(F.relu), kept(F.relu6)] == [False, True, False]

@@ -165,7 +165,7 @@ def test_bad_input_is_told_in_one_sentence(files, monkeypatch):
         (("--model", f"{files}/own.py:three", *small), "has label 3, but the network has 3 outputs, for labels 0..2"),
         (("--model", "net.onnx", *data), "net.onnx is an ONNX network, which is not read"),
         (("--model", "lenet5", *weights, "--data", files / "nothing"), "there is no such file or directory"),
-    ]  # fmt: skip
+    ]
     for arguments, message in cases:
         done = call(*arguments)
         assert done.exit_code == 2, done.output

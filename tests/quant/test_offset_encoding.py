@@ -18,11 +18,11 @@ from golden_model.crossbar.windows import windows
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
-from golden_model.searches.histograms import graph_counts
+from golden_model.searches.histograms import graph_counts, offset_of
 from golden_model.trq import AdcRegisters, convert_counts
 from quant.networks.zoo import LeNet5
 from quant.reproduce import offset as offset_encoding
-from quant.reproduce.offset import OffsetRunner, added
+from quant.reproduce.offset import OffsetRunner
 from quant.search import adc as adc_search
 from tests.golden_model.test_graph import SMALL, everything, pixels
 
@@ -63,7 +63,7 @@ def test_lossy_sums_are_those_of_the_stored_weights():
     layer = made.node("stem").layers[0]
     images = pixels(1, made, 2)
     value = convert_counts(3, SPARE.ou_rows, layer.registers, layer.min_count).value
-    stored = layer.weights + added(layer, SPARE)
+    stored = layer.weights + offset_of(layer, SPARE)
     unit = 0.8 * 2.0 ** (3 - 2)
     expected = []
     for q in windows(layer, images).astype(np.int64):
@@ -74,7 +74,7 @@ def test_lossy_sums_are_those_of_the_stored_weights():
                 for b in range(5):
                     count = ((q[:, rows] >> i) & 1) @ ((stored[rows] >> b) & 1)
                     sums += value[count] << (i + b)
-        share = np.floor(added(layer, SPARE) * q.sum(axis=1) / unit + 0.5).astype(np.int64)
+        share = np.floor(offset_of(layer, SPARE) * q.sum(axis=1) / unit + 0.5).astype(np.int64)
         expected.append(finish(layer, sums - share[:, None]))
     runner = OffsetRunner(made)
     output, _ = runner._crossbar(made.node("stem"), [images])

@@ -52,9 +52,7 @@ def images(count: int = 12) -> np.ndarray:
 def made(model: nn.Module | None = None, **options) -> QuantisedNetwork:
     torch.manual_seed(1)
     model = Residual() if model is None else model
-    return prepare(
-        model, (3, 10, 10), PAPER, calibration=images(), normalisation=NORMALISATION, **options
-    ).eval()  # fmt: skip
+    return prepare(model, (3, 10, 10), PAPER, calibration=images(), normalisation=NORMALISATION, **options).eval()
 
 
 @torch.no_grad()

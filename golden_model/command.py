@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,13 +16,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from golden_model.config import PRESETS
+from golden_model.files import printable
 
 Result = TypeVar("Result")
 
 #: Lines are never wrapped, so that paths stay whole in logs; brackets in a path are not markup.
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
-Json = Annotated[Optional[Path], typer.Option("--json", help="Also write the results to this file.")]  # noqa: UP045
+Json = Annotated[Optional[Path], typer.Option("--json", dir_okay=False, help="Also write the results to this file.")]  # noqa: UP045
 Preset = Annotated[
     str, typer.Option("--hardware", help=f"{', '.join(PRESETS)}, or a .json file with what differs from one.")
 ]
@@ -47,15 +49,16 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)
 
 
-def results_console(width: int = 150) -> Console:
+def results_console(width: int = 150, *, highlight: bool = False) -> Console:
     """Standard output for tables: as wide as the terminal, or `width` characters where there is none."""
-    terminal = Console(highlight=False)
-    return terminal if terminal.is_terminal else Console(highlight=False, width=width)
+    terminal = Console(highlight=highlight)
+    return terminal if terminal.is_terminal else Console(highlight=highlight, width=width)
 
 
 def fail(message: str) -> NoReturn:
     """One sentence on stderr, exit status 2."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody listens
+        print("error: " + printable(" ".join(message.split())), file=sys.stderr, flush=True)
     raise typer.Exit(2)
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
 from golden_model import timing
-from golden_model.command import Json, command_app, reports_errors
+from golden_model.command import Json, command_app, reports_errors, results_console
 from golden_model.events import Events
 from golden_model.files import write_json
 from golden_model.image.describe import describe_program, print_info, print_program
@@ -23,7 +21,7 @@ from golden_model.image.image import Image, read
 from golden_model.image.interpreter import Interpreter
 from golden_model.registers import COUNTER_NAMES
 
-console = Console(width=None if sys.stdout.isatty() else 140)
+console = results_console(140, highlight=True)
 
 
 def describe(image: Image) -> dict[str, Any]:

@@ -16,11 +16,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from golden_model.command import Json, command_app, reports_errors
+from golden_model.command import Json, command_app, reports_errors, results_console
 from golden_model.events import Events
 from golden_model.files import write_json
 from golden_model.image.image import Image, read
@@ -30,7 +29,7 @@ from sim.host.bus import BusError, BusTimeout
 from sim.host.driver import DeviceError, poke_words
 from sim.host.session import Job, compare
 
-console = Console(width=None if sys.stdout.isatty() else 140)
+console = results_console(140, highlight=True)
 
 
 class BackendName(StrEnum):
@@ -245,9 +244,6 @@ def main(
     for path in (waves, json_file):
         if path is not None and not path.resolve().parent.is_dir():
             raise ValueError(f"{path}: cannot be written (there is no such directory)")
-    if image_dir.is_file():
-        how = f", python -m quant.export {image_dir} makes an image of it" if image_dir.suffix == ".graph" else ""
-        raise ValueError(f"{image_dir}: it is a file, a deployment image is a directory{how}")
     image = read(image_dir)
     held = len(image.vectors.images)
     if not held:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from golden_model.compiled import njit
 from golden_model.crossbar.ones import ones_of
 
-_njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
-
-@_njit
+@njit
 def _spend(
     x, positions, rows, first_row, segments, first_segment, lines, cells, first_lane, ou_rows, shortest, tables,
     ou_activations, scans, gathered_rows, lock_step, decoupled, counts,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from golden_model.compiled import njit
 from golden_model.crossbar.ones import ones_of
 
-_njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
-
-@_njit
+@njit
 def _spend(
     slices, active, words, lane, bounds, first, start, table, lanes, shortest, operations, lock_step, decoupled,
 ):  # fmt: skip
@@ -64,7 +62,7 @@ def spend(cells: Any, slices: np.ndarray, active: np.ndarray, lanes: int, shorte
     )  # fmt: skip
 
 
-@_njit
+@njit
 def _spend_patterns(words, lane, bounds, first, begin, end, table, shortest, operations, clocks):
     counts = len(table)
     flat = table.reshape(-1)
@@ -92,7 +90,7 @@ def spend_patterns(cells: Any, segment: int, rows: int, lanes: int, shortest: in
     return operations, clocks
 
 
-@_njit
+@njit
 def _add_joint_counts(slices, cells, u, counts):
     size = slices.shape[1]
     for x in range(len(slices)):

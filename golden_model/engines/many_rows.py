@@ -37,6 +37,7 @@ import numba
 import numpy as np
 
 from golden_model import timing
+from golden_model.compiled import njit
 from golden_model.crossbar.lanes import spend
 from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.windows import in_window_order, windows
@@ -695,7 +696,7 @@ def _run(
 def _cached(stamp: int) -> Any:
     """`_run`, kept on disk; numba watches this file only, so `stamp` stands for the text of bit_slices.py."""
 
-    @numba.njit(nogil=True, cache=True, error_model="numpy")
+    @njit
     def run(*arguments):
         if stamp >= 0:
             _run(*arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from golden_model.command import Json, command_app, reports_errors
+from golden_model.command import Json, command_app, reports_errors, results_console
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import Layer
 from golden_model.files import write_json
@@ -158,7 +156,7 @@ def _layer(step: Step, hardware: HardwareConfig) -> dict[str, Any]:
 
 
 # ---- what people see ----------------------------------------------------------------------------
-console = Console(width=None if sys.stdout.isatty() else 150)
+console = results_console(highlight=True)
 
 
 def _adc(layer: dict[str, Any]) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from golden_model.compiled import njit
 from golden_model.crossbar.ones import ones_of
 
-_njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 _COPIES = 4  # histograms side by side, so that equal counts in a row do not wait for each other
 
 
-@_njit
+@njit
 def _add_counts(slices, cells, plane, counts):
     bits, windows, words = slices.shape
     for i in range(bits):
@@ -37,7 +36,7 @@ def add_counts(slices: np.ndarray, cells: np.ndarray, plane: np.ndarray, counts:
     counts += copies.sum(axis=0)
 
 
-@_njit
+@njit
 def _add_sums(slices, cells, plane, output, sign, sums):
     bits, windows, words = slices.shape
     for w in range(windows):

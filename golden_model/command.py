@@ -83,8 +83,8 @@ def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
             _give_up(sys.stdout)
             raise typer.Exit(141) from None
         except OSError as error:
-            where = error.filename or ("standard output" if _give_up(sys.stdout) else "file")
-            fail(f"{where}: {error.strerror or error}")
+            _give_up(sys.stdout)
+            fail(f"{error.filename or 'standard output'}: {error.strerror or error}")
         except KeyboardInterrupt:
             print("interrupted: run the same command again to go on", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -92,11 +92,9 @@ def reports_errors(command: Callable[..., Result]) -> Callable[..., Result]:
     return wrapped
 
 
-def _give_up(stream: Any) -> bool:
-    """Whether what a stream still holds cannot be written; then it is dropped, so that the end does not fail, too."""
+def _give_up(stream: Any) -> None:
+    """Drop what a stream still holds if it cannot be written, so that the end does not fail, too."""
     try:
         stream.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        return True
-    return False

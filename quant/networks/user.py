@@ -38,11 +38,33 @@ def make(where: str) -> nn.Module:
         sys.path.remove(folder)
     if not isinstance(made, nn.Module):
         raise ValueError(f"--model: {where} must give a torch.nn.Module, got {type(made).__name__}")
+    check_numbers(made)
     return made
 
 
+def numbers(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; a state dict may hold anything besides."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def check_numbers(model: nn.Module) -> None:
+    """ValueError naming a parameter or buffer that is no plain tensor of numbers."""
+    for name, tensor in numbers(model).items():
+        if nn.parameter.is_lazy(tensor):
+            raise ValueError(f"the network's {name!r} has no shape yet: run it once on a picture where it is made")
+        if not is_plain(tensor):
+            raise ValueError(
+                f"the network's {name!r} is sparse, quantised or without values; it must be a plain tensor"
+            )
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor just holds its values, one after the other."""
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+
+
 def call(model: nn.Module, x: Tensor) -> Tensor:
-    """model(x), checked: one tensor of finite or other numbers with the batch of `x` in front, (B, ...).
+    """model(x), checked: one tensor of finite or other numbers, (B, N) or (B, N, 1, 1) for the batch `x`.
 
     ValueError with one sentence for any exception of the network, and for anything else that it returns.
     """
@@ -53,9 +75,11 @@ def call(model: nn.Module, x: Tensor) -> Tensor:
         raise ValueError(f"the network {name} cannot be run on pictures of {given}: {_reason(error)}") from error
     if not isinstance(result, Tensor):
         raise ValueError(f"the network {name} must return one tensor, it returns a {type(result).__name__}")
-    if result.ndim < 2 or len(result) != len(x) or result.numel() == 0:
+    scores = result.numel() // len(x)
+    if scores == 0 or result.shape not in ((len(x), scores), (len(x), scores, 1, 1)):
         raise ValueError(
-            f"the network {name} must return one row for each of {len(x)} pictures, it returns {tuple(result.shape)}"
+            f"the network {name} must return one row of scores for each of {len(x)} pictures, it returns"
+            f" {tuple(result.shape)}"
         )
     if result.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         raise ValueError(f"the network {name} must return real numbers, it returns {result.dtype}")

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from golden_model.compiled import njit
+from golden_model.compiled import njit as _njit
 from golden_model.crossbar.ones import ones_of
 
 
-@njit
+@_njit
 def _spend(
     x, positions, rows, first_row, segments, first_segment, lines, cells, first_lane, ou_rows, shortest, tables,
     ou_activations, scans, gathered_rows, lock_step, decoupled, counts,

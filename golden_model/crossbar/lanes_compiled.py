@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from golden_model.compiled import njit
+from golden_model.compiled import njit as _njit
 from golden_model.crossbar.ones import ones_of
 
 
-@njit
+@_njit
 def _spend(
     slices, active, words, lane, bounds, first, start, table, lanes, shortest, operations, lock_step, decoupled,
 ):  # fmt: skip
@@ -62,7 +62,7 @@ def spend(cells: Any, slices: np.ndarray, active: np.ndarray, lanes: int, shorte
     )  # fmt: skip
 
 
-@njit
+@_njit
 def _spend_patterns(words, lane, bounds, first, begin, end, table, shortest, operations, clocks):
     counts = len(table)
     flat = table.reshape(-1)
@@ -90,7 +90,7 @@ def spend_patterns(cells: Any, segment: int, rows: int, lanes: int, shortest: in
     return operations, clocks
 
 
-@njit
+@_njit
 def _add_joint_counts(slices, cells, u, counts):
     size = slices.shape[1]
     for x in range(len(slices)):

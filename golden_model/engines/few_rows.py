@@ -20,7 +20,7 @@ import numba
 import numpy as np
 
 from golden_model import timing
-from golden_model.compiled import njit
+from golden_model.compiled import njit as _njit
 from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.prepared import Prepared
 from golden_model.crossbar.reference import slice_table
@@ -90,7 +90,7 @@ def layer_tables(prepared: Prepared) -> Tables | None:
     )
 
 
-@njit
+@_njit
 def _choose_precision(q, start, stop, l_max, tau_sq):
     """(lo, hi) of one group of activations q[start:stop]; hi = -1 when all are 0 (system.md §6)."""
     n = np.int64(stop - start)
@@ -111,7 +111,7 @@ def _choose_precision(q, start, stop, l_max, tau_sq):
     return lo, hi
 
 
-@njit
+@_njit
 def _load_window(image, window, shape, border, q):
     """Gather one window's K activations into q (C outermost); windows in hardware order (system.md §5a)."""
     kernel_height, kernel_width, stride, pad, pool, out_width = shape
@@ -139,7 +139,7 @@ def _load_window(image, window, shape, border, q):
                     k += 1
 
 
-@njit
+@_njit
 def _pack_dynamic(image, first, shape, border, ou_rows, group_rows, k_rows, l_max, tau_sq, spread, words, streamed):
     """Patterns of the windows first.. of one image, with dynamic precision.
 
@@ -169,7 +169,7 @@ def _pack_dynamic(image, first, shape, border, ou_rows, group_rows, k_rows, l_ma
             words[w, s, 1] = high
 
 
-@njit
+@_njit
 def _spread_map(image, border, pad, run, spread, spreads):
     """Spread words of every run of `run` pixels of the bordered map: uint64 (C, H + 2 pad, W + 2 pad, 2), out.
 
@@ -190,7 +190,7 @@ def _spread_map(image, border, pad, run, spread, spreads):
                     spreads[c, y, x, 1] |= spreads[c, y, x + j, 1] << np.uint64(j)
 
 
-@njit
+@_njit
 def _pack(spreads, first, offsets, shape, run, ou_rows, words):
     """Patterns of the windows first.. of one image, all bits streamed.
 
@@ -217,14 +217,14 @@ def _pack(spreads, first, offsets, shape, run, ou_rows, words):
             words[w, s, 1] = high
 
 
-@njit
+@_njit
 def _nonzero_lanes(word):
     """How many of the four 16-bit lanes (each below 2**15) of a word are not 0."""
     carry = ((word + np.uint64(0x7FFF7FFF7FFF7FFF)) & np.uint64(0x8000800080008000)) >> np.uint64(15)
     return np.int64((carry * np.uint64(0x0001000100010001)) >> np.uint64(48))
 
 
-@njit
+@_njit
 def _cost(words, s, streamed, cost, skip_zero, block_cols):
     """(switched-on slices, cost fields, sum of max(C_r, W)) of segment s over all windows.
 
@@ -247,7 +247,7 @@ def _cost(words, s, streamed, cost, skip_zero, block_cols):
     return slices, operations, in_r1, clocks
 
 
-@njit
+@_njit
 def _count(words, streamed, costs, planes, lanes, skip_zero, input_bits, block_cols, counters):
     """Add the events of packed windows to `counters` (int64, order of COUNTER_NAMES; cycles: sum of max(C_r, W))."""
     windows, segments = words.shape[:2]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden_model.compiled import njit
+from golden_model.compiled import njit as _njit
 from golden_model.crossbar.layer import Layer
 
 _PLACES = 64  # output places whose sums are walked together; keeps them in the level-1 cache
 
 
-@njit
+@_njit
 def _finish(sums, bias, multipliers, shift, top, residual, residual_multiplier, output):
     """clamp(((acc + bias) * M + r * M_r + half) >> S) of one image (system.md §3).
 
@@ -30,7 +30,7 @@ def _finish(sums, bias, multipliers, shift, top, residual, residual_multiplier, 
                 output[n, place] = min(max(value >> shift, 0), top)
 
 
-@njit
+@_njit
 def _finish_pooled(sums, bias, multipliers, shift, top, area, output):
     """As `_finish` without a residual, and the maximum of every `area` neighbouring rows of sums."""
     half = np.int64(1) << shift >> 1

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden_model.compiled import njit
+from golden_model.compiled import njit as _njit
 from golden_model.crossbar.ones import ones_of
 
 _COPIES = 4  # histograms side by side, so that equal counts in a row do not wait for each other
 
 
-@njit
+@_njit
 def _add_counts(slices, cells, plane, counts):
     bits, windows, words = slices.shape
     for i in range(bits):
@@ -36,7 +36,7 @@ def add_counts(slices: np.ndarray, cells: np.ndarray, plane: np.ndarray, counts:
     counts += copies.sum(axis=0)
 
 
-@njit
+@_njit
 def _add_sums(slices, cells, plane, output, sign, sums):
     bits, windows, words = slices.shape
     for w in range(windows):

@@ -219,3 +219,5 @@ class N(nn.Module):
     assert again()
     (tmp_path / "neighbour.py").write_text("scale = 2.75  # as long")
     assert again()
+    file.write_text(file.read_text() + "# such as a hook, which a traced graph does not show")
+    assert again()

@@ -113,8 +113,8 @@ def _check_arguments(
         raise ValueError(f"normalisation: means must be in 0..1 and deviations above 0, got {normalisation}")
     if not 1 <= weight_bits <= hardware.weight_bits:
         raise ValueError(
-            f"weights of {weight_bits} bits and a sign need hardware with as many weight_bits, it has"
-            f" {hardware.weight_bits} (--hardware auto makes a machine that fits)"
+            f"weight_bits must be in 1..{hardware.weight_bits}, got {weight_bits}: that is what the hardware has"
+            f" (--hardware auto makes a machine that fits)"
         )
     if not 1 <= activation_bits <= hardware.input_bits:
         raise ValueError(f"activation_bits must be in 1..{hardware.input_bits}, got {activation_bits}")

@@ -64,7 +64,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def call(model: nn.Module, x: Tensor) -> Tensor:
-    """model(x), checked: one tensor of finite or other numbers, (B, N) or (B, N, 1, 1) for the batch `x`.
+    """model(x), checked: one tensor of finite or other numbers with the batch of `x` in front, (B, ...).
 
     ValueError with one sentence for any exception of the network, and for anything else that it returns.
     """
@@ -75,11 +75,9 @@ def call(model: nn.Module, x: Tensor) -> Tensor:
         raise ValueError(f"the network {name} cannot be run on pictures of {given}: {_reason(error)}") from error
     if not isinstance(result, Tensor):
         raise ValueError(f"the network {name} must return one tensor, it returns a {type(result).__name__}")
-    scores = result.numel() // len(x)
-    if scores == 0 or result.shape not in ((len(x), scores), (len(x), scores, 1, 1)):
+    if result.ndim < 2 or len(result) != len(x) or result.numel() == 0:
         raise ValueError(
-            f"the network {name} must return one row of scores for each of {len(x)} pictures, it returns"
-            f" {tuple(result.shape)}"
+            f"the network {name} must return one row for each of {len(x)} pictures, it returns {tuple(result.shape)}"
         )
     if result.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         raise ValueError(f"the network {name} must return real numbers, it returns {result.dtype}")

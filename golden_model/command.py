@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,11 +17,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from golden_model.config import PRESETS
+from golden_model.files import printable
 
 #: Lines are never wrapped, so that paths stay whole in logs; brackets in a path are not markup.
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")]
+Json = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the results to this file.")]
 Preset = Annotated[
     str, typer.Option("--hardware", help=f"{', '.join(PRESETS)}, or a .json file with what differs from one.")
 ]
@@ -49,8 +51,8 @@ def command(main: Callable[..., None]) -> typer.Typer:
             _give_up(sys.stdout)
             raise typer.Exit(141) from None
         except OSError as error:
-            where = error.filename or ("standard output" if _give_up(sys.stdout) else "file")
-            fail(f"{where}: {error.strerror or error}")
+            _give_up(sys.stdout)
+            fail(f"{error.filename or 'standard output'}: {error.strerror or error}")
         except KeyboardInterrupt:
             print("interrupted: run the same command again to go on", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -97,15 +99,14 @@ def table_of(
 
 def fail(message: str) -> NoReturn:
     """One sentence on stderr, exit status 2."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody listens
+        print("error: " + printable(" ".join(message.split())), file=sys.stderr, flush=True)
     raise typer.Exit(2)
 
 
-def _give_up(stream: Any) -> bool:
-    """Whether what a stream still holds cannot be written; then it is dropped, so that the end does not fail, too."""
+def _give_up(stream: Any) -> None:
+    """Drop what a stream still holds if it cannot be written, so that the end does not fail, too."""
     try:
         stream.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        return True
-    return False

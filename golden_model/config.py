@@ -142,9 +142,9 @@ class HardwareConfig:
     def from_dict(cls, values: dict[str, Any]) -> HardwareConfig:
         """Rebuild a configuration; an unknown or missing field is an error."""
         names = {f.name for f in fields(cls)}
-        unknown, missing = sorted(set(values) - names), sorted(names - set(values))
-        if unknown or missing:
-            raise ValueError(f"hardware configuration: unknown fields {unknown}, missing fields {missing}")
+        parts = {"unknown fields": sorted(set(values) - names), "missing fields": sorted(names - set(values))}
+        if wrong := ", ".join(f"{what} {found}" for what, found in parts.items() if found):
+            raise ValueError(f"hardware configuration: {wrong}")
         return cls(**values)
 
     @property

@@ -17,6 +17,11 @@ class InputError(ValueError):
     """What a user gave cannot be used; the message is one sentence that names what, where and what is allowed."""
 
 
+def printable(text: str) -> str:
+    """Text that came with a file, for a terminal: what is not printable (escape codes, line ends) is spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def file_hash(path: Path) -> str:
     """sha256 of a file, read in pieces."""
     digest = hashlib.sha256()
@@ -47,9 +52,8 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
                 shutil.copyfileobj(source, sink)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        if not _alive(left.name.split(".")[-2]):
-            left.unlink(missing_ok=True)
+    for left in left_behind(path, "partial"):
+        left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         write(temporary)
@@ -58,6 +62,12 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def left_behind(path: Path, kind: str) -> list[Path]:
+    """Siblings .NAME.PROCESS.kind of `path`, made by processes that are gone."""
+    found = path.parent.glob(f".{glob.escape(path.name)}.*.{kind}")
+    return [one for one in found if not _alive(one.name.split(".")[-2])]
 
 
 def _alive(process: str) -> bool:

@@ -36,7 +36,7 @@ from golden_model.registers import COUNTER_NAMES
 from golden_model.searches.histograms import LayerCounts, graph_counts
 from quant import options, stages
 from quant.data import sets
-from quant.networks.source import check_shape, dataset_of_graph
+from quant.networks.source import check_fits, dataset_of_graph
 from quant.reference import accuracy, exact_logits
 from quant.search import adc, redy
 from quant.settings import check, setting
@@ -186,8 +186,7 @@ def calibrate(
     graph : with lossless uniform converters, as training writes it.
     Raises ValueError with one sentence when data and network do not fit.
     """
-    check_shape(graph, dataset)
-    sets.check_labels(dataset, int(np.prod(graph.output.shape)))
+    check_fits(graph, dataset)
     plain = on_machine(graph, graph.hardware)
     counted, images, labels = held_out(dataset)
     log(f"counts of {len(counted)} images, checks on {len(images)}")
@@ -359,17 +358,26 @@ def calibrated(
         log(f"{target} is up to date")
         return archive.load(target)
     network = archive.load(source)
+    accuracies = _of_training(work, "accuracy")
     if hardware is not None:
         network = options.fitted(network, options.machine(hardware))
     made, found = calibrate(network, dataset, wanted, log)
-    trained = read_json(work / "train.json", "") if (work / "train.json").is_file() else {}
-    found["accuracy"] = {**network.info.get("accuracy", {}), **trained.get("accuracy", {}), **found["accuracy"]}
+    found["accuracy"] = {**network.info.get("accuracy", {}), **accuracies, **found["accuracy"]}
     more = ("accuracy", "test_images", "events", "lossless")
     info = {**made.info, **{key: found[key] for key in more}, "data": dataset.source}
     made = replace(made, info=json.loads(json.dumps(info)))
     write_atomically(target, lambda temporary: archive.save(made, temporary))
     stages.keep_record(record, mark, [target], {"options": asdict(wanted), **found})
     return made
+
+
+def _of_training(work: Path, part: str) -> dict[str, Any]:
+    """A part of WORK/train.json, {} where nothing was trained."""
+    path = work / "train.json"
+    found = read_json(path, "").get(part, {}) if path.is_file() else {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: {part} must be an object, got {found!r}")
+    return found
 
 
 def dataset_of(work: Path, graph: Graph, data: Path | None) -> sets.ImageSet:
@@ -382,7 +390,7 @@ def dataset_of(work: Path, graph: Graph, data: Path | None) -> sets.ImageSet:
     if not ((work / "train.json").is_file() and (work / "recipe.toml").is_file()):
         raise ValueError(f"--data is needed: {work} does not say what its network was trained on")
     found = dataset_of_graph(graph, read_recipe(work / "recipe.toml").get("data"))
-    if found.sha256 != read_json(work / "train.json", "")["data"]["sha256"]:
+    if found.sha256 != _of_training(work, "data").get("sha256"):
         raise ValueError(f"{found.source} has changed since the training in {work}: train again, or give --data")
     return found
 

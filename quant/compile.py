@@ -40,6 +40,7 @@ from golden_model.image import program
 from quant import calibrate, options, stages, train
 from quant.capture.__main__ import captured
 from quant.capture.capture import from_torch
+from quant.capture.trace import copied
 from quant.data import sets
 from quant.export import export
 from quant.networks.pixels import Normalisation
@@ -134,7 +135,7 @@ def compile_network(
     `accuracy` step by step, and where image, Verilog and report are.
     """
     plain = Normalisation.none(dataset.shape[0]) if normalisation is None else normalisation
-    source = Source(name=name or type(model).__name__, model=model, dataset=dataset, normalisation=plain)
+    source = Source(name=name or type(model).__name__, model=copied(model), dataset=dataset, normalisation=plain)
     work = Path(work)
     captured(source, work, hardware, log=log)
     log("calibrate: converters and dynamic precision")
@@ -185,11 +186,12 @@ def app(
     """
     log, machine, calibration = console.print, options.machine(hardware), calibrate.Options(tolerance=tolerance)
     if with_training:
-        if unused := [f"--{name}" for name in ("mean", "std", "size", "channels") if getattr(inputs, name) is not None]:
+        if unused := [f"--{name}" for name in ("mean", "std") if getattr(inputs, name) is not None]:
             raise ValueError(f"{', '.join(unused)} cannot be used with --train")
         given = {} if recipe is None else train.read_recipe(recipe)
         given |= {"model": model, "threads": threads}
         given |= {key: str(path) for key in ("weights", "data") if (path := getattr(inputs, key)) is not None}
+        given |= {key: value for key in ("size", "channels") if (value := getattr(inputs, key)) is not None}
         if machine is not None:
             given["hardware"] = str(hardware)
         dataset = _train(given, machine, work, log=log)

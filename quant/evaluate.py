@@ -25,9 +25,9 @@ from golden_model.files import write_json
 from golden_model.graph.network import Graph
 from quant import options
 from quant.capture.capture import from_torch
-from quant.data import sets
+from quant.data.image_set import label_words
 from quant.networks.pixels import float_logits
-from quant.networks.source import Inputs, Source
+from quant.networks.source import Inputs, Source, check_outputs
 from quant.reference import accuracy, exact_logits
 from quant.settings import check, setting
 
@@ -90,7 +90,7 @@ def evaluate(
     hardware : None for a machine that is just large enough. progress : called with (what is done, images done, images).
     """
     dataset = source.dataset
-    sets.check_labels(dataset, float_logits(source.model, dataset.test_images[:1], source.normalisation).shape[1])
+    check_outputs(source.model, dataset, source.normalisation)
     test, labels = dataset.test_images[: wanted.images], dataset.test_labels[: wanted.images]
     exact_float = float_logits(source.model, test, source.normalisation, partial(progress, "float network"))
     graph = from_torch(
@@ -158,8 +158,7 @@ def print_result(result: dict[str, Any]) -> None:
     show = console.print
     note = ", which are among them" if result["calibration_images_are_test_images"] else ""
     if names := result["classes"]:
-        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-        show("labels            " + ", ".join(f"{i} {name}" for i, name in enumerate(names[:20])) + more)
+        show(f"labels            {label_words(names)}")
     show(f"{result['network']} on {result['images']} images of {result['data']}")
     show(f"float accuracy    {100 * result['float_accuracy']:.2f} %")
     show(

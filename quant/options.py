@@ -9,6 +9,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+import numpy as np
 import typer
 
 from golden_model.command import Json
@@ -55,6 +56,12 @@ def fitted(network: Graph, hardware: HardwareConfig | None) -> Graph:
     Raises ValueError that names every limit which is too small, and how to get a machine that fits.
     """
     wanted = program.fitting(network, PAPER) if hardware is None else hardware
+    for layer in network.layers:
+        if (bits := int(np.abs(layer.weights).max(initial=0)).bit_length()) > wanted.weight_bits:
+            raise ValueError(
+                f"layer {layer.name}: its weights have {bits} bits and a sign, the hardware has weight_bits ="
+                f" {wanted.weight_bits} (--hardware auto makes a machine that fits)"
+            )
     if wanted != network.hardware:
         kept: dict[str, Any] = {}
         if (wanted.ou_rows, wanted.adc_bits) == (network.hardware.ou_rows, network.hardware.adc_bits):

@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
 from io import BytesIO
@@ -52,21 +53,38 @@ def sources_of(module: str) -> list[Path]:
 
     Raises ValueError if there is no such module.
     """
-    waiting, found = [module], dict[Path, None]()
-    while waiting:
-        path = _source(waiting.pop())
-        if path is None or path in found:
-            continue
-        found[path] = None
-        found.update(dict.fromkeys(path.parent.glob("data/*.toml")))
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    if not found:
+    path = _source(module, ROOT)
+    if module.partition(".")[0] not in OWN_PACKAGES or path is None:
         raise ValueError(f"{module} is no module of this project")
-    return sorted(found)
+    found = [file for file in _imported(path, ROOT) if file.relative_to(ROOT).parts[0] in OWN_PACKAGES]
+    return sorted({*found, *(table for file in found for table in file.parent.glob("data/*.toml"))})
+
+
+def sources_of_file(file: Path) -> list[Path]:
+    """A Python file of the user's, and what it imports of its folder, directly or not."""
+    return sorted(_imported(file.resolve(), file.resolve().parent))
+
+
+def _imported(path: Path, root: Path) -> set[Path]:
+    """`path` and the files below `root` that it imports, and that those import."""
+    waiting, found = [path], set[Path]()
+    while waiting:
+        path = waiting.pop()
+        found.add(path)
+        names: list[str] = []
+        try:
+            nodes = list(ast.walk(ast.parse(path.read_bytes())))
+        except (SyntaxError, ValueError):  # a neighbour for another Python, which nobody imports after all
+            nodes = []
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                above = path.relative_to(root).parts[: -node.level] if node.level else ()
+                base = ".".join([*above, *filter(None, [node.module])])
+                names += [base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)]
+        waiting += {file for name in names if (file := _source(name, root)) is not None} - found
+    return found
 
 
 def files_of(*packages: str) -> list[Path]:
@@ -75,11 +93,9 @@ def files_of(*packages: str) -> list[Path]:
     return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
 
 
-def _source(module: str) -> Path | None:
-    """File of a module of our packages, else None."""
-    if module.partition(".")[0] not in OWN_PACKAGES:
-        return None
-    path = ROOT.joinpath(*module.split("."))
+def _source(module: str, root: Path) -> Path | None:
+    """File of a module below `root`, else None."""
+    path = root.joinpath(*module.split("."))
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
@@ -112,7 +128,9 @@ def unpacked(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             if (broken := archive.testzip()) is not None:
                 raise ValueError(f"the checksum of {broken} is wrong")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it warns of is an error, too
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_tensors(path: Path, what: str) -> Any:

@@ -34,10 +34,11 @@ from golden_model.config import PAPER
 from golden_model.files import file_hash, write_atomically, write_json
 from golden_model.image import archive
 from quant import options, stages
+from quant.capture.trace import network_hash
 from quant.data import sets
 from quant.networks.layers import Block
 from quant.networks.pixels import Normalisation
-from quant.networks.source import DATA, WEIGHTS, dataset_for, float_network
+from quant.networks.source import CHANNELS, DATA, SIZE, WEIGHTS, check_outputs, dataset_for, files_of, float_network
 from quant.settings import check, setting
 from quant.training.loop import SCHEMA, VERSION, Training, Watcher
 from quant.training.phases import Settings, check_settings
@@ -67,6 +68,8 @@ class Options(Settings):
     model: str = setting(Settings.model, f"{options.MODEL} Default lenet5.")
     weights: str = setting(None, WEIGHTS)
     data: str = setting(None, DATA)
+    size: int = setting(None, SIZE, 1, 4096)
+    channels: int = setting(None, CHANNELS, among=(1, 3))
     start_from: str = setting(None, "Go on from a finished training of the same network: the folder it was written to.")
     hardware: str = setting("paper", options.HARDWARE)
     block: str = setting("ou", "Weights that share a width: ou, layer or ROWSxCOLS.")
@@ -137,7 +140,9 @@ def defaults(dataset: sets.ImageSet, method: str, *, trained: bool) -> dict[str,
 
 def complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], sets.ImageSet]:
     """The `given` options with those that are missing; and the data."""
-    dataset = dataset_for(given.get("model", Settings.model), given.get("data"))
+    check(Options(**given))
+    pictures = {name: given.get(name) for name in ("size", "channels")}
+    dataset = dataset_for(given.get("model", Settings.model), given.get("data"), **pictures)
     trained = given.get("weights") is not None
     made = {**defaults(dataset, given.get("method", Settings.method), trained=trained), **given}
     if made["method"] == "ptq":
@@ -157,7 +162,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} has checkpoint version {content.get('version')!r}, this program reads {VERSION}")
     for part in ("float", "network"):
         for name, tensor in (content[part] or {}).items():
-            if not bool(torch.isfinite(tensor).all()):
+            if isinstance(tensor, torch.Tensor) and not bool(torch.isfinite(tensor).all()):
                 raise ValueError(f"{path}: {name} holds NaN or infinity")
     return content
 
@@ -275,6 +280,7 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
     network, normalisation = float_network(settings.model, dataset, weights)
     if settings.normalise and normalisation == Normalisation.none(dataset.shape[0]):
         normalisation = Normalisation.of(dataset.learning()[0])
+    check_outputs(network, dataset, normalisation)
     start = None if asked["start_from"] is None else _started(Path(asked["start_from"]), settings.model)
     decides = {"settings": asdict(settings), "block": asked["block"], "hardware": machine.as_dict()}
     mark = stages.fingerprint(
@@ -283,7 +289,8 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
         stages.sources_of("quant.train"),
         data=dataset.sha256,
         weights="" if weights is None else file_hash(weights),
-        model=file_hash(Path(settings.model.rpartition(":")[0])) if own else "",
+        files=stages.source_hash(files_of(settings.model)),
+        network=network_hash(network) if own else "",  # it may have weights of its own
         start="" if start is None else start["fingerprint"],
     )
     record, checkpoint, made = work / "train.json", work / "train.pt", work / "network.graph"
@@ -314,13 +321,14 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
     graph = training.graph()
     if asked["hardware"] == "auto":
         graph = options.fitted(graph, None)
+    results = training.results(graph)
     write_atomically(made, lambda temporary: archive.save(graph, temporary))
     about = {
         "command": stages.command_line("quant.train"),
         "data": {"name": Path(dataset.source).name, "sha256": dataset.sha256},
         "options": decides,
     }
-    return stages.keep_record(record, mark, [made], about | training.results(graph))
+    return stages.keep_record(record, mark, [made], about | results)
 
 
 def print_results(results: Mapping[str, Any]) -> None:

@@ -226,9 +226,6 @@ def app(
     for path in (waves, json_file):
         if path is not None and not path.resolve().parent.is_dir():
             raise ValueError(f"{path}: cannot be written (there is no such directory)")
-    if image_dir.is_file():
-        how = f", python -m quant.export {image_dir} makes an image of it" if image_dir.suffix == ".graph" else ""
-        raise ValueError(f"{image_dir}: it is a file, a deployment image is a directory{how}")
     image = read(image_dir)
     held = len(image.vectors.images)
     if not held:

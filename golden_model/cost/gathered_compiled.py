@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from golden_model.compiled import njit as _njit
 from golden_model.crossbar.ones import ones_of
-
-_njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 @_njit

@@ -19,14 +19,13 @@ from typing import Any
 import numba
 import numpy as np
 
+from golden_model.compiled import njit as _njit
 from golden_model.crossbar.counters import Tally, counters_of
 from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.prepared import Prepared
 from golden_model.crossbar.reference import slice_table
 from golden_model.crossbar.windows import with_border
 from golden_model.engines import simd
-
-_njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 _COLUMNS = simd.COLUMNS
 _CHUNK_BYTES = 512 << 10  # packed patterns that the tables are walked for at a time

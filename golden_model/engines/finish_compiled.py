@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from golden_model.compiled import njit as _njit
 from golden_model.crossbar.layer import Layer
-
-_njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 _PLACES = 64  # output places whose sums are walked together; keeps them in the level-1 cache
 

@@ -35,6 +35,7 @@ import numba
 import numpy as np
 
 from golden_model import timing
+from golden_model.compiled import njit
 from golden_model.crossbar.counters import Tally, counters_of
 from golden_model.crossbar.lanes import spend
 from golden_model.crossbar.layer import Layer
@@ -559,7 +560,7 @@ def _run(pixels, layout, cells, programs, costs, sizes, windows, per_group, sums
 def _cached(stamp: int) -> Any:
     """`_run`, kept on disk; numba watches this file only, so `stamp` stands for the text of those it uses."""
 
-    @numba.njit(nogil=True, cache=True, error_model="numpy")
+    @njit
     def run(*arguments):
         if stamp >= 0:
             _run(*arguments)

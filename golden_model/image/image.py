@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from golden_model.config import HardwareConfig
 from golden_model.engines.choice import EngineName
 from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.events import Events
-from golden_model.files import InputError
+from golden_model.files import InputError, left_behind
 from golden_model.graph.network import Graph
 from golden_model.image.archive import NETWORK_PARTS, Archive, network_parts, pack, read_file, read_network, refusing
 from golden_model.image.interpreter import Interpreter
@@ -34,7 +33,6 @@ VERSION = 2
 ARCHIVE = "image.archive"
 HEX_FILES = ("cells.hex", "widths.hex", "bias.hex", "multipliers.hex", "pads.hex", "reference.hex", "program.hex")
 FILES = (ARCHIVE, *HEX_FILES)
-
 _PARTS = (*NETWORK_PARTS, "counters", "steps", "image_base", "logits", "cell_pairs", "cell_checksum", "vectors")
 #: First parts of the names of arrays that are not the network's.
 _OTHERS = ("tables", "vectors")
@@ -239,26 +237,35 @@ def _is_version_1(directory: Path) -> bool:
 def _replace_directory(directory: Path, content: dict[str, bytes]) -> None:
     """Write all files to a temporary sibling, then rename it into place."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{directory.name}.partial-", dir=directory.parent))
-    old: Path | None = None
+    _recover(directory)
+    made, old = (directory.with_name(f".{directory.name}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
+    made.mkdir()
     try:
         for name, data in content.items():
             with open(made / name, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        made.chmod(0o755)
         if directory.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old-", dir=directory.parent))
-            directory.rename(old)  # onto an empty directory
+            directory.rename(old)
         made.rename(directory)
     except BaseException:
-        if old is not None and not directory.exists():
+        if old.exists() and not directory.exists():
             old.rename(directory)
         shutil.rmtree(made, ignore_errors=True)
         raise
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _recover(directory: Path) -> None:
+    """Put back the image that a killed process had set aside, and remove what else it left."""
+    for old in left_behind(directory, "old"):
+        if directory.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(directory)
+    for made in left_behind(directory, "partial"):
+        shutil.rmtree(made, ignore_errors=True)
 
 
 # ---- read ---------------------------------------------------------------------------------------
@@ -276,8 +283,11 @@ def read(directory: str | Path, hardware: HardwareConfig | None = None) -> Image
 
 
 def _read(directory: Path, hardware: HardwareConfig | None) -> Image:
+    if not directory.exists():
+        _recover(directory)
     if not directory.is_dir():
-        raise ValueError("not a directory" if directory.exists() else "there is no such directory")
+        is_file = "it is a file, a deployment image is a directory (python -m quant.export --work DIR makes one)"
+        raise ValueError(is_file if directory.exists() else "there is no such directory")
     if not (directory / ARCHIVE).is_file():
         if _is_version_1(directory):
             raise ValueError("its format is version 1, this one reads 2: export it again (`python -m quant.export`)")

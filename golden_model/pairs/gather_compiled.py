@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 
+from golden_model.compiled import njit as _njit
 from golden_model.crossbar.ones import ones_of
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
-
-_njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 @dataclass(frozen=True, eq=False)

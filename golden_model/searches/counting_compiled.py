@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from golden_model.compiled import njit as _njit
 from golden_model.crossbar.ones import ones_of
 
-_njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 #: Small tables are kept several times side by side, so that equal counts in a row do not wait for each other.
 _COPIES, _SMALL = 4, 1 << 16
 

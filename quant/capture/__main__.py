@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from golden_model.command import command, console
@@ -16,10 +15,10 @@ from golden_model.graph.network import Graph
 from golden_model.image import archive
 from quant import options, stages
 from quant.capture.capture import from_torch
-from quant.capture.trace import trace
-from quant.data import sets
+from quant.capture.trace import network_hash
+from quant.data.image_set import label_words
 from quant.networks.pixels import float_logits
-from quant.networks.source import Inputs, Source
+from quant.networks.source import Inputs, Source, check_outputs
 from quant.reference import accuracy, exact_logits
 
 
@@ -40,14 +39,17 @@ def captured(source: Source, work: Path, hardware: HardwareConfig | None, *, log
             "classes": list(dataset.names),
         },
         stages.sources_of("quant.capture.capture"),
-        model=source.hash(),
-        computes=trace(source.model).code,
+        model=network_hash(source.model),
+        files=stages.source_hash(source.files),
         data=dataset.sha256,
     )
     if stages.finished(record, mark) is not None:
         log(f"{target} is up to date")
         return archive.load(target)
     log(f"capture: {source.name} becomes integers")
+    if dataset.names:
+        log(f"labels: {label_words(dataset.names)}")
+    check_outputs(source.model, dataset, source.normalisation)
     network = from_torch(
         source.model,
         dataset.shape,
@@ -57,14 +59,13 @@ def captured(source: Source, work: Path, hardware: HardwareConfig | None, *, log
         name=source.name,
         classes=dataset.names,
     )
-    sets.check_labels(dataset, int(np.prod(network.output.shape)))
     network = options.fitted(network, hardware)
     test, labels = dataset.test_images, dataset.test_labels
     shares = {
         "float": accuracy(float_logits(source.model, test, source.normalisation), labels),
         "integer": accuracy(exact_logits(network, test), labels),
     }
-    info = {"accuracy": shares, "test_images": len(test), "data": dataset.source}
+    info = {"accuracy": shares, "test_images": len(test), "data": dataset.source, "pictures": dataset.pictures}
     network = replace(network, info={**network.info, **info})
     write_atomically(target, lambda temporary: archive.save(network, temporary))
     stages.keep_record(record, mark, [target], info)

@@ -112,7 +112,10 @@ def _check_arguments(
     if not (all(0 <= m <= 1 for m in normalisation.mean) and all(s > 0 for s in normalisation.std)):
         raise ValueError(f"normalisation: means must be in 0..1 and deviations above 0, got {normalisation}")
     if not 1 <= weight_bits <= hardware.weight_bits:
-        raise ValueError(f"weight_bits must be in 1..{hardware.weight_bits}, got {weight_bits}")
+        raise ValueError(
+            f"weight_bits must be in 1..{hardware.weight_bits}, got {weight_bits}: that is what the hardware has"
+            f" (--hardware auto makes a machine that fits)"
+        )
     if not 1 <= activation_bits <= hardware.input_bits:
         raise ValueError(f"activation_bits must be in 1..{hardware.input_bits}, got {activation_bits}")
     if hardware.input_bits < 8:

@@ -388,6 +388,7 @@ class Translator:
             return self._channelwise(a, other, lambda x, c: (x, c))
         shapes = self._shape(a), self._shape(other)
         self._require(shapes[0] == shapes[1], f"shapes differ: {shapes[0]} and {shapes[1]}")
+        self._require(a.rank == other.rank, "a map (B, C, 1, 1) and a vector (B, C) do not add up one by one; flatten")
         return self._add("add", a, other)
 
     def sub(self, a: Any, other: Any, alpha: Any = 1) -> Ref:
@@ -447,7 +448,16 @@ class Translator:
         return x
 
     def softmax(self, x: Ref, *arguments: Any, **options: Any) -> Ref:
-        """A softmax at the end does not change predictions; it is left out."""
+        """A softmax over the classes, at the end, does not change predictions; it is left out."""
+        before, made = self.ops[x.op].value_of, self.seen[self.node].values
+        given = None if before is None else self.seen[before].values
+        assert given is not None
+        assert made is not None
+        over_classes = [f(given.reshape(made.shape).float(), 1) for f in (torch.softmax, torch.log_softmax)]
+        self._require(
+            any(torch.allclose(made.float(), one, rtol=1e-3, atol=1e-4) for one in over_classes),
+            "it must be over the classes, dim=1",
+        )
         return Ref(x.op, x.rank, softmax=node_name(self.node))
 
     def getitem(self, x: Ref, index: Any) -> Ref:

@@ -7,6 +7,7 @@ network, a random number, a second name of a tensor) shows as a difference and i
 from __future__ import annotations
 
 import copy
+import hashlib
 import operator
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,12 +57,27 @@ def copied(model: nn.Module) -> nn.Module:
 
 def trace(model: nn.Module) -> fx.GraphModule:
     """A copy of the model, in evaluation mode, as a torch.fx graph."""
+    user.check_numbers(model)
     try:
         model = copied(model)
         return fx.GraphModule(model, _Tracer().trace(model), type(model).__name__)
-    except Exception as error:
-        reason = " ".join(str(error).split())
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0] or type(error).__name__
         raise UnsupportedOperator(f"the network cannot be captured by torch.fx: {reason}") from error
+
+
+def network_hash(model: nn.Module) -> str:
+    """sha256 of what a network computes: its layers, its torch.fx graph, and all its numbers.
+
+    UnsupportedOperator if torch.fx cannot capture it.
+    """
+    module = trace(model)
+    constants = {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+    digest = hashlib.sha256(f"{model!r}\n{module.code}".encode())
+    for name, tensor in {**user.numbers(module), **constants}.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @dataclass
@@ -85,6 +101,7 @@ class Seen:
 class _Watcher(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
+        self.extra_traceback = False  # errors are one sentence
         self.seen: dict[fx.Node, Seen] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -93,7 +110,7 @@ class _Watcher(fx.Interpreter):
         try:
             result = super().run_node(n)
         except Exception as error:
-            reason = " ".join(str(error).partition("\n\nWhile executing")[0].split())
+            reason = " ".join(str(error).split())
             raise UnsupportedOperator(f"layer {node_name(n)!r}: it cannot be computed: {reason}") from error
         first = n not in self.seen
         seen = self.seen.setdefault(n, Seen())
@@ -151,10 +168,10 @@ def run_eager(model: nn.Module, module: fx.GraphModule, images: np.ndarray, norm
 
     for name in {str(n.target) for n in module.graph.nodes if n.op == "call_module"}:
         network.get_submodule(name).register_forward_hook(keep(name))
-    before = {name: value.clone() for name, value in network.state_dict().items()}
+    before = {name: value.clone() for name, value in user.numbers(network).items()}
     pixels = torch.tensor(images[: _at_a_time(images)], dtype=torch.float32)
     output = user.call(network, normalisation.apply(pixels))
-    after = network.state_dict()
+    after = user.numbers(network)
     changed = [n for n in before if not torch.allclose(before[n], after[n], rtol=0, atol=0, equal_nan=True)]
     return Eager(made, output, changed)
 

@@ -6,14 +6,15 @@ Images are uint8 (N, C, H, W) levels 0..255, labels int64 (N,) in 0..classes - 1
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from golden_model.files import InputError
+from golden_model.files import InputError, printable
 
 #: One training image in this many is held out from training.
 HELD_OUT = 12
@@ -30,7 +31,7 @@ class ImageSet:
     train_images, test_images : uint8 (N, C, H, W). train_labels, test_labels : int64 (N,).
     source : where it came from, as text. classes : number of classes. names : of the classes, may be empty.
     one_part : training and test part are the same images, so that calibration images are among those that an
-        accuracy is measured on.
+        accuracy is measured on. pictures : the `size` and `channels` that pictures were loaded with, {} for others.
     """
 
     source: str
@@ -41,6 +42,7 @@ class ImageSet:
     classes: int
     names: tuple[str, ...] = ()
     one_part: bool = False
+    pictures: dict[str, int | None] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -73,6 +75,11 @@ class ImageSet:
         part, and not on images that the network has learned by heart, where accuracy hardly falls. They
         are spread over the whole set because some sets (MNIST) are ordered by difficulty.
         """
+        if len(self.train_images) < HELD_OUT:
+            raise InputError(
+                f"{self.source}: it must hold at least {HELD_OUT} training images, one to check choices on, got"
+                f" {len(self.train_images)}"
+            )
         held = slice(HELD_OUT - 1, None, HELD_OUT)
         return self.train_images[held][:count], self.train_labels[held][:count]
 
@@ -109,3 +116,9 @@ def checked_labels(path: Path, labels: Any, count: int) -> np.ndarray:
     if labels.size and not (labels.min() >= 0 and labels.max() <= LABEL_TOP):
         raise InputError(f"{path}: labels must be in 0..{LABEL_TOP}, got {labels.min()}..{labels.max()}")
     return labels.astype(np.int64)
+
+
+def label_words(names: Sequence[str]) -> str:
+    """Numbers and names of the first classes, for people."""
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(f"{i} {printable(name)}" for i, name in enumerate(names[:20])) + more

@@ -7,6 +7,7 @@ transparent parts are refused: what lies behind them is not known. A rotation th
 from __future__ import annotations
 
 import csv
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,13 +18,14 @@ import numpy as np
 from golden_model.files import InputError
 from quant.data.image_set import LABEL_TOP, ImageSet, image_set
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 LABEL_TABLE = "labels.csv"
 #: Most pixels of a picture.
 PIXELS_TOP = 1 << 26
 #: Modes of pictures, as Pillow names them, that are 8 bits deep or less and opaque.
 _GREY, _COLOUR, _DEEP = ("1", "L"), ("P", "RGB", "CMYK", "YCbCr"), ("I", "I;16", "I;16B", "I;16L")
 _WITH_ALPHA = ("RGBA", "LA", "PA")
+_ORIENTATION = 274  # EXIF tag; 5..8 exchange rows and columns
 _SYSTEM = ("lost+found", "System Volume Information")
 
 
@@ -62,12 +64,17 @@ def _ordinary(path: Path) -> bool:
 
 
 def _class_folders(directory: Path) -> list[tuple[str, list[Path]]]:
-    """(name, pictures in order of their names) of every folder that holds a picture."""
+    """(name, pictures in order of their names) of every class folder; [] where no folder holds a picture."""
     folders = sorted(d for d in directory.iterdir() if d.is_dir() and _ordinary(d))
     listed = [
         (d.name, sorted(f for f in d.iterdir() if f.suffix.lower() in PICTURES and _ordinary(f))) for d in folders
     ]
-    return [(name, files) for name, files in listed if files]
+    empty = [name for name, files in listed if not files]
+    if empty and len(empty) < len(listed):
+        raise InputError(
+            f"{directory / empty[0]} holds no picture ({', '.join(PICTURES)}), so it is no class: fill or remove it"
+        )
+    return [] if empty else listed
 
 
 def _list_pictures(directory: Path) -> list[tuple[Path, int | str]]:
@@ -92,6 +99,7 @@ def _read_table(table: Path) -> Iterable[tuple[Path, int | str]]:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table} cannot be read: {error}") from error
+    seen: dict[Path, int] = {}
     for number, row in enumerate(rows, 1):
         where = f"{table}, line {number}"
         if len(row) != 2:
@@ -101,11 +109,20 @@ def _read_table(table: Path) -> Iterable[tuple[Path, int | str]]:
             continue  # a line of headings
         if not file.exists():
             raise InputError(f"{where}: there is no picture {row[0].strip()}")
-        if not label:
-            raise InputError(f"{where}: {row[0].strip()} has no label")
-        if label.isdecimal() and int(label) > LABEL_TOP:
-            raise InputError(f"{where}: a label must be at most {LABEL_TOP}, got {label}")
-        yield file, int(label) if label.isdecimal() else label
+        if (first := seen.setdefault(file.resolve(), number)) != number:
+            raise InputError(f"{where}: {row[0].strip()} has a label already, in line {first}")
+        yield file, _label(where, row[0].strip(), label)
+
+
+def _label(where: str, picture: str, text: str) -> int | str:
+    """A label of a table: a number, or a name that does not look like one."""
+    if not text:
+        raise InputError(f"{where}: {picture} has no label")
+    if text.isdecimal() and len(text) < 9 and int(text) <= LABEL_TOP:
+        return int(text)
+    if re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?", text, re.IGNORECASE):
+        raise InputError(f"{where}: a label must be a name or a whole number in 0..{LABEL_TOP}, got {text[:20]}")
+    return text
 
 
 def _read_pictures(files: list[Path], size: int | None, channels: int | None) -> np.ndarray:
@@ -147,6 +164,10 @@ def _read_picture(file: Path) -> Any:
             if width * height > PIXELS_TOP:
                 raise InputError(f"{file} has {width} x {height} pixels, more than {PIXELS_TOP}")
             deep = any(";16" in str(tile[-1]) for tile in picture.tile)
+            if (
+                picture.format == "TIFF" and getattr(picture, "tag_v2", {}).get(_ORIENTATION, 1) > 4
+            ):  # Pillow scrambles some of them
+                raise InputError(f"{file} is a TIFF whose rows are columns of the picture: save it upright")
             picture.load()
             return ImageOps.exif_transpose(_eight_bits(file, picture, deep=deep))
     except InputError:
@@ -165,6 +186,8 @@ def _eight_bits(file: Path, picture: Any, *, deep: bool) -> Any:
             raise InputError(f"{file} has transparent parts: put it on a ground first")
     elif mode not in (*_GREY, *_COLOUR, *_DEEP):
         raise InputError(f"{file} has pixels of kind {mode}: save it as 8-bit grey or colour")
+    if mode == "I" and picture.format not in ("PNG", "PPM"):
+        raise InputError(f"{file} has 32 bits per pixel: save it as 8-bit grey or colour")
     if mode in _DEEP:
         values = np.asarray(picture).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:

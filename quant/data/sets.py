@@ -13,7 +13,7 @@ Images become uint8 (N, C, H, W), labels int64 (N,).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -88,14 +88,18 @@ def load(path: Path | str | None = None, *, size: int | None = None, channels: i
         return load_idx(path)
     if holds_cifar10(path):
         return load_cifar10(path)
-    return load_folder(path, size=size, channels=channels)
+    pictures = {"size": size, "channels": channels}
+    return replace(load_folder(path, **pictures), pictures=pictures)
 
 
 def check_labels(found: ImageSet, outputs: int) -> None:
-    """InputError unless every label is one of a network's outputs, 0..outputs - 1."""
+    """InputError unless every label is one of a network's outputs, 0..outputs - 1, and every output has a class where
+    classes have names."""
     for part, labels in (("training", found.train_labels), ("test", found.test_labels)):
         if (wrong := labels[(labels < 0) | (labels >= outputs)]).size:
             raise InputError(
                 f"{found.source}: a {part} image has label {int(wrong[0])}, but the network has {outputs} outputs, for"
                 f" labels 0..{outputs - 1}"
             )
+    if found.names and len(found.names) != outputs:
+        raise InputError(f"{found.source}: it has {len(found.names)} classes, but the network has {outputs} outputs")

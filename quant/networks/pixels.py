@@ -69,13 +69,19 @@ def float_logits(
 ) -> np.ndarray:
     """Logits (B, N) float of uint8 images (B, C, H, W) in the float network, in evaluation mode.
 
-    ValueError if the network fails, or does not give one tensor with a row per image.
+    ValueError if the network fails, or does not give one tensor (B, N) or (B, N, 1, 1).
     """
     model.eval()
     step = max(1, _FLOAT_BYTES // (64 * int(np.prod(images.shape[1:]))))
 
     def logits(some: np.ndarray) -> np.ndarray:
         batch = normalisation.apply(torch.tensor(some, dtype=torch.float32))
-        return user.call(model, batch).flatten(1).float().numpy()
+        scores = user.call(model, batch)
+        if scores[0].numel() != scores.shape[1]:
+            shape = "x".join(map(str, scores.shape[1:]))
+            raise ValueError(
+                f"the network {type(model).__name__} must return scores of classes, it returns {shape} maps"
+            )
+        return scores.flatten(1).float().numpy()
 
     return in_steps(logits, images, step, progress)

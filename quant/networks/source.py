@@ -5,21 +5,25 @@ Every command opens them here. ValueError says in one sentence what cannot be ha
 
 from __future__ import annotations
 
-import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from golden_model.graph.network import Graph
+from quant import stages
 from quant.data import sets
 from quant.networks import user, zoo
-from quant.networks.pixels import Normalisation
+from quant.networks.pixels import Normalisation, float_logits
 from quant.networks.weights import load_weights, outputs_of
 from quant.settings import check, setting
 
 WEIGHTS = "Trained float weights: a state dict, .npz or .safetensors."
 DATA = "idx files, CIFAR-10 batches, a folder of pictures or an .npz file; default 5,000 digits."
+SIZE = "Pictures only: scale and crop to size x size."
+CHANNELS = "Pictures only: 1 for grey, 3 for colour."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +36,8 @@ class Inputs:
         None, "Mean of pixel / 255 that the network expects, one or one per channel: 0.5,0.5,0.5."
     )
     std: str | None = setting(None, "Standard deviation of pixel / 255 that the network expects.")
-    size: int | None = setting(None, "Pictures only: scale and crop to size x size.", 1, 4096)
-    channels: int | None = setting(None, "Pictures only: 1 for grey, 3 for colour.", among=(1, 3))
+    size: int | None = setting(None, SIZE, 1, 4096)
+    channels: int | None = setting(None, CHANNELS, among=(1, 3))
 
     def __post_init__(self) -> None:
         check(self)
@@ -41,12 +45,16 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """A float network with its data. normalisation : what it expects of pixel / 255."""
+    """A float network with its data.
+
+    normalisation : what it expects of pixel / 255. files : the user's code that makes it, as far as it is known.
+    """
 
     name: str
     model: nn.Module
     dataset: sets.ImageSet
     normalisation: Normalisation
+    files: tuple[Path, ...] = ()
 
     @classmethod
     def open(cls, model: str, given: Inputs) -> Source:
@@ -59,15 +67,19 @@ class Source:
             mean=_numbers("--mean", given.mean, dataset.shape[0]) or plain.mean,
             std=_numbers("--std", given.std, dataset.shape[0]) or plain.std,
         )
-        return cls(name=model.rpartition(":")[2], model=network, dataset=dataset, normalisation=normalisation)
+        return cls(
+            name=model.rpartition(":")[2],
+            model=network,
+            dataset=dataset,
+            normalisation=normalisation,
+            files=files_of(model),
+        )
 
-    def hash(self) -> str:
-        """sha256 of the network's structure and of all its weights."""
-        digest = hashlib.sha256(repr(self.model).encode())
-        for name, tensor in self.model.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+
+def files_of(model: str) -> tuple[Path, ...]:
+    """The user's files that decide what a network of FILE.py:NAME is; none for a ready-made one."""
+    file, _, _ = model.rpartition(":")
+    return tuple(stages.sources_of_file(Path(file))) if file else ()
 
 
 def dataset_for(
@@ -86,16 +98,25 @@ def dataset_for(
 
 
 def dataset_of_graph(network: Graph, data: Path | str | None) -> sets.ImageSet:
-    """The data at `data` for an integer network, pictures at the size that it takes."""
-    dataset = sets.load(data, size=network.image.shape[1], channels=network.image.shape[0])
-    check_shape(network, dataset)
+    """The data at `data` for an integer network, pictures scaled as those that it was made with.
+
+    A network that does not say how that was takes them at its own size.
+    """
+    made_with = network.info.get("pictures")
+    if isinstance(made_with, dict) and made_with:
+        given = Inputs(size=made_with.get("size"), channels=made_with.get("channels"))
+    else:
+        given = Inputs(size=network.image.shape[1], channels=network.image.shape[0])
+    dataset = sets.load(data, size=given.size, channels=given.channels)
+    check_fits(network, dataset)
     return dataset
 
 
-def check_shape(network: Graph, dataset: sets.ImageSet) -> None:
-    """ValueError unless images have the shape (C, H, W) that an integer network takes."""
+def check_fits(network: Graph, dataset: sets.ImageSet) -> None:
+    """ValueError unless images have the shape (C, H, W) that an integer network takes, and labels are its outputs."""
     if dataset.shape != network.image.shape:
         raise ValueError(f"{dataset.source}: images are {dataset.shape}, {network.name} takes {network.image.shape}")
+    sets.check_labels(dataset, int(np.prod(network.output.shape)))
 
 
 def float_network(model: str, dataset: sets.ImageSet, weights: Path | None = None) -> tuple[nn.Module, Normalisation]:
@@ -106,7 +127,7 @@ def float_network(model: str, dataset: sets.ImageSet, weights: Path | None = Non
     """
     normalisation = Normalisation.none(dataset.shape[0])
     if ":" in model:
-        network = user.make(model)
+        network = user.make(model).float()
     else:
         known = zoo.ready(model)
         if known.sized is None and dataset.shape != known.shape:
@@ -118,6 +139,11 @@ def float_network(model: str, dataset: sets.ImageSet, weights: Path | None = Non
     if weights is not None:
         load_weights(network, weights)
     return network, normalisation
+
+
+def check_outputs(model: nn.Module, dataset: sets.ImageSet, normalisation: Normalisation) -> None:
+    """ValueError unless a float network runs on these images, and labels are its outputs (`sets.check_labels`)."""
+    sets.check_labels(dataset, float_logits(model, dataset.test_images[:1], normalisation).shape[1])
 
 
 def load_ready(name: str, weights: Path, data: Path) -> tuple[zoo.Ready, nn.Module, sets.ImageSet]:
@@ -141,6 +167,8 @@ def _numbers(option: str, text: str | None, channels: int) -> tuple[float, ...] 
     except ValueError:
         raise ValueError(f"{option} must be numbers between commas, got {text!r}") from None
     values = values * channels if len(values) == 1 else values
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"{option} must be finite numbers, got {text!r}")
     if len(values) != channels:
         raise ValueError(f"{option} must be 1 or {channels} numbers, got {len(values)}")
     return values

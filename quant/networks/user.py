@@ -38,7 +38,29 @@ def make(where: str) -> nn.Module:
         sys.path.remove(folder)
     if not isinstance(made, nn.Module):
         raise ValueError(f"--model: {where} must give a torch.nn.Module, got {type(made).__name__}")
+    check_numbers(made)
     return made
+
+
+def numbers(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; a state dict may hold anything besides."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def check_numbers(model: nn.Module) -> None:
+    """ValueError naming a parameter or buffer that is no plain tensor of numbers."""
+    for name, tensor in numbers(model).items():
+        if nn.parameter.is_lazy(tensor):
+            raise ValueError(f"the network's {name!r} has no shape yet: run it once on a picture where it is made")
+        if not is_plain(tensor):
+            raise ValueError(
+                f"the network's {name!r} is sparse, quantised or without values; it must be a plain tensor"
+            )
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor just holds its values, one after the other."""
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def call(model: nn.Module, x: Tensor) -> Tensor:

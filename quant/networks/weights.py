@@ -6,7 +6,6 @@ name. Both are taken off where the names then fit the network.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from quant import stages
+from quant.networks import user
 
 #: Names under which a checkpoint may hold its state dict.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
@@ -56,12 +56,13 @@ def _read(path: Path) -> Any:
         raise ValueError(f"{path}: reading it needs the package safetensors") from error
     except Exception as error:  # a damaged file raises almost anything
         text = str(error)
-        if "GLOBAL" in text or "_rebuild" in text:
+        if any(word in text for word in ("GLOBAL", "_rebuild", "TorchScript")):
             raise ValueError(
                 f"{path} cannot be read as weights: it holds a whole network or other Python objects, whose code is"
                 f" not run; save model.state_dict() instead"
             ) from error
-        if path.suffix not in (".npz", ".safetensors") and not zipfile.is_zipfile(path):
+        checked = path.suffix in (".npz", ".safetensors") or isinstance(error, ValueError)
+        if not checked:  # PyTorch's words are many, and for programmers
             raise ValueError(f"{path} cannot be read as weights: it is no PyTorch file, or it is damaged") from error
         reason = text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__
         raise ValueError(f"{path} cannot be read as weights: {reason}") from error
@@ -87,7 +88,11 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
                 f"{path} does not fit the network: {name} must have shape {tuple(wanted[name].shape)},"
                 f" it has {tuple(tensor.shape)}"
             )
-        if tensor.is_complex() or (tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())):
+        if not user.is_plain(tensor):
+            raise ValueError(f"{path} does not fit the network: {name} is sparse, quantised or without values")
+        if wanted[name].is_floating_point() and not tensor.is_floating_point():
+            raise ValueError(f"{path} does not fit the network: {name} must hold real numbers, it holds {tensor.dtype}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{path} does not fit the network: {name} holds a value that is not a finite number")
     model.load_state_dict({**wanted, **given})
 

@@ -254,5 +254,5 @@ READY: dict[str, Ready] = {
 def ready(name: str) -> Ready:
     """A ready-made network by name, or ValueError with the names there are."""
     if name not in READY:
-        raise ValueError(f"unknown network {name!r}; there are {', '.join(READY)}")
+        raise ValueError(f"unknown network {name!r}; there are {', '.join(READY)}, and FILE.py:NAME for yours")
     return READY[name]

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -243,6 +244,8 @@ class Training:
     def _make_phase(self) -> Phase:
         settings = self.settings
         if self.phase == "float":
+            if settings.float_epochs:
+                self._quantised()  # refuses before anything is trained
             return float_phase(self.float_network, settings)
         if self.network is None:
             self.network = self._quantised()
@@ -317,7 +320,8 @@ class Training:
     def graph(self) -> Graph:
         """The integer network; its widths are those of the hardware's operation units."""
         assert self.network is not None
-        return self.network.to_graph(self.dataset.train_images[:2], self.name, self.dataset.names)
+        graph = self.network.to_graph(self.dataset.train_images[:2], self.name, self.dataset.names)
+        return replace(graph, info={**graph.info, "pictures": self.dataset.pictures})
 
     def results(self, graph: Graph) -> dict[str, Any]:
         """Accuracies, widths and history, JSON-able. graph : what `graph` returns."""

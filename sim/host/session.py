@@ -214,7 +214,7 @@ async def locate(driver: Driver, image: Image, index: int) -> tuple[str, dict[st
             )
             return f"{begin}: {agrees}, and every output, but the counters do not: {wrong}", where
         return f"{begin}: {agrees}, but it does not finish{failure}", where
-    return "Running the steps again, ever more of them, shows no difference: the fault is not repeatable", {}
+    return "Running the steps again, ever more of them, shows no difference: it is not repeatable, or not in a step", {}
 
 
 def first_record(

@@ -81,5 +81,5 @@ def test_limits_of_a_machine_that_is_too_small_are_named_together(pictures, tmp_
 
 
 def test_an_option_that_training_does_not_have_is_refused(tmp_path):
-    done = call("lenet5", "--train", "--mean", "0.5", "--channels", 1, "--work", tmp_path / "work")
-    assert (done.returncode, done.stderr) == (2, "error: --mean, --channels cannot be used with --train\n")
+    done = call("lenet5", "--train", "--mean", "0.5", "--std", 1, "--work", tmp_path / "work")
+    assert (done.returncode, done.stderr) == (2, "error: --mean, --std cannot be used with --train\n")

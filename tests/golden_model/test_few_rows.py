@@ -190,3 +190,13 @@ def test_cutting_images_and_windows_into_chunks_changes_nothing(monkeypatch):
     for size in (16 * 3 * 7, 16 * 3 * 130):  # 7 windows of one image; 2 images together
         monkeypatch.setattr(few_rows, "_CHUNK_BYTES", size)
         assert_equal(layer, PAPER, images)
+
+
+def test_loops_are_compiled_where_nothing_may_be_kept_on_disk(monkeypatch):
+    from numba.core.caching import CacheImpl
+
+    from golden_model.compiled import njit
+
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+    add = njit(lambda a, b: a + b)
+    assert add(2, 3) == 5

@@ -186,12 +186,41 @@ def test_cells_hex_has_one_line_per_ou_of_the_used_pairs(original):
 def test_a_directory_that_does_not_exist_is_refused(tmp_path):
     refused(tmp_path / "none", "there is no such directory")
     (tmp_path / "file").write_text("")
-    refused(tmp_path / "file", "not a directory")
+    refused(tmp_path / "file", "it is a file, a deployment image is a directory")
 
 
 def test_an_image_of_version_1_says_how_to_export_it_again(tmp_path):
     (tmp_path / "manifest.json").write_text('{\n "schema": "ohmloom-image",\n "version": 1}')
     refused(tmp_path, r"its format is version 1, this one reads 2: export it again \(`python -m quant.export`\)$")
+
+
+GONE = 4194305  # no process has this number
+
+
+def test_an_image_that_a_killed_export_set_aside_is_put_back(original, directory):
+    old = directory.rename(directory.with_name(f".{directory.name}.{GONE}.old"))
+    made = directory.with_name(f".{directory.name}.{GONE}.partial")
+    made.mkdir()
+    assert (image.read(directory).vectors.logits == original[1].vectors.logits).all()
+    assert (old.exists(), made.exists()) == (False, False)
+
+
+def test_an_export_removes_what_a_killed_one_left_and_not_what_another_writes(directory):
+    left = [directory.with_name(f".{directory.name}.{GONE}.{kind}") for kind in ("old", "partial")]
+    busy = directory.with_name(f".{directory.name}.{os.getppid()}.partial")
+    for folder in (*left, busy):
+        folder.mkdir()
+    image.write(directory, sample(), np.zeros((0, *sample().image.shape), np.uint8))
+    assert [folder.exists() for folder in (*left, busy)] == [False, False, True]
+
+
+def test_an_image_has_the_permissions_that_the_user_asks_for(tmp_path):
+    before = os.umask(0o077)
+    try:
+        image.write(tmp_path / "image", sample(), np.zeros((0, *sample().image.shape), np.uint8))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "image").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_directory_without_archive_is_refused(directory):
@@ -280,7 +309,7 @@ def nested(levels):
         (edit(classes="abc"), "classes must be a list, got 'abc'"),
         (edit(classes=["a"]), "1 class names for"),
         (edit(hardware=[1]), "hardware must be an object"),
-        (edit(hardware={"rows": 8}), "hardware configuration: unknown fields"),
+        (edit(hardware={"rows": 8}), "hardware configuration: missing fields"),
         (edit(hardware_hash="0" * 64), "hardware_hash does not match"),
         (edit(nodes={}), "nodes must be a list"),
         (edit(nodes=[3]), "node 0 must be an object"),

@@ -204,3 +204,11 @@ def test_no_layer_drops_more_low_bits_than_allowed(small):
     wanted = calibrate.Options(l_max=2, logit_error=1.0, redy_tolerance=1.0)
     found = calibrate.choose_precision(plain, images, wanted, images, labels)
     assert max(one.l_max for one in found.values()) in (1, 2)
+
+
+def test_a_damaged_record_of_training_is_refused(copied: Path, tmp_path: Path):
+    (copied / "train.json").write_text('{"accuracy": 3, "data": 3}')
+    assert "train.json: data must be an object, got 3" in refuse(calibrate, "--work", copied, *QUICK)
+    data = write_toy(tmp_path / "toy")
+    told = refuse(calibrate, "--work", copied, "--data", data, "--force", *QUICK)
+    assert "train.json: accuracy must be an object, got 3" in told

@@ -12,13 +12,11 @@ from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import build
 from golden_model.graph.nodes import Add
 from quant.capture import operators
-from quant.capture.__main__ import captured
 from quant.capture.capture import from_torch
 from quant.capture.errors import UnsupportedOperator
+from quant.capture.trace import network_hash
 from quant.networks.pixels import Normalisation, float_logits
-from quant.networks.source import Source
 from quant.reference import exact_logits
-from tests.quant.conftest import toy_dataset
 from tests.quant.test_import_network import HARDWARE, SHAPE, Net, conv, fc, pictures, seeded
 
 
@@ -291,15 +289,65 @@ def test_an_addition_of_three_maps_is_refused_by_the_graph():
         build("three", HARDWARE, nodes)
 
 
-def test_a_network_that_computes_something_else_with_the_same_layers_and_weights_is_captured_again(tmp_path):
-    dataset = toy_dataset(train=40, test=8)
-    said: list[str] = []
+# ---- what makes a capture stale --------------------------------------------------------------------
+def test_what_forward_computes_is_part_of_a_networks_hash():
+    def hashed(forward):
+        return network_hash(network(forward))
 
-    def kept(activation):
-        network = seeded(Net(lambda s, x: s.fc(activation(s.a(x)).flatten(1)), a=conv(1, 4), fc=fc(4 * 144)))
-        source = Source(name="net", model=network, dataset=dataset, normalisation=Normalisation.none(1))
-        said.clear()
-        captured(source, tmp_path, None, log=said.append)
-        return any("is up to date" in text for text in said)
+    constant = torch.arange(8.0).reshape(1, 8, 1, 1)
+    forwards = (
+        lambda s, x: end(s, s.a(x)),
+        lambda s, x: end(s, s.b(s.a(x))),
+        lambda s, x: end(s, s.a(x) * 2),
+        lambda s, x: end(s, s.a(x) * 3),
+        lambda s, x: end(s, s.a(x) + constant),
+        lambda s, x: end(s, s.a(x) + 2 * constant),
+    )
+    assert len({hashed(forward) for forward in forwards}) == len(forwards)
+    assert hashed(forwards[4]) == hashed(forwards[4])
 
-    assert [kept(F.relu), kept(F.relu), kept(F.relu6)] == [False, True, False]
+
+# ---- softmax ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("module", [nn.Softmax(0), nn.LogSoftmax(0)])
+def test_a_softmax_over_the_batch_is_refused(module):
+    refused(
+        "layer 'last': .*Softmax: it must be over the classes",
+        network(lambda s, x: s.last(end(s, s.a(x))), last=module),
+    )
+    refused("layer 'softmax'.*over the classes", network(lambda s, x: F.softmax(end(s, s.a(x)), 0)))
+
+
+@pytest.mark.parametrize("dim", [1, -1])
+def test_a_softmax_over_the_classes_is_left_out(dim):
+    plain = from_torch(network(lambda s, x: end(s, s.a(x))), SHAPE, HARDWARE, pictures(8))
+    for last in (torch.softmax, torch.log_softmax):
+        made = from_torch(network(lambda s, x, f=last: f(end(s, s.a(x)), dim)), SHAPE, HARDWARE, pictures(8))
+        assert (exact_logits(made, pictures()) == exact_logits(plain, pictures())).all()
+
+
+def test_a_map_of_one_pixel_and_a_vector_are_not_added():
+    def forward(s, x):
+        pooled = F.adaptive_avg_pool2d(s.a(x), 1)
+        return (pooled + pooled.flatten(1)).mean((2, 3))
+
+    refused("layer 'add': add: a map .* and a vector .* do not add up", network(forward))
+
+
+def test_a_weight_that_is_not_finite_is_refused_in_one_sentence():
+    model = network(lambda s, x: end(s, s.a(x)))
+    with torch.no_grad():
+        model.get_parameter("a.weight")[0] = float("nan")
+    with pytest.raises(ValueError, match=r"^layer 'a': it gives a value that is not a finite number$"):
+        from_torch(model, SHAPE, HARDWARE, pictures(8))
+
+
+class Remembering(nn.Identity):
+    def get_extra_state(self):
+        return {"any": "thing"}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_what_a_network_keeps_besides_numbers_is_not_looked_at():
+    close(network(lambda s, x: end(s, s.i(s.a(x))), i=Remembering()))

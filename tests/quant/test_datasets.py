@@ -14,7 +14,7 @@ from PIL import Image
 from golden_model.files import InputError
 from quant.data import sets as datasets
 from quant.data.digits import load_digits
-from tests.quant.conftest import write_toy
+from tests.quant.conftest import toy_dataset, write_toy
 
 
 def random_images(count: int, shape=(3, 32, 32), seed: int = 0):
@@ -211,6 +211,15 @@ def test_a_folder_per_class_gives_labels_in_the_order_of_names(tmp_path):
     assert found.one_part
 
 
+@pytest.mark.parametrize("name", ["b/deeper/1.png", "b/1.heic"])
+def test_a_class_folder_without_a_picture_is_refused(tmp_path, name):
+    for file in ("a/1.png", "c/1.png"):
+        save(tmp_path / file, np.zeros((4, 5), dtype=np.uint8))
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_bytes(b"")
+    refuse(tmp_path, "b holds no picture .*so it is no class")
+
+
 def test_a_table_gives_labels_in_its_order(tmp_path):
     images, _ = random_images(3, (3, 6, 5))
     for index, pixels in enumerate(images):
@@ -259,8 +268,12 @@ def test_pictures_that_do_not_fit_are_refused(tmp_path):
     cases = [
         ("a/1.png,3,4\n", "line 1: it must be"),
         ("a/1.png,0\nb.png,1\n", "line 2: there is no picture b.png"),
-        ("a/1.png,99999\n", "line 1: a label must be at most 65534, got 99999"),
-        ("a/1.png,0\na/1.png,dog\n", "labels must be all numbers or all names"),
+        ("a/1.png,99999\n", "line 1: a label must be a name or a whole number in 0..65534, got 99999"),
+        ("a/1.png,-1\n", "line 1: a label must be a name or a whole number in 0..65534, got -1"),
+        ("a/1.png,1.0\n", "line 1: a label must be a name or a whole number in 0..65534, got 1.0"),
+        (f"a/1.png,{'9' * 5000}\n", "line 1: a label must be a name or a whole number"),
+        ("a/1.png,0\n./a/1.png,1\n", "line 2: ./a/1.png has a label already, in line 1"),
+        ("a/1.png,0\na/2.png,dog\n", "labels must be all numbers or all names"),
     ]
     for text, message in cases:
         table.write_text(text)
@@ -284,6 +297,12 @@ def test_sixteen_bits_of_colour_are_refused(tmp_path):
         b"\x89PNG\r\n\x1a\n" + piece(b"IHDR", header) + piece(b"IDAT", pixels) + piece(b"IEND", b"")
     )
     refuse(tmp_path, "1.png has 16 bits per colour: save it with 8")
+
+
+def test_thirty_two_bits_of_grey_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.full((4, 5), 200, dtype=np.int32)).save(tmp_path / "a" / "1.tif")
+    refuse(tmp_path, "1.tif has 32 bits per pixel")
 
 
 def test_transparent_pictures_are_refused_and_opaque_ones_read(tmp_path):
@@ -344,6 +363,14 @@ def test_the_rotation_that_a_camera_noted_is_applied(tmp_path, kind):
     assert (datasets.load(tmp_path).test_images[0, 0] == np.rot90(pixels, -1)).all()
 
 
+def test_a_tiff_whose_rows_are_columns_is_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((3, 4), dtype=np.uint8)).save(tmp_path / "a" / "1.tif", exif=exif)
+    refuse(tmp_path, "1.tif is a TIFF whose rows are columns of the picture")
+
+
 def test_grey_and_colour_in_one_folder_are_refused_unless_one_is_chosen(tmp_path):
     save(tmp_path / "a" / "1.png", np.zeros((4, 5), dtype=np.uint8))
     save(tmp_path / "a" / "2.png", np.zeros((3, 4, 5), dtype=np.uint8))
@@ -392,3 +419,17 @@ def test_labels_beyond_the_outputs_are_refused(tmp_path):
     datasets.check_labels(found, 11)
     with pytest.raises(InputError, match=r"has label 10, but the network has 10 outputs, for labels 0\.\.9"):
         datasets.check_labels(found, 10)
+
+
+def test_another_number_of_outputs_than_of_named_classes_is_refused(tmp_path):
+    for name in ("cat", "dog"):
+        save(tmp_path / name / "1.png", np.zeros((4, 5), dtype=np.uint8))
+    found = datasets.load(tmp_path)
+    datasets.check_labels(found, 2)
+    with pytest.raises(InputError, match="it has 2 classes, but the network has 5 outputs"):
+        datasets.check_labels(found, 5)
+
+
+def test_validation_needs_a_dozen_images():
+    with pytest.raises(InputError, match="it must hold at least 12 training images, one to check choices on, got 11"):
+        toy_dataset(train=11).validation()

@@ -41,6 +41,16 @@ class Flat(Two):
     def forward(self, x):
         return self.body(x).flatten()
 
+class Map(Two):
+    def forward(self, x):
+        return x
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
+
+def half():
+    return make().bfloat16()
+
 def colour():
     return nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(432, 4))
 
@@ -112,6 +122,11 @@ def test_a_network_of_ones_own_is_measured(files):
     assert "6-bit activations, sign + 4-bit weights" in done.stderr.replace("\n", " ")
 
 
+def test_a_network_of_fewer_bits_is_measured_in_32(files):
+    done = call("--model", f"{files / 'own.py'}:half", "--data", files / "14.npz", "--golden-images", 0)
+    assert done.exit_code == 0, done.output
+
+
 def test_a_golden_model_that_differs_is_a_failed_check(files, monkeypatch):
     right = GraphRunner.run
 
@@ -160,6 +175,8 @@ def test_bad_input_is_told_in_one_sentence(files, monkeypatch):
         (("--model", f"{files}/own.py:Two", *small), "the network Two must return one tensor, it returns a tuple"),
         (("--model", f"{files}/own.py:Named", *small), "the network Named must return one tensor, it returns a dict"),
         (("--model", f"{files}/own.py:Flat", *small), "the network Flat must return one row for each of 1 pictures"),
+        (("--model", f"{files}/own.py:Map", *small), "Map must return scores of classes, it returns 1x14x14 maps"),
+        (("--model", f"{files}/own.py:lazy", *small), "the network's '1.weight' has no shape yet"),
         (("--model", f"{files}/own.py:colour", *small), "cannot be run on pictures of 1x14x14: RuntimeError"),
         (("--model", f"{files}/own.py:make", *data), "Sequential cannot be run on pictures of 1x28x28: RuntimeError"),
         (("--model", f"{files}/own.py:three", *small), "has label 3, but the network has 3 outputs, for labels 0..2"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,11 @@ from torch import nn
 
 from golden_model.config import PAPER
 from golden_model.engines.run_network import GraphRunner
+from quant import stages
+from quant.capture.__main__ import captured
 from quant.capture.capture import from_torch
 from quant.networks import zoo as networks
+from quant.networks.source import Inputs, Source
 from quant.networks.weights import load_weights
 from quant.reference import exact_logits
 
@@ -136,6 +141,14 @@ def test_files_that_do_not_fit_are_refused_in_one_sentence(tmp_path):
     refuse(path, r"0.weight must have shape \(2, 1, 3, 3\), it has \(2, 1, 5, 5\)")
     torch.save({**state(), "0.bias": torch.tensor([1.0, float("inf")])}, path)
     refuse(path, "0.bias holds a value that is not a finite number")
+    torch.save({**state(), "0.weight": state()["0.weight"].to_sparse()}, path)
+    refuse(path, "0.weight is sparse, quantised or without values")
+    torch.save({**state(), "0.bias": torch.zeros(2, device="meta")}, path)
+    refuse(path, "0.bias is sparse, quantised or without values")
+    torch.save({**state(), "0.bias": torch.zeros(2, dtype=torch.int8)}, path)
+    refuse(path, "0.bias must hold real numbers, it holds torch.int8")
+    torch.jit.save(torch.jit.script(small()), path)
+    refuse(path, "it holds a whole network or other Python objects, whose code is not run; save model.state_dict")
     for name in ("w.npz", "w.safetensors"):
         (tmp_path / name).write_bytes(b"nothing of the kind")
         refuse(tmp_path / name, f"{name} cannot be read as weights")
@@ -148,3 +161,63 @@ def test_code_in_a_weights_file_is_not_run(tmp_path):
 
     torch.save({"0.weight": Evil()}, tmp_path / "w.pt")
     refuse(tmp_path / "w.pt", "cannot be read as weights")
+
+
+def test_a_network_of_the_users_is_made_by_its_file_and_what_that_imports_of_its_folder(tmp_path):
+    (tmp_path / "net.py").write_text("import helper\nimport numpy\nfrom parts import head\n")
+    (tmp_path / "helper.py").write_text("def f():\n    import late\n")
+    (tmp_path / "late.py").write_text("")
+    (tmp_path / "stranger.py").write_text("")
+    (tmp_path / "parts").mkdir()
+    for name, text in (
+        ("__init__", ""),
+        ("head", "from .tail import x\nfrom . import side"),
+        ("tail", ""),
+        ("side", ""),
+    ):
+        (tmp_path / "parts" / f"{name}.py").write_text(text)
+    found = [file.relative_to(tmp_path).as_posix() for file in stages.sources_of_file(tmp_path / "net.py")]
+    wanted = ["helper.py", "late.py", "net.py"] + [f"parts/{name}.py" for name in ("__init__", "head", "side", "tail")]
+    assert found == wanted
+
+
+def test_a_network_whose_forward_was_edited_is_captured_again(tmp_path, capsys):
+    np.savez(tmp_path / "d.npz", images=np.arange(40 * 64, dtype=np.uint8).reshape(40, 8, 8), labels=np.arange(40) % 3)
+    text = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+from neighbour import scale
+
+class N(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.c, self.f = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.f(F.relu(self.c(x)).mean((2, 3)) * scale)
+"""
+    (tmp_path / "neighbour.py").write_text("scale = 1.5")
+    file, said = tmp_path / "own_net.py", []
+
+    def capture() -> None:
+        for name in ("own_net", "neighbour"):
+            sys.modules.pop(name, None)
+        source = Source.open(f"{file}:N", Inputs(data=tmp_path / "d.npz"))
+        captured(source, tmp_path / "work", None, log=said.append)
+
+    def again() -> bool:
+        said.clear()
+        capture()
+        return "up to date" not in said[0]
+
+    file.write_text(text)
+    assert again()
+    assert not again()
+    file.write_text(text.replace("F.relu(self.c(x))", "F.max_pool2d(F.relu(self.c(x)), 2)"))
+    assert again()
+    (tmp_path / "neighbour.py").write_text("scale = 2.75  # as long")
+    assert again()
+    file.write_text(file.read_text() + "# such as a hook, which a traced graph does not show")
+    assert again()

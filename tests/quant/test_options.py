@@ -27,7 +27,7 @@ def test_hardware_is_a_preset_or_what_differs_from_one(tmp_path):
     ("text", "message"),
     [
         ('{"preset": "huge"}', "preset must be one of tiny, "),
-        ('{"row": 64}', "unknown fields \\['row'\\]"),
+        ('{"row": 64}', "unknown fields \\['row'\\]$"),
         ('{"rows": 0}', r"HardwareConfig\.rows must be in 1\.\."),
         ("[]", "must hold a JSON object"),
     ],
@@ -100,3 +100,12 @@ def test_a_range_can_depend_on_something_else():
     check(Oven(heat=90.0), heat=(80, 100))
     with pytest.raises(ValueError, match=r"--heat must be in 80\.\.100, got 180\.0"):
         check(Oven(), heat=(80, 100))
+
+
+def test_what_cannot_be_printed_is_spelled_out_in_errors():
+    @command
+    def app() -> None:
+        raise ValueError("layer a\x1b[31m\u202eb\n is too hot")
+
+    done = CliRunner().invoke(app, [])
+    assert (done.exit_code, done.output) == (2, r"error: layer a\x1b[31m\u202eb is too hot" + "\n")

@@ -7,10 +7,16 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
 from golden_model.files import file_hash, read_json, write_atomically, write_json
-from quant import stages
+from golden_model.image.image import read
+from quant import calibrate, export, stages
+from quant.capture import __main__ as capture
+from quant.data import sets
 
 
 def test_a_command_is_kept_without_the_folders_of_this_machine(monkeypatch):
@@ -119,3 +125,31 @@ def test_a_stage_is_finished_only_if_its_files_are_as_they_were_written(tmp_path
     assert stages.finished(tmp_path / "a.json", "key") is None
     (tmp_path / "made").unlink()
     assert stages.finished(tmp_path / "a.json", "key") is None
+
+
+def test_pictures_are_scaled_in_every_command_as_they_were_captured(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 48), ("test", 6)):
+        for index in range(count):
+            file = tmp_path / "pictures" / part / "abc"[index % 3] / f"{index}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (14, 12, 3)).astype(np.uint8)).save(file)
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    last = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *last)"
+    )
+    plain, data = sets.load(tmp_path / "pictures"), ("--data", str(tmp_path / "pictures"))
+    for number, asked in enumerate(({}, {"size": 12}, {"size": 8, "channels": 3})):
+        work = ("--work", str(tmp_path / f"work{number}"))
+        given = [word for name, value in asked.items() for word in (f"--{name}", str(value))]
+        for app, more in (
+            (capture.app, (f"{tmp_path / 'net.py'}:make", *data, *work, "--threads", "1", *given)),
+            (calibrate.app, (*data, *work, "--event-images", "1")),
+            (export.app, (*data, *work, "--images", "6")),
+        ):
+            done = CliRunner().invoke(app, list(more))
+            assert done.exit_code == 0, done.output
+        wanted = sets.load(tmp_path / "pictures", **asked) if asked else plain
+        assert (read(tmp_path / f"work{number}" / "image").vectors.images == wanted.test_images).all()

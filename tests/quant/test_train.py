@@ -43,6 +43,26 @@ class Net(nn.Module):
 PUSH = {"msq": ("--alpha", 0.3), "bitplane": ("--plane-lr", 0.08, "--alpha", 0.15)}
 
 
+OWN += """
+class Pair(Net):
+    def forward(self, x):
+        return super().forward(x), x
+
+class Named(Net):
+    def forward(self, x):
+        return {"scores": super().forward(x)}
+
+class Leaves(Net):
+    def forward(self, x):
+        raise SystemExit(0)
+
+class Hooked(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_forward_hook(lambda module, given, result: 2 - result)
+"""
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Three kinds of stripes, easy to tell apart, and a network of the user's own."""
@@ -295,6 +315,31 @@ def test_wrong_options_are_refused_in_one_sentence(folder, option, message):
     assert done.exit_code == 2
     assert message in done.output
     assert not (folder / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Pair", "the network Pair must return one tensor, it returns a tuple"),
+        ("Named", "the network Named must return one tensor, it returns a dict"),
+        ("Leaves", "the network Leaves cannot be run on pictures of 1x8x8: SystemExit"),
+        ("Hooked", "layer 'output': the captured network differs from the network itself"),
+    ],
+)
+def test_a_network_that_capture_refuses_is_refused_before_it_is_trained(folder, name, message):
+    work = folder / "work"
+    done = call(folder, "--model", f"{folder / 'own.py'}:{name}", "--work", work)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert not (work / "network.graph").exists()
+    assert not (work / "train.pt").exists()
+
+
+def test_labels_beyond_the_outputs_are_refused_before_training(folder):
+    np.savez(folder / "data.npz", images=np.zeros((40, 1, 8, 8), np.uint8), labels=np.arange(40) % 3 + 1)
+    done = call(folder, "--work", folder / "work")
+    assert done.exit_code == 2, done.output
+    assert "a training image has label 3, but the network has 3 outputs" in done.stderr
 
 
 def test_mirrored_images_are_mirrored_whole():

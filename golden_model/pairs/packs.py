@@ -125,9 +125,10 @@ class Packing:
         ou_rows = self.hardware.ou_rows
         lines = np.pad(x.reshape(len(x), -1), ((0, 0), (0, 1)))[:, self.rows]
         of_lines = np.pad(streamed, ((0, 0), (0, 1), (0, 0)))[:, self.rows // ou_rows]
+        bits = streamed.shape[2]
         return (
             lines.reshape(len(x), self.segments, ou_rows),
-            of_lines.reshape(len(x), self.segments, ou_rows, -1).any(axis=2),
+            np.logical_or.reduce(of_lines.reshape(len(x), self.segments, ou_rows, bits), axis=2),
         )
 
     @property

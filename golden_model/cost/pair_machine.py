@@ -67,6 +67,7 @@ def steps(graph: Graph, trees: Mapping[str, Any]) -> list[Step]:
             Step(f"{prefix}+ words of 32 bits", words, "activations are read a word at a time"),
             Step(f"{prefix}+ {held} per layer", masks, f"{held} are read once per layer and held"),
             Step(f"{prefix}+ double-buffered windows", side, "windows load, convert and drain side by side"),
+            Step(f"{prefix}  lanes 2, no early stop", replace(side, clocks="lanes 2"), "two places in every lane"),
             Step(f"{prefix}+ early stop, zero", zero, "outputs that are certainly 0 convert no more"),
             Step(
                 f"{prefix}  early stop, final", replace(side, stop=EarlyStop(condition="final")),
@@ -135,7 +136,7 @@ def machine(graph: Graph, measured: Measured, name: str, note: str = "", *, wind
     }
     if window_streams:
         units["input_register_bits"] = none
-    if measured.total("ad_operations") and found("subtractions").any():
+    if found("subtractions").any():
         units["subtractors"] = none + measured.converters
     if switches.stop is not None:
         units["stop_units"] = none + (1 if switches.split == "one" else 2)
@@ -203,7 +204,7 @@ def _today(graph: Graph, images: np.ndarray, progress: Progress | None) -> list[
         (found,) = machines.gathered(graph, images, {name: low_first}, by=by, progress=progress)
         lines = graph.hardware.grid_rows * graph.hardware.ou_rows
         latches = np.full(len(found.events), 2 * lines)
-        units = _gathering_units(graph, latches, halves=1, by_rows=True)  # both pick rows group by group
+        units = _gathering_units(graph, latches, halves=1, by_rows=True)  # ours, too: its packs are not aligned
         streamed = found.events[:, COUNTER_NAMES.index("input_bits_streamed")] * graph.hardware.ou_rows
         extra = {**found.extra, "latched_bits": streamed}
         made.append(machines.with_window_reuse(replace(found, own_units=units, extra=extra)))

@@ -60,7 +60,12 @@ def layer_widths(network: Graph, widths: Widths | None) -> list[np.ndarray]:
 
 # ---- from the geometry --------------------------------------------------------------------------
 def uniform_events(
-    network: Graph, widths: Widths | None = None, operations: int | None = None, *, own_input_bits: bool = False
+    network: Graph,
+    widths: Widths | None = None,
+    operations: int | None = None,
+    *,
+    own_input_bits: bool = False,
+    of_pairs: bool = False,
 ) -> Events:
     """Events of one image on a machine that skips nothing it stores, leading shape (stages,).
 
@@ -73,26 +78,34 @@ def uniform_events(
     widths : planes of every block; None takes the layers' own.
     own_input_bits : stream only as many bits as the layer's activations have, not `hardware.input_bits`; the rest
         counts as skipped bits.
+    of_pairs : convert the difference of both polarities once, with R_ideal + 1 bits: the converters serve two OUs of a
+        segment at a time.
     """
     hardware = network.hardware
-    decisions = hardware.ideal_bits if operations is None else operations
+    decisions = hardware.ideal_bits + of_pairs if operations is None else operations
     planes = iter(layer_widths(network, widths))
     return Events(
         [
-            sum(_uniform(layer, hardware, next(planes), decisions, own_input_bits).counts for layer in stage.layers)
+            sum(
+                _uniform(layer, hardware, next(planes), decisions, own_input_bits, of_pairs).counts
+                for layer in stage.layers
+            )
             for stage in stages(network)
         ]
     )
 
 
-def _uniform(layer: Layer, hardware: HardwareConfig, planes: np.ndarray, decisions: int, own_bits: bool) -> Events:
+def _uniform(
+    layer: Layer, hardware: HardwareConfig, planes: np.ndarray, decisions: int, own_bits: bool, of_pairs: bool
+) -> Events:
     segments, block_cols = planes.shape
     columns = np.full(block_cols, hardware.ou_cols, dtype=np.int64)
     columns[-1] = layer.outputs - (block_cols - 1) * hardware.ou_cols
     bits = layer.input_bits if own_bits else hardware.input_bits
     slices = layer.windows * bits
-    conversions = slices * 2 * int((planes * columns).sum())
-    clocks = planes.sum(axis=1) * bits * max(1, hardware.sample_interval, decisions)
+    at_once = 2 if of_pairs else 1
+    conversions = slices * 2 * int((planes * columns).sum()) // at_once
+    clocks = -(-planes.sum(axis=1) * bits // at_once) * max(1, hardware.sample_interval, decisions)
     window = int(timing.window_cycles(hardware, layer.k, layer.outputs, clocks))
     return Events.of(
         ou_activations=slices * int(planes.sum()),

@@ -10,15 +10,16 @@ Clocks of a stage with m macros and r copies, from the counted clocks of the lay
 
 `fixed` is what a window costs outside conversions (loading, draining, latencies; system.md §5), s the largest share of
 the layer's OUs in one macro. Taken for granted: OUs of a layer are equally busy, adding the partial sums of several
-macros and moving activations between tiles hide behind conversions. With window reuse, `fixed` is the mean of all
+macros and moving activations between tiles hide behind conversions; where windows load, convert and drain side by
+side, all clocks count as conversions. With window reuse, `fixed` is the mean of all
 windows; copies of a layer walk runs of neighbouring windows, and that each reads its first one in full is left out.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,9 @@ from golden_model.cost.window_reuse import fixed_cycles
 from golden_model.cost.work import Machine, Stage, StagePlacement, stages
 from golden_model.crossbar.mapping import place_layer
 from golden_model.registers import COUNTER_NAMES, WIDTH_BITS
+
+#: Units that the macros of a copy of a layer share.
+OF_COPIES = ("mask_bits", "line_bits")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,8 @@ class ChipStage:
 
     macros : of one copy. copies : of the layer. windows : per image. fixed_clocks : per window, c_layer_clocks : per
     image, conversion_clocks : per image on the busiest macro of a single copy. register_bits : of one macro, its
-    windows (input) and partial sums (output). metadata_bits, held_bound_bits : of one copy.
+    windows (input) and partial sums (output). metadata_bits, held_bound_bits : of one copy. own_units : units of
+    `AREA_QUANTITIES` of one macro, or of one copy (`OF_COPIES`), instead of those that follow from the rest.
     """
 
     name: str
@@ -93,6 +98,7 @@ class ChipStage:
     output_register_bits: int
     metadata_bits: float
     held_bound_bits: float = 0.0
+    own_units: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def clocks(self) -> float:
@@ -183,6 +189,9 @@ class Chip:
             "metadata_bits": stage.copies * stage.metadata_bits,
             "held_bound_bits": stage.copies * stage.held_bound_bits,
             "macros": macros,
+            **{
+                name: (stage.copies if name in OF_COPIES else macros) * units for name, units in stage.own_units.items()
+            },
         }
 
     def _tile_units(self) -> dict[str, float]:
@@ -224,9 +233,12 @@ def chip(machine: Machine, shape: ChipShape | None = None) -> Chip:
     cycles = machine.events[:, COUNTER_NAMES.index("cycles")]
     stored = _per_layer("metadata_bits", machine.metadata_bits, len(rows))
     held = _per_layer("held_bound_bits", machine.held_bound_bits, len(rows))
+    own = {name: _per_layer(f"own_units: {name}", units, len(rows)) for name, units in machine.own_units.items()}
     made = []
     for i, (stage, placement) in enumerate(zip(rows, placements, strict=True)):
-        window = sum(fixed_cycles(layer, hardware, machine.window_reuse) for layer in stage.layers)
+        window = 0
+        if not machine.overlapped:
+            window = sum(fixed_cycles(layer, hardware, machine.window_reuse) for layer in stage.layers)
         windows = max(layer.windows for layer in stage.layers)
         layer_clocks = len(stage.layers) * timing.c_layer(hardware)
         conversion = max(0.0, float(cycles[i]) - layer_clocks - window)
@@ -246,6 +258,7 @@ def chip(machine: Machine, shape: ChipShape | None = None) -> Chip:
                 * hardware.accumulator_bits,
                 metadata_bits=float(stored[i]),
                 held_bound_bits=float(held[i]),
+                own_units={name: float(units[i]) for name, units in own.items()},
             )
         )
     return Chip(hardware, shape, machine.width_table, tuple(made), machine.window_reuse)

@@ -58,6 +58,14 @@ AREA_QUANTITIES: dict[str, str] = {
     "macros": "macros",
     "tiles": "tiles",
     "buffer_bits": "tiles x buffer_bytes x 8",
+    "latch_bits": "macros x bits of word-line latches, two latches for each half, for machines that gather",
+    "prefix_lines": "macros x halves x word lines of a pack, for machines that gather",
+    "multiplexer_legs": "macros x legs of multiplexers in front of the latches, for machines that gather",
+    "subtractors": "macros x converters, for machines that convert pairs",
+    "mask_bits": "copies x bits of masks, or of row indices, that are held for a layer",
+    "bound_bits": "macros x bits of the bounds of early stop",
+    "stop_units": "macros x halves, for machines with early stop",
+    "line_bits": "copies x bits of line buffers",
 }
 
 

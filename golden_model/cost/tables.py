@@ -68,6 +68,12 @@ def chip_table(rows: Rows, pairs: int | None = None) -> Table:
     return table_of(title, columns, placed, right=True)
 
 
+def savings_table(machines: Sequence[str], savings: Mapping[str, Sequence[float]]) -> Table:
+    """Energy saving of every machine under several component tables."""
+    shown = [[name, *(f"{values[i]:.2f}x" for values in savings.values())] for i, name in enumerate(machines)]
+    return _table("energy saving under every component table", list(savings), shown)
+
+
 def trace_lines(row: Row) -> list[str]:
     """Every product behind the energy and area of a machine, under a line with its name."""
     area = [] if row.area is None else row.area.trace()

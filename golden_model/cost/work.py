@@ -36,6 +36,11 @@ EXTRA_NAMES = (
     "dynamic_precision_groups",
     "gathered_rows",
     "window_register_bits",
+    "subtractions",
+    "latched_bits",
+    "mask_bits",
+    "bound_words_read",
+    "line_bits",
 )
 
 Extra = Mapping[str, np.ndarray]
@@ -120,6 +125,19 @@ class StagePlacement:
 
 # ---- a machine on a network ---------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
+class Reads:
+    """What a machine reads around its windows, if it does not follow from the geometry; means of one image, (stages,).
+
+    activation_bits : from the activation buffer, without residuals. width_entries : of the width table.
+    window_streams : input bits are streamed from the window register; there is no input register beside it.
+    """
+
+    activation_bits: np.ndarray
+    width_entries: np.ndarray
+    window_streams: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Machine:
     """One machine on one network: what it does for an image and what it has for that.
 
@@ -133,6 +151,10 @@ class Machine:
         (`searches.held_register_bits`), (stages,). None is 0 for both.
     placements : of every stage, if they do not follow from the widths.
     window_reuse : whether it reads only the new values of a window, see `machines.with_window_reuse`.
+    reads : what it reads, if that does not follow from windows and blocks.
+    own_units : units of `components.AREA_QUANTITIES` that one macro of each stage has, or one copy where those of a
+        chip are counted by copies, (stages,), instead of what follows from the geometry.
+    overlapped : whether windows load, convert and drain side by side, so that all clocks count as conversions.
     own_input_bits : False if it streams and stores `hardware.input_bits` of every activation, whatever a layer's have,
         as the baseline does.
 
@@ -150,6 +172,9 @@ class Machine:
     held_bound_bits: np.ndarray | None = None
     placements: Sequence[StagePlacement] | None = None
     window_reuse: bool = False
+    reads: Reads | None = None
+    own_units: Mapping[str, np.ndarray] = field(default_factory=dict)
+    overlapped: bool = False
     own_input_bits: bool = True
 
     def __post_init__(self) -> None:
@@ -213,6 +238,7 @@ class Work:
     events : counter name -> number. extra : name -> number, of `EXTRA_NAMES`.
     buffer_bits : bits that it reads from and writes to the activation buffer. width_table_bits : read.
     outputs : values that are scaled, rounded and clamped. pooled : values that pass a pooling unit.
+    window_streams : whether input bits come from the window register, not from an input register.
     """
 
     name: str
@@ -222,6 +248,7 @@ class Work:
     width_table_bits: float = 0.0
     outputs: float = 0.0
     pooled: float = 0.0
+    window_streams: bool = False
 
     def event(self, name: str) -> float:
         return self.events.get(name, 0.0)
@@ -253,7 +280,12 @@ QUANTITIES: dict[str, Quantity] = {
         "ou_activations x 2 polarities x ou_rows", lambda w, hw: w.event("ou_activations") * 2 * hw.ou_rows
     ),
     "input_register_bits": Quantity(
-        "input_bits_streamed x ou_rows", lambda w, hw: w.event("input_bits_streamed") * hw.ou_rows
+        "input_bits_streamed x ou_rows, unless streamed from the window register",
+        lambda w, hw: 0.0 if w.window_streams else w.event("input_bits_streamed") * hw.ou_rows,
+    ),
+    "window_register_reads": Quantity(
+        "input_bits_streamed x ou_rows, if streamed from the window register",
+        lambda w, hw: w.event("input_bits_streamed") * hw.ou_rows if w.window_streams else 0.0,
     ),
     "cycles": Quantity("cycles", lambda w, hw: w.event("cycles")),
     "buffer_bits": Quantity(
@@ -319,8 +351,8 @@ def window_register_events(network: Graph, *, own_input_bits: bool = True) -> di
 
 
 # ---- traffic ------------------------------------------------------------------------------------
-def _stage_work(machine: Machine, stage: Stage, events: np.ndarray, extra: dict[str, float]) -> Work:
-    hardware = machine.network.hardware
+def _stage_work(machine: Machine, index: int, stage: Stage) -> Work:
+    hardware, reads = machine.network.hardware, machine.reads
 
     def wide(bits: int) -> int:
         return bits if machine.own_input_bits else hardware.input_bits
@@ -330,17 +362,22 @@ def _stage_work(machine: Machine, stage: Stage, events: np.ndarray, extra: dict[
     for layer in stage.layers:
         values = layer.outputs * layer.out_height * layer.out_width
         loaded = int(values_read(layer).sum()) if machine.window_reuse else layer.windows * layer.k
+        loaded = loaded if reads is None else 0
         read = loaded * wide(layer.input_bits) + values * residual
         buffer += read + values * (hardware.accumulator_bits if layer.last else wide(layer.output_bits))
         width += layer.windows * layer.segments(hardware) * layer.block_cols(hardware) * WIDTH_BITS
         outputs += layer.windows * layer.outputs
+    if reads is not None:
+        buffer += float(reads.activation_bits[index])
+        width = float(reads.width_entries[index]) * WIDTH_ENTRY_BITS
     return Work(
         stage.name,
-        dict(zip(COUNTER_NAMES, events.tolist(), strict=True)),
-        extra,
+        dict(zip(COUNTER_NAMES, machine.events[index].tolist(), strict=True)),
+        {name: float(values[index]) for name, values in machine.extra.items()},
         buffer_bits=float(buffer),
         width_table_bits=float(width) if machine.width_table else 0.0,
         outputs=float(outputs),
+        window_streams=reads is not None and reads.window_streams,
     )
 
 
@@ -382,10 +419,7 @@ def _node_work(node: Node, inputs: list[Node], hardware: HardwareConfig, own_inp
 def works(machine: Machine) -> tuple[Work, ...]:
     """Work of every stage, then of the graph's nodes between them that move data."""
     network = machine.network
-    made = [
-        _stage_work(machine, stage, machine.events[i], {name: float(v[i]) for name, v in machine.extra.items()})
-        for i, stage in enumerate(stages(network))
-    ]
+    made = [_stage_work(machine, i, stage) for i, stage in enumerate(stages(network))]
     nodes = {node.name: node for node in network.nodes}
     for node in network.nodes:
         if not isinstance(node, Crossbar):

@@ -36,7 +36,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from golden_model.crossbar.prepared import check_activations, streams
 from golden_model.optional import numba_installed
 from golden_model.pairs.early_stop import Stops
 from golden_model.pairs.packs import Group, Packing
@@ -250,7 +249,7 @@ def _window(
                     idle = True
                     segments = packing.packs[what.pack].segments
                     made.latched_segments[w] += segments
-                    made.mask_bits[w] += segments * len(what.masks)
+                    made.mask_bits[w] += packing.packs[what.pack].mask_bits * len(what.masks)
                 elif isinstance(what, Formed):
                     idle = False
                     made.prefix_counts[w] += 1
@@ -303,8 +302,7 @@ def matmul(
     outputs that stop without the bits below.
     """
     settings = _checked(packing, searches, stops)
-    activations = check_activations(packing.prepared, activations)
-    x, mask = streams(packing.prepared, activations)
+    x, mask = packing.streams(activations)
     made = Spent.zeros(len(x), len(settings), packing.hardware.ou_rows)
     sums = np.zeros((len(settings), len(x), packing.prepared.outputs), dtype=np.int64)
     last_bit = np.zeros(sums.shape[1:], dtype=np.int64) if stops is None else stops.last_bit
@@ -332,10 +330,10 @@ def spend(
 
     prepared = packing.prepared
     made = Spent.zeros(len(activations), len(settings), packing.hardware.ou_rows)
-    step = max(1, _CHUNK_BYTES // (len(prepared.widths) * (packing.hardware.ou_rows + 2 * prepared.bits + 8)))
+    step = max(1, _CHUNK_BYTES // ((packing.segments + 1) * (packing.hardware.ou_rows + 2 * prepared.bits + 8)))
     for begin in range(0, len(activations), step):
         part = slice(begin, begin + step)
-        x, mask = streams(prepared, check_activations(prepared, activations[part]))
+        x, mask = packing.streams(activations[part])
         one = Spent.zeros(len(x), len(settings), packing.hardware.ou_rows)
         positions = mask.astype(np.int64) @ (1 << np.arange(prepared.bits))
         last_bit = None if stops is None else stops.last_bit[part]

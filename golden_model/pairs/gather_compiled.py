@@ -18,12 +18,14 @@ from golden_model.pairs.search import Search
 class Flat:
     """Packs, masks, groups and columns one after the other; first_x[i]..first_x[i + 1] are those of the i-th owner.
 
+    segments, first_segment, bits_of_mask : of every pack.
     mask_words : uint64 (masks, W), positive, negative : (columns, W); row r of a pack is bit r % 64 of word r // 64.
     longest : most steps of a half in one window, of one input bit.
     """
 
     segments: np.ndarray
     first_segment: np.ndarray
+    bits_of_mask: np.ndarray
     first_mask: np.ndarray
     mask_words: np.ndarray
     first_group: np.ndarray
@@ -46,7 +48,7 @@ def _flat(packing: Packing) -> Flat:
     ou_rows = packing.hardware.ou_rows
     masks = [mask for pack in packing.packs for mask in pack.masks]
     groups = [group for mask in masks for group in mask.groups]
-    size = max(-(-pack.segments * ou_rows // 64) for pack in packing.packs)
+    size = max((-(-pack.segments * ou_rows // 64) for pack in packing.packs), default=1)
     columns = sum(len(group.columns) for group in groups)
     positive, negative = np.zeros((2, columns, size), dtype=np.uint64)
     first_column = np.cumsum([0, *(len(group.columns) for group in groups)])
@@ -55,10 +57,13 @@ def _flat(packing: Packing) -> Flat:
         negative[at : at + len(group.columns)] = _words(group.negative, size)
     longest = 1 + sum(1 + sum(len(m.groups) * int(m.segments.sum()) for m in pack.masks) for pack in packing.packs)
     return Flat(
-        np.array([pack.segments for pack in packing.packs]),
-        np.array([pack.first for pack in packing.packs]),
+        np.array([pack.segments for pack in packing.packs], dtype=np.int64),
+        np.array([pack.first for pack in packing.packs], dtype=np.int64),
+        np.array([pack.mask_bits for pack in packing.packs], dtype=np.int64),
         np.cumsum([0, *(len(pack.masks) for pack in packing.packs)]),
-        np.array([_words(np.repeat(mask.segments, ou_rows), size) for mask in masks]).reshape(-1, size),
+        np.array([_words(np.repeat(mask.segments, ou_rows), size) for mask in masks], dtype=np.uint64).reshape(
+            -1, size
+        ),
         np.cumsum([0, *(len(mask.groups) for mask in masks)]),
         np.array([group.half for group in groups], dtype=np.int64),
         first_column,
@@ -120,8 +125,8 @@ def _activate(lanes, count, spent, turn, ends, slots, shortest, following):
 @_njit
 def _spend(
     x, positions, last_bit, stopping, bits, ou_rows, ou_cols, halves, shortest,
-    segments, first_segment, first_mask, mask_words, first_group, group_half, first_column, output, positive, negative,
-    longest, tables, signed, slots, check,
+    segments, first_segment, bits_of_mask, first_mask, mask_words, first_group, group_half, first_column, output,
+    positive, negative, longest, tables, signed, slots, check,
     ou_activations, pairs_converted, stopped, prefix_counts, prefix_rows, latched_segments, mask_bits, operations,
     clocks, counts,
 ):  # fmt: skip
@@ -231,7 +236,7 @@ def _spend(
                     if not looked:
                         continue
                     latched_segments[w] += segments[p]
-                    mask_bits[w] += segments[p] * looked
+                    mask_bits[w] += bits_of_mask[p] * looked
                     if not formed:
                         for s in range(settings):
                             paces[s, half, steps[half]] = 1
@@ -293,9 +298,9 @@ def spend(
     _spend(
         np.ascontiguousarray(x), np.ascontiguousarray(positions), np.ascontiguousarray(last), last_bit is not None,
         prepared.bits, hardware.ou_rows, hardware.ou_cols, packing.halves,
-        max(1, hardware.sample_interval), flat.segments, flat.first_segment, flat.first_mask, flat.mask_words,
-        flat.first_group, flat.half, flat.first_column, flat.output, flat.positive, flat.negative, flat.longest,
-        tables, signed, np.array(slots, dtype=np.int64), check,
+        max(1, hardware.sample_interval), flat.segments, flat.first_segment, flat.bits_of_mask, flat.first_mask,
+        flat.mask_words, flat.first_group, flat.half, flat.first_column, flat.output, flat.positive, flat.negative,
+        flat.longest, tables, signed, np.array(slots, dtype=np.int64), check,
         made.ou_activations, made.pairs_converted, made.stopped, made.prefix_counts, made.prefix_rows,
         made.latched_segments, made.mask_bits, made.operations, made.clocks, made.counts,
     )  # fmt: skip

@@ -16,12 +16,13 @@ import numpy as np
 
 from golden_model import trq
 from golden_model.config import HardwareConfig
+from golden_model.crossbar.prepared import streams
 from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
 from golden_model.pairs import plumbing
 from golden_model.pairs.early_stop import EarlyStop, Stops
 from golden_model.pairs.gather import MODES, Spent, spend
-from golden_model.pairs.packs import Packing, Split, pack_layer
+from golden_model.pairs.packs import By, Packing, Split, pack_layer
 from golden_model.pairs.plumbing import Keeps
 from golden_model.pairs.run import PairRunner, Step
 from golden_model.pairs.search import Search, differences, entropy
@@ -58,7 +59,8 @@ _IMAGES = 4  # images that are computed at a time
 class Switches:
     """One configuration of the pair machine.
 
-    search : of all layers, or by name of the crossbar node. split, even_packs : as for `pack_layer`. stop : early stop.
+    search : of all layers, or by name of the crossbar node. by, split, even_packs : as for `pack_layer`; "rows" is
+    SRE-like. stop : early stop.
     clocks : how time is kept, one of `gather.MODES`.
     keeps : what is kept of earlier windows: "nothing", "window" (the window register) or "lines" (line buffers, too).
     words : activations are read a word of 32 bits at a time, otherwise one by one.
@@ -67,6 +69,7 @@ class Switches:
     """
 
     search: Search | Mapping[str, Search]
+    by: By = "blocks"
     split: Split = "columns"
     even_packs: bool = False
     stop: EarlyStop | None = None
@@ -159,13 +162,14 @@ class _Totals:
 class _Pass:
     """What configurations that form the same OUs share."""
 
+    by: By
     split: Split
     even_packs: bool
     stop: EarlyStop | None
 
     @classmethod
     def of(cls, switches: Switches) -> _Pass:
-        return cls(switches.split, switches.even_packs, switches.stop)
+        return cls(switches.by, switches.split, switches.even_packs, switches.stop)
 
 
 def measure(
@@ -196,7 +200,7 @@ def measure(
     for name, switches in configurations.items():
         sharing.setdefault(_Pass.of(switches), []).append(name)
     packings = {
-        (one, node.name, index): pack_layer(layer, hardware, one.split, even=one.even_packs)
+        (one, node.name, index): pack_layer(layer, hardware, one.split, even=one.even_packs, by=one.by)
         for one in sharing
         for node in graph.crossbars
         for index, layer in enumerate(node.layers)
@@ -244,11 +248,15 @@ def _add(
             for busy in spent.clocks[setting]
         ]
     )
+    latched = streamed = int(spent.latched_segments.sum())
+    if switches.by == "rows":  # slices are latched once for all groups, which pick their rows from there
+        streamed = int(streams(step.prepared, step.windows)[1].sum())
+        latched += streamed
     counters = {
         "ou_activations": int(spent.ou_activations.sum()),
         "conversions_r2": converted * search.conversions,
         "ad_operations": operations,
-        "input_bits_streamed": int(spent.latched_segments.sum()),
+        "input_bits_streamed": streamed,
         "cycles": clocks[MODES.index(switches.clocks)],
     }
     totals.events[row] += [counters.get(name, 0) for name in COUNTER_NAMES]
@@ -258,7 +266,7 @@ def _add(
         "subtractions": converted if search.signed else 0,
         "prefix_counts": int(spent.prefix_counts.sum()),
         "prefix_rows": int(spent.prefix_rows.sum()),
-        "latched_bits": int(spent.latched_segments.sum()) * hardware.ou_rows,
+        "latched_bits": latched * hardware.ou_rows,
         "mask_bits_read": int(spent.mask_bits.sum()),
         "tree_bits_read": operations * search.bits_read,
         "stopped_conversions": int(spent.stopped.sum()) * search.conversions,
@@ -286,17 +294,19 @@ def _measured(
         for index, layer in enumerate(node.layers):
             packing = packings[node.name, index]
             times = 1 if switches.layer_masks else layer.windows
-            extra["width_entries_read"][row] += times * layer.segments(hardware) * layer.block_cols(hardware)
+            if switches.by == "blocks":
+                extra["width_entries_read"][row] += times * layer.segments(hardware) * layer.block_cols(hardware)
             extra["mask_bits_written"][row] += times * packing.mask_bits
             taken.append(packing.pair_segments)
             cells[row] += packing.weight_cells
             stored["masks"][row] += packing.mask_bits
             stored["bounds"][row] += 0 if switches.stop is None else switches.stop.stored_bits(layer, hardware)
-            most = max(pack.segments for pack in packing.packs) * hardware.ou_rows
+            most = max((pack.segments for pack in packing.packs), default=0) * hardware.ou_rows
+            slices = layer.segments(hardware) * hardware.ou_rows if switches.by == "rows" else 0
             for name, bits in (
                 ("windows", copies * layer.k * layer.input_bits),
                 ("lines", plumbing.line_bits(layer) if switches.keeps == "lines" else 0),
-                ("latches", 2 * packing.halves * most),
+                ("latches", 2 * packing.halves * most + slices),
                 ("sums", copies * layer.outputs * hardware.accumulator_bits),
             ):
                 stored[name][row] = max(stored[name][row], bits)  # groups run one after the other

@@ -9,6 +9,10 @@ are masked. Groups of a pack whose masks are equal share operation units (OUs): 
 
 and every half of the machine walks its own groups in this order. The groups of a half fill one crossbar pair after the
 other, in the order (pack, block column, plane): packs may share a pair, whose word lines then carry one pack at a time.
+
+The rival, `by="rows"`, is SRE-like ("Sparse ReRAM Engine", Yang et al., ISCA 2019): a column group stores only the
+rows of a window that are not 0 in both arrays of its plane, one after the other, and an index of them in place of a
+mask. Its rows are its own, so every pack holds one group, which is latched and whose OUs are formed for it alone.
 """
 
 from __future__ import annotations
@@ -21,11 +25,13 @@ import numpy as np
 from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping
 from golden_model.crossbar.layer import Layer
-from golden_model.crossbar.prepared import Prepared, prepare_layer
+from golden_model.crossbar.prepared import Prepared, check_activations, prepare_layer, streams
 
 #: How groups are shared out to halves: one half does all; whole packs in turn; whole block columns; or the groups of
 #: every pack.
 Split = Literal["one", "packs", "columns", "groups"]
+#: What a column group stores: rows of blocks that are wide enough, or single rows that are not zero (SRE-like).
+By = Literal["blocks", "rows"]
 #: A column group of a pack: block column and plane.
 Key = tuple[int, int]
 
@@ -59,11 +65,15 @@ class Mask:
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """Segments first .. first + segments - 1 of a layer, and the distinct masks over them in order."""
+    """Segments first .. first + segments - 1 of a packing, and the distinct masks over them in order.
+
+    mask_bits : bits of each mask, one per segment; by rows, those of the index.
+    """
 
     first: int
     segments: int
     masks: tuple[Mask, ...]
+    mask_bits: int
 
     @property
     def groups(self) -> int:
@@ -75,13 +85,15 @@ class Packing:
     """A layer in packs; make it with `pack_layer`.
 
     split : as for `pack_layer`. pair_segments : int64 (pairs,), OU places that groups take in every crossbar pair,
-    those of masked rows included.
+    those of masked rows included. rows : by rows, the row of a window at every line of the packs, `segments * ou_rows`
+    of the layer where there is none; None where packs hold the segments of the layer as they are.
     """
 
     prepared: Prepared
     packs: tuple[Pack, ...]
     split: Split
     pair_segments: np.ndarray
+    rows: np.ndarray | None = None
     tables: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -93,14 +105,37 @@ class Packing:
         return 1 if self.split == "one" else 2
 
     @property
+    def by(self) -> By:
+        return "blocks" if self.rows is None else "rows"
+
+    @property
     def pairs(self) -> int:
         return len(self.pair_segments)
 
     @property
+    def segments(self) -> int:
+        """Segments of all packs."""
+        return sum(pack.segments for pack in self.packs)
+
+    def streams(self, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What windows (P, K) stream: (P, segments, ou_rows) of the packs, and which bits, bool (P, segments, bits)."""
+        x, streamed = streams(self.prepared, check_activations(self.prepared, activations))
+        if self.rows is None:
+            return x, streamed
+        ou_rows = self.hardware.ou_rows
+        lines = np.pad(x.reshape(len(x), -1), ((0, 0), (0, 1)))[:, self.rows]
+        of_lines = np.pad(streamed, ((0, 0), (0, 1), (0, 0)))[:, self.rows // ou_rows]
+        bits = streamed.shape[2]
+        return (
+            lines.reshape(len(x), self.segments, ou_rows),
+            np.logical_or.reduce(of_lines.reshape(len(x), self.segments, ou_rows, bits), axis=2),
+        )
+
+    @property
     def weight_cells(self) -> int:
         """Cells, of both arrays, that belong to a weight and are not masked."""
-        ou_rows = self.hardware.ou_rows
-        rows = np.minimum(self.prepared.k - np.arange(0, self.prepared.k, ou_rows), ou_rows)
+        at_lines = np.arange(self.segments * self.hardware.ou_rows) if self.rows is None else self.rows
+        rows = (at_lines < self.prepared.k).reshape(-1, self.hardware.ou_rows).sum(axis=1)
         return 2 * sum(
             int(rows[pack.first : pack.first + pack.segments][mask.segments].sum()) * len(group.columns)
             for pack in self.packs
@@ -110,8 +145,8 @@ class Packing:
 
     @property
     def mask_bits(self) -> int:
-        """Bits of all distinct masks, one per segment of their pack."""
-        return sum(pack.segments * len(pack.masks) for pack in self.packs)
+        """Bits of all distinct masks, or of all indices."""
+        return sum(pack.mask_bits * len(pack.masks) for pack in self.packs)
 
 
 def pack_segments(segments: int, hardware: HardwareConfig, *, even: bool = False) -> list[int]:
@@ -128,16 +163,22 @@ def pack_segments(segments: int, hardware: HardwareConfig, *, even: bool = False
     return [segments // count + (s < segments % count) for s in range(count)]
 
 
-def pack_layer(layer: Layer, hardware: HardwareConfig, split: Split = "columns", *, even: bool = False) -> Packing:
+def pack_layer(
+    layer: Layer, hardware: HardwareConfig, split: Split = "columns", *, even: bool = False, by: By = "blocks"
+) -> Packing:
     """Packs, masks and groups of a layer, and where they lie.
 
     split : "one" gives all groups to one half. "packs" gives packs in turn to two halves. "columns" gives every block
     column, in order, to the half whose columns have fewer unmasked segments so far, over all planes and packs, to half
     0 if both have as many; "groups" does so with the groups of every pack, in the order of the walk. even : as for
-    `pack_segments`.
+    `pack_segments`. by : "rows" packs single rows, with split "one" or "columns" and full packs.
     """
     if split not in ("one", "packs", "columns", "groups"):
         raise ValueError(f"split must be 'one', 'packs', 'columns' or 'groups', got {split!r}")
+    if by not in ("blocks", "rows"):
+        raise ValueError(f"by must be 'blocks' or 'rows', got {by!r}")
+    if by == "rows":
+        return _pack_rows(layer, hardware, split, even)
     prepared = prepare_layer(layer, hardware)
     outlines = _outlines(prepared.widths, pack_segments(len(prepared.widths), hardware, even=even), split)
     places, pair_segments = _places(outlines, hardware)
@@ -158,10 +199,55 @@ def pack_layer(layer: Layer, hardware: HardwareConfig, split: Split = "columns",
                 Mask(np.frombuffer(mask, dtype=bool), tuple(group(p, key) for key in members))
                 for mask, members in one.masks.items()
             ),
+            one.segments,
         )
         for p, one in enumerate(outlines)
     )
     return Packing(prepared, packs, split, pair_segments)
+
+
+def _pack_rows(layer: Layer, hardware: HardwareConfig, split: Split, even: bool) -> Packing:
+    """Single rows that are not 0; an index is a bit per row of the window, or the number of every row, whatever is
+    less, and each pack of a group has its share of it."""
+    if split not in ("one", "columns") or even:
+        raise ValueError(f"by 'rows' needs split 'one' or 'columns' and full packs, got {split!r}, even {even}")
+    prepared = prepare_layer(layer, hardware)
+    ou_rows, most = hardware.ou_rows, hardware.grid_rows * hardware.ou_rows
+    stored = mapping.planes(layer.weights, hardware)
+    columns = [
+        np.arange(c, min(c + hardware.ou_cols, layer.outputs)) for c in range(0, layer.outputs, hardware.ou_cols)
+    ]
+    kept = [
+        [np.flatnonzero((np.abs(layer.weights[:, mine]) >> b & 1).any(axis=1)) for b in range(hardware.weight_bits)]
+        for mine in columns
+    ]
+    parts = [
+        (c, b, rows[i : i + most], rows)
+        for c, planes in enumerate(kept)
+        for b, rows in enumerate(planes)
+        for i in range(0, len(rows), most)
+    ]
+    halves = [0] * len(columns)
+    if split == "columns":
+        halves = _shared_out([sum(-(-len(rows) // ou_rows) for rows in planes) for planes in kept])
+    outlines, lines, first = [], [], 0
+    for c, b, part, _ in parts:
+        size = -(-len(part) // ou_rows)
+        outlines.append(_Outline(first, size, {bytes([True] * size): [(c, b)]}, {(c, b): halves[c]}))
+        lines.append(np.pad(part, (0, size * ou_rows - len(part)), constant_values=len(prepared.widths) * ou_rows))
+        first += size
+    places, pair_segments = _places(outlines, hardware)
+    packs = []
+    for p, (one, (c, b, part, rows)) in enumerate(zip(outlines, parts, strict=True)):
+        cells = stored[part // ou_rows, b, :, part % ou_rows][:, :, columns[c]]  # (rows, 2, c)
+        padded = np.pad(cells.transpose(1, 2, 0) == 1, ((0, 0), (0, 0), (0, one.segments * ou_rows - len(part))))
+        group = Group(c, b, halves[c], *places[p, (c, b)], columns[c], *padded)
+        index = min(layer.k, len(rows) * max(1, (layer.k - 1).bit_length()))
+        before = int(np.searchsorted(rows, part[0]))
+        bits = index * (before + len(part)) // len(rows) - index * before // len(rows)
+        packs.append(Pack(one.first, one.segments, (Mask(np.ones(one.segments, dtype=bool), (group,)),), bits))
+    at_lines = np.concatenate([np.zeros(0, dtype=np.int64), *lines])
+    return Packing(prepared, tuple(packs), split, pair_segments, rows=at_lines)
 
 
 @dataclass(frozen=True)

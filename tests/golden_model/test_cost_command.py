@@ -54,6 +54,21 @@ def test_pictures_add_the_machines_that_need_activations(files, tmp_path):
     assert data["machines"][0]["speed"] == 1
 
 
+def test_the_pair_machine_has_a_ladder_of_its_own(files, tmp_path):
+    target = tmp_path / "out.json"
+    options = ["--images", files / "pictures.npz", "--pair-machine", "--count", 2, "--calibration", 1, "--json", target]
+    result = run(files / "net.graph", *options)
+    assert result.exit_code == 0, result.output
+    assert "energy saving under every component table" in result.output
+    data = json.loads(target.read_text())
+    assert data["images"] == 2
+    names = [machine["machine"] for machine in data["machines"]]
+    assert {"ours: + early stop, zero", "SRE-like, pairs: + early stop, zero"} <= set(names)
+    saving = dict(zip(names, data["energy_savings"]["isaac-32nm"], strict=True))
+    assert all(machine["energy_saving"] == saving[machine["machine"]] for machine in data["machines"])
+    assert set(data["energy_savings"]) == {"isaac-32nm", "mixed-45nm", "trq-adc"}
+
+
 def test_a_deployment_image_brings_its_pictures(tmp_path):
     made = make_network(0, TINY)
     image.write(tmp_path / "image", made, make_images(0, made, 2), np.array([0, 1]))
@@ -83,6 +98,7 @@ def test_the_trace_holds_every_product_and_source(files):
         (["GRAPH", "--images", "SMALL"], "images must have shape (B, 2, 6, 6), got (2, 2, 5, 5)"),
         (["GRAPH", "--trace", "abacus"], "--trace abacus: there are ISAAC-like"),
         (["GRAPH", "--json", "GRAPH/x.json"], "cannot be written"),
+        (["GRAPH", "--pair-machine"], "--pair-machine: more than 4 pictures are needed, got 0"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(files, arguments, message):

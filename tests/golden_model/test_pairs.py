@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_model.config import PAPER, TINY
+from golden_model.cost import gathered
 from golden_model.crossbar import redy
 from golden_model.crossbar.layer import Layer
 from golden_model.optional import numba_installed
@@ -35,8 +36,12 @@ def every_search(hardware) -> list[Search]:
     ]
 
 
+#: Ways to share out groups that early stop allows.
+ALONE = ("one", "columns")
+
+
 @st.composite
-def cases(draw, splits=("one", "packs", "columns", "groups")):
+def cases(draw, splits=("one", "packs", "columns", "groups"), by="blocks"):
     """A layer on a small machine, its packs and windows."""
     hardware = draw(hardware_configs(ou_cols=draw(st.integers(1, 3))))
     hardware = replace(hardware, adc_bits=max(hardware.adc_bits, hardware.ideal_bits))
@@ -54,8 +59,11 @@ def cases(draw, splits=("one", "packs", "columns", "groups")):
     windows = rng.integers(0, 1 << bits, (3, k)) * (rng.random((3, k)) < draw(st.sampled_from([0.0, 0.3, 1.0])))
     if draw(st.booleans()):
         windows[:] = (1 << bits) - 1
-    split = draw(st.sampled_from(splits))
-    return pack_layer(layer, hardware, split, even=draw(st.booleans())), layer, windows.astype(np.uint8)
+    if by == "rows":
+        packing = pack_layer(layer, hardware, draw(st.sampled_from(ALONE)), by=by)
+    else:
+        packing = pack_layer(layer, hardware, draw(st.sampled_from(splits)), even=draw(st.booleans()))
+    return packing, layer, windows.astype(np.uint8)
 
 
 def streamed(packing: Packing, layer: Layer, windows: np.ndarray) -> np.ndarray:
@@ -68,15 +76,13 @@ def stops_of(packing: Packing, layer: Layer, windows: np.ndarray, stop: EarlySto
     return find_stops(layer, packing.prepared, windows, stop, residual, factor)
 
 
-#: Ways to share out groups that early stop allows.
-ALONE = ("one", "columns")
 early_stops = st.builds(
     EarlyStop, bounds=st.sampled_from(["stored", "segments"]), condition=st.sampled_from(["final", "zero"])
 )
 
 
-@given(cases())
-@settings(max_examples=60, deadline=None)
+@given(cases() | cases(by="rows"))
+@settings(max_examples=80, deadline=None)
 def test_sums_are_the_exact_product(case):
     packing, layer, windows = case
     sums, _ = gather.matmul(packing, windows, every_search(packing.hardware))
@@ -84,8 +90,8 @@ def test_sums_are_the_exact_product(case):
         np.testing.assert_array_equal(one, streamed(packing, layer, windows) @ layer.weights)
 
 
-@given(cases(ALONE), early_stops)
-@settings(max_examples=60, deadline=None)
+@given(cases(ALONE) | cases(by="rows"), early_stops)
+@settings(max_examples=80, deadline=None)
 def test_sums_of_stopped_outputs_lack_the_bits_below(case, stop):
     packing, layer, windows = case
     stops = stops_of(packing, layer, windows, stop)
@@ -95,8 +101,8 @@ def test_sums_of_stopped_outputs_lack_the_bits_below(case, stop):
 
 
 @pytest.mark.skipif(not numba_installed(), reason="needs numba")
-@given(cases(), early_stops)
-@settings(max_examples=100, deadline=None)
+@given(cases() | cases(by="rows"), early_stops)
+@settings(max_examples=120, deadline=None)
 def test_the_compiled_loop_spends_the_same(case, stop):
     packing, layer, windows = case
     searches = every_search(packing.hardware)
@@ -236,6 +242,42 @@ def test_layers_of_a_few_groups_share_pairs_between_packs():
     packing = pack_layer(layer, PAPER)
     assert packing.pair_segments.tolist() == [2 * 15, 2 * 15]
     assert packing.weight_cells == 2 * 2 * 15 * 9 * 16
+
+
+def sparse_layer(rng, k=40, n=11):
+    """A layer many of whose rows are 0 in all columns of a group."""
+    weights = np.where(rng.random((k, n)) < 0.1, rng.integers(-3, 4, (k, n)), 0)
+    return make_layer(rng, PAPER, kind="linear", channels=k, height=1, width=1, outputs=n, weights=weights)
+
+
+def test_packs_by_rows_form_the_units_of_the_gathered_machine():
+    """Against golden_model.cost.gathered, which counts the SRE-like machine on its own."""
+    rng = np.random.default_rng(1)
+    for layer in (sparse_layer(rng), sparse_layer(rng, 300, 20)):
+        windows = rng.integers(0, 256, (4, layer.k), dtype=np.uint8)
+        spent = gather.spend(pack_layer(layer, PAPER, by="rows"), windows, [outward(PAPER)])
+        rival = gathered.spend(gathered.prepare(layer, PAPER, "rows"), windows)
+        np.testing.assert_array_equal(spent.ou_activations, rival.ou_activations)
+        np.testing.assert_array_equal(spent.prefix_counts, rival.ou_activations)  # no two groups share one
+
+
+def test_packs_by_rows_hold_only_rows_that_are_not_0_and_store_which():
+    layer = sparse_layer(np.random.default_rng(2))
+    packing = pack_layer(layer, PAPER, by="rows")
+    rival = gathered.prepare(layer, PAPER, "rows")
+    assert packing.mask_bits == rival.index_bits
+    assert packing.weight_cells == sum(pack.cells.size for pack in rival.packs)
+    for pack in packing.packs:
+        (mask,) = pack.masks
+        (group,) = mask.groups
+        on = (group.positive | group.negative).any(axis=0)
+        assert on[: on.sum()].all()  # empty lines are last
+
+
+def test_packs_by_rows_are_full_and_hold_whole_columns():
+    layer = sparse_layer(np.random.default_rng(3))
+    with pytest.raises(ValueError, match="by 'rows' needs split 'one' or 'columns' and full packs, got 'packs'"):
+        pack_layer(layer, PAPER, "packs", by="rows")
 
 
 def test_lossy_searches_cannot_stop_early():

@@ -110,7 +110,12 @@ def test_gathered_rows_are_charged_the_bits_of_a_prefix_count():
 def test_every_quantity_is_finite_and_none_is_forgotten():
     made = everything()
     extra = {name: np.ones(5) for name in work.EXTRA_NAMES}
-    done = work.works(Machine(made, GraphRunner(made).run(pixels(1, made, 2))[1], extra=extra))
+    events = GraphRunner(made).run(pixels(1, made, 2))[1]
+    streams = work.Reads(np.ones(5), np.ones(5), window_streams=True)
+    done = [
+        *work.works(Machine(made, events, extra=extra)),
+        *work.works(Machine(made, events, extra=extra, reads=streams)),  # no input register
+    ]
     totals = {name: sum(q.count(w, SMALL) for w in done) for name, q in work.QUANTITIES.items()}
     assert all(value > 0 for value in totals.values()), totals
 

@@ -248,7 +248,7 @@ def descriptor_fields(config: HardwareConfig) -> tuple[Field, ...]:
         Field("skip_zero_slices", 1, "1: input slices that are all zero cost no OU activation"),
         Field("dynamic", 1, "1: dynamic precision per group; 0: bits stream_bits - 1..0 are streamed"),
         Field("target", _ADDRESS, "first byte of the output"),
-        Field("pad_value", 8, "what lies outside the map or the channels, where pad_enable is 0"),
+        Field("pad_value", 8, "what lies outside the map or the channels, where pad_enable is 0; below 2**input_bits"),
         Field("in_plane", _ADDRESS, "height * width"),
         Field("stream_bits", 4, "bits of the input activations, 1..input_bits"),
         Field("out_bits", 4, "a, width of the output activations, 1..input_bits"),

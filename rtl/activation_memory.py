@@ -2,71 +2,57 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, unsigned
-from amaranth.lib import memory, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.lib import memory
 
-from golden_model.config import HardwareConfig
-from rtl import tile_layouts as layouts
+from rtl import layouts
+from rtl import tile_layouts as tile
+from rtl.block import Block, In
+from rtl.interfaces import ActivationBus, activation_read
 
 
-class ActivationMemory(wiring.Component):
+class ActivationMemory(Block):
     """Holds the inputs and outputs of all steps in one flat memory; descriptors say where.
 
     One read port and one write port of 32-bit words with byte strobes, so that the host moves four
     activations an access. A byte is read and another written in every clock, each with a latency of one
     clock. A byte that is read in the clock in which it is written comes with its old contents.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
-    window_read, residual_read : the byte at `address` follows on `read_data` in the next clock and holds
-        until the next read. The two never come in the same clock: the residual is read while a window is
-        post-processed, or in clocks that the window walk leaves out for it.
+    window_read, residual_read : reads of a byte. The two never come in the same clock: the residual is read
+        while a window is post-processed, or in clocks that the window walk leaves out for it.
     store : one byte to write.
-    bus, bus_data : the host's access, which takes precedence; only while no step runs. A word that is
-        read follows in the next clock.
+    bus : the host's access, which takes precedence.
 
     There is nothing to reset; the contents are undefined until written.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "window_read": In(layouts.activation_read(config)),
-                "residual_read": In(layouts.activation_read(config)),
-                "read_data": Out(layouts.BYTE),
-                "store": In(layouts.activation_write(config)),
-                "bus": In(layouts.activation_bus(config)),
-                "bus_data": Out(layouts.WORD),
-            }
-        )
+    window_read: In(activation_read)
+    residual_read: In(activation_read)
+    store: In(tile.activation_write)
+    bus: In(ActivationBus)
 
     def elaborate(self, platform):
         m = Module()
         words = layouts.activation_words(self.config)
-        m.submodules.cells = cells = memory.Memory(shape=unsigned(layouts.WORD), depth=words, init=[])
+        m.submodules.cells = cells = memory.Memory(shape=unsigned(tile.WORD), depth=words, init=[])
         read_port = cells.read_port()
-        write_port = cells.write_port(granularity=layouts.BYTE)
+        write_port = cells.write_port(granularity=tile.BYTE)
 
         # ---- read
-        read = Signal(layouts.activation_read(self.config))
-        lane = Signal(2)
-        m.d.comb += read.eq(self.window_read)
-        with m.If(self.residual_read.enable):
-            m.d.comb += read.eq(self.residual_read)
-        with m.If(read.enable):
-            m.d.sync += lane.eq(read.address)
-        m.d.comb += [read_port.en.eq(read.enable | self.bus.read), read_port.addr.eq(read.address >> 2)]
-        with m.If(self.bus.read):
-            m.d.comb += read_port.addr.eq(self.bus.word)
+        window, residual = self.window_read, self.residual_read
+        enable, lane = window.enable | residual.enable, Signal(2)
+        address = Mux(residual.enable, residual.address, window.address)
+        with m.If(enable):
+            m.d.sync += lane.eq(address)
+        byte = read_port.data.word_select(lane, tile.BYTE)
         m.d.comb += [
-            self.bus_data.eq(read_port.data),
-            self.read_data.eq(read_port.data.word_select(lane, layouts.BYTE)),
+            read_port.en.eq(enable | self.bus.read),
+            read_port.addr.eq(Mux(self.bus.read, self.bus.word, address >> 2)),
+            window.data.eq(byte),
+            residual.data.eq(byte),
+            self.bus.answer.eq(read_port.data),
         ]
 
         # ---- write

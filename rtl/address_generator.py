@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
-from amaranth.lib import data, wiring
+from amaranth.lib import data
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import bits_for
 from rtl import layouts
+from rtl.block import Block, In, Out
+from rtl.interfaces import OuLists
 
 
-class AddressGenerator(wiring.Component):
+class AddressGenerator(Block):
     """Expands the width table into the OUs of each segment, in the order of the placement (system.md §5).
 
     The only metadata is the width table: the number of bit planes p of every block, in the order
@@ -28,44 +29,21 @@ class AddressGenerator(wiring.Component):
     expanded in the clock of that switch.
     Reset: idle, no list.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     settings : layer descriptor, stable from `start` to the end of the window.
     width_write : write port of the width table; entries are 0..weight_bits.
     start : strobe, begins a window: back to the first segment. Not while a window is running.
-    next_ready : the next segment's list is complete. next_empty : it has no plane. next_planes : the sum
-        of its p. The latter two hold while `next_ready`.
-    switch : strobe, allowed with `next_ready`: the next segment becomes the current one.
-    from_next : 0: `ou` points into the current segment; 1: `ou` is the first OU of the next one.
-    ou : the OU pointed at. ou_last : it is the last one of its segment's list.
-    step : strobe, the pointer moves on from `ou`; after the last one back to the first. With `from_next`
-        only together with `switch`.
+    lists : what the generator found, see `OuLists`.
     out_of_range : from the clock after such a plane was found: the layer needs more crossbar pairs than there
         are. It depends on the settings and the width table only, not on the input.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "width_write": In(layouts.width_write(config)),
-                "start": In(1),
-                "next_ready": Out(1),
-                "next_empty": Out(1),
-                "next_planes": Out(layouts.segment_events(config)["planes"].shape),
-                "switch": In(1),
-                "from_next": In(1),
-                "ou": Out(layouts.listed_ou(config)),
-                "ou_last": Out(1),
-                "step": In(1),
-                "out_of_range": Out(1),
-            }
-        )
+    settings: In(layouts.layer_settings)
+    width_write: In(layouts.width_write)
+    start: In(1)
+    lists: Out(OuLists)
+    out_of_range: Out(1)
 
     def _place(self) -> data.StructLayout:
         """A place that may lie behind the last pair, by at most what one block needs."""
@@ -85,12 +63,12 @@ class AddressGenerator(wiring.Component):
         next_base, base = Signal(place), Signal(place)
 
         item = data.StructLayout({"block_col": layouts.block_column(config), "planes": unsigned(len(width))})
-        m.submodules.items = items = Memory(shape=item, depth=2 << len(self.ou.block_col), init=[])
+        m.submodules.items = items = Memory(shape=item, depth=2 << len(self.lists.ou.block_col), init=[])
         self._fill(m, items, width, bank, next_count, next_base)
         self._walk(m, items, bank, next_count, count, next_base, base)
 
-        m.d.comb += self.next_empty.eq(next_count == 0)
-        with m.If(self.switch):
+        m.d.comb += self.lists.next_empty.eq(next_count == 0)
+        with m.If(self.lists.switch):
             m.d.sync += [bank.eq(~bank), count.eq(next_count), base.eq(next_base)]
         return m
 
@@ -118,28 +96,28 @@ class AddressGenerator(wiring.Component):
 
     def _fill(self, m: Module, items: Memory, width: Signal, bank: Signal, next_count: Signal, next_base) -> None:
         """Expand one block column per clock into the next segment's list."""
-        config = self.config
+        config, lists = self.config, self.lists
         left = Signal(bits_for(config.max_segments))  # segments not yet expanded
         column = Signal(layouts.block_column(config))
         last = Signal()
         free = Signal(self._place())  # first OU that no expanded block owns
         m.d.comb += [
-            self._expand.eq((left != 0) & (~self.next_ready | self.switch) & ~self.out_of_range),
+            self._expand.eq((left != 0) & (~lists.next_ready | lists.switch) & ~self.out_of_range),
             last.eq(column + 1 == self.settings.block_cols),
         ]
 
         # A switch in this clock hands the old current list over, empty.
         present = Signal.like(next_count)
-        planes = Signal.like(self.next_planes)
+        planes = Signal.like(lists.next_planes)
         first = column == 0
         m.d.comb += [
             present.eq(Mux(first, 0, next_count)),
-            planes.eq(Mux(first, 0, self.next_planes)),
+            planes.eq(Mux(first, 0, lists.next_planes)),
         ]
         write = items.write_port()
         m.d.comb += [
             write.en.eq(self._expand & (width != 0)),
-            write.addr.eq(Cat(present[: len(self.ou.block_col)], Mux(self.switch, bank, ~bank))),
+            write.addr.eq(Cat(present[: len(lists.ou.block_col)], Mux(lists.switch, bank, ~bank))),
             write.data.block_col.eq(column),
             write.data.planes.eq(width),
         ]
@@ -150,24 +128,24 @@ class AddressGenerator(wiring.Component):
         at_end = (behind.pair == config.crossbar_pairs) & (behind.ou_row == 0) & (behind.ou_col == 0)
         beyond = Signal()
         m.d.comb += beyond.eq((width != 0) & ~pairs_left & ~at_end)
-        with m.If(self.switch):
-            m.d.sync += self.next_ready.eq(0)
+        with m.If(lists.switch):
+            m.d.sync += lists.next_ready.eq(0)
         with m.If(self._expand):
             m.d.sync += [
                 next_count.eq(present + (width != 0)),
-                self.next_planes.eq(planes + width),
+                lists.next_planes.eq(planes + width),
                 column.eq(Mux(last, 0, column + 1)),
                 free.eq(Mux(last, fresh, behind)),
             ]
             with m.If(first):
                 m.d.sync += next_base.eq(free)
             with m.If(last):
-                m.d.sync += [self.next_ready.eq(1), left.eq(left - 1)]
+                m.d.sync += [lists.next_ready.eq(1), left.eq(left - 1)]
             with m.If(beyond):
-                m.d.sync += [self.next_ready.eq(0), self.out_of_range.eq(1)]
+                m.d.sync += [lists.next_ready.eq(0), self.out_of_range.eq(1)]
         with m.If(self.start):
             m.d.sync += [
-                self.next_ready.eq(0),
+                lists.next_ready.eq(0),
                 self.out_of_range.eq(0),
                 left.eq(self.settings.segments),
                 column.eq(0),
@@ -178,14 +156,15 @@ class AddressGenerator(wiring.Component):
 
     def _walk(self, m: Module, items: Memory, bank: Signal, next_count, count, next_base, base) -> None:
         """Point at the OUs of the current segment one after the other."""
-        index = Signal.like(self.ou.block_col, name="index")
-        plane = Signal.like(self.ou.plane, name="plane")
+        lists = self.lists
+        index = Signal.like(lists.ou.block_col, name="index")
+        plane = Signal.like(lists.ou.plane, name="plane")
         position = Signal(self._place())
 
         # The OU pointed at: the walk's, or the first of the next segment.
         shown_index, shown_count = Signal.like(index), Signal.like(count)
         shown_base, shown = Signal.like(base), Signal.like(position)
-        with m.If(self.from_next):
+        with m.If(lists.from_next):
             m.d.comb += [shown.eq(next_base), shown_base.eq(next_base), shown_count.eq(next_count)]
         with m.Else():
             m.d.comb += [
@@ -193,30 +172,30 @@ class AddressGenerator(wiring.Component):
                 shown_base.eq(base),
                 shown_count.eq(count),
                 shown_index.eq(index),
-                self.ou.plane.eq(plane),
+                lists.ou.plane.eq(plane),
             ]
         read = items.read_port(domain="comb")
         m.d.comb += [
-            read.addr.eq(Cat(shown_index, bank ^ self.from_next)),
-            self.ou.block_col.eq(read.data.block_col),
-            self.ou.pair.eq(shown.pair),
-            self.ou.ou_row.eq(shown.ou_row),
-            self.ou.ou_col.eq(shown.ou_col),
+            read.addr.eq(Cat(shown_index, bank ^ lists.from_next)),
+            lists.ou.block_col.eq(read.data.block_col),
+            lists.ou.pair.eq(shown.pair),
+            lists.ou.ou_row.eq(shown.ou_row),
+            lists.ou.ou_col.eq(shown.ou_col),
         ]
 
         last_plane = Signal()
         m.d.comb += [
-            last_plane.eq(self.ou.plane + 1 == read.data.planes),
-            self.ou_last.eq(last_plane & (shown_index + 1 == shown_count)),
+            last_plane.eq(lists.ou.plane + 1 == read.data.planes),
+            lists.ou_last.eq(last_plane & (shown_index + 1 == shown_count)),
         ]
         behind = self._after(m, shown, 1, "walked")
-        with m.If(self.step & ~self.ou_last):
+        with m.If(lists.step & ~lists.ou_last):
             m.d.sync += [
                 position.eq(behind),
-                plane.eq(Mux(last_plane, 0, self.ou.plane + 1)),
+                plane.eq(Mux(last_plane, 0, lists.ou.plane + 1)),
                 index.eq(shown_index + last_plane),
             ]
-        with m.Elif(self.step | self.switch):
+        with m.Elif(lists.step | lists.switch):
             m.d.sync += [position.eq(shown_base), plane.eq(0), index.eq(0)]
 
     # ---- counting in OU columns, OU rows and pairs -------------------------------------------

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal, unsigned
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
-from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.registers import REGISTER
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block, In, Out, Stream
 
 
-class CellProgrammer(wiring.Component):
+class CellProgrammer(Block):
     """Collects bus words to the cells of an OU and writes them; reads all cells back into a CRC-32.
 
     OU column counts fastest, then OU row, then crossbar pair. A word of cells is `cell_words` bus words,
@@ -22,10 +21,6 @@ class CellProgrammer(wiring.Component):
     Throughput: a word a clock while collecting, one more clock per OU; a check takes
     `check_clocks_per_ou` clocks per OU on a crossbar that answers in one clock. Latency: an OU is
     offered to the crossbar in the clock after its last word.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
@@ -38,25 +33,19 @@ class CellProgrammer(wiring.Component):
     program, readback_request, readback : the crossbar's port.
     """
 
+    select: In(tile.pair_select)
+    cells: In(Stream(tile.WORD))
+    full: Out(1)
+    check: In(1)
+    pairs: In(REGISTER["CELL_PAIRS"].fields[0].bits)
+    busy: Out(1)
+    checksum: Out(tile.WORD)
+    program: Out(Stream(layouts.cell_write))
+    readback_request: Out(Stream(layouts.ou_address))
+    readback: In(Stream(layouts.cells))
+
     #: Bits of a word that the CRC takes in a clock.
     _STEP = 8
-
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "select": In(tile.pair_select(config)),
-                "cells": In(stream.Signature(unsigned(tile.WORD))),
-                "full": Out(1),
-                "check": In(1),
-                "pairs": In(REGISTER["CELL_PAIRS"].fields[0].bits),
-                "busy": Out(1),
-                "checksum": Out(tile.WORD),
-                "program": Out(stream.Signature(layouts.cell_write(config))),
-                "readback_request": Out(stream.Signature(layouts.ou_address(config))),
-                "readback": In(stream.Signature(unsigned(config.ou_cells))),
-            }
-        )
 
     @classmethod
     def check_clocks_per_ou(cls, config: HardwareConfig) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from amaranth.hdl import Const, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import data
 
 from golden_model.config import HardwareConfig, bits_for
 from rtl import layouts
+from rtl.block import Block, In, Out
 
 
 def needed_bits(config: HardwareConfig) -> int:
@@ -29,7 +29,7 @@ def coded(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout({"range_flag": unsigned(1), "code": unsigned(config.adc_bits)})
 
 
-class DecodeShiftAdd(wiring.Component):
+class DecodeShiftAdd(Block):
     """acc += (value(positive) - value(negative)) << (i + b) for one column (system.md §3, §4.3).
 
     value = code << m in R2, lo | code in R1 (the bias is concatenated to the left of the code): neither
@@ -41,10 +41,6 @@ class DecodeShiftAdd(wiring.Component):
     If `accumulator_bits` is narrower than `needed_bits`, `total` saturates and `overflow` tells it;
     otherwise that logic is left out.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     m, window_low : from `layouts.search`.
@@ -55,24 +51,16 @@ class DecodeShiftAdd(wiring.Component):
     overflow : `total` was saturated.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        accumulator = signed(config.accumulator_bits)
-        search = layouts.search(config)
-        super().__init__(
-            {
-                "m": In(search["m"].shape),
-                "window_low": In(search["window_low"].shape),
-                "positive": In(coded(config)),
-                "negative": In(coded(config)),
-                "started": In(1),
-                "shift": In(unsigned(bits_for(config.input_bits + config.weight_bits - 2))),
-                "enable": In(1),
-                "partial": In(accumulator),
-                "total": Out(accumulator),
-                "overflow": Out(1),
-            }
-        )
+    m: In(layouts.code_shift)
+    window_low: In(layouts.code)
+    positive: In(coded)
+    negative: In(coded)
+    started: In(1)
+    shift: In(layouts.bit_position)
+    enable: In(1)
+    partial: In(layouts.accumulator)
+    total: Out(layouts.accumulator)
+    overflow: Out(1)
 
     def _value(self, word):
         """Code -> value in Delta_R1, R bits."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.registers import MAX_ELEMENT_KERNEL, ErrorCode, StepKind
 from rtl import layouts
-from rtl import tile_layouts as tile
+from rtl.block import Block, In, Out
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class _Product:
     result: Signal | None = None
 
 
-class DescriptorCheck(wiring.Component):
+class DescriptorCheck(Block):
     """Refuses a step that does not fit, and computes the two products that the window walk needs.
 
     The rules are those of `golden_model.image.check.check_descriptor` but for the A/D registers, which `TrqSettings`
@@ -42,10 +40,6 @@ class DescriptorCheck(wiring.Component):
     Latency: `done` comes `latency(config)` clocks after `start`, error or not. Throughput: one check per
     that many clocks.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     settings : the descriptor, stable from `start` on.
@@ -54,19 +48,12 @@ class DescriptorCheck(wiring.Component):
     row_step, pad_rows : stride_y·W and pad_top·W modulo the memory's address range; valid from `done` on.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "start": In(1),
-                "done": Out(1),
-                "error": Out(4),
-                "row_step": Out(tile.activation_address(config)),
-                "pad_rows": Out(tile.activation_address(config)),
-            }
-        )
-
+    settings: In(layouts.layer_settings)
+    start: In(1)
+    done: Out(1)
+    error: Out(4)
+    row_step: Out(layouts.activation_address)
+    pad_rows: Out(layouts.activation_address)
     #: Products that are formed.
     _STEPS = 12
 
@@ -176,7 +163,7 @@ class DescriptorCheck(wiring.Component):
             *(field.any() & (field <= config.input_bits) for field in (s.stream_bits, s.out_bits)),
             ~s.last | ~s.residual & no_pool,
             ~s.residual | s.residual_channels.any() & no_pool,
-            ~s.pad_enable | (s.pad_base + border <= config.pad_entries),
+            Mux(s.pad_enable, s.pad_base + border <= config.pad_entries, s.pad_value < 1 << config.input_bits),
             crossbar | no_pool,
         ]
         matrix = [

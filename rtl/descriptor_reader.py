@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Signal, unsigned
-from amaranth.lib import memory, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import memory
 
 from golden_model.config import HardwareConfig
 from golden_model.registers import DESCRIPTOR_STRIDE, descriptor_layout, descriptor_words
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block, In, Out
 
 
-class DescriptorReader(wiring.Component):
+class DescriptorReader(Block):
     """Reads a layer's descriptor, word by word, into a register.
 
     Latency: `done` comes `latency(config)` clocks after `start`; `settings` are those of the new layer
     from then on. Throughput: one descriptor per that many clocks.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
@@ -29,17 +25,11 @@ class DescriptorReader(wiring.Component):
     program_write : write port of program memory; between runs.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "start": In(1),
-                "done": Out(1),
-                "layer": In(layouts.layer_index(config)),
-                "settings": Out(layouts.layer_settings(config)),
-                "program_write": In(tile.memory_write(tile.program_address(config), unsigned(tile.WORD))),
-            }
-        )
+    start: In(1)
+    done: Out(1)
+    layer: In(layouts.layer_index)
+    settings: Out(layouts.layer_settings)
+    program_write: In(tile.program_write)
 
     @staticmethod
     def latency(config: HardwareConfig) -> int:

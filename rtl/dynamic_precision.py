@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal, unsigned
-from amaranth.lib import data, memory, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import data, memory
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import bits_for
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block, In, Out, Stream
 from rtl.group_precision import GroupPrecision
 
 
-class DynamicPrecision(wiring.Component):
+class DynamicPrecision(Block):
     """Collects a window byte by byte and streams it as bit slices, one beat per segment.
 
     The window buffer has one word per segment, stored as `input_bits` slices of `ou_rows` bits; rows
@@ -25,10 +25,6 @@ class DynamicPrecision(wiring.Component):
     clocks after the window's last byte, whatever the settings are. The whole window must be taken before
     the next one's first byte.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     settings : the layer's descriptor, stable while the layer runs.
@@ -36,19 +32,13 @@ class DynamicPrecision(wiring.Component):
     segments : the window's segments in ascending order.
     """
 
+    settings: In(layouts.layer_settings)
+    bytes: In(tile.window_byte)
+    segments: Out(Stream(layouts.segment))
+
     #: Clocks from a window's last byte to its first segment: the last group's precision, its store, a
     #: read of the buffers, rounding.
     latency = GroupPrecision.latency + 3
-
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "bytes": In(tile.window_byte(config)),
-                "segments": Out(stream.Signature(layouts.segment(config))),
-            }
-        )
 
     def elaborate(self, platform):
         m = Module()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Signal, unsigned
-from amaranth.lib import memory, wiring
-from amaranth.lib.wiring import In
+from amaranth.lib import memory
 
 from golden_model.config import HardwareConfig, bits_for
 from rtl import layouts
+from rtl.block import Block, In
 from rtl.interfaces import CrossbarPort
 
 #: Rows that one look-up counts: as many as a look-up table of an FPGA has inputs.
 _ROWS_TOGETHER = 6
 
 
-class EmulatedCrossbar(wiring.Component):
+class EmulatedCrossbar(Block):
     """Cells in a memory, bit lines by counting, comparators by comparing levels.
 
     A sample reads the cells of its OU; in the clock after the transfer the count of rows where input
@@ -27,18 +27,12 @@ class EmulatedCrossbar(wiring.Component):
     back waits for the one before it. There is no reset of the contents, and cells and references have
     no initial value.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     port : the analog macro's port, seen from the crossbar.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__({"port": In(CrossbarPort(config))})
+    port: In(CrossbarPort)
 
     @staticmethod
     def settle_clocks(config: HardwareConfig) -> int:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Signal
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
 from golden_model.registers import COUNTER_BITS
 from rtl import layouts
 from rtl.bit_count import bit_count
+from rtl.block import Block, In, Out
 
 
-class EventCounters(wiring.Component):
+class EventCounters(Block):
     """Counts every event of system.md §10 but the cycles.
 
     Per segment of a window with W block columns, Σp planes, s streamed positions and z zero slices among
@@ -22,10 +20,6 @@ class EventCounters(wiring.Component):
 
     Latency: a strobe is counted 2 clocks later. Throughput: every strobe may come every clock.
     Reset: all 0.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
@@ -37,21 +31,15 @@ class EventCounters(wiring.Component):
     counters : `layouts.counters`.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "clear": In(1),
-                "block_cols": In(layouts.layer_settings(config)["block_cols"].shape),
-                "segment": In(layouts.segment_events(config)),
-                "activation": In(1),
-                "operations": In(config.lanes),
-                "completed": In(1),
-                "started": In(config.lanes),
-                "range_flags": In(config.lanes),
-                "counters": Out(layouts.counters(config)),
-            }
-        )
+    clear: In(1)
+    block_cols: In(layouts.block_count)
+    segment: In(layouts.segment_events)
+    activation: In(1)
+    operations: In(layouts.lanes)
+    completed: In(1)
+    started: In(layouts.lanes)
+    range_flags: In(layouts.lanes)
+    counters: Out(layouts.counters)
 
     def elaborate(self, platform) -> Module:
         m = Module()

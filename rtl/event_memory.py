@@ -3,50 +3,38 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Module, Signal, unsigned
-from amaranth.lib import memory, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import memory
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import bits_for
 from golden_model.registers import COUNTER_BITS, COUNTER_NAMES, COUNTERS_PER_LAYER
 from rtl import layouts
-from rtl import tile_layouts as tile
+from rtl.block import Block, In, Out
+from rtl.interfaces import event_read
 
 
-class EventMemory(wiring.Component):
+class EventMemory(Block):
     """Copies the event counters of a finished layer into memory, one counter a clock.
 
     Throughput: one layer per `latency` clocks. Latency: `done` comes `latency` clocks after `store`, in
     the clock in which the last counter (cycles) is written.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
     store : strobe; `layer` and `counters` must hold until `done`. done : strobe.
     counters : all counters but `cycles`. cycles : the layer's clocks including the one of `done`, as it
         reads in that clock.
-    read_enable, read_address, read_data : the host's port; data follow in the next clock.
+    read : the host's port.
     """
+
+    store: In(1)
+    done: Out(1)
+    layer: In(layouts.layer_index)
+    counters: In(layouts.counters)
+    cycles: In(COUNTER_BITS)
+    read: In(event_read)
 
     #: Clocks from `store` to `done`.
     latency = len(COUNTER_NAMES)
-
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "store": In(1),
-                "done": Out(1),
-                "layer": In(layouts.layer_index(config)),
-                "counters": In(layouts.counters(config)),
-                "cycles": In(COUNTER_BITS),
-                "read_enable": In(1),
-                "read_address": In(tile.event_address(config)),
-                "read_data": Out(COUNTER_BITS),
-            }
-        )
 
     def elaborate(self, platform):
         m = Module()
@@ -64,9 +52,9 @@ class EventMemory(wiring.Component):
             write.addr.eq(Cat(padded, self.layer)),
             write.data.eq(values[index]),
             self.done.eq(active & (index == len(COUNTER_NAMES) - 1)),
-            read.en.eq(self.read_enable),
-            read.addr.eq(self.read_address),
-            self.read_data.eq(read.data),
+            read.en.eq(self.read.enable),
+            read.addr.eq(self.read.address),
+            self.read.data.eq(read.data),
         ]
         with m.If(self.store):
             m.d.sync += [active.eq(1), index.eq(0)]

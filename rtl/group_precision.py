@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal, unsigned
-from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.hdl import Cat, Module, Signal
 
-from golden_model.config import HardwareConfig
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block, In, Out
 
 
-class GroupPrecision(wiring.Component):
+class GroupPrecision(Block):
     """Decides hi and lo of every group of a window while its bytes pass by (system.md §6).
 
     Per group of `segments_per_group` segments it accumulates max, Σq, Σq² and the number n of rows. hi
@@ -24,10 +22,6 @@ class GroupPrecision(wiring.Component):
     answer are a pipeline, so a group costs no clocks of its own. Latency: the answer is on `precisions`
     `latency` clocks after the group's last byte.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     settings : the layer's descriptor, stable while the layer runs.
@@ -35,20 +29,12 @@ class GroupPrecision(wiring.Component):
     precisions : one answer per group, in order, for one clock; no ready. A group of zeros has mask 0.
     """
 
+    settings: In(layouts.layer_settings)
+    bytes: In(tile.window_byte)
+    precisions: Out(tile.group_answer)
+
     #: Clocks from the last byte of a group to its precision.
     latency = 4
-
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "bytes": In(tile.window_byte(config)),
-                "precisions": Out(
-                    data.StructLayout({"valid": unsigned(1), "value": tile.group_precision(config)}),
-                ),
-            }
-        )
 
     def elaborate(self, platform):
         m = Module()

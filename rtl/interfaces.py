@@ -1,24 +1,28 @@
-"""Ports of the analog macro: what the digital part asks of a bank of crossbar pairs (system.md §10).
+"""Ports that blocks share: those of the analog macro (system.md §10), of memories and of the OU lists.
 
-Directions are seen from the digital part (the macro or the tile); a crossbar model takes the flipped
-signature.
+Directions are seen from the block that drives the requests; the other end takes the flipped signature. Of the analog
+macro's ports that is the digital part, the macro or the tile.
 """
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, unsigned
+from typing import Any
+
+from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
+from golden_model.registers import COUNTER_BITS
 from rtl import layouts
+from rtl import tile_layouts as tile
 
 
 def _conversion_members(config: HardwareConfig) -> dict:
     return {
         "sample": Out(stream.Signature(layouts.sample(config))),
         "thresholds": Out(layouts.thresholds(config)),
-        "comparators": In(unsigned(config.lanes)),
+        "comparators": In(layouts.lanes(config)),
         "layer": Out(layouts.layer_index(config)),
     }
 
@@ -50,7 +54,7 @@ class CrossbarPort(wiring.Signature):
     ----------------------------------------
     program : stream of `layouts.cell_write`, writes the cells of one OU of a pair.
     readback_request : stream of `layouts.ou_address`, asks for the cells of one OU.
-    readback : stream of cell words (bit index = lane * ou_rows + row), one per request, in order.
+    readback : stream of `layouts.cells`, one per request, in order.
     reference_write : emulated reference levels; only digital stand-ins use it, no handshake.
     """
 
@@ -60,8 +64,80 @@ class CrossbarPort(wiring.Signature):
                 **_conversion_members(config),
                 "program": Out(stream.Signature(layouts.cell_write(config))),
                 "readback_request": Out(stream.Signature(layouts.ou_address(config))),
-                "readback": In(stream.Signature(unsigned(config.ou_cells))),
+                "readback": In(stream.Signature(layouts.cells(config))),
                 "reference_write": Out(layouts.reference_write(config)),
+            }
+        )
+
+
+class OuLists(wiring.Signature):
+    """The OUs of the current and of the next segment; directions are those of the address generator.
+
+    Members
+    -------
+    next_ready : the next segment's list is complete. next_empty : it has no plane. next_planes : the sum
+        of its p. The latter two hold while `next_ready`.
+    switch : strobe, allowed with `next_ready`: the next segment becomes the current one.
+    from_next : 0: `ou` points into the current segment; 1: `ou` is the first OU of the next one.
+    ou : the OU pointed at. ou_last : it is the last one of its segment's list.
+    step : strobe, the pointer moves on from `ou`; after the last one back to the first. With `from_next`
+        only together with `switch`.
+    """
+
+    def __init__(self, config: HardwareConfig):
+        super().__init__(
+            {
+                "next_ready": Out(1),
+                "next_empty": Out(1),
+                "next_planes": Out(layouts.plane_count(config)),
+                "switch": In(1),
+                "from_next": In(1),
+                "ou": Out(layouts.listed_ou(config)),
+                "ou_last": Out(1),
+                "step": In(1),
+            }
+        )
+
+
+class ReadPort(wiring.Signature):
+    """A read of a memory: the entry at `address` follows on `data` in the clock after `enable`; no handshake."""
+
+    def __init__(self, address: Any, data: Any):
+        super().__init__({"enable": Out(1), "address": Out(address), "data": In(data)})
+
+
+def activation_read(config: HardwareConfig) -> ReadPort:
+    """Reads one activation; the byte holds until the next read."""
+    return ReadPort(layouts.activation_address(config), tile.BYTE)
+
+
+def logit_read(config: HardwareConfig) -> ReadPort:
+    """Reads one logit."""
+    return ReadPort(layouts.logit_index(config), tile.WORD)
+
+
+def event_read(config: HardwareConfig) -> ReadPort:
+    """Reads one event counter of one step."""
+    return ReadPort(layouts.event_address(config), COUNTER_BITS)
+
+
+class ActivationBus(wiring.Signature):
+    """The host's access to the activation memory, one word of four activations; only while idle.
+
+    Members
+    -------
+    read : strobe. write : byte strobes. word : which word. data : what to write.
+    answer : the word that was read, in the next clock.
+    """
+
+    def __init__(self, config: HardwareConfig):
+        super().__init__(
+            {
+                "read": Out(1),
+                "write": Out(4),
+                "word": Out(layouts.activation_word(config)),
+                "data": Out(tile.WORD),
+                "answer": In(tile.WORD),
             }
         )
 

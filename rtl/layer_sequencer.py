@@ -5,16 +5,15 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
 from golden_model.registers import COUNTER_BITS, REGISTER, ErrorCode
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block, In, Out
 
 
-class LayerSequencer(wiring.Component):
+class LayerSequencer(Block):
     """Starts the other blocks one after the other, step by step, window by window (system.md §5a).
 
     Per step: read the descriptor, check it, wait until the A/D reference has settled; then per window
@@ -25,7 +24,7 @@ class LayerSequencer(wiring.Component):
 
     Parameters
     ----------
-    config : sizes. settle_clocks : least clocks from a change of `layer` to the first window.
+    settle_clocks : least clocks from a change of `layer` to the first window.
 
     Members
     -------
@@ -39,45 +38,42 @@ class LayerSequencer(wiring.Component):
     layer_start, window counters and the pairs of strobes: see the block that each names.
     """
 
+    start: In(1)
+    abort: In(1)
+    layer_count: In(REGISTER["LAYER_COUNT"].fields[0].bits)
+    status: Out(tile.status())
+    cycles: Out(COUNTER_BITS)
+    layer: Out(layouts.layer_index)
+    window: Out(layouts.window_index)
+    flush: Out(1)
+    # descriptor
+    read_start: Out(1)
+    read_done: In(1)
+    check_start: Out(1)
+    check_done: In(1)
+    check_error: In(4)
+    adc_error: In(1)
+    # windows
+    element: In(1)
+    layer_start: Out(1)
+    load_start: Out(1)
+    window_loaded: In(1)
+    place: In(tile.window_place)
+    window_start: Out(1)
+    window_done: In(1)
+    placement_error: In(1)
+    post_start: Out(1)
+    post_done: In(1)
+    # events
+    overflow: In(1)
+    counters_clear: Out(1)
+    store_events: Out(1)
+    events_stored: In(1)
+    layer_cycles: Out(COUNTER_BITS)
+
     def __init__(self, config: HardwareConfig, *, settle_clocks: int):
-        self.config = config
         self.settle_clocks = settle_clocks
-        super().__init__(
-            {
-                "start": In(1),
-                "abort": In(1),
-                "layer_count": In(REGISTER["LAYER_COUNT"].fields[0].bits),
-                "status": Out(tile.status()),
-                "cycles": Out(COUNTER_BITS),
-                "layer": Out(layouts.layer_index(config)),
-                "window": Out(tile.window_index(config)),
-                "flush": Out(1),
-                # descriptor
-                "read_start": Out(1),
-                "read_done": In(1),
-                "check_start": Out(1),
-                "check_done": In(1),
-                "check_error": In(4),
-                "adc_error": In(1),
-                # windows
-                "element": In(1),
-                "layer_start": Out(1),
-                "load_start": Out(1),
-                "window_loaded": In(1),
-                "place": In(tile.window_place(config)),
-                "window_start": Out(1),
-                "window_done": In(1),
-                "placement_error": In(1),
-                "post_start": Out(1),
-                "post_done": In(1),
-                # events
-                "overflow": In(1),
-                "counters_clear": Out(1),
-                "store_events": Out(1),
-                "events_stored": In(1),
-                "layer_cycles": Out(COUNTER_BITS),
-            }
-        )
+        super().__init__(config)
 
     def elaborate(self, platform):
         m = Module()

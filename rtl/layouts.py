@@ -10,7 +10,14 @@ from amaranth.hdl import Shape, Value, signed, unsigned
 from amaranth.lib import data
 
 from golden_model.config import HardwareConfig, bits_for
-from golden_model.registers import COUNTER_BITS, COUNTER_NAMES, StepKind, descriptor_fields
+from golden_model.registers import (
+    COUNTER_BITS,
+    COUNTER_NAMES,
+    COUNTERS_PER_LAYER,
+    DESCRIPTOR_STRIDE,
+    StepKind,
+    descriptor_fields,
+)
 
 #: Bits of one width table entry: bit planes of a block, 0..8 (system.md §5).
 WIDTH_BITS = 4
@@ -26,33 +33,125 @@ def is_element(settings: data.View) -> Value:
     return settings.step != StepKind.CROSSBAR
 
 
+# ---- numbers ------------------------------------------------------------------------------------
+def _index(count: int) -> Shape:
+    """An index of one of `count` things."""
+    return unsigned(bits_for(count - 1))
+
+
 def layer_index(config: HardwareConfig) -> Shape:
     """Index of a step, 0..max_layers - 1."""
-    return unsigned(bits_for(config.max_layers - 1))
+    return _index(config.max_layers)
+
+
+def window_index(config: HardwareConfig) -> Shape:
+    """Index of a window inside its step, for traces."""
+    return unsigned(32)
 
 
 def pair_index(config: HardwareConfig) -> Shape:
     """Index of a crossbar pair, 0..crossbar_pairs - 1."""
-    return unsigned(bits_for(config.crossbar_pairs - 1))
+    return _index(config.crossbar_pairs)
 
 
 def block_column(config: HardwareConfig) -> Shape:
     """Index of a block column, 0..max_block_cols - 1; also the address of a word of partial sums."""
-    return unsigned(bits_for(config.max_block_cols - 1))
+    return _index(config.max_block_cols)
 
 
 def width_address(config: HardwareConfig) -> Shape:
     """Entry of the width table, 0..width_entries - 1."""
-    return unsigned(bits_for(config.width_entries - 1))
+    return _index(config.width_entries)
 
 
+def channel_entry(config: HardwareConfig) -> Shape:
+    """Entry of the bias and multiplier tables."""
+    return _index(config.channel_entries)
+
+
+def pad_entry(config: HardwareConfig) -> Shape:
+    """Entry of the pad table."""
+    return _index(config.pad_entries)
+
+
+def logit_index(config: HardwareConfig) -> Shape:
+    """Index of a logit, or of an output channel of a crossbar step, 0..max_n - 1."""
+    return _index(config.max_n)
+
+
+def activation_address(config: HardwareConfig) -> Shape:
+    """Byte of the activation memory, 0..activation_bytes - 1."""
+    return _index(config.activation_bytes)
+
+
+def activation_word(config: HardwareConfig) -> Shape:
+    """Word of four bytes of the activation memory."""
+    return _index(activation_words(config))
+
+
+def activation_words(config: HardwareConfig) -> int:
+    """32-bit words of the activation memory."""
+    return -(-config.activation_bytes // 4)
+
+
+def program_address(config: HardwareConfig) -> Shape:
+    """Word of program memory: step * DESCRIPTOR_STRIDE + word."""
+    return _index(config.max_layers * DESCRIPTOR_STRIDE)
+
+
+def event_address(config: HardwareConfig) -> Shape:
+    """Counter of the event memory: step * COUNTERS_PER_LAYER + counter."""
+    return _index(config.max_layers * COUNTERS_PER_LAYER)
+
+
+def block_count(config: HardwareConfig) -> Shape:
+    """Number W of block columns of a step, as in its descriptor."""
+    return layer_settings(config)["block_cols"].shape
+
+
+def plane_count(config: HardwareConfig) -> Shape:
+    """Bit planes of all blocks of a segment."""
+    return unsigned(bits_for(config.max_block_cols * config.weight_bits))
+
+
+def bit_position(config: HardwareConfig) -> Shape:
+    """Significance i + b of input bit i and weight plane b together."""
+    return unsigned(bits_for(config.input_bits + config.weight_bits - 2))
+
+
+def lanes(config: HardwareConfig) -> Shape:
+    """A bit per A/D lane; lane = polarity * ou_cols + column."""
+    return unsigned(config.lanes)
+
+
+def code(config: HardwareConfig) -> Shape:
+    """A code, a value or a threshold of a conversion, 0..2**R - 1 with R = adc_bits."""
+    return unsigned(config.adc_bits)
+
+
+def code_shift(config: HardwareConfig) -> Shape:
+    """Register m: codes of R2 are shifted left by it, 0..R - 1."""
+    return unsigned(bits_for(config.adc_bits - 1))
+
+
+def accumulator(config: HardwareConfig) -> Shape:
+    """A partial sum, in units of Delta_R1."""
+    return signed(config.accumulator_bits)
+
+
+def cells(config: HardwareConfig) -> Shape:
+    """The cells of one OU of a pair; bit index = lane * ou_rows + row."""
+    return unsigned(config.ou_cells)
+
+
+# ---- records ------------------------------------------------------------------------------------
 def ou_address(config: HardwareConfig) -> data.StructLayout:
     """Place of an OU: crossbar pair, OU row and OU column inside the crossbar."""
     return data.StructLayout(
         {
             "pair": pair_index(config),
-            "ou_row": unsigned(bits_for(config.grid_rows - 1)),
-            "ou_col": unsigned(bits_for(config.grid_cols - 1)),
+            "ou_row": _index(config.grid_rows),
+            "ou_col": _index(config.grid_cols),
         }
     )
 
@@ -63,8 +162,8 @@ def sample(config: HardwareConfig) -> data.StructLayout:
 
 
 def cell_write(config: HardwareConfig) -> data.StructLayout:
-    """Cells of one OU of a pair to be programmed; cell bit index = lane * ou_rows + row."""
-    return data.StructLayout({**ou_address(config).members, "cells": unsigned(config.ou_cells)})
+    """Cells of one OU of a pair to be programmed."""
+    return data.StructLayout({**ou_address(config).members, "cells": cells(config)})
 
 
 def reference_write(config: HardwareConfig) -> data.StructLayout:
@@ -74,14 +173,14 @@ def reference_write(config: HardwareConfig) -> data.StructLayout:
             "enable": unsigned(1),
             "layer": layer_index(config),
             "count": unsigned(bits_for(config.ou_rows)),
-            "level": unsigned(config.adc_bits),
+            "level": code(config),
         }
     )
 
 
 def thresholds(config: HardwareConfig) -> data.ArrayLayout:
-    """One DAC code per lane, 1..2**adc_bits - 1 while the lane converts; lane = polarity * ou_cols + column."""
-    return data.ArrayLayout(unsigned(config.adc_bits), config.lanes)
+    """One DAC code per lane, 1..2**adc_bits - 1 while the lane converts."""
+    return data.ArrayLayout(code(config), config.lanes)
 
 
 def segment(config: HardwareConfig) -> data.StructLayout:
@@ -108,12 +207,12 @@ def scheduled_ou(config: HardwareConfig) -> data.StructLayout:
     """Everything that identifies one OU activation of a window, in system.md §5's order of activations."""
     return data.StructLayout(
         {
-            "segment": unsigned(bits_for(config.max_segments - 1)),
-            "input_bit": unsigned(bits_for(config.input_bits - 1)),
+            "segment": _index(config.max_segments),
+            "input_bit": _index(config.input_bits),
             "block_col": block_column(config),
-            "plane": unsigned(bits_for(config.weight_bits - 1)),
+            "plane": _index(config.weight_bits),
             **ou_address(config).members,
-            "started": unsigned(config.lanes),
+            "started": lanes(config),
         }
     )
 
@@ -129,8 +228,8 @@ def trace(config: HardwareConfig) -> data.StructLayout:
         {
             "valid": unsigned(1),
             **scheduled_ou(config).members,
-            "range_flags": unsigned(config.lanes),
-            "codes": data.ArrayLayout(unsigned(config.adc_bits), config.lanes),
+            "range_flags": lanes(config),
+            "codes": data.ArrayLayout(code(config), config.lanes),
         }
     )
 
@@ -142,7 +241,7 @@ def width_write(config: HardwareConfig) -> data.StructLayout:
 
 def partial_sums(config: HardwareConfig) -> data.ArrayLayout:
     """A word of partial sums: one signed accumulator per column of a block column, in units of Delta_R1."""
-    return data.ArrayLayout(signed(config.accumulator_bits), config.ou_cols)
+    return data.ArrayLayout(accumulator(config), config.ou_cols)
 
 
 def adc_registers(config: HardwareConfig) -> data.StructLayout:
@@ -162,7 +261,7 @@ def search(config: HardwareConfig) -> data.StructLayout:
         LSB, one-hot; the search ends with the decision of this weight.
     window_low : lo = bias << n_r1, in Delta_R1. m : R2 codes are shifted left by m.
     """
-    word = unsigned(config.adc_bits)
+    word = code(config)
     return data.StructLayout(
         {
             "twin": unsigned(1),
@@ -177,7 +276,7 @@ def search(config: HardwareConfig) -> data.StructLayout:
             "r1_unit": word,
             "r2_unit": word,
             "window_low": word,
-            "m": unsigned(bits_for(config.adc_bits - 1)),
+            "m": code_shift(config),
         }
     )
 
@@ -187,7 +286,7 @@ def listed_ou(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             "block_col": block_column(config),
-            "plane": unsigned(bits_for(config.weight_bits - 1)),
+            "plane": _index(config.weight_bits),
             **ou_address(config).members,
         }
     )
@@ -202,7 +301,7 @@ def segment_events(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             "valid": unsigned(1),
-            "planes": unsigned(bits_for(config.max_block_cols * config.weight_bits)),
+            "planes": plane_count(config),
             "streamed": unsigned(bits_for(config.input_bits)),
             "zero_slices": unsigned(bits_for(config.input_bits)),
         }

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, unsigned
-from amaranth.lib import memory, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import memory
 
-from golden_model.config import HardwareConfig
 from rtl import tile_layouts as tile
+from rtl.block import Block, In
+from rtl.interfaces import logit_read
 
 
-class LogitMemory(wiring.Component):
+class LogitMemory(Block):
     """One signed 32-bit word per output of the last step (system.md §3). Undefined until written.
 
     Throughput: one write and one read a clock. Latency: a word that is read follows in the next clock.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     write : one result to store.
-    read_enable, read_address, read_data : the host's port.
+    read : the host's port.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "write": In(tile.logit_write(config)),
-                "read_enable": In(1),
-                "read_address": In(tile.logit_index(config)),
-                "read_data": Out(tile.WORD),
-            }
-        )
+    write: In(tile.logit_write)
+    read: In(logit_read)
 
     def elaborate(self, platform):
         m = Module()
@@ -44,8 +32,8 @@ class LogitMemory(wiring.Component):
             write.en.eq(self.write.enable),
             write.addr.eq(self.write.address),
             write.data.eq(self.write.data),
-            read.en.eq(self.read_enable),
-            read.addr.eq(self.read_address),
-            self.read_data.eq(read.data),
+            read.en.eq(self.read.enable),
+            read.addr.eq(self.read.address),
+            self.read.data.eq(read.data),
         ]
         return m

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
 from rtl import layouts
 from rtl.address_generator import AddressGenerator
+from rtl.block import Block, In, Out, Stream
 from rtl.decode_shift_add import DecodeShiftAdd
 from rtl.event_counters import EventCounters
 from rtl.interfaces import ConversionPort
@@ -18,7 +17,7 @@ from rtl.trq_sar import TrqSar
 from rtl.trq_settings import TrqSettings
 
 
-class Macro(wiring.Component):
+class Macro(Block):
     """Computes the partial sums of one window: every OU activation of every segment (system.md §5).
 
     Timing: from `window_start` to `window_done`
@@ -26,10 +25,6 @@ class Macro(wiring.Component):
     W = settings.block_cols and C_r the sum over the OU activations of segment r of
     max(1, sample_interval, most A/D operations of any started lane), as long as the crossbar is always
     ready and every segment is there when the macro asks for it.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
@@ -55,31 +50,25 @@ class Macro(wiring.Component):
     trace : one strobe per OU activation, in order, in the clock after its last A/D operation.
     """
 
+    settings: In(layouts.layer_settings)
+    layer: In(layouts.layer_index)
+    window_start: In(1)
+    segments: In(Stream(layouts.segment))
+    window_done: Out(1)
+    sums_address: In(layouts.block_column)
+    sums_data: Out(layouts.partial_sums)
+    width_write: In(layouts.width_write)
+    crossbar: Out(ConversionPort)
+    counters: Out(layouts.counters)
+    counters_clear: In(1)
+    overflow: Out(1)
+    configuration_error: Out(1)
+    placement_error: Out(1)
+    trace: Out(layouts.trace)
+
     #: Clocks of a window beside expansion and conversion: reading the first width, then decoding, adding
     #: and writing the last OU's sums. Part of c_window.
     window_overhead = 4
-
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "layer": In(layouts.layer_index(config)),
-                "window_start": In(1),
-                "segments": In(stream.Signature(layouts.segment(config))),
-                "window_done": Out(1),
-                "sums_address": In(layouts.block_column(config)),
-                "sums_data": Out(layouts.partial_sums(config)),
-                "width_write": In(layouts.width_write(config)),
-                "crossbar": Out(ConversionPort(config)),
-                "counters": Out(layouts.counters(config)),
-                "counters_clear": In(1),
-                "overflow": Out(1),
-                "configuration_error": Out(1),
-                "placement_error": Out(1),
-                "trace": Out(layouts.trace(config)),
-            }
-        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -106,23 +95,14 @@ class Macro(wiring.Component):
             addresses.settings.eq(settings),
             addresses.width_write.eq(self.width_write),
             addresses.start.eq(start),
-            addresses.switch.eq(scheduler.switch),
-            addresses.from_next.eq(scheduler.from_next),
-            addresses.step.eq(scheduler.step),
             self.placement_error.eq(addresses.out_of_range),
             scheduler.settings.eq(settings),
             scheduler.start.eq(start),
-            scheduler.next_ready.eq(addresses.next_ready),
-            scheduler.next_empty.eq(addresses.next_empty),
-            scheduler.next_planes.eq(addresses.next_planes),
-            scheduler.ou.eq(addresses.ou),
-            scheduler.ou_last.eq(addresses.ou_last),
             # crossbar
-            self.crossbar.sample.valid.eq(scheduler.sample.valid),
-            self.crossbar.sample.payload.eq(scheduler.sample.payload),
-            scheduler.sample.ready.eq(self.crossbar.sample.ready),
             self.crossbar.layer.eq(self.layer),
         ]
+        wiring.connect(m, addresses.lists, scheduler.lists)
+        wiring.connect(m, scheduler.sample, wiring.flipped(self.crossbar.sample))
         wiring.connect(m, scheduler.segments, wiring.flipped(self.segments))
 
         codes, range_flags = self._lanes(m, trq, scheduler)

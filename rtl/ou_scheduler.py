@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import bits_for
 from rtl import layouts
 from rtl.bit_count import bit_count
+from rtl.block import Block, In, Out, Stream
+from rtl.interfaces import OuLists
 
 
-class OuScheduler(wiring.Component):
+class OuScheduler(Block):
     """Walks segments, streamed input bits and OUs of a window (system.md §5).
 
     Order: segments ascending; within one, streamed bit positions ascending; within one, block columns
@@ -29,16 +29,12 @@ class OuScheduler(wiring.Component):
     switch, at most one a clock. Nothing else stalls.
     Reset: idle.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     settings : layer descriptor, stable while a window runs.
     start : strobe, begins a window together with the address generator's.
     segments : input of the segments, ascending.
-    next_ready, next_empty, next_planes, ou, ou_last, switch, from_next, step : the address generator.
+    lists : the address generator's.
     sample : to the crossbar.
     lane_start : strobe per lane with the transfer of a sample; lane_busy, lane_last : from the lanes.
     activation : strobe, a sample was transferred.
@@ -49,38 +45,23 @@ class OuScheduler(wiring.Component):
         last segment if that has nothing to activate.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        lanes = config.lanes
-        events = layouts.segment_events(config)
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "start": In(1),
-                "segments": In(stream.Signature(layouts.segment(config))),
-                "next_ready": In(1),
-                "next_empty": In(1),
-                "next_planes": In(events["planes"].shape),
-                "ou": In(layouts.listed_ou(config)),
-                "ou_last": In(1),
-                "switch": Out(1),
-                "from_next": Out(1),
-                "step": Out(1),
-                "sample": Out(stream.Signature(layouts.sample(config))),
-                "lane_start": Out(lanes),
-                "lane_busy": In(lanes),
-                "lane_last": In(lanes),
-                "activation": Out(1),
-                "completed": Out(1),
-                "completed_ou": Out(layouts.scheduled_ou(config)),
-                "segment_events": Out(events),
-                "done": Out(1),
-            }
-        )
+    settings: In(layouts.layer_settings)
+    start: In(1)
+    segments: In(Stream(layouts.segment))
+    lists: In(OuLists)
+    sample: Out(Stream(layouts.sample))
+    lane_start: Out(layouts.lanes)
+    lane_busy: In(layouts.lanes)
+    lane_last: In(layouts.lanes)
+    activation: Out(1)
+    completed: Out(1)
+    completed_ou: Out(layouts.scheduled_ou)
+    segment_events: Out(layouts.segment_events)
+    done: Out(1)
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        config = self.config
+        config, lists = self.config, self.lists
         slot_over = self._slot(m)
 
         # What is left of the current segment: positions still to stream, the present one included.
@@ -96,24 +77,24 @@ class OuScheduler(wiring.Component):
         m.d.comb += [
             non_zero.eq(Cat(beat.slices[i].any() for i in range(config.input_bits))),
             next_left.eq(Mux(self.settings.skip_zero_slices, beat.mask & non_zero, beat.mask)),
-            next_has_ou.eq(~self.next_empty & next_left.any()),
+            next_has_ou.eq(~lists.next_empty & next_left.any()),
         ]
 
         # The OU on offer, and what is left behind it.
         shown_left, behind = Signal(config.input_bits), Signal(config.input_bits)
         input_bit = Signal(layouts.scheduled_ou(config)["input_bit"].shape)
         m.d.comb += [
-            self.from_next.eq(~pending),
+            lists.from_next.eq(~pending),
             shown_left.eq(Mux(pending, left, next_left)),
-            behind.eq(Mux(self.ou_last, shown_left & (shown_left - 1), shown_left)),
-            self.segments.ready.eq(slot_over & ~pending & self.next_ready),
-            self.switch.eq(self.segments.ready & self.segments.valid),
-            self.sample.valid.eq((slot_over & pending) | (self.switch & next_has_ou)),
+            behind.eq(Mux(lists.ou_last, shown_left & (shown_left - 1), shown_left)),
+            self.segments.ready.eq(slot_over & ~pending & lists.next_ready),
+            lists.switch.eq(self.segments.ready & self.segments.valid),
+            self.sample.valid.eq((slot_over & pending) | (lists.switch & next_has_ou)),
             self.activation.eq(self.sample.valid & self.sample.ready),
-            self.step.eq(self.activation),
-            self.sample.payload.pair.eq(self.ou.pair),
-            self.sample.payload.ou_row.eq(self.ou.ou_row),
-            self.sample.payload.ou_col.eq(self.ou.ou_col),
+            lists.step.eq(self.activation),
+            self.sample.payload.pair.eq(lists.ou.pair),
+            self.sample.payload.ou_row.eq(lists.ou.ou_row),
+            self.sample.payload.ou_col.eq(lists.ou.ou_col),
         ]
         for i in reversed(range(config.input_bits)):  # the lowest position wins
             with m.If(shown_left[i]):
@@ -122,7 +103,7 @@ class OuScheduler(wiring.Component):
                     self.sample.payload.slice.eq(Mux(pending, slices[i], beat.slices[i])),
                 ]
 
-        with m.If(self.switch):
+        with m.If(lists.switch):
             m.d.sync += [slices.eq(beat.slices), pending.eq(next_has_ou), left.eq(next_left)]
         with m.If(self.activation):
             m.d.sync += [pending.eq(behind.any()), left.eq(behind)]
@@ -159,7 +140,7 @@ class OuScheduler(wiring.Component):
         config = self.config
         segment = Signal(layouts.scheduled_ou(config)["segment"].shape)  # of the next switch
         columns = Signal(config.ou_cols)
-        with m.If(self.ou.block_col + 1 == self.settings.block_cols):
+        with m.If(self.lists.ou.block_col + 1 == self.settings.block_cols):
             m.d.comb += columns.eq(Cat(self.settings.last_cols > j for j in range(config.ou_cols)))
         with m.Else():
             m.d.comb += columns.eq(~0)
@@ -171,9 +152,9 @@ class OuScheduler(wiring.Component):
             m.d.sync += [
                 converting.input_bit.eq(input_bit),
                 converting.started.eq(started),
-                *(converting[name].eq(self.ou[name]) for name in layouts.listed_ou(config).members),
+                *(converting[name].eq(self.lists.ou[name]) for name in layouts.listed_ou(config).members),
             ]
-        with m.If(self.switch):
+        with m.If(self.lists.switch):
             # No OU is converting behind this clock but the first one of this segment.
             m.d.sync += [converting.segment.eq(segment), segment.eq(segment + 1)]
         with m.If(self.start):
@@ -185,9 +166,9 @@ class OuScheduler(wiring.Component):
         """Count segments and find the end of the window."""
         running = Signal()
         to_switch = Signal(bits_for(self.config.max_segments))
-        last_switch = self.switch & (to_switch == 1)
+        last_switch = self.lists.switch & (to_switch == 1)
         m.d.comb += self.done.eq((running & (to_switch == 0) & slot_over & ~pending) | (last_switch & ~next_has_ou))
-        with m.If(self.switch):
+        with m.If(self.lists.switch):
             m.d.sync += to_switch.eq(to_switch - 1)
         with m.If(self.done):
             m.d.sync += running.eq(0)
@@ -198,8 +179,8 @@ class OuScheduler(wiring.Component):
         events = self.segment_events
         zeros = Mux(self.settings.skip_zero_slices, mask & ~non_zero, 0)
         m.d.comb += [
-            events.valid.eq(self.switch),
-            events.planes.eq(self.next_planes),
+            events.valid.eq(self.lists.switch),
+            events.planes.eq(self.lists.next_planes),
             events.streamed.eq(bit_count(mask)),
             events.zero_slices.eq(bit_count(zeros)),
         ]

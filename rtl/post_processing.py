@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import memory, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import memory
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import bits_for
 from golden_model.registers import OFFSET_BITS
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block, In, Out
 
 
-class PostProcessing(wiring.Component):
+class PostProcessing(Block):
     """Turns the N values of a window into activations, or into logits in the last step.
 
     y = clamp(round_half_up_shift(v·M + r·residual_multiplier + offset, S), 0, 2**out_bits - 1), where v
@@ -25,10 +25,6 @@ class PostProcessing(wiring.Component):
     Throughput: a channel a clock. Latency: `done` comes in the clock of the last store, N - 1 + `latency`
     clocks after the `start` of a crossbar step's window, `latency` - 2 clocks after the last channel's
     `reduced` of an element step's.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
@@ -45,31 +41,25 @@ class PostProcessing(wiring.Component):
     overflow : sticky, a logit was saturated. clear : strobe, clears it.
     """
 
+    settings: In(layouts.layer_settings)
+    layer_start: In(1)
+    start: In(1)
+    place: In(tile.window_place)
+    sums_address: Out(layouts.block_column)
+    sums_data: In(layouts.partial_sums)
+    reduced: In(tile.reduced_channel)
+    residual_request: Out(1)
+    residual: In(tile.BYTE)
+    bias_write: In(tile.bias_write)
+    multiplier_write: In(tile.multiplier_write)
+    store: Out(tile.activation_write)
+    logits: Out(tile.logit_write)
+    done: Out(1)
+    overflow: Out(1)
+    clear: In(1)
+
     #: Clocks from `start` to the store of channel 0 of a crossbar step.
     latency = 6
-
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "layer_start": In(1),
-                "start": In(1),
-                "place": In(tile.window_place(config)),
-                "sums_address": Out(layouts.block_column(config)),
-                "sums_data": In(layouts.partial_sums(config)),
-                "reduced": In(tile.reduced_channel(config)),
-                "residual_request": Out(1),
-                "residual": In(tile.BYTE),
-                "bias_write": In(tile.memory_write(tile.channel_entry(config), signed(tile.WORD))),
-                "multiplier_write": In(tile.memory_write(tile.channel_entry(config), unsigned(tile.MULTIPLIER_BITS))),
-                "store": Out(tile.activation_write(config)),
-                "logits": Out(tile.logit_write(config)),
-                "done": Out(1),
-                "overflow": Out(1),
-                "clear": In(1),
-            }
-        )
 
     def elaborate(self, platform):
         m = Module()
@@ -79,8 +69,8 @@ class PostProcessing(wiring.Component):
 
         # ---- step 0: walk the channels of a crossbar step; select the channel's sum, read its tables
         active, channel_last = Signal(), Signal()
-        channel, column = Signal(tile.logit_index(config)), Signal(bits_for(config.ou_cols - 1))
-        entry = Signal(tile.channel_entry(config))
+        channel, column = Signal(layouts.logit_index(config)), Signal(bits_for(config.ou_cols - 1))
+        entry = Signal(layouts.channel_entry(config))
         selected = Signal(signed(config.accumulator_bits))
         column_last = column == config.ou_cols - 1
         m.d.comb += [

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
 from golden_model.registers import StepKind
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block, In, Out
 
 
-class Reduction(wiring.Component):
+class Reduction(Block):
     """Turns the bytes of an element step's window into one value per channel: their maximum or their sum.
 
     The sum has room for the largest kernel. A channel's residual is taken in the clock of its
@@ -21,10 +19,6 @@ class Reduction(wiring.Component):
     Throughput: a byte a clock. Latency: `latency` clocks from a channel's last clock to `reduced`.
     Reset: no channel has begun.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     settings : the step's descriptor, stable while the step runs.
@@ -32,19 +26,13 @@ class Reduction(wiring.Component):
     reduced : one channel, for one clock; no ready. Without meaning in crossbar steps.
     """
 
+    settings: In(layouts.layer_settings)
+    bytes: In(tile.window_byte)
+    residual: In(tile.BYTE)
+    reduced: Out(tile.reduced_channel)
+
     #: Clocks from `channel_last` to `reduced`.
     latency = 1
-
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "bytes": In(tile.window_byte(config)),
-                "residual": In(tile.BYTE),
-                "reduced": Out(tile.reduced_channel(config)),
-            }
-        )
 
     def elaborate(self, platform):
         m = Module()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
-from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.hdl import Module, Mux, Signal
 
 from golden_model.config import HardwareConfig
 from golden_model.registers import (
@@ -20,6 +18,8 @@ from golden_model.registers import (
 )
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block, In, Out, Stream
+from rtl.interfaces import ActivationBus, event_read, logit_read
 
 
 def region_entries(config: HardwareConfig) -> dict[str, int]:
@@ -31,13 +31,13 @@ def region_entries(config: HardwareConfig) -> dict[str, int]:
         "MULTIPLIERS": config.channel_entries,
         "PADS": config.pad_entries,
         "REFERENCE": reference_entry(config, config.max_layers),
-        "ACTIVATIONS": tile.activation_words(config),
+        "ACTIVATIONS": layouts.activation_words(config),
         "LOGITS": config.max_n,
         "EVENTS": config.max_layers * COUNTERS_PER_LAYER * 2,
     }
 
 
-class RegisterBank(wiring.Component):
+class RegisterBank(Block):
     """Registers and memory windows of the tile on a bus of single accesses.
 
     An access is refused (`error`, no effect) if its address is unaligned or names nothing, if the access
@@ -52,10 +52,6 @@ class RegisterBank(wiring.Component):
     Throughput: one access at a time. Latency: a response follows 2 clocks after its request, 3 for a
     read of a memory; nothing waits for the crossbar.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     requests, responses : accesses and their answers, in order.
@@ -63,41 +59,30 @@ class RegisterBank(wiring.Component):
     layer_count, cell_pairs : values of LAYER_COUNT and CELL_PAIRS; reset to 0.
     cell_select, cells, cells_full : cell programming; `cells` is offered only when it is taken at once.
     program_write ... reference_write : write ports of the tables.
-    activations, activation_data : the activation memory, which answers in the next clock.
-    logit_*, event_* : read ports of the results, which answer in the next clock.
+    activations : the activation memory.
+    logits, events : read ports of the results.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "requests": In(stream.Signature(tile.bus_request())),
-                "responses": Out(stream.Signature(tile.bus_response())),
-                "control": Out(tile.control()),
-                "status": In(tile.status()),
-                "cycles": In(COUNTER_BITS),
-                "checksum": In(tile.WORD),
-                "layer_count": Out(tile.register_fields("LAYER_COUNT")["layers"].shape),
-                "cell_pairs": Out(tile.register_fields("CELL_PAIRS")["pairs"].shape),
-                "cell_select": Out(tile.pair_select(config)),
-                "cells": Out(stream.Signature(unsigned(tile.WORD))),
-                "cells_full": In(1),
-                "program_write": Out(tile.memory_write(tile.program_address(config), unsigned(tile.WORD))),
-                "width_write": Out(layouts.width_write(config)),
-                "bias_write": Out(tile.memory_write(tile.channel_entry(config), signed(tile.WORD))),
-                "multiplier_write": Out(tile.memory_write(tile.channel_entry(config), unsigned(tile.MULTIPLIER_BITS))),
-                "pad_write": Out(tile.memory_write(tile.pad_entry(config), unsigned(tile.BYTE))),
-                "reference_write": Out(layouts.reference_write(config)),
-                "activations": Out(tile.activation_bus(config)),
-                "activation_data": In(tile.WORD),
-                "logit_enable": Out(1),
-                "logit_address": Out(tile.logit_index(config)),
-                "logit_data": In(tile.WORD),
-                "event_enable": Out(1),
-                "event_address": Out(tile.event_address(config)),
-                "event_data": In(COUNTER_BITS),
-            }
-        )
+    requests: In(Stream(tile.bus_request()))
+    responses: Out(Stream(tile.bus_response()))
+    control: Out(tile.control())
+    status: In(tile.status())
+    cycles: In(COUNTER_BITS)
+    checksum: In(tile.WORD)
+    layer_count: Out(tile.register_fields("LAYER_COUNT")["layers"].shape)
+    cell_pairs: Out(tile.register_fields("CELL_PAIRS")["pairs"].shape)
+    cell_select: Out(tile.pair_select)
+    cells: Out(Stream(tile.WORD))
+    cells_full: In(1)
+    program_write: Out(tile.program_write)
+    width_write: Out(layouts.width_write)
+    bias_write: Out(tile.bias_write)
+    multiplier_write: Out(tile.multiplier_write)
+    pad_write: Out(tile.pad_write)
+    reference_write: Out(layouts.reference_write)
+    activations: Out(ActivationBus)
+    logits: Out(logit_read)
+    events: Out(event_read)
 
     def elaborate(self, platform):
         m = Module()
@@ -136,8 +121,8 @@ class RegisterBank(wiring.Component):
             self.cell_select.pair.eq(request.data),
             self.activations.data.eq(request.data),
             self.activations.word.eq(entry),
-            self.logit_address.eq(entry),
-            self.event_address.eq(entry >> 1),
+            self.logits.address.eq(entry),
+            self.events.address.eq(entry >> 1),
             self.reference_write.layer.eq(entry >> count_bits),
             self.reference_write.count.eq(entry),
             self.reference_write.level.eq(request.data),
@@ -158,10 +143,10 @@ class RegisterBank(wiring.Component):
                     m.d.comb += self.activations.write.eq(Mux(request.write, request.strobe, 0))
             with m.Case(REGION["LOGITS"].index):
                 m.d.comb += [refused.eq(request.write | (entry >= entries["LOGITS"])), reads_memory.eq(1)]
-                m.d.comb += self.logit_enable.eq(execute)
+                m.d.comb += self.logits.enable.eq(execute)
             with m.Case(REGION["EVENTS"].index):
                 m.d.comb += refused.eq(request.write | (entry >= entries["EVENTS"]) | ~event_exists)
-                m.d.comb += [self.event_enable.eq(execute), reads_memory.eq(1)]
+                m.d.comb += [self.events.enable.eq(execute), reads_memory.eq(1)]
 
         with m.FSM():
             with m.State("IDLE"):
@@ -180,12 +165,12 @@ class RegisterBank(wiring.Component):
                 with m.Else():
                     m.next = "RESPOND"
             with m.State("READ"):
-                event = Mux(entry[0], self.event_data[tile.WORD :], self.event_data[: tile.WORD])
+                event = Mux(entry[0], self.events.data[tile.WORD :], self.events.data[: tile.WORD])
                 with m.Switch(region):
                     with m.Case(REGION["ACTIVATIONS"].index):
-                        m.d.sync += response.data.eq(self.activation_data)
+                        m.d.sync += response.data.eq(self.activations.answer)
                     with m.Case(REGION["LOGITS"].index):
-                        m.d.sync += response.data.eq(self.logit_data)
+                        m.d.sync += response.data.eq(self.logits.data)
                     with m.Case(REGION["EVENTS"].index):
                         m.d.sync += response.data.eq(event)
                 m.next = "RESPOND"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal, unsigned
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block, In, Out
+from rtl.interfaces import activation_read
 
 
-class ResidualView(wiring.Component):
+class ResidualView(Block):
     """Reads the residual r of output channel n at output position (oy, ox).
 
     With m = n - residual_first: r = mem[residual_base + m·residual_plane + oy·residual_row +
@@ -20,38 +19,27 @@ class ResidualView(wiring.Component):
 
     Throughput: a channel a clock. Latency: one clock.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     settings : the step's descriptor, stable while the step runs.
     layer_start : strobe, the next position is the first one of the step.
     start : strobe, the next output position begins, with channel 0.
     next : strobe, the present channel's residual is wanted; goes on to the next channel.
-    read, read_data : the activation memory, which answers in the next clock.
+    read : the activation memory.
     value : the residual asked for in the clock before.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "layer_start": In(1),
-                "start": In(1),
-                "next": In(1),
-                "read": Out(tile.activation_read(config)),
-                "read_data": In(tile.BYTE),
-                "value": Out(tile.BYTE),
-            }
-        )
+    settings: In(layouts.layer_settings)
+    layer_start: In(1)
+    start: In(1)
+    next: In(1)
+    read: Out(activation_read)
+    value: Out(tile.BYTE)
 
     def elaborate(self, platform):
         m = Module()
         settings = self.settings
-        address_shape = tile.activation_address(self.config)
+        address_shape = layouts.activation_address(self.config)
 
         # ---- position: address of channel 0 of the residual at the next position and at the start of its row
         position, row, next_row = (Signal(address_shape, name=n) for n in ("position", "row", "next_row"))
@@ -85,5 +73,5 @@ class ResidualView(wiring.Component):
         from_memory = Signal()
         m.d.sync += from_memory.eq(inside)
         outside = Mux(settings.residual, settings.residual_value, 0)
-        m.d.comb += self.value.eq(Mux(from_memory, self.read_data, outside))
+        m.d.comb += self.value.eq(Mux(from_memory, self.read.data, outside))
         return m

@@ -4,37 +4,34 @@ from __future__ import annotations
 
 from amaranth.hdl import Module
 from amaranth.lib import wiring
-from amaranth.lib.wiring import Out
 
 from golden_model.config import HardwareConfig
-from rtl import tile_layouts as layouts
+from rtl import tile_layouts as tile
+from rtl.block import Block, Out
 from rtl.emulated_crossbar import EmulatedCrossbar
 from rtl.tile import BUS_PREFIX, Tile, bus_members, connect_bus
 
 
-class System(wiring.Component):
+class System(Block):
     """What compiled simulation and FPGA run: nothing outside but the bus.
 
     Timing and reset are those of `rtl.tile.Tile` and `rtl.emulated_crossbar.EmulatedCrossbar`.
-
-    Parameters
-    ----------
-    config : sizes.
 
     Members
     -------
     s_axil_* : AXI4-Lite slave. trace : one record per OU activation.
     """
 
+    trace: Out(tile.tile_trace)
+
     def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__({**bus_members(), "trace": Out(layouts.tile_trace(config))})
+        super().__init__(config, **bus_members())
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.tile = tile = Tile(self.config)
+        m.submodules.tile = core = Tile(self.config)
         m.submodules.crossbar = crossbar = EmulatedCrossbar(self.config)
-        connect_bus(m, self, tile, BUS_PREFIX)
-        wiring.connect(m, tile.crossbar, crossbar.port)
-        m.d.comb += self.trace.eq(tile.trace)
+        connect_bus(m, self, core, BUS_PREFIX)
+        wiring.connect(m, core.crossbar, crossbar.port)
+        m.d.comb += self.trace.eq(core.trace)
         return m

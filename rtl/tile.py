@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, ResetInserter
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
 from rtl import axi_lite, layouts
 from rtl import tile_layouts as tile
 from rtl.activation_memory import ActivationMemory
 from rtl.axi_lite import AxiLite
+from rtl.block import Block, Out
 from rtl.cell_programmer import CellProgrammer
 from rtl.descriptor_check import DescriptorCheck
 from rtl.descriptor_reader import DescriptorReader
@@ -40,10 +40,10 @@ def connect_bus(m: Module, outer, inner, prefix: str = "") -> None:
     """Connect a component's flat bus ports to those of a part of it, called `prefix` + name there."""
     for name, member in axi_lite.SIGNALS.items():
         outside, inside = getattr(outer, BUS_PREFIX + name), getattr(inner, prefix + name)
-        m.d.comb += inside.eq(outside) if member.flow == In else outside.eq(inside)
+        m.d.comb += inside.eq(outside) if member.flow == wiring.In else outside.eq(inside)
 
 
-class Tile(wiring.Component):
+class Tile(Block):
     """Runs a network program on an analog macro; the host only writes tables and input and reads results.
 
     Data path of a crossbar step: activation memory -> window generator -> dynamic precision -> macro ->
@@ -53,10 +53,6 @@ class Tile(wiring.Component):
     `golden_model.timing`, whose constants are `start_clocks`, `layer_clocks`, `group_clocks`,
     `window_clocks` and `element_clocks` here. Reset: idle; the memories keep what they hold.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     s_axil_* : AXI4-Lite slave, registers and memories of `golden_model.registers` (rtl/REGISTERS.md).
@@ -64,15 +60,11 @@ class Tile(wiring.Component):
     trace : one record per OU activation, see `layouts.trace`, with step (`layer`) and window.
     """
 
+    crossbar: Out(CrossbarPort)
+    trace: Out(tile.tile_trace)
+
     def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                **bus_members(),
-                "crossbar": Out(CrossbarPort(config)),
-                "trace": Out(tile.tile_trace(config)),
-            }
-        )
+        super().__init__(config, **bus_members())
 
     # ---- constants of the timing formula ------------------------------------------------------
     @staticmethod
@@ -159,13 +151,7 @@ class Tile(wiring.Component):
             sequencer.check_error.eq(check.error),
             sequencer.adc_error.eq(macro.configuration_error),
             # activations
-            activations.window_read.eq(windows.read),
-            windows.read_data.eq(activations.read_data),
-            activations.residual_read.eq(residual.read),
-            residual.read_data.eq(activations.read_data),
             activations.store.eq(post.store),
-            activations.bus.eq(registers.activations),
-            registers.activation_data.eq(activations.bus_data),
             # windows
             windows.row_step.eq(check.row_step),
             windows.pad_rows.eq(check.pad_rows),
@@ -200,22 +186,21 @@ class Tile(wiring.Component):
             post.sums_data.eq(macro.sums_data),
             sequencer.post_done.eq(post.done),
             logits.write.eq(post.logits),
-            logits.read_enable.eq(registers.logit_enable),
-            logits.read_address.eq(registers.logit_address),
-            registers.logit_data.eq(logits.read_data),
             events.store.eq(sequencer.store_events),
             events.layer.eq(sequencer.layer),
             events.counters.eq(macro.counters),
             events.cycles.eq(sequencer.layer_cycles),
             sequencer.events_stored.eq(events.done),
-            events.read_enable.eq(registers.event_enable),
-            events.read_address.eq(registers.event_address),
-            registers.event_data.eq(events.read_data),
             # trace
             *(self.trace[name].eq(macro.trace[name]) for name in layouts.trace(config).members),
             self.trace.layer.eq(sequencer.layer),
             self.trace.window.eq(sequencer.window),
         ]
+        wiring.connect(m, windows.read, activations.window_read)
+        wiring.connect(m, residual.read, activations.residual_read)
+        wiring.connect(m, registers.activations, activations.bus)
+        wiring.connect(m, registers.logits, logits.read)
+        wiring.connect(m, registers.events, events.read)
         wiring.connect(m, precision.segments, macro.segments)
         forward_conversion(m, macro.crossbar, self.crossbar)
         return m

@@ -5,8 +5,8 @@ from __future__ import annotations
 from amaranth.hdl import Shape, signed, unsigned
 from amaranth.lib import data
 
-from golden_model.config import HardwareConfig, bits_for
-from golden_model.registers import ADDRESS_BITS, COUNTERS_PER_LAYER, DESCRIPTOR_STRIDE, REGISTER
+from golden_model.config import HardwareConfig
+from golden_model.registers import ADDRESS_BITS, REGISTER
 from rtl import layouts
 
 #: Bits of an activation in memory: one byte each, whatever `input_bits` is (system.md §5a).
@@ -17,66 +17,40 @@ WORD = 32
 MULTIPLIER_BITS = 16
 
 
-# ---- indices and addresses ----------------------------------------------------------------------
-def activation_address(config: HardwareConfig) -> Shape:
-    """Byte of the activation memory, 0..activation_bytes - 1."""
-    return unsigned(bits_for(config.activation_bytes - 1))
-
-
-def activation_words(config: HardwareConfig) -> int:
-    """32-bit words of the activation memory."""
-    return -(-config.activation_bytes // 4)
-
-
-def channel_entry(config: HardwareConfig) -> Shape:
-    """Entry of the bias and multiplier tables."""
-    return unsigned(bits_for(config.channel_entries - 1))
-
-
-def pad_entry(config: HardwareConfig) -> Shape:
-    """Entry of the pad table."""
-    return unsigned(bits_for(config.pad_entries - 1))
-
-
-def logit_index(config: HardwareConfig) -> Shape:
-    """Index of a logit, or of an output channel of a crossbar step, 0..max_n - 1."""
-    return unsigned(bits_for(config.max_n - 1))
-
-
-def program_address(config: HardwareConfig) -> Shape:
-    """Word of program memory: step * DESCRIPTOR_STRIDE + word."""
-    return unsigned(bits_for(config.max_layers * DESCRIPTOR_STRIDE - 1))
-
-
-def event_address(config: HardwareConfig) -> Shape:
-    """Counter of the event memory: step * COUNTERS_PER_LAYER + counter."""
-    return unsigned(bits_for(config.max_layers * COUNTERS_PER_LAYER - 1))
-
-
-def window_index(config: HardwareConfig) -> Shape:
-    """Index of a window inside its step, for traces."""
-    return unsigned(32)
-
-
 # ---- data path ----------------------------------------------------------------------------------
 def memory_write(address: Shape, data_shape: Shape) -> data.StructLayout:
     """Write port of a table: with `enable`, entry `address` becomes `data`; no handshake."""
     return data.StructLayout({"enable": unsigned(1), "address": address, "data": data_shape})
 
 
-def activation_read(config: HardwareConfig) -> data.StructLayout:
-    """Read request of one activation; the byte is on the answer port in the next clock."""
-    return data.StructLayout({"enable": unsigned(1), "address": activation_address(config)})
-
-
 def activation_write(config: HardwareConfig) -> data.StructLayout:
     """One activation to store."""
-    return memory_write(activation_address(config), unsigned(BYTE))
+    return memory_write(layouts.activation_address(config), unsigned(BYTE))
 
 
 def logit_write(config: HardwareConfig) -> data.StructLayout:
     """One result of the last step to store."""
-    return memory_write(logit_index(config), signed(WORD))
+    return memory_write(layouts.logit_index(config), signed(WORD))
+
+
+def program_write(config: HardwareConfig) -> data.StructLayout:
+    """One word of program memory to store."""
+    return memory_write(layouts.program_address(config), unsigned(WORD))
+
+
+def bias_write(config: HardwareConfig) -> data.StructLayout:
+    """The bias of one channel to store."""
+    return memory_write(layouts.channel_entry(config), signed(WORD))
+
+
+def multiplier_write(config: HardwareConfig) -> data.StructLayout:
+    """The requantisation multiplier of one channel to store."""
+    return memory_write(layouts.channel_entry(config), unsigned(MULTIPLIER_BITS))
+
+
+def pad_write(config: HardwareConfig) -> data.StructLayout:
+    """The pad byte of one channel to store."""
+    return memory_write(layouts.pad_entry(config), unsigned(BYTE))
 
 
 def element_bits(config: HardwareConfig) -> int:
@@ -129,6 +103,11 @@ def group_precision(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout({"mask": unsigned(config.input_bits), "half": unsigned(config.input_bits)})
 
 
+def group_answer(config: HardwareConfig) -> data.StructLayout:
+    """The precision of one group, when it is decided; no ready."""
+    return data.StructLayout({"valid": unsigned(1), "value": group_precision(config)})
+
+
 def pair_select(config: HardwareConfig) -> data.StructLayout:
     """With `enable`, cell programming goes on at the start of crossbar pair `pair`."""
     return data.StructLayout({"enable": unsigned(1), "pair": layouts.pair_index(config)})
@@ -152,18 +131,6 @@ def bus_response() -> data.StructLayout:
     return data.StructLayout({"data": unsigned(WORD), "error": unsigned(1)})
 
 
-def activation_bus(config: HardwareConfig) -> data.StructLayout:
-    """The host's access to the activation memory, one word of four activations; only while idle."""
-    return data.StructLayout(
-        {
-            "read": unsigned(1),
-            "write": unsigned(4),  # byte strobes
-            "word": unsigned(bits_for(activation_words(config) - 1)),
-            "data": unsigned(WORD),
-        }
-    )
-
-
 def control() -> data.StructLayout:
     """Command strobes, the fields of register CONTROL."""
     return register_fields("CONTROL")
@@ -183,4 +150,4 @@ def register_fields(name: str) -> data.StructLayout:
 def tile_trace(config: HardwareConfig) -> data.StructLayout:
     """The macro's trace record and where in the network it belongs."""
     members = dict(layouts.trace(config).members)
-    return data.StructLayout({**members, "layer": layouts.layer_index(config), "window": window_index(config)})
+    return data.StructLayout({**members, "layer": layouts.layer_index(config), "window": layouts.window_index(config)})

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal, unsigned
-from amaranth.lib import enum, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import enum
 
-from golden_model.config import HardwareConfig
 from rtl import layouts
+from rtl.block import Block, In, Out
 
 
 class Activity(enum.Enum, shape=unsigned(2)):
@@ -19,7 +18,7 @@ class Activity(enum.Enum, shape=unsigned(2)):
     SEARCH = 3  # a step of the binary search in R1 or R2
 
 
-class TrqSar(wiring.Component):
+class TrqSar(Block):
     """Converts one sample by detection and binary search (TRQ; system.md §4.3).
 
     `start` presets the first threshold; each clock after it makes one decision, so a conversion takes
@@ -32,10 +31,6 @@ class TrqSar(wiring.Component):
     clock after `last` even when the next conversion has begun.
     Throughput: one A/D operation per clock. Reset: idle.
 
-    Parameters
-    ----------
-    config : sizes; R = config.adc_bits.
-
     Members
     -------
     search : `layouts.search`, from `TrqSettings`; stable while converting.
@@ -47,20 +42,14 @@ class TrqSar(wiring.Component):
     code : search result. range_flag : 0 = R1, 1 = R2 (uniform counts as R2).
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "search": In(layouts.search(config)),
-                "start": In(1),
-                "threshold": Out(config.adc_bits),
-                "comparator": In(1),
-                "busy": Out(1),
-                "last": Out(1),
-                "code": Out(config.adc_bits),
-                "range_flag": Out(1),
-            }
-        )
+    search: In(layouts.search)
+    start: In(1)
+    threshold: Out(layouts.code)
+    comparator: In(1)
+    busy: Out(1)
+    last: Out(1)
+    code: Out(layouts.code)
+    range_flag: Out(1)
 
     def elaborate(self, platform) -> Module:
         m = Module()

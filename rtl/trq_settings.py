@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from amaranth.hdl import Const, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
 from rtl import layouts
+from rtl.block import Block, In, Out
 
 
-class TrqSettings(wiring.Component):
+class TrqSettings(Block):
     """Registers -> thresholds and steps of the search, and the legality check (system.md §4.1-§4.3).
 
     With s2 = R - n_r2, s1 = s2 - m, h(s) = (1 << s) >> 1 and lo = bias << n_r1, hi = lo + (1 << n_r1):
@@ -19,10 +17,6 @@ class TrqSettings(wiring.Component):
 
     Latency: 1 clock from `registers` to `search` and `illegal`. No handshake; all outputs are levels.
     Reset: outputs are those of no legal setting until one clock after reset.
-
-    Parameters
-    ----------
-    config : sizes; R = config.adc_bits.
 
     Members
     -------
@@ -34,18 +28,12 @@ class TrqSettings(wiring.Component):
     error : `illegal`, or an illegal setting was there at a `check` since the last `clear`.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "registers": In(layouts.adc_registers(config)),
-                "check": In(1),
-                "clear": In(1),
-                "search": Out(layouts.search(config)),
-                "illegal": Out(1),
-                "error": Out(1),
-            }
-        )
+    registers: In(layouts.adc_registers)
+    check: In(1)
+    clear: In(1)
+    search: Out(layouts.search)
+    illegal: Out(1)
+    error: Out(1)
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Shape, Signal, signed, unsigned
-from amaranth.lib import memory, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import memory
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import bits_for
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.block import Block, In, Out
+from rtl.interfaces import activation_read
 
 
-class WindowGenerator(wiring.Component):
+class WindowGenerator(Block):
     """Walks the windows of a step and the activations of each window (system.md §5a).
 
     Inside a window the channel is outermost, then the kernel row, then the kernel column. Windows are in
@@ -26,43 +27,32 @@ class WindowGenerator(wiring.Component):
     Throughput: one byte a clock. Latency: the first byte is on `bytes` `latency` clocks after `start`;
     `start` may be given again in the clock of the last one.
 
-    Parameters
-    ----------
-    config : sizes.
-
     Members
     -------
     settings : the step's descriptor, stable while the step runs.
     row_step, pad_rows : stride_y * W and pad_top * W, modulo the memory's address range.
     layer_start : strobe, the next window is the first one of the step.
     start : strobe, generate the next window.
-    read, read_data : the activation memory, which answers in the next clock.
+    read : the activation memory.
     bytes : the window's activations; there is no ready, the consumer must take a byte a clock.
     residual_request : strobe, the residual of the present channel is to be read in this clock.
     place : where the window lies; of the window started last.
     pad_write : write port of the pad table; between runs.
     """
 
+    settings: In(layouts.layer_settings)
+    row_step: In(layouts.activation_address)
+    pad_rows: In(layouts.activation_address)
+    layer_start: In(1)
+    start: In(1)
+    read: Out(activation_read)
+    bytes: Out(tile.window_byte)
+    residual_request: Out(1)
+    place: Out(tile.window_place)
+    pad_write: In(tile.pad_write)
+
     #: Clocks from `start` to the first byte.
     latency = 2
-
-    def __init__(self, config: HardwareConfig):
-        self.config = config
-        super().__init__(
-            {
-                "settings": In(layouts.layer_settings(config)),
-                "row_step": In(tile.activation_address(config)),
-                "pad_rows": In(tile.activation_address(config)),
-                "layer_start": In(1),
-                "start": In(1),
-                "read": Out(tile.activation_read(config)),
-                "read_data": In(tile.BYTE),
-                "bytes": Out(tile.window_byte(config)),
-                "residual_request": Out(1),
-                "place": Out(tile.window_place(config)),
-                "pad_write": In(tile.memory_write(tile.pad_entry(config), unsigned(tile.BYTE))),
-            }
-        )
 
     def elaborate(self, platform):
         m = Module()
@@ -79,7 +69,7 @@ class WindowGenerator(wiring.Component):
     def _origin(self, m: Module) -> tuple[Signal, Signal, Signal]:
         """First row and column of the next window, and address of that row in channel 0, modulo the address range."""
         settings = self.settings
-        coordinate, address_shape = self._coordinate(), tile.activation_address(self.config)
+        coordinate, address_shape = self._coordinate(), layouts.activation_address(self.config)
         pool_y, pool_x = Signal.like(settings.pool, name="pool_y"), Signal.like(settings.pool, name="pool_x")
         out_y, out_x = Signal.like(settings.out_height, name="out_y"), Signal.like(settings.out_width, name="out_x")
         origin_y, origin_x, origin_row = Signal(coordinate), Signal(coordinate), Signal(address_shape)
@@ -126,7 +116,7 @@ class WindowGenerator(wiring.Component):
         """The bytes of one window; its channels, and the clocks left for the residual."""
         config, settings = self.config, self.settings
         element = layouts.is_element(settings)
-        coordinate, address_shape = self._coordinate(), tile.activation_address(config)
+        coordinate, address_shape = self._coordinate(), layouts.activation_address(config)
         m.submodules.pads = pads = memory.Memory(shape=unsigned(tile.BYTE), depth=config.pad_entries, init=[])
         pad_port, pad_write_port = pads.read_port(), pads.write_port()
 
@@ -139,7 +129,7 @@ class WindowGenerator(wiring.Component):
         x, y, row = Signal(coordinate), Signal(coordinate), Signal(address_shape)
         window_x, window_y = Signal(coordinate), Signal(coordinate)
         map_row, next_map_row = Signal(address_shape), Signal(address_shape)  # the window's first row in its channel
-        pad_address = Signal(tile.pad_entry(config))
+        pad_address = Signal(layouts.pad_entry(config))
         in_map, inside, kernel_x_last, kernel_last, channel_end, last = (
             Signal(name=n) for n in ("in_map", "inside", "kernel_x_last", "kernel_last", "channel_end", "last")
         )
@@ -204,6 +194,6 @@ class WindowGenerator(wiring.Component):
             from_map.eq(inside),
         ]
         with m.If(from_map):
-            m.d.comb += self.bytes.value.eq(self.read_data)
+            m.d.comb += self.bytes.value.eq(self.read.data)
         with m.Else():
             m.d.comb += self.bytes.value.eq(Mux(settings.pad_enable, pad_port.data, settings.pad_value))

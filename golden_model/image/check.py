@@ -25,8 +25,8 @@ def check_descriptor(config: HardwareConfig, fields: dict[str, int]) -> ErrorCod
     """What the hardware answers to a descriptor before its step runs.
 
     fields : a value for every field of `descriptor_fields`, within its width. Fields that a step does not use do not
-        count: those of the residual without `residual`, `pad_base` without `pad_enable`, `target` with `last`, those
-        of the crossbars, of their tables and of the A/D converter in an element step.
+        count: those of the residual without `residual`, `pad_base` without `pad_enable`, `pad_value` with it, `target`
+        with `last`, those of the crossbars, of their tables and of the A/D converter in an element step.
 
     Returns the first of: UNSUPPORTED for a kind of step that does not exist; LAYER_GEOMETRY for a size, an address or
     a width outside the hardware, or sizes that contradict each other; ADC_CONFIGURATION for converter registers
@@ -78,7 +78,7 @@ def _common(config: HardwareConfig, f: dict[str, int]) -> list[bool]:
         f["out_height"] * f["out_width"] == f["out_plane"],
         written <= config.max_n if f["last"] else f["target"] + written <= config.activation_bytes,
         not f["last"] or (not f["residual"] and f["pool"] == 1),
-        not f["pad_enable"] or f["pad_base"] + border <= config.pad_entries,
+        f["pad_base"] + border <= config.pad_entries if f["pad_enable"] else f["pad_value"] < 1 << config.input_bits,
     ]
 
 

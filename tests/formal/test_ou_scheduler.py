@@ -82,20 +82,13 @@ class SchedulerSpec(wiring.Component):
             addresses.width_write.data.eq(widths[clock[:2]]),
             addresses.settings.eq(settings),
             addresses.start.eq(start),
-            addresses.switch.eq(scheduler.switch),
-            addresses.from_next.eq(scheduler.from_next),
-            addresses.step.eq(scheduler.step),
             scheduler.settings.eq(settings),
             scheduler.start.eq(start),
-            scheduler.next_ready.eq(addresses.next_ready),
-            scheduler.next_empty.eq(addresses.next_empty),
-            scheduler.next_planes.eq(addresses.next_planes),
-            scheduler.ou.eq(addresses.ou),
-            scheduler.ou_last.eq(addresses.ou_last),
             scheduler.sample.ready.eq(self.sample_ready),
             scheduler.lane_busy.eq(self.lane_busy),
             scheduler.lane_last.eq(self.lane_last),
         ]
+        wiring.connect(m, addresses.lists, scheduler.lists)
         wiring.connect(m, scheduler.segments, wiring.flipped(self.segments))
 
         # Streams: the input keeps the rule, the samples must.
@@ -110,11 +103,11 @@ class SchedulerSpec(wiring.Component):
         positions = Array(Signal(SMALL.input_bits, name=f"positions{i}") for i in range(4))
         expected = Signal(6)
         bits = streamed[0] + streamed[1]
-        with m.If(scheduler.switch):
+        with m.If(scheduler.lists.switch):
             m.d.sync += [
                 switches.eq(switches + 1),
                 positions[switches].eq(streamed),
-                expected.eq(expected + bits * addresses.next_planes),
+                expected.eq(expected + bits * addresses.lists.next_planes),
             ]
             m.d.comb += Assert(switches < settings.segments)
 

@@ -44,7 +44,7 @@ class HostSide(wiring.Component):
         m.submodules.bank = bank
         m.submodules.bus = bus = AxiLite()
         m.submodules.programmer = programmer = CellProgrammer(self.config)
-        shape, depth = unsigned(tile.WORD), tile.activation_words(self.config)
+        shape, depth = unsigned(tile.WORD), layouts.activation_words(self.config)
         m.submodules.activations = activations = memory.Memory(shape=shape, depth=depth, init=[])
         write, read = activations.write_port(granularity=8), activations.read_port()
         connect_bus(m, self, bus)
@@ -59,7 +59,7 @@ class HostSide(wiring.Component):
             bank.status.cells_busy.eq(programmer.busy),
             bank.checksum.eq(programmer.checksum),
             bank.cells_full.eq(programmer.full),
-            bank.event_data.eq(self.event),
+            bank.events.data.eq(self.event),
             programmer.select.eq(bank.cell_select),
             programmer.check.eq(bank.control.check_cells),
             programmer.pairs.eq(bank.cell_pairs),
@@ -68,7 +68,7 @@ class HostSide(wiring.Component):
             write.data.eq(bank.activations.data),
             read.en.eq(bank.activations.read),
             read.addr.eq(bank.activations.word),
-            bank.activation_data.eq(read.data),
+            bank.activations.answer.eq(read.data),
         ]
         return m
 

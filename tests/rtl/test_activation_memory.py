@@ -9,30 +9,30 @@ import pytest
 from golden_model.config import TINY
 from rtl.activation_memory import ActivationMemory
 from sim.bench import put, simulate
+from tests.rtl.tile_tools import strobe
 
 pytestmark = pytest.mark.rtl
 
-IDLE = {"read": 0, "write": 0, "word": 0, "data": 0}
-
 
 async def _bus_write(ctx, dut, word, data, strobes=15):
-    put(ctx, dut.bus, IDLE | {"write": strobes, "word": word, "data": data})
+    put(ctx, dut.bus.word, word)
+    put(ctx, dut.bus.data, data)
+    put(ctx, dut.bus.write, strobes)
     await ctx.tick()
-    put(ctx, dut.bus, IDLE)
+    put(ctx, dut.bus.write, 0)
 
 
 async def _bus_read(ctx, dut, word):
-    put(ctx, dut.bus, IDLE | {"read": 1, "word": word})
-    await ctx.tick()
-    put(ctx, dut.bus, IDLE)
-    return ctx.get(dut.bus_data)
+    put(ctx, dut.bus.word, word)
+    await strobe(ctx, dut.bus.read)
+    return ctx.get(dut.bus.answer)
 
 
 async def _read(ctx, dut, address, client="window_read"):
-    put(ctx, getattr(dut, client), {"enable": 1, "address": address})
-    await ctx.tick()
-    put(ctx, getattr(dut, client), {"enable": 0, "address": 0})
-    return ctx.get(dut.read_data)
+    port = getattr(dut, client)
+    put(ctx, port.address, address)
+    await strobe(ctx, port.enable)
+    return ctx.get(port.data)
 
 
 def test_words_of_the_bus_are_four_bytes_of_a_step_least_significant_first():
@@ -63,9 +63,9 @@ def test_byte_holds_until_the_next_read():
     async def bench(ctx):
         await _bus_write(ctx, dut, 0, 0x04030201)
         assert await _read(ctx, dut, 2) == 3
-        put(ctx, dut.window_read, {"enable": 0, "address": 1})
+        put(ctx, dut.window_read.address, 1)
         await ctx.tick().repeat(2)
-        assert ctx.get(dut.read_data) == 3
+        assert ctx.get(dut.window_read.data) == 3
 
     simulate(dut, bench, limit=100)
 

@@ -68,45 +68,45 @@ def _walk(hardware: HardwareConfig, widths: np.ndarray, *, base: int, width_base
             ctx.set(dut.start, 1)
             await ctx.tick()
             ctx.set(dut.start, 0)
-            ctx.set(dut.from_next, 1)
+            ctx.set(dut.lists.from_next, 1)
             for segment in range(len(widths)):
-                while not ctx.get(dut.next_ready):
+                while not ctx.get(dut.lists.next_ready):
                     await ctx.tick()
                 for _ in range(rng.choice([0, 0, 3])):
                     await ctx.tick()
                 planes = int(widths[segment].sum())
-                assert ctx.get(dut.next_ready)
-                assert ctx.get(dut.next_planes) == planes
-                assert ctx.get(dut.next_empty) == (planes == 0)
+                assert ctx.get(dut.lists.next_ready)
+                assert ctx.get(dut.lists.next_planes) == planes
+                assert ctx.get(dut.lists.next_empty) == (planes == 0)
                 at_once = planes > 0 and passes[segment] > 0 and rng.random() < 0.5
                 left = planes * passes[segment]
                 if at_once:  # the first OU is taken in the clock of the switch
                     seen.append((segment, *_shown(ctx, dut)))
                     left -= 1
-                ctx.set(dut.switch, 1)
-                ctx.set(dut.step, int(at_once))
+                ctx.set(dut.lists.switch, 1)
+                ctx.set(dut.lists.step, int(at_once))
                 await ctx.tick()
-                ctx.set(dut.switch, 0)
-                ctx.set(dut.from_next, 0)
+                ctx.set(dut.lists.switch, 0)
+                ctx.set(dut.lists.from_next, 0)
                 while left:
                     take = rng.random() < 0.7
-                    ctx.set(dut.step, int(take))
+                    ctx.set(dut.lists.step, int(take))
                     if take:
                         seen.append((segment, *_shown(ctx, dut)))
                         left -= 1
                     await ctx.tick()
-                ctx.set(dut.step, 0)
-                ctx.set(dut.from_next, 1)
-            assert not ctx.get(dut.next_ready), "there is no segment behind the last one"
+                ctx.set(dut.lists.step, 0)
+                ctx.set(dut.lists.from_next, 1)
+            assert not ctx.get(dut.lists.next_ready), "there is no segment behind the last one"
 
     simulate(dut, bench, limit=20_000)
     return seen
 
 
 def _shown(ctx, dut: AddressGenerator) -> tuple:
-    ou = fetch(ctx, dut.ou)
+    ou = fetch(ctx, dut.lists.ou)
     place = (ou["block_col"], ou["plane"], ou["pair"], ou["ou_row"], ou["ou_col"])
-    return (*place, ctx.get(dut.ou_last))
+    return (*place, ctx.get(dut.lists.ou_last))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -140,18 +140,18 @@ def test_one_block_column_is_expanded_per_clock(block_cols):
     async def bench(ctx):
         await _load(ctx, dut, widths, 0, 0)
         ctx.set(dut.start, 1)
-        ctx.set(dut.from_next, 1)
+        ctx.set(dut.lists.from_next, 1)
         for clock in range(block_cols + 1):
-            assert not ctx.get(dut.next_ready), f"clock {clock} after start"
+            assert not ctx.get(dut.lists.next_ready), f"clock {clock} after start"
             await ctx.tick()
             ctx.set(dut.start, 0)
         for _ in range(3):
-            assert ctx.get(dut.next_ready)
-            ctx.set(dut.switch, 1)
+            assert ctx.get(dut.lists.next_ready)
+            ctx.set(dut.lists.switch, 1)
             await ctx.tick()  # expands the first block column of the segment behind
-            ctx.set(dut.switch, 0)
+            ctx.set(dut.lists.switch, 0)
             for clock in range(1, block_cols):
-                assert not ctx.get(dut.next_ready), f"clock {clock} after the switch"
+                assert not ctx.get(dut.lists.next_ready), f"clock {clock} after the switch"
                 await ctx.tick()
 
     simulate(dut, bench, limit=200)
@@ -160,15 +160,15 @@ def test_one_block_column_is_expanded_per_clock(block_cols):
 async def _segments_offered(ctx, dut: AddressGenerator, segments: int) -> int:
     """Switch through the segments of a window, as fast as they become ready; how many did."""
     await strobe(ctx, dut.start)
-    ctx.set(dut.from_next, 1)
+    ctx.set(dut.lists.from_next, 1)
     for segment in range(segments):
         for _ in range(dut.config.max_block_cols + 2):
-            if ctx.get(dut.next_ready):
+            if ctx.get(dut.lists.next_ready):
                 break
             await ctx.tick()
         else:
             return segment
-        await strobe(ctx, dut.switch)
+        await strobe(ctx, dut.lists.switch)
     return segments
 
 

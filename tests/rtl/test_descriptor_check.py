@@ -212,6 +212,9 @@ def _boundaries(hardware: HardwareConfig) -> dict[str, tuple[dict[str, int], dic
         last_source = memory - 2 * base["in_plane"]
         pair(f"{kind}: end of the source", base, {"source": last_source}, {"source": last_source + 1})
         pair(f"{kind}: oh * ow = out_plane", base, {}, {"out_plane": base["out_plane"] + 1})
+        top = 1 << hardware.input_bits
+        pair(f"{kind}: pad_value < 2**input_bits", base | {"pad_enable": 0}, {"pad_value": top - 1}, {"pad_value": top})
+        pair(f"{kind}: pad_value is not used", base | {"pad_enable": 1, "pad_base": 0}, {"pad_value": 255}, {"pool": 0})
         one = base["last"] or base["residual"]
         pair(f"{kind}: pool", base, {"pool": 1}, {"pool": 2}) if one or base["step"] else None
     for kind in ("crossbar", "maximum"):

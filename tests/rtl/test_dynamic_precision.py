@@ -164,3 +164,10 @@ def test_precision_comes_its_latency_after_the_last_byte():
         assert fetch(ctx, dut.precisions.value) == {"mask": 0b0011, "half": 0}
 
     simulate(dut, bench, limit=50)
+
+
+@pytest.mark.parametrize("group_segments", [1, 2, 3])
+def test_a_window_one_row_short_of_a_group_leaves_nothing_to_the_next(group_segments):
+    hardware = replace(TINY, group_segments=group_segments)
+    rows = hardware.segments_per_group * hardware.ou_rows
+    _check(hardware, [[3] * (rows - 1), [1] * (rows - 1) + [8], [2] * rows, [1]], Registers(l_max=3, tau_sq=400))

@@ -36,9 +36,9 @@ def test_counters_of_every_layer_are_stored_in_the_order_of_the_table():
             assert not ctx.get(dut.done)
         for index, values in enumerate(layers):
             for counter, name in enumerate(COUNTER_NAMES):
-                ctx.set(dut.read_address, index * COUNTERS_PER_LAYER + counter)
-                await strobe(ctx, dut.read_enable)
-                assert ctx.get(dut.read_data) == values[name]
+                ctx.set(dut.read.address, index * COUNTERS_PER_LAYER + counter)
+                await strobe(ctx, dut.read.enable)
+                assert ctx.get(dut.read.data) == values[name]
 
     simulate(dut, bench, limit=1000)
 
@@ -50,8 +50,8 @@ def test_logits_keep_their_sign():
     async def bench(ctx):
         await write_table(ctx, dut.write, values)
         for index, value in enumerate(values):
-            ctx.set(dut.read_address, index)
-            await strobe(ctx, dut.read_enable)
-            assert ctx.get(dut.read_data) == value % (1 << 32)
+            ctx.set(dut.read.address, index)
+            await strobe(ctx, dut.read.enable)
+            assert ctx.get(dut.read.data) == value % (1 << 32)
 
     simulate(dut, bench, limit=100)

@@ -315,3 +315,13 @@ def test_overflow_is_sticky_and_saturates():
     assert actual.sums == [[511, 511], [168, 168]]
     assert actual.overflow == 1
     assert run(replace(case, activations=np.full((1, 24), 1), masks=case.masks[:1])).overflow == 0
+
+
+@pytest.mark.parametrize("column", range(TINY.ou_cols))
+def test_overflow_of_one_column_alone_is_reported(column):
+    hardware = replace(TINY, accumulator_bits=10)
+    weights = np.ones((24, TINY.ou_cols), dtype=int)
+    weights[:, column] = 7
+    actual = run(_plain_case(hardware, weights, np.full((1, 24), 15)))
+    assert actual.sums == [[511 if j == column else 360 for j in range(TINY.ou_cols)]]
+    assert actual.overflow == 1

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from amaranth.hdl import Module
+from amaranth.lib import wiring
 
 from golden_model.config import TINY
 from golden_model.crossbar.mapping import place_layer
@@ -26,10 +27,7 @@ class _Bench:
         self.addresses, self.scheduler = AddressGenerator(hardware), OuScheduler(hardware)
         self.module = m = Module()
         m.submodules.addresses, m.submodules.scheduler = self.addresses, self.scheduler
-        names = ("next_ready", "next_empty", "next_planes", "ou", "ou_last")
-        m.d.comb += [getattr(self.scheduler, name).eq(getattr(self.addresses, name)) for name in names]
-        names = ("switch", "from_next", "step")
-        m.d.comb += [getattr(self.addresses, name).eq(getattr(self.scheduler, name)) for name in names]
+        wiring.connect(m, self.addresses.lists, self.scheduler.lists)
         m.d.comb += [self.addresses.start.eq(self.start), self.addresses.settings.eq(self.scheduler.settings)]
 
     @property

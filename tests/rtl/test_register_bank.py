@@ -105,6 +105,33 @@ def test_unaligned_addresses_are_refused_and_change_nothing():
     _run(job)
 
 
+def test_unaligned_writes_reach_no_table_no_command_and_no_cell():
+    effects, programmed = [], []
+
+    async def job(bus, driver, ctx, device):
+        await driver.write_register("CELL_PAIR", pair=0)
+        places = [REGISTER[r].offset for r in ("CONTROL", "CELL_PAIR", "CELL_DATA", "CELL_PAIRS", "LAYER_COUNT")]
+        places += [region.address(0) for region in REGION.values() if "w" in region.access]
+        effects.clear()
+        for address in places:
+            for offset in (1, 2, 3):
+                await _refused(bus.write(address + offset, 1))
+        assert not effects
+        for address in places:
+            await bus.write(address, 1)
+        assert len(effects) == len(places) - 2, "all but CELL_PAIRS and LAYER_COUNT, which have no strobe"
+
+    def monitor(device):
+        bank = device.bank
+        tables = (bank.program_write, bank.width_write, bank.bias_write, bank.multiplier_write, bank.pad_write)
+        strobes = [port.enable for port in (*tables, bank.reference_write, bank.cell_select)]
+        strobes += [bank.activations.write.any(), bank.cells.valid, bank.control.as_value().any()]
+        return collector(Cat(*strobes).any(), Cat(*strobes), into=effects)
+
+    _run(job, programmed=programmed, monitors=[monitor])
+    assert len(programmed) == 1
+
+
 async def _strobed_write(ctx, device, address, data, strobes):
     """Response code of a write with byte strobes."""
     ctx.set(device.s_axil_awaddr, address)

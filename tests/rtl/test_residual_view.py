@@ -24,10 +24,10 @@ def _run(fields, memory, stall=0.0):
     values, addresses = [], []
 
     async def answers(ctx):
-        async for _, _, read in ctx.tick().sample(dut.read):
-            if read.enable:
-                addresses.append(read.address)
-            ctx.set(dut.read_data, memory[read.address] if read.enable else rng.randrange(256))
+        async for _, _, enable, address in ctx.tick().sample(dut.read.enable, dut.read.address):
+            if enable:
+                addresses.append(address)
+            ctx.set(dut.read.data, memory[address] if enable else rng.randrange(256))
 
     async def bench(ctx):
         put(ctx, dut.settings, fields)

@@ -48,12 +48,13 @@ def _run(fields, memory, *, hardware=TINY, gaps=False):
     end = fields["source"] + fields["channels"] * fields["in_plane"]
 
     async def answers(ctx):
-        async for _, _, read, request in ctx.tick().sample(dut.read, dut.residual_request):
-            assert not (read.enable and request), "the residual's clock is free"
+        read = dut.read
+        async for _, _, enable, address, request in ctx.tick().sample(read.enable, read.address, dut.residual_request):
+            assert not (enable and request), "the residual's clock is free"
             # What was not asked for must not matter.
-            value = memory[read.address] if read.enable else rng.randrange(256)
-            assert not read.enable or fields["source"] <= read.address < end
-            ctx.set(dut.read_data, value)
+            value = memory[address] if enable else rng.randrange(256)
+            assert not enable or fields["source"] <= address < end
+            ctx.set(dut.read.data, value)
 
     async def bench(ctx):
         put(ctx, dut.settings, fields)

@@ -1,0 +1,335 @@
+"""The layer sequencer: order of its strobes, clocks, errors and aborts; the test plays every other block."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import pytest
+
+from golden_model.config import TINY
+from golden_model.registers import ErrorCode
+from rtl.layer_sequencer import LayerSequencer
+from sim.bench import fetch, simulate
+from tests.rtl.tile_tools import expect_within, strobe
+
+pytestmark = pytest.mark.rtl
+
+SETTLE = 12
+#: What answers a strobe.
+ANSWERS = {
+    "read_start": "read_done",
+    "check_start": "check_done",
+    "load_start": "window_loaded",
+    "window_start": "window_done",
+    "post_start": "post_done",
+    "store_events": "events_stored",
+}
+#: Strobes in the order in which those of one clock are listed.
+STROBES = ("counters_clear", "read_start", "check_start", "layer_start")
+WINDOW_STROBES = ("load_start", "window_start", "post_start")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the other blocks say of a step. misplaced : its planes lie beyond the last crossbar pair."""
+
+    windows: int = 1
+    element: bool = False
+    check_error: ErrorCode = ErrorCode.NONE
+    adc_error: bool = False
+    misplaced: bool = False
+
+
+#: Crossbar and element steps, of one window and of several.
+MIXED = [Step(windows=3), Step(element=True), Step(), Step(windows=2, element=True)]
+
+
+class Others:
+    """All other blocks: every strobe is logged and answered 1 to `slowest` clocks later; `flush` resets them.
+
+    log : (strobe, step), of the strobes of a window (strobe, step, window). clocks : per step stored, its clocks.
+    settled : `layer_cycles` at every `layer_start`. busy : clocks with STATUS.busy. flushes : clocks with `flush`.
+    """
+
+    def __init__(self, steps: list[Step], *, slowest: int = 1):
+        self.steps = steps
+        self.dut = LayerSequencer(TINY, settle_clocks=SETTLE)
+        self.rng, self.slowest = random.Random(len(steps) + slowest), slowest
+        self.forget()
+
+    def forget(self) -> None:
+        self.log: list[tuple] = []
+        self.clocks: list[int] = []
+        self.settled: list[int] = []
+        self.busy = self.flushes = 0
+
+    async def play(self, ctx) -> None:
+        dut, waiting = self.dut, {}
+        names = (*STROBES, *WINDOW_STROBES, "store_events", "events_stored", "flush")
+        ports = [getattr(dut, name) for name in names]
+        async for _, _, layer, window, cycles, busy, *values in ctx.tick().sample(
+            dut.layer, dut.window, dut.layer_cycles, dut.status.busy, *ports
+        ):
+            on = [name for name, value in zip(names, values, strict=True) if value]
+            step = self.steps[layer]
+            entries = [(name, layer, window) if name in WINDOW_STROBES else (name, layer) for name in on]
+            self.log += [entry for entry in entries if entry[0] != "flush"]
+            self.busy += busy
+            if "layer_start" in on:
+                self.settled.append(cycles)
+            if "events_stored" in on:
+                self.clocks.append(cycles)
+            if "read_start" in on:
+                ctx.set(dut.element, step.element)
+                ctx.set(dut.adc_error, step.adc_error)
+            if "load_start" in on:
+                ctx.set(dut.place.last, window == step.windows - 1)
+            ctx.set(dut.placement_error, step.misplaced and "window_start" in on)
+            ctx.set(dut.check_error, step.check_error)
+            for name in on:
+                # Nothing is loaded into the macro in an element step; of a misplaced one no window ends.
+                unanswered = (name == "load_start" and step.element) or (name == "window_start" and step.misplaced)
+                if name in ANSWERS and not unanswered:
+                    waiting[ANSWERS[name]] = self.rng.randint(1, self.slowest)
+            if "flush" in on:
+                self.flushes += 1
+                waiting.clear()
+            for answer in ANSWERS.values():
+                waiting[answer] = waiting.get(answer, 0) - 1
+                ctx.set(getattr(dut, answer), waiting[answer] == 0)
+
+    def expected(self, count: int | None = None) -> list[tuple]:
+        """The log of an undisturbed run of the first `count` steps."""
+        log: list[tuple] = []
+        for layer, step in enumerate(self.steps[:count]):
+            log += [(name, layer) for name in STROBES]
+            for window in range(step.windows):
+                log += [(name, layer, window) for name in WINDOW_STROBES if name != "window_start" or not step.element]
+            log += [("store_events", layer), ("events_stored", layer)]
+        return log
+
+    async def start(self, ctx, count: int | None = None) -> None:
+        ctx.set(self.dut.layer_count, len(self.steps) if count is None else count)
+        await strobe(ctx, self.dut.start)
+
+    async def idle(self, ctx) -> dict[str, int]:
+        """Wait for the end of the run; its status."""
+        while ctx.get(self.dut.status.busy):
+            await ctx.tick()
+        return fetch(ctx, self.dut.status)
+
+    def simulate(self, bench, limit: int = 5000) -> None:
+        simulate(self.dut, bench, processes=[self.play], limit=limit)
+
+
+def _status(error: ErrorCode = ErrorCode.NONE, **values: int) -> dict[str, int]:
+    return {"busy": 0, "done": 0, "error": int(error), "layer": 0, "overflow": 0, "cells_busy": 0} | values
+
+
+@pytest.mark.parametrize("slowest", [1, 7])
+def test_steps_and_windows_follow_each_other_in_order(slowest):
+    others = Others(MIXED, slowest=slowest)
+
+    async def bench(ctx):
+        await others.start(ctx)
+        assert await others.idle(ctx) == _status(done=1, layer=len(MIXED) - 1)
+
+    others.simulate(bench)
+    assert others.log == others.expected()
+
+
+def test_only_the_first_steps_run_if_layer_count_says_so():
+    others = Others(MIXED)
+
+    async def bench(ctx):
+        await others.start(ctx, 2)
+        assert await others.idle(ctx) == _status(done=1, layer=1)
+
+    others.simulate(bench)
+    assert others.log == others.expected(2)
+
+
+def test_a_run_can_follow_a_run():
+    others = Others(MIXED, slowest=3)
+
+    async def bench(ctx):
+        for _ in range(2):
+            others.forget()
+            await others.start(ctx)
+            assert ctx.get(others.dut.status.done) == 0
+            await others.idle(ctx)
+            assert others.log == others.expected()
+            assert ctx.get(others.dut.cycles) == others.busy
+
+    others.simulate(bench)
+
+
+def test_clocks_of_the_steps_add_up_to_those_of_the_run():
+    others = Others(MIXED, slowest=5)
+
+    async def bench(ctx):
+        await others.start(ctx)
+        await others.idle(ctx)
+        assert ctx.get(others.dut.cycles) == others.busy == sum(others.clocks)
+        await ctx.tick().repeat(3)
+        assert ctx.get(others.dut.cycles) == others.busy, "an idle clock does not count"
+
+    others.simulate(bench)
+    assert len(others.clocks) == len(MIXED)
+
+
+def test_first_window_waits_until_the_reference_has_settled():
+    others = Others(MIXED)
+
+    async def bench(ctx):
+        await others.start(ctx)
+        await others.idle(ctx)
+
+    others.simulate(bench)
+    assert others.settled == [SETTLE] * len(MIXED)
+
+
+def test_start_while_busy_changes_nothing():
+    others = Others(MIXED, slowest=3)
+
+    async def bench(ctx):
+        await others.start(ctx)
+        while ctx.get(others.dut.status.busy):
+            ctx.set(others.dut.start, others.rng.random() < 0.5)
+            await ctx.tick()
+            ctx.set(others.dut.start, 0)
+        assert ctx.get(others.dut.cycles) == others.busy == sum(others.clocks)
+
+    others.simulate(bench)
+    assert others.log == others.expected()
+
+
+# ---- overflow -----------------------------------------------------------------------------------
+def test_overflow_stays_in_status_until_the_next_start():
+    others = Others([Step(windows=2)])
+    status = others.dut.status
+
+    async def bench(ctx):
+        await strobe(ctx, others.dut.overflow)
+        assert ctx.get(status.overflow) == 0, "nothing runs"
+        await others.start(ctx)
+        assert ctx.get(status.overflow) == 0
+        await strobe(ctx, others.dut.overflow)
+        assert ctx.get(status.overflow) == 1
+        assert await others.idle(ctx) == _status(done=1, overflow=1)
+        await others.start(ctx)
+        assert await others.idle(ctx) == _status(done=1)
+
+    others.simulate(bench)
+
+
+# ---- errors -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("count", [0, TINY.max_layers + 1])
+def test_a_layer_count_outside_the_hardware_does_not_start(count):
+    others = Others([Step()])
+
+    async def bench(ctx):
+        await others.start(ctx)
+        await others.idle(ctx)
+        await others.start(ctx, count)
+        for _ in range(3):
+            assert fetch(ctx, others.dut.status) == _status(ErrorCode.LAYER_COUNT)
+            await ctx.tick()
+        await others.start(ctx, 1)
+        assert await others.idle(ctx) == _status(done=1)
+
+    others.simulate(bench)
+    assert others.log == others.expected() * 2
+
+
+#: Per case the second step and the error it ends with.
+FAULTS = {
+    "geometry": (Step(check_error=ErrorCode.LAYER_GEOMETRY), ErrorCode.LAYER_GEOMETRY),
+    "unsupported": (Step(check_error=ErrorCode.UNSUPPORTED, element=True), ErrorCode.UNSUPPORTED),
+    "converter": (Step(adc_error=True), ErrorCode.ADC_CONFIGURATION),
+    "geometry before converter": (
+        Step(check_error=ErrorCode.LAYER_GEOMETRY, adc_error=True),
+        ErrorCode.LAYER_GEOMETRY,
+    ),
+    "beyond the last pair": (Step(windows=2, misplaced=True), ErrorCode.LAYER_GEOMETRY),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_of_a_step_ends_the_run_with_its_error(name):
+    step, error = FAULTS[name]
+    others = Others([Step(), step], slowest=3)
+
+    async def bench(ctx):
+        await others.start(ctx)
+        assert await others.idle(ctx) == _status(error, layer=1)
+        assert others.flushes == 1
+        log = list(others.log)
+        await ctx.tick().repeat(30)
+        assert others.log == log, "nothing goes on"
+        await others.start(ctx, 1)
+        assert await others.idle(ctx) == _status(done=1)
+
+    others.simulate(bench)
+    assert others.log[-len(others.expected(1)) :] == others.expected(1)
+
+
+def test_converter_registers_of_an_element_step_do_not_count():
+    others = Others([Step(element=True, adc_error=True)])
+
+    async def bench(ctx):
+        await others.start(ctx)
+        assert await others.idle(ctx) == _status(done=1)
+
+    others.simulate(bench)
+
+
+# ---- abort --------------------------------------------------------------------------------------
+def test_an_abort_in_any_clock_ends_the_run_and_the_next_run_is_whole():
+    others = Others(MIXED[:2], slowest=3)
+    dut = others.dut
+    aborted_after = set()
+
+    async def bench(ctx):
+        for clocks in range(200):
+            await others.start(ctx)
+            for _ in range(clocks):
+                await ctx.tick()
+            if not ctx.get(dut.status.busy):
+                return
+            # A step that ends in the clock of the abort is complete: the next one is stopped.
+            layer = min(ctx.get(dut.layer) + ctx.get(dut.events_stored), 1)
+            aborted_after.add(others.log[-1][0] if others.log else "start")
+            ctx.set(dut.abort, 1)
+            assert ctx.get(dut.flush) == 1
+            await ctx.tick()
+            ctx.set(dut.abort, 0)
+            assert ctx.get(dut.flush) == 0
+            assert fetch(ctx, dut.status) == _status(ErrorCode.ABORTED, layer=layer)
+            others.forget()
+            await others.start(ctx)
+            assert await others.idle(ctx) == _status(done=1, layer=1)
+            assert others.log == others.expected()
+            assert ctx.get(dut.cycles) == others.busy
+            others.forget()
+
+    others.simulate(bench, limit=40_000)
+    assert aborted_after >= {*STROBES, *WINDOW_STROBES, "store_events", "events_stored"} - {"counters_clear"}
+
+
+def test_abort_while_idle_does_nothing():
+    others = Others([Step()])
+
+    async def bench(ctx):
+        ctx.set(others.dut.abort, 1)
+        assert ctx.get(others.dut.flush) == 0
+        await ctx.tick()
+        ctx.set(others.dut.abort, 0)
+        assert fetch(ctx, others.dut.status) == _status()
+        await others.start(ctx)
+        await expect_within(ctx, others.dut.status.done, 200)
+        await strobe(ctx, others.dut.abort)
+        assert fetch(ctx, others.dut.status) == _status(done=1)
+
+    others.simulate(bench)

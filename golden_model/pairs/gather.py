@@ -1,0 +1,321 @@
+"""Gathered operation units of aligned packs: exact sums, events and clocks; the definition (*ours*).
+
+A *half* of the machine has `ou_cols` converters (for searches of both counts: twice as many), a latch for one input
+bit of a pack, and an OU former. For every window it walks (packs.py)
+
+    for bit from the highest: for pack: latch the slice; for mask: for OU of slice & mask: for group of the mask
+
+and skips what is not there: bits that dynamic precision does not stream, groups whose outputs have all stopped, masks
+without such a group, packs without such a mask. The OUs of a mask are the first `ou_rows` 1s of `slice & mask`, the
+next `ou_rows`, and so on; no OU is formed without a 1. k, the 1s of an OU, comes with its prefix count and is known to
+every search. Each activation of an OU on one group converts all columns that have not stopped; the value is added as
+value << (bit + plane), so that sums equal W . x with a lossless search.
+
+Clocks, by `MODES`, of the conversions of one window:
+
+* An activation takes as many clocks in a lane as its conversion has decisions. A pack of which nothing is formed for a
+  bit takes its half one clock: it has been latched. Forming an OU takes none: the next one is formed meanwhile.
+* "lock step": both halves begin their next activation together, when the slowest lane of either is done, after at least
+  max(1, sample_interval) clocks. A half that has none left waits.
+* "halves": each half has its own pace, that of its own slowest lane.
+* "lanes 2", "lanes 4": every lane has so many sample-and-hold places, one of which converts. An activation starts when
+  all lanes that it uses have a free place, and max(1, sample_interval) clocks after the one before; each lane converts
+  what it holds in order. (Lock step with two places is what double-buffered sampling has anyway.)
+* Halves wait for each other at the end of a window, with early stop at the end of each input bit, where decisions are
+  made: these take block columns + `CHECK` clocks after every bit but the last, as long as an output is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+
+from golden_model.crossbar.prepared import check_activations, streams
+from golden_model.optional import numba_installed
+from golden_model.pairs.early_stop import Stops
+from golden_model.pairs.packs import Group, Packing
+from golden_model.pairs.search import Search
+
+#: Ways to keep time; the lanes of the last ones have as many sample-and-hold places as `SLOTS`, powers of two, say.
+MODES = ("lock step", "halves", "lanes 2", "lanes 4")
+SLOTS = (2, 4)
+#: Clocks of a decision of early stop beside one per block column.
+CHECK = 2
+
+_CHUNK_BYTES = 32 << 20
+
+
+# ---- what happens, in order ---------------------------------------------------------------------
+class Latched(NamedTuple):
+    """A half latches an input bit of a pack; masks : those that it looks at."""
+
+    bit: int
+    pack: int
+    masks: tuple[int, ...]
+
+
+class Formed(NamedTuple):
+    """The next OU of a mask: rows : bool (lines of the pack,), k of them are on."""
+
+    mask: int
+    rows: np.ndarray
+    k: int
+
+
+class Activated(NamedTuple):
+    """An OU on one group. live : bool (c,), columns that convert. positive, negative : their counts, int64 (c,)."""
+
+    group: Group
+    k: int
+    live: np.ndarray
+    positive: np.ndarray
+    negative: np.ndarray
+
+
+def walk(
+    packing: Packing, x: np.ndarray, streamed: np.ndarray, last_bit: np.ndarray, half: int, bit: int
+) -> Iterator[Latched | Formed | Activated]:
+    """What a half does for one input bit of one window, in order.
+
+    x : (segments, ou_rows) unsigned, what is streamed. streamed : bool (segments,), whether this bit is.
+    last_bit : (N,), lowest bit for which an output is converted.
+    """
+    for index, pack in enumerate(packing.packs):
+        inside = slice(pack.first, pack.first + pack.segments)
+        if not streamed[inside].any():
+            continue
+        found = [
+            [group for group in mask.groups if group.half == half and (last_bit[group.columns] <= bit).any()]
+            for mask in pack.masks
+        ]
+        masks = tuple(i for i, groups in enumerate(found) if groups)
+        if not masks:
+            continue
+        yield Latched(bit, index, masks)
+        latch = (x[inside] >> bit) & 1 == 1
+        for i in masks:
+            on = np.flatnonzero(latch & pack.masks[i].segments[:, None])
+            for begin in range(0, len(on), packing.hardware.ou_rows):
+                rows = np.zeros(latch.size, dtype=bool)
+                rows[on[begin : begin + packing.hardware.ou_rows]] = True
+                k = int(rows.sum())
+                yield Formed(i, rows, k)
+                for group in found[i]:
+                    live = last_bit[group.columns] <= bit
+                    counts = ((cells & rows).sum(axis=1) for cells in (group.positive, group.negative))
+                    yield Activated(group, k, live, *counts)
+
+
+class _Lanes:
+    """Lanes of one half that hold samples: when activations start and conversions end, in clocks."""
+
+    def __init__(self, lanes: int, slots: int, shortest: int) -> None:
+        self.ends = np.zeros((lanes, slots), dtype=np.int64)  # of the last conversions, the latest in column 0
+        self.shortest, self.next = shortest, 0
+
+    def activate(self, used: np.ndarray, operations: np.ndarray) -> None:
+        """used : lanes that sample. operations : decisions of their conversions."""
+        start = max(self.next, int(self.ends[used, -1].max(initial=0)))
+        ends = np.maximum(self.ends[used, 0], start) + operations
+        self.ends[used, 1:], self.ends[used, 0] = self.ends[used, :-1], ends
+        self.next = start + self.shortest
+
+    def wait(self) -> None:
+        self.next += 1
+
+    @property
+    def elapsed(self) -> int:
+        return max(self.next, int(self.ends.max(initial=0)))
+
+
+class _Clocks:
+    """Clocks of one setting between two meetings of the halves."""
+
+    def __init__(self, halves: int, lanes: int, shortest: int) -> None:
+        self.shortest = shortest
+        self.paces: list[list[int]] = [[] for _ in range(halves)]
+        self.lanes = [[_Lanes(lanes, slots, shortest) for slots in SLOTS] for _ in range(halves)]
+
+    def activate(self, half: int, used: np.ndarray, operations: np.ndarray) -> None:
+        self.paces[half].append(max(self.shortest, int(operations.max(initial=0))))
+        for lanes in self.lanes[half]:
+            lanes.activate(used, operations)
+
+    def wait(self, half: int) -> None:
+        self.paces[half].append(1)
+        for lanes in self.lanes[half]:
+            lanes.wait()
+
+    @property
+    def elapsed(self) -> list[int]:
+        """By `MODES`."""
+        longest = max(map(len, self.paces))
+        steps = np.zeros((len(self.paces), longest), dtype=np.int64)
+        for half, paces in enumerate(self.paces):
+            steps[half, : len(paces)] = paces
+        queued = [max(half[i].elapsed for half in self.lanes) for i in range(len(SLOTS))]
+        return [int(steps.max(axis=0).sum()), int(steps.sum(axis=1).max()), *queued]
+
+
+# ---- windows ------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Spent:
+    """What windows spend. All int64.
+
+    ou_activations : OUs switched on, one for every group. pairs_converted : column pairs sampled. stopped : those of
+    the same OUs that had stopped. prefix_counts, prefix_rows : OUs that formers form, and rows of the packs that the
+    counts go through. latched_segments : segments whose slice is latched. mask_bits : of masks looked at. (P,) each.
+    operations : A/D operations, (settings, P). clocks : of conversions, (settings, modes, P).
+    counts : column pairs by rows that are on and both counts, (ou_rows + 1,) * 3, entry [k, c+, c-].
+    """
+
+    ou_activations: np.ndarray
+    pairs_converted: np.ndarray
+    stopped: np.ndarray
+    prefix_counts: np.ndarray
+    prefix_rows: np.ndarray
+    latched_segments: np.ndarray
+    mask_bits: np.ndarray
+    operations: np.ndarray
+    clocks: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def zeros(cls, windows: int, settings: int, ou_rows: int) -> Spent:
+        shapes = [(windows,)] * 7 + [(settings, windows), (settings, len(MODES), windows), (ou_rows + 1,) * 3]
+        return cls(*(np.zeros(shape, dtype=np.int64) for shape in shapes))
+
+    def put(self, part: slice, other: Spent) -> None:
+        """Take the windows of `part`, and add their counts."""
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if field.name == "counts":
+                mine += theirs
+            else:
+                mine[..., part] = theirs
+
+
+def _window(
+    packing: Packing,
+    x: np.ndarray,
+    streamed: np.ndarray,
+    last_bit: np.ndarray,
+    searches: Sequence[Search],
+    meet_each_bit: bool,
+    made: Spent,
+    w: int,
+    sums: np.ndarray,
+) -> None:
+    """One window: fill place w of `made`, add to sums (settings, N)."""
+    hardware = packing.hardware
+    shortest = max(1, hardware.sample_interval)
+    bits = packing.prepared.bits
+
+    def fresh() -> list[_Clocks]:
+        return [_Clocks(packing.halves, search.conversions * hardware.ou_cols, shortest) for search in searches]
+
+    clocks = fresh()
+    for bit in reversed(range(bits)):
+        for half in range(packing.halves):
+            idle = False
+            for what in walk(packing, x, streamed[:, bit], last_bit, half, bit):
+                if isinstance(what, Latched):
+                    if idle:
+                        for one in clocks:
+                            one.wait(half)
+                    idle = True
+                    segments = packing.packs[what.pack].segments
+                    made.latched_segments[w] += segments
+                    made.mask_bits[w] += segments * len(what.masks)
+                elif isinstance(what, Formed):
+                    idle = False
+                    made.prefix_counts[w] += 1
+                    made.prefix_rows[w] += len(what.rows)
+                else:
+                    group, k, live, positive, negative = what
+                    made.ou_activations[w] += 1
+                    made.pairs_converted[w] += live.sum()
+                    made.stopped[w] += (~live).sum()
+                    np.add.at(made.counts[k], (positive[live], negative[live]), 1)
+                    lanes = np.flatnonzero(live)
+                    for s, search in enumerate(searches):
+                        value, operations = search.pair(np.full(len(lanes), k), positive[live], negative[live])
+                        sums[s][group.columns[live]] += value << (bit + group.plane)
+                        made.operations[s, w] += operations.sum()
+                        used = np.concatenate([lanes + i * hardware.ou_cols for i in range(search.conversions)])
+                        clocks[s].activate(half, used, operations.ravel())
+            if idle:
+                for one in clocks:
+                    one.wait(half)
+        if meet_each_bit or not bit:
+            for s, one in enumerate(clocks):
+                made.clocks[s, :, w] += one.elapsed
+            clocks = fresh()
+        if meet_each_bit and bit and (last_bit <= bit).any():
+            made.clocks[:, :, w] += packing.prepared.widths.shape[1] + CHECK
+
+
+def _checked(packing: Packing, searches: Search | Sequence[Search], stops: Stops | None) -> list[Search]:
+    found = [searches] if isinstance(searches, Search) else list(searches)
+    for search in found:
+        if search.ou_rows != packing.hardware.ou_rows:
+            raise ValueError(f"{search.name}: it searches {search.ou_rows} rows, OUs have {packing.hardware.ou_rows}")
+        if stops is not None and not search.lossless:
+            raise ValueError(f"{search.name}: early stop needs a lossless search")
+    return found
+
+
+def matmul(
+    packing: Packing, activations: np.ndarray, searches: Search | Sequence[Search], stops: Stops | None = None
+) -> tuple[np.ndarray, Spent]:
+    """Matrix product as gathered OUs compute it, and what it spends; plain NumPy, window by window.
+
+    activations : (P, K) unsigned integers below 2**bits of the layer. searches : one setting, or several.
+    stops : of these windows (early_stop.py), None without early stop.
+
+    Returns (sums, spent), sums int64 (settings, P, N): `streamed activations @ weights` with a lossless search, of
+    outputs that stop without the bits below.
+    """
+    settings = _checked(packing, searches, stops)
+    activations = check_activations(packing.prepared, activations)
+    x, mask = streams(packing.prepared, activations)
+    made = Spent.zeros(len(x), len(settings), packing.hardware.ou_rows)
+    sums = np.zeros((len(settings), len(x), packing.prepared.outputs), dtype=np.int64)
+    last_bit = np.zeros(sums.shape[1:], dtype=np.int64) if stops is None else stops.last_bit
+    for w in range(len(x)):
+        _window(packing, x[w], mask[w], last_bit[w], settings, stops is not None, made, w, sums[:, w])
+    return sums, made
+
+
+def spend(
+    packing: Packing,
+    activations: np.ndarray,
+    searches: Sequence[Search] = (),
+    stops: Stops | None = None,
+    *,
+    plain: bool = False,
+) -> Spent:
+    """What windows (P, K) spend under each setting; exactly what `matmul` counts, faster where numba is installed.
+
+    searches : may be none, for counts alone. plain : plain NumPy even where numba is installed.
+    """
+    settings = _checked(packing, searches, stops)
+    if plain or not numba_installed():
+        return matmul(packing, activations, settings, stops)[1]
+    from golden_model.pairs import gather_compiled
+
+    prepared = packing.prepared
+    made = Spent.zeros(len(activations), len(settings), packing.hardware.ou_rows)
+    step = max(1, _CHUNK_BYTES // (len(prepared.widths) * (packing.hardware.ou_rows + 2 * prepared.bits + 8)))
+    for begin in range(0, len(activations), step):
+        part = slice(begin, begin + step)
+        x, mask = streams(prepared, check_activations(prepared, activations[part]))
+        one = Spent.zeros(len(x), len(settings), packing.hardware.ou_rows)
+        positions = mask.astype(np.int64) @ (1 << np.arange(prepared.bits))
+        last_bit = None if stops is None else stops.last_bit[part]
+        gather_compiled.spend(packing, x.reshape(len(x), -1), positions, last_bit, settings, SLOTS, CHECK, one)
+        made.put(part, one)
+    return made

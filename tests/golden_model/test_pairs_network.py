@@ -1,0 +1,284 @@
+"""The pair machine on networks: early stop without effect, levels with few ones, words and clocks around windows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from golden_model import timing
+from golden_model.config import PAPER
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.engines.run_network import GraphRunner
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import lossless_uniform, with_settings
+from golden_model.pairs import few_ones, plumbing
+from golden_model.pairs.early_stop import EarlyStop, find_stops, requantised
+from golden_model.pairs.few_ones import nearest_level
+from golden_model.pairs.gather import MODES, matmul
+from golden_model.pairs.measure import Switches, measure
+from golden_model.pairs.packs import pack_layer
+from golden_model.pairs.run import PairRunner
+from golden_model.pairs.search import bounded, outward, signed_twin
+from tests.golden_model.random_graphs import NINE, random_images, random_network
+from tests.golden_model.test_graph import everything, pixels
+from tests.golden_model.test_pairs import early_stops
+from tests.golden_model.test_window_reuse import shapes
+from tests.strategies import make_layer, make_network
+
+
+def lossless(graph: Graph) -> Graph:
+    """With lossless converters and no lossy dynamic precision."""
+    registers = dict.fromkeys((node.name for node in graph.crossbars), lossless_uniform(graph.hardware))
+    return with_settings(graph, registers=registers)
+
+
+# ---- early stop ---------------------------------------------------------------------------------
+@given(st.integers(0, 300), early_stops)
+@settings(max_examples=60, deadline=None)
+def test_logits_with_early_stop_are_those_of_the_network(seed, stop):
+    """Residuals, zero points, pooling inside layers and behind them, dynamic precision: whatever a random graph has."""
+    graph = lossless(random_network(seed, NINE))
+    images = random_images(seed, graph, 3)
+    np.testing.assert_array_equal(PairRunner(graph, stop=stop).run(images), GraphRunner(graph).run(images)[0])
+
+
+def all_stops(graph: Graph, images: np.ndarray, stop: EarlyStop):
+    """Every layer's step and stops."""
+    return [(step, step.stops(stop)) for step in PairRunner(graph).steps(images)]
+
+
+@given(st.integers(0, 100), early_stops)
+@settings(max_examples=40, deadline=None)
+def test_a_stopped_output_has_its_value_whatever_the_bits_below_are(seed, stop):
+    """Against other windows with the same high bits (and, for "segments", the same ones in every slice)."""
+    graph = lossless(random_network(seed, NINE))
+    for step, stops in all_stops(graph, random_images(seed, graph, 2), stop):
+        layer = step.layer
+        if stops is None or layer.dynamic is not None or stop.bounds == "segments":
+            continue
+        for bit in range(1, layer.input_bits):
+            for low in (0, (1 << bit) - 1):
+                for side in (layer.weights > 0, layer.weights < 0):
+                    high = step.windows.astype(np.int64) >> bit << bit
+                    sums = high @ layer.weights + low * (layer.weights * side).sum(axis=0)
+                    value = requantised(layer, sums, step.residual, step.residual_multiplier)
+                    own = requantised(layer, stops.sums, step.residual, step.residual_multiplier)
+                    stopped = stops.last_bit == bit
+                    np.testing.assert_array_equal(value[stopped], own[stopped])
+
+
+def test_an_output_that_is_clamped_to_0_stops_after_the_highest_bit():
+    layer = make_layer(
+        np.random.default_rng(0), PAPER, kind="linear", channels=9, height=1, width=1, outputs=2,
+        weights=np.array([[1, 1]] * 9), bias=np.array([-(9 * 255) - 1, 0]), multipliers=np.array([1, 1]), shift=0,
+    )  # fmt: skip
+    graph = pack_layer(layer, PAPER)
+    windows = np.full((1, 9), 255, dtype=np.uint8)
+    stops = find_stops(layer, graph.prepared, windows, EarlyStop())
+    assert stops.last_bit.tolist() == [[7, 0]]
+    assert stops.checks.tolist() == [2 + 6]  # both after bit 7, the second one after bits 6..1
+    spent = matmul(graph, windows, outward(PAPER), stops)[1]
+    assert (spent.pairs_converted.item(), spent.stopped.item()) == (1 + 8, 7)
+
+
+def test_segments_bound_stops_no_later_and_final_stops_no_later_than_zero():
+    graph = lossless(everything())
+    images = pixels(0, graph, 3)
+    found = {
+        (bounds, condition): [s for _, s in all_stops(graph, images, EarlyStop(bounds=bounds, condition=condition))]
+        for bounds in ("stored", "segments")
+        for condition in ("zero", "final")
+    }
+    fewer = {key: sum(int(s.last_bit.sum()) for s in stops if s is not None) for key, stops in found.items()}
+    for one, other in ((("stored", "zero"), ("segments", "zero")), (("stored", "zero"), ("stored", "final"))):
+        pairs = [(a, b) for a, b in zip(found[one], found[other], strict=True) if a is not None and b is not None]
+        assert all((a.last_bit <= b.last_bit).all() for a, b in pairs)
+        assert fewer[one] < fewer[other]
+
+
+def test_unknown_bounds_are_refused():
+    with pytest.raises(ValueError, match=r"EarlyStop\.bounds must be stored or segments, got 'none'"):
+        EarlyStop(bounds="none")  # type: ignore[arg-type]
+
+
+# ---- few ones -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("ones", range(1, 9))
+def test_values_go_to_the_nearest_level_and_ties_to_the_larger(bits, ones):
+    allowed = [v for v in range(1 << bits) if f"{v:b}".count("1") <= ones]
+    expected = [min(allowed, key=lambda level, v=v: (abs(level - v), -level)) for v in range(1 << bits)]
+    assert nearest_level(np.arange(1 << bits, dtype=np.uint8), bits, ones).tolist() == expected
+    assert few_ones.levels(bits, ones).tolist() == allowed
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("ones", range(1, 9))
+def test_the_hardware_rule_gives_the_same_level(bits, ones):
+    """Keep the leading ones, look at one bit, add at the lowest of them, keep what would not fit."""
+    for value in range(1 << bits):
+        places = [b for b in reversed(range(bits)) if value >> b & 1]
+        expected = value
+        if len(places) > ones:
+            kept, q = sum(1 << b for b in places[:ones]), places[ones - 1]
+            up = kept + (1 << q)
+            expected = up if value >> (q - 1) & 1 and up < 1 << bits else kept
+        assert nearest_level(np.array([value]), bits, ones).item() == expected
+
+
+def test_the_activations_of_a_run_with_few_ones_are_levels():
+    graph = lossless(make_network(0, PAPER))
+    steps = list(PairRunner(graph, ones=1).steps(random_images(0, graph, 3)))
+    for step in steps[1:]:
+        assert set(np.unique(step.windows)) <= {0, *few_ones.levels(step.layer.input_bits, 1).tolist()}
+    plain = list(PairRunner(graph).steps(random_images(0, graph, 3)))
+    assert any((a.windows != b.windows).any() for a, b in zip(steps[1:], plain[1:], strict=True))
+
+
+def test_few_ones_must_be_in_range():
+    with pytest.raises(ValueError, match=r"few ones: ones must be in 1\.\.8, got 0"):
+        nearest_level(np.array([1]), 4, 0)
+
+
+# ---- words --------------------------------------------------------------------------------------
+def places_of(layer: Layer) -> list[set[tuple[int, int]]]:
+    """Row and column of every place of every window, the border too."""
+    found = []
+    for pooled_y, pooled_x in np.ndindex(layer.out_height, layer.out_width):
+        for y, x in np.ndindex(layer.pool, layer.pool):
+            top = (pooled_y * layer.pool + y) * layer.stride - layer.pad
+            left = (pooled_x * layer.pool + x) * layer.stride - layer.pad
+            kernel = np.ndindex(layer.kernel_height, layer.kernel_width)
+            found.append({(top + i, left + j) for i, j in kernel})
+    return found
+
+
+@given(shapes(), st.booleans())
+def test_places_are_read_once_a_window_once_a_row_of_windows_or_once(layer, border):
+    def read(places: set[tuple[int, int]]) -> int:
+        return sum(border or (0 <= y < layer.height and 0 <= x < layer.width) for y, x in places)
+
+    windows = places_of(layer)
+    before = [set(), *windows]
+    assert plumbing.places_read(layer, "nothing", border=border).tolist() == [read(w) for w in windows]
+    assert plumbing.places_read(layer, "window", border=border).tolist() == [
+        read(now - old) for now, old in zip(windows, before, strict=False)
+    ]
+    seen: set[tuple[int, int]] = set()
+    expected = []
+    for now in windows:
+        expected.append(read(now - seen))
+        seen |= now
+    assert plumbing.places_read(layer, "lines", border=border).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("channels", "bits", "words"), [(3, 8, 1), (16, 8, 4), (16, 4, 2), (17, 3, 3), (64, 1, 2), (5, 2, 1)]
+)
+def test_channels_of_a_place_are_packed_into_words(channels, bits, words):
+    layer = make_layer(
+        np.random.default_rng(0), PAPER, channels=channels, height=3, width=3, kernel_height=1, kernel_width=1,
+        outputs=1, input_bits=bits,
+    )  # fmt: skip
+    assert plumbing.words_per_place(layer) == words
+
+
+# ---- clocks of windows --------------------------------------------------------------------------
+def row_of(outputs: int, **values) -> Layer:
+    """A 1 x 1 convolution of 4 windows."""
+    return make_layer(
+        np.random.default_rng(0), PAPER, channels=8, height=1, width=4, kernel_height=1, kernel_width=1,
+        outputs=outputs, **values,
+    )  # fmt: skip
+
+
+def test_double_buffered_windows_take_the_longest_of_load_convert_and_drain():
+    layer = row_of(16)
+    load, convert = np.array([2, 30, 2, 2]), np.array([[10, 20, 5, 40]])
+    clocks = plumbing.layer_clocks(layer, PAPER, load, convert, layer_masks=True, double_buffered=True)
+    table = layer.segments(PAPER) * layer.block_cols(PAPER)
+    drain = 16 + plumbing.DRAIN
+    steps = [4, max(32, 14), max(24, 4, drain), max(9, 4, drain), max(44, drain), drain]
+    assert clocks.tolist() == [timing.c_layer(PAPER) + table + sum(steps) + 6 * plumbing.HANDOVER]
+
+
+def test_windows_one_after_the_other_take_the_sum_as_the_tile_does():
+    layer = row_of(16)
+    load, convert = plumbing.load_clocks(layer, "nothing", words=False), np.array([[10, 20, 5, 40]])
+    clocks = plumbing.layer_clocks(layer, PAPER, load, convert, layer_masks=False, double_buffered=False)
+    expected = timing.window_cycles(PAPER, layer.k, layer.outputs, convert.T).sum() + timing.c_layer(PAPER)
+    assert clocks.tolist() == [expected]
+
+
+def test_a_layer_with_dynamic_precision_loads_every_value():
+    layer = row_of(16, dynamic=DynamicPrecision())
+    assert plumbing.load_clocks(layer, "lines", words=True).tolist() == [layer.k] * 4
+
+
+# ---- measure ------------------------------------------------------------------------------------
+def test_measured_events_are_means_over_images_of_single_layers():
+    graph = lossless(everything())
+    images = pixels(0, graph, 5)
+    search, stop = outward(graph.hardware), EarlyStop(condition="final")
+    found = measure(graph, images, {"plain": Switches(search=search), "stop": Switches(search=search, stop=stop)})
+    plain, stopped = found["plain"], found["stop"]
+    names = [node.name for node in graph.crossbars]
+    expected = np.zeros((2, len(names)))
+    operations = np.zeros(len(names))
+    for image in images:
+        for step in PairRunner(graph).steps(image[None]):
+            packing = pack_layer(step.layer, graph.hardware)
+            row = names.index(step.node)
+            spent = matmul(packing, step.windows, search)[1]
+            operations[row] += spent.operations.sum()
+            expected[0, row] += spent.pairs_converted.sum()
+            expected[1, row] += matmul(packing, step.windows, search, step.stops(stop))[1].pairs_converted.sum()
+    np.testing.assert_allclose(plain.extra["subtractions"], expected[0] / 5)
+    np.testing.assert_allclose(stopped.extra["subtractions"], expected[1] / 5)
+    assert plain.total("ad_operations") == pytest.approx(operations.sum() / 5)
+    assert sum(search.total_operations(counts) for counts in plain.counts) == operations.sum()
+    assert stopped.total("conversions_r2") < plain.total("conversions_r2")
+
+
+def test_every_switch_of_plumbing_saves_clocks():
+    graph = lossless(make_network(0, PAPER))
+    off = Switches(
+        search=bounded(PAPER), keeps="nothing", words=False, layer_masks=False, double_buffered=False
+    )  # fmt: skip
+    ladder = {"off": off}
+    for change in ({"keeps": "window"}, {"words": True}, {"layer_masks": True}, {"double_buffered": True}):
+        ladder[next(iter(change))] = replace(list(ladder.values())[-1], **change)
+    found = measure(graph, random_images(0, graph, 2), ladder)
+    clocks = [one.network_clocks() for one in found.values()]
+    assert clocks == sorted(clocks, reverse=True)
+    assert len(set(clocks)) == len(clocks)
+    assert all(one.total("ad_operations") == found["off"].total("ad_operations") for one in found.values())
+
+
+def test_layers_may_have_searches_of_their_own():
+    graph = lossless(make_network(0, PAPER))
+    names = [node.name for node in graph.crossbars]
+    images = random_images(0, graph, 2)
+    searches = [outward(PAPER), bounded(PAPER)]
+    mixed = {name: searches[i % 2] for i, name in enumerate(names)}
+    configurations = {"mixed": Switches(search=mixed)} | {s.name: Switches(search=s) for s in searches}
+    found = measure(graph, images, configurations)
+    for row in range(len(names)):
+        np.testing.assert_array_equal(found["mixed"].events[row], found[searches[row % 2].name].events[row])
+    with pytest.raises(ValueError, match=f"no search is given for layer {names[-1]}"):
+        measure(graph, images, {"x": Switches(search=dict.fromkeys(names[:-1], searches[0]))})
+
+
+def test_early_stop_refuses_lossy_searches():
+    graph = lossless(make_network(0, PAPER))
+    switches = Switches(search=signed_twin(PAPER, 1, 2), stop=EarlyStop())
+    with pytest.raises(ValueError, match="early stop needs a lossless search"):
+        measure(graph, random_images(0, graph, 1), {"x": switches})
+
+
+def test_unknown_ways_to_keep_time_are_refused():
+    with pytest.raises(ValueError, match=f"must be one of {MODES[0]}, .*, got 'none'"):
+        Switches(search=outward(PAPER), clocks="none")

@@ -43,6 +43,9 @@ from rtl.reduction import Reduction
 from rtl.register_bank import RegisterBank
 from rtl.register_map import render
 from rtl.residual_view import ResidualView
+from rtl.search_control import SearchControl
+from rtl.search_lane import SearchLane
+from rtl.search_settings import SearchSettings
 from rtl.system import System
 from rtl.tile import Tile
 from rtl.trq_sar import TrqSar
@@ -76,6 +79,9 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "register_bank": RegisterBank,
     "axi_lite": lambda config: AxiLite(),
     "emulated_crossbar": EmulatedCrossbar,
+    "search_lane": SearchLane,
+    "search_control": SearchControl,
+    "search_settings": SearchSettings,
 }
 
 #: Lint messages that Amaranth's style of Verilog cannot avoid, with the reasons.

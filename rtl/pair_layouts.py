@@ -1,0 +1,110 @@
+"""Records of the pair machine's blocks, sized by one `HardwareConfig`, beside those of `rtl.layouts`.
+
+`pairs` : lanes convert the difference of a pair of bit lines, -2**R..2**R - 1 with R = adc_bits; else the count of one
+bit line, 0..2**R - 1.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Shape, signed, unsigned
+from amaranth.lib import data, enum
+
+from golden_model.config import HardwareConfig, bits_for
+
+
+class SearchMode(enum.Enum, shape=unsigned(2)):
+    """How a lane looks for its sample."""
+
+    UNIFORM = 0  # binary search of the whole grid
+    TWIN = 1  # detection, then a binary search in R1 or R2 (system.md §4.3)
+    BOUNDED = 2  # binary search of 0..k or -k..k (system.md §13.1)
+    OUTWARD = 3  # 1, 2, 3, ... or 0, -1, -2, ... until the answer changes or k is reached; needs pairs
+
+
+# ---- lanes --------------------------------------------------------------------------------------
+def search_threshold(config: HardwareConfig, pairs: bool) -> Shape:
+    """DAC code t of a lane, or a value in LSB. The comparator answers v >= t - 1/2."""
+    return signed(config.adc_bits + 1) if pairs else unsigned(config.adc_bits)
+
+
+def search_step(config: HardwareConfig, pairs: bool) -> Shape:
+    """Distance of two thresholds in LSB, or their number."""
+    return unsigned(config.adc_bits + pairs)
+
+
+def ones_in_ou(config: HardwareConfig) -> Shape:
+    """k, the number of word lines of an OU that are on, 0..ou_rows."""
+    return unsigned(bits_for(config.ou_rows))
+
+
+def search_registers(config: HardwareConfig, pairs: bool) -> data.StructLayout:
+    """Registers of the lanes, per layer.
+
+    signed : only with pairs; the lanes convert -2**R..2**R - 1 with R + 1 bits, as v + 2**R. Otherwise 0..2**R - 1 with
+        R bits. n_r1, n_r2, m, bias : as in system.md §4.1, for that number of bits.
+    """
+    bits = config.adc_bits + pairs
+    field = unsigned(bits_for(bits))
+    optional = {"signed": unsigned(1)} if pairs else {}
+    return data.StructLayout(
+        {"mode": SearchMode, **optional, "n_r1": field, "n_r2": field, "m": field, "bias": unsigned(bits)}
+    )
+
+
+def search_constants(config: HardwareConfig, pairs: bool) -> data.StructLayout:
+    """What the registers mean for the search, decoded once for all lanes.
+
+    signed : as in the registers. two_detections : bias != 0. r1_is_point : n_r1 = 0.
+    first : threshold of the first detection (TWIN), or of the first search decision (UNIFORM).
+    low : threshold of the second detection. r1_first, r2_first : threshold of the first search decision in R1 and R2;
+        r1_first is the result if R1 is a point.
+    r1_step, r2_step : weight of that decision in LSB, one-hot. r1_unit, r2_unit : Delta_R1, Delta_R2 in LSB, one-hot;
+        the search ends with the decision of this weight.
+    scale : log2 of Delta_R1 in LSB; a value in LSB is shifted right by it.
+    """
+    threshold, step = search_threshold(config, pairs), search_step(config, pairs)
+    return data.StructLayout(
+        {
+            "mode": SearchMode,
+            "signed": unsigned(1),
+            "two_detections": unsigned(1),
+            "r1_is_point": unsigned(1),
+            "first": threshold,
+            "low": threshold,
+            "r1_first": threshold,
+            "r2_first": threshold,
+            "r1_step": step,
+            "r2_step": step,
+            "r1_unit": step,
+            "r2_unit": step,
+            "scale": unsigned(bits_for(config.adc_bits + pairs - 1)),
+        }
+    )
+
+
+def search_begin(config: HardwareConfig, pairs: bool) -> data.StructLayout:
+    """What lanes take with `start`.
+
+    threshold : of the first decision. flag : first value of the lane's flag. decides : 0 = `threshold` already is the
+        result, without an operation.
+    """
+    return data.StructLayout(
+        {"threshold": search_threshold(config, pairs), "flag": unsigned(1), "decides": unsigned(1)}
+    )
+
+
+def search_orders(config: HardwareConfig, pairs: bool) -> data.StructLayout:
+    """What every lane does with the answer of this clock; index of the arrays = 2 * flag of the lane + answer.
+
+    relative : 1: the words are added to the lane's threshold; 0: they replace it.
+    words : modulo 2**width of a threshold. flags : next flag of the lane. lasts : this decision was the last one.
+    """
+    width = Shape.cast(search_threshold(config, pairs)).width
+    return data.StructLayout(
+        {
+            "relative": unsigned(1),
+            "words": data.ArrayLayout(unsigned(width), 4),
+            "flags": unsigned(4),
+            "lasts": unsigned(4),
+        }
+    )

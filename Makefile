@@ -38,7 +38,7 @@ NETWORK ?= resnet20
 WEIGHTS ?=
 REPRODUCE ?=
 
-.PHONY: demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq reproduce-search verilog lint format formal regs clean
+.PHONY: demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq reproduce-search verilog synth lint format formal regs clean
 demo: setup ## train, calibrate, map, simulate a whole network in RTL, report (first README command)
 	$(RUN) -m quant.compile $(MODEL) $(TRAIN) --work "$(DEMO)" --hardware $(HARDWARE) --images $(IMAGES) \
 		$(if $(DATA),--data "$(DATA)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
@@ -77,6 +77,13 @@ reproduce-search: setup ## lossless searches beside the entropy floor: NETWORK=r
 HARDWARE_VERILOG = $(if $(filter auto,$(HARDWARE)),paper,$(HARDWARE))
 verilog: setup ## Verilog of tile, macro and every block into build/verilog
 	$(RUN) -m rtl.generate --hardware $(HARDWARE_VERILOG) --output build/verilog
+
+# make synth BLOCKS="macro search_lane" LIBERTY=cells.lib.gz     without LIBERTY: generic gates
+BLOCKS ?=
+LIBERTY ?=
+SYNTH ?=
+synth: setup ## cells, area, flip-flops and delay of every block: BLOCKS="NAME ...", LIBERTY=FILE
+	$(RUN) -m rtl.synthesis $(BLOCKS) --hardware $(HARDWARE_VERILOG) $(if $(LIBERTY),--liberty "$(LIBERTY)") $(SYNTH)
 
 # ---- keeping the house clean -------------------------------------------------------------------
 lint: setup ## ruff, pyright, Verilator lint of the exported Verilog

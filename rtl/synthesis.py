@@ -1,0 +1,268 @@
+"""Cells, area, flip-flops, memories and delay of blocks: `python -m rtl.synthesis BLOCK...`."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from amaranth.back import rtlil
+from rich.console import Console
+from rich.table import Table
+
+from golden_model.config import PRESETS, HardwareConfig, read_hardware
+from rtl.generate import COMPONENTS, component, write_text
+
+
+@dataclass(frozen=True)
+class Library:
+    """Standard cells to map to, or none.
+
+    liberty : Liberty file, may be gzipped. driving_cell : drives every input of the block. load : of every output, in
+    the file's unit of capacitance. dont_use : patterns of cells to leave alone.
+    """
+
+    liberty: Path
+    driving_cell: str | None = None
+    load: float = 10.0
+    dont_use: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """The file's contents; ValueError if it is none."""
+        try:
+            data = self.liberty.read_bytes()
+            text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
+        except (OSError, EOFError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.liberty}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        if not _CELL.search(text):
+            raise ValueError(f"{self.liberty}: is no Liberty file, it holds no cell")
+        return text
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A memory that is left as one; it is in neither cells nor area."""
+
+    words: int
+    bits: int
+    read_ports: int
+    write_ports: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a block takes.
+
+    cells, flip_flops : their numbers. area : in the Liberty file's unit (sky130: um2), without it in NAND2 gates, four
+    transistors each. depth : most cells in a row between registers, ports and memories. delay : of the slowest such
+    path in ns, without wires, clock-to-output and setup times of flip-flops; None without a Liberty file.
+    """
+
+    block: str
+    cells: int
+    area: float
+    flip_flops: int
+    depth: int
+    delay: float | None
+    memories: tuple[Memory, ...]
+
+
+#: Gates that are mapped to without a Liberty file, in NAND2 gates. A flip-flop is the textbook's of six NAND2 gates.
+GENERIC_GATES = {
+    "$_NOT_": 0.5,
+    "$_NAND_": 1.0,
+    "$_NOR_": 1.0,
+    "$_AOI3_": 1.5,
+    "$_OAI3_": 1.5,
+    "$_AOI4_": 2.0,
+    "$_OAI4_": 2.0,
+    "$_DFF_P_": 6.0,
+}
+
+_CELL = re.compile(r"^\s*cell\s*\(\s*\"?([\w$]+)\"?\s*\)", re.MULTILINE)
+
+
+def _sequential(liberty: str) -> set[str]:
+    """Names of the cells with a flip-flop."""
+    starts = [*_CELL.finditer(liberty)]
+    ends = [match.start() for match in starts[1:]] + [len(liberty)]
+    return {
+        match[1] for match, end in zip(starts, ends, strict=True) if re.search(r"\bff\s*\(", liberty[match.end() : end])
+    }
+
+
+def resolve(name: str, config: HardwareConfig) -> Any:
+    """A new component: a block of `rtl.generate`, or `module:name` of something that makes one of a configuration."""
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        return component(name, config)
+    try:
+        make = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"there is no block {name!r} ({error})") from None
+    return make(config)
+
+
+def _script(directory: Path, library: Library | None, clock: float) -> str:
+    """Yosys commands. Registers lose their initial values, which libraries do not have; the reset sets them."""
+    commands = [
+        *("read_rtlil block.il", "hierarchy -top block", "proc", "attrmap -remove init", "flatten"),
+        # What `synth` does, but for its step that turns memories into flip-flops.
+        *("synth -run coarse:fine", "opt -fast -full", "opt -undriven -fine", "techmap", "opt -fast", "opt_clean"),
+    ]
+    if library is None:
+        commands += ["dfflegalize -cell $_DFF_P_ x", "abc -g cmos4", "opt_clean -purge"]
+    else:
+        drive = [f"set_driving_cell {library.driving_cell}"] if library.driving_cell else []
+        (directory / "block.constr").write_text("\n".join([*drive, f"set_load {library.load}", ""]))
+        cells = "-liberty cells.lib" + "".join(f" -dont_use {pattern}" for pattern in library.dont_use)
+        commands = ["read_liberty -lib -ignore_miss_func cells.lib", *commands]
+        commands += [
+            f"dfflibmap {cells}",
+            f"tee -o abc.log abc {cells} -D {round(1000 * clock)} -constr block.constr",
+            "opt_clean -purge",
+            "tee -o stat.json stat -liberty cells.lib -json",
+        ]
+    return "\n".join([*commands, "write_json netlist.json", ""])
+
+
+def synthesise(elaboratable: Any, name: str, library: Library | None = None, clock: float = 5.0) -> Result:
+    """Map one component, flattened, with its memories left as they are.
+
+    clock : period in ns that the mapping aims for. Raises ValueError if a tool is missing or fails.
+    """
+    if importlib.util.find_spec("pyosys") is None:
+        raise ValueError("synthesis needs pyosys, which is not installed: pip install 'ohmloom[test]'")
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        sequential = set()
+        if library is not None:
+            text = library.text()
+            sequential = _sequential(text)
+            (directory / "cells.lib").write_text(text)
+        (directory / "block.il").write_text(rtlil.convert(elaboratable, name="block", emit_src=False))
+        (directory / "block.ys").write_text(_script(directory, library, clock))
+        # An error ends the process that runs Yosys.
+        run = "from pyosys import libyosys; libyosys.Design().run_pass('script block.ys')"
+        done = subprocess.run([sys.executable, "-c", run], cwd=directory, capture_output=True, text=True)
+        if done.returncode:
+            lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+            raise ValueError(f"{name}: synthesis failed ({next((x for x in lines if 'ERROR' in x), lines[-1])})")
+        return _result(directory, name, sequential)
+
+
+def _result(directory: Path, name: str, sequential: set[str]) -> Result:
+    netlist = [*json.loads((directory / "netlist.json").read_text())["modules"]["block"]["cells"].values()]
+    memories = tuple(
+        Memory(
+            *(int(str(cell["parameters"][key]), 2) for key in ("SIZE", "WIDTH", "RD_PORTS", "WR_PORTS")),
+        )
+        for cell in netlist
+        if cell["type"] == "$mem_v2"
+    )
+    flip_flops = [c for c in netlist if c["type"] in sequential or c["type"] == "$_DFF_P_"]
+    gates = [c for c in netlist if c["type"] != "$mem_v2" and c not in flip_flops]
+    log = directory / "abc.log"
+    delays = re.findall(r"Delay\s*=\s*([\d.]+)\s*ps", log.read_text()) if log.exists() else []
+    stat = directory / "stat.json"
+    if stat.exists():
+        area = json.loads(stat.read_text())["modules"]["\\block"].get("area", 0.0)
+    else:
+        area = sum(GENERIC_GATES[gate["type"]] for gate in [*gates, *flip_flops])
+    return Result(
+        block=name,
+        cells=len(netlist) - len(memories),
+        area=round(area, 1),
+        flip_flops=len(flip_flops),
+        depth=_depth(gates),
+        delay=float(delays[-1]) / 1000 if delays else None,
+        memories=memories,
+    )
+
+
+def _depth(gates: list[dict[str, Any]]) -> int:
+    """Most gates in a row."""
+
+    def nets(gate: dict[str, Any], direction: str) -> list[int]:
+        ports = [port for port, way in gate["port_directions"].items() if way == direction]
+        return [bit for port in ports for bit in gate["connections"].get(port, []) if isinstance(bit, int)]
+
+    driver = {net: i for i, gate in enumerate(gates) for net in nets(gate, "output")}
+    sources = {i: {driver[net] for net in nets(gate, "input") if net in driver} for i, gate in enumerate(gates)}
+    depths: dict[int, int] = {}
+    for gate in TopologicalSorter(sources).static_order():
+        depths[gate] = 1 + max((depths[source] for source in sources[gate]), default=0)
+    return max(depths.values(), default=0)
+
+
+console = Console(width=None if sys.stdout.isatty() else 140)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _show(results: list[Result], library: Library | None, clock: float) -> None:
+    table = Table("block", *(["area"] if library else ["NAND2 gates"]), "cells", "flip-flops", "depth", "delay ns")
+    table.add_column(f"slack at {clock:g} ns")
+    table.add_column("memories: words x bits (read, write ports)")
+    for column in table.columns[1:7]:
+        column.justify = "right"
+    for r in results:
+        timing = ["", ""] if r.delay is None else [f"{r.delay:.2f}", f"{clock - r.delay:.2f}"]
+        memories = ", ".join(f"{x.words} x {x.bits} ({x.read_ports}, {x.write_ports})" for x in r.memories)
+        counts = [str(r.cells), str(r.flip_flops), str(r.depth)]
+        table.add_row(r.block, f"{r.area:,.0f}", *counts, *timing, memories)
+    console.print(table)
+
+
+@app.command()
+def main(
+    blocks: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="BLOCK...", help="blocks of rtl.generate, or module:name; none means every block"),
+    ] = None,
+    hardware: Annotated[
+        str, typer.Option(help=f"{', '.join(PRESETS)}, or a .json file with what differs from one")
+    ] = "paper",
+    liberty: Annotated[Path | None, typer.Option(help="cells, .lib or .lib.gz; without: generic gates")] = None,
+    driving_cell: Annotated[str | None, typer.Option(help="cell of the Liberty file that drives every input")] = None,
+    load: Annotated[float, typer.Option(help="load of every output, in the Liberty file's unit")] = 10.0,
+    dont_use: Annotated[list[str] | None, typer.Option(help="pattern of cells to leave alone; may be repeated")] = None,
+    clock: Annotated[float, typer.Option(min=0.01, help="clock period in ns that the mapping aims for")] = 5.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
+) -> None:
+    """Cells, area, flip-flops, memories, depth and delay of blocks, by Yosys and ABC.
+
+    Exit status: 0 success, 2 a bad call.
+    """
+    try:
+        config = read_hardware(hardware)
+        library = None if liberty is None else Library(liberty, driving_cell, load, tuple(dont_use or ()))
+        if library is None and (driving_cell or dont_use):
+            raise ValueError("--driving-cell and --dont-use need --liberty FILE")
+        names = blocks or list(COMPONENTS)
+        results = [synthesise(resolve(name, config), name, library, clock) for name in names]
+        _show(results, library, clock)
+        if json_file is not None:
+            report = {
+                "hardware": config.as_dict(),
+                "liberty": None if liberty is None else liberty.name,
+                "clock": clock,
+                "blocks": [asdict(result) for result in results],
+            }
+            write_text(json_file, json.dumps(report, indent=2) + "\n")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    app()

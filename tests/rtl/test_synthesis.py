@@ -1,0 +1,155 @@
+"""The synthesis command, on a library of a few cells that is written here."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from amaranth.hdl import Module, Signal
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+from typer.testing import CliRunner
+
+from golden_model.config import TINY
+from rtl import synthesis
+from rtl.synthesis import Library, synthesise
+
+pytestmark = pytest.mark.rtl
+runner = CliRunner()
+
+#: Area and function of the library's gates; the flip-flop has an area of 20.
+GATES = {"INV": (1, "!A"), "NAND2": (2, "!(A&B)"), "NOR2": (3, "!(A|B)"), "BUF": (4, "A")}
+HEAD = """library(few) {
+delay_model : table_lookup; time_unit : "1ns"; capacitive_load_unit (1, ff); voltage_unit : "1V"; current_unit : "1mA";
+lu_table_template(t) { variable_1 : input_net_transition; variable_2 : total_output_net_capacitance;
+    index_1 ("0.01, 1.0"); index_2 ("1.0, 100.0"); }
+"""
+
+
+def _cell(name: str, area: float, function: str) -> str:
+    inputs = [pin for pin in "AB" if pin in function]
+    pins = "".join(f"pin({pin}) {{ direction : input; capacitance : 1.0; }}\n" for pin in inputs)
+    sense = "negative_unate" if "!" in function else "positive_unate"
+    table = '(t) { index_1 ("0.01, 1.0"); index_2 ("1.0, 100.0"); values ("0.1, 0.5", "0.2, 0.6"); }'
+    timing = "".join(
+        f'timing() {{ related_pin : "{pin}"; timing_sense : {sense}; cell_rise {table} rise_transition {table}'
+        f" cell_fall {table} fall_transition {table} }}\n"
+        for pin in inputs
+    )
+    output = f'pin(Y) {{ direction : output; function : "{function}"; max_capacitance : 100.0; {timing} }}\n'
+    return f"cell({name}) {{ area : {area};\n{pins}{output}}}\n"
+
+
+@pytest.fixture(scope="module")
+def liberty(tmp_path_factory) -> Path:
+    cells = "".join(_cell(name, area, function) for name, (area, function) in GATES.items())
+    flip_flop = (
+        'cell(DFF) { area : 20; ff(IQ, IQN) { clocked_on : "C"; next_state : "D"; }\n'
+        "pin(C) { direction : input; clock : true; capacitance : 1.0; }\n"
+        "pin(D) { direction : input; capacitance : 1.0; }\n"
+        'pin(Q) { direction : output; function : "IQ"; } }\n'
+    )
+    path = tmp_path_factory.mktemp("liberty") / "cells.lib"
+    path.write_text(f"{HEAD}{cells}{flip_flop}}}\n")
+    return path
+
+
+class Chain(wiring.Component):
+    """a and b in a NAND, then a register, then nothing."""
+
+    def __init__(self, config=None):
+        super().__init__({"a": In(1), "b": In(1), "y": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        register = Signal(reset_less=True)
+        m.d.sync += register.eq(~(self.a & self.b))
+        m.d.comb += self.y.eq(register)
+        return m
+
+
+class Table(wiring.Component):
+    """A memory of 16 words of 5 bits."""
+
+    def __init__(self):
+        super().__init__({"address": In(4), "data": In(5), "enable": In(1), "read": Out(5)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.table = table = memory.Memory(shape=5, depth=16, init=[])
+        write, read = table.write_port(), table.read_port()
+        m.d.comb += [write.addr.eq(self.address), write.data.eq(self.data), write.en.eq(self.enable)]
+        m.d.comb += [read.addr.eq(self.address), self.read.eq(read.data)]
+        return m
+
+
+def test_area_is_the_sum_of_the_librarys_cells(liberty):
+    found = synthesise(Chain(), "chain", Library(liberty))
+    assert (found.area, found.cells, found.flip_flops, found.depth) == (
+        GATES["NAND2"][0] + GATES["BUF"][0] + 20,
+        3,
+        1,
+        2,
+    )  # ABC buffers an input
+    assert found.delay is not None
+    assert found.delay > 0
+
+
+def test_gzipped_library_is_the_same(liberty, tmp_path):
+    path = tmp_path / "cells.lib.gz"
+    path.write_bytes(gzip.compress(liberty.read_bytes()))
+    assert synthesise(Chain(), "chain", Library(path)) == synthesise(Chain(), "chain", Library(liberty))
+
+
+def test_cell_that_is_not_to_be_used_is_not_used(liberty):
+    found = synthesise(Chain(), "chain", Library(liberty, dont_use=("NAND2",)))
+    assert found.area > synthesise(Chain(), "chain", Library(liberty)).area
+
+
+def test_without_a_library_gates_are_counted_in_nand2():
+    found = synthesise(Chain(), "chain")
+    assert (found.area, found.flip_flops, found.depth, found.delay) == (7.0, 1, 1, None)
+
+
+def test_memory_stays_one_with_its_size_and_ports(liberty):
+    found = synthesise(Table(), "table", Library(liberty))
+    assert found.memories == (synthesis.Memory(words=16, bits=5, read_ports=1, write_ports=1),)
+
+
+def test_command_prints_and_writes_what_it_found(liberty, tmp_path):
+    arguments = ["search_lane", f"{__name__}:Chain", "--hardware", "tiny", "--liberty", str(liberty)]
+    result = runner.invoke(synthesis.app, [*arguments, "--clock", "4", "--json", str(tmp_path / "found.json")])
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "found.json").read_text())
+    assert (report["clock"], report["liberty"], report["hardware"]) == (4.0, "cells.lib", TINY.as_dict())
+    assert [block["block"] for block in report["blocks"]] == arguments[:2]
+    assert report["blocks"][1]["flip_flops"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["alu"], "error: there is no block 'alu'; there are system, tile, macro"),
+        (["rtl.nothing:Lane"], "error: there is no block 'rtl.nothing:Lane' (No module named 'rtl.nothing')"),
+        (["search_lane", "--liberty", "none.lib"], "error: none.lib: cannot be read (No such file or directory)"),
+        (["search_lane", "--liberty", "text.lib"], "error: text.lib: is no Liberty file, it holds no cell"),
+        (["search_lane", "--driving-cell", "BUF"], "error: --driving-cell and --dont-use need --liberty FILE"),
+        (["search_lane", "--hardware", "huge"], "error: --hardware must be one of tiny"),
+    ],
+)
+def test_bad_call_is_one_sentence_and_status_2(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.lib").write_text("no cells")
+    result = runner.invoke(synthesis.app, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
+
+
+def test_failure_of_the_tool_is_told(tmp_path):
+    path = tmp_path / "broken.lib"
+    path.write_text("library(broken) {\ncell(INV) { area : ")
+    with pytest.raises(ValueError, match=r"^chain: synthesis failed \(ERROR: .*\)$"):
+        synthesise(Chain(), "chain", Library(path))

@@ -30,14 +30,18 @@ from rtl.decode_shift_add import DecodeShiftAdd
 from rtl.descriptor_check import DescriptorCheck
 from rtl.descriptor_reader import DescriptorReader
 from rtl.dynamic_precision import DynamicPrecision
+from rtl.early_stop import EarlyStop
 from rtl.emulated_crossbar import EmulatedCrossbar
 from rtl.event_counters import EventCounters
 from rtl.event_memory import EventMemory
+from rtl.few_ones import FewOnes
 from rtl.group_precision import GroupPrecision
 from rtl.layer_sequencer import LayerSequencer
 from rtl.logit_memory import LogitMemory
 from rtl.macro import Macro
+from rtl.ou_former import OuFormer
 from rtl.ou_scheduler import OuScheduler
+from rtl.pack_latch import PackLatch
 from rtl.post_processing import PostProcessing
 from rtl.reduction import Reduction
 from rtl.register_bank import RegisterBank
@@ -82,6 +86,10 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "search_lane": SearchLane,
     "search_control": SearchControl,
     "search_settings": SearchSettings,
+    "pack_latch": PackLatch,
+    "ou_former": OuFormer,
+    "early_stop": EarlyStop,
+    "few_ones": FewOnes,
 }
 
 #: Lint messages that Amaranth's style of Verilog cannot avoid, with the reasons.

@@ -40,8 +40,9 @@ def ones_in_ou(config: HardwareConfig) -> Shape:
 def search_registers(config: HardwareConfig, pairs: bool) -> data.StructLayout:
     """Registers of the lanes, per layer.
 
-    signed : only with pairs; the lanes convert -2**R..2**R - 1 with R + 1 bits, as v + 2**R. Otherwise 0..2**R - 1 with
-        R bits. n_r1, n_r2, m, bias : as in system.md §4.1, for that number of bits.
+    signed : only with pairs; the lanes convert -2**R..2**R - 1 with F = R + 1 bits. Otherwise 0..2**R - 1 with F = R.
+    n_r1, n_r2, m, bias : as in system.md §4.1, with F for R. The R1 window of a signed search lies around 0; it has no
+        bias.
     """
     bits = config.adc_bits + pairs
     field = unsigned(bits_for(bits))
@@ -54,7 +55,7 @@ def search_registers(config: HardwareConfig, pairs: bool) -> data.StructLayout:
 def search_constants(config: HardwareConfig, pairs: bool) -> data.StructLayout:
     """What the registers mean for the search, decoded once for all lanes.
 
-    signed : as in the registers. two_detections : bias != 0. r1_is_point : n_r1 = 0.
+    signed : as in the registers. two_detections : R1 does not begin at the bottom of the range. r1_is_point : n_r1 = 0.
     first : threshold of the first detection (TWIN), or of the first search decision (UNIFORM).
     low : threshold of the second detection. r1_first, r2_first : threshold of the first search decision in R1 and R2;
         r1_first is the result if R1 is a point.
@@ -108,3 +109,47 @@ def search_orders(config: HardwareConfig, pairs: bool) -> data.StructLayout:
             "lasts": unsigned(4),
         }
     )
+
+
+# ---- packs --------------------------------------------------------------------------------------
+def pack_lines(config: HardwareConfig) -> data.ArrayLayout:
+    """A bit per word line of a pack: of every segment, ascending, its rows."""
+    return data.ArrayLayout(unsigned(config.ou_rows), config.grid_rows)
+
+
+def slice_tag(config: HardwareConfig) -> Shape:
+    """What tells the slices of a pack and input bit apart: as many values as a layer can have column groups."""
+    return unsigned(bits_for(config.max_block_cols * config.weight_bits - 1))
+
+
+def masked_slice(config: HardwareConfig) -> data.StructLayout:
+    """An input bit of a pack, the segments that some column groups store, and a tag that comes back with the OUs."""
+    return data.StructLayout(
+        {"lines": pack_lines(config), "segments": unsigned(config.grid_rows), "tag": slice_tag(config)}
+    )
+
+
+def formed_ou(config: HardwareConfig) -> data.StructLayout:
+    """Word lines that are switched on together, k of them; last : the last OU of its slice."""
+    return data.StructLayout(
+        {"lines": pack_lines(config), "ones": ones_in_ou(config), "last": unsigned(1), "tag": slice_tag(config)}
+    )
+
+
+def pack_segments(config: HardwareConfig, count: int) -> data.StructLayout:
+    """`count` segments with all bits of their activations, and which of these the latch takes.
+
+    segments : each as `slices` of `layouts.segment`. last : they are the last ones of their pack.
+    """
+    return data.StructLayout(
+        {
+            "segments": data.ArrayLayout(data.ArrayLayout(unsigned(config.ou_rows), config.input_bits), count),
+            "input_bit": unsigned(bits_for(config.input_bits - 1)),
+            "last": unsigned(1),
+        }
+    )
+
+
+def latched_pack(config: HardwareConfig) -> data.StructLayout:
+    """An input bit of a pack. empty : no 1 in it."""
+    return data.StructLayout({"lines": pack_lines(config), "empty": unsigned(1)})

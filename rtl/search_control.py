@@ -32,8 +32,8 @@ class SearchControl(wiring.Component):
 
     UNIFORM (flag 1): a decision of weight `step` is followed by + (step >> 1) or - (step - (step >> 1)). The last one,
         of weight 2**s, leaves the value itself, because its threshold lies (1 << s) >> 1 below a point of the grid.
-    TWIN (flag 0 = R1, 1 = R2): detection at the top of the R1 window and, if bias is not 0, at its bottom; then as
-        UNIFORM with the range's own step. Thresholds: system.md §4.3.
+    TWIN (flag 0 = R1, 1 = R2): detection at the top of the R1 window and, if the range goes on below it, at its bottom
+        (always both); then as UNIFORM with the range's own step. Thresholds: `SearchSettings`.
     BOUNDED: thresholds t = (low + high + 1) >> 1. Halves of an interval differ in width by at most 1, and so do all
         intervals after equally many decisions: high - low is w or w - 1. w is kept here, the flag says which.
     OUTWARD (flag 0 = upwards, 1 = downwards): all lanes that search upwards have the same threshold 1, 2, 3, ..., all

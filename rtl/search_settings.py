@@ -17,13 +17,13 @@ from rtl.search_control import check_modes
 class SearchSettings(wiring.Component):
     """Registers -> thresholds and steps of the search, and the legality check (system.md §4.1-§4.3, §13.1).
 
-    A grid of F bits, F = R, or R + 1 if the registers say signed: with s2 = F - n_r2, s1 = s2 - m, h(s) = (1 << s) >> 1
-    and lo = bias << n_r1, hi = lo + (1 << n_r1), detection at (hi << s1) - h(s1) and (lo << s1) - h(s1), R1 search from
-    the middle of lo..hi on Delta_R1 = 1 << s1, R2 search from the middle of the range on Delta_R2 = 1 << s2. A signed
-    sample v is converted as v + 2**R, so every threshold is less by 2**R.
+    A grid of F bits, F = R + 1 for signed registers, else F = R: with s2 = F - n_r2, s1 = s2 - m, h(s) = (1 << s) >> 1,
+    R1 window lo..hi, hi = lo + (1 << n_r1): detection at (hi << s1) - h(s1) and (lo << s1) - h(s1), R1 search from the
+    middle of lo..hi on Delta_R1 = 1 << s1, R2 search from the middle of the range on Delta_R2 = 1 << s2.
+    lo = bias << n_r1; signed, lo = -h(n_r1): TRQ's window for normal-like samples, around 0.
 
-    Legal: a mode of `modes`; UNIFORM and TWIN as in system.md §4.1 with F for R; BOUNDED and OUTWARD with n_r2 = F and
-    m = n_r1 = bias = 0; OUTWARD only signed.
+    Legal: a mode of `modes`; UNIFORM and TWIN as in system.md §4.1 with F for R; signed, bias = 0. BOUNDED and OUTWARD
+    with n_r2 = F and m = n_r1 = bias = 0; OUTWARD only signed.
 
     Latency: 1 clock from `registers` to `constants` and `illegal`. No handshake; all outputs are levels.
     Reset: outputs are those of no legal setting until one clock after reset.
@@ -68,30 +68,35 @@ class SearchSettings(wiring.Component):
         # Search constants; only those of a legal setting matter.
         s1, s2 = Signal.like(full, name="s1"), Signal.like(full, name="s2")
         unit1, unit2, length = (Signal(most_bits + 1, name=n) for n in ("unit1", "unit2", "length"))
-        low, middle, origin = (Signal(signed(most_bits + 2), name=n) for n in ("low", "middle", "origin"))
+        window, low, middle, r2_first = (
+            Signal(signed(most_bits + 2), name=n) for n in ("window", "low", "middle", "r2_first")
+        )
         m.d.comb += [
             s2.eq(full - registers.n_r2),
             s1.eq(full - grid_bits),
             unit1.eq(1 << s1),
             unit2.eq(1 << s2),
             length.eq(unit1 << registers.n_r1),
-            origin.eq(is_signed << self.config.adc_bits),
-            middle.eq((1 << full) >> 1),
-            low.eq((((registers.bias << registers.n_r1) << s1) & (2**most_bits - 1)) - (unit1 >> 1) - origin),
+            low.eq(window - (unit1 >> 1)),
+            middle.eq(Mux(is_signed, 0, (1 << full) >> 1)),
+            r2_first.eq(middle - (unit2 >> 1)),
         ]
+        with m.If(~is_signed):
+            m.d.comb += window.eq(((registers.bias << registers.n_r1) << s1)[:most_bits])
+        with m.Elif(registers.n_r1 != 0):
+            m.d.comb += window.eq(-(length >> 1))
         constants = self.constants
-        r2_first = middle - (unit2 >> 1) - origin
         m.d.sync += [
             constants.mode.eq(registers.mode),
             constants.signed.eq(is_signed),
-            constants.two_detections.eq(registers.bias != 0),
+            constants.two_detections.eq(is_signed | (registers.bias != 0)),
             constants.r1_is_point.eq(registers.n_r1 == 0),
             constants.first.eq(Mux(registers.mode == SearchMode.TWIN, low + length, r2_first)),
             constants.low.eq(low),
             constants.r1_first.eq(low + (length >> 1)),
             constants.r2_first.eq(r2_first),
             constants.r1_step.eq(length >> 1),
-            constants.r2_step.eq(middle),
+            constants.r2_step.eq((1 << full) >> 1),
             constants.r1_unit.eq(unit1),
             constants.r2_unit.eq(unit2),
             constants.scale.eq(s1),
@@ -104,18 +109,19 @@ class SearchSettings(wiring.Component):
         most_bits = self.config.adc_bits + self.pairs
         window_bits = Signal(signed(len(grid_bits) + 1))  # log2 of the number of window positions
         largest_bias = Signal(most_bits + 1)
-        legal, latched = Signal(), Signal()
+        bias_legal, legal, latched = Signal(), Signal(), Signal()
         grid_legal = (registers.n_r2 >= 1) & (grid_bits <= full)
         plain = (registers.n_r1 == 0) & (registers.bias == 0)
         m.d.comb += [
             window_bits.eq(grid_bits - registers.n_r1),
             largest_bias.eq(Mux(window_bits <= most_bits, (1 << window_bits[: len(registers.m)]) - 2, 0)),
+            bias_legal.eq(Mux(is_signed, registers.bias == 0, registers.bias <= largest_bias)),
         ]
         with m.Switch(registers.mode):
             for mode in self.modes:
                 with m.Case(mode):
                     if mode == SearchMode.TWIN:
-                        m.d.comb += legal.eq(grid_legal & (window_bits >= 1) & (registers.bias <= largest_bias))
+                        m.d.comb += legal.eq(grid_legal & (window_bits >= 1) & bias_legal)
                     elif mode == SearchMode.UNIFORM:
                         m.d.comb += legal.eq(grid_legal & plain)
                     else:

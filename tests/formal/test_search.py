@@ -121,7 +121,8 @@ class SearchSpec(wiring.Component):
         level, found, low, high, top, unit1, unit2 = (Signal(wide, name=n) for n in names)
         origin = Mux(registers.signed, 1 << self.config.adc_bits, 0)
         s1, s2 = Signal(range(bits + 1), name="s1"), Signal(range(bits + 1), name="s2")
-        in_r1 = Signal()
+        in_r1, two = Signal(), Signal()
+        middle, counted_low = Signal(wide), Signal(wide)
         m.d.comb += [
             Assume(registers.signed | (self.sample >= 0)),
             level.eq(self.sample + origin),
@@ -131,16 +132,19 @@ class SearchSpec(wiring.Component):
             s1.eq(s2 - registers.m),
             unit1.eq(1 << s1),
             unit2.eq(1 << s2),
-            low.eq((registers.bias << registers.n_r1) << s1),
+            low.eq(Mux(registers.signed, (middle - ((1 << registers.n_r1) >> 1)) << s1, counted_low)),
+            middle.eq((1 << (registers.n_r2 + registers.m)) >> 1),
+            counted_low.eq((registers.bias << registers.n_r1) << s1),
+            two.eq(registers.signed | (registers.bias != 0)),
             high.eq(low + (unit1 << registers.n_r1)),
             in_r1.eq(
                 (registers.mode == SearchMode.TWIN)
                 & (level < high - (unit1 >> 1))
-                & ((registers.bias == 0) | (level >= low - (unit1 >> 1)))
+                & (~two | (level >= low - (unit1 >> 1)))
             ),
         ]
         unit, begin, end = Mux(in_r1, unit1, unit2), Mux(in_r1, low, 0), Mux(in_r1, high, top)
-        detections = Mux(registers.mode == SearchMode.TWIN, 1 + (registers.bias != 0), 0)
+        detections = Mux(registers.mode == SearchMode.TWIN, 1 + two, 0)
         steps = Mux(in_r1, registers.n_r1, registers.n_r2) + (self.wrong == "operations")
         with m.If(finished):
             m.d.comb += [

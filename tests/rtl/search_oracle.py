@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -40,6 +41,8 @@ def every_search(adc_bits: int, pairs: bool) -> Iterator[SearchRegisters]:
     for signed in (False, True) if pairs else (False,):
         bits = adc_bits + signed
         for grid in every_legal_setting(bits):
+            if signed and grid.bias:
+                continue
             yield SearchRegisters(SearchMode[grid.mode.upper()], signed, grid)
         whole = AdcRegisters(mode="uniform", n_r2=bits)
         yield SearchRegisters(SearchMode.BOUNDED, signed, whole)
@@ -57,14 +60,30 @@ def samples(adc_bits: int, registers: SearchRegisters, ones: int) -> range:
 def search(registers: SearchRegisters, adc_bits: int, ones: int, sample: int) -> tuple[int, int, int]:
     """(value in Delta_R1, range flag, operations) of one sample, by doing every comparison."""
     if registers.mode in (SearchMode.UNIFORM, SearchMode.TWIN):
-        origin = (1 << adc_bits) if registers.signed else 0
-        flag, _, value, operations = oracle.convert(sample + origin, full_bits(adc_bits, registers), registers.grid)
-        return value - (origin >> scale(adc_bits, registers)), flag, operations
+        if registers.signed:
+            return _signed_grid(sample, adc_bits, registers)
+        flag, _, value, operations = oracle.convert(sample, adc_bits, registers.grid)
+        return value, flag, operations
     if registers.mode == SearchMode.BOUNDED:
         value, operations = _bounded(sample, -ones if registers.signed else 0, ones)
     else:
         value, operations = _outward(sample, ones)
     return value, 1, operations
+
+
+def _signed_grid(sample: int, adc_bits: int, registers: SearchRegisters) -> tuple[int, int, int]:
+    """Nearest point of the fine grid in a window around 0, else of the coarse grid, never above its last point."""
+    n_r1, n_r2, m = registers.grid.n_r1, registers.grid.n_r2, registers.grid.m
+    fine = scale(adc_bits, registers)
+
+    def nearest(step: int) -> int:
+        return math.floor(sample / 2**step + 0.5)
+
+    begin = -(2**n_r1 // 2)
+    if registers.mode == SearchMode.TWIN and begin <= nearest(fine) < begin + 2**n_r1:
+        return nearest(fine), 0, 2 + n_r1
+    value = min(nearest(fine + m), 2 ** (n_r2 - 1) - 1) * 2**m
+    return value, 1, n_r2 + (2 if registers.mode == SearchMode.TWIN else 0)
 
 
 def _bounded(sample: int, low: int, high: int) -> tuple[int, int]:

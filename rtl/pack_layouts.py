@@ -10,7 +10,7 @@ from amaranth.lib import data
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.registers import COUNTER_BITS
 from rtl import layouts
-from rtl.pair_layouts import ones_in_ou, search_threshold
+from rtl.pair_layouts import formed_ou, pack_lines, search_threshold
 
 #: Parts of the macro that walk their own groups of every pack, each with converters for `ou_cols` column pairs.
 HALVES = 2
@@ -59,11 +59,6 @@ def group_index(config: HardwareConfig) -> Shape:
 def pack_mask(config: HardwareConfig) -> Shape:
     """Segments of a pack that groups store."""
     return unsigned(config.grid_rows)
-
-
-def pack_rows(config: HardwareConfig) -> Shape:
-    """Word lines of a pack; bit = segment * ou_rows + row."""
-    return unsigned(config.grid_rows * config.ou_rows)
 
 
 def columns(config: HardwareConfig) -> Shape:
@@ -121,24 +116,29 @@ def window_row(config: HardwareConfig) -> data.ArrayLayout:
     return data.ArrayLayout(layouts.segment(config), config.grid_rows)
 
 
-def gathered_ou(config: HardwareConfig) -> data.StructLayout:
-    """An OU: the word lines that are on, how many, of which input bit, and the groups that convert it."""
+def slice_context(config: HardwareConfig) -> data.StructLayout:
+    """What a slice belongs to: input bit, segments of the pack, and the groups of a mask that convert its OUs."""
     group = group_index(config)
     return data.StructLayout(
         {
-            "rows": pack_rows(config),
-            "ones": ones_in_ou(config),
             "input_bit": unsigned(bits_for(config.input_bits - 1)),
+            "segments": pack_size(config),
             "first_group": group,
             "last_group": group,
         }
     )
 
 
+def gathered_ou(config: HardwareConfig) -> data.StructLayout:
+    """An OU: the word lines that are on, how many, and what its slice belongs to."""
+    formed = formed_ou(config).members
+    return data.StructLayout({"lines": formed["lines"], "ones": formed["ones"], **slice_context(config).members})
+
+
 def pair_sample(config: HardwareConfig) -> data.StructLayout:
     """A sample request: an OU column of a crossbar pair, and the word lines that are on."""
     members = layouts.ou_address(config).members
-    return data.StructLayout({"pair": members["pair"], "ou_col": members["ou_col"], "rows": pack_rows(config)})
+    return data.StructLayout({"pair": members["pair"], "ou_col": members["ou_col"], "lines": pack_lines(config)})
 
 
 def pair_values(config: HardwareConfig) -> data.ArrayLayout:
@@ -148,13 +148,11 @@ def pair_values(config: HardwareConfig) -> data.ArrayLayout:
 
 # ---- events -------------------------------------------------------------------------------------
 def walk_events(config: HardwareConfig) -> data.StructLayout:
-    """Strobes of a half's walk, and the size of the pack that they belong to.
+    """What a half does in a clock, in segments of the pack that it does it to, 0 if it does not.
 
-    latched : a slice of the pack was latched. looked : a mask was looked at. formed : an OU was formed.
+    latched : a slice is latched. looked : a mask of it is looked at. formed : an OU is formed.
     """
-    return data.StructLayout(
-        {"latched": unsigned(1), "looked": unsigned(1), "formed": unsigned(1), "segments": pack_size(config)}
-    )
+    return data.StructLayout({name: pack_size(config) for name in ("latched", "looked", "formed")})
 
 
 def conversion_events(config: HardwareConfig) -> data.StructLayout:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.prepared import streams
+from golden_model.pairs.gather import Activated, Formed, matmul, walk
+from golden_model.pairs.machine import build_clocks, window_clocks
 from golden_model.pairs.packs import Packing, pack_layer
+from golden_model.pairs.search import Search, bounded, outward
 from golden_model.registers import descriptor_fields
-from tests.rtl.macro_bench import random_weights
+from rtl.pack_layouts import HALVES, PAIR_COUNTERS
+from rtl.pair_layouts import SearchMode
+from rtl.pair_macro import PairMacro
+from sim.bench import clocks_until, fetch, put, simulate, stream_rule
+from tests.rtl.macro_bench import random_weights, slices_of
 from tests.strategies import make_layer
 
 
@@ -68,3 +77,216 @@ def layer_settings(packing: Packing, *, crossbar_base: int = 0, width_base: int 
         "crossbar_base": crossbar_base,
         "width_base": width_base,
     }
+
+
+# ---- the macro ----------------------------------------------------------------------------------
+@dataclass
+class Case:
+    """A layer and the windows (P, K) to run on it. mode : search of the lanes.
+
+    sample_stall, segment_stall : share of clocks in which the crossbar, or the source of segments, is not ready.
+    """
+
+    packing: Packing
+    windows: np.ndarray
+    mode: SearchMode = SearchMode.OUTWARD
+    crossbar_base: int = 0
+    width_base: int = 0
+    sample_stall: float = 0.0
+    segment_stall: float = 0.0
+    seed: int = 0
+
+    @property
+    def search(self) -> Search:
+        makers = {SearchMode.OUTWARD: outward, SearchMode.BOUNDED: bounded}
+        return makers[self.mode](self.packing.hardware)
+
+    def registers(self) -> dict[str, int]:
+        bits = self.packing.hardware.adc_bits + 1
+        return {"mode": self.mode.value, "signed": 1, "n_r1": 0, "n_r2": bits, "m": 0, "bias": 0}
+
+    def cells(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
+        """Cells of every OU column in use: two words of rows (positive, negative) per column; (pair, OU column)."""
+        found = {}
+        for pack in self.packing.packs:
+            for mask in pack.masks:
+                for group in mask.groups:
+                    columns = zip(group.positive, group.negative, strict=True)
+                    found[self.crossbar_base + group.pair, group.ou_col] = [(_word(p), _word(n)) for p, n in columns]
+        return found
+
+    def samples(self, half: int) -> list[list[tuple[int, int, int]]]:
+        """(pair, OU column, word of rows) of every activation of a half, by window."""
+        prepared, found = self.packing.prepared, []
+        never = np.zeros(prepared.outputs, dtype=np.int64)
+        for x, streamed in zip(*streams(prepared, self.windows), strict=True):
+            found.append([])
+            rows = 0
+            for bit in reversed(range(prepared.bits)):
+                for what in walk(self.packing, x, streamed[:, bit], never, half, bit):
+                    if isinstance(what, Formed):
+                        rows = _word(what.rows)
+                    elif isinstance(what, Activated):
+                        found[-1].append((self.crossbar_base + what.group.pair, what.group.ou_col, rows))
+        return found
+
+    def counters(self) -> list[dict[str, int]]:
+        """Event counters of every window, by the golden model."""
+        _, spent = matmul(self.packing, self.windows, self.search)
+        counted = {
+            "ou_activations": spent.ou_activations,
+            "conversions_r2": spent.pairs_converted,
+            "ad_operations": spent.operations[0],
+            "input_bits_streamed": spent.latched_segments,
+            "cycles": window_clocks(self.packing, self.windows, self.search),
+            "prefix_counts": spent.prefix_counts,
+            "prefix_rows": spent.prefix_rows,
+            "mask_bits_read": spent.mask_bits,
+        }
+        return [{name: int(values[w]) for name, values in counted.items()} for w in range(len(self.windows))]
+
+
+def _word(rows: np.ndarray) -> int:
+    return sum(int(on) << i for i, on in enumerate(rows))
+
+
+def behavioural_array(port, hardware: HardwareConfig, cells: dict, into: list, *, stall: float = 0.0, seed: int = 0):
+    """Background bench: the part of an ideal analog macro that a half samples from.
+
+    Answers c+ - c- >= t in the clock of the thresholds. into : (pair, OU column, word of rows) of every sample.
+    """
+
+    async def bench(ctx) -> None:
+        rng = random.Random(seed)
+        held = [0] * hardware.ou_cols
+        ctx.set(port.sample.ready, 1)
+        async for _, _, valid, ready, payload in ctx.tick().sample(
+            port.sample.valid, port.sample.ready, port.sample.payload
+        ):
+            if valid and ready:
+                rows = payload.lines.as_bits()
+                words = cells[payload.pair, payload.ou_col]
+                held = [(positive & rows).bit_count() - (negative & rows).bit_count() for positive, negative in words]
+                held += [0] * (hardware.ou_cols - len(held))
+                into.append((payload.pair, payload.ou_col, rows))
+            thresholds = ctx.get(port.thresholds)
+            ctx.set(port.comparators, sum((held[j] >= thresholds[j]) << j for j in range(hardware.ou_cols)))
+            ctx.set(port.sample.ready, int(rng.random() >= stall))
+
+    return bench
+
+
+@dataclass
+class Run:
+    """What the macro did: clocks of the layer's tables, and by window. samples : by half, as `Case.samples`."""
+
+    built: int = 0
+    clocks: list[int] = field(default_factory=list)
+    sums: list[list[int]] = field(default_factory=list)
+    counters: list[dict[str, int]] = field(default_factory=list)
+    samples: list[list[list]] = field(default_factory=lambda: [[], []])
+    overflow: int = 0
+    configuration_error: int = 0
+
+
+def run(case: Case, *, limit: int = 100_000, early: bool = False) -> Run:
+    """Build the layer, then run its windows back to back.
+
+    early : windows are started before their segments are there; otherwise `clocks` are those of `window_clocks`.
+    """
+    packing = case.packing
+    hardware, prepared = packing.hardware, packing.prepared
+    dut = PairMacro(hardware)
+    result = Run()
+    sampled: list[list] = [[], []]
+    rng = random.Random(case.seed)
+    x, streamed = streams(prepared, case.windows)
+    positions = streamed.astype(np.int64) @ (1 << np.arange(prepared.bits))
+
+    async def start(ctx) -> None:
+        ctx.set(dut.window_start, 1)
+        await ctx.tick()
+        ctx.set(dut.window_start, 0)
+
+    def read_sums(ctx) -> list[int]:
+        sums: list[int] = []
+        for column in range(prepared.widths.shape[1]):
+            put(ctx, dut.sums_address, column)
+            sums += fetch(ctx, dut.sums_data)
+        return sums[: prepared.outputs]
+
+    async def control(ctx) -> None:
+        put(ctx, dut.settings, layer_settings(packing, crossbar_base=case.crossbar_base, width_base=case.width_base))
+        put(ctx, dut.search, case.registers())
+        ctx.set(dut.counters_clear, 1)
+        for i, width in enumerate(prepared.widths.ravel()):
+            put(ctx, dut.width_write, {"enable": 1, "address": case.width_base + i, "data": int(width)})
+            await ctx.tick()
+        ctx.set(dut.width_write.enable, 0)
+        ctx.set(dut.counters_clear, 0)
+        await ctx.tick().repeat(2)
+        result.configuration_error = ctx.get(dut.configuration_error)
+        if result.configuration_error:
+            return
+        ctx.set(dut.layer_start, 1)
+        await ctx.tick()
+        ctx.set(dut.layer_start, 0)
+        result.built = await clocks_until(ctx, dut.layer_ready, limit=limit)
+        before = dict.fromkeys(PAIR_COUNTERS, 0)
+        for _ in case.windows:
+            while not early and ctx.get(dut.segments.ready):  # the window's segments are not all there
+                await ctx.tick()
+            await start(ctx)
+            if result.sums:
+                assert read_sums(ctx) == result.sums[-1], "the next window changed the sums of the one before"
+            result.clocks.append(await clocks_until(ctx, dut.window_done, limit=limit))
+            after = fetch(ctx, dut.counters)
+            result.counters.append({name: after[name] - before[name] for name in after})
+            before = after
+            result.sums.append(read_sums(ctx))
+            for half, found in zip(result.samples, sampled, strict=True):
+                half.append(list(found))
+                found.clear()
+        result.overflow = ctx.get(dut.overflow)
+
+    async def source(ctx) -> None:
+        for window, masks in zip(x, positions, strict=True):
+            for segment, mask in enumerate(masks):
+                while rng.random() < case.segment_stall:
+                    await ctx.tick()
+                slices = slices_of(hardware, window.ravel(), segment)
+                put(ctx, dut.segments.payload, {"slices": slices, "mask": int(mask)})
+                ctx.set(dut.segments.valid, 1)
+                await ctx.tick().until(dut.segments.ready)
+                ctx.set(dut.segments.valid, 0)
+
+    cells = case.cells()
+    background = [source]
+    for half, port in enumerate(dut.crossbar.halves):
+        seed = case.seed + half
+        background += [
+            behavioural_array(port, hardware, cells, sampled[half], stall=case.sample_stall, seed=seed),
+            stream_rule(port.sample, f"sample of half {half}"),
+        ]
+    simulate(dut, control, background=background, limit=limit)
+    return result
+
+
+def check(case: Case, *, timing: bool = True, early: bool = False) -> Run:
+    """Run a case; order of samples, sums, event counters and clocks of every window must equal the golden model."""
+    actual = run(case, early=early)
+    assert actual.built == build_clocks(case.packing)
+    for half in range(HALVES):
+        for window, (found, wanted) in enumerate(zip(actual.samples[half], case.samples(half), strict=True)):
+            assert found == wanted, f"half {half}, window {window}"
+    sums, _ = matmul(case.packing, case.windows, case.search)
+    assert actual.sums == sums[0].tolist()
+    expected = case.counters()
+    clocks = [counted["cycles"] for counted in expected]
+    if not timing:
+        for counted in (*actual.counters, *expected):
+            counted.pop("cycles")
+    assert actual.counters == expected
+    if timing and not early:
+        assert actual.clocks == clocks
+    return actual

@@ -23,10 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from golden_model.crossbar.prepared import check_activations, streams
+from golden_model.optional import numba_installed
 from golden_model.pairs.gather import Formed, Latched, walk
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
@@ -57,6 +59,7 @@ class _Half:
 
     walker : when it can go on. moved : when the last mask went on to step 2. free : earliest clock in which the next
     one can. formed : the last OU. sampled : the last two OUs for their last groups. converter : earliest next sample.
+    converting : clocks of all activations.
     """
 
     walker: int = 1
@@ -65,6 +68,7 @@ class _Half:
     formed: int = 0
     sampled: list[int] = field(default_factory=lambda: [0, 0])
     converter: int = 0
+    converting: int = 0
 
     def pack(self) -> None:
         self.walker += 1
@@ -83,6 +87,7 @@ class _Half:
         for clocks in activations:
             start = max(start, self.converter)
             self.converter = start + clocks
+            self.converting += clocks
         self.sampled = [self.sampled[1], start]
 
     @property
@@ -90,18 +95,35 @@ class _Half:
         return max(self.walker, self.moved + 1, self.converter)
 
 
-def window_clocks(packing: Packing, activations: np.ndarray, search: Search) -> np.ndarray:
-    """Clocks of windows (P, K) from their begin to `window_done`, int64 (P,); a search of differences."""
+class Clocks(NamedTuple):
+    """Clocks of windows, int64.
+
+    window : from the begin to `window_done`, (P,). converting : in which an activation of a half lasts, (P, halves).
+    """
+
+    window: np.ndarray
+    converting: np.ndarray
+
+
+def window_clocks(packing: Packing, activations: np.ndarray, search: Search, *, plain: bool = False) -> Clocks:
+    """Clocks of windows (P, K) with a search of differences. plain : plain Python even where numba is installed."""
+    if not search.signed:
+        raise ValueError(f"{search.name}: this machine converts the difference of a pair, not its two counts")
     x, streamed = streams(packing.prepared, check_activations(packing.prepared, activations))
-    clocks = [
-        max(_half_clocks(packing, one, mask, search, half) for half in range(packing.halves)) + CONVERT
-        for one, mask in zip(x, streamed, strict=True)
-    ]
-    return np.array(clocks, dtype=np.int64)
+    over, converting = np.zeros((2, len(x), packing.halves), dtype=np.int64)
+    if plain or not numba_installed():
+        for w, half in np.ndindex(over.shape):
+            over[w, half], converting[w, half] = _half_clocks(packing, x[w], streamed[w], search, half)
+    else:
+        from golden_model.pairs import machine_compiled
+
+        positions = streamed.astype(np.int64) @ (1 << np.arange(packing.prepared.bits))
+        machine_compiled.half_clocks(packing, x.reshape(len(x), -1), positions, search, over, converting)
+    return Clocks(over.max(axis=1) + CONVERT, converting)
 
 
-def _half_clocks(packing: Packing, x: np.ndarray, streamed: np.ndarray, search: Search, half: int) -> int:
-    """Clock in which a half has nothing left to do."""
+def _half_clocks(packing: Packing, x: np.ndarray, streamed: np.ndarray, search: Search, half: int) -> tuple[int, int]:
+    """Clock in which a half has nothing left to do, and clocks of all its activations."""
     shortest = max(1, packing.hardware.sample_interval)
     everything = np.zeros(packing.prepared.outputs, dtype=np.int64)
     state = _Half()
@@ -125,4 +147,4 @@ def _half_clocks(packing: Packing, x: np.ndarray, streamed: np.ndarray, search: 
                 state.mask()
                 for activations in ous.get((index, mask), []):
                     state.ou(activations)
-    return state.over
+    return state.over, state.converting

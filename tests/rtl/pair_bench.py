@@ -62,6 +62,8 @@ def random_layer(seed: int, hardware: HardwareConfig, *, windows: int = 3) -> tu
     values = numbers.integers(0, 1 << bits, (windows, k)) * (numbers.random((windows, k)) < density)
     if rng.random() < 0.2:
         values[:] = (1 << bits) - 1
+    if rng.random() < 0.5:  # segments that stream different bits
+        values >>= numbers.integers(0, bits + 1, shape[0]).repeat(hardware.ou_rows)[:k]
     return pack_layer(layer, hardware), layer, values.astype(np.uint8)
 
 
@@ -138,7 +140,7 @@ class Case:
             "conversions_r2": spent.pairs_converted,
             "ad_operations": spent.operations[0],
             "input_bits_streamed": spent.latched_segments,
-            "cycles": window_clocks(self.packing, self.windows, self.search),
+            "cycles": window_clocks(self.packing, self.windows, self.search, plain=True).window,
             "prefix_counts": spent.prefix_counts,
             "prefix_rows": spent.prefix_rows,
             "mask_bits_read": spent.mask_bits,

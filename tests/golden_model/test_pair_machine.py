@@ -1,0 +1,81 @@
+"""Clocks of the pair machine: the definition, and the compiled loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from golden_model.config import TINY
+from golden_model.optional import numba_installed
+from golden_model.pairs.machine import CONVERT, build_clocks, window_clocks
+from golden_model.pairs.packs import pack_layer
+from golden_model.pairs.search import bounded, counts_search, outward
+from golden_model.trq import AdcRegisters
+from tests.golden_model.test_pairs import cases
+from tests.strategies import make_layer
+
+
+@pytest.mark.skipif(not numba_installed(), reason="needs numba")
+@given(cases())
+@settings(max_examples=60, deadline=None)
+def test_the_compiled_loop_keeps_the_same_time(case):
+    packing, _, windows = case
+    for search in (outward(packing.hardware), bounded(packing.hardware)):
+        plain = window_clocks(packing, windows, search, plain=True)
+        for found, wanted in zip(window_clocks(packing, windows, search), plain, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
+@given(cases())
+@settings(max_examples=60, deadline=None)
+def test_a_window_lasts_at_least_as_long_as_the_activations_of_its_slower_half(case):
+    packing, _, windows = case
+    search = outward(packing.hardware)
+    clocks = window_clocks(packing, windows, search)
+    assert (clocks.window >= clocks.converting.max(axis=1) + CONVERT).all()
+
+
+def _case(weights, windows, **fields):
+    """A fully connected layer on TINY, changed by `fields`, and its windows."""
+    hardware = replace(TINY, **fields)
+    weights = np.asarray(weights)
+    layer = make_layer(
+        np.random.default_rng(0), hardware, kind="linear", channels=weights.shape[0], height=1, width=1,
+        outputs=weights.shape[1], weights=weights,
+    )  # fmt: skip
+    return pack_layer(layer, hardware), np.array(windows, dtype=np.uint8)
+
+
+def test_clocks_of_one_unit_are_those_of_its_way_through_the_machine():
+    # One row, one group. Bits 3, 2 and 1 are streamed and empty: a pack and a mask each, clocks 1 to 6. Bit 0: pack in
+    # clock 7, mask taken in 8, on to step 2 in 9, OU formed in 10, sampled in 11; d = 1 = k takes one decision.
+    packing, windows = _case([[1]], [[1]])
+    assert window_clocks(packing, windows, outward(packing.hardware)).window[0] == 12 + CONVERT
+
+
+def test_a_window_of_zeros_takes_two_clocks_a_bit():
+    # Last pack in clock 7, its mask taken in 8, on to step 2 in 9, where it is seen to be empty.
+    packing, windows = _case([[1]], [[0]])
+    clocks = window_clocks(packing, windows, outward(packing.hardware))
+    assert clocks.window[0] == 10 + CONVERT
+    assert clocks.converting.sum() == 0
+
+
+def test_samples_keep_their_interval():
+    packing, windows = _case([[1]], [[15]], sample_interval=7)
+    assert window_clocks(packing, windows, outward(packing.hardware)).converting.sum() == 4 * 7
+
+
+def test_tables_of_one_block_take_what_the_docstring_says():
+    packing, _ = _case([[1]], [[1]])
+    assert build_clocks(packing) == 1 + (1 + 1) + (1 + 2) + 1
+
+
+def test_a_search_of_both_counts_is_refused():
+    packing, windows = _case([[1]], [[1]])
+    search = counts_search("two", AdcRegisters(mode="bounded", n_r2=TINY.adc_bits), TINY)
+    with pytest.raises(ValueError, match="two: this machine converts the difference of a pair, not its two counts"):
+        window_clocks(packing, windows, search)

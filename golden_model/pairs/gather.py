@@ -21,8 +21,11 @@ Clocks, by `MODES`, of the conversions of one window:
 * "lanes 2", "lanes 4": every lane has so many sample-and-hold places, one of which converts. An activation starts when
   all lanes that it uses have a free place, and max(1, sample_interval) clocks after the one before; each lane converts
   what it holds in order. (Lock step with two places is what double-buffered sampling has anyway.)
-* Halves wait for each other at the end of a window, with early stop at the end of each input bit, where decisions are
-  made: these take block columns + `CHECK` clocks after every bit but the last, as long as an output is left.
+* With early stop a half decides after every input bit but the last, if an output of its own was left: it waits until
+  its conversions have ended, and `CHECK` clocks more (a step of its own in lock step). A block column is checked as
+  soon as its last conversion has ended, so only the last check is seen. Halves decide alone: all groups of a block
+  column must be in one half ("one" or "columns" of packs.py).
+* Halves wait for each other at the end of a window only.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from golden_model.pairs.search import Search
 #: Ways to keep time; the lanes of the last ones have as many sample-and-hold places as `SLOTS`, powers of two, say.
 MODES = ("lock step", "halves", "lanes 2", "lanes 4")
 SLOTS = (2, 4)
-#: Clocks of a decision of early stop beside one per block column.
+#: Clocks from the last conversion of an input bit to the decision of early stop.
 CHECK = 2
 
 _CHUNK_BYTES = 32 << 20
@@ -75,22 +78,35 @@ class Activated(NamedTuple):
     negative: np.ndarray
 
 
+class Decided(NamedTuple):
+    """A half decides which of its outputs stop."""
+
+
 def walk(
-    packing: Packing, x: np.ndarray, streamed: np.ndarray, last_bit: np.ndarray, half: int, bit: int
-) -> Iterator[Latched | Formed | Activated]:
+    packing: Packing,
+    x: np.ndarray,
+    streamed: np.ndarray,
+    last_bit: np.ndarray,
+    half: int,
+    bit: int,
+    *,
+    stopping: bool = False,
+) -> Iterator[Latched | Formed | Activated | Decided]:
     """What a half does for one input bit of one window, in order.
 
     x : (segments, ou_rows) unsigned, what is streamed. streamed : bool (segments,), whether this bit is.
-    last_bit : (N,), lowest bit for which an output is converted.
+    last_bit : (N,), lowest bit for which an output is converted. stopping : whether outputs can stop.
     """
+    left = False
     for index, pack in enumerate(packing.packs):
         inside = slice(pack.first, pack.first + pack.segments)
-        if not streamed[inside].any():
-            continue
         found = [
             [group for group in mask.groups if group.half == half and (last_bit[group.columns] <= bit).any()]
             for mask in pack.masks
         ]
+        left |= any(found)
+        if not streamed[inside].any():
+            continue
         masks = tuple(i for i, groups in enumerate(found) if groups)
         if not masks:
             continue
@@ -107,6 +123,8 @@ def walk(
                     live = last_bit[group.columns] <= bit
                     counts = ((cells & rows).sum(axis=1) for cells in (group.positive, group.negative))
                     yield Activated(group, k, live, *counts)
+    if stopping and bit and left:
+        yield Decided()
 
 
 class _Lanes:
@@ -126,13 +144,16 @@ class _Lanes:
     def wait(self) -> None:
         self.next += 1
 
+    def decide(self) -> None:
+        self.next = self.elapsed + CHECK
+
     @property
     def elapsed(self) -> int:
         return max(self.next, int(self.ends.max(initial=0)))
 
 
 class _Clocks:
-    """Clocks of one setting between two meetings of the halves."""
+    """Clocks of one window under one setting."""
 
     def __init__(self, halves: int, lanes: int, shortest: int) -> None:
         self.shortest = shortest
@@ -148,6 +169,11 @@ class _Clocks:
         self.paces[half].append(1)
         for lanes in self.lanes[half]:
             lanes.wait()
+
+    def decide(self, half: int) -> None:
+        self.paces[half].append(CHECK)
+        for lanes in self.lanes[half]:
+            lanes.decide()
 
     @property
     def elapsed(self) -> list[int]:
@@ -204,7 +230,7 @@ def _window(
     streamed: np.ndarray,
     last_bit: np.ndarray,
     searches: Sequence[Search],
-    meet_each_bit: bool,
+    stopping: bool,
     made: Spent,
     w: int,
     sums: np.ndarray,
@@ -212,20 +238,15 @@ def _window(
     """One window: fill place w of `made`, add to sums (settings, N)."""
     hardware = packing.hardware
     shortest = max(1, hardware.sample_interval)
-    bits = packing.prepared.bits
-
-    def fresh() -> list[_Clocks]:
-        return [_Clocks(packing.halves, search.conversions * hardware.ou_cols, shortest) for search in searches]
-
-    clocks = fresh()
-    for bit in reversed(range(bits)):
+    clocks = [_Clocks(packing.halves, search.conversions * hardware.ou_cols, shortest) for search in searches]
+    for bit in reversed(range(packing.prepared.bits)):
         for half in range(packing.halves):
-            idle = False
-            for what in walk(packing, x, streamed[:, bit], last_bit, half, bit):
+            idle = False  # whether a pack was latched of which nothing has been formed
+            for what in walk(packing, x, streamed[:, bit], last_bit, half, bit, stopping=stopping):
+                if isinstance(what, Latched | Decided) and idle:
+                    for one in clocks:
+                        one.wait(half)
                 if isinstance(what, Latched):
-                    if idle:
-                        for one in clocks:
-                            one.wait(half)
                     idle = True
                     segments = packing.packs[what.pack].segments
                     made.latched_segments[w] += segments
@@ -234,6 +255,10 @@ def _window(
                     idle = False
                     made.prefix_counts[w] += 1
                     made.prefix_rows[w] += len(what.rows)
+                elif isinstance(what, Decided):
+                    idle = False
+                    for one in clocks:
+                        one.decide(half)
                 else:
                     group, k, live, positive, negative = what
                     made.ou_activations[w] += 1
@@ -250,15 +275,13 @@ def _window(
             if idle:
                 for one in clocks:
                     one.wait(half)
-        if meet_each_bit or not bit:
-            for s, one in enumerate(clocks):
-                made.clocks[s, :, w] += one.elapsed
-            clocks = fresh()
-        if meet_each_bit and bit and (last_bit <= bit).any():
-            made.clocks[:, :, w] += packing.prepared.widths.shape[1] + CHECK
+    for s, one in enumerate(clocks):
+        made.clocks[s, :, w] = one.elapsed
 
 
 def _checked(packing: Packing, searches: Search | Sequence[Search], stops: Stops | None) -> list[Search]:
+    if stops is not None and packing.split not in ("one", "columns"):
+        raise ValueError(f"early stop needs split 'one' or 'columns', got {packing.split!r}")
     found = [searches] if isinstance(searches, Search) else list(searches)
     for search in found:
         if search.ou_rows != packing.hardware.ou_rows:

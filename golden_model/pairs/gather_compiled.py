@@ -21,7 +21,7 @@ class Flat:
     """Packs, masks, groups and columns one after the other; first_x[i]..first_x[i + 1] are those of the i-th owner.
 
     mask_words : uint64 (masks, W), positive, negative : (columns, W); row r of a pack is bit r % 64 of word r // 64.
-    longest : most activations and waits of a half in one window, of one input bit.
+    longest : most steps of a half in one window, of one input bit.
     """
 
     segments: np.ndarray
@@ -62,7 +62,7 @@ def _flatten(packing: Packing) -> Flat:
     for group, at in zip(groups, first_column[:-1], strict=True):
         positive[at : at + len(group.columns)] = _words(group.positive, size)
         negative[at : at + len(group.columns)] = _words(group.negative, size)
-    longest = sum(1 + sum(len(m.groups) * int(m.segments.sum()) for m in pack.masks) for pack in packing.packs)
+    longest = 1 + sum(1 + sum(len(m.groups) * int(m.segments.sum()) for m in pack.masks) for pack in packing.packs)
     return Flat(
         np.array([pack.segments for pack in packing.packs]),
         np.array([pack.first for pack in packing.packs]),
@@ -128,7 +128,7 @@ def _activate(lanes, count, spent, turn, ends, slots, shortest, following):
 
 @_njit
 def _spend(
-    x, positions, last_bit, stopping, bits, ou_rows, ou_cols, halves, block_cols, shortest,
+    x, positions, last_bit, stopping, bits, ou_rows, ou_cols, halves, shortest,
     segments, first_segment, first_mask, mask_words, first_group, group_half, first_column, output, positive, negative,
     longest, tables, signed, slots, check,
     ou_activations, pairs_converted, stopped, prefix_counts, prefix_rows, latched_segments, mask_bits, operations,
@@ -161,16 +161,16 @@ def _spend(
             streamed[p] = 0
             for r in range(segments[p]):
                 streamed[p] |= positions[w, first_segment[p] + r]
-        window_last = np.int64(bits)
         for g in range(len(group_half)):
             group_last[g] = bits
             for c in range(first_column[g], first_column[g + 1]):
                 group_last[g] = min(group_last[g], last_bit[w, output[c]])
-        for n in range(last_bit.shape[1]):
-            window_last = min(window_last, last_bit[w, n])
         for i in range(bits - 1, -1, -1):
             for half in range(halves):
+                decides = False
                 for p in range(packs):
+                    for g in range(first_group[first_mask[p]], first_group[first_mask[p + 1]]):
+                        decides |= group_half[g] == half and group_last[g] <= i
                     if not (streamed[p] >> i) & 1:
                         continue
                     looked = np.int64(0)
@@ -248,29 +248,32 @@ def _spend(
                             for q in range(modes):
                                 following[s, half, q] += 1
                         steps[half] += 1
-            if stopping or i == 0:
-                longer = np.int64(0)
+                if stopping and i and decides:
+                    for s in range(settings):
+                        paces[s, half, steps[half]] = check
+                        own[s, half] += check
+                        for q in range(modes):
+                            following[s, half, q] = max(following[s, half, q], ends[s, half, q].max()) + check
+                    steps[half] += 1
+        longer = np.int64(0)
+        for half in range(halves):
+            longer = max(longer, steps[half])
+        for s in range(settings):
+            for j in range(longer):
+                pace = np.int64(0)
                 for half in range(halves):
-                    longer = max(longer, steps[half])
-                for s in range(settings):
-                    for j in range(longer):
-                        pace = np.int64(0)
-                        for half in range(halves):
-                            if j < steps[half]:
-                                pace = max(pace, paces[s, half, j])
-                        clocks[s, 0, w] += pace
-                    clocks[s, 1, w] += own[s].max()
-                    for q in range(modes):
-                        elapsed = np.int64(0)
-                        for half in range(halves):
-                            elapsed = max(elapsed, following[s, half, q], ends[s, half, q].max())
-                        clocks[s, 2 + q, w] += elapsed
-                own[:] = 0
-                steps[:] = 0
-                ends[:] = 0
-                following[:] = 0
-            if stopping and i and window_last <= i:
-                clocks[:, :, w] += block_cols + check
+                    if j < steps[half]:
+                        pace = max(pace, paces[s, half, j])
+                clocks[s, 0, w] += pace
+            clocks[s, 1, w] = own[s].max()
+            for q in range(modes):
+                for half in range(halves):
+                    elapsed = max(following[s, half, q], ends[s, half, q].max())
+                    clocks[s, 2 + q, w] = max(clocks[s, 2 + q, w], elapsed)
+        own[:] = 0
+        steps[:] = 0
+        ends[:] = 0
+        following[:] = 0
 
 
 def spend(
@@ -296,7 +299,7 @@ def spend(
     last = np.zeros((len(x), prepared.outputs), dtype=np.int64) if last_bit is None else last_bit
     _spend(
         np.ascontiguousarray(x), np.ascontiguousarray(positions), np.ascontiguousarray(last), last_bit is not None,
-        prepared.bits, hardware.ou_rows, hardware.ou_cols, packing.halves, prepared.widths.shape[1],
+        prepared.bits, hardware.ou_rows, hardware.ou_cols, packing.halves,
         max(1, hardware.sample_interval), flat.segments, flat.first_segment, flat.first_mask, flat.mask_words,
         flat.first_group, flat.half, flat.first_column, flat.output, flat.positive, flat.negative, flat.longest,
         tables, signed, np.array(slots, dtype=np.int64), check,

@@ -8,11 +8,13 @@ One pass over the images serves all configurations; what they share is computed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
+from golden_model import trq
 from golden_model.config import HardwareConfig
 from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
@@ -22,7 +24,7 @@ from golden_model.pairs.gather import MODES, Spent, spend
 from golden_model.pairs.packs import Packing, Split, pack_layer
 from golden_model.pairs.plumbing import Keeps
 from golden_model.pairs.run import PairRunner, Step
-from golden_model.pairs.search import Search
+from golden_model.pairs.search import Search, differences, entropy
 from golden_model.registers import COUNTER_NAMES
 
 #: Events beside the counters; what each is: docs/pair-machine.md.
@@ -47,6 +49,8 @@ EXTRA_NAMES = (
 #: What is stored beside cells and the tables that every machine has.
 STORED_NAMES = ("masks", "bounds", "trees", "windows", "lines", "latches", "sums")
 
+Name = TypeVar("Name", bound=Hashable)
+
 _IMAGES = 4  # images that are computed at a time
 
 
@@ -63,7 +67,7 @@ class Switches:
     """
 
     search: Search | Mapping[str, Search]
-    split: Split = "groups"
+    split: Split = "columns"
     even_packs: bool = False
     stop: EarlyStop | None = None
     clocks: str = "lock step"
@@ -98,7 +102,7 @@ class Measured:
     events : float64 (stages, counters), clocks as `switches` say. clocks : by `gather.MODES`, (stages,) each.
     extra : by `EXTRA_NAMES`, (stages,). stored_bits : by `STORED_NAMES`, (stages,). pair_segments : OU places that are
     taken in every crossbar pair, int64 (pairs,), by stage. weight_cells : (stages,). counts : column pairs, of all
-    images, by [k, c+, c-], (ou_rows + 1,) * 3, by stage. converters : of a macro.
+    images, by [k, c+, c-], (ou_rows + 1,) * 3, by stage. images : how many. converters : of a macro.
     """
 
     switches: Switches
@@ -110,6 +114,7 @@ class Measured:
     pair_segments: tuple[np.ndarray, ...]
     weight_cells: np.ndarray
     counts: tuple[np.ndarray, ...]
+    images: int
     converters: int
 
     def total(self, counter: str) -> float:
@@ -120,6 +125,16 @@ class Measured:
     def pairs(self) -> np.ndarray:
         """Crossbar pairs of every stage, int64."""
         return np.array([len(one) for one in self.pair_segments], dtype=np.int64)
+
+    @property
+    def column_pairs(self) -> float:
+        """Column pairs that are converted."""
+        return sum(int(counts.sum()) for counts in self.counts) / self.images
+
+    @property
+    def entropy(self) -> float:
+        """Bits of what is found in all column pairs, k known: no search takes fewer operations."""
+        return sum(entropy(differences(counts)) for counts in self.counts) / self.images
 
     def network_clocks(self, mode: str | None = None) -> float:
         """Clocks of an image on one macro, from start to done."""
@@ -152,23 +167,29 @@ class _Pass:
 def measure(
     graph: Graph,
     images: np.ndarray,
-    configurations: Mapping[str, Switches],
+    configurations: Mapping[Name, Switches],
     *,
     ones: int | None = None,
     progress: Progress | None = None,
-) -> dict[str, Measured]:
+) -> dict[Name, Measured]:
     """What an image of uint8 (B, C, H, W) costs on average in several configurations.
 
     The graph itself runs with the converters that it has, which must be lossless; its dynamic precision applies.
     ones : most ones of an activation (few_ones.py), None for any value.
 
-    Raises ValueError for no image, a search of another machine, or early stop with a lossy search.
+    configurations : by any name.
+
+    Raises ValueError for no image, converters of the graph that are not lossless, a search of another machine, or early
+    stop with a lossy search or a split that it does not allow.
     """
     if not len(images):
         raise ValueError("measure: at least one image is needed")
+    for layer in graph.layers:
+        if not trq.lossless(layer.registers, graph.hardware, layer.min_count):
+            raise ValueError(f"layer {layer.name}: its converters must be lossless, got {layer.registers}")
     hardware = graph.hardware
     place = {node.name: i for i, node in enumerate(graph.crossbars)}
-    sharing: dict[_Pass, list[str]] = {}
+    sharing: dict[_Pass, list[Name]] = {}
     for name, switches in configurations.items():
         sharing.setdefault(_Pass.of(switches), []).append(name)
     packings = {
@@ -291,5 +312,6 @@ def _measured(
         pair_segments=tuple(segments),
         weight_cells=cells,
         counts=tuple(totals.counts),
+        images=images,
         converters=switches.converters(hardware),
     )

@@ -7,8 +7,8 @@ are masked. Groups of a pack whose masks are equal share operation units (OUs): 
 
     input bit (highest first), pack, mask (in order of first appearance), OU, group (block column, then plane)
 
-and every half of the machine walks its own groups in this order. Within a pack the groups of a half fill one crossbar
-pair after the other, in the order (block column, plane).
+and every half of the machine walks its own groups in this order. The groups of a half fill one crossbar pair after the
+other, in the order (pack, block column, plane): packs may share a pair, whose word lines then carry one pack at a time.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from golden_model.crossbar import mapping
 from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.prepared import Prepared, prepare_layer
 
-#: How groups are shared out to halves: one half does all; whole packs in turn; or the groups of every pack.
-Split = Literal["one", "packs", "groups"]
+#: How groups are shared out to halves: one half does all; whole packs in turn; whole block columns; or the groups of
+#: every pack.
+Split = Literal["one", "packs", "columns", "groups"]
+#: A column group of a pack: block column and plane.
+Key = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,19 +74,23 @@ class Pack:
 class Packing:
     """A layer in packs; make it with `pack_layer`.
 
-    halves : 1 or 2. pair_segments : int64 (pairs,), OU places of every crossbar pair that groups take, masked ones
-    included.
+    split : as for `pack_layer`. pair_segments : int64 (pairs,), OU places that groups take in every crossbar pair,
+    those of masked rows included.
     """
 
     prepared: Prepared
     packs: tuple[Pack, ...]
-    halves: int
+    split: Split
     pair_segments: np.ndarray
     tables: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def hardware(self) -> HardwareConfig:
         return self.prepared.hardware
+
+    @property
+    def halves(self) -> int:
+        return 1 if self.split == "one" else 2
 
     @property
     def pairs(self) -> int:
@@ -121,56 +128,96 @@ def pack_segments(segments: int, hardware: HardwareConfig, *, even: bool = False
     return [segments // count + (s < segments % count) for s in range(count)]
 
 
-def pack_layer(layer: Layer, hardware: HardwareConfig, split: Split = "groups", *, even: bool = False) -> Packing:
+def pack_layer(layer: Layer, hardware: HardwareConfig, split: Split = "columns", *, even: bool = False) -> Packing:
     """Packs, masks and groups of a layer, and where they lie.
 
-    split : "one" gives all groups to one half. "packs" gives packs in turn to two halves. "groups" shares out the
-    groups of every pack: in the order of the walk, each goes to the half whose groups of this pack have fewer unmasked
-    segments so far, to half 0 if both have as many. even : as for `pack_segments`.
+    split : "one" gives all groups to one half. "packs" gives packs in turn to two halves. "columns" gives every block
+    column, in order, to the half whose columns have fewer unmasked segments so far, over all planes and packs, to half
+    0 if both have as many; "groups" does so with the groups of every pack, in the order of the walk. even : as for
+    `pack_segments`.
     """
-    if split not in ("one", "packs", "groups"):
-        raise ValueError(f"split must be 'one', 'packs' or 'groups', got {split!r}")
+    if split not in ("one", "packs", "columns", "groups"):
+        raise ValueError(f"split must be 'one', 'packs', 'columns' or 'groups', got {split!r}")
     prepared = prepare_layer(layer, hardware)
+    outlines = _outlines(prepared.widths, pack_segments(len(prepared.widths), hardware, even=even), split)
+    places, pair_segments = _places(outlines, hardware)
     stored = mapping.planes(layer.weights, hardware)
-    packs: list[Pack] = []
-    taken: list[int] = []  # OU places of every pair
-    first = 0
-    for index, size in enumerate(pack_segments(len(prepared.widths), hardware, even=even)):
-        widths = prepared.widths[first : first + size]
-        keys = [(c, b) for c in range(widths.shape[1]) for b in range(int(widths[:, c].max()))]
-        masks: dict[bytes, list[tuple[int, int]]] = {}
-        for c, b in keys:
-            masks.setdefault((widths[:, c] > b).tobytes(), []).append((c, b))
-        halves = _halves(masks, index, split)
-        places: dict[tuple[int, int], tuple[int, int]] = {}
-        for half in range(2):
-            mine = [key for key in keys if halves[key] == half]
-            for place, key in enumerate(mine):
-                places[key] = len(taken) + place // hardware.grid_cols, place % hardware.grid_cols
-            taken += [
-                size * min(hardware.grid_cols, len(mine) - begin) for begin in range(0, len(mine), hardware.grid_cols)
-            ]
-        made = []
-        for name, members in masks.items():
-            groups = []
-            for c, b in members:
-                columns = np.arange(c * hardware.ou_cols, min((c + 1) * hardware.ou_cols, layer.outputs))
-                cells = stored[first : first + size, b][:, :, :, columns]  # (size, 2, rows, c)
-                positive, negative = cells.transpose(1, 3, 0, 2).reshape(2, len(columns), -1)
-                groups.append(Group(c, b, halves[c, b], *places[c, b], columns, positive, negative))
-            made.append(Mask(np.frombuffer(name, dtype=bool), tuple(groups)))
-        packs.append(Pack(first, size, tuple(made)))
+
+    def group(pack: int, key: Key) -> Group:
+        (c, b), one = key, outlines[pack]
+        columns = np.arange(c * hardware.ou_cols, min((c + 1) * hardware.ou_cols, layer.outputs))
+        cells = stored[one.first : one.first + one.segments, b][..., columns]  # (segments, 2, ou_rows, c)
+        positive, negative = cells.transpose(1, 3, 0, 2).reshape(2, len(columns), -1)
+        return Group(c, b, one.halves[key], *places[pack, key], columns, positive, negative)
+
+    packs = tuple(
+        Pack(
+            one.first,
+            one.segments,
+            tuple(
+                Mask(np.frombuffer(mask, dtype=bool), tuple(group(p, key) for key in members))
+                for mask, members in one.masks.items()
+            ),
+        )
+        for p, one in enumerate(outlines)
+    )
+    return Packing(prepared, packs, split, pair_segments)
+
+
+@dataclass(frozen=True)
+class _Outline:
+    """A pack before its cells: groups by their mask (bool bytes), in order, and the half of each."""
+
+    first: int
+    segments: int
+    masks: dict[bytes, list[Key]]
+    halves: dict[Key, int]
+
+
+def _outlines(widths: np.ndarray, sizes: list[int], split: Split) -> list[_Outline]:
+    columns = _shared_out(widths.sum(axis=0).tolist())
+    found, first = [], 0
+    for index, size in enumerate(sizes):
+        inside = widths[first : first + size]
+        masks: dict[bytes, list[Key]] = {}
+        for c in range(widths.shape[1]):
+            for b in range(int(inside[:, c].max())):
+                masks.setdefault((inside[:, c] > b).tobytes(), []).append((c, b))
+        walked = [key for members in masks.values() for key in members]
+        stored = [sum(mask) for mask, members in masks.items() for _ in members]
+        halves = {
+            "one": [0] * len(walked),
+            "packs": [index % 2] * len(walked),
+            "columns": [columns[c] for c, _ in walked],
+            "groups": _shared_out(stored),
+        }[split]
+        found.append(_Outline(first, size, masks, dict(zip(walked, halves, strict=True))))
         first += size
-    return Packing(prepared, tuple(packs), 1 if split == "one" else 2, np.array(taken, dtype=np.int64))
+    return found
 
 
-def _halves(masks: dict[bytes, list[tuple[int, int]]], pack: int, split: Split) -> dict[tuple[int, int], int]:
-    """The half of every group (block column, plane) of a pack."""
-    halves: dict[tuple[int, int], int] = {}
-    load = [0, 0]
-    for name, members in masks.items():
-        for key in members:
-            half = {"one": 0, "packs": pack % 2, "groups": int(load[1] < load[0])}[split]
-            halves[key] = half
-            load[half] += sum(name)
+def _places(
+    outlines: list[_Outline], hardware: HardwareConfig
+) -> tuple[dict[tuple[int, Key], tuple[int, int]], np.ndarray]:
+    """(pair, OU column) of every (pack, group), and the OU places that are taken in every pair."""
+    places: dict[tuple[int, Key], tuple[int, int]] = {}
+    taken: list[int] = []
+    for half in range(2):
+        mine = [(p, key) for p, one in enumerate(outlines) for key in sorted(one.halves) if one.halves[key] == half]
+        first = len(taken)
+        taken += [0] * -(-len(mine) // hardware.grid_cols)
+        for index, (p, key) in enumerate(mine):
+            pair, column = divmod(index, hardware.grid_cols)
+            places[p, key] = first + pair, column
+            taken[first + pair] += outlines[p].segments
+    return places, np.array(taken, dtype=np.int64)
+
+
+def _shared_out(sizes: list[int]) -> list[int]:
+    """The half of everything: in order, the one that has less so far, half 0 if both have as much."""
+    load, halves = [0, 0], []
+    for size in sizes:
+        half = int(load[1] < load[0])
+        load[half] += size
+        halves.append(half)
     return halves

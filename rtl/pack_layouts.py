@@ -80,7 +80,7 @@ def mask_entry(config: HardwareConfig) -> data.StructLayout:
 
 
 def group_entry(config: HardwareConfig) -> data.StructLayout:
-    """A column group and its place."""
+    """A column group and its place; `pair` counts from the first pair of its half."""
     members = layouts.listed_ou(config).members
     return data.StructLayout({name: members[name] for name in ("block_col", "plane", "pair", "ou_col")})
 

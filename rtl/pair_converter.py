@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
 
 from rtl import layouts, pair_layouts
 from rtl import pack_layouts as packs
 from rtl.block import Block, In, Out, Stream
+from rtl.decode_shift_add import needed_bits
 from rtl.pair_interfaces import HalfConversionPort
-from rtl.saturate import saturate
 from rtl.search_control import SearchControl
 from rtl.search_lane import SearchLane
 
@@ -31,9 +33,9 @@ class PairConverter(Block):
     Members
     -------
     settings : layer descriptor, stable while a window runs. constants : from `SearchSettings`.
+    first_pair : from the pack builder.
     writes : to the half's tables; groups are kept here.
     start : strobe, begins a window. bank : which partial sums it adds up; the other ones are read.
-    clear : strobe, all partial sums are 0; not during a window.
     ous : from the walker. port : to the analog macro.
     idle : no OU is held, and none is converting behind this clock.
     sums_address, sums_data : partial sums of a block column, combinational.
@@ -43,10 +45,10 @@ class PairConverter(Block):
 
     settings: In(layouts.layer_settings)
     constants: In(lambda config: pair_layouts.search_constants(config, True))
+    first_pair: In(layouts.pair_index)
     writes: In(packs.table_writes)
     start: In(1)
     bank: In(1)
-    clear: In(1)
     ous: In(Stream(packs.gathered_ou))
     port: Out(HalfConversionPort)
     idle: Out(1)
@@ -96,7 +98,7 @@ class PairConverter(Block):
             write.data.eq(self.writes.groups.data),
             read.addr.eq(Mux(take, next_ou.first_group, group + activation)),
             sample.valid.eq(held & slot_over),
-            sample.payload.pair.eq(place.pair),
+            sample.payload.pair.eq(self.first_pair + place.pair),
             sample.payload.ou_col.eq(place.ou_col),
             sample.payload.lines.eq(ou.lines),
             activation.eq(sample.valid & sample.ready),
@@ -188,7 +190,7 @@ class PairConverter(Block):
         overflows = []
         for j in range(config.ou_cols):
             before = Mux(touched[self.bank].bit_select(add_col, 1), mine.data[j], 0)
-            total, too_large = saturate(before + shifted[j], config)
+            total, too_large = self._narrowed(before + shifted[j])
             m.d.comb += [
                 write.data[j].eq(total),
                 self.sums_data[j].eq(Mux(touched[~self.bank].bit_select(self.sums_address, 1), other.data[j], 0)),
@@ -199,5 +201,15 @@ class PairConverter(Block):
             m.d.sync += touched[self.bank].bit_select(add_col, 1).eq(1)
         with m.If(self.start):
             m.d.sync += touched[self.bank].eq(0)
-        with m.If(self.clear):
-            m.d.sync += touched.eq(0)
+
+    def _narrowed(self, total: Value) -> tuple[Any, Any]:
+        """(`total` as far as it fits `accumulator_bits`, else the nearest number that does; whether it did not fit).
+
+        Without any logic if no layer can need more bits.
+        """
+        bits = self.config.accumulator_bits
+        if bits >= needed_bits(self.config):
+            return total, Const(0)
+        largest = (1 << bits >> 1) - 1
+        above, below = total > largest, total < ~largest
+        return Mux(above, largest, Mux(below, ~largest, total)), above | below

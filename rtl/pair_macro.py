@@ -13,7 +13,6 @@ from rtl.pack_walker import PackWalker
 from rtl.pair_converter import PairConverter
 from rtl.pair_counters import PairCounters
 from rtl.pair_interfaces import PairConversionPort
-from rtl.saturate import saturate
 from rtl.search_settings import SearchSettings
 from rtl.window_register import WindowRegister
 
@@ -21,10 +20,10 @@ from rtl.window_register import WindowRegister
 class PairMacro(Block):
     """Computes the partial sums of one window on aligned packs (golden_model/pairs/gather.py).
 
-    Each half has a walker, which forms OUs, and `ou_cols` converters, and adds up its own partial sums, which are added
-    when they are read. A window takes `window_clocks` of golden_model/pairs/machine.py from its begin to `window_done`,
-    as long as the crossbar is always ready. The next window's segments are taken meanwhile, and the sums of the
-    window before can be read.
+    Block columns are shared out to two halves. Each has a walker, which forms OUs, and `ou_cols` converters, and adds
+    up its own partial sums. A window takes `window_clocks` of golden_model/pairs/machine.py from its begin to
+    `window_done`, as long as the crossbar is always ready. The next window's segments are taken meanwhile, and the
+    sums of the window before can be read.
 
     Members
     -------
@@ -41,10 +40,9 @@ class PairMacro(Block):
     sums_address, sums_data : partial sums of a block column of the last window that is done, combinational.
     width_write : write port of the width table; not while a layer is being built.
     crossbar : the analog macro, or a model of it.
-    counters : event counters. counters_clear : strobe, clears `counters`, `overflow`, partial sums and the
-        sticky part of `configuration_error`; may come with `window_start` but not during a window.
-    overflow : sticky, a partial sum did not fit `accumulator_bits` and was saturated; the sum of both halves, when it
-        is addressed.
+    counters : event counters. counters_clear : strobe, clears `counters`, `overflow` and the sticky part of
+        `configuration_error`; may come with `window_start` but not during a window.
+    overflow : sticky, a partial sum did not fit `accumulator_bits` and was saturated.
     configuration_error : 1 from the clock after illegal A/D registers for as long as they are there; sticky if a window
         was started with them.
     placement_error : the layer needs more crossbar pairs than there are. `layer_ready` never comes.
@@ -115,9 +113,9 @@ class PairMacro(Block):
                 walker.row.eq(window.rows[half]),
                 converter.settings.eq(settings),
                 converter.constants.eq(search.constants),
+                converter.first_pair.eq(builder.first_pairs[half]),
                 converter.writes.eq(builder.writes[half]),
                 converter.start.eq(begin),
-                converter.clear.eq(self.counters_clear),
                 converter.bank.eq(bank),
                 converter.sums_address.eq(self.sums_address),
                 events.walks[half].eq(walker.events),
@@ -126,7 +124,10 @@ class PairMacro(Block):
             wiring.connect(m, walker.ous, converter.ous)
             wiring.connect(m, converter.port, wiring.flipped(self.crossbar.halves[half]))
 
-        self._add_halves(m, converters)
+        # A block column is in one half; in the other one it was never touched and is 0.
+        m.d.comb += self.sums_data.eq(converters[0].sums_data.as_value() | converters[1].sums_data.as_value())
+        overflow = converters[0].overflow | converters[1].overflow
+        m.d.sync += self.overflow.eq((self.overflow & ~self.counters_clear) | overflow)
         return m
 
     def _window(self, m: Module, started: Value, prepared: Value, halves_over: Value) -> tuple[Signal, Signal, Value]:
@@ -142,12 +143,3 @@ class PairMacro(Block):
             bank.eq(bank ^ draining[-1]),
         ]
         return begin, bank, begin | working | draining.any()
-
-    def _add_halves(self, m: Module, converters: list[PairConverter]) -> None:
-        """Partial sums of both halves together."""
-        overflows = [converter.overflow for converter in converters]
-        for j, total in enumerate(self.sums_data):
-            added, too_large = saturate(sum(converter.sums_data[j] for converter in converters), self.config)
-            m.d.comb += total.eq(added)
-            overflows.append(too_large)
-        m.d.sync += self.overflow.eq((self.overflow | Cat(overflows).any()) & ~self.counters_clear)

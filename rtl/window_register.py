@@ -23,7 +23,7 @@ class WindowRegister(Block):
 
     Members
     -------
-    settings : layer descriptor, stable from a layer's first segment to its last `swap`.
+    settings : layer descriptor, stable while a layer's segments come.
     segments : `settings.segments` beats a window in ascending order; slices of positions outside the mask must be 0.
     filled : the next window is complete. bits : positions that any of its segments streams.
     swap : strobe, allowed with `filled`: the next window becomes the present one. `addresses` already mean it.

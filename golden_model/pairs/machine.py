@@ -41,13 +41,13 @@ CONVERT = 3
 def build_clocks(packing: Packing) -> int:
     """Clocks from `layer_start` to `layer_ready`.
 
-    1 + the sum over packs of: for every block column, segments + 1; for every group, the place of its mask among the
-    masks of the pack, counted from 1, + 2; and 1.
+    1; for every block column, segments + 1. For every pack: for every block column, its segments + 1; for every group,
+    the place of its mask among the masks of the pack, counted from 1, + 1; and 1.
     """
-    block_cols = packing.prepared.widths.shape[1]
-    clocks = 1
+    segments, block_cols = packing.prepared.widths.shape
+    clocks = 1 + block_cols * (segments + 1)
     for pack in packing.packs:
-        searched = sum((place + 2) * len(mask.groups) for place, mask in enumerate(pack.masks, 1))
+        searched = sum((place + 1) * len(mask.groups) for place, mask in enumerate(pack.masks, 1))
         clocks += block_cols * (pack.segments + 1) + searched + 1
     return clocks
 

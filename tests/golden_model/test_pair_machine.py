@@ -71,7 +71,7 @@ def test_samples_keep_their_interval():
 
 def test_tables_of_one_block_take_what_the_docstring_says():
     packing, _ = _case([[1]], [[1]])
-    assert build_clocks(packing) == 1 + (1 + 1) + (1 + 2) + 1
+    assert build_clocks(packing) == 1 + (1 + 1) + (1 + 1) + (1 + 1) + 1
 
 
 def test_a_search_of_both_counts_is_refused():

@@ -9,7 +9,7 @@ import numpy as np
 
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import DynamicPrecision, Layer
-from golden_model.crossbar.prepared import streams
+from golden_model.crossbar.prepared import Prepared, streams
 from golden_model.pairs.gather import Activated, Formed, matmul, walk
 from golden_model.pairs.machine import build_clocks, window_clocks
 from golden_model.pairs.packs import Packing, pack_layer
@@ -65,6 +65,11 @@ def random_layer(seed: int, hardware: HardwareConfig, *, windows: int = 3) -> tu
     if rng.random() < 0.5:  # segments that stream different bits
         values >>= numbers.integers(0, bits + 1, shape[0]).repeat(hardware.ou_rows)[:k]
     return pack_layer(layer, hardware), layer, values.astype(np.uint8)
+
+
+def wide_layer(hardware: HardwareConfig) -> tuple[Packing, Layer]:
+    """A random layer that takes more than one crossbar pair."""
+    return next(made[:2] for made in (random_layer(seed, hardware) for seed in range(100)) if made[0].pairs > 1)
 
 
 def layer_settings(packing: Packing, *, crossbar_base: int = 0, width_base: int = 0) -> dict[str, int]:
@@ -188,48 +193,41 @@ class Run:
     counters: list[dict[str, int]] = field(default_factory=list)
     samples: list[list[list]] = field(default_factory=lambda: [[], []])
     overflow: int = 0
-    configuration_error: int = 0
 
 
-def run(case: Case, *, limit: int = 100_000, early: bool = False) -> Run:
-    """Build the layer, then run its windows back to back.
+def run(*cases: Case, limit: int = 100_000, early: bool = False) -> list[Run]:
+    """Of layers on one macro, one after the other: build the layer, then run its windows back to back.
 
     early : windows are started before their segments are there; otherwise `clocks` are those of `window_clocks`.
     """
-    packing = case.packing
-    hardware, prepared = packing.hardware, packing.prepared
+    hardware = cases[0].packing.hardware
     dut = PairMacro(hardware)
-    result = Run()
     sampled: list[list] = [[], []]
-    rng = random.Random(case.seed)
-    x, streamed = streams(prepared, case.windows)
-    positions = streamed.astype(np.int64) @ (1 << np.arange(prepared.bits))
+    results = [Run() for _ in cases]
 
     async def start(ctx) -> None:
         ctx.set(dut.window_start, 1)
         await ctx.tick()
         ctx.set(dut.window_start, 0)
 
-    def read_sums(ctx) -> list[int]:
+    def read_sums(ctx, prepared: Prepared) -> list[int]:
         sums: list[int] = []
         for column in range(prepared.widths.shape[1]):
             put(ctx, dut.sums_address, column)
             sums += fetch(ctx, dut.sums_data)
+        assert not any(sums[prepared.outputs :]), "columns behind the last output have sums"
         return sums[: prepared.outputs]
 
-    async def control(ctx) -> None:
-        put(ctx, dut.settings, layer_settings(packing, crossbar_base=case.crossbar_base, width_base=case.width_base))
-        put(ctx, dut.search, case.registers())
+    async def layer(ctx, case: Case, result: Run) -> None:
+        packing, prepared = case.packing, case.packing.prepared
         ctx.set(dut.counters_clear, 1)
         for i, width in enumerate(prepared.widths.ravel()):
             put(ctx, dut.width_write, {"enable": 1, "address": case.width_base + i, "data": int(width)})
             await ctx.tick()
         ctx.set(dut.width_write.enable, 0)
         ctx.set(dut.counters_clear, 0)
-        await ctx.tick().repeat(2)
-        result.configuration_error = ctx.get(dut.configuration_error)
-        if result.configuration_error:
-            return
+        put(ctx, dut.settings, layer_settings(packing, crossbar_base=case.crossbar_base, width_base=case.width_base))
+        put(ctx, dut.search, case.registers())
         ctx.set(dut.layer_start, 1)
         await ctx.tick()
         ctx.set(dut.layer_start, 0)
@@ -240,43 +238,56 @@ def run(case: Case, *, limit: int = 100_000, early: bool = False) -> Run:
                 await ctx.tick()
             await start(ctx)
             if result.sums:
-                assert read_sums(ctx) == result.sums[-1], "the next window changed the sums of the one before"
+                assert read_sums(ctx, prepared) == result.sums[-1], "the next window changed the sums of this one"
             result.clocks.append(await clocks_until(ctx, dut.window_done, limit=limit))
             after = fetch(ctx, dut.counters)
             result.counters.append({name: after[name] - before[name] for name in after})
             before = after
-            result.sums.append(read_sums(ctx))
+            result.sums.append(read_sums(ctx, prepared))
             for half, found in zip(result.samples, sampled, strict=True):
                 half.append(list(found))
                 found.clear()
         result.overflow = ctx.get(dut.overflow)
 
-    async def source(ctx) -> None:
-        for window, masks in zip(x, positions, strict=True):
-            for segment, mask in enumerate(masks):
-                while rng.random() < case.segment_stall:
-                    await ctx.tick()
-                slices = slices_of(hardware, window.ravel(), segment)
-                put(ctx, dut.segments.payload, {"slices": slices, "mask": int(mask)})
-                ctx.set(dut.segments.valid, 1)
-                await ctx.tick().until(dut.segments.ready)
-                ctx.set(dut.segments.valid, 0)
+    async def control(ctx) -> None:
+        for case, result in zip(cases, results, strict=True):
+            await layer(ctx, case, result)
 
-    cells = case.cells()
+    async def source(ctx) -> None:
+        rng = random.Random(cases[0].seed)
+        for case in cases:
+            x, streamed = streams(case.packing.prepared, case.windows)
+            positions = streamed.astype(np.int64) @ (1 << np.arange(case.packing.prepared.bits))
+            await ctx.tick().until(dut.layer_start)
+            for window, masks in zip(x, positions, strict=True):
+                for segment, mask in enumerate(masks):
+                    while rng.random() < case.segment_stall:
+                        await ctx.tick()
+                    slices = slices_of(hardware, window.ravel(), segment)
+                    put(ctx, dut.segments.payload, {"slices": slices, "mask": int(mask)})
+                    ctx.set(dut.segments.valid, 1)
+                    await ctx.tick().until(dut.segments.ready)
+                    ctx.set(dut.segments.valid, 0)
+
+    cells = {place: words for case in cases for place, words in case.cells().items()}
     background = [source]
     for half, port in enumerate(dut.crossbar.halves):
-        seed = case.seed + half
+        stall, seed = cases[0].sample_stall, cases[0].seed + half
         background += [
-            behavioural_array(port, hardware, cells, sampled[half], stall=case.sample_stall, seed=seed),
+            behavioural_array(port, hardware, cells, sampled[half], stall=stall, seed=seed),
             stream_rule(port.sample, f"sample of half {half}"),
         ]
     simulate(dut, control, background=background, limit=limit)
-    return result
+    return results
 
 
-def check(case: Case, *, timing: bool = True, early: bool = False) -> Run:
-    """Run a case; order of samples, sums, event counters and clocks of every window must equal the golden model."""
-    actual = run(case, early=early)
+def check(*cases: Case, timing: bool = True, early: bool = False) -> None:
+    """Run layers; order of samples, sums, event counters and clocks of every window must equal the golden model."""
+    for case, actual in zip(cases, run(*cases, early=early), strict=True):
+        _compare(case, actual, timing=timing, early=early)
+
+
+def _compare(case: Case, actual: Run, *, timing: bool, early: bool) -> None:
     assert actual.built == build_clocks(case.packing)
     for half in range(HALVES):
         for window, (found, wanted) in enumerate(zip(actual.samples[half], case.samples(half), strict=True)):
@@ -291,4 +302,3 @@ def check(case: Case, *, timing: bool = True, early: bool = False) -> Run:
     assert actual.counters == expected
     if timing and not early:
         assert actual.clocks == clocks
-    return actual

@@ -11,14 +11,14 @@ from golden_model.config import TINY
 from golden_model.pairs.machine import build_clocks
 from golden_model.pairs.packs import Packing, pack_layer
 from rtl.pack_builder import PackBuilder
-from sim.bench import clocks_until, collector, put, simulate
-from tests.rtl.pair_bench import layer_settings, random_hardware, random_layer
+from sim.bench import clocks_until, collector, fetch, put, simulate
+from tests.rtl.pair_bench import layer_settings, random_hardware, random_layer, wide_layer
 
 pytestmark = pytest.mark.rtl
 
 
 def build(packing: Packing, *, crossbar_base: int = 0, width_base: int = 0, again: bool = False):
-    """(tables by half and name, clocks, last pack, its segments) of a layer; again : build it twice."""
+    """(tables by half and name, what was seen when it was built) of a layer; again : build it twice."""
     hardware, widths = packing.hardware, packing.prepared.widths
     dut = PackBuilder(hardware)
     written: list[list[list]] = [[[], [], []] for _ in range(2)]
@@ -35,7 +35,7 @@ def build(packing: Packing, *, crossbar_base: int = 0, width_base: int = 0, agai
             await ctx.tick()
             ctx.set(dut.start, 0)
             seen.append((await clocks_until(ctx, dut.built | dut.out_of_range), ctx.get(dut.out_of_range)))
-            seen.append((ctx.get(dut.last_pack), ctx.get(dut.last_size)))
+            seen.append((ctx.get(dut.last_pack), ctx.get(dut.last_size), fetch(ctx, dut.first_pairs)))
 
     names = ("packs", "masks", "groups")
     background = [
@@ -48,7 +48,14 @@ def build(packing: Packing, *, crossbar_base: int = 0, width_base: int = 0, agai
     return tables, seen
 
 
-def expected(packing: Packing, crossbar_base: int = 0) -> list[dict[str, dict]]:
+def first_pairs(packing: Packing) -> list[int]:
+    """First pair of each half, counted from the layer's."""
+    groups = [group for pack in packing.packs for mask in pack.masks for group in mask.groups]
+    mine = sum(group.half == 0 for group in groups)
+    return [0, -(-mine // packing.hardware.grid_cols)]
+
+
+def expected(packing: Packing) -> list[dict[str, dict]]:
     """The tables of both halves by the definition."""
     tables: list[dict[str, dict]] = [{"packs": {}, "masks": {}, "groups": {}} for _ in range(2)]
     for half, table in enumerate(tables):
@@ -63,7 +70,7 @@ def expected(packing: Packing, crossbar_base: int = 0) -> list[dict[str, dict]]:
                     table["groups"][len(table["groups"])] = {
                         "block_col": group.block_col,
                         "plane": group.plane,
-                        "pair": crossbar_base + group.pair,
+                        "pair": group.pair - first_pairs(packing)[half],
                         "ou_col": group.ou_col,
                     }
                 table["masks"][len(table["masks"])] = {
@@ -78,13 +85,16 @@ def expected(packing: Packing, crossbar_base: int = 0) -> list[dict[str, dict]]:
 
 def check(packing: Packing, *, crossbar_base: int = 0, width_base: int = 0) -> None:
     tables, seen = build(packing, crossbar_base=crossbar_base, width_base=width_base)
-    for half, (actual, wanted) in enumerate(zip(tables, expected(packing, crossbar_base), strict=True)):
+    for half, (actual, wanted) in enumerate(zip(tables, expected(packing), strict=True)):
         for entry in (*actual["packs"].values(), *wanted["packs"].values()):
             if not entry["used"]:
                 entry["first_mask"] = entry["last_mask"] = 0  # mean nothing
         assert actual == wanted, f"half {half}"
     assert seen[0] == (build_clocks(packing), 0)
-    assert seen[1] == (len(packing.packs) - 1, packing.packs[-1].segments)
+    *last, pairs = seen[1]
+    assert last == [len(packing.packs) - 1, packing.packs[-1].segments]
+    for half, table in enumerate(tables):
+        assert not table["groups"] or pairs[half] == crossbar_base + first_pairs(packing)[half]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -104,10 +114,7 @@ def test_a_layer_that_is_built_again_gives_the_same_tables():
 
 
 def test_a_layer_that_needs_more_pairs_than_there_are_is_out_of_range():
-    packing = random_layer(3, replace(TINY, crossbar_pairs=64))[0]
-    assert packing.pairs > 1
-    small = replace(packing.hardware, crossbar_pairs=packing.pairs - 1)
-    narrow = pack_layer(random_layer(3, replace(TINY, crossbar_pairs=64))[1], small)
-    assert build(narrow)[1][0][1] == 1
-    exact = replace(packing.hardware, crossbar_pairs=packing.pairs)
-    assert build(pack_layer(random_layer(3, exact)[1], exact))[1][0][1] == 0
+    packing, layer = wide_layer(replace(TINY, crossbar_pairs=64))
+    for pairs, out_of_range in ((packing.pairs - 1, 1), (packing.pairs, 0)):
+        hardware = replace(packing.hardware, crossbar_pairs=pairs)
+        assert build(pack_layer(layer, hardware))[1][0][1] == out_of_range

@@ -13,7 +13,7 @@ from golden_model.pairs.packs import Packing, pack_layer
 from rtl.pair_layouts import SearchMode
 from rtl.pair_macro import PairMacro
 from sim.bench import put, simulate
-from tests.rtl.pair_bench import Case, check, layer_settings, random_hardware, random_layer, run
+from tests.rtl.pair_bench import Case, check, layer_settings, random_hardware, random_layer, run, wide_layer
 
 pytestmark = pytest.mark.rtl
 
@@ -61,6 +61,16 @@ def test_a_window_that_is_started_early_begins_when_its_last_segment_is_there(se
     check(_case(seed, ROOMY, segment_stall=[0.5, 0.95][seed % 2]), early=True)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_layers_one_after_the_other_leave_nothing_behind(seed):
+    first, second = (random_layer(s, ROOMY) for s in (seed, seed + 50))
+    room = ROOMY.crossbar_pairs - second[0].pairs
+    check(
+        Case(first[0], first[2], SearchMode.BOUNDED),
+        Case(second[0], second[2], crossbar_base=room, width_base=first[0].prepared.widths.size),
+    )
+
+
 @pytest.mark.slow
 def test_a_layer_of_the_paper_machine_equals_the_golden_model():
     hardware = replace(PAPER, max_k=200, max_n=16, crossbar_pairs=16)
@@ -89,22 +99,11 @@ def test_largest_weights_and_activations_are_exact(sign):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_sum_of_both_halves_that_does_not_fit_is_saturated_and_told(sign):
-    # 24 rows of 7 * 15 = 2520: each half's part fits 12 bits, the sum does not.
-    hardware = replace(ROOMY, accumulator_bits=12)
-    packing, windows = _full(hardware, sign * 7)
-    result = run(Case(packing, windows))
-    assert set(result.sums[-1]) == {2047 if sign > 0 else -2048}
-    assert result.overflow
-
-
-def test_a_sum_of_one_half_that_does_not_fit_is_saturated_and_told():
-    # One block column of one plane: all of a pack is in half 0.
-    hardware = replace(ROOMY, accumulator_bits=8, weight_bits=1)
-    packing, windows = _full(hardware, 1, n=1)
-    assert {group.half for pack in packing.packs for mask in pack.masks for group in mask.groups} == {0}
-    result = run(Case(packing, windows))
-    assert result.sums[-1] == [127]
+def test_a_sum_that_does_not_fit_is_saturated_and_told(sign):
+    hardware = replace(ROOMY, accumulator_bits=8)
+    packing, windows = _full(hardware, sign, n=1)
+    result = run(Case(packing, windows))[0]
+    assert result.sums[-1] == [127 if sign > 0 else -128]
     assert result.overflow
 
 
@@ -114,7 +113,7 @@ def test_sums_that_fit_exactly_are_no_overflow():
     windows = np.zeros((1, hardware.max_k), dtype=np.uint8)
     windows[0, :19] = 7  # 19 * 7 = 133; without the last one 126
     windows[0, 18] = 1
-    result = run(Case(packing, windows))
+    result = run(Case(packing, windows))[0]
     assert result.sums == [[127]]
     assert not result.overflow
 
@@ -145,7 +144,7 @@ def test_illegal_registers_are_told_and_no_window_begins():
 
 
 def test_a_layer_that_needs_too_many_pairs_is_a_placement_error():
-    packing = random_layer(3, ROOMY)[0]
+    packing, _ = wide_layer(ROOMY)
     hardware = replace(ROOMY, crossbar_pairs=packing.pairs - 1)
     dut = PairMacro(hardware)
 

@@ -30,24 +30,27 @@ def _beats(rng: random.Random, hardware, segments: int) -> list[dict]:
 def test_rows_of_a_window_are_read_while_the_next_one_is_collected(seed, stall):
     rng = random.Random(seed)
     hardware = TINY if seed % 2 else random_hardware(rng)
-    segments = rng.randint(1, hardware.max_segments)
-    windows = [_beats(rng, hardware, segments) for _ in range(4)]
+    sizes = [rng.randint(1, hardware.max_segments) for _ in range(2)]
+    layers = [[_beats(rng, hardware, segments) for _ in range(3)] for segments in sizes]
     empty = {"slices": [0] * hardware.input_bits, "mask": 0}
     size = hardware.grid_rows
     dut = WindowRegister(hardware)
 
     async def source(ctx) -> None:
-        await send(ctx, dut.segments, [beat for window in windows for beat in window], stall=stall, seed=seed)
+        for layer in layers:
+            put(ctx, dut.settings, dict.fromkeys(dut.settings.shape().members, 0) | {"segments": len(layer[0])})
+            await send(ctx, dut.segments, [beat for window in layer for beat in window], stall=stall, seed=seed)
 
     async def reader(ctx) -> None:
-        for window in windows:
-            await ctx.tick().until(dut.filled)
+        for window in (window for layer in layers for window in layer):
+            while not ctx.get(dut.filled):
+                await ctx.tick()
             streamed = 0
             for beat in window:
                 streamed |= beat["mask"]
             assert ctx.get(dut.bits) == streamed
             ctx.set(dut.swap, 1)
-            rows = [(window[i : i + size] + [empty] * size)[:size] for i in range(0, segments, size)]
+            rows = [(window[i : i + size] + [empty] * size)[:size] for i in range(0, len(window), size)]
             for _ in range(2 * len(rows)):
                 asked = [rng.randrange(len(rows)) for _ in range(HALVES)]
                 put(ctx, dut.addresses, asked)
@@ -55,12 +58,7 @@ def test_rows_of_a_window_are_read_while_the_next_one_is_collected(seed, stall):
                 ctx.set(dut.swap, 0)
                 assert [fetch(ctx, dut.rows)[h] for h in range(HALVES)] == [rows[pack] for pack in asked]
 
-    settings = dict.fromkeys(dut.settings.shape().members, 0) | {"segments": segments}
-
-    async def setting(ctx) -> None:
-        put(ctx, dut.settings, settings)
-
-    simulate(dut, setting, source, reader, limit=5000)
+    simulate(dut, source, reader, limit=5000)
 
 
 def test_segments_wait_while_a_complete_window_has_not_become_the_present_one():

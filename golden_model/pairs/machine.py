@@ -29,7 +29,7 @@ import numpy as np
 
 from golden_model.crossbar.prepared import check_activations, streams
 from golden_model.optional import numba_installed
-from golden_model.pairs.gather import Formed, Latched, walk
+from golden_model.pairs.gather import Activated, Formed, Latched, walk
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
 
@@ -138,7 +138,7 @@ def _half_clocks(packing: Packing, x: np.ndarray, streamed: np.ndarray, search: 
             elif isinstance(what, Formed):
                 mask = what.mask
                 ous.setdefault((pack, mask), []).append([])
-            else:
+            elif isinstance(what, Activated):
                 operations = search.pair(np.full(what.positive.shape, what.k), what.positive, what.negative)[1]
                 ous[pack, mask][-1].append(max(shortest, int(operations.max())))
         for index in range(len(packing.packs)):

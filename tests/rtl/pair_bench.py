@@ -198,7 +198,8 @@ class Run:
 def run(*cases: Case, limit: int = 100_000, early: bool = False) -> list[Run]:
     """Of layers on one macro, one after the other: build the layer, then run its windows back to back.
 
-    early : windows are started before their segments are there; otherwise `clocks` are those of `window_clocks`.
+    early : windows are started before the tables, or their segments, are there; otherwise `clocks` are those of
+    `window_clocks`.
     """
     hardware = cases[0].packing.hardware
     dut = PairMacro(hardware)
@@ -231,7 +232,8 @@ def run(*cases: Case, limit: int = 100_000, early: bool = False) -> list[Run]:
         ctx.set(dut.layer_start, 1)
         await ctx.tick()
         ctx.set(dut.layer_start, 0)
-        result.built = await clocks_until(ctx, dut.layer_ready, limit=limit)
+        if not early:
+            result.built = await clocks_until(ctx, dut.layer_ready, limit=limit)
         before = dict.fromkeys(PAIR_COUNTERS, 0)
         for _ in case.windows:
             while not early and ctx.get(dut.segments.ready):  # the window's segments are not all there
@@ -288,7 +290,8 @@ def check(*cases: Case, timing: bool = True, early: bool = False) -> None:
 
 
 def _compare(case: Case, actual: Run, *, timing: bool, early: bool) -> None:
-    assert actual.built == build_clocks(case.packing)
+    if not early:
+        assert actual.built == build_clocks(case.packing)
     for half in range(HALVES):
         for window, (found, wanted) in enumerate(zip(actual.samples[half], case.samples(half), strict=True)):
             assert found == wanted, f"half {half}, window {window}"

@@ -21,7 +21,7 @@ from rtl.search_lane import SearchLane
 
 
 class _Lane(wiring.Component):
-    """Ports of a lane: start, comparator in; threshold, busy, last, value out; `inputs` beside them."""
+    """Ports of a lane: start, comparator in; threshold, busy, last, value, range flag out; `inputs` beside them."""
 
     def __init__(self, config: HardwareConfig, pairs: bool, **inputs):
         self.config = config
@@ -29,7 +29,7 @@ class _Lane(wiring.Component):
         super().__init__(
             {name: In(shape) for name, shape in inputs.items()}
             | {"start": In(1), "comparator": In(1), "busy": Out(1), "last": Out(1)}
-            | {"threshold": Out(value), "value": Out(value)}
+            | {"threshold": Out(value), "value": Out(value), "flag": Out(1)}
         )
         # Only what says "idle" needs a reset.
         self.register = Signal(value, reset_less=True)
@@ -128,7 +128,7 @@ class OwnTwin(_Lane):
     def elaborate(self, platform):
         m = Module()
         register, outside = self.register, Signal()
-        detecting, again, flag, above = Signal(), Signal(), Signal(), Signal(reset_less=True)
+        detecting, again, above = Signal(), Signal(), Signal(reset_less=True)
         steps, rest = Signal(len(register)), Signal(len(register))
         step = steps & ~(steps >> 1)
         answer = self.comparator.replicate(len(step)) ^ (0 if self.sign is None else 1 << self.sign)
@@ -139,14 +139,14 @@ class OwnTwin(_Lane):
             rest.eq(steps & (steps >> 1)),
             self.value.eq((register ^ step >> 1) & ~step | answer & step),
             outside.eq(Mux(self.two, above | ~self.comparator, self.comparator)),
-            flag.eq(above),
+            self.flag.eq(above),
         ]
         with m.If(detecting & steps.any()):
-            m.d.comb += [self.value.eq(self.low), rest.eq(0), again.eq(1), flag.eq(self.comparator)]
+            m.d.comb += [self.value.eq(self.low), rest.eq(0), again.eq(1), self.flag.eq(self.comparator)]
         with m.Elif(detecting):
-            m.d.comb += [self.value.eq(Mux(outside, self.r2_first, self.r1_first)), flag.eq(outside)]
+            m.d.comb += [self.value.eq(Mux(outside, self.r2_first, self.r1_first)), self.flag.eq(outside)]
             m.d.comb += rest.eq(Mux(outside, self.r2_steps, self.r1_steps))
-        m.d.sync += [register.eq(self.value), steps.eq(rest), detecting.eq(again), above.eq(flag)]
+        m.d.sync += [register.eq(self.value), steps.eq(rest), detecting.eq(again), above.eq(self.flag)]
         with m.If(self.start):
             m.d.sync += [register.eq(self.first), steps.eq(self.first_steps), detecting.eq(self.twin), above.eq(1)]
         return m
@@ -166,11 +166,11 @@ class Held(wiring.Component):
             outer = self
             for step in path:
                 outer = getattr(outer, step)
-            if path == ("value",):
-                value = Signal(inner.shape(), reset_less=True)
-                m.d.comb += outer.eq(value)
+            if path[0] in ("value", "flag"):
+                result = Signal(inner.shape(), reset_less=True)
+                m.d.comb += outer.eq(result)
                 with m.If(lane.last):
-                    m.d.sync += value.eq(inner)
+                    m.d.sync += result.eq(inner)
             else:
                 m.d.comb += inner.eq(outer) if member.flow == In else outer.eq(inner)
         return m

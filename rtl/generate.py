@@ -32,6 +32,7 @@ from rtl.descriptor_reader import DescriptorReader
 from rtl.dynamic_precision import DynamicPrecision
 from rtl.early_stop import EarlyStop
 from rtl.emulated_crossbar import EmulatedCrossbar
+from rtl.emulated_pair_crossbar import EmulatedPairCrossbar
 from rtl.event_counters import EventCounters
 from rtl.event_memory import EventMemory
 from rtl.few_ones import FewOnes
@@ -101,6 +102,7 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "pack_walker": PackWalker,
     "pair_converter": PairConverter,
     "pair_counters": PairCounters,
+    "emulated_pair_crossbar": EmulatedPairCrossbar,
     "few_ones": FewOnes,
 }
 

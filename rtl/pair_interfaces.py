@@ -1,6 +1,8 @@
-"""The port between the pair macro and its analog macro."""
+"""The ports between the pair macro, or its tile, and the analog macro."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -33,10 +35,45 @@ class HalfConversionPort(wiring.Signature):
         )
 
 
+def _conversion_members(config: HardwareConfig) -> dict:
+    halves = {f"half{i}": Out(HalfConversionPort(config)) for i in range(packs.HALVES)}
+    return {**halves, "layer": Out(layouts.layer_index(config))}
+
+
+def halves_of(port: Any) -> list[Any]:
+    """The `HalfConversionPort` of each half. (Amaranth cannot flip an interface with an array of interfaces in it.)"""
+    return [getattr(port, f"half{i}") for i in range(packs.HALVES)]
+
+
 class PairConversionPort(wiring.Signature):
-    """`HalfConversionPort` of both halves, which never sample from the same crossbar pair, and the running layer."""
+    """Sampling and conversion of both halves, which never sample from the same crossbar pair.
+
+    Members
+    -------
+    half0, half1 : `HalfConversionPort` of each half.
+    layer : index of the running layer; selects the reference voltage.
+    """
+
+    def __init__(self, config: HardwareConfig):
+        super().__init__(_conversion_members(config))
+
+
+class PairCrossbarPort(wiring.Signature):
+    """The whole port of an analog macro of pairs: everything of `PairConversionPort` and cell programming.
+
+    Members beside those of `PairConversionPort`
+    --------------------------------------------
+    program : stream of `layouts.cell_write`, writes the cells of one OU of a pair.
+    readback_request : stream of `layouts.ou_address`, asks for the cells of one OU.
+    readback : stream of `layouts.cells`, one per request, in order.
+    """
 
     def __init__(self, config: HardwareConfig):
         super().__init__(
-            {"halves": Out(HalfConversionPort(config)).array(packs.HALVES), "layer": Out(layouts.layer_index(config))}
+            {
+                **_conversion_members(config),
+                "program": Out(stream.Signature(layouts.cell_write(config))),
+                "readback_request": Out(stream.Signature(layouts.ou_address(config))),
+                "readback": In(stream.Signature(layouts.cells(config))),
+            }
         )

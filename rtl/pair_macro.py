@@ -12,7 +12,7 @@ from rtl.pack_builder import PackBuilder
 from rtl.pack_walker import PackWalker
 from rtl.pair_converter import PairConverter
 from rtl.pair_counters import PairCounters
-from rtl.pair_interfaces import PairConversionPort
+from rtl.pair_interfaces import PairConversionPort, halves_of
 from rtl.search_settings import SearchSettings
 from rtl.window_register import WindowRegister
 
@@ -122,7 +122,7 @@ class PairMacro(Block):
                 events.conversions[half].eq(converter.events),
             ]
             wiring.connect(m, walker.ous, converter.ous)
-            wiring.connect(m, converter.port, wiring.flipped(self.crossbar.halves[half]))
+            wiring.connect(m, converter.port, wiring.flipped(halves_of(self.crossbar)[half]))
 
         # A block column is in one half; in the other one it was never touched and is 0.
         m.d.comb += self.sums_data.eq(converters[0].sums_data.as_value() | converters[1].sums_data.as_value())

@@ -16,6 +16,7 @@ from golden_model.pairs.packs import Packing, pack_layer
 from golden_model.pairs.search import Search, bounded, outward
 from golden_model.registers import descriptor_fields
 from rtl.pack_layouts import HALVES, PAIR_COUNTERS
+from rtl.pair_interfaces import halves_of
 from rtl.pair_layouts import SearchMode
 from rtl.pair_macro import PairMacro
 from sim.bench import clocks_until, fetch, put, simulate, stream_rule
@@ -273,7 +274,7 @@ def run(*cases: Case, limit: int = 100_000, early: bool = False) -> list[Run]:
 
     cells = {place: words for case in cases for place, words in case.cells().items()}
     background = [source]
-    for half, port in enumerate(dut.crossbar.halves):
+    for half, port in enumerate(halves_of(dut.crossbar)):
         stall, seed = cases[0].sample_stall, cases[0].seed + half
         background += [
             behavioural_array(port, hardware, cells, sampled[half], stall=stall, seed=seed),

@@ -127,6 +127,7 @@ def as_dict(found: Measured) -> dict[str, Any]:
         "operations_per_pair": found.total("ad_operations") / pairs if pairs else 0.0,
         "entropy_per_pair": found.entropy / pairs if pairs else 0.0,
         "clocks": {mode: found.network_clocks(mode) for mode in MODES},
+        "busy": {mode: found.busy(mode) for mode in MODES},
         "converters": found.converters,
         "crossbar_pairs": int(found.pairs.sum()),
         "extra": {name: float(values.sum()) for name, values in found.extra.items()},

@@ -140,6 +140,10 @@ class Measured:
         """Clocks of an image on one macro, from start to done."""
         return float(self.clocks[mode or self.switches.clocks].sum())
 
+    def busy(self, mode: str | None = None) -> float:
+        """Share of the macro's converters and clocks in which a decision is made, 0..1."""
+        return self.total("ad_operations") / (self.converters * self.network_clocks(mode))
+
 
 class _Totals:
     """Sums over images of one configuration."""
@@ -175,9 +179,8 @@ def measure(
     """What an image of uint8 (B, C, H, W) costs on average in several configurations.
 
     The graph itself runs with the converters that it has, which must be lossless; its dynamic precision applies.
-    ones : most ones of an activation (few_ones.py), None for any value.
 
-    configurations : by any name.
+    configurations : by any name. ones : most ones of an activation (few_ones.py), None for any value.
 
     Raises ValueError for no image, converters of the graph that are not lossless, a search of another machine, or early
     stop with a lossy search or a split that it does not allow.
@@ -212,14 +215,11 @@ def measure(
                     _add(totals[name], place[step.node], configurations[name], step, spent, used, stops)
         if progress is not None:
             progress(min(begin + _IMAGES, len(images)), len(images))
-    return {
-        name: _measured(
-            graph, configurations[name], {key[1:]: p for key, p in packings.items() if key[0] == one}, totals[name],
-            len(images),
-        )
-        for one, names in sharing.items()
-        for name in names
-    }  # fmt: skip
+    found = {}
+    for name, switches in configurations.items():
+        own = {(node, index): p for (one, node, index), p in packings.items() if one == _Pass.of(switches)}
+        found[name] = _measured(graph, switches, own, totals[name], len(images))
+    return found
 
 
 def _add(

@@ -18,6 +18,7 @@ from golden_model.crossbar.post_processing import finish
 from golden_model.crossbar.prepared import Prepared, prepare_layer
 from golden_model.crossbar.windows import windows
 from golden_model.engines.run_layer import run_layer
+from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Crossbar
 from golden_model.pairs.early_stop import EarlyStop, Stops, find_stops
@@ -59,6 +60,7 @@ class PairRunner:
         self.prepared = {
             node.name: [prepare_layer(layer, graph.hardware) for layer in node.layers] for node in graph.crossbars
         }
+        self._check_images = GraphRunner(graph).check_images
         self._last_use = {name: node.name for node in graph.nodes for name in node.inputs}
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -71,7 +73,8 @@ class PairRunner:
                 return end.value
 
     def steps(self, images: np.ndarray) -> Generator[Step, None, np.ndarray]:
-        """The steps of a batch in order; returns its logits."""
+        """The steps of a batch in order; returns its logits. Raises as `GraphRunner.run` for images of another kind."""
+        images = self._check_images(images)
         values = {self.graph.image.name: images}
         for node in self.graph.nodes[1:]:
             inputs = [values[name] for name in node.inputs]

@@ -70,12 +70,12 @@ class Search:
 
     def total_operations(self, counts: np.ndarray) -> int:
         """Operations of column pairs that occur `counts` often, int64 (ou_rows + 1,) * 3, entry [k, c+, c-]."""
-        spent = self.pair(*_indices(counts))[1].sum(axis=0)
+        spent = self.pair(*pair_counts(counts))[1].sum(axis=0)
         return int((spent * counts).sum())
 
 
-def _indices(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """k, c+ and c- of every entry of a histogram."""
+def pair_counts(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """k, c+ and c- of every entry of a histogram of column pairs, shaped like it."""
     each = np.arange(len(counts))
     k, positive, negative = np.meshgrid(each, each, each, indexing="ij")
     return k, positive, negative
@@ -194,7 +194,7 @@ def differences(counts: np.ndarray) -> np.ndarray:
     """Histogram (ou_rows + 1, 2 * ou_rows + 1) by [k, ou_rows + d] of one by [k, c+, c-]."""
     rows = len(counts) - 1
     found = np.zeros((rows + 1, 2 * rows + 1), dtype=np.int64)
-    k, positive, negative = _indices(counts)
+    k, positive, negative = pair_counts(counts)
     np.add.at(found, (k, rows + positive - negative), counts)
     return found
 

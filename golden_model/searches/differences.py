@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from golden_model.config import HardwareConfig
-from golden_model.pairs.search import Search, differences, signed_twin, tree_search
+from golden_model.pairs.search import Search, differences, pair_counts, signed_twin, tree_search
 from golden_model.searches.trees import optimal_tree
 
 
@@ -25,8 +25,7 @@ class Score(NamedTuple):
 def score(search: Search, counts: np.ndarray) -> Score:
     """What a search takes and loses on these column pairs; zeros if there are none."""
     pairs = max(1, int(counts.sum()))
-    each = np.arange(len(counts))
-    k, positive, negative = np.meshgrid(each, each, each, indexing="ij")
+    k, positive, negative = pair_counts(counts)
     lost = search.pair(k, positive, negative)[0] - (positive - negative)
     return Score(search.total_operations(counts) / pairs, float((lost * lost * counts).sum() / pairs))
 

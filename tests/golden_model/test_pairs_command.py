@@ -54,6 +54,13 @@ def test_too_few_pictures_are_refused(files):
     assert "more than 5 pictures are needed, got 5" in result.output
 
 
+def test_pictures_of_another_shape_are_refused(files, tmp_path):
+    np.savez(tmp_path / "other.npz", test_images=np.zeros((6, 1, 6, 6), dtype=np.uint8))
+    result = run(files / "net.graph", "--images", tmp_path / "other.npz")
+    assert result.exit_code == 2
+    assert "images must have shape (B, 2, 6, 6), got (4, 1, 6, 6)" in result.output
+
+
 def test_a_network_that_is_not_there_is_refused(files):
     result = run(files / "none.graph", "--images", files / "pictures.npz")
     assert result.exit_code == 2

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_model import timing
-from golden_model.config import PAPER
+from golden_model.config import PAPER, TINY
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
@@ -220,8 +220,8 @@ def test_a_layer_with_dynamic_precision_loads_every_value():
 
 # ---- measure ------------------------------------------------------------------------------------
 def test_measured_events_are_means_over_images_of_single_layers():
-    graph = lossless(everything())
-    images = pixels(0, graph, 5)
+    graph = lossless(make_network(0, TINY))
+    images = random_images(0, graph, 5)
     search, stop = outward(graph.hardware), EarlyStop(condition="final")
     found = measure(graph, images, {"plain": Switches(search=search), "stop": Switches(search=search, stop=stop)})
     plain, stopped = found["plain"], found["stop"]
@@ -241,6 +241,17 @@ def test_measured_events_are_means_over_images_of_single_layers():
     assert plain.total("ad_operations") == pytest.approx(operations.sum() / 5)
     assert sum(search.total_operations(counts) for counts in plain.counts) == operations.sum()
     assert stopped.total("conversions_r2") < plain.total("conversions_r2")
+
+
+def test_busy_is_the_share_of_converters_and_clocks_that_decide():
+    graph = lossless(make_network(0, PAPER))
+    images = random_images(0, graph, 2)
+    two, one = (Switches(search=outward(PAPER), split=split) for split in ("columns", "one"))
+    found = measure(graph, images, {"two": two, "one": one})
+    for halves, measured in ((2, found["two"]), (1, found["one"])):
+        expected = measured.total("ad_operations") / (halves * 8 * measured.clocks["halves"].sum())
+        assert measured.busy("halves") == pytest.approx(expected)
+        assert 0 < measured.busy() < 1
 
 
 def test_every_switch_of_plumbing_saves_clocks():

@@ -31,8 +31,8 @@ from golden_model.pairs.search import outward
 class LayerClocks:
     """Of one picture.
 
-    windows : how many. clocks : of them. halves : of `gather.MODES`. converting : in which activations last, mean of the
-    halves. deciding : in which lanes decide, mean of the lanes. tables : `build_clocks`.
+    windows : how many. clocks : of them. halves : of `gather.MODES`. converting : in which activations last, mean of
+    the halves. deciding : in which lanes decide, mean of the lanes. tables : `build_clocks`.
     """
 
     windows: float = 0

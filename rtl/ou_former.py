@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -94,7 +92,7 @@ class OuFormer(wiring.Component):
             lines = counted.lines[segment]
             m.d.comb += [
                 lines.eq(Mux(given.segments[segment], given.lines[segment], 0)),
-                count.eq(self._modulo(bit_count(lines))),
+                count.eq(bit_count(lines)),
             ]
         sums = prefixes(m, counts, residue, self._add, end=_BLOCK)
         m.d.comb += [
@@ -104,14 +102,9 @@ class OuFormer(wiring.Component):
         ]
 
     def _add(self, a: Value, b: Value) -> Value:
-        """Modulo ou_rows."""
-        return self._modulo(a + b)
-
-    def _modulo(self, count: Any) -> Value:
-        """count, less than 2 * ou_rows, modulo ou_rows."""
-        rows = self.config.ou_rows
-        beyond = count - rows
-        return Mux(beyond < 0, count, beyond)
+        """Modulo ou_rows; a sum of nothing but full segments may be ou_rows instead of 0."""
+        beyond = a + b - self.config.ou_rows
+        return Mux(beyond < 0, a + b, beyond)
 
     def _begin(self, m: Module, counted, formed, begins: Signal) -> None:
         """Where an OU begins in every segment."""
@@ -120,7 +113,7 @@ class OuFormer(wiring.Component):
         m.d.comb += [formed.tail.eq(Mux(total == 0, rows, total)), formed.tag.eq(counted.tag)]
         for segment, before in enumerate(befores):
             lines = counted.lines[segment]
-            # Bit q: at most q more 1s up to the begin. It is the next 1 if the OU before is full.
+            # Bit q: at most q more 1s up to the begin. It is the next 1 if the OU before is full (0 or ou_rows).
             left = Cat(0, *((before == 0) | (before > rows - q) for q in range(1, rows)), 1)
             for line in range(rows):
                 reached = Signal(rows + 1, name=f"reached{segment}_{line}")

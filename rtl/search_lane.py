@@ -34,7 +34,7 @@ class SearchLane(wiring.Component):
     comparator : v >= t - 1/2, answer of the same clock, captured at its end.
     busy : a decision is made in this clock; the number of these clocks is the number of A/D operations.
     last : this decision is the last one of the conversion. Combinational from `comparator`.
-    value : result in LSB of the full grid. flag : with `value`; TWIN: 0 = R1, 1 = R2.
+    value : result in LSB of the full grid. flag : with `value`, in mode TWIN only: 0 = R1, 1 = R2.
     """
 
     def __init__(self, config: HardwareConfig, pairs: bool = True):
@@ -64,7 +64,7 @@ class SearchLane(wiring.Component):
             self.busy.eq(busy),
             self.last.eq(busy & orders.lasts.bit_select(case, 1)),
             self.value.eq(Mux(busy & ~orders.relative, 0, threshold) + Mux(busy, orders.words[case], 0)),
-            self.flag.eq(Mux(busy, orders.flags.bit_select(case, 1), flag)),
+            self.flag.eq(orders.flags.bit_select(case, 1)),
         ]
         m.d.sync += [threshold.eq(self.value), flag.eq(self.flag), busy.eq(busy & ~self.last)]
         with m.If(self.start):

@@ -98,7 +98,7 @@ def _rule(m: Module, port, name: str):
 @pytest.mark.parametrize(("ou_rows", "segments"), [(1, 3), (2, 3), (3, 3), (2, 5)])
 def test_every_1_is_in_exactly_one_ou(ou_rows, segments, tmp_path):
     """All runs of enough clocks for the watched slice, what is before and what is behind it."""
-    prove(FormerSpec(ou_rows, segments), tmp_path, depth=10 + segments, limit=500)
+    prove(FormerSpec(ou_rows, segments), tmp_path, depth=8 + segments, limit=500)
 
 
 @pytest.mark.parametrize("wrong", ["rows", "left"])

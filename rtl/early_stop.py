@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig, bits_for
-from rtl import tile_layouts as tile
+from rtl import layouts
 
 
 def magnitude_sum(config: HardwareConfig) -> Shape:
@@ -22,7 +22,7 @@ def check(config: HardwareConfig) -> data.StructLayout:
     """
     return data.StructLayout(
         {
-            "output": tile.logit_index(config),
+            "output": layouts.logit_index(config),
             "partial": signed(config.accumulator_bits),
             "positive": magnitude_sum(config),
             "negative": magnitude_sum(config),
@@ -34,7 +34,7 @@ def check(config: HardwareConfig) -> data.StructLayout:
 def bound(config: HardwareConfig) -> data.StructLayout:
     """The sum that an output ends with at most (upper) or at least, saturated to accumulator_bits."""
     return data.StructLayout(
-        {"output": tile.logit_index(config), "upper": unsigned(1), "sum": signed(config.accumulator_bits)}
+        {"output": layouts.logit_index(config), "upper": unsigned(1), "sum": signed(config.accumulator_bits)}
     )
 
 
@@ -81,7 +81,7 @@ class EarlyStop(wiring.Component):
                 "value": In(unsigned(config.input_bits)),
                 "value_bound": In(bound(config)),
                 "decision": Out(1),
-                "output": Out(tile.logit_index(config)),
+                "output": Out(layouts.logit_index(config)),
                 "final": Out(1),
             }
         )

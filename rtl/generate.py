@@ -31,6 +31,7 @@ from rtl.descriptor_reader import DescriptorReader
 from rtl.dynamic_precision import DynamicPrecision
 from rtl.early_stop import EarlyStop
 from rtl.emulated_crossbar import EmulatedCrossbar
+from rtl.emulated_pair_crossbar import EmulatedPairCrossbar
 from rtl.event_counters import EventCounters
 from rtl.event_memory import EventMemory
 from rtl.few_ones import FewOnes
@@ -40,7 +41,12 @@ from rtl.logit_memory import LogitMemory
 from rtl.macro import Macro
 from rtl.ou_former import OuFormer
 from rtl.ou_scheduler import OuScheduler
+from rtl.pack_builder import PackBuilder
 from rtl.pack_latch import PackLatch
+from rtl.pack_walker import PackWalker
+from rtl.pair_converter import PairConverter
+from rtl.pair_counters import PairCounters
+from rtl.pair_macro import PairMacro
 from rtl.post_processing import PostProcessing
 from rtl.reduction import Reduction
 from rtl.register_bank import RegisterBank
@@ -54,6 +60,7 @@ from rtl.tile import Tile
 from rtl.trq_sar import TrqSar
 from rtl.trq_settings import TrqSettings
 from rtl.window_generator import WindowGenerator
+from rtl.window_register import WindowRegister
 
 #: Every component that is exported: name of its Verilog module and file -> how to make it.
 COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
@@ -88,6 +95,13 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "pack_latch": PackLatch,
     "ou_former": OuFormer,
     "early_stop": EarlyStop,
+    "pair_macro": PairMacro,
+    "window_register": WindowRegister,
+    "pack_builder": PackBuilder,
+    "pack_walker": PackWalker,
+    "pair_converter": PairConverter,
+    "pair_counters": PairCounters,
+    "emulated_pair_crossbar": EmulatedPairCrossbar,
     "few_ones": FewOnes,
 }
 

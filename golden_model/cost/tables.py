@@ -70,8 +70,11 @@ def chip_table(rows: Rows, pairs: int | None = None) -> Table:
 
 def savings_table(machines: Sequence[str], savings: Mapping[str, Sequence[float]]) -> Table:
     """Energy saving of every machine under several component tables."""
-    shown = [[name, *(f"{values[i]:.2f}x" for values in savings.values())] for i, name in enumerate(machines)]
-    return _table("energy saving under every component table", list(savings), shown)
+    shown = [
+        {"machine": name} | {table: values[i] for table, values in savings.items()} for i, name in enumerate(machines)
+    ]
+    columns = [("machine", "{machine}"), *((table, f"{{{table}:.2f}}x") for table in savings)]
+    return table_of("energy saving under every component table", columns, shown, right=True)
 
 
 def trace_lines(row: Row) -> list[str]:

@@ -369,7 +369,7 @@ def _stage_work(machine: Machine, index: int, stage: Stage) -> Work:
         outputs += layer.windows * layer.outputs
     if reads is not None:
         buffer += float(reads.activation_bits[index])
-        width = float(reads.width_entries[index]) * WIDTH_ENTRY_BITS
+        width = float(reads.width_entries[index]) * WIDTH_BITS
     return Work(
         stage.name,
         dict(zip(COUNTER_NAMES, machine.events[index].tolist(), strict=True)),

@@ -44,7 +44,14 @@ def _words(rows: np.ndarray, size: int) -> np.ndarray:
     return np.packbits(padded, axis=-1, bitorder="little").view("<u8")
 
 
-def _flat(packing: Packing) -> Flat:
+def flatten(packing: Packing) -> Flat:
+    """The packs of a layer, worked out once."""
+    if "flat" not in packing.tables:
+        packing.tables["flat"] = _flatten(packing)
+    return packing.tables["flat"]
+
+
+def _flatten(packing: Packing) -> Flat:
     ou_rows = packing.hardware.ou_rows
     masks = [mask for pack in packing.packs for mask in pack.masks]
     groups = [group for mask in masks for group in mask.groups]
@@ -75,7 +82,7 @@ def _flat(packing: Packing) -> Flat:
 
 
 @_njit
-def _slices(x, first_row, rows, words):
+def input_bits(x, first_row, rows, words):
     """Input bits of one pack as words: words (8, W) zeros, filled from x (K,)."""
     for r in range(rows):
         value = np.int64(x[first_row + r])
@@ -89,7 +96,7 @@ def _slices(x, first_row, rows, words):
 
 
 @_njit
-def _take(left, most, taken):
+def take_ones(left, most, taken):
     """Move the first `most` 1s of `left` to `taken`; returns how many there were."""
     on = np.int64(0)
     for k in range(len(left)):
@@ -153,7 +160,7 @@ def _spend(
     for w in range(windows):
         for p in range(packs):
             words[p] = 0
-            _slices(x[w], first_segment[p] * ou_rows, segments[p] * ou_rows, words[p])
+            input_bits(x[w], first_segment[p] * ou_rows, segments[p] * ou_rows, words[p])
             streamed[p] = 0
             for r in range(segments[p]):
                 streamed[p] |= positions[w, first_segment[p] + r]
@@ -181,7 +188,7 @@ def _spend(
                         for k in range(size):
                             left[k] = words[p, i, k] & mask_words[m, k]
                         while True:
-                            on = _take(left, ou_rows, taken)
+                            on = take_ones(left, ou_rows, taken)
                             if not on:
                                 break
                             formed = True
@@ -288,9 +295,7 @@ def spend(
     last_bit : (P, N), or None without early stop. slots, check : gather.SLOTS, gather.CHECK.
     """
     hardware, prepared = packing.hardware, packing.prepared
-    if "flat" not in packing.tables:
-        packing.tables["flat"] = _flat(packing)
-    flat: Flat = packing.tables["flat"]
+    flat = flatten(packing)
     shape = (len(searches), hardware.ou_rows + 1, 2 * hardware.ou_rows + 1)
     tables = np.array([search.operations for search in searches], dtype=np.int64).reshape(shape)
     signed = np.array([search.signed for search in searches], dtype=np.bool_)

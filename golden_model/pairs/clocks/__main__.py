@@ -1,0 +1,108 @@
+"""Clocks of a network on the pair macro, layer by layer: `python -m golden_model.pairs.clocks NETWORK --images FILE`.
+
+NETWORK is a deployment image (a directory) or the file of a graph. Every figure is the mean of one picture on one
+macro with outward search: clocks of all windows (machine.py) without those of their last addition, and over those of
+"halves" of gather.py; shares of the time in which activations last and in which lanes decide; clocks of the tables.
+Exit status: 0 printed, 2 bad usage or bad input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from golden_model.command import Json, command, results_console
+from golden_model.cost.__main__ import load_images, load_network
+from golden_model.files import write_json
+from golden_model.graph.network import Graph
+from golden_model.pairs.gather import MODES, spend
+from golden_model.pairs.machine import CONVERT, build_clocks, window_clocks
+from golden_model.pairs.packs import pack_layer
+from golden_model.pairs.run import PairRunner
+from golden_model.pairs.search import outward
+
+
+@dataclass
+class LayerClocks:
+    """Of one picture.
+
+    windows : how many. clocks : of them. halves : of `gather.MODES`. converting : in which activations last, mean of
+    the halves. deciding : in which lanes decide, mean of the lanes. tables : `build_clocks`.
+    """
+
+    windows: float = 0
+    clocks: float = 0
+    halves: float = 0
+    converting: float = 0
+    deciding: float = 0
+    tables: float = 0
+
+    def add(self, other: LayerClocks) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+def network_clocks(graph: Graph, images: np.ndarray) -> dict[str, LayerClocks]:
+    """By crossbar node, means of uint8 images (B, C, H, W); groups of a layer are added up."""
+    search, found = outward(graph.hardware), {}
+    for step in PairRunner(graph).steps(images):
+        packing = pack_layer(step.layer, graph.hardware)
+        clocks = window_clocks(packing, step.windows, search)
+        spent = spend(packing, step.windows, [search])
+        one = LayerClocks(
+            windows=len(step.windows),
+            clocks=int(clocks.window.sum()) - CONVERT * len(step.windows),
+            halves=int(spent.clocks[0, MODES.index("halves")].sum()),
+            converting=int(clocks.converting.sum()) / packing.halves,
+            deciding=int(spent.operations.sum()) / (packing.halves * graph.hardware.ou_cols),
+            tables=build_clocks(packing) * len(images),
+        )
+        found.setdefault(step.node, LayerClocks()).add(one)
+    return {
+        node: LayerClocks(**{name: value / len(images) for name, value in vars(one).items()})
+        for node, one in found.items()
+    }
+
+
+def print_table(found: dict[str, LayerClocks]) -> None:
+    """A row per layer, and their sum."""
+    total = LayerClocks()
+    for one in found.values():
+        total.add(one)
+    table = Table("layer", "windows", "clocks", "/ halves", "converting", "deciding", "tables")
+    for name, one in (found | {"network": total}).items():
+        clocks = one.clocks or 1
+        table.add_row(
+            name,
+            f"{one.windows:,.0f}",
+            f"{one.clocks:,.0f}",
+            f"{one.clocks / (one.halves or 1):.3f}",
+            f"{one.converting / clocks:.1%}",
+            f"{one.deciding / clocks:.1%}",
+            f"{one.tables:,.0f}",
+        )
+    results_console().print(table)
+
+
+@command
+def app(
+    network: Annotated[Path, typer.Argument(help="Deployment image (a directory) or file of a graph.")],
+    images: Annotated[Path, typer.Option(help="Pictures as .npz, uint8 (B, C, H, W).")],
+    count: Annotated[int, typer.Option(min=1, help="Pictures to average over.")] = 4,
+    json_file: Json = None,
+) -> None:
+    """Exact clocks of one network on the pair macro, layer by layer."""
+    graph, _ = load_network(network)
+    found = network_clocks(graph, load_images(images, count))
+    if json_file is not None:
+        write_json(json_file, {name: vars(one) for name, one in found.items()})
+    print_table(found)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,150 @@
+"""Clocks of the pair machine as the hardware keeps them, exact (*ours*; rtl/pair_macro.py).
+
+Tables (rtl/pack_builder.py), once per layer: `build_clocks`.
+
+A window, both halves side by side, in clocks from its begin. The walker of a half takes packs and masks, its former
+makes OUs of masks, its converters sample them:
+
+* Walker. For every input bit that any segment of the window streams, highest first, and every pack: one clock, in
+  which the slice is latched or the pack is skipped. Then one clock for every mask, in which the former takes it.
+* Former, in two steps. Step 1 takes a mask as soon as the mask before has gone on to step 2, in the same clock at the
+  earliest. A mask goes on to step 2 a clock after it was taken at the earliest, in the clock in which the last OU of
+  the mask before is formed, or a clock after that mask has come if no row of it is on. From the next clock on its OUs
+  are formed, one a clock; an OU waits until the second last one before it was sampled for its last group, in an
+  earlier clock.
+* Converters. An OU can be sampled in the clock after it was formed, for one group after the other. An activation lasts
+  max(1, sample_interval, most decisions of its lanes) clocks after its sample; in the last one the next OU, or the same
+  for the next group, may be sampled.
+
+The window ends `CONVERT` clocks after both halves have nothing left to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from golden_model.crossbar.prepared import check_activations, streams
+from golden_model.optional import numba_installed
+from golden_model.pairs.gather import Activated, Formed, Latched, walk
+from golden_model.pairs.packs import Packing
+from golden_model.pairs.search import Search
+
+#: Clocks from the last decision of a window to `window_done`: taking the values, shifting, adding.
+CONVERT = 3
+
+
+# ---- tables -------------------------------------------------------------------------------------
+def build_clocks(packing: Packing) -> int:
+    """Clocks from `layer_start` to `layer_ready`.
+
+    1; for every block column, segments + 1. For every pack: for every block column, its segments + 1; for every group,
+    the place of its mask among the masks of the pack, counted from 1, + 1; and 1.
+    """
+    segments, block_cols = packing.prepared.widths.shape
+    clocks = 1 + block_cols * (segments + 1)
+    for pack in packing.packs:
+        searched = sum((place + 1) * len(mask.groups) for place, mask in enumerate(pack.masks, 1))
+        clocks += block_cols * (pack.segments + 1) + searched + 1
+    return clocks
+
+
+# ---- windows ------------------------------------------------------------------------------------
+@dataclass
+class _Half:
+    """Where a half is, in clocks.
+
+    walker : when it can go on. moved : when the last mask went on to step 2. free : earliest clock in which the next
+    one can. formed : the last OU. sampled : the last two OUs for their last groups. converter : earliest next sample.
+    converting : clocks of all activations.
+    """
+
+    walker: int = 1
+    moved: int = 0
+    free: int = 0
+    formed: int = 0
+    sampled: list[int] = field(default_factory=lambda: [0, 0])
+    converter: int = 0
+    converting: int = 0
+
+    def pack(self) -> None:
+        self.walker += 1
+
+    def mask(self) -> None:
+        taken = max(self.walker, self.moved)
+        self.walker = taken + 1
+        self.moved = max(taken + 1, self.free)
+        self.formed = self.moved
+        self.free = self.moved + 1
+
+    def ou(self, activations: Sequence[int]) -> None:
+        """activations : clocks of each, at least one."""
+        self.formed = self.free = max(self.formed + 1, self.sampled[0] + 1)
+        start = self.formed + 1
+        for clocks in activations:
+            start = max(start, self.converter)
+            self.converter = start + clocks
+            self.converting += clocks
+        self.sampled = [self.sampled[1], start]
+
+    @property
+    def over(self) -> int:
+        return max(self.walker, self.moved + 1, self.converter)
+
+
+class Clocks(NamedTuple):
+    """Clocks of windows, int64.
+
+    window : from the begin to `window_done`, (P,). converting : in which an activation of a half lasts, (P, halves).
+    """
+
+    window: np.ndarray
+    converting: np.ndarray
+
+
+def window_clocks(packing: Packing, activations: np.ndarray, search: Search, *, plain: bool = False) -> Clocks:
+    """Clocks of windows (P, K) with a search of differences. plain : plain Python even where numba is installed."""
+    if not search.signed:
+        raise ValueError(f"{search.name}: this machine converts the difference of a pair, not its two counts")
+    x, streamed = streams(packing.prepared, check_activations(packing.prepared, activations))
+    over, converting = np.zeros((2, len(x), packing.halves), dtype=np.int64)
+    if plain or not numba_installed():
+        for w, half in np.ndindex(over.shape):
+            over[w, half], converting[w, half] = _half_clocks(packing, x[w], streamed[w], search, half)
+    else:
+        from golden_model.pairs import machine_compiled
+
+        positions = streamed.astype(np.int64) @ (1 << np.arange(packing.prepared.bits))
+        machine_compiled.half_clocks(packing, x.reshape(len(x), -1), positions, search, over, converting)
+    return Clocks(over.max(axis=1) + CONVERT, converting)
+
+
+def _half_clocks(packing: Packing, x: np.ndarray, streamed: np.ndarray, search: Search, half: int) -> tuple[int, int]:
+    """Clock in which a half has nothing left to do, and clocks of all its activations."""
+    shortest = max(1, packing.hardware.sample_interval)
+    everything = np.zeros(packing.prepared.outputs, dtype=np.int64)
+    state = _Half()
+    for bit in reversed(range(packing.prepared.bits)):
+        if not streamed[:, bit].any():
+            continue
+        latched: dict[int, list[int]] = {}
+        ous: dict[tuple[int, int], list[list[int]]] = {}
+        for what in walk(packing, x, streamed[:, bit], everything, half, bit):
+            if isinstance(what, Latched):
+                pack, latched[what.pack] = what.pack, list(what.masks)
+            elif isinstance(what, Formed):
+                mask = what.mask
+                ous.setdefault((pack, mask), []).append([])
+            elif isinstance(what, Activated):
+                operations = search.pair(np.full(what.positive.shape, what.k), what.positive, what.negative)[1]
+                ous[pack, mask][-1].append(max(shortest, int(operations.max())))
+        for index in range(len(packing.packs)):
+            state.pack()
+            for mask in latched.get(index, []):
+                state.mask()
+                for activations in ous.get((index, mask), []):
+                    state.ou(activations)
+    return state.over, state.converting

@@ -1,0 +1,181 @@
+"""Records of packs, masks, groups and gathered OUs, sized by one `HardwareConfig` (golden_model/pairs/packs.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Shape, unsigned
+from amaranth.lib import data
+
+from golden_model.config import HardwareConfig, bits_for
+from golden_model.registers import COUNTER_BITS
+from rtl import layouts
+from rtl.pair_layouts import formed_ou, pack_lines, search_threshold
+
+#: Parts of the macro that walk their own groups of every pack, each with converters for `ou_cols` column pairs.
+HALVES = 2
+
+
+# ---- sizes --------------------------------------------------------------------------------------
+def max_packs(config: HardwareConfig) -> int:
+    """Packs of the largest layer."""
+    return -(-config.max_segments // config.grid_rows)
+
+
+def max_pack_groups(config: HardwareConfig) -> int:
+    """Column groups of a pack: one per block column and plane."""
+    return config.max_block_cols * config.weight_bits
+
+
+def max_groups(config: HardwareConfig) -> int:
+    """Column groups of a layer: each takes an OU column of a crossbar pair."""
+    return min(max_packs(config) * max_pack_groups(config), config.crossbar_pairs * config.grid_cols)
+
+
+def _index(count: int) -> Shape:
+    return unsigned(bits_for(count - 1))
+
+
+def pack_index(config: HardwareConfig) -> Shape:
+    """A pack of a layer."""
+    return _index(max_packs(config))
+
+
+def pack_size(config: HardwareConfig) -> Shape:
+    """Segments of a pack, 0..grid_rows."""
+    return unsigned(bits_for(config.grid_rows))
+
+
+def pack_group(config: HardwareConfig) -> Shape:
+    """A column group of a pack, in the order (block column, plane)."""
+    return _index(max_pack_groups(config))
+
+
+def group_index(config: HardwareConfig) -> Shape:
+    """A column group, or a mask, of one half in the order of its walk."""
+    return _index(max_groups(config))
+
+
+def pack_mask(config: HardwareConfig) -> Shape:
+    """Segments of a pack that groups store."""
+    return unsigned(config.grid_rows)
+
+
+def columns(config: HardwareConfig) -> Shape:
+    """A bit per converter of a half, or column of a group."""
+    return unsigned(config.ou_cols)
+
+
+# ---- tables of a half ---------------------------------------------------------------------------
+def pack_entry(config: HardwareConfig) -> data.StructLayout:
+    """Masks of a pack that a half looks at. used : there is one."""
+    mask = group_index(config)
+    return data.StructLayout({"first_mask": mask, "last_mask": mask, "used": unsigned(1)})
+
+
+def mask_entry(config: HardwareConfig) -> data.StructLayout:
+    """A mask and its groups of a half."""
+    group = group_index(config)
+    return data.StructLayout({"segments": pack_mask(config), "first_group": group, "last_group": group})
+
+
+def group_entry(config: HardwareConfig) -> data.StructLayout:
+    """A column group and its place; `pair` counts from the first pair of its half."""
+    members = layouts.listed_ou(config).members
+    return data.StructLayout({name: members[name] for name in ("block_col", "plane", "pair", "ou_col")})
+
+
+def _write(address: Shape, content: data.Layout) -> data.StructLayout:
+    return data.StructLayout({"enable": unsigned(1), "address": address, "data": content})
+
+
+def table_writes(config: HardwareConfig) -> data.StructLayout:
+    """Writes to the three tables of a half."""
+    group = group_index(config)
+    return data.StructLayout(
+        {
+            "packs": _write(pack_index(config), pack_entry(config)),
+            "masks": _write(group, mask_entry(config)),
+            "groups": _write(group, group_entry(config)),
+        }
+    )
+
+
+# ---- windows and OUs ----------------------------------------------------------------------------
+def halves_of(shape: Any) -> Any:
+    """One `shape`, or what it is for a configuration, per half."""
+
+    def layout(config: HardwareConfig) -> data.ArrayLayout:
+        return data.ArrayLayout(shape(config), HALVES)
+
+    return layout
+
+
+def window_row(config: HardwareConfig) -> data.ArrayLayout:
+    """The segments of a pack of a window."""
+    return data.ArrayLayout(layouts.segment(config), config.grid_rows)
+
+
+def slice_context(config: HardwareConfig) -> data.StructLayout:
+    """What a slice belongs to: input bit, segments of the pack, and the groups of a mask that convert its OUs."""
+    group = group_index(config)
+    return data.StructLayout(
+        {
+            "input_bit": unsigned(bits_for(config.input_bits - 1)),
+            "segments": pack_size(config),
+            "first_group": group,
+            "last_group": group,
+        }
+    )
+
+
+def gathered_ou(config: HardwareConfig) -> data.StructLayout:
+    """An OU: the word lines that are on, how many, and what its slice belongs to."""
+    formed = formed_ou(config).members
+    return data.StructLayout({"lines": formed["lines"], "ones": formed["ones"], **slice_context(config).members})
+
+
+def pair_sample(config: HardwareConfig) -> data.StructLayout:
+    """A sample request: an OU column of a crossbar pair, and the word lines that are on."""
+    members = layouts.ou_address(config).members
+    return data.StructLayout({"pair": members["pair"], "ou_col": members["ou_col"], "lines": pack_lines(config)})
+
+
+def pair_values(config: HardwareConfig) -> data.ArrayLayout:
+    """A threshold or a value of every converter of a half, in LSB."""
+    return data.ArrayLayout(search_threshold(config, True), config.ou_cols)
+
+
+# ---- events -------------------------------------------------------------------------------------
+def walk_events(config: HardwareConfig) -> data.StructLayout:
+    """What a half does in a clock, in segments of the pack that it does it to, 0 if it does not.
+
+    latched : a slice is latched. looked : a mask of it is looked at. formed : an OU is formed.
+    """
+    return data.StructLayout({name: pack_size(config) for name in ("latched", "looked", "formed")})
+
+
+def conversion_events(config: HardwareConfig) -> data.StructLayout:
+    """activation : strobe, an OU was sampled. started : converters that sample with it. busy : those that decide."""
+    return data.StructLayout({"activation": unsigned(1), "started": columns(config), "busy": columns(config)})
+
+
+#: What the macro counts; names and meaning as in golden_model/pairs/measure.py.
+PAIR_COUNTERS = (
+    "ou_activations",
+    "conversions_r2",
+    "ad_operations",
+    "input_bits_streamed",
+    "cycles",
+    "prefix_counts",
+    "prefix_rows",
+    "mask_bits_read",
+)
+
+
+def pair_counters(config: HardwareConfig) -> data.StructLayout:
+    """Event counters of the macro.
+
+    input_bits_streamed : segments whose slice was latched. cycles : clocks from the begin of a window to `window_done`.
+    """
+    return data.StructLayout({name: unsigned(COUNTER_BITS) for name in PAIR_COUNTERS})

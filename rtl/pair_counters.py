@@ -1,0 +1,55 @@
+"""Event counters of the pair macro."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Signal
+
+from golden_model.registers import COUNTER_BITS
+from rtl import pack_layouts as packs
+from rtl.bit_count import bit_count
+from rtl.block import Block, In, Out
+
+
+class PairCounters(Block):
+    """Counts what both halves do; meaning of the counters as in golden_model/pairs/measure.py.
+
+    Latency: an event is counted 2 clocks later, a clock of `running` 1 clock later. Reset: all 0.
+
+    Members
+    -------
+    clear : strobe, all counters become 0; events of this clock and the clock before are lost.
+    walks, conversions : events of the halves, every clock. running : a window is running.
+    counters : `pack_layouts.pair_counters`.
+    """
+
+    clear: In(1)
+    walks: In(packs.halves_of(packs.walk_events))
+    conversions: In(packs.halves_of(packs.conversion_events))
+    running: In(1)
+    counters: Out(packs.pair_counters)
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        counters = {name: Signal(COUNTER_BITS, name=name) for name in packs.PAIR_COUNTERS}
+        m.d.comb += [self.counters[name].eq(counter) for name, counter in counters.items()]
+
+        # One clock of registers in front of the adders.
+        walks, conversions = Signal.like(self.walks), Signal.like(self.conversions)
+        m.d.sync += [walks.eq(self.walks), conversions.eq(self.conversions)]
+        looked = sum(half.looked for half in walks)
+        formed = [half.formed for half in walks]
+        amounts = {
+            "ou_activations": sum(half.activation for half in conversions),
+            "conversions_r2": sum(bit_count(half.started) for half in conversions),
+            "ad_operations": sum(bit_count(half.busy) for half in conversions),
+            "input_bits_streamed": sum(half.latched for half in walks),
+            "cycles": self.running,
+            "prefix_counts": sum(segments != 0 for segments in formed),
+            "prefix_rows": sum(formed) * self.config.ou_rows,
+            "mask_bits_read": looked,
+        }
+        for name, amount in amounts.items():
+            m.d.sync += counters[name].eq(counters[name] + amount)
+        with m.If(self.clear):
+            m.d.sync += [counter.eq(0) for counter in counters.values()]
+        return m

@@ -1,0 +1,308 @@
+"""Random layers for the blocks of the pair machine, and what they do by the definition (golden_model/pairs)."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from golden_model.config import HardwareConfig
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.prepared import Prepared, streams
+from golden_model.pairs.gather import Activated, Formed, matmul, walk
+from golden_model.pairs.machine import build_clocks, window_clocks
+from golden_model.pairs.packs import Packing, pack_layer
+from golden_model.pairs.search import Search, bounded, outward
+from golden_model.registers import descriptor_fields
+from rtl.pack_layouts import HALVES, PAIR_COUNTERS
+from rtl.pair_interfaces import halves_of
+from rtl.pair_layouts import SearchMode
+from rtl.pair_macro import PairMacro
+from sim.bench import clocks_until, fetch, put, simulate, stream_rule
+from tests.rtl.macro_bench import random_weights, slices_of
+from tests.strategies import make_layer
+
+
+def random_hardware(rng: random.Random) -> HardwareConfig:
+    """A small machine of any shape that converts without loss."""
+    ou_rows, ou_cols = rng.randint(1, 5), rng.randint(1, 3)
+    return HardwareConfig(
+        ou_rows=ou_rows,
+        ou_cols=ou_cols,
+        rows=ou_rows * rng.randint(1, 4) + rng.randint(0, ou_rows - 1),
+        cols=ou_cols * rng.randint(1, 5),
+        adc_bits=ou_rows.bit_length() + rng.randint(0, 1),
+        input_bits=rng.randint(1, 5),
+        weight_bits=rng.randint(1, 5),
+        crossbar_pairs=150,
+        max_k=ou_rows * 6,
+        max_n=ou_cols * rng.randint(1, 4),
+        width_entries=64,
+        sample_interval=rng.choice([1, 2, 3]),
+        group_segments=rng.choice([None, 1, 2]),
+    )
+
+
+def random_layer(seed: int, hardware: HardwareConfig, *, windows: int = 3) -> tuple[Packing, Layer, np.ndarray]:
+    """A layer of mixed block widths, some of them 0, its packs, and windows (P, K) of any density."""
+    rng, numbers = random.Random(seed), np.random.default_rng(seed)
+    k, n = rng.randint(1, hardware.max_k), rng.randint(1, hardware.max_n)
+    shape = (-(-k // hardware.ou_rows), -(-n // hardware.ou_cols))
+    widths = numbers.integers(0, hardware.weight_bits + 1, shape)
+    if rng.random() < 0.4:
+        widths[:] = widths[:1]  # few masks with many groups
+    widths[numbers.random(shape) < rng.choice([0.0, 0.3, 0.8])] = 0
+    bits = rng.randint(1, hardware.input_bits)
+    layer = make_layer(
+        numbers, hardware, kind="linear", channels=k, height=1, width=1, outputs=n, input_bits=bits,
+        weights=random_weights(numbers, hardware, k, n, widths), block_widths=widths,
+        dynamic=rng.choice([None, DynamicPrecision(l_max=3, tau_sq=rng.randint(0, 3000))]),
+    )  # fmt: skip
+    density = rng.choice([0.1, 0.5, 1.0])
+    values = numbers.integers(0, 1 << bits, (windows, k)) * (numbers.random((windows, k)) < density)
+    if rng.random() < 0.2:
+        values[:] = (1 << bits) - 1
+    if rng.random() < 0.5:  # segments that stream different bits
+        values >>= numbers.integers(0, bits + 1, shape[0]).repeat(hardware.ou_rows)[:k]
+    return pack_layer(layer, hardware), layer, values.astype(np.uint8)
+
+
+def wide_layer(hardware: HardwareConfig) -> tuple[Packing, Layer]:
+    """A random layer that takes more than one crossbar pair."""
+    return next(made[:2] for made in (random_layer(seed, hardware) for seed in range(100)) if made[0].pairs > 1)
+
+
+def layer_settings(packing: Packing, *, crossbar_base: int = 0, width_base: int = 0) -> dict[str, int]:
+    """Descriptor fields that the macro reads; the others hold ones, to show that they do not matter."""
+    hardware, prepared = packing.hardware, packing.prepared
+    segments, block_cols = prepared.widths.shape
+    values = {field.name: (1 << field.bits) - 1 for field in descriptor_fields(hardware)}
+    return values | {
+        "segments": segments,
+        "block_cols": block_cols,
+        "last_cols": prepared.outputs - (block_cols - 1) * hardware.ou_cols,
+        "crossbar_base": crossbar_base,
+        "width_base": width_base,
+    }
+
+
+# ---- the macro ----------------------------------------------------------------------------------
+@dataclass
+class Case:
+    """A layer and the windows (P, K) to run on it. mode : search of the lanes.
+
+    sample_stall, segment_stall : share of clocks in which the crossbar, or the source of segments, is not ready.
+    """
+
+    packing: Packing
+    windows: np.ndarray
+    mode: SearchMode = SearchMode.OUTWARD
+    crossbar_base: int = 0
+    width_base: int = 0
+    sample_stall: float = 0.0
+    segment_stall: float = 0.0
+    seed: int = 0
+
+    @property
+    def search(self) -> Search:
+        makers = {SearchMode.OUTWARD: outward, SearchMode.BOUNDED: bounded}
+        return makers[self.mode](self.packing.hardware)
+
+    def registers(self) -> dict[str, int]:
+        bits = self.packing.hardware.adc_bits + 1
+        return {"mode": self.mode.value, "signed": 1, "n_r1": 0, "n_r2": bits, "m": 0, "bias": 0}
+
+    def cells(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
+        """Cells of every OU column in use: two words of rows (positive, negative) per column; (pair, OU column)."""
+        found = {}
+        for pack in self.packing.packs:
+            for mask in pack.masks:
+                for group in mask.groups:
+                    columns = zip(group.positive, group.negative, strict=True)
+                    found[self.crossbar_base + group.pair, group.ou_col] = [(_word(p), _word(n)) for p, n in columns]
+        return found
+
+    def samples(self, half: int) -> list[list[tuple[int, int, int]]]:
+        """(pair, OU column, word of rows) of every activation of a half, by window."""
+        prepared, found = self.packing.prepared, []
+        never = np.zeros(prepared.outputs, dtype=np.int64)
+        for x, streamed in zip(*streams(prepared, self.windows), strict=True):
+            found.append([])
+            rows = 0
+            for bit in reversed(range(prepared.bits)):
+                for what in walk(self.packing, x, streamed[:, bit], never, half, bit):
+                    if isinstance(what, Formed):
+                        rows = _word(what.rows)
+                    elif isinstance(what, Activated):
+                        found[-1].append((self.crossbar_base + what.group.pair, what.group.ou_col, rows))
+        return found
+
+    def counters(self) -> list[dict[str, int]]:
+        """Event counters of every window, by the golden model."""
+        _, spent = matmul(self.packing, self.windows, self.search)
+        counted = {
+            "ou_activations": spent.ou_activations,
+            "conversions_r2": spent.pairs_converted,
+            "ad_operations": spent.operations[0],
+            "input_bits_streamed": spent.latched_segments,
+            "cycles": window_clocks(self.packing, self.windows, self.search, plain=True).window,
+            "prefix_counts": spent.prefix_counts,
+            "prefix_rows": spent.prefix_rows,
+            "mask_bits_read": spent.mask_bits,
+        }
+        return [{name: int(values[w]) for name, values in counted.items()} for w in range(len(self.windows))]
+
+
+def _word(rows: np.ndarray) -> int:
+    return sum(int(on) << i for i, on in enumerate(rows))
+
+
+def behavioural_array(port, hardware: HardwareConfig, cells: dict, into: list, *, stall: float = 0.0, seed: int = 0):
+    """Background bench: the part of an ideal analog macro that a half samples from.
+
+    Answers c+ - c- >= t in the clock of the thresholds. into : (pair, OU column, word of rows) of every sample.
+    """
+
+    async def bench(ctx) -> None:
+        rng = random.Random(seed)
+        held = [0] * hardware.ou_cols
+        ctx.set(port.sample.ready, 1)
+        async for _, _, valid, ready, payload in ctx.tick().sample(
+            port.sample.valid, port.sample.ready, port.sample.payload
+        ):
+            if valid and ready:
+                rows = payload.lines.as_bits()
+                words = cells[payload.pair, payload.ou_col]
+                held = [(positive & rows).bit_count() - (negative & rows).bit_count() for positive, negative in words]
+                held += [0] * (hardware.ou_cols - len(held))
+                into.append((payload.pair, payload.ou_col, rows))
+            thresholds = ctx.get(port.thresholds)
+            ctx.set(port.comparators, sum((held[j] >= thresholds[j]) << j for j in range(hardware.ou_cols)))
+            ctx.set(port.sample.ready, int(rng.random() >= stall))
+
+    return bench
+
+
+@dataclass
+class Run:
+    """What the macro did: clocks of the layer's tables, and by window. samples : by half, as `Case.samples`."""
+
+    built: int = 0
+    clocks: list[int] = field(default_factory=list)
+    sums: list[list[int]] = field(default_factory=list)
+    counters: list[dict[str, int]] = field(default_factory=list)
+    samples: list[list[list]] = field(default_factory=lambda: [[], []])
+    overflow: int = 0
+
+
+def run(*cases: Case, limit: int = 100_000, early: bool = False) -> list[Run]:
+    """Of layers on one macro, one after the other: build the layer, then run its windows back to back.
+
+    early : windows are started before the tables, or their segments, are there; otherwise `clocks` are those of
+    `window_clocks`.
+    """
+    hardware = cases[0].packing.hardware
+    dut = PairMacro(hardware)
+    sampled: list[list] = [[], []]
+    results = [Run() for _ in cases]
+
+    async def start(ctx) -> None:
+        ctx.set(dut.window_start, 1)
+        await ctx.tick()
+        ctx.set(dut.window_start, 0)
+
+    def read_sums(ctx, prepared: Prepared) -> list[int]:
+        sums: list[int] = []
+        for column in range(prepared.widths.shape[1]):
+            put(ctx, dut.sums_address, column)
+            sums += fetch(ctx, dut.sums_data)
+        assert not any(sums[prepared.outputs :]), "columns behind the last output have sums"
+        return sums[: prepared.outputs]
+
+    async def layer(ctx, case: Case, result: Run) -> None:
+        packing, prepared = case.packing, case.packing.prepared
+        ctx.set(dut.counters_clear, 1)
+        for i, width in enumerate(prepared.widths.ravel()):
+            put(ctx, dut.width_write, {"enable": 1, "address": case.width_base + i, "data": int(width)})
+            await ctx.tick()
+        ctx.set(dut.width_write.enable, 0)
+        ctx.set(dut.counters_clear, 0)
+        put(ctx, dut.settings, layer_settings(packing, crossbar_base=case.crossbar_base, width_base=case.width_base))
+        put(ctx, dut.search, case.registers())
+        ctx.set(dut.layer_start, 1)
+        await ctx.tick()
+        ctx.set(dut.layer_start, 0)
+        if not early:
+            result.built = await clocks_until(ctx, dut.layer_ready, limit=limit)
+        before = dict.fromkeys(PAIR_COUNTERS, 0)
+        for _ in case.windows:
+            while not early and ctx.get(dut.segments.ready):  # the window's segments are not all there
+                await ctx.tick()
+            await start(ctx)
+            if result.sums:
+                assert read_sums(ctx, prepared) == result.sums[-1], "the next window changed the sums of this one"
+            result.clocks.append(await clocks_until(ctx, dut.window_done, limit=limit))
+            after = fetch(ctx, dut.counters)
+            result.counters.append({name: after[name] - before[name] for name in after})
+            before = after
+            result.sums.append(read_sums(ctx, prepared))
+            for half, found in zip(result.samples, sampled, strict=True):
+                half.append(list(found))
+                found.clear()
+        result.overflow = ctx.get(dut.overflow)
+
+    async def control(ctx) -> None:
+        for case, result in zip(cases, results, strict=True):
+            await layer(ctx, case, result)
+
+    async def source(ctx) -> None:
+        rng = random.Random(cases[0].seed)
+        for case in cases:
+            x, streamed = streams(case.packing.prepared, case.windows)
+            positions = streamed.astype(np.int64) @ (1 << np.arange(case.packing.prepared.bits))
+            await ctx.tick().until(dut.layer_start)
+            for window, masks in zip(x, positions, strict=True):
+                for segment, mask in enumerate(masks):
+                    while rng.random() < case.segment_stall:
+                        await ctx.tick()
+                    slices = slices_of(hardware, window.ravel(), segment)
+                    put(ctx, dut.segments.payload, {"slices": slices, "mask": int(mask)})
+                    ctx.set(dut.segments.valid, 1)
+                    await ctx.tick().until(dut.segments.ready)
+                    ctx.set(dut.segments.valid, 0)
+
+    cells = {place: words for case in cases for place, words in case.cells().items()}
+    background = [source]
+    for half, port in enumerate(halves_of(dut.crossbar)):
+        stall, seed = cases[0].sample_stall, cases[0].seed + half
+        background += [
+            behavioural_array(port, hardware, cells, sampled[half], stall=stall, seed=seed),
+            stream_rule(port.sample, f"sample of half {half}"),
+        ]
+    simulate(dut, control, background=background, limit=limit)
+    return results
+
+
+def check(*cases: Case, timing: bool = True, early: bool = False) -> None:
+    """Run layers; order of samples, sums, event counters and clocks of every window must equal the golden model."""
+    for case, actual in zip(cases, run(*cases, early=early), strict=True):
+        _compare(case, actual, timing=timing, early=early)
+
+
+def _compare(case: Case, actual: Run, *, timing: bool, early: bool) -> None:
+    if not early:
+        assert actual.built == build_clocks(case.packing)
+    for half in range(HALVES):
+        for window, (found, wanted) in enumerate(zip(actual.samples[half], case.samples(half), strict=True)):
+            assert found == wanted, f"half {half}, window {window}"
+    sums, _ = matmul(case.packing, case.windows, case.search)
+    assert actual.sums == sums[0].tolist()
+    expected = case.counters()
+    clocks = [counted["cycles"] for counted in expected]
+    if not timing:
+        for counted in (*actual.counters, *expected):
+            counted.pop("cycles")
+    assert actual.counters == expected
+    if timing and not early:
+        assert actual.clocks == clocks

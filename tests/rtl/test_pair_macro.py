@@ -1,0 +1,163 @@
+"""The pair macro with a behavioural array: samples, sums, counters and clocks of windows back to back."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from golden_model.config import PAPER, TINY, HardwareConfig
+from golden_model.pairs.packs import Packing, pack_layer
+from rtl.pair_layouts import SearchMode
+from rtl.pair_macro import PairMacro
+from sim.bench import put, simulate
+from tests.rtl.pair_bench import Case, check, layer_settings, random_hardware, random_layer, run, wide_layer
+
+pytestmark = pytest.mark.rtl
+
+#: TINY with enough crossbars for its largest layer.
+ROOMY = replace(TINY, crossbar_pairs=64)
+MODES = [SearchMode.OUTWARD, SearchMode.BOUNDED]
+
+
+def _case(seed: int, hardware, **options) -> Case:
+    """A random layer somewhere in the tables and crossbars, under one of the searches."""
+    rng = random.Random(seed)
+    packing, _, windows = random_layer(seed, hardware)
+    return Case(
+        packing,
+        windows,
+        rng.choice(MODES),
+        crossbar_base=rng.randint(0, hardware.crossbar_pairs - packing.pairs),
+        width_base=rng.randint(0, hardware.width_entries - packing.prepared.widths.size),
+        seed=seed,
+        **options,
+    )
+
+
+# ---- random layers ------------------------------------------------------------------------------
+@pytest.mark.parametrize("interval", [1, 3])
+@pytest.mark.parametrize("seed", range(10))
+def test_random_tiny_layer_equals_the_golden_model_clock_by_clock(seed, interval):
+    rng = random.Random(seed)
+    hardware = replace(ROOMY, sample_interval=interval, rows=rng.choice([4, 8, 12]), group_segments=rng.choice([1, 2]))
+    check(_case(seed, hardware))
+
+
+@pytest.mark.parametrize("seed", range(100, 120))
+def test_random_hardware_equals_the_golden_model_clock_by_clock(seed):
+    check(_case(seed, random_hardware(random.Random(seed))))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_back_pressure_of_the_array_changes_no_result(seed):
+    check(_case(seed, ROOMY, sample_stall=[0.3, 0.9][seed % 2]), timing=False)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_window_that_is_started_early_begins_when_tables_and_segments_are_there(seed):
+    check(_case(seed, ROOMY, segment_stall=[0.0, 0.95][seed % 2]), early=True)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_layers_one_after_the_other_leave_nothing_behind(seed):
+    first, second = (random_layer(s, ROOMY) for s in (seed, seed + 50))
+    room = ROOMY.crossbar_pairs - second[0].pairs
+    check(
+        Case(first[0], first[2], SearchMode.BOUNDED),
+        Case(second[0], second[2], crossbar_base=room, width_base=first[0].prepared.widths.size),
+    )
+
+
+@pytest.mark.slow
+def test_a_layer_of_the_paper_machine_equals_the_golden_model():
+    hardware = replace(PAPER, max_k=200, max_n=16, crossbar_pairs=16)
+    check(_case(2, hardware))
+
+
+# ---- saturated data -----------------------------------------------------------------------------
+def _full(hardware: HardwareConfig, weight: int, *, n: int | None = None) -> tuple[Packing, np.ndarray]:
+    """A layer of one weight, all activations at their largest value."""
+    layer = random_layer(1, hardware)[1]
+    k, n = hardware.max_k, n or hardware.max_n
+    weights = np.full((k, n), weight)
+    widths = np.full((-(-k // hardware.ou_rows), -(-n // hardware.ou_cols)), hardware.weight_bits)
+    layer = replace(
+        layer, channels=k, outputs=n, weights=weights, block_widths=widths, dynamic=None,
+        input_bits=hardware.input_bits, bias=np.zeros(n, dtype=np.int64), multipliers=np.ones(n, dtype=np.int64),
+    )  # fmt: skip
+    windows = np.full((2, k), (1 << hardware.input_bits) - 1, dtype=np.uint8)
+    return pack_layer(layer, hardware), windows
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_largest_weights_and_activations_are_exact(sign):
+    packing, windows = _full(ROOMY, sign * ((1 << ROOMY.weight_bits) - 1))
+    check(Case(packing, windows))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_sum_that_does_not_fit_is_saturated_and_told(sign):
+    hardware = replace(ROOMY, accumulator_bits=8)
+    packing, windows = _full(hardware, sign, n=1)
+    result = run(Case(packing, windows))[0]
+    assert result.sums[-1] == [127 if sign > 0 else -128]
+    assert result.overflow
+
+
+def test_sums_that_fit_exactly_are_no_overflow():
+    hardware = replace(ROOMY, accumulator_bits=8, weight_bits=1, input_bits=3)
+    packing, _ = _full(hardware, 1, n=1)
+    windows = np.zeros((1, hardware.max_k), dtype=np.uint8)
+    windows[0, :19] = 7  # 19 * 7 = 133; without the last one 126
+    windows[0, 18] = 1
+    result = run(Case(packing, windows))[0]
+    assert result.sums == [[127]]
+    assert not result.overflow
+
+
+# ---- errors -------------------------------------------------------------------------------------
+def test_illegal_registers_are_told_and_no_window_begins():
+    packing, _, windows = random_layer(1, ROOMY)
+    dut = PairMacro(ROOMY)
+    case = Case(packing, windows)
+
+    async def bench(ctx) -> None:
+        put(ctx, dut.settings, layer_settings(packing))
+        put(ctx, dut.search, case.registers() | {"n_r2": ROOMY.adc_bits})
+        await ctx.tick().repeat(2)
+        assert ctx.get(dut.configuration_error)
+        ctx.set(dut.window_start, 1)
+        await ctx.tick()
+        ctx.set(dut.window_start, 0)
+        put(ctx, dut.search, case.registers())
+        await ctx.tick().repeat(20)
+        assert ctx.get(dut.configuration_error)
+        assert ctx.get(dut.counters.cycles) == 0
+        ctx.set(dut.counters_clear, 1)
+        await ctx.tick()
+        assert not ctx.get(dut.configuration_error)
+
+    simulate(dut, bench)
+
+
+def test_a_layer_that_needs_too_many_pairs_is_a_placement_error():
+    packing, _ = wide_layer(ROOMY)
+    hardware = replace(ROOMY, crossbar_pairs=packing.pairs - 1)
+    dut = PairMacro(hardware)
+
+    async def bench(ctx) -> None:
+        put(ctx, dut.settings, layer_settings(packing))
+        for i, width in enumerate(packing.prepared.widths.ravel()):
+            put(ctx, dut.width_write, {"enable": 1, "address": i, "data": int(width)})
+            await ctx.tick()
+        ctx.set(dut.layer_start, 1)
+        await ctx.tick()
+        ctx.set(dut.layer_start, 0)
+        await ctx.tick().until(dut.placement_error)
+        await ctx.tick().repeat(200)
+        assert not ctx.get(dut.layer_ready)
+
+    simulate(dut, bench, limit=5000)

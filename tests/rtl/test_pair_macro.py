@@ -127,7 +127,12 @@ def test_illegal_registers_are_told_and_no_window_begins():
     async def bench(ctx) -> None:
         put(ctx, dut.settings, layer_settings(packing))
         put(ctx, dut.search, case.registers() | {"n_r2": ROOMY.adc_bits})
-        await ctx.tick().repeat(2)
+        ctx.set(dut.segments.valid, 1)  # all that a window needs is there
+        ctx.set(dut.layer_start, 1)
+        await ctx.tick()
+        ctx.set(dut.layer_start, 0)
+        await ctx.tick().until(dut.layer_ready)
+        await ctx.tick().until(~dut.segments.ready)
         assert ctx.get(dut.configuration_error)
         ctx.set(dut.window_start, 1)
         await ctx.tick()

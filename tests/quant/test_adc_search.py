@@ -44,7 +44,7 @@ def random_counts(seed: int, hardware: HardwareConfig, top: int = 1000) -> Layer
     sums = rng.normal(0, 50, (40, size)) * fall
     zeros = counts[..., 0] // 2
     power = float(((sums @ np.arange(size)) ** 2).sum())
-    return LayerCounts(counts, zeros, sums.T @ sums, sums.sum(axis=0), 40, power)
+    return LayerCounts(counts, zeros, sums.T @ sums, power)
 
 
 def scores(seed: int = 0, layers: int = 3, limit: int = 2, **how) -> dict[str, Scores]:
@@ -131,7 +131,7 @@ def some_counts(seed: int, hardware: HardwareConfig) -> LayerCounts:
     size = hardware.ou_rows + 1
     shape = (hardware.input_bits, hardware.weight_bits, size)
     counts = np.random.default_rng(seed).integers(0, 1000, shape) // (1 + np.arange(size) ** 3)
-    return LayerCounts(counts, np.zeros(shape[:2], dtype=np.int64), np.zeros((size, size)), np.zeros(size), 1, 1.0)
+    return LayerCounts(counts, np.zeros(shape[:2], dtype=np.int64), np.zeros((size, size)), 1.0)
 
 
 @pytest.mark.parametrize("adc_bits", [3, 4])
@@ -195,10 +195,8 @@ def test_scores_predict_operations_and_errors_of_the_golden_model(seed, pick):
 
 def test_layer_without_conversions_scores_nothing():
     size = SMALL.ou_rows + 1
-    empty = LayerCounts(
-        np.zeros((8, 4, size), dtype=np.int64), np.zeros((8, 4), dtype=np.int64), np.zeros((size,) * 2),
-        np.zeros(size), 0, 0.0,
-    )  # fmt: skip
+    counts, zeros = np.zeros((8, 4, size), dtype=np.int64), np.zeros((8, 4), dtype=np.int64)
+    empty = LayerCounts(counts, zeros, np.zeros((size, size)), 0.0)
     found = score_layer(empty, SMALL, 2)
     assert np.isfinite(found.operations).all()
     assert (found.error == 0).all()

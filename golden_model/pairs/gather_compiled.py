@@ -96,6 +96,23 @@ def input_bits(x, first_row, rows, words):
 
 
 @_njit
+def latch(x, positions, first_segment, segments, ou_rows, words, streamed):
+    """Slices of a window x (K,), by pack, and the bits that each streams; returns the bits that any of them streams.
+
+    positions : streamed bits of every segment. words (packs, 8, W) and streamed (packs,) are filled.
+    """
+    anywhere = np.int64(0)
+    for p in range(len(segments)):
+        words[p] = 0
+        input_bits(x, first_segment[p] * ou_rows, segments[p] * ou_rows, words[p])
+        streamed[p] = 0
+        for r in range(segments[p]):
+            streamed[p] |= positions[first_segment[p] + r]
+        anywhere |= streamed[p]
+    return anywhere
+
+
+@_njit
 def take_ones(left, most, taken):
     """Move the first `most` 1s of `left` to `taken`; returns how many there were."""
     on = np.int64(0)
@@ -158,12 +175,7 @@ def _spend(
     first_count = np.zeros(ou_cols, dtype=np.int64)
     second_count = np.zeros(ou_cols, dtype=np.int64)
     for w in range(windows):
-        for p in range(packs):
-            words[p] = 0
-            input_bits(x[w], first_segment[p] * ou_rows, segments[p] * ou_rows, words[p])
-            streamed[p] = 0
-            for r in range(segments[p]):
-                streamed[p] |= positions[w, first_segment[p] + r]
+        latch(x[w], positions[w], first_segment, segments, ou_rows, words, streamed)
         for g in range(len(group_half)):
             group_last[g] = bits
             for c in range(first_column[g], first_column[g + 1]):

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from golden_model.crossbar.ones import ones_of
-from golden_model.pairs.gather_compiled import Flat, flatten, input_bits, take_ones
+from golden_model.pairs.gather_compiled import Flat, flatten, latch, take_ones
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
 
@@ -24,14 +24,7 @@ def _half_clocks(
     taken_rows = np.zeros(size, dtype=np.uint64)
     streamed = np.zeros(packs, dtype=np.int64)
     for w in range(len(x)):
-        anywhere = np.int64(0)
-        for p in range(packs):
-            words[p] = 0
-            input_bits(x[w], first_segment[p] * ou_rows, segments[p] * ou_rows, words[p])
-            streamed[p] = 0
-            for r in range(segments[p]):
-                streamed[p] |= positions[w, first_segment[p] + r]
-            anywhere |= streamed[p]
+        anywhere = latch(x[w], positions[w], first_segment, segments, ou_rows, words, streamed)
         for half in range(over.shape[1]):
             walker, moved, free, formed, converter = 1, 0, 0, 0, 0
             second_last, last = 0, 0

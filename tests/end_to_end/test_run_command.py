@@ -130,7 +130,7 @@ def test_a_missing_image_is_refused(tmp_path):
 def test_a_network_file_is_refused_with_the_command_that_makes_an_image_of_it(tmp_path):
     path = tmp_path / "network.graph"
     path.write_bytes(b"x")
-    assert_refused(call(path), "it is a file, a deployment image is a directory", f"python -m quant.export {path}")
+    assert_refused(call(path), "it is a file, a deployment image is a directory", "python -m quant.export --work")
 
 
 def test_a_corrupt_image_is_refused(directory):

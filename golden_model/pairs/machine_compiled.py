@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from golden_model.compiled import njit as _njit
 from golden_model.crossbar.ones import ones_of
 from golden_model.pairs.gather_compiled import Flat, flatten, latch, take_ones
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
-
-_njit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 @_njit

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from golden_model.compiled import njit as _njit
-from golden_model.crossbar.ones import ones_of
+from golden_model.crossbar.ones import ones_of, put_bits
 
 
 @_njit
@@ -33,14 +33,7 @@ def _spend(
             for r in range(begin, first_row[pack + 1]):
                 value = np.int64(x[w, rows[r]])
                 used |= value
-                place = r - begin
-                bit = one << np.uint64(place & 63)
-                i = 0
-                while value:
-                    if value & 1:
-                        words[i, place >> 6] |= bit
-                    value >>= 1
-                    i += 1
+                put_bits(value, r - begin, words)
             lanes = first_lane[pack + 1] - first_lane[pack]
             for i in range(8):
                 if (streamed >> i) & 1:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from golden_model.compiled import njit as _njit
-from golden_model.crossbar.ones import ones_of
+from golden_model.crossbar.ones import ones_of, put_bits
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
 
@@ -82,20 +82,6 @@ def _flatten(packing: Packing) -> Flat:
 
 
 @_njit
-def input_bits(x, first_row, rows, words):
-    """Input bits of one pack as words: words (8, W) zeros, filled from x (K,)."""
-    for r in range(rows):
-        value = np.int64(x[first_row + r])
-        bit = np.uint64(1) << np.uint64(r & 63)
-        i = 0
-        while value:
-            if value & 1:
-                words[i, r >> 6] |= bit
-            value >>= 1
-            i += 1
-
-
-@_njit
 def latch(x, positions, first_segment, segments, ou_rows, words, streamed):
     """Slices of a window x (K,), by pack, and the bits that each streams; returns the bits that any of them streams.
 
@@ -104,7 +90,8 @@ def latch(x, positions, first_segment, segments, ou_rows, words, streamed):
     anywhere = np.int64(0)
     for p in range(len(segments)):
         words[p] = 0
-        input_bits(x, first_segment[p] * ou_rows, segments[p] * ou_rows, words[p])
+        for r in range(segments[p] * ou_rows):
+            put_bits(np.int64(x[first_segment[p] * ou_rows + r]), r, words[p])
         streamed[p] = 0
         for r in range(segments[p]):
             streamed[p] |= positions[first_segment[p] + r]

@@ -7,6 +7,7 @@ accuracy alone would let nearly everything pass.)
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -38,7 +39,7 @@ def compare_logits(
 
 
 @dataclass(frozen=True, eq=False)
-class Check:
+class Check(ABC):
     """Comparison with a lossless network; subclasses say how settings change it.
 
     graph : the lossless network. images : uint8 (B, C, H, W). labels : (B,). exact : logits of `graph`.
@@ -54,9 +55,9 @@ class Check:
     def of(cls, graph: Graph, images: np.ndarray, labels: np.ndarray, threads: int | None = None) -> Self:
         return cls(graph, images, labels, exact_logits(graph, images), threads)
 
+    @abstractmethod
     def changed(self, settings: Mapping[str, Any]) -> Graph:
         """The network with settings of its layers, by name."""
-        raise NotImplementedError
 
     def run(self, graph: Graph, images: np.ndarray) -> np.ndarray:
         """Logits of images on a changed network."""

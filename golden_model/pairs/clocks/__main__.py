@@ -14,9 +14,8 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.table import Table
 
-from golden_model.command import Json, command, results_console
+from golden_model.command import Json, command, results_console, table_of
 from golden_model.cost.__main__ import load_images, load_network
 from golden_model.files import write_json
 from golden_model.graph.network import Graph
@@ -74,19 +73,16 @@ def print_table(found: dict[str, LayerClocks]) -> None:
     total = LayerClocks()
     for one in found.values():
         total.add(one)
-    table = Table("layer", "windows", "clocks", "/ halves", "converting", "deciding", "tables")
-    for name, one in (found | {"network": total}).items():
-        clocks = one.clocks or 1
-        table.add_row(
-            name,
-            f"{one.windows:,.0f}",
-            f"{one.clocks:,.0f}",
-            f"{one.clocks / (one.halves or 1):.3f}",
-            f"{one.converting / clocks:.1%}",
-            f"{one.deciding / clocks:.1%}",
-            f"{one.tables:,.0f}",
-        )
-    results_console().print(table)
+    columns = [
+        ("layer", lambda row: row[0]),
+        ("windows", lambda row: f"{row[1].windows:,.0f}"),
+        ("clocks", lambda row: f"{row[1].clocks:,.0f}"),
+        ("/ halves", lambda row: f"{row[1].clocks / (row[1].halves or 1):.3f}"),
+        ("converting", lambda row: f"{row[1].converting / (row[1].clocks or 1):.1%}"),
+        ("deciding", lambda row: f"{row[1].deciding / (row[1].clocks or 1):.1%}"),
+        ("tables", lambda row: f"{row[1].tables:,.0f}"),
+    ]
+    results_console().print(table_of(None, columns, (found | {"network": total}).items()))
 
 
 @command

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 def bits_for(largest: int) -> int:
@@ -40,10 +40,13 @@ class HardwareConfig:
     sample_interval : clocks between two samples that the array accepts.
     group_segments : input segments per dynamic-precision group; None means rows // ou_rows.
     accumulator_bits : width of a signed partial sum.
+    machine : the main data path. "planes" is BWQ-H's order with twin-range converters, which convert every bit line;
+        "pairs" fills its OUs with word lines that are on, and converts the difference of a column pair
+        (docs/pair-machine.md). Its converters have adc_bits and a sign, and reach every count of an OU.
 
     Raises
     ------
-    TypeError for a field that is not an integer, ValueError for one out of range; both name the
+    TypeError for a number that is not an integer, ValueError for a value out of range; both name the
     field, the limit and the value.
     """
 
@@ -65,11 +68,14 @@ class HardwareConfig:
     sample_interval: int = 1
     group_segments: int | None = None
     accumulator_bits: int = 32
+    machine: Literal["planes", "pairs"] = "planes"
 
     def __post_init__(self) -> None:
+        if self.machine not in MACHINES:
+            raise ValueError(f"HardwareConfig.machine must be 'planes' or 'pairs', got {self.machine!r}")
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name == "group_segments" and value is None:
+            if f.name == "machine" or (f.name == "group_segments" and value is None):
                 continue
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"HardwareConfig.{f.name} must be an integer, got {value!r}")
@@ -80,6 +86,22 @@ class HardwareConfig:
             if getattr(self, small) > getattr(self, large):
                 limit = f"{large} = {getattr(self, large)}"
                 raise ValueError(f"HardwareConfig.{small} must be at most {limit}, got {getattr(self, small)}")
+        if self.pairs and self.adc_bits < self.ideal_bits:
+            raise ValueError(
+                f"HardwareConfig.adc_bits of a pair machine must be at least {self.ideal_bits} with "
+                f"ou_rows = {self.ou_rows}, got {self.adc_bits}"
+            )
+
+    # ---- converters -----------------------------------------------------------------------
+    @property
+    def pairs(self) -> bool:
+        """Whether this is the pair machine."""
+        return self.machine == "pairs"
+
+    @property
+    def converter_bits(self) -> int:
+        """Bits of the converters' grid: adc_bits, and a sign if they convert differences."""
+        return self.adc_bits + self.pairs
 
     # ---- geometry -------------------------------------------------------------------------
     @property
@@ -136,13 +158,18 @@ class HardwareConfig:
 
     # ---- identity -------------------------------------------------------------------------
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """All fields, without `machine` where that is "planes": files and hashes from before it stay valid."""
+        values = asdict(self)
+        if not self.pairs:
+            del values["machine"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HardwareConfig:
-        """Rebuild a configuration; an unknown or missing field is an error."""
+        """Rebuild a configuration; an unknown or missing field is an error, but `machine` may be left out."""
         names = {f.name for f in fields(cls)}
-        parts = {"unknown fields": sorted(set(values) - names), "missing fields": sorted(names - set(values))}
+        missing = names - set(values) - {"machine"}
+        parts = {"unknown fields": sorted(set(values) - names), "missing fields": sorted(missing)}
         if wrong := ", ".join(f"{what} {found}" for what, found in parts.items() if found):
             raise ValueError(f"hardware configuration: {wrong}")
         return cls(**values)
@@ -157,6 +184,9 @@ class HardwareConfig:
         """First 32 bits of `hash`, as the hardware's HARDWARE_HASH register reads."""
         return int(self.hash[:8], 16)
 
+
+#: Main data paths.
+MACHINES = ("planes", "pairs")
 
 _LIMITS: dict[str, tuple[int, int]] = {
     "rows": (1, 1024),
@@ -226,13 +256,10 @@ LARGE = HardwareConfig(
     pad_entries=1 << 14,
 )
 
-PRESETS: dict[str, HardwareConfig] = {
-    "tiny": TINY,
-    "fpga": FPGA,
-    "paper": PAPER,
-    "isaac": ISAAC,
-    "cifar": CIFAR,
-    "large": LARGE,
+_PLANES = {"tiny": TINY, "fpga": FPGA, "paper": PAPER, "isaac": ISAAC, "cifar": CIFAR, "large": LARGE}
+#: Presets by name; a pair machine of the same sizes has "-pairs" behind it.
+PRESETS: dict[str, HardwareConfig] = _PLANES | {
+    f"{name}-pairs": replace(hardware, machine="pairs") for name, hardware in _PLANES.items()
 }
 
 

@@ -211,7 +211,8 @@ def reference_entry(config: HardwareConfig, step: int, count: int = 0) -> int:
 COUNTER_BITS = 48
 COUNTERS_PER_LAYER = 16  # address space; see EVENT_COUNTERS for those that exist
 
-#: Order is the counter's index. Identical in RTL and golden model (system.md §10).
+#: Order is the counter's index. Identical in RTL and golden model (system.md §10). Those behind `cycles` exist in the
+#: pair machine only; of those before, it skips nothing and has one range, R2.
 EVENT_COUNTERS: tuple[tuple[str, str], ...] = (
     ("ou_activations", "one OU of a pair (both polarities) switched on for one input slice"),
     ("skipped_planes", "OU activations saved because a block has fewer than weight_bits planes"),
@@ -222,8 +223,16 @@ EVENT_COUNTERS: tuple[tuple[str, str], ...] = (
     ("ad_operations", "comparator decisions"),
     ("input_bits_streamed", "bit positions streamed, summed over windows and segments"),
     ("cycles", "clocks of the step"),
+    ("prefix_counts", "pair machine: OUs that are formed"),
+    ("prefix_rows", "pair machine: rows of the packs that OUs are formed of"),
+    ("mask_bits_read", "pair machine: segments of all masks that are looked at"),
 )
 COUNTER_NAMES: tuple[str, ...] = tuple(name for name, _ in EVENT_COUNTERS)
+
+
+def counters_of(config: HardwareConfig) -> tuple[str, ...]:
+    """Counters that a machine has, the first ones of `COUNTER_NAMES`."""
+    return COUNTER_NAMES if config.pairs else COUNTER_NAMES[: COUNTER_NAMES.index("cycles") + 1]
 
 
 # ---- descriptor of a step -----------------------------------------------------------------------
@@ -240,7 +249,8 @@ def descriptor_fields(config: HardwareConfig) -> tuple[Field, ...]:
 
     Steps without crossbars (`StepKind.MAXIMUM`, `StepKind.SUM`) are called element steps.
     """
-    r = bits_for(config.adc_bits)
+    r = bits_for(config.converter_bits)
+    modes = "0 uniform, 1 twin range" + (", 2 bounded, 3 outward" if config.pairs else "")
     return (
         Field("source", _ADDRESS, "first byte of the input"),
         Field("step", 2, "StepKind"),
@@ -291,11 +301,11 @@ def descriptor_fields(config: HardwareConfig) -> tuple[Field, ...]:
         Field("residual_value", 8, "residual of the output channels that have none"),
         Field("shift", 6, "S of the requantisation"),
         Field("l_max", 3, "most low bits that dynamic precision may drop"),
-        Field("adc_mode", 1, "0 uniform, 1 twin range"),
+        Field("adc_mode", 2 if config.pairs else 1, modes),
         Field("n_r1", r, "search steps in R1"),
         Field("n_r2", r, "search steps in R2"),
         Field("m", r, "R2 steps are 2**m R1 steps"),
-        Field("adc_bias", config.adc_bits, "position of the R1 window"),
+        Field("adc_bias", config.converter_bits, "position of the R1 window"),
     )
 
 

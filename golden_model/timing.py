@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from golden_model.config import HardwareConfig, bits_for
-from golden_model.registers import COUNTER_NAMES, descriptor_words
+from golden_model.registers import counters_of, descriptor_words
 
 
 def c_start(hardware: HardwareConfig) -> int:
@@ -31,7 +31,7 @@ def c_layer(hardware: HardwareConfig) -> int:
     """
     size_bits = bits_for(max(hardware.activation_bytes, (1 << 16) - 1))
     read, check = descriptor_words(hardware) + 2, 12 * (size_bits + 2) + 1
-    return max(read + check + 1, hardware.ou_rows + 3) + 1 + len(COUNTER_NAMES)
+    return max(read + check + 1, hardware.ou_rows + 3) + 1 + len(counters_of(hardware))
 
 
 def c_group(hardware: HardwareConfig) -> int:

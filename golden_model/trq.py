@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -16,16 +17,20 @@ from golden_model.trees import Tree, bounded_tree, check_tree, depths
 #: Metadata that bounds the counts of an OU: bits per column, 0, 1 or as many as the number needs ("full"), or one
 #: number for all columns and both polarities ("ou").
 ColumnBoundBits = Literal[0, 1, "full", "ou"]
-#: Modes that the RTL has, without `column_bound_bits`.
-RTL_MODES = ("uniform", "twin")
+#: Modes of a machine's RTL (`HardwareConfig.machine`); those of "planes" without `column_bound_bits`.
+RTL_MODES = {"planes": ("uniform", "twin"), "pairs": ("uniform", "twin", "bounded", "outward")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdcRegisters:
     """Run-time registers of the SAR controller, per layer (system.md §4.1, §13).
 
-    mode : "twin" or "uniform"; uniform needs n_r1 = bias = 0. *Ours*, lossless, golden model only: "bounded", binary
-        search of 0..B, and "tree", a walk of one of `trees`. Both need n_r2 = R, m = n_r1 = bias = 0 and lambda = 1.
+    On the pair machine (docs/pair-machine.md) they search the difference of a column pair: R is then R + 1, for the
+    sign, the R1 window lies around 0 and has no bias, and k bounds the searches of ours, -k..k.
+
+    mode : "twin" or "uniform"; uniform needs n_r1 = bias = 0. *Ours*, lossless: "bounded", binary search of 0..B;
+        "outward", from 0 one by one, on the pair machine only; "tree", a walk of one of `trees`, without RTL. All need
+        n_r2 = R, m = n_r1 = bias = 0 and lambda = 1.
     n_r2 : search steps over the whole range.
     n_r1 : search steps inside the R1 window.
     m : an R2 step is 2**m R1 steps.
@@ -40,7 +45,7 @@ class AdcRegisters:
         the first one that has at least B thresholds, and the last one if no bound is known.
     """
 
-    mode: Literal["twin", "uniform", "bounded", "tree"]
+    mode: Literal["twin", "uniform", "bounded", "outward", "tree"]
     n_r2: int
     n_r1: int = 0
     m: int = 0
@@ -52,7 +57,7 @@ class AdcRegisters:
         if not isinstance(self.trees, (tuple, list)) or not all(isinstance(t, (tuple, list)) for t in self.trees):
             raise TypeError(f"AdcRegisters.trees must hold trees, tuples of thresholds, got {self.trees!r}")
         object.__setattr__(self, "trees", tuple(map(tuple, self.trees)))  # JSON has lists
-        if self.column_bound_bits is None and (self.mode == "bounded" or len(self.trees) > 1):
+        if self.column_bound_bits is None and (self.mode in ("bounded", "outward") or len(self.trees) > 1):
             object.__setattr__(self, "column_bound_bits", 0)
 
     @property
@@ -62,16 +67,37 @@ class AdcRegisters:
 
     @property
     def searches(self) -> bool:
-        """Whether this is one of *our* lossless searches (system.md §13), which the RTL does not have."""
-        return self.mode not in RTL_MODES or self.bounded
+        """Whether this is one of *our* lossless searches (system.md §13)."""
+        return self.mode not in ("uniform", "twin") or self.bounded
 
-    def check(self, adc_bits: int) -> None:
-        """Raise ValueError naming field, limit and value unless legal for a resolution of `adc_bits`.
+    def in_hardware(self, hardware: HardwareConfig) -> bool:
+        """Whether a machine's RTL has this conversion."""
+        return self.mode in RTL_MODES[hardware.machine] and (hardware.pairs or not self.bounded)
 
-        What also depends on the machine and on lambda is checked by `check_search`.
+    def in_descriptor(self, hardware: HardwareConfig) -> dict[str, int]:
+        """Fields of a descriptor that hold them (`registers.descriptor_fields`); a mode without RTL is written as 0."""
+        modes = RTL_MODES[hardware.machine]
+        mode = modes.index(self.mode) if self.mode in modes else 0
+        return {"adc_mode": mode, "n_r1": self.n_r1, "n_r2": self.n_r2, "m": self.m, "adc_bias": self.bias}
+
+    @classmethod
+    def of_descriptor(cls, fields: Mapping[str, int]) -> AdcRegisters:
+        """What the fields of a descriptor hold, legal or not."""
+        rest = {name: fields[name] for name in ("n_r1", "n_r2", "m")}
+        return cls(mode=RTL_MODES["pairs"][fields["adc_mode"]], **rest, bias=fields["adc_bias"])
+
+    def check_on(self, hardware: HardwareConfig) -> None:
+        """Raise ValueError naming field, limit and value unless legal on a machine.
+
+        What also depends on lambda is checked by `check_search`.
         """
-        if self.mode not in ("twin", "uniform", "bounded", "tree"):
-            raise ValueError(f"AdcRegisters.mode must be 'twin', 'uniform', 'bounded' or 'tree', got {self.mode!r}")
+        self.check(hardware.converter_bits, pairs=hardware.pairs)
+
+    def check(self, adc_bits: int, *, pairs: bool = False) -> None:
+        """As `check_on`. adc_bits : R, with pairs that of the difference, sign included."""
+        modes = RTL_MODES["pairs"] if pairs else ("uniform", "twin", "bounded", "tree")
+        if self.mode not in modes:
+            raise ValueError(f"AdcRegisters.mode must be one of {', '.join(modes)}, got {self.mode!r}")
         for name in ("n_r2", "n_r1", "m", "bias"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
@@ -93,7 +119,9 @@ class AdcRegisters:
             )
         self._range("n_r2", adc_bits if self.searches else 1, adc_bits)
         self._range("m", 0, adc_bits - self.n_r2)
-        if self.mode == "twin" and self.bounded:
+        if pairs and bits != (None if self.mode in ("uniform", "twin") else 0):
+            raise ValueError(f"AdcRegisters.column_bound_bits: the pair machine has no bounds but k, got {bits!r}")
+        if self.mode == "twin" and (self.bounded or pairs):
             self._range("bias", 0, 0)
         if self.mode != "twin":
             self._range("n_r1", 0, 0)
@@ -372,8 +400,9 @@ def search_operations(adc_bits: int, ou_rows: int, registers: AdcRegisters) -> n
 
 
 def check_search(registers: AdcRegisters, hardware: HardwareConfig, min_count: Any = None) -> None:
-    """ValueError unless a search of ours fits the machine: R >= R_ideal, lambda = 1, trees over 0..ou_rows."""
-    if not registers.searches:
+    """ValueError unless a search of ours fits the machine: R >= R_ideal, lambda = 1, trees over 0..ou_rows. Of the pair
+    machine all have lambda = 1."""
+    if not registers.searches and not hardware.pairs:
         return
     if hardware.adc_bits < hardware.ideal_bits:
         raise ValueError(
@@ -381,7 +410,8 @@ def check_search(registers: AdcRegisters, hardware: HardwareConfig, min_count: A
             f"got {hardware.adc_bits}"
         )
     if (levels(hardware.adc_bits, hardware.ou_rows, min_count) != np.arange(hardware.ou_rows + 1)).any():
-        raise ValueError("a lossless search needs lambda = 1 (one count per LSB), got another min_count")
+        what = "the pair machine" if hardware.pairs else "a lossless search"
+        raise ValueError(f"{what} needs lambda = 1 (one count per LSB), got another min_count")
     if registers.trees and len(registers.trees[-1]) != hardware.ou_rows:
         raise ValueError(
             f"AdcRegisters.trees: the last tree must have {hardware.ou_rows} thresholds, one per row of an OU, "
@@ -390,7 +420,12 @@ def check_search(registers: AdcRegisters, hardware: HardwareConfig, min_count: A
 
 
 def lossless(registers: AdcRegisters, hardware: HardwareConfig, min_count: Any = None) -> bool:
-    """Whether every count 0..ou_rows converts to itself (system.md §4.3); min_count None means lambda = 1."""
+    """Whether every count 0..ou_rows, or every difference of two, converts to itself (system.md §4.3); min_count None
+    means lambda = 1."""
+    if hardware.pairs:
+        window = 1 << registers.n_r1 >> 1 if registers.mode == "twin" else 0
+        whole = registers.m == 0 or window > hardware.ou_rows
+        return whole and registers.n_r2 + registers.m == hardware.converter_bits
     value = convert_counts(hardware.adc_bits, hardware.ou_rows, registers, min_count).value
     return bool((value == np.arange(hardware.ou_rows + 1)).all())
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Module, Signal, unsigned
 from amaranth.lib import memory
 
-from golden_model.config import bits_for
-from golden_model.registers import COUNTER_BITS, COUNTER_NAMES, COUNTERS_PER_LAYER
+from golden_model.config import HardwareConfig, bits_for
+from golden_model.registers import COUNTER_BITS, COUNTERS_PER_LAYER, counters_of
 from rtl import layouts
 from rtl.block import Block, In, Out
 from rtl.interfaces import connect_read, event_read
 
 
 class EventMemory(Block):
-    """Copies the event counters of a finished layer into memory, one counter a clock.
+    """Copies the event counters of a finished layer into memory, one counter of `counters_of` a clock.
 
     Throughput: one layer per `latency` clocks. Latency: `done` comes `latency` clocks after `store`, in
     the clock in which the last counter (cycles) is written.
@@ -33,8 +33,10 @@ class EventMemory(Block):
     cycles: In(COUNTER_BITS)
     read: In(event_read)
 
-    #: Clocks from `store` to `done`.
-    latency = len(COUNTER_NAMES)
+    @staticmethod
+    def latency(config: HardwareConfig) -> int:
+        """Clocks from `store` to `done`."""
+        return len(counters_of(config))
 
     def elaborate(self, platform):
         m = Module()
@@ -43,16 +45,19 @@ class EventMemory(Block):
         )
         connect_read(m, events, self.read)
         write = events.write_port()
-        index, active = Signal(range(len(COUNTER_NAMES))), Signal()
-        values = Array(self.cycles if name == "cycles" else self.counters[name] for name in COUNTER_NAMES)
+        names = counters_of(self.config)
+        index, active = Signal(range(len(names))), Signal()
+        order = [*(name for name in names if name != "cycles"), "cycles"]
+        values = Array(self.cycles if name == "cycles" else self.counters[name] for name in order)
+        places = Array(names.index(name) for name in order)
         low_bits = bits_for(COUNTERS_PER_LAYER - 1)
         padded = Signal(low_bits)
         m.d.comb += [
-            padded.eq(index),
+            padded.eq(places[index]),
             write.en.eq(active),
             write.addr.eq(Cat(padded, self.layer)),
             write.data.eq(values[index]),
-            self.done.eq(active & (index == len(COUNTER_NAMES) - 1)),
+            self.done.eq(active & (index == len(names) - 1)),
         ]
         with m.If(self.store):
             m.d.sync += [active.eq(1), index.eq(0)]

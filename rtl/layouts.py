@@ -15,11 +15,11 @@ from amaranth.lib import data
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.registers import (
     COUNTER_BITS,
-    COUNTER_NAMES,
     COUNTERS_PER_LAYER,
     DESCRIPTOR_STRIDE,
     WIDTH_BITS,
     StepKind,
+    counters_of,
     descriptor_fields,
 )
 
@@ -176,8 +176,8 @@ def segment(config: HardwareConfig) -> data.StructLayout:
 
 
 def counters(config: HardwareConfig) -> data.StructLayout:
-    """Event counters that the macro keeps: all of EVENT_COUNTERS but `cycles` (system.md §10)."""
-    return data.StructLayout({name: unsigned(COUNTER_BITS) for name in COUNTER_NAMES if name != "cycles"})
+    """Event counters of the machine but `cycles` (system.md §10)."""
+    return data.StructLayout({name: unsigned(COUNTER_BITS) for name in counters_of(config) if name != "cycles"})
 
 
 def scheduled_ou(config: HardwareConfig) -> data.StructLayout:

@@ -7,13 +7,13 @@ from amaranth.hdl import Module, Mux, Signal
 from golden_model.config import HardwareConfig
 from golden_model.registers import (
     COUNTER_BITS,
-    COUNTER_NAMES,
     COUNTERS_PER_LAYER,
     DESCRIPTOR_STRIDE,
     IDENTITY,
     REGION,
     REGION_SHIFT,
     REGISTERS,
+    counters_of,
     reference_entry,
 )
 from rtl import layouts
@@ -127,7 +127,7 @@ class RegisterBank(Block):
             self.reference_write.count.eq(entry),
             self.reference_write.level.eq(request.data),
         ]
-        event_exists = entry[1:5] < len(COUNTER_NAMES)
+        event_exists = entry[1:5] < len(counters_of(config))
         with m.Switch(region):
             with m.Case(0):
                 self._registers(m, request, entry, refused, execute)

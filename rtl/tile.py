@@ -86,7 +86,7 @@ class Tile(Block):
     def layer_clocks(cls, config: HardwareConfig) -> int:
         """c_layer: descriptor, check or settling (whichever is longer), storing of the event counters."""
         checked = DescriptorReader.latency(config) + DescriptorCheck.latency(config) + 1
-        return max(checked, cls.settle_clocks(config) - 1) + 1 + EventMemory.latency
+        return max(checked, cls.settle_clocks(config) - 1) + 1 + EventMemory.latency(config)
 
     @staticmethod
     def window_clocks(config: HardwareConfig) -> int:

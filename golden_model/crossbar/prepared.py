@@ -188,9 +188,18 @@ def prepare(
         bits=int(bits),
         redy=redy,
         skip_zero_slices=bool(skip_zero_slices),
-        converter=Converter.of(hardware, registers, min_count, early_detection),
+        converter=Converter.of(hardware, _of_counts(registers, hardware), min_count, early_detection),
         segments=tuple(segments),
     )
+
+
+def _of_counts(registers: AdcRegisters, hardware: HardwareConfig) -> AdcRegisters:
+    """Registers of the conversion of counts. The pair machine has none: golden_model/pairs/search.py converts, and
+    nothing uses the plain ones in their place."""
+    if not hardware.pairs:
+        return registers
+    registers.check_on(hardware)
+    return AdcRegisters(mode="uniform", n_r2=hardware.adc_bits)
 
 
 def prepare_layer(layer: Layer, hardware: HardwareConfig) -> Prepared:

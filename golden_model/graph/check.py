@@ -103,7 +103,7 @@ def check_layer(layer: Layer, hardware: HardwareConfig) -> None:
         _integers(where, "pad_values", layer.pad_values, 0, (1 << layer.input_bits) - 1)
     try:
         mapping.check_widths(layer.block_widths, layer.weights, hardware)
-        layer.registers.check(hardware.adc_bits)
+        layer.registers.check_on(hardware)
         check_min_count(hardware.adc_bits, layer.min_count)
         check_search(layer.registers, hardware, layer.min_count)
         if layer.dynamic is not None:

@@ -93,7 +93,7 @@ class Crossbar(Node):
 
     def counts_per_unit(self, hardware: HardwareConfig) -> float:
         """Counts per Delta_R1, the unit of a partial sum: lambda * 2**s1, s1 = R - n_r2 - m (system.md §4.4)."""
-        return self.counts_per_lsb * 2.0 ** (hardware.adc_bits - self.registers.n_r2 - self.registers.m)
+        return self.counts_per_lsb * 2.0 ** (hardware.converter_bits - self.registers.n_r2 - self.registers.m)
 
     def derived(self, inputs: Sequence[Encoding], hardware: HardwareConfig) -> Node:
         """Bias, multipliers, shift and border of every layer.

@@ -28,8 +28,8 @@ def with_settings(
 
     Parameters
     ----------
-    hardware : another machine: block widths are taken anew, and converters become lossless uniform ones where
-        `registers` says nothing.
+    hardware : another machine: block widths are taken anew, and converters become those of
+        `lossless_registers` where `registers` says nothing.
     registers, counts_per_lsb (lambda), dynamic : by name of the crossbar node, for all its groups; nodes that are
         not named keep what they have, except that new registers without a lambda get lambda = 1.
     skip_zero_slices : for all layers. activation_bits : width of a node's output, 1..input_bits.
@@ -56,7 +56,7 @@ def with_settings(
         if isinstance(node, Crossbar):
             changes: dict[str, Any] = {}
             if changed_machine:
-                changes |= {"registers": lossless_uniform(machine), "counts_per_lsb": 1.0}
+                changes |= {"registers": lossless_registers(machine), "counts_per_lsb": 1.0}
             if registers and node.name in registers:
                 changes |= {"registers": registers[node.name], "counts_per_lsb": 1.0}
             if counts_per_lsb and node.name in counts_per_lsb:
@@ -67,7 +67,7 @@ def with_settings(
                 changes["skip_zero_slices"] = skip_zero_slices
             if "registers" in changes:
                 try:
-                    changes["registers"].check(machine.adc_bits)
+                    changes["registers"].check_on(machine)
                 except ValueError as error:
                     raise ValueError(f"layer {node.name}: {error}") from None
             if "counts_per_lsb" in changes:
@@ -80,8 +80,11 @@ def with_settings(
     return build(graph.name, machine, nodes, classes=graph.classes, info=graph.info)
 
 
-def lossless_uniform(hardware: HardwareConfig) -> AdcRegisters:
-    """The uniform converter with all adc_bits bits; ValueError if that is too few for ou_rows rows."""
+def lossless_registers(hardware: HardwareConfig) -> AdcRegisters:
+    """The uniform converter with all adc_bits bits, or the outward search of the pair machine; ValueError if adc_bits
+    are too few for ou_rows rows."""
+    if hardware.pairs:
+        return AdcRegisters(mode="outward", n_r2=hardware.converter_bits)
     if hardware.adc_bits < hardware.ideal_bits:
         raise ValueError(
             f"{hardware.ou_rows} rows need adc_bits = {hardware.ideal_bits} to be lossless, got {hardware.adc_bits}"
@@ -93,4 +96,4 @@ def on_machine(graph: Graph, hardware: HardwareConfig) -> Graph:
     """The network on a machine, with lossless uniform converters and all bits of all slices streamed."""
     names = [node.name for node in graph.crossbars]
     changed = with_settings(graph, hardware=hardware, dynamic=dict.fromkeys(names), skip_zero_slices=False)
-    return with_settings(changed, registers=dict.fromkeys(names, lossless_uniform(hardware)))
+    return with_settings(changed, registers=dict.fromkeys(names, lossless_registers(hardware)))

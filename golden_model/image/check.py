@@ -119,11 +119,8 @@ def _residual(config: HardwareConfig, f: dict[str, int]) -> list[bool]:
 
 
 def _adc_is_legal(config: HardwareConfig, f: dict[str, int]) -> bool:
-    registers = AdcRegisters(
-        mode="twin" if f["adc_mode"] else "uniform", n_r1=f["n_r1"], n_r2=f["n_r2"], m=f["m"], bias=f["adc_bias"]
-    )
     try:
-        registers.check(config.adc_bits)
+        AdcRegisters.of_descriptor(f).check_on(config)
     except ValueError:
         return False
     return True

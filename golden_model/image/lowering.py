@@ -29,7 +29,7 @@ _FIELDS = [f.name for f in descriptor_fields(PAPER) if f.name not in (*PLACED, "
 #: Fields of a crossbar step that its layer or its registers have under the same name.
 _OF_LAYER = (
     *("last", "skip_zero_slices", "channels", "height", "width", "kernel_height", "kernel_width", "pool", "shift"),
-    *("n_r1", "n_r2", "m", "l_max", "tau_sq"),
+    *("l_max", "tau_sq"),
 )
 
 
@@ -218,7 +218,7 @@ class _Lowering:
         hardware, source, first = self.network.hardware, node.inputs[0], 0
         for group, layer in enumerate(node.layers):
             segments, block_cols = layer.segments(hardware), layer.block_cols(hardware)
-            held = vars(layer) | vars(layer.registers) | vars(layer.dynamic or DynamicPrecision())
+            held = vars(layer) | vars(layer.dynamic or DynamicPrecision())
             second, view = None, {}
             if len(node.inputs) > 1:
                 second, view = self._view(node.inputs[1], first, layer.outputs)
@@ -245,8 +245,7 @@ class _Lowering:
                 last_rows=layer.k - (segments - 1) * hardware.ou_rows,
                 block_cols=block_cols,
                 last_cols=layer.outputs - (block_cols - 1) * hardware.ou_cols,
-                adc_mode=layer.registers.mode == "twin",
-                adc_bias=layer.registers.bias,
+                **layer.registers.in_descriptor(hardware),
                 **view,
             )
             first += layer.outputs

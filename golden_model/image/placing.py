@@ -17,6 +17,7 @@ from golden_model.crossbar import mapping
 from golden_model.graph.check import accumulator_bits_needed
 from golden_model.image.lowering import PLACED, Lowering, Place, Step
 from golden_model.registers import OFFSET_BITS, descriptor_fields
+from golden_model.trq import RTL_MODES
 
 #: Buffers begin at whole words of the activation memory.
 _ALIGN = 4
@@ -268,11 +269,11 @@ def _layer_problems(step: Step, hardware: HardwareConfig) -> list[str]:
     layer, problems = step.layer, []
     if layer is None:
         return []
-    if layer.registers.searches:
+    if not layer.registers.in_hardware(hardware):
         bound = "" if layer.registers.column_bound_bits is None else " with a bound"
         problems.append(
             f"step {step.name}: the hardware has no conversion of mode {layer.registers.mode!r}{bound}, "
-            "only 'uniform' and 'twin' without one"
+            f"only {' and '.join(map(repr, RTL_MODES[hardware.machine]))} without one"
         )
     needed = accumulator_bits_needed(layer, hardware)
     if layer.last and 32 < needed <= hardware.accumulator_bits:

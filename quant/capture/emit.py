@@ -14,7 +14,7 @@ from golden_model.crossbar.mapping import block_widths
 from golden_model.graph import nodes
 from golden_model.graph.network import Graph, build
 from golden_model.graph.numbers import Encoding
-from golden_model.graph.settings import lossless_uniform
+from golden_model.graph.settings import lossless_registers
 from golden_model.trq import min_count
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.operators import Op, from_image
@@ -140,7 +140,7 @@ class Emitter:
         last = op.name == self.output and not op.relu and (len(op.inputs), op.groups, op.shape[1:]) == (1, 1, (1, 1))
         integers, steps = self._integers(op, weight.reshape(outputs, -1), last, base["encoding"])
         per_group = outputs // op.groups
-        registers = lossless_uniform(self.hardware)
+        registers = lossless_registers(self.hardware)
         layers = []
         for group in range(op.groups):
             part = np.ascontiguousarray(integers[group * per_group : (group + 1) * per_group].T)

@@ -32,7 +32,7 @@ from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
 from golden_model.files import write_json
 from golden_model.graph.network import Graph
-from golden_model.graph.settings import lossless_uniform, with_settings
+from golden_model.graph.settings import lossless_registers, with_settings
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.searches import lanes
@@ -393,7 +393,7 @@ def on_machine(graph: Graph, rows: int) -> Graph:
     like = MACHINES[rows]
     size = {name: getattr(like, name) for name in ("rows", "cols", "ou_rows", "ou_cols", "adc_bits")}
     hardware = replace(graph.hardware, **size)
-    registers = dict.fromkeys((node.name for node in graph.crossbars), lossless_uniform(hardware))
+    registers = dict.fromkeys((node.name for node in graph.crossbars), lossless_registers(hardware))
     return with_settings(graph, hardware=hardware, registers=registers, skip_zero_slices=False)
 
 

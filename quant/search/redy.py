@@ -34,7 +34,7 @@ from golden_model.crossbar.windows import windows
 from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.graph.network import Graph, build
 from golden_model.graph.nodes import Crossbar
-from golden_model.graph.settings import lossless_uniform, with_settings
+from golden_model.graph.settings import lossless_registers, with_settings
 from quant.reference import exact_logits
 from quant.search import check
 from quant.search.price import PRICES, highest
@@ -428,7 +428,7 @@ class Check(check.Check):
         hardware = arithmetic_twin(graph.hardware)
         plain = with_settings(graph, hardware=hardware, dynamic={node.name: None for node in graph.crossbars})
         exact = exact_logits(plain, images)
-        uniform = {node.name: lossless_uniform(hardware) for node in plain.crossbars}
+        uniform = {node.name: lossless_registers(hardware) for node in plain.crossbars}
         return cls(with_settings(plain, registers=uniform), images, labels, exact, threads)
 
     def changed(self, settings: Mapping[str, Chosen]) -> Graph:

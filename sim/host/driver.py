@@ -25,6 +25,7 @@ from golden_model.registers import (
     REGION,
     REGISTER,
     ErrorCode,
+    counters_of,
     descriptor_words,
     reference_entry,
 )
@@ -245,15 +246,18 @@ class Driver:
 
     async def events(self, steps: int) -> Events:
         """Event counters of steps 0..steps - 1; leading shape (steps,)."""
+        held = len(counters_of(self.hardware))
         entries = [
             2 * (step * COUNTERS_PER_LAYER + counter) + half
             for step in range(steps)
-            for counter in range(len(COUNTER_NAMES))
+            for counter in range(held)
             for half in range(2)
         ]
         words = await self.bus.read_many([REGION["EVENTS"].address(entry) for entry in entries])
-        pairs = np.array(words, dtype=np.int64).reshape(steps, len(COUNTER_NAMES), 2)
-        return Events(pairs[..., 0] | (pairs[..., 1] & ((1 << (COUNTER_BITS - 32)) - 1)) << 32)
+        halves = np.array(words, dtype=np.int64).reshape(steps, held, 2)
+        counts = np.zeros((steps, len(COUNTER_NAMES)), dtype=np.int64)
+        counts[:, :held] = halves[..., 0] | (halves[..., 1] & ((1 << (COUNTER_BITS - 32)) - 1)) << 32
+        return Events(counts)
 
     async def cycles(self) -> int:
         """Clocks from start to done of the last run."""

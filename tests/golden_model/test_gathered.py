@@ -17,7 +17,7 @@ from golden_model.crossbar import redy
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph import network as graph
-from golden_model.graph.settings import lossless_uniform, with_settings
+from golden_model.graph.settings import lossless_registers, with_settings
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.searches.trees import optimal_tree
@@ -359,7 +359,7 @@ def test_gathering_never_forms_more_units_than_block_widths_with_zero_slices_ski
     made = graph_of([replace(layer, skip_zero_slices=True)], TINY)
     images = make_images(seed, made, 2)
     dense = GraphRunner(made).run(images)[1].ou_activations.mean()
-    found = measured(made, images, u=lossless_uniform(TINY))["u"]
+    found = measured(made, images, u=lossless_registers(TINY))["u"]
     assert found.events[0, COUNTER_NAMES.index("ou_activations")] <= dense
 
 

@@ -17,7 +17,7 @@ from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.image import archive
-from golden_model.registers import COUNTER_NAMES
+from golden_model.registers import counters_of
 
 KEPT = Path(__file__).resolve().parents[2] / "quant" / "trained"
 PINNED = Path(__file__).with_name("kept_networks.json")
@@ -37,7 +37,7 @@ def load(case: str) -> Graph:
 
 
 def measure(graph: Graph) -> dict:
-    """sha256 of the logits, and counters in the order of COUNTER_NAMES by crossbar node, summed over the images.
+    """sha256 of the logits, and counters in the order of counters_of by crossbar node, summed over the images.
 
     `cycles` are without the clocks of c_layer and c_window, which belong to the tile and not to the network.
     """
@@ -49,7 +49,7 @@ def measure(graph: Graph) -> dict:
         windows = sum(layer.windows for layer in node.layers)
         tile = len(node.layers) * timing.c_layer(hardware) + windows * timing.c_window(hardware)
         counted = counted.as_dict() | {"cycles": counted.cycles - IMAGES * tile}
-        counters[node.name] = [counted[name] for name in COUNTER_NAMES]
+        counters[node.name] = [counted[name] for name in counters_of(hardware)]
     return {"logits": hashlib.sha256(logits.astype("<i8").tobytes()).hexdigest(), "events": counters}
 
 

@@ -14,7 +14,7 @@ from golden_model.config import PAPER, TINY
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
-from golden_model.graph.settings import lossless_uniform, with_settings
+from golden_model.graph.settings import lossless_registers, with_settings
 from golden_model.pairs import few_ones, plumbing
 from golden_model.pairs.early_stop import EarlyStop, find_stops, requantised
 from golden_model.pairs.few_ones import nearest_level
@@ -32,7 +32,7 @@ from tests.strategies import make_layer, make_network
 
 def lossless(graph: Graph) -> Graph:
     """With lossless converters and no lossy dynamic precision."""
-    registers = dict.fromkeys((node.name for node in graph.crossbars), lossless_uniform(graph.hardware))
+    registers = dict.fromkeys((node.name for node in graph.crossbars), lossless_registers(graph.hardware))
     return with_settings(graph, registers=registers)
 
 

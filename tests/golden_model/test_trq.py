@@ -143,7 +143,7 @@ def test_every_other_setting_is_refused():
 def test_settings_of_a_wrong_type_are_refused():
     with pytest.raises(TypeError, match=r"AdcRegisters\.n_r2 must be an integer, got 4\.0"):
         convert(0, 4, AdcRegisters(mode="uniform", n_r2=4.0))
-    with pytest.raises(ValueError, match="mode must be 'twin', 'uniform', 'bounded' or 'tree', got 'both'"):
+    with pytest.raises(ValueError, match="mode must be one of uniform, twin, bounded, tree, got 'both'"):
         convert(0, 4, AdcRegisters(mode="both", n_r2=4))
 
 

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from golden_model.config import TINY
-from golden_model.registers import COUNTER_BITS, COUNTER_NAMES, COUNTERS_PER_LAYER
+from golden_model.config import PRESETS, TINY
+from golden_model.registers import COUNTER_BITS, COUNTERS_PER_LAYER, counters_of
 from rtl.event_memory import EventMemory
 from rtl.logit_memory import LogitMemory
 from sim.bench import put, simulate
@@ -16,26 +16,27 @@ from tests.rtl.tile_tools import strobe, write_table
 pytestmark = pytest.mark.rtl
 
 
-def test_counters_of_every_layer_are_stored_in_the_order_of_the_table():
-    dut = EventMemory(TINY)
+@pytest.mark.parametrize("hardware", [TINY, PRESETS["tiny-pairs"]], ids=["planes", "pairs"])
+def test_counters_of_every_layer_are_stored_in_the_order_of_the_table(hardware):
+    dut, names, latency = EventMemory(hardware), counters_of(hardware), EventMemory.latency(hardware)
     rng = random.Random(3)
     top = (1 << COUNTER_BITS) - 1
-    layers = [{name: rng.randint(0, top) for name in COUNTER_NAMES} for _ in range(TINY.max_layers - 1)]
-    layers.append(dict.fromkeys(COUNTER_NAMES, top))
+    layers = [{name: rng.randint(0, top) for name in names} for _ in range(TINY.max_layers - 1)]
+    layers.append(dict.fromkeys(names, top))
 
     async def bench(ctx):
         for index, values in enumerate(layers):
             put(ctx, dut.counters, {name: value for name, value in values.items() if name != "cycles"})
             ctx.set(dut.layer, index)
             await strobe(ctx, dut.store)
-            for clock in range(1, EventMemory.latency + 1):
+            for clock in range(1, latency + 1):
                 # `cycles` is taken in the clock of `done`.
-                ctx.set(dut.cycles, values["cycles"] if clock == EventMemory.latency else 0)
-                assert ctx.get(dut.done) == (clock == EventMemory.latency)
+                ctx.set(dut.cycles, values["cycles"] if clock == latency else 0)
+                assert ctx.get(dut.done) == (clock == latency)
                 await ctx.tick()
             assert not ctx.get(dut.done)
         for index, values in enumerate(layers):
-            for counter, name in enumerate(COUNTER_NAMES):
+            for counter, name in enumerate(names):
                 ctx.set(dut.read.address, index * COUNTERS_PER_LAYER + counter)
                 await strobe(ctx, dut.read.enable)
                 assert ctx.get(dut.read.data) == values[name]

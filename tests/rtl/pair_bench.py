@@ -246,6 +246,11 @@ def run(*cases: Case, limit: int = 100_000, early: bool = False) -> list[Run]:
             after = fetch(ctx, dut.counters)
             result.counters.append({name: after[name] - before[name] for name in after})
             before = after
+            if result.sums:
+                assert read_sums(ctx, prepared) == result.sums[-1], "sums changed before they were taken"
+            ctx.set(dut.sums_take, 1)
+            await ctx.tick()
+            ctx.set(dut.sums_take, 0)
             result.sums.append(read_sums(ctx, prepared))
             for half, found in zip(result.samples, sampled, strict=True):
                 half.append(list(found))

@@ -102,6 +102,8 @@ class PairConverter(Block):
             sample.payload.pair.eq(self.first_pair + place.pair),
             sample.payload.ou_col.eq(place.ou_col),
             sample.payload.lines.eq(ou.lines),
+            sample.payload.place.eq(0),
+            self.port.places.eq(0),
             activation.eq(sample.valid & sample.ready),
         ]
         m.d.sync += group.eq(read.addr)

@@ -16,14 +16,13 @@ from golden_model.pairs.search import (
     bounded,
     counts_search,
     differences,
-    entropy,
     outward,
     signed_twin,
     tree_search,
     uniform,
 )
 from golden_model.searches.differences import calibrated_twin, optimal, score
-from golden_model.trees import bounded_tree
+from golden_model.trees import bounded_tree, entropy
 from golden_model.trq import AdcRegisters
 from tests.strategies import hardware_configs
 

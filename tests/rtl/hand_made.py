@@ -252,7 +252,7 @@ class Program:
             "ou_activations": spent.ou_activations,
             "conversions_r2": spent.pairs_converted,
             "ad_operations": spent.operations[0],
-            "input_bits_streamed": spent.latched_segments,
+            "input_bits_streamed": spent.latched_lines // self.hardware.ou_rows,
             "prefix_counts": spent.prefix_counts,
             "prefix_rows": spent.prefix_rows,
             "mask_bits_read": spent.mask_bits,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Module, Mux, Signal, Value, unsigned
 from amaranth.lib import memory
 
 from rtl import layouts
@@ -16,12 +16,13 @@ class ActivationMemory(Block):
 
     One read port and one write port of 32-bit words with byte strobes, so that the host moves four
     activations an access. A byte is read and another written in every clock, each with a latency of one
-    clock. A byte that is read in the clock in which it is written comes with its old contents.
+    clock. A byte that is read in the clock in which it is written comes with its old contents. The pair
+    machine, which loads a window while it post-processes another, has a second read port for residuals.
 
     Members
     -------
-    window_read, residual_read : reads of a byte. The two never come in the same clock: the residual is read
-        while a window is post-processed, or in clocks that the window walk leaves out for it.
+    window_read, residual_read : reads of a byte. Of BWQ's machine the two never come in the same clock: the residual
+        is read while a window is post-processed, or in clocks that the window walk leaves out for it.
     store : one byte to write.
     bus : the host's access, which takes precedence.
 
@@ -42,16 +43,18 @@ class ActivationMemory(Block):
 
         # ---- read
         window, residual = self.window_read, self.residual_read
-        enable, lane = window.enable | residual.enable, Signal(2)
-        address = Mux(residual.enable, residual.address, window.address)
-        with m.If(enable):
-            m.d.sync += lane.eq(address)
-        byte = read_port.data.word_select(lane, tile.BYTE)
+        enable, address = window.enable, window.address
+        if self.config.pairs:
+            residual_port = cells.read_port()
+            m.d.comb += [residual_port.en.eq(residual.enable), residual_port.addr.eq(residual.address >> 2)]
+            m.d.comb += residual.data.eq(self._byte(m, residual.enable, residual.address, residual_port.data))
+        else:
+            enable, address = enable | residual.enable, Mux(residual.enable, residual.address, address)
+            m.d.comb += residual.data.eq(window.data)
         m.d.comb += [
             read_port.en.eq(enable | self.bus.read),
             read_port.addr.eq(Mux(self.bus.read, self.bus.word, address >> 2)),
-            window.data.eq(byte),
-            residual.data.eq(byte),
+            window.data.eq(self._byte(m, enable, address, read_port.data)),
             self.bus.answer.eq(read_port.data),
         ]
 
@@ -69,3 +72,11 @@ class ActivationMemory(Block):
         with m.Elif(self.store.enable):
             m.d.comb += write_port.en.eq(1 << self.store.address[:2])
         return m
+
+    @staticmethod
+    def _byte(m: Module, enable: Value, address: Value, word: Value) -> Value:
+        """The byte of `word`, the answer to a read in the clock before."""
+        lane = Signal(2)
+        with m.If(enable):
+            m.d.sync += lane.eq(address)
+        return word.word_select(lane, tile.BYTE)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, memory
 
+from golden_model.config import bits_for
 from rtl import layouts, pair_layouts
 from rtl import pack_layouts as packs
 from rtl.bit_count import bit_count
@@ -15,8 +16,9 @@ from rtl.pair_interfaces import PairCrossbarPort, halves_of
 class EmulatedPairCrossbar(Block):
     """Cells in a memory with a word per OU column of a pair, bit lines by counting, their difference by subtracting.
 
-    A sample reads the cells of its OU column; in the clock after the transfer every comparator answers
-    c+ - c- >= threshold, counts of the word lines that are on and whose cell is 1.
+    A sample reads the cells of its OU column; from the clock after the transfer on, comparators of its place answer
+    c+ - c- >= threshold, counts of the word lines that are on and whose cell is 1. The other place's differences are in
+    a register.
 
     Throughput: a sample a clock and half, an OU programmed or read back a clock; always ready, except that a read back
     waits for samples of half 0 and for the read back before it. There is no reset of the contents, and cells have no
@@ -56,12 +58,17 @@ class EmulatedPairCrossbar(Block):
             m.d.sync += port.readback.valid.eq(0)
 
         # ---- sampling
+        differences = data.ArrayLayout(signed(bits_for(config.ou_rows * config.grid_rows) + 1), config.ou_cols)
         for half, read in zip(halves_of(port), reads, strict=True):
             sample, lines = half.sample.payload, Signal(pair_layouts.pack_lines(config))
+            latest, other = (Signal(differences, name=name) for name in ("latest", "other"))
+            place = Signal()  # of the latest sample
             m.d.comb += [half.sample.ready.eq(1), read.en.eq(half.sample.valid)]
             m.d.comb += read.addr.eq(Cat(sample.ou_col, sample.pair))
             with m.If(half.sample.valid):
-                m.d.sync += lines.eq(sample.lines)
+                m.d.sync += [lines.eq(sample.lines), place.eq(sample.place)]
+                with m.If(sample.place != place):
+                    m.d.sync += other.eq(latest)
             for column in range(config.ou_cols):
                 positive, negative = (
                     sum(
@@ -70,7 +77,11 @@ class EmulatedPairCrossbar(Block):
                     )
                     for polarity in (0, 1)
                 )
-                m.d.comb += half.comparators[column].eq(positive - negative >= half.thresholds[column])
+                held = Mux(half.places[column] == place, latest[column], other[column])
+                m.d.comb += [
+                    latest[column].eq(positive - negative),
+                    half.comparators[column].eq(held >= half.thresholds[column]),
+                ]
         with m.If(requested):
             asked = port.readback_request.payload
             m.d.comb += [reads[0].en.eq(1), reads[0].addr.eq(Cat(asked.ou_col, asked.pair))]

@@ -154,16 +154,11 @@ def connect_read(m: Module, table: memory.Memory, read: Any) -> None:
     m.d.comb += [port.en.eq(read.enable), port.addr.eq(read.address), read.data.eq(port.data)]
 
 
-def forward_conversion(m: Module, inner, outer) -> None:
-    """Connect the macro's `ConversionPort` (`inner`) to the enclosing block's port of the same direction.
-
-    `outer` is the enclosing block's own `ConversionPort` or `CrossbarPort`, seen from inside it.
-    """
-    m.d.comb += [
-        outer.sample.valid.eq(inner.sample.valid),
-        outer.sample.payload.eq(inner.sample.payload),
-        inner.sample.ready.eq(outer.sample.ready),
-        outer.thresholds.eq(inner.thresholds),
-        inner.comparators.eq(outer.comparators),
-        outer.layer.eq(inner.layer),
-    ]
+def forward(m: Module, inner: Any, outer: Any) -> None:
+    """Connect a port of an inner block, all of its members, to those of the enclosing block's own port of the same
+    direction, seen from inside it, which may have more."""
+    for path, member, value in inner.signature.flatten(inner):
+        outside = outer
+        for name in path:
+            outside = getattr(outside, name)
+        m.d.comb += outside.eq(value) if member.flow == Out else value.eq(outside)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
 
 from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib.data import View
 
 from golden_model.config import HardwareConfig
 from golden_model.registers import COUNTER_BITS, REGISTER, ErrorCode
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out
+
+#: Opens a state that an abort or an error leaves for IDLE.
+Running = Callable[[str], AbstractContextManager[None]]
 
 
 class LayerSequencer(Block):
@@ -21,6 +26,10 @@ class LayerSequencer(Block):
     converted: what is loaded goes through the post-processing at once. No block waits for data
     elsewhere, so the clocks of a run follow from the formula in `golden_model.timing`. An abort or an
     error ends the run and returns every other block to its reset state.
+
+    The pair machine's windows are double-buffered. In a *beat* one window is loaded, the one before it is
+    converted, and the one before that is post-processed, side by side; the next beat begins when all of
+    them are done. In the first beat of a step the macro also builds its tables.
 
     Parameters
     ----------
@@ -35,6 +44,8 @@ class LayerSequencer(Block):
     flush : strobe, every other block must return to its reset state.
     element : the running step has no crossbars; valid from `check_done` on.
     placement_error : the planes of the running step reach beyond the last crossbar pair.
+    window_loaded : the window can be converted. place : where the window lies that was loaded last.
+    post_place : where the one lies that is post-processed. layer_ready : the macro's tables are built (pair machine).
     layer_start, window counters and the pairs of strobes: see the block that each names.
     """
 
@@ -59,6 +70,8 @@ class LayerSequencer(Block):
     load_start: Out(1)
     window_loaded: In(1)
     place: In(tile.window_place)
+    post_place: Out(tile.window_place)
+    layer_ready: In(1)
     window_start: Out(1)
     window_done: In(1)
     placement_error: In(1)
@@ -93,6 +106,10 @@ class LayerSequencer(Block):
                 with m.If(self.flush):
                     m.next = "IDLE"
 
+        beat = Signal(tile.beat())
+        with m.If(self.layer_start):
+            m.d.sync += [beat.loads.eq(1), beat.converts.eq(0), beat.drains.eq(0)]
+
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
                 m.d.sync += [status.done.eq(0), status.overflow.eq(0), status.layer.eq(0), self.cycles.eq(0)]
@@ -116,25 +133,26 @@ class LayerSequencer(Block):
             with running("SETTLE"), m.If(self.layer_cycles >= self.settle_clocks):
                 m.d.comb += self.layer_start.eq(1)
                 m.next = "LOAD"
+                if self.config.pairs:
+                    with m.If(~self.element):
+                        m.next = "BEAT"
             with running("LOAD"):
                 m.d.comb += self.load_start.eq(1)
-                m.next = "PREPARE"
                 with m.If(self.element):
                     m.d.comb += self.post_start.eq(1)
                     m.next = "DRAIN"
-            with running("PREPARE"), m.If(self.window_loaded):
-                m.d.comb += self.window_start.eq(1)
-                m.next = "CONVERT"
-            with running("CONVERT"):
-                with m.If(self.placement_error):
-                    m.d.comb += error.eq(ErrorCode.LAYER_GEOMETRY)
-                with m.Elif(self.window_done):
-                    m.d.comb += self.post_start.eq(1)
-                    m.next = "DRAIN"
+                if not self.config.pairs:
+                    with m.Else():
+                        m.next = "PREPARE"
+            if self.config.pairs:
+                self._beats(m, running, error, beat)
+            else:
+                m.d.comb += self.post_place.eq(self.place)
+                self._convert(m, running, error)
             with running("DRAIN"), m.If(self.post_done):
                 m.d.sync += self.window.eq(self.window + 1)
                 m.next = "LOAD"
-                with m.If(self.place.last):
+                with m.If(self.post_place.last):
                     m.d.comb += self.store_events.eq(1)
                     m.next = "STORE"
             with running("STORE"), m.If(self.events_stored):
@@ -155,3 +173,53 @@ class LayerSequencer(Block):
             m.d.sync += [status.busy.eq(0), status.done.eq(0)]
             m.d.sync += status.error.eq(Mux(self.abort, ErrorCode.ABORTED, error))
         return m
+
+    def _convert(self, m: Module, running: Running, error: Signal) -> None:
+        """States between the load of a crossbar step's window and its post-processing."""
+        with running("PREPARE"), m.If(self.window_loaded):
+            m.d.comb += self.window_start.eq(1)
+            m.next = "CONVERT"
+        with running("CONVERT"):
+            with m.If(self.placement_error):
+                m.d.comb += error.eq(ErrorCode.LAYER_GEOMETRY)
+            with m.Elif(self.window_done):
+                m.d.comb += self.post_start.eq(1)
+                m.next = "DRAIN"
+
+    def _beats(self, m: Module, running: Running, error: Signal, beat: View) -> None:
+        """States of a crossbar step of the pair machine. beat : what this beat does, each on another window."""
+        converted, drained = Signal(), Signal()
+        place, drained_place = Signal.like(self.place), Signal.like(self.place)  # of what is converted, and drained
+        over = Signal()
+        # A window of an element step is drained while it is loaded.
+        m.d.comb += self.post_place.eq(Mux(self.element, self.place, drained_place))
+        m.d.comb += over.eq(
+            (~beat.loads | self.window_loaded)
+            & (~beat.converts | converted | self.window_done)
+            & (~beat.drains | drained | self.post_done)
+            & self.layer_ready
+        )
+        with running("BEAT"):
+            m.d.comb += [
+                self.load_start.eq(beat.loads),
+                self.window_start.eq(beat.converts),
+                self.post_start.eq(beat.drains),
+            ]
+            m.d.sync += [converted.eq(0), drained.eq(0)]
+            m.d.sync += [place.eq(self.place), drained_place.eq(place)]
+            m.next = "WORK"
+        with running("WORK"):
+            m.d.sync += [converted.eq(converted | self.window_done), drained.eq(drained | self.post_done)]
+            with m.If(self.placement_error):
+                m.d.comb += error.eq(ErrorCode.LAYER_GEOMETRY)
+            with m.Elif(over):
+                m.d.sync += [
+                    beat.loads.eq(beat.loads & ~self.place.last),
+                    beat.converts.eq(beat.loads),
+                    beat.drains.eq(beat.converts),
+                    self.window.eq(self.window + beat.converts),
+                ]
+                m.next = "BEAT"
+                with m.If(beat.drains & self.post_place.last):
+                    m.d.comb += self.store_events.eq(1)
+                    m.next = "STORE"

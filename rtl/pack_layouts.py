@@ -136,9 +136,13 @@ def gathered_ou(config: HardwareConfig) -> data.StructLayout:
 
 
 def pair_sample(config: HardwareConfig) -> data.StructLayout:
-    """A sample request: an OU column of a crossbar pair, and the word lines that are on."""
+    """A sample request: an OU column of a crossbar pair, and the word lines that are on.
+
+    place : which of the two sample-and-hold places of every column takes the sample.
+    """
     members = layouts.ou_address(config).members
-    return data.StructLayout({"pair": members["pair"], "ou_col": members["ou_col"], "lines": pack_lines(config)})
+    address = {"pair": members["pair"], "ou_col": members["ou_col"]}
+    return data.StructLayout({**address, "lines": pack_lines(config), "place": unsigned(1)})
 
 
 def pair_values(config: HardwareConfig) -> data.ArrayLayout:

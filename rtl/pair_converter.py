@@ -35,7 +35,7 @@ class PairConverter(Block):
     settings : layer descriptor, stable while a window runs. constants : from `SearchSettings`.
     first_pair : from the pack builder.
     writes : to the half's tables; groups are kept here.
-    start : strobe, begins a window. bank : which partial sums it adds up; the other ones are read.
+    start : strobe, begins a window. bank : which partial sums it adds up. read_bank : which ones are read.
     ous : from the walker. port : to the analog macro.
     idle : no OU is held, and none is converting behind this clock.
     sums_address, sums_data : partial sums of a block column, combinational.
@@ -49,6 +49,7 @@ class PairConverter(Block):
     writes: In(packs.table_writes)
     start: In(1)
     bank: In(1)
+    read_bank: In(1)
     ous: In(Stream(packs.gathered_ou))
     port: Out(HalfConversionPort)
     idle: Out(1)
@@ -101,6 +102,8 @@ class PairConverter(Block):
             sample.payload.pair.eq(self.first_pair + place.pair),
             sample.payload.ou_col.eq(place.ou_col),
             sample.payload.lines.eq(ou.lines),
+            sample.payload.place.eq(0),
+            self.port.places.eq(0),
             activation.eq(sample.valid & sample.ready),
         ]
         m.d.sync += group.eq(read.addr)
@@ -185,7 +188,7 @@ class PairConverter(Block):
             mine.addr.eq(Cat(add_col, self.bank)),
             write.addr.eq(mine.addr),
             write.en.eq(add),
-            other.addr.eq(Cat(self.sums_address, ~self.bank)),
+            other.addr.eq(Cat(self.sums_address, self.read_bank)),
         ]
         overflows = []
         for j in range(config.ou_cols):
@@ -193,7 +196,7 @@ class PairConverter(Block):
             total, too_large = self._narrowed(before + shifted[j])
             m.d.comb += [
                 write.data[j].eq(total),
-                self.sums_data[j].eq(Mux(touched[~self.bank].bit_select(self.sums_address, 1), other.data[j], 0)),
+                self.sums_data[j].eq(Mux(touched[self.read_bank].bit_select(self.sums_address, 1), other.data[j], 0)),
             ]
             overflows.append(too_large)
         m.d.comb += self.overflow.eq(add & Cat(overflows).any())

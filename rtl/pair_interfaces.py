@@ -13,16 +13,18 @@ from rtl import pack_layouts as packs
 
 
 class HalfConversionPort(wiring.Signature):
-    """Sampling and conversion of one half; directions as seen from the macro.
+    """Sampling and conversion of one half, two samples a column; directions as seen from the macro.
 
     Members
     -------
-    sample : stream of `pack_layouts.pair_sample`. A transfer means "hold now": the conversion that follows runs on this
-        sample. In the clock after a transfer the comparators already see it. Valid may depend combinationally on
-        `comparators`; ready must not depend on valid.
+    sample : stream of `pack_layouts.pair_sample`. A transfer means "hold now": every column takes the sample into the
+        place that it names, and keeps that of its other place. In the clock after a transfer the comparators already
+        see it. A place is taken again in the clock of the last decision about its sample at the earliest. Valid may
+        depend combinationally on `comparators`; ready must not depend on valid.
     thresholds : signed code t per column, registered. Columns that do not convert hold any value.
-    comparators : bit per column, 1 = c+ - c- >= t - 1/2. A combinational answer to the thresholds of the same clock,
-        captured at the clock's end.
+    places : bit per column, the place whose sample is compared, registered. Columns that do not convert hold any value.
+    comparators : bit per column, 1 = c+ - c- >= t - 1/2 of the sample in the column's place. A combinational answer to
+        thresholds and places of the same clock, captured at the clock's end.
     """
 
     def __init__(self, config: HardwareConfig):
@@ -30,6 +32,7 @@ class HalfConversionPort(wiring.Signature):
             {
                 "sample": Out(stream.Signature(packs.pair_sample(config))),
                 "thresholds": Out(packs.pair_values(config)),
+                "places": Out(packs.columns(config)),
                 "comparators": In(packs.columns(config)),
             }
         )

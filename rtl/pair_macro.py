@@ -23,7 +23,7 @@ class PairMacro(Block):
     Block columns are shared out to two halves. Each has a walker, which forms OUs, and `ou_cols` converters, and adds
     up its own partial sums. A window takes `window_clocks` of golden_model/pairs/machine.py from its begin to
     `window_done`, as long as the crossbar is always ready. The next window's segments are taken meanwhile, and the
-    sums of the window before can be read.
+    sums of the window before can be read, also while the next one ends.
 
     Members
     -------
@@ -36,8 +36,11 @@ class PairMacro(Block):
         if `configuration_error` is 1. The window begins in this clock, or as soon as the layer is ready and the last
         one of its segments has been taken.
     segments : `settings.segments` beats a window in ascending order, `layouts.segment`.
-    window_done : strobe; from this clock on the partial sums are readable and the counters are up to date.
-    sums_address, sums_data : partial sums of a block column of the last window that is done, combinational.
+    window_done : strobe; from this clock on the partial sums can be taken and the counters are up to date.
+    window_filled : all segments of the next window have been taken.
+    sums_take : strobe, from the next clock on the sums of the last window that is done are read; before, those of the
+        window at the strobe before. The window after it must not begin before they have been read.
+    sums_address, sums_data : partial sums of a block column, combinational.
     width_write : write port of the width table; not while a layer is being built.
     crossbar : the analog macro, or a model of it.
     counters : event counters. counters_clear : strobe, clears `counters`, `overflow` and the sticky part of
@@ -56,6 +59,8 @@ class PairMacro(Block):
     window_start: In(1)
     segments: In(Stream(layouts.segment))
     window_done: Out(1)
+    window_filled: Out(1)
+    sums_take: In(1)
     sums_address: In(layouts.block_column)
     sums_data: Out(layouts.partial_sums)
     width_write: In(layouts.width_write)
@@ -82,6 +87,9 @@ class PairMacro(Block):
             window.filled & builder.built,
             Cat(w.finished & c.idle for w, c in zip(walkers, converters, strict=True)).all(),
         )
+        read_bank = Signal()
+        with m.If(self.sums_take):
+            m.d.sync += read_bank.eq(~bank)
         m.d.comb += [
             search.registers.eq(self.search),
             search.check.eq(self.window_start),
@@ -92,6 +100,7 @@ class PairMacro(Block):
             builder.start.eq(self.layer_start),
             self.layer_ready.eq(builder.built),
             self.placement_error.eq(builder.out_of_range),
+            self.window_filled.eq(window.filled),
             window.settings.eq(settings),
             window.swap.eq(begin),
             self.crossbar.layer.eq(self.layer),
@@ -117,6 +126,7 @@ class PairMacro(Block):
                 converter.writes.eq(builder.writes[half]),
                 converter.start.eq(begin),
                 converter.bank.eq(bank),
+                converter.read_bank.eq(read_bank),
                 converter.sums_address.eq(self.sums_address),
                 events.walks[half].eq(walker.events),
                 events.conversions[half].eq(converter.events),

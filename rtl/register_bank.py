@@ -30,7 +30,7 @@ def region_entries(config: HardwareConfig) -> dict[str, int]:
         "BIAS": config.channel_entries,
         "MULTIPLIERS": config.channel_entries,
         "PADS": config.pad_entries,
-        "REFERENCE": reference_entry(config, config.max_layers),
+        "REFERENCE": 0 if config.pairs else reference_entry(config, config.max_layers),
         "ACTIVATIONS": layouts.activation_words(config),
         "LOGITS": config.max_n,
         "EVENTS": config.max_layers * COUNTERS_PER_LAYER * 2,

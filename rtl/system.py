@@ -6,10 +6,10 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 
 from golden_model.config import HardwareConfig
-from rtl import tile_layouts as tile
-from rtl.block import Block, Out
+from rtl.block import Block
 from rtl.emulated_crossbar import EmulatedCrossbar
-from rtl.tile import BUS_PREFIX, Tile, bus_members, connect_bus
+from rtl.emulated_pair_crossbar import EmulatedPairCrossbar
+from rtl.tile import BUS_PREFIX, Tile, bus_members, connect_bus, trace_members
 
 
 class System(Block):
@@ -19,19 +19,19 @@ class System(Block):
 
     Members
     -------
-    s_axil_* : AXI4-Lite slave. trace : one record per OU activation.
+    s_axil_* : AXI4-Lite slave. trace : one record per OU activation, not of the pair machine.
     """
 
-    trace: Out(tile.tile_trace)
-
     def __init__(self, config: HardwareConfig):
-        super().__init__(config, **bus_members())
+        super().__init__(config, **bus_members(), **trace_members(config))
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.tile = core = Tile(self.config)
-        m.submodules.crossbar = crossbar = EmulatedCrossbar(self.config)
+        array = EmulatedPairCrossbar if self.config.pairs else EmulatedCrossbar
+        m.submodules.crossbar = crossbar = array(self.config)
         connect_bus(m, self, core, BUS_PREFIX)
         wiring.connect(m, core.crossbar, crossbar.port)
-        m.d.comb += self.trace.eq(core.trace)
+        for name in trace_members(self.config):
+            m.d.comb += getattr(self, name).eq(getattr(core, name))
         return m

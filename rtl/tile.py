@@ -17,10 +17,12 @@ from rtl.descriptor_reader import DescriptorReader
 from rtl.dynamic_precision import DynamicPrecision
 from rtl.emulated_crossbar import EmulatedCrossbar
 from rtl.event_memory import EventMemory
-from rtl.interfaces import CrossbarPort, forward_conversion
+from rtl.interfaces import CrossbarPort, forward
 from rtl.layer_sequencer import LayerSequencer
 from rtl.logit_memory import LogitMemory
 from rtl.macro import Macro
+from rtl.pair_interfaces import PairCrossbarPort
+from rtl.pair_macro import PairMacro
 from rtl.post_processing import PostProcessing
 from rtl.reduction import Reduction
 from rtl.register_bank import RegisterBank
@@ -36,6 +38,11 @@ def bus_members() -> dict:
     return {BUS_PREFIX + name: member for name, member in axi_lite.SIGNALS.items()}
 
 
+def trace_members(config: HardwareConfig) -> dict:
+    """The trace port, where the machine has one."""
+    return {} if config.pairs else {"trace": wiring.Out(tile.tile_trace(config))}
+
+
 def connect_bus(m: Module, outer, inner, prefix: str = "") -> None:
     """Connect a component's flat bus ports to those of a part of it, called `prefix` + name there."""
     for name, member in axi_lite.SIGNALS.items():
@@ -49,7 +56,9 @@ class Tile(Block):
     Data path of a crossbar step: activation memory -> window generator -> dynamic precision -> macro ->
     post-processing -> activation memory; of an element step: activation memory -> window generator ->
     reduction -> post-processing -> activation memory. Both may add a residual, which the residual view
-    reads. The layer sequencer starts the blocks one after the other. Clocks of a run: exactly those of
+    reads. The macro is the one of `config.machine`, "planes" or "pairs". The layer sequencer starts the
+    blocks one after the other; the pair machine loads, converts and post-processes three windows of a
+    crossbar step side by side. Clocks of a run: exactly those of
     `golden_model.timing`, whose constants are `start_clocks`, `layer_clocks`, `group_clocks`,
     `window_clocks` and `element_clocks` here. Reset: idle; the memories keep what they hold.
 
@@ -57,14 +66,13 @@ class Tile(Block):
     -------
     s_axil_* : AXI4-Lite slave, registers and memories of `golden_model.registers` (rtl/REGISTERS.md).
     crossbar : the analog macro, or a model of it.
-    trace : one record per OU activation, see `layouts.trace`, with step (`layer`) and window.
+    trace : one record per OU activation, see `layouts.trace`, with step (`layer`) and window. Not of the pair machine.
     """
 
-    crossbar: Out(CrossbarPort)
-    trace: Out(tile.tile_trace)
+    crossbar: Out(lambda config: (PairCrossbarPort if config.pairs else CrossbarPort)(config))
 
     def __init__(self, config: HardwareConfig):
-        super().__init__(config, **bus_members())
+        super().__init__(config, **bus_members(), **trace_members(config))
 
     # ---- constants of the timing formula ------------------------------------------------------
     @staticmethod
@@ -105,6 +113,21 @@ class Tile(Block):
         """
         return WindowGenerator.latency + Reduction.latency + PostProcessing.latency - 2
 
+    @staticmethod
+    def load_clocks(config: HardwareConfig) -> int:
+        """c_load: clocks of a beat of the pair machine that loads, beside activations and segments."""
+        return WindowGenerator.latency + DynamicPrecision.latency
+
+    @staticmethod
+    def convert_clocks(config: HardwareConfig) -> int:
+        """c_convert: clocks of a beat that converts, beside those of the macro."""
+        return 1
+
+    @staticmethod
+    def drain_clocks(config: HardwareConfig) -> int:
+        """c_drain: clocks of a beat that post-processes, beside channels."""
+        return PostProcessing.latency
+
     def elaborate(self, platform):
         m = Module()
         config = self.config
@@ -116,7 +139,8 @@ class Tile(Block):
         m.submodules.logits = logits = LogitMemory(config)
         reader, check = DescriptorReader(config), DescriptorCheck(config)
         windows, precision = WindowGenerator(config), DynamicPrecision(config)
-        macro, post, events = Macro(config), PostProcessing(config), EventMemory(config)
+        macro: Macro | PairMacro = (PairMacro if config.pairs else Macro)(config)
+        post, events = PostProcessing(config), EventMemory(config)
         reduction, residual = Reduction(config), ResidualView(config)
         # An abort or an error returns all of these to their reset state in one clock.
         flush = ResetInserter(sequencer.flush)
@@ -131,6 +155,10 @@ class Tile(Block):
         m.submodules.residual = flush(residual)
 
         self._connect_host(m, bus, registers, programmer, sequencer)
+        if isinstance(macro, PairMacro):
+            self._connect_pairs(m, macro, sequencer, reader.settings)
+        else:
+            self._connect_planes(m, macro, registers, precision, sequencer)
         settings = reader.settings
         element = layouts.is_element(settings)
         m.d.comb += [
@@ -140,7 +168,6 @@ class Tile(Block):
             post.bias_write.eq(registers.bias_write),
             post.multiplier_write.eq(registers.multiplier_write),
             windows.pad_write.eq(registers.pad_write),
-            self.crossbar.reference_write.eq(registers.reference_write),
             # descriptor
             *(block.settings.eq(settings) for block in (check, windows, precision, macro, reduction, residual, post)),
             reader.start.eq(sequencer.read_start),
@@ -162,7 +189,6 @@ class Tile(Block):
             reduction.bytes.eq(windows.bytes),
             precision.bytes.eq(windows.bytes),
             precision.bytes.valid.eq(windows.bytes.valid & ~element),
-            sequencer.window_loaded.eq(precision.segments.valid),
             # macro
             macro.layer.eq(sequencer.layer),
             macro.window_start.eq(sequencer.window_start),
@@ -180,7 +206,7 @@ class Tile(Block):
             post.reduced.eq(reduction.reduced),
             post.layer_start.eq(sequencer.layer_start),
             post.start.eq(sequencer.post_start),
-            post.place.eq(windows.place),
+            post.place.eq(sequencer.post_place),
             post.clear.eq(sequencer.counters_clear),
             macro.sums_address.eq(post.sums_address),
             post.sums_data.eq(macro.sums_data),
@@ -188,13 +214,13 @@ class Tile(Block):
             logits.write.eq(post.logits),
             events.store.eq(sequencer.store_events),
             events.layer.eq(sequencer.layer),
-            events.counters.eq(macro.counters),
+            *(
+                events.counters[name].eq(macro.counters[name])
+                for name in macro.counters.shape().members
+                if name != "cycles"
+            ),
             events.cycles.eq(sequencer.layer_cycles),
             sequencer.events_stored.eq(events.done),
-            # trace
-            *(self.trace[name].eq(macro.trace[name]) for name in layouts.trace(config).members),
-            self.trace.layer.eq(sequencer.layer),
-            self.trace.window.eq(sequencer.window),
         ]
         wiring.connect(m, windows.read, activations.window_read)
         wiring.connect(m, residual.read, activations.residual_read)
@@ -202,8 +228,31 @@ class Tile(Block):
         wiring.connect(m, registers.logits, logits.read)
         wiring.connect(m, registers.events, events.read)
         wiring.connect(m, precision.segments, macro.segments)
-        forward_conversion(m, macro.crossbar, self.crossbar)
+        forward(m, macro.crossbar, self.crossbar)
         return m
+
+    def _connect_planes(self, m: Module, macro: Macro, registers, precision, sequencer) -> None:
+        """What only BWQ's macro has: references of the array, a trace; a window streams into it."""
+        m.d.comb += [
+            self.crossbar.reference_write.eq(registers.reference_write),
+            sequencer.window_loaded.eq(precision.segments.valid),
+            *(self.trace[name].eq(macro.trace[name]) for name in layouts.trace(self.config).members),
+            self.trace.layer.eq(sequencer.layer),
+            self.trace.window.eq(sequencer.window),
+        ]
+
+    def _connect_pairs(self, m: Module, macro: PairMacro, sequencer, settings) -> None:
+        """What only the pair macro has: tables, windows side by side, converters of differences."""
+        m.d.comb += [
+            macro.layer_start.eq(sequencer.layer_start & ~layouts.is_element(settings)),
+            sequencer.layer_ready.eq(macro.layer_ready),
+            sequencer.window_loaded.eq(macro.window_filled),
+            macro.sums_take.eq(sequencer.post_start),
+            macro.search.mode.eq(settings.adc_mode),
+            macro.search.signed.eq(1),
+            macro.search.bias.eq(settings.adc_bias),
+            *(macro.search[name].eq(settings[name]) for name in ("n_r1", "n_r2", "m")),
+        ]
 
     def _connect_host(self, m: Module, bus, registers, programmer, sequencer) -> None:
         """Bus, registers and cell programming."""

@@ -87,6 +87,11 @@ def group_answer(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout({"valid": unsigned(1), "value": group_precision(config)})
 
 
+def beat() -> data.StructLayout:
+    """What the pair machine does side by side, each with another window: load, convert, post-process."""
+    return data.StructLayout({"loads": unsigned(1), "converts": unsigned(1), "drains": unsigned(1)})
+
+
 def pair_select(config: HardwareConfig) -> data.StructLayout:
     """With `enable`, cell programming goes on at the start of crossbar pair `pair`."""
     return data.StructLayout({"enable": unsigned(1), "pair": layouts.pair_index(config)})

@@ -145,7 +145,7 @@ class Case:
             "ou_activations": spent.ou_activations,
             "conversions_r2": spent.pairs_converted,
             "ad_operations": spent.operations[0],
-            "input_bits_streamed": spent.latched_segments,
+            "input_bits_streamed": spent.latched_lines // self.packing.hardware.ou_rows,
             "cycles": window_clocks(self.packing, self.windows, self.search, plain=True).window,
             "prefix_counts": spent.prefix_counts,
             "prefix_rows": spent.prefix_rows,
@@ -161,12 +161,13 @@ def _word(rows: np.ndarray) -> int:
 def behavioural_array(port, hardware: HardwareConfig, cells: dict, into: list, *, stall: float = 0.0, seed: int = 0):
     """Background bench: the part of an ideal analog macro that a half samples from.
 
-    Answers c+ - c- >= t in the clock of the thresholds. into : (pair, OU column, word of rows) of every sample.
+    Answers c+ - c- >= t of the sample in every column's place, in the clock of the thresholds.
+    into : (pair, OU column, word of rows) of every sample.
     """
 
     async def bench(ctx) -> None:
         rng = random.Random(seed)
-        held = [0] * hardware.ou_cols
+        held = [[0] * hardware.ou_cols for _ in range(2)]  # by place
         ctx.set(port.sample.ready, 1)
         async for _, _, valid, ready, payload in ctx.tick().sample(
             port.sample.valid, port.sample.ready, port.sample.payload
@@ -174,11 +175,12 @@ def behavioural_array(port, hardware: HardwareConfig, cells: dict, into: list, *
             if valid and ready:
                 rows = payload.lines.as_bits()
                 words = cells[payload.pair, payload.ou_col]
-                held = [(positive & rows).bit_count() - (negative & rows).bit_count() for positive, negative in words]
-                held += [0] * (hardware.ou_cols - len(held))
+                found = [(positive & rows).bit_count() - (negative & rows).bit_count() for positive, negative in words]
+                held[payload.place] = found + [0] * (hardware.ou_cols - len(found))
                 into.append((payload.pair, payload.ou_col, rows))
-            thresholds = ctx.get(port.thresholds)
-            ctx.set(port.comparators, sum((held[j] >= thresholds[j]) << j for j in range(hardware.ou_cols)))
+            thresholds, places = ctx.get(port.thresholds), ctx.get(port.places)
+            answers = [held[places >> j & 1][j] >= thresholds[j] for j in range(hardware.ou_cols)]
+            ctx.set(port.comparators, sum(answer << j for j, answer in enumerate(answers)))
             ctx.set(port.sample.ready, int(rng.random() >= stall))
 
     return bench
@@ -246,6 +248,11 @@ def run(*cases: Case, limit: int = 100_000, early: bool = False) -> list[Run]:
             after = fetch(ctx, dut.counters)
             result.counters.append({name: after[name] - before[name] for name in after})
             before = after
+            if result.sums:
+                assert read_sums(ctx, prepared) == result.sums[-1], "sums changed before they were taken"
+            ctx.set(dut.sums_take, 1)
+            await ctx.tick()
+            ctx.set(dut.sums_take, 0)
             result.sums.append(read_sums(ctx, prepared))
             for half, found in zip(result.samples, sampled, strict=True):
                 half.append(list(found))

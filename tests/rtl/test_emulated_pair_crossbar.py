@@ -43,27 +43,32 @@ async def _program(ctx, dut, cells: dict) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_comparators_of_both_halves_answer_the_difference_of_the_counts(seed):
+def test_comparators_of_both_halves_answer_the_difference_of_the_counts_in_the_place_of_each_column(seed):
     rng = random.Random(seed)
     hardware = TINY if seed % 2 else random_hardware(rng)
     cells = _programmed(rng, hardware)
+    columns = range(hardware.ou_cols)
     dut = EmulatedPairCrossbar(hardware)
 
     async def bench(ctx) -> None:
         await _program(ctx, dut, cells)
-        for _ in range(40):
-            wanted = []
-            for half in halves_of(dut.port):
+        held = [[[0 for _ in columns] for _ in range(2)] for _ in halves_of(dut.port)]  # by half and place
+        for clock in range(60):
+            for half, places in zip(halves_of(dut.port), held, strict=True):
                 pair, _, col = rng.choice(list(cells))
                 lines = [rng.getrandbits(hardware.ou_rows) for _ in range(hardware.grid_rows)]
-                put(ctx, half.sample.payload, {"pair": pair, "ou_col": col, "lines": lines})
+                place = clock if clock < 2 else rng.getrandbits(1)
+                put(ctx, half.sample.payload, {"pair": pair, "ou_col": col, "lines": lines, "place": place})
                 ctx.set(half.sample.valid, 1)
-                wanted.append([_difference(hardware, cells, pair, col, lines, j) for j in range(hardware.ou_cols)])
+                places[place] = [_difference(hardware, cells, pair, col, lines, j) for j in columns]
             await ctx.tick()
-            for half, differences in zip(halves_of(dut.port), wanted, strict=True):
+            for half, places in zip(halves_of(dut.port), held, strict=True):
                 ctx.set(half.sample.valid, 0)
-                for offset in (0, 1):
+                for offset in (0, 1) if clock else ():  # both places have been taken
                     low, high = -(1 << hardware.adc_bits), (1 << hardware.adc_bits) - 1
+                    compared = [rng.getrandbits(1) for _ in columns]
+                    ctx.set(half.places, sum(place << j for j, place in enumerate(compared)))
+                    differences = [places[place][j] for j, place in enumerate(compared)]
                     thresholds = [min(max(d + offset, low), high) for d in differences]
                     put(ctx, half.thresholds, thresholds)
                     answers = [int(d >= t) for d, t in zip(differences, thresholds, strict=True)]

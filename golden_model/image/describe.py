@@ -168,6 +168,12 @@ def _adc(layer: dict[str, Any]) -> str:
     return " ".join(words + ["lossless"] * layer["lossless"] + ["skips zero slices"] * layer["skip_zero_slices"])
 
 
+def _converters(hardware: dict[str, Any]) -> str:
+    """OUs and converters of a machine in words; those of the pair machine have a sign."""
+    sign = " and a sign, column pairs" if hardware.get("machine") == "pairs" else ""
+    return f"{hardware['ou_rows']} x {hardware['ou_cols']} OUs, {hardware['adc_bits']}-bit ADCs{sign}"
+
+
 def _by(numbers: Sequence[int]) -> str:
     return "x".join(map(str, numbers))
 
@@ -177,8 +183,7 @@ def print_program(what: dict[str, Any]) -> None:
     hardware = what["hardware"]
     console.print(
         f"hardware {what['hardware_hash'][:8]}: {hardware['rows']} x {hardware['cols']} crossbars, "
-        f"{hardware['ou_rows']} x {hardware['ou_cols']} OUs, {hardware['adc_bits']}-bit ADCs, "
-        f"{what['crossbar_pairs_used']} of {hardware['crossbar_pairs']} crossbar pairs and "
+        f"{_converters(hardware)}, {what['crossbar_pairs_used']} of {hardware['crossbar_pairs']} crossbar pairs and "
         f"{what['activation_bytes_used']:,} of {hardware['activation_bytes']:,} bytes of activations used"
     )
     table = Table(
@@ -239,8 +244,8 @@ def print_network(what: dict[str, Any]) -> None:
         f"{what['weights']:,} weights, {100 * what['zero_weights']:.1f} % of them 0; {len(what['classes'])} class names"
     )
     console.print(
-        f"hardware {what['hardware_hash'][:8]}: {hardware['ou_rows']} x {hardware['ou_cols']} OUs, "
-        f"{hardware['adc_bits']}-bit ADCs, {hardware['input_bits']} input bits, {hardware['weight_bits']} weight planes"
+        f"hardware {what['hardware_hash'][:8]}: {_converters(hardware)}, {hardware['input_bits']} input bits, "
+        f"{hardware['weight_bits']} weight planes"
     )
     console.print(
         f"{what['bits_per_weight']:.3f} magnitude bits per weight; blocks by width: "

@@ -268,7 +268,7 @@ def _layer_problems(step: Step, hardware: HardwareConfig) -> list[str]:
     layer, problems = step.layer, []
     if layer is None:
         return []
-    if not layer.registers.in_hardware(hardware):
+    if not layer.registers.in_hardware(hardware):  # of the pair machine `check_layer` refuses all others
         bound = "" if layer.registers.column_bound_bits is None else " with a bound"
         problems.append(
             f"step {step.name}: the hardware has no conversion of mode {layer.registers.mode!r}{bound}, "

@@ -28,7 +28,7 @@ from golden_model.trq import AdcRegisters, convert, convert_counts, lossless, mi
 from quant.search import check
 from quant.search.price import PRICES, Found, highest
 
-Family = Literal["ideal", "normal", "general", "free", "uniform"]
+Family = Literal["ideal", "normal", "general", "free", "uniform", "outward"]
 #: system.md §7, and "free" (*ours*): bias 0, n_r1, n_r2, m and lambda searched.
 TWIN: tuple[Family, ...] = ("ideal", "normal", "general", "free")
 FAMILIES: tuple[Family, ...] = (*TWIN, "uniform")

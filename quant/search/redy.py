@@ -115,8 +115,10 @@ def group_rows(hardware: HardwareConfig) -> int:
 def arithmetic_twin(hardware: HardwareConfig) -> HardwareConfig:
     """A machine of few rows with the same dynamic-precision groups, so the same logits with lossless converters.
 
-    The golden model is much faster on it. The machine itself if it has few rows, or if no such machine exists.
+    The golden model is much faster on it. The machine itself if it has few rows, or if no such machine exists; never a
+    pair machine.
     """
+    hardware = replace(hardware, machine="planes")
     rows = group_rows(hardware)
     divisors = [r for r in range(4, PATTERN_ROWS + 1) if rows % r == 0]
     if hardware.ou_rows <= PATTERN_ROWS or not divisors:

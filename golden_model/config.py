@@ -103,6 +103,11 @@ class HardwareConfig:
         """Bits of the converters' grid: adc_bits, and a sign if they convert differences."""
         return self.adc_bits + self.pairs
 
+    @property
+    def values_together(self) -> int:
+        """Activations, neighbours in a row of a kernel, that a clock loads at the most."""
+        return min(4, self.ou_rows) if self.pairs else 1
+
     # ---- geometry -------------------------------------------------------------------------
     @property
     def lanes(self) -> int:

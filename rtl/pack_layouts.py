@@ -164,7 +164,7 @@ def conversion_events(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout({"activation": unsigned(1), "started": columns(config), "busy": columns(config)})
 
 
-#: What the macro counts; names and meaning as in golden_model/pairs/measure.py.
+#: What the macro counts; names and meaning as in golden_model/engines/pair_switches.py.
 PAIR_COUNTERS = (
     "ou_activations",
     "conversions_r2",

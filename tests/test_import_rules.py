@@ -236,8 +236,6 @@ def circle(arrows: dict[str, set[str]]) -> list[str]:
 def height(module: str) -> int:
     """Which layer of the golden model a module belongs to, from the bottom; a command is a front door."""
     part = "run" if module.endswith(".__main__") else module.split(".")[1]
-    if module in ("golden_model.pairs.run", "golden_model.pairs.measure"):  # which run graphs
-        part = "engines"
     found = [index for index, names in enumerate(LAYERS) if part in names]
     return found[0] if found else len(LAYERS) + (0 if part in FRONT_DOORS else 100)
 

@@ -1,7 +1,7 @@
 """The pair machine in the cost ladder: what `golden_model.pairs` measures, as machines (*ours*; docs/cost.md).
 
-Every step of the ladder and every rival is one `Switches` of one pass of `golden_model.pairs.measure`, so all of them
-are charged by the same events: latches, prefix counts, masks or indices, subtractions, bounds. All have as many
+Every step of the ladder and every rival is one `Switches` of one pass of `golden_model.engines.pair_switches`, so all
+of them are charged by the same events: latches, prefix counts, masks or indices, subtractions, bounds. All have as many
 converters as the baseline. Conversion is lossless everywhere.
 
     machines.compare(ladder(graph, calibration, images), "isaac-32nm")
@@ -17,10 +17,10 @@ import numpy as np
 
 from golden_model.cost import baselines, machines
 from golden_model.cost.work import Machine, Reads, dynamic_precision_events, stages
+from golden_model.engines.pair_switches import Measured, Switches, measure
 from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
 from golden_model.pairs.early_stop import EarlyStop
-from golden_model.pairs.measure import Measured, Switches, measure
 from golden_model.pairs.packs import By
 from golden_model.pairs.search import counts_search, outward
 from golden_model.registers import COUNTER_NAMES
@@ -99,7 +99,7 @@ def steps(graph: Graph, trees: Mapping[str, Any]) -> list[Step]:
 
 
 def machine(graph: Graph, measured: Measured, name: str, note: str = "", *, window_streams: bool = True) -> Machine:
-    """A machine of the cost model from what `golden_model.pairs.measure` found.
+    """A machine of the cost model from what `golden_model.engines.pair_switches` found.
 
     Raises ValueError if it has more or fewer converters than the baseline.
     """

@@ -18,14 +18,14 @@ import typer
 from rich.table import Table
 
 from golden_model.command import Json, command, progress_bar, results_console, table_of
+from golden_model.engines.pair_runner import PairRunner
+from golden_model.engines.pair_switches import Measured, Switches, measure
 from golden_model.engines.run_network import Progress
 from golden_model.files import write_json
 from golden_model.graph.network import Graph
 from golden_model.image.inputs import load_images, load_network
 from golden_model.pairs.early_stop import EarlyStop
 from golden_model.pairs.gather import MODES
-from golden_model.pairs.measure import Measured, Switches, measure
-from golden_model.pairs.run import PairRunner
 from golden_model.pairs.search import bounded, counts_search, outward, uniform
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose

@@ -13,8 +13,8 @@ from golden_model.cost import baselines, chip, pair_machine
 from golden_model.cost.components import load_table, table_names
 from golden_model.cost.energy import energy
 from golden_model.cost.work import Machine, stages, works
+from golden_model.engines.pair_switches import Measured, Switches, measure
 from golden_model.pairs.early_stop import EarlyStop
-from golden_model.pairs.measure import Measured, Switches, measure
 from golden_model.pairs.search import outward
 from golden_model.registers import COUNTER_NAMES
 from tests.golden_model.test_graph import everything, pixels

@@ -252,3 +252,10 @@ def test_a_placement_beyond_the_last_pair_is_refused():
     program.tables.program[at, : len(words)] = words
     with pytest.raises(ValueError, match=f"step {at}: the hardware refuses its placement with LAYER_GEOMETRY"):
         Interpreter(program.tables, network.hardware)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, derandomize=False, deadline=None)
+@given(st.one_of(random_networks(SMALL_PAIRS), random_networks(NINE_PAIRS)), st.integers(0, 99))
+def test_interpreter_and_runner_agree_on_a_thousand_networks(network, seed):
+    check(network, random_images(seed, network, 3), engine="auto")

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from golden_model import timing
 from golden_model.config import PAPER, TINY
 from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.engines.pair_runner import PairRunner
+from golden_model.engines.pair_switches import Switches, measure
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import lossless_registers, with_settings
@@ -19,9 +21,7 @@ from golden_model.pairs import few_ones, plumbing
 from golden_model.pairs.early_stop import EarlyStop, find_stops, requantised
 from golden_model.pairs.few_ones import nearest_level
 from golden_model.pairs.gather import MODES, matmul
-from golden_model.pairs.measure import Switches, measure
 from golden_model.pairs.packs import pack_layer
-from golden_model.pairs.run import PairRunner
 from golden_model.pairs.search import bounded, outward, signed_twin
 from tests.golden_model.random_graphs import NINE, random_images, random_network
 from tests.golden_model.test_graph import everything, pixels

@@ -20,6 +20,7 @@ import numpy as np
 from golden_model import trq
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.prepared import streams
+from golden_model.engines.pair_runner import PairRunner, Step
 from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
 from golden_model.pairs import plumbing
@@ -27,7 +28,6 @@ from golden_model.pairs.early_stop import EarlyStop, Stops
 from golden_model.pairs.gather import MODES, Spent, spend
 from golden_model.pairs.packs import By, Packing, Split, pack_layer
 from golden_model.pairs.plumbing import Keeps
-from golden_model.pairs.run import PairRunner, Step
 from golden_model.pairs.search import Search, differences
 from golden_model.registers import COUNTER_NAMES
 from golden_model.trees import entropy

@@ -46,13 +46,15 @@ from rtl.pack_latch import PackLatch
 from rtl.pack_walker import PackWalker
 from rtl.pair_converter import PairConverter
 from rtl.pair_counters import PairCounters
+from rtl.pair_lane import PairLane
 from rtl.pair_macro import PairMacro
 from rtl.post_processing import PostProcessing
 from rtl.reduction import Reduction
 from rtl.register_bank import RegisterBank
 from rtl.register_map import render
 from rtl.residual_view import ResidualView
-from rtl.search_control import SearchControl
+from rtl.sample_places import SamplePlaces
+from rtl.search_begin import SearchBegin
 from rtl.search_lane import SearchLane
 from rtl.search_settings import SearchSettings
 from rtl.system import System
@@ -90,7 +92,7 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "axi_lite": lambda config: AxiLite(),
     "emulated_crossbar": EmulatedCrossbar,
     "search_lane": SearchLane,
-    "search_control": SearchControl,
+    "search_begin": SearchBegin,
     "search_settings": SearchSettings,
     "pack_latch": PackLatch,
     "ou_former": OuFormer,
@@ -100,6 +102,8 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "pack_builder": PackBuilder,
     "pack_walker": PackWalker,
     "pair_converter": PairConverter,
+    "pair_lane": PairLane,
+    "sample_places": SamplePlaces,
     "pair_counters": PairCounters,
     "emulated_pair_crossbar": EmulatedPairCrossbar,
     "few_ones": FewOnes,

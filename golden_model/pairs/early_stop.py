@@ -61,7 +61,8 @@ class EarlyStop:
         for name, allowed in (("bounds", ("stored", "segments")), ("condition", ("limit", "zero", "final"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"EarlyStop.{name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}")
-        if self.after is not None and (list(self.after) != sorted(set(self.after), reverse=True) or 0 in self.after):
+        after = list(self.after or ())
+        if after != sorted(set(after), reverse=True) or min(after, default=1) < 1:
             raise ValueError(f"EarlyStop.after must be falling bits of at least 1, got {self.after}")
 
     def bits(self, layer: Layer) -> tuple[int, ...]:

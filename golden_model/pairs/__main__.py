@@ -106,9 +106,11 @@ def stop_switches(graph: Graph, chosen: Stopping) -> dict[str, Switches]:
     plain = Switches(search=outward(graph.hardware))
     conditions: tuple[Condition, ...] = ("limit", "zero", "final")
     stops = [EarlyStop(bounds=b, condition=c) for b in ("stored", "segments") for c in conditions]
+    alone = {node.name: EarlyStop() for node in graph.crossbars if len(node.inputs) == 1}
     return {
         "no early stop": plain,
         "stored bounds, limit, checks that pay": replace(plain, stop=chosen),
+        "stored bounds, limit, no layer with a residual": replace(plain, stop=alone),
         **{f"{stop.bounds} bounds, {stop.condition}": replace(plain, stop=stop) for stop in stops},
     }
 

@@ -76,7 +76,8 @@ def app(
         bool, typer.Option("--pair-machine", help="List the steps of the pair machine and its rivals instead.")
     ] = False,
     calibration: Annotated[
-        int, typer.Option(min=1, help="Pictures in front of those, to choose the trees of the pair machine with.")
+        int,
+        typer.Option(min=1, help="Pictures in front of those, to choose trees and checks of the pair machine with."),
     ] = 4,
     trace: Annotated[
         str | None, typer.Option(help="Also print events x row for every machine whose name contains this text.")

@@ -63,8 +63,8 @@ AREA_QUANTITIES: dict[str, str] = {
     "multiplexer_legs": "macros x legs of multiplexers in front of the latches, for machines that gather",
     "subtractors": "macros x converters, for machines that convert pairs",
     "mask_bits": "copies x bits of masks, or of row indices, that are held for a layer",
-    "bound_bits": "macros x bits of the bounds of early stop",
-    "stop_units": "macros x halves, for machines with early stop",
+    "stop_word_bits": "macros x bits of the bounds, the limits and the held residuals of early stop",
+    "stop_adders": "macros x halves x adders of a unit, for machines with early stop",
     "line_bits": "copies x bits of line buffers",
 }
 

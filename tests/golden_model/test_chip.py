@@ -28,7 +28,7 @@ def one_layer(channels=5, outputs=12, size=4, weights=None):
 
 #: Rows of areas that only machines have that gather word lines or convert pairs.
 PAIR_MACHINE = (
-    "latch", "prefix_network", "multiplexer", "subtraction", "masks", "bounds", "early_stop", "line_buffer",
+    "latch", "prefix_network", "multiplexer", "subtraction", "masks", "stop_words", "stop_adder", "line_buffer",
 )  # fmt: skip
 
 

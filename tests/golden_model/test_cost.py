@@ -72,7 +72,10 @@ def value_of(expression: str) -> float:
 
 
 #: Rows of energies that only machines have that gather word lines or convert pairs.
-PAIR_MACHINE = ("subtraction", "window_register_read", "latch", "masks", "early_stop", "line_buffer")
+PAIR_MACHINE = (
+    "subtraction", "window_register_read", "latch", "masks", "stop_words", "stop_addition", "stop_requantisation",
+    "line_buffer",
+)  # fmt: skip
 
 
 # ---- tables -------------------------------------------------------------------------------------

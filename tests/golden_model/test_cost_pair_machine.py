@@ -60,7 +60,9 @@ def test_everything_that_is_counted_is_paid_in_every_table(table):
         "subtraction": ("subtractions",),
         "latch": ("latched_bits",),
         "masks": ("mask_bits_read", "mask_bits_written"),
-        "early_stop": ("bound_words_read",),
+        "stop_words": ("stop_word_bits",),
+        "stop_addition": ("stop_additions",),
+        "stop_requantisation": ("stop_requantisations",),
         "line_buffer": ("line_bits",),
         "window_register": ("window_bits_written", "window_bits_moved"),
     }.items():
@@ -127,20 +129,35 @@ def test_all_rivals_have_latches_prefix_networks_and_as_many_converters(ladder):
 def test_the_rival_has_every_step_around_the_conversions_that_ours_has(ladder):
     names = [machine.name for machine in ladder]
     assert len(set(names)) == len(names)
-    for step in ("+ window register streams", "+ words of 32 bits", "+ double-buffered windows", "+ early stop, zero",
-                 "  lanes 2, no early stop", "  early stop, final", "  halves", "  lanes 2"):  # fmt: skip
+    for step in ("+ window register streams", "+ words of 32 bits", "+ double-buffered windows", "+ early stop",
+                 "  lanes 2, no early stop", "  early stop, requantised", "  early stop, final", "  no residuals",
+                 "+ checks that pay", "  halves", "  lanes 2"):  # fmt: skip
         assert {f"ours: {step}", f"SRE-like, pairs: {step}"} <= set(names)
 
 
 def test_early_stop_and_lanes_change_what_they_should(ladder):
     of = {machine.name: machine for machine in ladder}
-    before, after = of["ours: + double-buffered windows"], of["ours: + early stop, zero"]
+    before, after = of["ours: + double-buffered windows"], of["ours: + early stop"]
     assert after.total("ad_operations") < before.total("ad_operations")
-    assert units(after, "early_stop") > units(before, "early_stop") == 0
-    assert units(after, "bounds") > units(before, "bounds") == 0
-    lanes = of["ours:   lanes 2"]
-    assert lanes.clocks < after.clocks
-    assert energy(lanes).total_pj == energy(after).total_pj
+    assert units(after, "stop_adder") > units(before, "stop_adder") == 0
+    assert units(after, "stop_words") > units(before, "stop_words") == 0
+    lanes, chosen = of["ours:   lanes 2"], of["ours: + checks that pay"]
+    assert lanes.clocks < chosen.clocks
+    assert energy(lanes).total_pj == energy(chosen).total_pj
+
+
+def test_only_bounds_without_a_limit_are_requantised(ladder):
+    of = {machine.name: machine for machine in ladder}
+    for prefix in ("ours: ", "SRE-like, pairs: "):
+        limits, requantised = of[f"{prefix}+ early stop"], of[f"{prefix}  early stop, requantised"]
+        assert paid(requantised, "stop_requantisation") > paid(limits, "stop_requantisation") == 0
+        assert units(requantised, "stop_adder") == 2 * units(limits, "stop_adder")
+
+
+def test_layers_with_a_residual_can_be_left_out(ladder):
+    alone = next(machine for machine in ladder if machine.name == "ours:   no residuals")
+    for node, additions in zip(GRAPH.crossbars, alone.extra["stop_additions"], strict=True):
+        assert (additions > 0) == (len(node.inputs) == 1 and not node.layers[0].last), node.name
 
 
 def test_the_baseline_of_pairs_done_by_hand():

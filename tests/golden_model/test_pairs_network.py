@@ -18,14 +18,14 @@ from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import lossless_registers, with_settings
 from golden_model.pairs import few_ones, plumbing
-from golden_model.pairs.early_stop import EarlyStop, find_stops, requantised
+from golden_model.pairs.early_stop import EarlyStop, find_stops, limits, requantised, starts
 from golden_model.pairs.few_ones import nearest_level
 from golden_model.pairs.gather import MODES, matmul
 from golden_model.pairs.packs import pack_layer
 from golden_model.pairs.search import bounded, outward, signed_twin
 from tests.golden_model.random_graphs import NINE, random_images, random_network
 from tests.golden_model.test_graph import everything, pixels
-from tests.golden_model.test_pairs import early_stops
+from tests.golden_model.test_pairs import cases, early_stops
 from tests.golden_model.test_window_reuse import shapes
 from tests.strategies import make_layer, make_network
 
@@ -98,6 +98,99 @@ def test_segments_bound_stops_no_later_and_final_stops_no_later_than_zero():
         pairs = [(a, b) for a, b in zip(found[one], found[other], strict=True) if a is not None and b is not None]
         assert all((a.last_bit <= b.last_bit).all() for a, b in pairs)
         assert fewer[one] < fewer[other]
+
+
+@given(cases())
+@settings(max_examples=80, deadline=None)
+def test_a_sum_up_to_the_limit_gives_0_and_a_larger_one_does_not(case):
+    _, layer, _ = case
+    most = (1 << layer.input_bits) - 1
+    top = most * np.maximum(layer.weights, 0).sum(axis=0)
+    bottom = most * np.minimum(layer.weights, 0).sum(axis=0)
+    limit = limits(layer)
+    assert ((bottom - 1 <= limit) & (limit <= top)).all()
+    sums = np.clip(np.stack([bottom, limit, limit + 1, top]), bottom, top)
+    np.testing.assert_array_equal(requantised(layer, sums) == 0, sums <= limit)
+
+
+@pytest.mark.parametrize("seed", [14, 20, 32])
+def test_limits_stop_outputs_with_a_residual_of_0_when_their_bound_requantises_to_0(seed):
+    graph = lossless(random_network(seed, NINE))
+    images = random_images(seed, graph, 3)
+    found = (all_stops(graph, images, EarlyStop(condition=condition)) for condition in ("limit", "zero"))
+    stopped = 0
+    for (step, limit), (_, zero) in zip(*found, strict=True):
+        if limit is None or zero is None:
+            continue
+        free = np.ones_like(limit.checked) if step.residual is None else step.residual == 0
+        np.testing.assert_array_equal(limit.checked, free)
+        np.testing.assert_array_equal(limit.last_bit, np.where(free, zero.last_bit, 0))
+        stopped += 0 if step.residual is None else int((limit.last_bit > 0).sum())
+    assert stopped
+
+
+@given(st.integers(0, 100), st.sets(st.integers(1, 7)))
+@settings(max_examples=30, deadline=None)
+def test_an_output_stops_after_the_next_bit_that_has_a_check(seed, bits):
+    graph = lossless(random_network(seed, NINE))
+    images = random_images(seed, graph, 2)
+    some = EarlyStop(after=tuple(sorted(bits, reverse=True)))
+    for (step, every), (_, few) in zip(
+        all_stops(graph, images, EarlyStop()), all_stops(graph, images, some), strict=True
+    ):
+        if every is None:
+            continue
+        places = [bit for bit in bits if bit < step.layer.input_bits]
+        expected = [max((bit for bit in places if bit <= last), default=0) for last in every.last_bit.ravel()]
+        assert (np.zeros_like(every.last_bit) if few is None else few.last_bit).ravel().tolist() == expected
+
+
+def test_what_checks_read_and_add_done_by_hand():
+    """P+ = 9 and 7 and P- = 0 and 2; limits -2296 and 0: starts 2286 and -8; a residual of 4 bits, 0 of output 0."""
+    layer = make_layer(
+        np.random.default_rng(0), PAPER, kind="linear", channels=9, height=1, width=1, outputs=2,
+        weights=np.array([[1, 1]] * 7 + [[1, -1]] * 2), bias=np.array([2296, 0]), multipliers=np.array([1, 1]), shift=0,
+    )  # fmt: skip
+    assert limits(layer).tolist() == [-1, 0]  # a sum of output 0 is never below 0
+    assert starts(layer).tolist() == [-9, -8]
+    prepared, windows = pack_layer(layer, PAPER).prepared, np.full((1, 9), 255, dtype=np.uint8)
+    bound, start = 4, 5
+    for stop, residual, expected in (
+        (EarlyStop(), None, (14, 14, 2, 14, 0, 14 * bound + 2 * start)),
+        (EarlyStop(after=(5, 2)), None, (4, 4, 2, 4, 0, 4 * bound + 2 * start)),
+        (EarlyStop(), np.array([[0, 3]]), (7, 7, 2, 7, 0, 7 * bound + 2 * start + 4 * 2 * 2)),
+        (EarlyStop(condition="zero"), np.array([[0, 3]]), (14, 14, 0, 28, 14, 14 * bound + 4 * (2 * 2 + 14))),
+        (EarlyStop(condition="final"), None, (2, 4, 0, 8, 4, 4 * bound)),
+    ):
+        stops = find_stops(layer, prepared, windows, stop, residual, 1)
+        events = stop.events(layer, PAPER, stops, 0 if residual is None else 4)
+        names = (
+            "stop_checks",
+            "bound_words_read",
+            "limit_words_read",
+            "stop_additions",
+            "stop_requantisations",
+            "stop_word_bits",
+        )
+        assert tuple(events[name] for name in names) == expected, stop
+
+
+def test_stored_words_are_as_wide_as_the_largest():
+    layer = make_layer(
+        np.random.default_rng(0), PAPER, kind="linear", channels=9, height=1, width=1, outputs=2,
+        weights=np.array([[1, 1]] * 9), bias=np.array([0, -100]), multipliers=np.array([1, 1]), shift=0,
+    )  # fmt: skip
+    assert starts(layer).tolist() == [-10, -110]
+    assert EarlyStop().stored_bits(layer, PAPER) == 2 * (4 + 8)
+    assert EarlyStop(condition="final").stored_bits(layer, PAPER) == 2 * 2 * 4
+    assert EarlyStop(after=()).stored_bits(layer, PAPER) == 0
+    assert EarlyStop().stored_bits(replace(layer, last=True), PAPER) == 0
+
+
+@pytest.mark.parametrize("after", [(1, 2), (2, 2), (1, 0)])
+def test_bits_that_do_not_fall_are_refused(after):
+    with pytest.raises(ValueError, match=r"EarlyStop\.after must be falling bits of at least 1, got \("):
+        EarlyStop(after=after)
 
 
 def test_unknown_bounds_are_refused():

@@ -1,8 +1,8 @@
 """The pair machine in the cost ladder: what `golden_model.pairs` measures, as machines (*ours*; docs/cost.md).
 
 Every step of the ladder and every rival is one `Switches` of one pass of `golden_model.engines.pair_switches`, so all
-of them are charged by the same events: latches, prefix counts, masks or indices, subtractions, checks of early stop. All
-have as many converters as the baseline. Conversion is lossless everywhere.
+of them are charged by the same events: latches, prefix counts, masks or indices, subtractions, checks of early stop.
+All have as many converters as the baseline. Conversion is lossless everywhere.
 
     machines.compare(ladder(graph, calibration, images), "isaac-32nm")
 """

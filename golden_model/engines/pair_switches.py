@@ -225,7 +225,7 @@ def measure(
         for index, layer in enumerate(node.layers)
     }
     counts = {one: np.zeros((len(place), *(hardware.ou_rows + 1,) * 3), dtype=np.int64) for one in sharing}
-    totals = {name: _Totals(len(place), counts[_Pass.of(one)]) for name, one in configurations.items()}
+    totals = {name: _Totals(len(place), counts[_Pass.of(one, graph)]) for name, one in configurations.items()}
     runner = PairRunner(graph, ones=ones)
     lock = threading.Lock()
 

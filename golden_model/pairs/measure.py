@@ -177,14 +177,13 @@ def measure(
     images: np.ndarray,
     configurations: Mapping[Name, Switches],
     *,
-    ones: int | None = None,
     progress: Progress | None = None,
 ) -> dict[Name, Measured]:
     """What an image of uint8 (B, C, H, W) costs on average in several configurations.
 
     The graph itself runs with the converters that it has, which must be lossless; its dynamic precision applies.
 
-    configurations : by any name. ones : most ones of an activation (few_ones.py), None for any value.
+    configurations : by any name.
 
     Raises ValueError for no image, converters of the graph that are not lossless, a search of another machine, or early
     stop with a lossy search or a split that it does not allow.
@@ -206,7 +205,7 @@ def measure(
         for index, layer in enumerate(node.layers)
     }
     totals = {name: _Totals(len(place), hardware.ou_rows) for name in configurations}
-    runner = PairRunner(graph, ones=ones)
+    runner = PairRunner(graph)
     for begin in range(0, len(images), _IMAGES):
         batch = images[begin : begin + _IMAGES]
         for step in runner.steps(batch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,7 @@ from quant.data import sets
 from quant.reference import accuracy, exact_logits
 from quant.training import loop
 from quant.training.penalties import ActivityPenalty, BlockPenalty
-from quant.training.phases import Augmentation, Objective, Settings
+from quant.training.phases import Augmentation, Objective, Settings, check_settings
 from quant.training.restart import take_over
 from tests.quant.conftest import toy_dataset, write_toy
 from tests.quant.test_quantised import images, made
@@ -302,6 +303,15 @@ def test_the_written_recipe_makes_the_same_network_again_and_flags_override_it(f
     assert made[0] == made[1] != made[2]
     assert train.read_recipe(recipe) == train.read_recipe(folder / "again/recipe.toml")
     assert train.read_recipe(folder / "other/recipe.toml")["seed"] == 1
+
+
+@pytest.mark.parametrize("recipe", sorted((stages.PACKAGE / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_kept_recipes_are_legal_and_go_on_from_kept_networks(recipe):
+    asked = train.read_recipe(recipe)
+    settings = {f.name: asked[f.name] for f in fields(Settings) if f.name in asked}
+    check_settings(Settings(**settings), PAPER)
+    start = graph_file.load(stages.PACKAGE.parent / asked["start_from"])
+    assert {layer.output_bits for layer in start.layers if not layer.last} == {asked["activation_bits"]}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from golden_model import few_ones
 from golden_model.engines.run_network import GraphRunner
@@ -17,7 +18,7 @@ from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Concat, Crossbar
 from golden_model.graph.numbers import Encoding
 from golden_model.graph.settings import with_settings
-from golden_model.image import archive
+from golden_model.image import archive, describe
 from golden_model.image.program import plan
 from quant.reference import exact_logits
 from tests.golden_model.random_graphs import NINE, random_images, random_network
@@ -136,6 +137,12 @@ def test_few_ones_come_back_from_a_file(tmp_path):
     assert [node.encoding.ones for node in back.nodes] == [node.encoding.ones for node in graph.nodes]
     assert [layer.output_ones for layer in back.layers] == [layer.output_ones for layer in graph.layers]
     assert any(layer.output_ones for layer in back.layers)
+
+
+def test_a_description_says_how_many_ones_there_are(tmp_path):
+    archive.save(with_few_ones(everything(1), 2), tmp_path / "net.graph")
+    done = CliRunner().invoke(describe.app, [str(tmp_path / "net.graph")])
+    assert "8, 2 ones" in done.output
 
 
 def test_a_file_whose_layers_say_something_else_than_their_node_is_not_written(tmp_path):

@@ -188,7 +188,7 @@ def test_a_command_of_quant_names_the_extra_to_install_where_there_is_no_torch(t
 
 # ---- circles and layers -------------------------------------------------------------------------
 #: Folders of the golden model and what each may import besides itself; modules beside them form the bottom or the top.
-BOTTOM = {"files", "command", "compiled", "config", "registers", "events", "rounding"}
+BOTTOM = {"few_ones", "files", "command", "compiled", "config", "registers", "events", "rounding"}
 BOTTOM |= {"timing", "trees", "trq", "optional"}
 LAYERS = [BOTTOM, {"crossbar"}, {"pairs"}, {"graph"}, {"engines"}, {"image"}, {"searches"}, {"cost"}]
 FRONT_DOORS = {"layer", "network", "run", "bench"}

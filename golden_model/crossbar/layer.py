@@ -89,7 +89,8 @@ class Layer(Geometry):
         the smallest count that answers 1 to threshold t (system.md §4.4). counts_per_lsb : lambda, for
         the record.
     dynamic : dynamic-precision registers, or None to stream all of input_bits.
-    input_bits / output_bits : width of this layer's and the next layer's activations.
+    input_bits / output_bits : width of this layer's and the next layer's activations. output_ones : most ones of one of
+        the next layer's (golden_model/few_ones.py), 0 for any.
     """
 
     weights: np.ndarray
@@ -105,6 +106,7 @@ class Layer(Geometry):
     skip_zero_slices: bool = False
     input_bits: int = 8
     output_bits: int = 8
+    output_ones: int = 0
     last: bool = False
     #: For people and reports only: real scales (e.g. {"weight": ..., "input": ..., "output": ...}).
     scales: dict[str, float] = field(default_factory=dict)

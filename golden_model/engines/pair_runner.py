@@ -3,7 +3,6 @@
 runner = PairRunner(graph)
 for step in runner.steps(images): ...               # what every crossbar layer takes, in order
 PairRunner(graph, stop=EarlyStop()).run(images)     # from sums that lack what was stopped: logits of the graph
-PairRunner(graph, ones=2).run(images)               # activations on levels with at most two ones
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Crossbar
 from golden_model.pairs.early_stop import EarlyStop, Stopping, Stops, find_stops, stop_of
-from golden_model.pairs.few_ones import nearest_level
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +50,11 @@ class Step:
 class PairRunner:
     """A graph that runs batch by batch, whose steps can be looked at.
 
-    ones : most ones of an activation that a crossbar layer makes (few_ones.py), None for any value. stop : compute from
-    the sums of outputs that stop early; converters must be lossless.
+    stop : compute from the sums of outputs that stop early; converters must be lossless.
     """
 
-    def __init__(self, graph: Graph, *, ones: int | None = None, stop: Stopping = None) -> None:
-        self.graph, self.ones, self.stop = graph, ones, stop
+    def __init__(self, graph: Graph, *, stop: Stopping = None) -> None:
+        self.graph, self.stop = graph, stop
         self.prepared = {
             node.name: [prepare_layer(layer, graph.hardware) for layer in node.layers] for node in graph.crossbars
         }
@@ -127,10 +124,7 @@ class PairRunner:
                 residuals=residual,
                 residual_multiplier=factor,
             )
-        else:
-            sums = stops.sums.reshape(len(activations), layer.windows, layer.outputs)
-            added = [None] * len(sums) if residual is None else list(residual)
-            made = np.stack([finish(layer, one, r, factor) for one, r in zip(sums, added, strict=True)])
-        if self.ones is None or layer.last:
             return made
-        return nearest_level(made, layer.output_bits, self.ones)
+        sums = stops.sums.reshape(len(activations), layer.windows, layer.outputs)
+        added = [None] * len(sums) if residual is None else list(residual)
+        return np.stack([finish(layer, one, r, factor) for one, r in zip(sums, added, strict=True)])

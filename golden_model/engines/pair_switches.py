@@ -194,7 +194,6 @@ def measure(
     images: np.ndarray,
     configurations: Mapping[Name, Switches],
     *,
-    ones: int | None = None,
     threads: int | None = 1,
     progress: Progress | None = None,
 ) -> dict[Name, Measured]:
@@ -202,8 +201,7 @@ def measure(
 
     The graph itself runs with the converters that it has, which must be lossless; its dynamic precision applies.
 
-    configurations : by any name. ones : most ones of an activation (few_ones.py), None for any value. threads : batches
-    of images side by side; None takes all cores.
+    configurations : by any name. threads : batches of images side by side; None takes all cores.
 
     Raises ValueError for no image, converters of the graph that are not lossless, a search of another machine, or early
     stop with a lossy search or a split that it does not allow.
@@ -226,7 +224,7 @@ def measure(
     }
     counts = {one: np.zeros((len(place), *(hardware.ou_rows + 1,) * 3), dtype=np.int64) for one in sharing}
     totals = {name: _Totals(len(place), counts[_Pass.of(one, graph)]) for name, one in configurations.items()}
-    runner = PairRunner(graph, ones=ones)
+    runner = PairRunner(graph)
     lock = threading.Lock()
 
     def add_batch(begin: int) -> None:

@@ -65,6 +65,7 @@ def describe(graph: Graph) -> dict[str, Any]:
             "inputs": list(node.inputs),
             "shape": list(node.shape),
             "bits": node.encoding.bits,
+            "ones": node.encoding.ones,
             "scale": node.encoding.scale,
             "zero": list(node.encoding.zeros) or node.encoding.zero,
         }
@@ -260,7 +261,8 @@ def print_network(what: dict[str, Any]) -> None:
         words = [escape(node["name"]), node["kind"], escape(", ".join(node["inputs"])), _by(node["shape"])]
         zero = node["zero"]
         zero = ", ".join(f"{z:.4g}" for z in zero) if isinstance(zero, list) else str(zero)
-        words += [str(node["bits"]), f"{node['scale']:.4g}, {zero}"]
+        ones = f", {node['ones']} ones" if node["ones"] else ""
+        words += [f"{node['bits']}{ones}", f"{node['scale']:.4g}, {zero}"]
         if node["kind"] == "crossbar":
             words[1] = node["layer"] + (f", {node['groups']} groups" if node["groups"] > 1 else "")
             kernel = "x".join(map(str, node["kernel"])) + (f"/{node['stride']}" if node["stride"] > 1 else "")

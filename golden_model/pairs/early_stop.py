@@ -39,8 +39,8 @@ import numpy as np
 
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.post_processing import requantised
 from golden_model.crossbar.prepared import Prepared, streams
-from golden_model.rounding import round_half_up_shift
 
 Bounds = Literal["stored", "segments"]
 Condition = Literal["limit", "zero", "final"]
@@ -148,16 +148,6 @@ def _magnitudes(weights: np.ndarray, hardware: HardwareConfig, bounds: Bounds) -
     if bounds == "stored":
         return both.sum(axis=1)
     return np.add.reduceat(both, np.arange(0, both.shape[1], hardware.ou_rows), axis=1)
-
-
-def requantised(
-    layer: Layer, sums: np.ndarray, residual: np.ndarray | None = None, residual_multiplier: int = 0
-) -> np.ndarray:
-    """q(acc) of windows before any pooling: int64 (P, N). residual : (P, N), in the order of the windows."""
-    total = (sums + layer.bias) * layer.multipliers
-    if residual is not None:
-        total = total + residual.astype(np.int64) * residual_multiplier
-    return np.clip(round_half_up_shift(total, layer.shift), 0, (1 << layer.output_bits) - 1)
 
 
 def limits(layer: Layer) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import timing
+from golden_model import few_ones, timing
 from golden_model.config import PAPER, TINY
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.engines.pair_runner import PairRunner
@@ -17,9 +17,8 @@ from golden_model.engines.pair_switches import Switches, measure
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import lossless_registers, with_settings
-from golden_model.pairs import few_ones, plumbing
+from golden_model.pairs import plumbing
 from golden_model.pairs.early_stop import EarlyStop, find_stops, limits, requantised, starts
-from golden_model.pairs.few_ones import nearest_level
 from golden_model.pairs.gather import MODES, matmul
 from golden_model.pairs.packs import pack_layer
 from golden_model.pairs.search import bounded, outward, signed_twin
@@ -199,41 +198,14 @@ def test_unknown_bounds_are_refused():
 
 
 # ---- few ones -----------------------------------------------------------------------------------
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("ones", range(1, 9))
-def test_values_go_to_the_nearest_level_and_ties_to_the_larger(bits, ones):
-    allowed = [v for v in range(1 << bits) if f"{v:b}".count("1") <= ones]
-    expected = [min(allowed, key=lambda level, v=v: (abs(level - v), -level)) for v in range(1 << bits)]
-    assert nearest_level(np.arange(1 << bits, dtype=np.uint8), bits, ones).tolist() == expected
-    assert few_ones.levels(bits, ones).tolist() == allowed
-
-
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("ones", range(1, 9))
-def test_the_hardware_rule_gives_the_same_level(bits, ones):
-    """Keep the leading ones, look at one bit, add at the lowest of them, keep what would not fit."""
-    for value in range(1 << bits):
-        places = [b for b in reversed(range(bits)) if value >> b & 1]
-        expected = value
-        if len(places) > ones:
-            kept, q = sum(1 << b for b in places[:ones]), places[ones - 1]
-            up = kept + (1 << q)
-            expected = up if value >> (q - 1) & 1 and up < 1 << bits else kept
-        assert nearest_level(np.array([value]), bits, ones).item() == expected
-
-
 def test_the_activations_of_a_run_with_few_ones_are_levels():
     graph = lossless(make_network(0, PAPER))
-    steps = list(PairRunner(graph, ones=1).steps(random_images(0, graph, 3)))
+    few = with_settings(graph, activation_ones={node.name: 1 for node in graph.crossbars if not node.last})
+    steps = list(PairRunner(few).steps(random_images(0, graph, 3)))
     for step in steps[1:]:
         assert set(np.unique(step.windows)) <= {0, *few_ones.levels(step.layer.input_bits, 1).tolist()}
     plain = list(PairRunner(graph).steps(random_images(0, graph, 3)))
     assert any((a.windows != b.windows).any() for a, b in zip(steps[1:], plain[1:], strict=True))
-
-
-def test_few_ones_must_be_in_range():
-    with pytest.raises(ValueError, match=r"few ones: ones must be in 1\.\.8, got 0"):
-        nearest_level(np.array([1]), 4, 0)
 
 
 # ---- words --------------------------------------------------------------------------------------

@@ -42,7 +42,6 @@ from rtl.macro import Macro
 from rtl.ou_former import OuFormer
 from rtl.ou_scheduler import OuScheduler
 from rtl.pack_builder import PackBuilder
-from rtl.pack_latch import PackLatch
 from rtl.pack_walker import PackWalker
 from rtl.pair_converter import PairConverter
 from rtl.pair_counters import PairCounters
@@ -92,7 +91,6 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "search_lane": SearchLane,
     "search_control": SearchControl,
     "search_settings": SearchSettings,
-    "pack_latch": PackLatch,
     "ou_former": OuFormer,
     "early_stop": EarlyStop,
     "pair_macro": PairMacro,

@@ -192,7 +192,7 @@ REGIONS: tuple[Region, ...] = (
     Region("WIDTHS", 2, "w", 4, "width table: bits 3:0 = bit planes of one block, in placement order"),
     Region("BIAS", 3, "w", 4, "signed 32-bit bias per output channel, in units of Delta_R1"),
     Region("MULTIPLIERS", 4, "w", 4, "bits 15:0 = requantisation multiplier per output channel"),
-    Region("PADS", 5, "w", 4, "bits 7:0 = border value per channel"),
+    Region("PADS", 5, "w", 4, "border value per channel, below 2**input_bits"),
     Region("REFERENCE", 6, "w", 4, "sampled level of every count 0..ou_rows: entry = step * 2**bits(ou_rows) + count"),
     Region("ACTIVATIONS", 7, "rw", 4, "activations, 4 bytes a word; entry = address / 4"),
     Region("LOGITS", 8, "r", 4, "signed 32-bit result of the last step, one per output"),

@@ -45,9 +45,9 @@ class RegisterBank(Block):
     be), if the data has bits beyond the fields of the register or the entry of the table (descriptors
     aside), if tables, activations, cells, LAYER_COUNT or CELL_PAIRS are written or activations read while
     a network runs, if cells are touched while cells are programmed or checked, if CELL_DATA goes beyond
-    the last crossbar pair, if CELL_PAIR, CELL_PAIRS or a width is larger than the hardware, or if CONTROL
-    asks for the cell check or for start while cells are programmed or checked, or for both at once. A
-    refused read gives 0. Start while busy does nothing.
+    the last crossbar pair, if CELL_PAIR, CELL_PAIRS, a width or a border value is larger than the
+    hardware, or if CONTROL asks for the cell check or for start while cells are programmed or checked,
+    or for both at once. A refused read gives 0. Start while busy does nothing.
 
     Throughput: one access at a time. Latency: a response follows 2 clocks after its request, 3 for a
     read of a memory; nothing waits for the crossbar.
@@ -114,6 +114,7 @@ class RegisterBank(Block):
         # The data has no bits beyond the entry: nothing is cut off silently.
         fits = {name: ~request.data[len(port.data) :].any() for name, port in writes.items()}
         fits["WIDTHS"] = request.data <= config.weight_bits
+        fits["PADS"] = ~request.data[config.input_bits :].any()
         fits["REFERENCE"] = ~request.data[config.adc_bits :].any() & (self.reference_write.count <= config.ou_rows)
         count_bits = len(self.reference_write.count)
         m.d.comb += [

@@ -20,7 +20,7 @@ from amaranth.lib.wiring import In
 
 from golden_model.command import Json, Preset, command, results_console, table_of
 from golden_model.config import PRESETS, HardwareConfig, read_hardware
-from golden_model.files import write_json, write_text
+from golden_model.files import printable, write_json, write_text
 from rtl.activation_memory import ActivationMemory
 from rtl.address_generator import AddressGenerator
 from rtl.axi_lite import AxiLite
@@ -242,7 +242,7 @@ def app(
         return
     if registers is not None:
         if not _registers(registers, check):
-            print(f"{registers} is stale: run `make regs`", file=sys.stderr)
+            print(printable(f"{registers} is stale: run `make regs`"), file=sys.stderr)
             raise typer.Exit(1)
         return
     if check:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from golden_model.config import PAPER, HardwareConfig
 from golden_model.rounding import round_half_up_shift
 from rtl.early_stop import EarlyStop
-from sim.bench import collector, fetch, put, send, simulate, stream_rule
+from sim.bench import simulate
+from tests.bench import collector, fetch, put, send, stream_rule
 
 pytestmark = pytest.mark.rtl
 

@@ -11,12 +11,20 @@ import pytest
 from amaranth.hdl import Cat
 
 from golden_model.config import TINY
-from golden_model.registers import ADDRESS_BITS, DESCRIPTOR_STRIDE, IDENTITY, REGION, REGISTER, reference_entry
+from golden_model.registers import (
+    ADDRESS_BITS,
+    DESCRIPTOR_STRIDE,
+    IDENTITY,
+    REGION,
+    REGISTER,
+    reference_entry,
+)
 from rtl.register_bank import region_entries
 from sim.backends.pysim import PysimBus
-from sim.bench import collector, simulate
+from sim.bench import simulate
 from sim.host.bus import BusError, BusTimeout
 from sim.host.driver import Driver
+from tests.bench import collector
 from tests.rtl.host_bench import HostSide, array
 
 pytestmark = pytest.mark.rtl

@@ -207,6 +207,21 @@ def reference_entry(config: HardwareConfig, step: int, count: int = 0) -> int:
     return (step << bits_for(config.ou_rows)) + count
 
 
+def region_entries(config: HardwareConfig) -> dict[str, int]:
+    """Entries of every region."""
+    return {
+        "PROGRAM": config.max_layers * DESCRIPTOR_STRIDE,
+        "WIDTHS": config.width_entries,
+        "BIAS": config.channel_entries,
+        "MULTIPLIERS": config.channel_entries,
+        "PADS": config.pad_entries,
+        "REFERENCE": reference_entry(config, config.max_layers),
+        "ACTIVATIONS": -(-config.activation_bytes // 4),
+        "LOGITS": config.max_n,
+        "EVENTS": config.max_layers * COUNTERS_PER_LAYER * 2,
+    }
+
+
 # ---- event counters -----------------------------------------------------------------------------
 COUNTER_BITS = 48
 COUNTERS_PER_LAYER = 16  # address space; see EVENT_COUNTERS for those that exist

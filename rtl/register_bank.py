@@ -4,37 +4,19 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
 
-from golden_model.config import HardwareConfig
 from golden_model.registers import (
     COUNTER_BITS,
     COUNTER_NAMES,
-    COUNTERS_PER_LAYER,
-    DESCRIPTOR_STRIDE,
     IDENTITY,
     REGION,
     REGION_SHIFT,
     REGISTERS,
-    reference_entry,
+    region_entries,
 )
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out, Stream
 from rtl.interfaces import ActivationBus, event_read, logit_read
-
-
-def region_entries(config: HardwareConfig) -> dict[str, int]:
-    """Entries of every memory region."""
-    return {
-        "PROGRAM": config.max_layers * DESCRIPTOR_STRIDE,
-        "WIDTHS": config.width_entries,
-        "BIAS": config.channel_entries,
-        "MULTIPLIERS": config.channel_entries,
-        "PADS": config.pad_entries,
-        "REFERENCE": reference_entry(config, config.max_layers),
-        "ACTIVATIONS": layouts.activation_words(config),
-        "LOGITS": config.max_n,
-        "EVENTS": config.max_layers * COUNTERS_PER_LAYER * 2,
-    }
 
 
 class RegisterBank(Block):

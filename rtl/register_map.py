@@ -15,8 +15,8 @@ from golden_model.registers import (
     ErrorCode,
     Field,
     descriptor_layout,
+    region_entries,
 )
-from rtl.register_bank import region_entries
 
 _ACCESS = {"r": "read", "w": "write", "rw": "read, write", "w1": "write 1 to act, reads 0"}
 

@@ -18,8 +18,8 @@ from golden_model.registers import (
     REGION,
     REGISTER,
     reference_entry,
+    region_entries,
 )
-from rtl.register_bank import region_entries
 from sim.backends.pysim import PysimBus
 from sim.bench import simulate
 from sim.host.bus import BusError, BusTimeout

@@ -133,13 +133,21 @@ class HardwareConfig:
         """Input segments that share one dynamic precision (system.md §6)."""
         return self.grid_rows if self.group_segments is None else self.group_segments
 
+    def segments(self, k: int) -> int:
+        """Input segments of K rows."""
+        return -(-k // self.ou_rows)
+
+    def block_cols(self, outputs: int) -> int:
+        """Block columns of N outputs."""
+        return -(-outputs // self.ou_cols)
+
     @property
     def max_segments(self) -> int:
-        return -(-self.max_k // self.ou_rows)
+        return self.segments(self.max_k)
 
     @property
     def max_block_cols(self) -> int:
-        return -(-self.max_n // self.ou_cols)
+        return self.block_cols(self.max_n)
 
     @property
     def max_groups(self) -> int:

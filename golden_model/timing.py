@@ -72,8 +72,7 @@ def element_cycles(hardware: HardwareConfig, kernel_area: int, outputs: int, *, 
 
 def groups(hardware: HardwareConfig, k: int) -> int:
     """Dynamic-precision groups of a window of `k` rows (system.md §6)."""
-    segments = -(-k // hardware.ou_rows)
-    return -(-segments // hardware.segments_per_group)
+    return -(-hardware.segments(k) // hardware.segments_per_group)
 
 
 def fixed_cycles(hardware: HardwareConfig, k: int, outputs: int, loaded: Any = None) -> Any:
@@ -81,15 +80,14 @@ def fixed_cycles(hardware: HardwareConfig, k: int, outputs: int, loaded: Any = N
 
     loaded : values that are loaded, one a clock, instead of all K; a number or an array, which the result is like.
     """
-    block_cols = -(-outputs // hardware.ou_cols)
-    values = k if loaded is None else loaded
+    values, block_cols = k if loaded is None else loaded, hardware.block_cols(outputs)
     return values + c_group(hardware) * groups(hardware, k) + block_cols + outputs + c_window(hardware)
 
 
 def busy_cycles(hardware: HardwareConfig, outputs: int, segment_cycles: Any) -> np.ndarray:
     """Clocks of conversions: sum over segments of max(C_r, W), of C_r in the last one; C_r (..., segments) -> (...)."""
     busy = np.array(segment_cycles, dtype=np.int64)
-    busy[..., :-1] = np.maximum(busy[..., :-1], -(-outputs // hardware.ou_cols))
+    busy[..., :-1] = np.maximum(busy[..., :-1], hardware.block_cols(outputs))
     return busy.sum(axis=-1)
 
 

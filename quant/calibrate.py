@@ -166,7 +166,7 @@ def choose_precision(
         lambda setting: setting.l_max <= wanted.l_max,
     )
     check = redy.Check.of(graph, images, labels)
-    sensitivity = redy.sensitivities(check, scores, _SENSITIVITY_IMAGES)
+    sensitivity = check.sensitivities(redy.lossless(scores), scores, _SENSITIVITY_IMAGES)
     found, _, made = redy.search(check.measure, scores, sensitivity, wanted.logit_error, wanted.redy_tolerance)
     if made is None:
         log("dynamic precision: no low bits can be dropped")

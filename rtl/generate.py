@@ -20,7 +20,7 @@ from amaranth.lib.wiring import In
 
 from golden_model.command import Json, Preset, command, results_console, table_of
 from golden_model.config import PRESETS, HardwareConfig, read_hardware
-from golden_model.files import write_json, write_text
+from golden_model.files import printable, write_json, write_text
 from rtl.activation_memory import ActivationMemory
 from rtl.address_generator import AddressGenerator
 from rtl.axi_lite import AxiLite
@@ -42,7 +42,6 @@ from rtl.macro import Macro
 from rtl.ou_former import OuFormer
 from rtl.ou_scheduler import OuScheduler
 from rtl.pack_builder import PackBuilder
-from rtl.pack_latch import PackLatch
 from rtl.pack_walker import PackWalker
 from rtl.pair_converter import PairConverter
 from rtl.pair_counters import PairCounters
@@ -94,7 +93,6 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "search_lane": SearchLane,
     "search_begin": SearchBegin,
     "search_settings": SearchSettings,
-    "pack_latch": PackLatch,
     "ou_former": OuFormer,
     "early_stop": EarlyStop,
     "pair_macro": PairMacro,
@@ -248,7 +246,7 @@ def app(
         return
     if registers is not None:
         if not _registers(registers, check):
-            print(f"{registers} is stale: run `make regs`", file=sys.stderr)
+            print(printable(f"{registers} is stale: run `make regs`"), file=sys.stderr)
             raise typer.Exit(1)
         return
     if check:

@@ -124,22 +124,3 @@ def formed_ou(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout(
         {"lines": pack_lines(config), "ones": ones_in_ou(config), "last": unsigned(1), "tag": slice_tag(config)}
     )
-
-
-def pack_segments(config: HardwareConfig, count: int) -> data.StructLayout:
-    """`count` segments with all bits of their activations, and which of these the latch takes.
-
-    segments : each as `slices` of `layouts.segment`. last : they are the last ones of their pack.
-    """
-    return data.StructLayout(
-        {
-            "segments": data.ArrayLayout(data.ArrayLayout(unsigned(config.ou_rows), config.input_bits), count),
-            "input_bit": unsigned(bits_for(config.input_bits - 1)),
-            "last": unsigned(1),
-        }
-    )
-
-
-def latched_pack(config: HardwareConfig) -> data.StructLayout:
-    """An input bit of a pack. empty : no 1 in it."""
-    return data.StructLayout({"lines": pack_lines(config), "empty": unsigned(1)})

@@ -112,7 +112,15 @@ class Layer(Geometry):
     scales: dict[str, float] = field(default_factory=dict)
 
     def segments(self, hardware: HardwareConfig) -> int:
-        return -(-self.k // hardware.ou_rows)
+        return hardware.segments(self.k)
 
     def block_cols(self, hardware: HardwareConfig) -> int:
-        return -(-self.outputs // hardware.ou_cols)
+        return hardware.block_cols(self.outputs)
+
+    def segment_rows(self, hardware: HardwareConfig) -> np.ndarray:
+        """Rows of every segment, (segments,): ou_rows, in the last one those that are left."""
+        return np.minimum(hardware.ou_rows, self.k - np.arange(self.segments(hardware)) * hardware.ou_rows)
+
+    def block_columns(self, hardware: HardwareConfig) -> np.ndarray:
+        """Columns of every block column, (block_cols,): ou_cols, in the last one those that are left."""
+        return np.minimum(hardware.ou_cols, self.outputs - np.arange(self.block_cols(hardware)) * hardware.ou_cols)

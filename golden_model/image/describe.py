@@ -27,9 +27,8 @@ from golden_model.trq import lossless
 
 def _widths(layer: Layer, hardware: HardwareConfig) -> tuple[np.ndarray, np.ndarray]:
     """(width, weights) of every block, flat; padding of edge blocks left out."""
-    rows = np.minimum(hardware.ou_rows, layer.k - np.arange(layer.segments(hardware)) * hardware.ou_rows)
-    cols = np.minimum(hardware.ou_cols, layer.outputs - np.arange(layer.block_cols(hardware)) * hardware.ou_cols)
-    return layer.block_widths.ravel(), np.outer(rows, cols).ravel()
+    weights = np.outer(layer.segment_rows(hardware), layer.block_columns(hardware))
+    return layer.block_widths.ravel(), weights.ravel()
 
 
 def _summary(layers: Sequence[Layer], hardware: HardwareConfig) -> dict[str, Any]:

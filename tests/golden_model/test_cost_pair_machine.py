@@ -9,7 +9,7 @@ import pytest
 
 from golden_model import timing
 from golden_model.config import PAPER
-from golden_model.cost import baselines, chip, pair_machine
+from golden_model.cost import chip, pair_machine
 from golden_model.cost.components import load_table, table_names
 from golden_model.cost.energy import energy
 from golden_model.cost.work import Machine, stages, works
@@ -17,6 +17,7 @@ from golden_model.engines.pair_switches import Measured, Switches, measure
 from golden_model.pairs.early_stop import EarlyStop
 from golden_model.pairs.search import outward
 from golden_model.registers import COUNTER_NAMES
+from tests.golden_model.oracles import baseline_events
 from tests.golden_model.test_graph import everything, pixels
 from tests.golden_model.test_pairs_network import lossless
 from tests.strategies import graph_of, make_layer
@@ -171,7 +172,7 @@ def test_the_baseline_of_pairs_done_by_hand():
     events = dict(zip(COUNTER_NAMES, machine.events[0], strict=True))
     pairs = 4 * 8 * 7 * 5 * 12
     assert (events["conversions_r2"], events["ad_operations"]) == (pairs, 5 * pairs)
-    assert events["ou_activations"] == baselines.baseline_events(graph).ou_activations[0]
+    assert events["ou_activations"] == baseline_events(graph).ou_activations[0]
     window = timing.window_cycles(PAPER, 45, 12, np.full(5, 112 // 2 * 5))
     assert events["cycles"] == timing.c_layer(PAPER) + 4 * window
     assert machine.extra["subtractions"].tolist() == [pairs]

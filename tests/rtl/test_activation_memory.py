@@ -8,7 +8,8 @@ import pytest
 
 from golden_model.config import PRESETS, TINY
 from rtl.activation_memory import ActivationMemory
-from sim.bench import put, simulate
+from sim.bench import simulate
+from tests.bench import put
 from tests.rtl.tile_tools import strobe
 
 pytestmark = pytest.mark.rtl

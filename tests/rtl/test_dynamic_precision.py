@@ -15,7 +15,8 @@ from golden_model.crossbar import redy
 from golden_model.crossbar.layer import DynamicPrecision as Registers
 from rtl.dynamic_precision import DynamicPrecision
 from rtl.group_precision import GroupPrecision
-from sim.bench import fetch, plain, put, simulate, stream_rule
+from sim.bench import simulate
+from tests.bench import fetch, plain, put, stream_rule
 from tests.rtl.tile_tools import expect_within, plain_settings, send_window
 
 pytestmark = pytest.mark.rtl

@@ -10,7 +10,8 @@ from golden_model.config import PAPER, TINY, HardwareConfig
 from golden_model.pairs.early_stop import EarlyStop as GoldenStop
 from golden_model.pairs.early_stop import find_stops, starts
 from rtl.early_stop import EarlyStop, magnitude_sum
-from sim.bench import collector, put, simulate
+from sim.bench import simulate
+from tests.bench import collector, put
 from tests.golden_model.test_pairs import ALONE, cases, streamed
 
 pytestmark = pytest.mark.rtl

@@ -18,7 +18,8 @@ from rtl.pair_lane import PairLane
 from rtl.pair_layouts import SearchMode
 from rtl.search_begin import SearchBegin
 from rtl.search_settings import SearchSettings
-from sim.bench import fetch, put, simulate
+from sim.bench import simulate
+from tests.bench import fetch, put
 from tests.rtl import search_oracle as oracle
 from tests.rtl.search_oracle import SearchRegisters
 

@@ -12,7 +12,8 @@ from golden_model.config import PAPER, TINY, HardwareConfig
 from golden_model.pairs.packs import Packing, pack_layer
 from rtl.pair_layouts import SearchMode
 from rtl.pair_macro import PairMacro
-from sim.bench import put, simulate
+from sim.bench import simulate
+from tests.bench import put
 from tests.rtl.pair_bench import Case, check, layer_settings, random_hardware, random_layer, run, wide_layer
 from tests.strategies import make_layer
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from golden_model.config import TINY
 from golden_model.registers import StepKind
 from rtl.reduction import Reduction
-from sim.bench import collector, put, simulate
+from sim.bench import simulate
+from tests.bench import collector, put
 from tests.rtl import step_model
 from tests.rtl.tile_tools import bytes_of
 

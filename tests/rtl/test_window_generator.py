@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from golden_model.config import PRESETS, TINY
 from golden_model.registers import StepKind
 from rtl.window_generator import WindowGenerator
-from sim.bench import fetch, put, simulate
+from sim.bench import simulate
+from tests.bench import fetch, put
 from tests.rtl import step_model
 from tests.rtl.tile_tools import strobe, write_table
 

@@ -9,8 +9,9 @@ from golden_model.config import HardwareConfig
 from golden_model.registers import descriptor_fields
 from rtl.system import System
 from sim.backends.pysim import PysimBus
-from sim.bench import Testbench, fetch, put, simulate
+from sim.bench import Testbench, simulate
 from sim.host.driver import Driver
+from tests.bench import fetch, put
 
 
 def plain_settings(hardware: HardwareConfig, **values: int) -> dict[str, int]:

@@ -107,8 +107,9 @@ class Driver:
         await self.write_region("BIAS", np.asarray(tables.bias, dtype=np.int64) & 0xFFFFFFFF)
         await self.write_region("MULTIPLIERS", tables.multipliers)
         await self.write_region("PADS", tables.pads)
-        for step, levels in enumerate(tables.levels):
-            await self.write_region("REFERENCE", levels, first=reference_entry(self.hardware, step))
+        if not self.hardware.pairs:
+            for step, levels in enumerate(tables.levels):
+                await self.write_region("REFERENCE", levels, first=reference_entry(self.hardware, step))
         used = descriptor_words(self.hardware)
         for step, words in enumerate(tables.program):
             await self.write_region("PROGRAM", words[:used], first=step * DESCRIPTOR_STRIDE)

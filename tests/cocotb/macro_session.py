@@ -15,7 +15,7 @@ from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.crossbar.prepared import prepare_layer
 from golden_model.events import Events
 from golden_model.image.program import plan
-from golden_model.registers import COUNTER_NAMES
+from golden_model.registers import counters_of
 from rtl import layouts
 from rtl.macro import Macro
 from sim.array.crossbars import CrossbarSettings, make_crossbar
@@ -144,7 +144,7 @@ async def check(dut, layer, rows):
         assert (found == sums[index]).all(), f"window {index}: partial sums {found} instead of {sums[index]}"
     counted = unpack(layouts.counters(HARDWARE), cocotb_bench.number(dut.counters))
     total = Events(events.counts).sum().as_dict()
-    for name in COUNTER_NAMES:
+    for name in counters_of(HARDWARE):
         if name != "cycles":
             assert counted[name] == total[name], f"event counter {name}: {counted[name]} instead of {total[name]}"
     assert not cocotb_bench.number(dut.overflow)

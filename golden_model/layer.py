@@ -10,6 +10,7 @@ from golden_model.config import HardwareConfig
 from golden_model.crossbar import reference
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.crossbar.prepared import Prepared, check_activations, prepare
+from golden_model.engines import pair_layer
 from golden_model.engines.choice import EngineName, compiled_engine, compiled_tables, engine_of, load_torch, on_torch
 from golden_model.events import Events
 from golden_model.trq import AdcRegisters
@@ -22,6 +23,8 @@ def run(prepared: Prepared, activations: Any, *, engine: EngineName = "auto") ->
 
     Returns (sums, events): sums (P, N) int64 in units of Delta_R1; events with leading shape (P,).
     """
+    if prepared.hardware.pairs:
+        raise ValueError("the pair machine converts a window while it loads the next: no window has clocks of its own")
     if on_torch(engine):
         windows = check_activations(prepared, activations)
         sums, counters = load_torch(engine).run_matrix(prepared, windows, engine)
@@ -80,6 +83,12 @@ def matmul(
         early_detection=early_detection,
     )
     chosen = engine_of(prepared, len(activations), engine, compiled=not per_window)
+    if hardware.pairs and not per_window:
+        if early_detection:
+            raise ValueError("early_detection: the pair machine always makes both decisions of a detection")
+        windows = check_activations(prepared, activations)
+        sums, counters = pair_layer.run_matrix(prepared, windows, plain=chosen != "compiled")
+        return sums, Events(counters)
     if chosen == "compiled":
         if per_window:
             raise ValueError("engine 'compiled' does not keep the events of single windows (per_window)")

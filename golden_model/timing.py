@@ -6,6 +6,15 @@ clocks, a step without crossbars N * (kh * kw + residual) + c_element a window, 
 network c_start plus its steps; residual is 1 if a second input is added, else 0. C_r is the time of the
 OU activations of segment r; an OU takes max(1, sample_interval, most A/D operations of any started
 lane). The constants belong to the tile; they depend on the hardware configuration only.
+
+Windows of the pair machine are double-buffered. A crossbar step of W windows has beats 0..W + 1; in beat b window b is
+loaded, b - 1 converts and b - 2 is drained, as far as they exist. A beat takes as long as the longest of
+
+    load      K + c_load; in beat 0 also the tables, build_clocks + c_build
+    convert   window_clocks + c_convert         (golden_model/pairs/machine.py: build_clocks, window_clocks)
+    drain     N + c_drain
+
+and the step c_layer plus its beats.
 """
 
 from __future__ import annotations
@@ -88,6 +97,48 @@ def window_cycles(hardware: HardwareConfig, k: int, outputs: int, segment_cycles
     return busy_cycles(hardware, outputs, segment_cycles) + fixed_cycles(hardware, k, outputs)
 
 
+# ---- the pair machine ---------------------------------------------------------------------------
+def c_load(hardware: HardwareConfig) -> int:
+    """Clocks of the loading of a window outside its K values: window generator 2, dynamic precision 7, handover 2."""
+    return 11
+
+
+def c_build(hardware: HardwareConfig) -> int:
+    """Clocks from the tables of a step to the end of its first beat."""
+    return 1
+
+
+def c_convert(hardware: HardwareConfig) -> int:
+    """Clocks of the conversions of a window outside `window_clocks`."""
+    return 1
+
+
+def c_drain(hardware: HardwareConfig) -> int:
+    """Clocks of the drain of a window outside its N outputs: post-processing."""
+    return 6
+
+
+def pair_beats(hardware: HardwareConfig, k: int, outputs: int, build: int, windows: Any) -> np.ndarray:
+    """Clocks of a crossbar step of the pair machine without c_layer.
+
+    build : `build_clocks` of its packs. windows : `window_clocks` (..., W). Returns int64 (...).
+    """
+    windows = np.asarray(windows, dtype=np.int64)
+    beats = np.zeros((*windows.shape[:-1], windows.shape[-1] + 2), dtype=np.int64)
+    load, convert, drain = beats[..., :-2], beats[..., 1:-1], beats[..., 2:]
+    load[...] = k + c_load(hardware)
+    np.maximum(beats[..., 0], build + c_build(hardware), out=beats[..., 0])
+    np.maximum(convert, windows + c_convert(hardware), out=convert)
+    np.maximum(drain, outputs + c_drain(hardware), out=drain)
+    return beats.sum(axis=-1)
+
+
+def pair_step_cycles(hardware: HardwareConfig, k: int, outputs: int, build: int, windows: Any) -> np.ndarray:
+    """Clocks of a crossbar step of the pair machine, c_layer included; as `pair_beats`."""
+    return c_layer(hardware) + pair_beats(hardware, k, outputs, build, windows)
+
+
+# ---- a network ----------------------------------------------------------------------------------
 def network_cycles(hardware: HardwareConfig, layer_cycles: Any) -> np.ndarray:
     """Clocks from start to done: c_start plus the steps' cycles, shape (..., steps) -> (...)."""
     return np.asarray(layer_cycles, dtype=np.int64).sum(axis=-1) + c_start(hardware)

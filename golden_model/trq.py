@@ -83,8 +83,13 @@ class AdcRegisters:
     @classmethod
     def of_descriptor(cls, fields: Mapping[str, int]) -> AdcRegisters:
         """What the fields of a descriptor hold, legal or not."""
-        rest = {name: fields[name] for name in ("n_r1", "n_r2", "m")}
-        return cls(mode=RTL_MODES["pairs"][fields["adc_mode"]], **rest, bias=fields["adc_bias"])
+        return cls(
+            mode=RTL_MODES["pairs"][fields["adc_mode"]],
+            n_r2=fields["n_r2"],
+            n_r1=fields["n_r1"],
+            m=fields["m"],
+            bias=fields["adc_bias"],
+        )
 
     def check_on(self, hardware: HardwareConfig) -> None:
         """Raise ValueError naming field, limit and value unless legal on a machine.
@@ -423,8 +428,9 @@ def lossless(registers: AdcRegisters, hardware: HardwareConfig, min_count: Any =
     """Whether every count 0..ou_rows, or every difference of two, converts to itself (system.md §4.3); min_count None
     means lambda = 1."""
     if hardware.pairs:
-        window = 1 << registers.n_r1 >> 1 if registers.mode == "twin" else 0
-        whole = registers.m == 0 or window > hardware.ou_rows
+        # The window holds -end..end - 1; end itself is a coarse value if 2**m divides it.
+        end = 1 << registers.n_r1 >> 1 if registers.mode == "twin" else 0
+        whole = registers.m == 0 or hardware.ou_rows < end or (hardware.ou_rows == end and registers.n_r1 > registers.m)
         return whole and registers.n_r2 + registers.m == hardware.converter_bits
     value = convert_counts(hardware.adc_bits, hardware.ou_rows, registers, min_count).value
     return bool((value == np.arange(hardware.ou_rows + 1)).all())

@@ -84,7 +84,7 @@ def make_layer(rng: np.random.Generator, hardware: HardwareConfig, **values: Any
     given.setdefault("bias", rng.integers(-20, 21, n))
     given.setdefault("multipliers", rng.integers(1, 16, n))
     given.setdefault("block_widths", mapping.block_widths(given["weights"], hardware))
-    given.setdefault("registers", AdcRegisters(mode="uniform", n_r2=hardware.adc_bits))
+    given.setdefault("registers", AdcRegisters(mode="uniform", n_r2=hardware.converter_bits))
     given.setdefault("min_count", trq.min_count(hardware.adc_bits, given.get("counts_per_lsb", 1.0)))
     given.setdefault("input_bits", hardware.input_bits)
     given.setdefault("output_bits", hardware.input_bits)
@@ -107,7 +107,7 @@ def graph_of(layers: Sequence[Layer], hardware: HardwareConfig, **options: Any) 
     nodes: list[Node] = [Image(name="image", shape=shape, encoding=encoding(first.input_bits, zeros))]
     for index, layer in enumerate(layers):
         assert not index or layer.pad_values is None
-        unit = layer.counts_per_lsb * 2.0 ** (hardware.adc_bits - layer.registers.n_r2 - layer.registers.m)
+        unit = layer.counts_per_lsb * 2.0 ** (hardware.converter_bits - layer.registers.n_r2 - layer.registers.m)
         step = np.ones(layer.outputs) if layer.last else layer.multipliers / (2.0**layer.shift * unit)
         correction = np.zeros(layer.outputs)
         if index == 0 and zeros:

@@ -117,16 +117,20 @@ def translate(counts: np.ndarray, table: bytes) -> np.ndarray:
 class Prepared:
     """A layer ready to run: planes, widths and conversion tables. Make it with `prepare`.
 
-    k, outputs : K, N. widths : (segments, block_cols). bits : width of the activations. converter : of all conversions.
+    weights : (K, N). k, outputs : K, N. widths : (segments, block_cols). bits : width of the activations.
+    registers : A/D registers. converter : of all conversions; on the pair machine, where golden_model/pairs/search.py
+    converts, of none.
     """
 
     hardware: HardwareConfig
+    weights: np.ndarray
     k: int
     outputs: int
     widths: np.ndarray
     bits: int
     redy: DynamicPrecision | None
     skip_zero_slices: bool
+    registers: AdcRegisters
     converter: Converter
     segments: tuple[tuple[Plane, ...], ...]
     tables: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -182,12 +186,14 @@ def prepare(
         segments.append(tuple(planes))
     return Prepared(
         hardware=hardware,
+        weights=weights,
         k=k,
         outputs=n,
         widths=widths,
         bits=int(bits),
         redy=redy,
         skip_zero_slices=bool(skip_zero_slices),
+        registers=registers,
         converter=Converter.of(hardware, _of_counts(registers, hardware), min_count, early_detection),
         segments=tuple(segments),
     )

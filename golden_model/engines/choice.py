@@ -29,12 +29,18 @@ _SLICES_PAY = 20_000_000
 
 def compiling_pays(prepared: Prepared, windows: int) -> bool:
     """Whether a layer has enough conversions to be worth the start-up time of the compiled engine."""
+    if prepared.hardware.pairs:  # plain NumPy goes from operation unit to operation unit
+        return True
     per_window = int(prepared.lanes_per_slice.sum()) * prepared.bits
     return "compiled" in prepared.tables or windows * per_window > _CONVERSIONS_PAY
 
 
 def compiled_engine(hardware: HardwareConfig) -> ModuleType:
-    """The module `few_rows` up to PATTERN_ROWS rows, `many_rows` above."""
+    """The module `few_rows` up to PATTERN_ROWS rows, `many_rows` above; `pair_layer` for the pair machine."""
+    if hardware.pairs:
+        from golden_model.engines import pair_layer
+
+        return pair_layer
     if hardware.ou_rows <= PATTERN_ROWS:
         from golden_model.engines import few_rows
 
@@ -83,15 +89,22 @@ def gpu_present() -> bool:
 
 def gpu_pays(conversions: int, hardware: HardwareConfig) -> bool:
     """Whether `auto` takes the GPU: there is one, and the work is worth waking it up (`_GPU_PAYS`)."""
-    return conversions > _GPU_PAYS[hardware.ou_rows > PATTERN_ROWS] and gpu_present()
+    return not hardware.pairs and conversions > _GPU_PAYS[hardware.ou_rows > PATTERN_ROWS] and gpu_present()
 
 
 # ---- the choice ---------------------------------------------------------------------------------
+def _check_machine(hardware: HardwareConfig, engine: EngineName) -> None:
+    """ValueError for an engine that cannot run a machine."""
+    if hardware.pairs and engine not in ("auto", "direct", "compiled"):
+        raise ValueError(f"engine must be 'auto', 'direct' or 'compiled' on the pair machine, got {engine!r}")
+
+
 def engine_of(prepared: Prepared, windows: int, engine: EngineName, *, compiled: bool = True) -> EngineName:
     """The engine of one layer: "auto" becomes "torch" or "compiled" where that pays and can be done.
 
     compiled : whether the compiled engine may be chosen. ValueError if it is asked for and cannot run the layer.
     """
+    _check_machine(prepared.hardware, engine)
     if engine == "auto":
         if gpu_pays(int(prepared.lanes_per_slice.sum()) * prepared.bits * windows, prepared.hardware):
             return "torch"
@@ -104,6 +117,7 @@ def engine_of(prepared: Prepared, windows: int, engine: EngineName, *, compiled:
 
 def engine_of_network(layers: Sequence[Layer], hardware: HardwareConfig, images: int, engine: EngineName) -> EngineName:
     """The engine of a whole run: "auto" becomes "torch" or "compiled" where that pays."""
+    _check_machine(hardware, engine)
     if engine != "auto":
         return engine
     conversions = sum(
@@ -114,4 +128,4 @@ def engine_of_network(layers: Sequence[Layer], hardware: HardwareConfig, images:
     if not numba_installed():
         return engine
     slices = sum(layer.windows * layer.input_bits * layer.segments(hardware) * layer.outputs for layer in layers)
-    return "compiled" if images * slices > _SLICES_PAY else engine
+    return "compiled" if hardware.pairs or images * slices > _SLICES_PAY else engine

@@ -11,6 +11,7 @@ from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.post_processing import Finish
 from golden_model.crossbar.prepared import Prepared, prepare_layer
 from golden_model.crossbar.windows import windows
+from golden_model.engines import pair_layer
 from golden_model.engines.choice import EngineName, compiled_engine, compiled_tables, engine_of, load_torch, on_torch
 from golden_model.events import Events
 from golden_model.registers import COUNTER_NAMES
@@ -51,6 +52,8 @@ def run_layer(
         sums, counters = load_torch(chosen).run_layer(layer, prepared, activations, chosen, keep_sums=not done_there)
         if done_there:
             return sums, Events(counters)
+    elif hardware.pairs:
+        sums, counters = pair_layer.run_layer(layer, prepared, activations, plain=chosen != "compiled")
     elif chosen == "compiled":
         sums, counters = compiled_engine(hardware).run_layer(layer, prepared, compiled_tables(prepared), activations)
     else:

@@ -13,17 +13,14 @@ from golden_model.crossbar import redy as dynamic_precision
 from golden_model.crossbar.layer import Layer
 from golden_model.graph.nodes import Add, AveragePool, Crossbar, Image, Node, Shape
 from golden_model.graph.numbers import MULTIPLIER_TOP, RESIDUAL_MULTIPLIER_TOP, SHIFT_TOP
+from golden_model.pairs.search import search_of
 from golden_model.trq import check_min_count, check_search
 
 
 def accumulator_bits_needed(layer: Layer, hardware: HardwareConfig) -> int:
-    """Width of a signed partial sum that cannot overflow (system.md §3, from the code range)."""
-    largest = (
-        layer.segments(hardware)
-        * ((1 << hardware.adc_bits) - 1)
-        * ((1 << layer.input_bits) - 1)
-        * ((1 << hardware.weight_bits) - 1)
-    )
+    """Width of a signed partial sum that cannot overflow (system.md §3): all conversions give the largest value."""
+    value = search_of(layer.registers, hardware).largest if hardware.pairs else (1 << hardware.adc_bits) - 1
+    largest = layer.segments(hardware) * value * ((1 << layer.input_bits) - 1) * ((1 << hardware.weight_bits) - 1)
     return (largest + int(np.abs(layer.bias).max(initial=0))).bit_length() + 1
 
 

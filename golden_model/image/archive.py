@@ -386,6 +386,8 @@ class Archive:
             found = manifest.get("schema") if isinstance(manifest, dict) else None
             raise ValueError(f"schema must be {schema!r}, got {_shown(found)!r}")
         found = manifest.get("version")
+        if schema in _AGAIN and type(found) is int and 1 <= found < version:
+            raise ValueError(older_version(schema, found, version))
         if found != version or type(found) is not int:
             raise ValueError(f"version must be {version}, got {_shown(found)!r}")
         _check_plain(manifest, MANIFEST)
@@ -479,8 +481,14 @@ class Archive:
         return made
 
 
-#: What a file of a schema is called.
+#: What a file of a schema is called, and how those are made again that older versions have written.
 _WHAT = {SCHEMA: "a graph file", "ohmloom-image": "the archive of a deployment image"}
+_AGAIN = {"ohmloom-image": "export it again (`python -m quant.export`)"}
+
+
+def older_version(schema: str, found: int, version: int) -> str:
+    """What to say of a file of an older version."""
+    return f"its format is version {found}, this one reads {version}: {_AGAIN[schema]}"
 
 
 @contextmanager

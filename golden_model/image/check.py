@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from golden_model.config import HardwareConfig
-from golden_model.crossbar.mapping import place_layer
+from golden_model.image.places import place_layer
 from golden_model.registers import MAX_ELEMENT_KERNEL, ErrorCode, StepKind
 from golden_model.trq import AdcRegisters
 

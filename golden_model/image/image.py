@@ -23,13 +23,22 @@ from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.events import Events
 from golden_model.files import InputError, left_behind
 from golden_model.graph.network import Graph
-from golden_model.image.archive import NETWORK_PARTS, Archive, network_parts, pack, read_file, read_network, refusing
+from golden_model.image.archive import (
+    NETWORK_PARTS,
+    Archive,
+    network_parts,
+    older_version,
+    pack,
+    read_file,
+    read_network,
+    refusing,
+)
 from golden_model.image.interpreter import Interpreter
 from golden_model.image.program import Program, Tables, plan
 from golden_model.registers import COUNTER_NAMES, WIDTH_BITS
 
 SCHEMA = "ohmloom-image"
-VERSION = 2
+VERSION = 3
 ARCHIVE = "image.archive"
 HEX_FILES = ("cells.hex", "widths.hex", "bias.hex", "multipliers.hex", "pads.hex", "reference.hex", "program.hex")
 FILES = (ARCHIVE, *HEX_FILES)
@@ -290,7 +299,7 @@ def _read(directory: Path, hardware: HardwareConfig | None) -> Image:
         raise ValueError(is_file if directory.exists() else "there is no such directory")
     if not (directory / ARCHIVE).is_file():
         if _is_version_1(directory):
-            raise ValueError("its format is version 1, this one reads 2: export it again (`python -m quant.export`)")
+            raise ValueError(older_version(SCHEMA, 1, VERSION))
         raise ValueError(f"not a deployment image, {ARCHIVE} is missing")
     for path in sorted(directory.iterdir()):
         if path.name not in FILES:

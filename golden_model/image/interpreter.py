@@ -14,13 +14,13 @@ import numpy as np
 
 from golden_model import timing
 from golden_model.config import HardwareConfig
-from golden_model.crossbar import mapping
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.crossbar.prepared import Prepared, prepare_layer
 from golden_model.engines.choice import EngineName
 from golden_model.engines.run_layer import run_layer
 from golden_model.events import Events
 from golden_model.image.check import check_descriptor, check_placement
+from golden_model.image.places import place_layer
 from golden_model.image.program import Tables
 from golden_model.registers import COUNTER_NAMES, OFFSET_BITS, StepKind, unpack_descriptor
 from golden_model.rounding import round_half_up_shift
@@ -266,7 +266,7 @@ def _layer(index: int, values: dict[str, int], tables: Tables, hardware: Hardwar
     if code := check_placement(hardware, values, tables.widths):
         raise ValueError(f"step {index}: the hardware refuses its placement with {code.name}")
     widths = widths.reshape(segments, block_cols).astype(np.int64)
-    placed = mapping.place_layer(widths, hardware, crossbar_base=values["crossbar_base"])
+    placed = place_layer(widths, hardware, crossbar_base=values["crossbar_base"])
     if values["crossbar_base"] + placed.pairs > len(tables.cells):
         raise ValueError(f"step {index}: its planes reach beyond the last crossbar pair")
     if values["channel_base"] + outputs > len(tables.bias):

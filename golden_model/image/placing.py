@@ -16,6 +16,7 @@ from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping
 from golden_model.graph.check import accumulator_bits_needed
 from golden_model.image.lowering import PLACED, Lowering, Place, Step
+from golden_model.image.places import place_layer
 from golden_model.registers import OFFSET_BITS, descriptor_fields
 from golden_model.trq import RTL_MODES
 
@@ -198,9 +199,7 @@ def place(lowering: Lowering) -> Layout:
         if step.layer is not None:
             bases_of_layer = {"crossbar_base": pairs, "width_base": widths, "channel_base": channels}
             fields |= bases_of_layer
-            placed.append(
-                mapping.place_layer(step.layer.block_widths, hardware, **bases_of_layer, pad_base=fields["pad_base"])
-            )
+            placed.append(place_layer(step.layer.block_widths, hardware, **bases_of_layer, pad_base=fields["pad_base"]))
             pairs += placed[-1].pairs
             widths += int(np.size(step.layer.block_widths))
             channels += step.layer.outputs

@@ -179,14 +179,19 @@ def pack_layer(
         raise ValueError(f"by must be 'blocks' or 'rows', got {by!r}")
     if by == "rows":
         return _pack_rows(layer, hardware, split, even)
-    prepared = prepare_layer(layer, hardware)
+    return pack(prepare_layer(layer, hardware), split, even=even)
+
+
+def pack(prepared: Prepared, split: Split = "columns", *, even: bool = False) -> Packing:
+    """As `pack_layer`, of a layer that has been prepared."""
+    hardware = prepared.hardware
     outlines = _outlines(prepared.widths, pack_segments(len(prepared.widths), hardware, even=even), split)
     places, pair_segments = _places(outlines, hardware)
-    stored = mapping.planes(layer.weights, hardware)
+    stored = mapping.planes(prepared.weights, hardware)
 
     def group(pack: int, key: Key) -> Group:
         (c, b), one = key, outlines[pack]
-        columns = np.arange(c * hardware.ou_cols, min((c + 1) * hardware.ou_cols, layer.outputs))
+        columns = np.arange(c * hardware.ou_cols, min((c + 1) * hardware.ou_cols, prepared.outputs))
         cells = stored[one.first : one.first + one.segments, b][..., columns]  # (segments, 2, ou_rows, c)
         positive, negative = cells.transpose(1, 3, 0, 2).reshape(2, len(columns), -1)
         return Group(c, b, one.halves[key], *places[pack, key], columns, positive, negative)
@@ -204,6 +209,51 @@ def pack_layer(
         for p, one in enumerate(outlines)
     )
     return Packing(prepared, packs, split, pair_segments)
+
+
+def place_layer(
+    widths: np.ndarray,
+    hardware: HardwareConfig,
+    *,
+    crossbar_base: int = 0,
+    width_base: int = 0,
+    channel_base: int = 0,
+    pad_base: int = 0,
+) -> mapping.LayerPlacement:
+    """Where the cells of `pack_layer(layer, hardware)` lie, from block widths (segments, block_cols) alone.
+
+    As `mapping.place_layer`, on the pair machine: pair and OU column are those of the group, the OU row is the segment
+    inside its pack. The pairs of half 1 follow those of half 0. Rows that masks leave out have no entry.
+    """
+    widths = np.asarray(widths, dtype=np.int64)
+    outlines = _outlines(widths, pack_segments(len(widths), hardware), "columns")
+    places, pair_segments = _places(outlines, hardware)
+    found = np.array(
+        [
+            (one.first + int(row), c, b, crossbar_base + pair, int(row), ou_col)
+            for p, one in enumerate(outlines)
+            for mask, keys in one.masks.items()
+            for c, b in keys
+            for pair, ou_col in [places[p, (c, b)]]
+            for row in np.flatnonzero(np.frombuffer(mask, dtype=bool))
+        ],
+        dtype=np.int64,
+    ).reshape(-1, 6)
+    segment, block_col, plane, pair, ou_row, ou_col = found[np.lexsort(found.T[2::-1])].T
+    return mapping.LayerPlacement(
+        crossbar_base=crossbar_base,
+        pairs=len(pair_segments),
+        width_base=width_base,
+        channel_base=channel_base,
+        pad_base=pad_base,
+        segment=segment,
+        block_col=block_col,
+        plane=plane,
+        pair=pair,
+        ou_row=ou_row,
+        ou_col=ou_col,
+        first=np.concatenate([[0], np.cumsum(widths.sum(axis=1))]),
+    )
 
 
 def _pack_rows(layer: Layer, hardware: HardwareConfig, split: Split, even: bool) -> Packing:

@@ -3,7 +3,8 @@
 The two bit lines of a column are subtracted in front of the converter, whose comparator answers d >= t - 1/2 for a
 signed threshold t. Sign-magnitude cells exclude each other, so c+ + c- <= k, the rows of the operation unit that are
 on, and -k <= d <= k. A `Search` is two tables over what it finds: the value that it gives, and the comparator decisions
-(A/D operations) that it takes. k is at least 1: no OU is formed without a 1.
+(A/D operations) that it takes. k is at least 1: no OU is formed without a 1. `search_of` gives that of a layer's
+registers; the others compare what could be built.
 
 For comparison, `counts_search` converts both bit lines on their own, as a machine without the subtraction does.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -43,12 +45,22 @@ class Search:
         return len(self.value) - 1
 
     @property
+    def _occurs(self) -> np.ndarray:
+        """Which entries of the tables occur."""
+        k, found = np.indices(self.value.shape)
+        found = found - self.ou_rows
+        return np.logical_and(abs(found) <= k, k > 0) & np.logical_or(self.signed, found >= 0)
+
+    @property
     def lossless(self) -> bool:
         """Whether everything that occurs converts to itself."""
-        rows = self.ou_rows
-        k, found = np.indices(self.value.shape)
-        occurs = (abs(found - rows) <= k) & (k > 0) & (self.signed | (found >= rows))
-        return bool((self.value == found - rows)[occurs].all())
+        found = np.arange(self.value.shape[1]) - self.ou_rows
+        return bool((self.value == found)[self._occurs].all())
+
+    @property
+    def largest(self) -> int:
+        """Largest magnitude of a value that occurs."""
+        return int(abs(self.value[self._occurs]).max())
 
     @property
     def conversions(self) -> int:
@@ -136,8 +148,8 @@ def bounded(hardware: HardwareConfig) -> Search:
 # ---- converters that do not know k --------------------------------------------------------------
 def uniform(hardware: HardwareConfig) -> Search:
     """Plain successive approximation of the sign and R_ideal bits: R_ideal + 1 decisions always."""
-    code = np.arange(-hardware.ou_rows, hardware.ou_rows + 1)
-    return _same_for_all("uniform", hardware, code, np.full_like(code, hardware.ideal_bits + 1))
+    bits = hardware.ideal_bits + 1
+    return _grid("uniform", hardware, bits, AdcRegisters(mode="uniform", n_r2=bits))
 
 
 def signed_twin(hardware: HardwareConfig, n_r1: int, m: int = 0, *, early_detection: bool = False) -> Search:
@@ -154,21 +166,45 @@ def signed_twin(hardware: HardwareConfig, n_r1: int, m: int = 0, *, early_detect
     for name, given in (("n_r1", n_r1), ("m", m)):
         if not 0 <= given <= bits:
             raise ValueError(f"signed_twin: {name} must be in 0..{bits}, got {given}")
-    code = np.arange(-hardware.ou_rows, hardware.ou_rows + 1)
-    begin = -(1 << n_r1 >> 1)
-    end = begin + (1 << n_r1)
-    inside = (begin <= code) & (code < end)
-    coarse = np.minimum(round_half_up_shift(code, m) << m, (1 << bits) - (1 << m))
-    detection = np.where(early_detection & (code >= end), 1, 2)
-    operations = detection + np.where(inside, n_r1, bits + 1 - m)
     name = f"signed twin, n_r1 {n_r1}, m {m}" + (", early detection" if early_detection else "")
-    return _same_for_all(name, hardware, np.where(inside, code, coarse), operations)
+    registers = AdcRegisters(mode="twin", n_r2=bits + 1 - m, n_r1=n_r1, m=m)
+    return _grid(name, hardware, bits + 1, registers, early_detection)
 
 
-def _same_for_all(name: str, hardware: HardwareConfig, value: np.ndarray, operations: np.ndarray) -> Search:
-    """A search that does not depend on k."""
-    rows = hardware.ou_rows + 1
-    return Search(name, True, np.tile(value, (rows, 1)), np.tile(operations, (rows, 1)))
+def _grid(name: str, hardware: HardwareConfig, bits: int, registers: AdcRegisters, early: bool = False) -> Search:
+    """A search on a grid of so many bits, the sign among them; it does not depend on k.
+
+    Delta_R1 is 2**s1 counts, s1 = bits - n_r2 - m; values are in units of it. early : early detection.
+    """
+    rows, m = hardware.ou_rows, registers.m
+    difference = np.arange(-rows, rows + 1)
+    fine = bits - registers.n_r2 - m
+    code, coarse = (round_half_up_shift(difference, shift) for shift in (fine, fine + m))
+    value = np.minimum(coarse, (1 << registers.n_r2 >> 1) - 1) << m
+    operations = np.full_like(code, registers.n_r2)
+    if registers.mode == "twin":
+        begin = -(1 << registers.n_r1 >> 1)
+        end = begin + (1 << registers.n_r1)
+        inside = (begin <= code) & (code < end)
+        value = np.where(inside, code, value)
+        operations = np.where(inside, registers.n_r1, operations) + np.where(early & (code >= end), 1, 2)
+    return Search(name, True, np.tile(value, (rows + 1, 1)), np.tile(operations, (rows + 1, 1)))
+
+
+# ---- what the pair machine has ------------------------------------------------------------------
+@lru_cache(maxsize=256)
+def search_of(registers: AdcRegisters, hardware: HardwareConfig) -> Search:
+    """What registers of the pair machine give, in units of Delta_R1 (system.md §4.2), and what they take.
+
+    "outward" and "bounded" as above; "uniform" and "twin" on the grid of `converter_bits`, twin with a window around 0
+    and two detections. Raises ValueError for registers that are not legal there.
+    """
+    if not hardware.pairs:
+        raise ValueError("search_of: only the pair machine searches differences")
+    registers.check_on(hardware)
+    if registers.mode in ("outward", "bounded"):
+        return (outward if registers.mode == "outward" else bounded)(hardware)
+    return _grid(registers.mode, hardware, hardware.converter_bits, registers)
 
 
 # ---- two conversions ----------------------------------------------------------------------------

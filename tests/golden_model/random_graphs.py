@@ -58,6 +58,9 @@ NINE = HardwareConfig(
     pad_entries=512,
 )
 
+#: Pair machines of the same sizes.
+SMALL_PAIRS, NINE_PAIRS = (replace(hardware, machine="pairs") for hardware in (SMALL, NINE))
+
 #: An integer of low..high.
 Pick = Callable[[int, int], int]
 #: What a network of this file may consist of, besides the image.
@@ -162,7 +165,7 @@ class Maker:
         hardware, rng = self.hardware, self.rng
         channels, height, width = source.shape
         registers = self.registers()
-        scale = self.choose([0.5, 1.3]) if self.chance(4) else 1.0
+        scale = self.choose([0.5, 1.3]) if self.chance(4) and not hardware.pairs else 1.0
         dynamic = None
         if self.chance(3):
             dynamic = DynamicPrecision(l_max=self.pick(0, 3), tau_sq=self.choose([0, 40, 400, 4096]))
@@ -209,13 +212,16 @@ class Maker:
         return self.add(node)
 
     def registers(self) -> AdcRegisters:
-        bits = self.hardware.adc_bits
+        bits, pairs = self.hardware.converter_bits, self.hardware.pairs
+        if pairs and self.chance():
+            return AdcRegisters(mode=self.choose(["outward", "bounded"]), n_r2=bits)
         n_r2 = self.pick(1, bits) if self.chance() else bits
         m = self.pick(0, bits - n_r2)
         if self.chance():
             return AdcRegisters(mode="uniform", n_r2=n_r2, m=m)
         n_r1 = self.pick(0, n_r2 + m - 1)
-        return AdcRegisters(mode="twin", n_r2=n_r2, n_r1=n_r1, m=m, bias=self.pick(0, (1 << (n_r2 + m - n_r1)) - 2))
+        bias = 0 if pairs else self.pick(0, (1 << (n_r2 + m - n_r1)) - 2)
+        return AdcRegisters(mode="twin", n_r2=n_r2, n_r1=n_r1, m=m, bias=bias)
 
     def weights(self, k: int, n: int) -> np.ndarray:
         """(K, N) weights whose blocks have random widths, 0 among them; sometimes all at the largest magnitude."""

@@ -17,7 +17,7 @@ from golden_model.engines.run_network import GraphRunner
 from golden_model.files import InputError
 from golden_model.image import archive, image
 from golden_model.image.program import plan
-from golden_model.registers import descriptor_words, unpack_descriptor
+from golden_model.registers import COUNTER_NAMES, descriptor_words, unpack_descriptor
 from tests.golden_model.random_graphs import NINE, SMALL, random_images, random_network
 
 LABELS = np.array([0, 2, -1])
@@ -93,6 +93,9 @@ def put(index, value):
         return array
 
     return change
+
+
+CYCLES = COUNTER_NAMES.index("cycles")
 
 
 def refused(directory, words, hardware=None):
@@ -191,7 +194,7 @@ def test_a_directory_that_does_not_exist_is_refused(tmp_path):
 
 def test_an_image_of_version_1_says_how_to_export_it_again(tmp_path):
     (tmp_path / "manifest.json").write_text('{\n "schema": "ohmloom-image",\n "version": 1}')
-    refused(tmp_path, r"its format is version 1, this one reads 2: export it again \(`python -m quant.export`\)$")
+    refused(tmp_path, r"its format is version 1, this one reads 3: export it again \(`python -m quant.export`\)$")
 
 
 GONE = 4194305  # no process has this number
@@ -279,10 +282,15 @@ def test_a_manifest_of_another_schema_is_refused(directory, text):
     refused(directory, "schema must be 'ohmloom-image', got ")
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, "2", None, True, 2.0])
+@pytest.mark.parametrize("version", [0, 4, "3", None, True, 3.0])
 def test_another_version_is_refused(directory, version):
     forge(directory, edit(version=version))
-    refused(directory, f"version must be 2, got {version!r}")
+    refused(directory, f"version must be 3, got {version!r}")
+
+
+def test_an_image_whose_counters_were_others_says_how_to_export_it_again(directory):
+    forge(directory, edit(version=2))
+    refused(directory, r"its format is version 2, this one reads 3: export it again \(`python -m quant.export`\)$")
 
 
 def nested(levels):
@@ -341,7 +349,10 @@ def nested(levels):
         (edit_array("vectors.logits", lambda x: x[:, 1:]), "vectors.logits must be integers of shape"),
         (edit_array("vectors.logits", put((0, 0), 2**40)), "vectors.logits must fit 32 bits"),
         (edit_array("vectors.events", put((0, 0, 0), -1)), "vectors.events must be at least 0"),
-        (edit_array("vectors.events", put((0, 0, -1), 0)), "vectors.events must be at least 0, with clocks"),
+        (
+            edit_array("vectors.events", put((0, 0, CYCLES), 0)),
+            "vectors.events must be at least 0, with clocks",
+        ),
         (edit_array("vectors.cycles", put(1, -1)), "vectors.cycles must be the sum of the steps' cycles"),
         (edit_array("vectors.cycles", lambda x: x + 1), "vectors.cycles must be the sum of the steps' cycles"),
     ],

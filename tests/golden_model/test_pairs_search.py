@@ -18,13 +18,16 @@ from golden_model.pairs.search import (
     differences,
     entropy,
     outward,
+    search_of,
     signed_twin,
     tree_search,
     uniform,
 )
 from golden_model.searches.differences import calibrated_twin, optimal, score
 from golden_model.trees import bounded_tree
-from golden_model.trq import AdcRegisters
+from golden_model.trq import AdcRegisters, lossless
+from tests.rtl import search_oracle as oracle
+from tests.rtl.search_oracle import SearchRegisters, every_search
 from tests.strategies import hardware_configs
 
 
@@ -187,3 +190,42 @@ def test_score_is_operations_and_squared_error_of_a_pair():
 def test_trees_must_be_one_for_every_k():
     with pytest.raises(ValueError, match=r"there must be a tree of 2 k thresholds for every k in 1\.\.9"):
         tree_search("x", [bounded_tree(2)], PAPER)
+
+
+# ---- registers of the pair machine --------------------------------------------------------------
+def pair_machine(adc_bits: int, ou_rows: int) -> HardwareConfig:
+    return replace(PAPER, machine="pairs", adc_bits=adc_bits, ou_rows=ou_rows)
+
+
+def on_pairs(adc_bits: int) -> list[SearchRegisters]:
+    """All legal registers of the pair machine."""
+    return [registers for registers in every_search(adc_bits, True) if registers.signed]
+
+
+def as_adc_registers(registers: SearchRegisters) -> AdcRegisters:
+    return replace(registers.grid, mode=registers.mode.name.lower())
+
+
+@pytest.mark.parametrize("adc_bits", [2, 3, 4])
+def test_every_legal_setting_converts_as_question_by_question(adc_bits):
+    hardware = pair_machine(adc_bits, (1 << adc_bits) - 1)
+    for registers in on_pairs(adc_bits):
+        found = search_of(as_adc_registers(registers), hardware)
+        for k in range(1, hardware.ou_rows + 1):
+            wanted = {d: oracle.search(registers, adc_bits, k, d) for d in range(-k, k + 1)}
+            assert table(found, k) == {d: (value, spent) for d, (value, _, spent) in wanted.items()}, registers
+
+
+@pytest.mark.parametrize("adc_bits", [2, 3, 4])
+def test_lossless_registers_are_those_whose_search_is(adc_bits):
+    for ou_rows in range(1, 1 << adc_bits):
+        hardware = pair_machine(adc_bits, ou_rows)
+        for registers in map(as_adc_registers, on_pairs(adc_bits)):
+            assert lossless(registers, hardware) == search_of(registers, hardware).lossless, (ou_rows, registers)
+
+
+def test_registers_that_the_pair_machine_does_not_have_are_refused():
+    with pytest.raises(ValueError, match=r"AdcRegisters\.bias must be in 0\.\.0, got 1"):
+        search_of(AdcRegisters(mode="twin", n_r2=5, bias=1), pair_machine(4, 9))
+    with pytest.raises(ValueError, match="only the pair machine searches differences"):
+        search_of(AdcRegisters(mode="uniform", n_r2=4), PAPER)

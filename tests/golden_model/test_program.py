@@ -40,12 +40,12 @@ def narrow_head(rng, source, shape):
     return replace(head(rng, "head", source, shape, hardware=SMALL), encoding=Encoding(high=1.0, bits=4))
 
 
-def check(network: Graph, images) -> None:
+def check(network: Graph, images, engine="direct") -> None:
     """Runner and interpreter give the same tensors, logits, events and clocks."""
     program = plan(network)
-    runner = GraphRunner(network, engine="direct")
+    runner = GraphRunner(network, engine=engine)
     logits, events = runner.run(images)
-    trace = Interpreter(program.tables, network.hardware, engine="direct").trace(images)
+    trace = Interpreter(program.tables, network.hardware, engine=engine).trace(images)
     tensors = runner.outputs(images)
     for step, made in zip(program.steps, trace.outputs, strict=True):
         if step.fields["last"] or ".copy" in step.name:

@@ -1,0 +1,18 @@
+"""Where a layer's cells lie, by machine."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from golden_model.config import HardwareConfig
+from golden_model.crossbar import mapping
+from golden_model.pairs import packs
+
+
+def place_layer(widths: np.ndarray, hardware: HardwareConfig, **bases: int) -> mapping.LayerPlacement:
+    """The placement of a layer by its block widths (segments, block_cols): BWQ-H's, or in aligned packs.
+
+    bases : `crossbar_base`, `width_base`, `channel_base`, `pad_base`, 0 where they are left out.
+    """
+    place = packs.place_layer if hardware.pairs else mapping.place_layer
+    return place(widths, hardware, **bases)

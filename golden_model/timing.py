@@ -10,7 +10,7 @@ lane). The constants belong to the tile; they depend on the hardware configurati
 Windows of the pair machine are double-buffered. A crossbar step of W windows has beats 0..W + 1; in beat b window b is
 loaded, b - 1 converts and b - 2 is drained, as far as they exist. A beat takes as long as the longest of
 
-    load      K + c_load; in beat 0 also the tables, build_clocks + c_build
+    load      K + segments + c_load; in beat 0 also the tables, build_clocks
     convert   window_clocks + c_convert         (golden_model/pairs/machine.py: build_clocks, window_clocks)
     drain     N + c_drain
 
@@ -99,13 +99,8 @@ def window_cycles(hardware: HardwareConfig, k: int, outputs: int, segment_cycles
 
 # ---- the pair machine ---------------------------------------------------------------------------
 def c_load(hardware: HardwareConfig) -> int:
-    """Clocks of the loading of a window outside its K values: window generator 2, dynamic precision 7, handover 2."""
-    return 11
-
-
-def c_build(hardware: HardwareConfig) -> int:
-    """Clocks from the tables of a step to the end of its first beat."""
-    return 1
+    """Clocks of the loading of a window outside its K values and segments: window generator 2, dynamic precision 7."""
+    return 2 + 7
 
 
 def c_convert(hardware: HardwareConfig) -> int:
@@ -126,8 +121,8 @@ def pair_beats(hardware: HardwareConfig, k: int, outputs: int, build: int, windo
     windows = np.asarray(windows, dtype=np.int64)
     beats = np.zeros((*windows.shape[:-1], windows.shape[-1] + 2), dtype=np.int64)
     load, convert, drain = beats[..., :-2], beats[..., 1:-1], beats[..., 2:]
-    load[...] = k + c_load(hardware)
-    np.maximum(beats[..., 0], build + c_build(hardware), out=beats[..., 0])
+    load[...] = k + -(-k // hardware.ou_rows) + c_load(hardware)
+    np.maximum(beats[..., 0], build, out=beats[..., 0])
     np.maximum(convert, windows + c_convert(hardware), out=convert)
     np.maximum(drain, outputs + c_drain(hardware), out=drain)
     return beats.sum(axis=-1)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from golden_model.config import HardwareConfig, bits_for
-from golden_model.trees import Tree, bounded_tree, check_tree, depths
+from golden_model.trees import Tree, bounded_tree, check_tree, depths, low_first_tree
 
 #: Metadata that bounds the counts of an OU: bits per column, 0, 1 or as many as the number needs ("full"), or one
 #: number for all columns and both polarities ("ou").
@@ -73,6 +73,11 @@ class AdcRegisters:
     def in_hardware(self, hardware: HardwareConfig) -> bool:
         """Whether a machine's RTL has this conversion."""
         return self.mode in RTL_MODES[hardware.machine] and (hardware.pairs or not self.bounded)
+
+    @property
+    def reads_trees(self) -> bool:
+        """Whether thresholds come from stored trees; low counts first follows from the bound, as binary search does."""
+        return any(tree != low_first_tree(len(tree)) for tree in self.trees)
 
     def in_descriptor(self, hardware: HardwareConfig) -> dict[str, int]:
         """Fields of a descriptor that hold them (`registers.descriptor_fields`); a mode without RTL is written as 0."""
@@ -422,6 +427,15 @@ def check_search(registers: AdcRegisters, hardware: HardwareConfig, min_count: A
             f"AdcRegisters.trees: the last tree must have {hardware.ou_rows} thresholds, one per row of an OU, "
             f"got {len(registers.trees[-1])}"
         )
+
+
+def tree_bits(registers: AdcRegisters, hardware: HardwareConfig) -> int:
+    """Stored bits of a layer's trees: adc_bits per threshold and, if there are several, where each bound's starts."""
+    if not registers.reads_trees:
+        return 0
+    nodes = sum(map(len, registers.trees))
+    index = (hardware.ou_rows + 1) * bits_for(max(1, nodes - 1)) if len(registers.trees) > 1 else 0
+    return nodes * hardware.adc_bits + index
 
 
 def lossless(registers: AdcRegisters, hardware: HardwareConfig, min_count: Any = None) -> bool:

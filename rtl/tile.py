@@ -113,6 +113,21 @@ class Tile(Block):
         """
         return WindowGenerator.latency + Reduction.latency + PostProcessing.latency - 2
 
+    @staticmethod
+    def load_clocks(config: HardwareConfig) -> int:
+        """c_load: clocks of a beat of the pair machine that loads, beside activations and segments."""
+        return WindowGenerator.latency + DynamicPrecision.latency
+
+    @staticmethod
+    def convert_clocks(config: HardwareConfig) -> int:
+        """c_convert: clocks of a beat that converts, beside those of the macro."""
+        return 1
+
+    @staticmethod
+    def drain_clocks(config: HardwareConfig) -> int:
+        """c_drain: clocks of a beat that post-processes, beside channels."""
+        return PostProcessing.latency
+
     def elaborate(self, platform):
         m = Module()
         config = self.config

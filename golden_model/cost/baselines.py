@@ -1,6 +1,6 @@
 """Events of the machines to compare with, on the same network (system.md §11).
 
-All follow from the geometry of the network; the SRE-like machine, which does not, is in gathered.py.
+All follow from the geometry of the network; the SRE-like machine, which does not, is in machines.py.
 
 * `baseline_events`: ISAAC-like under the OU limit. The one baseline: every OU of every plane and polarity, all input
   bits, uniform conversion with R_ideal decisions, nothing skipped, lanes in lock step.

@@ -28,9 +28,9 @@ from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.cost.baselines import layer_widths
 from golden_model.cost.components import AREA_QUANTITIES, ComponentTable, Report, load_table
-from golden_model.cost.window_reuse import fixed_cycles
 from golden_model.cost.work import Machine, Stage, StagePlacement, stages
 from golden_model.crossbar.mapping import place_layer
+from golden_model.pairs.plumbing import fixed_cycles
 from golden_model.registers import COUNTER_NAMES, WIDTH_BITS
 
 #: Units that the macros of a copy of a layer share.
@@ -238,7 +238,7 @@ def chip(machine: Machine, shape: ChipShape | None = None) -> Chip:
     for i, (stage, placement) in enumerate(zip(rows, placements, strict=True)):
         window = 0
         if not machine.overlapped:
-            window = sum(fixed_cycles(layer, hardware, machine.window_reuse) for layer in stage.layers)
+            window = sum(fixed_cycles(layer, hardware, machine.keeps) for layer in stage.layers)
         windows = max(layer.windows for layer in stage.layers)
         layer_clocks = len(stage.layers) * timing.c_layer(hardware)
         conversion = max(0.0, float(cycles[i]) - layer_clocks - window)

@@ -18,16 +18,26 @@ from typing import Any
 import numpy as np
 
 from golden_model.cost import baselines
-from golden_model.cost import gathered as gathering
 from golden_model.cost.chip import AreaReport, Chip, ChipShape, chip
 from golden_model.cost.components import ComponentTable, load_table
 from golden_model.cost.energy import EnergyReport, energy
-from golden_model.cost.window_reuse import fixed_cycles
-from golden_model.cost.work import Machine, Widths, dynamic_precision_events, per_image, stages, window_register_events
+from golden_model.cost.work import (
+    Machine,
+    StagePlacement,
+    Widths,
+    dynamic_precision_events,
+    per_image,
+    stages,
+    window_register_events,
+)
 from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.events import Events
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import on_machine
+from golden_model.pairs.measure import Measured, Switches, measure
+from golden_model.pairs.packs import By
+from golden_model.pairs.plumbing import fixed_cycles
+from golden_model.pairs.search import Search, counts_search
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.trq import AdcRegisters
@@ -173,7 +183,7 @@ def idealised(network: Graph) -> Machine:
 
 
 def sparse(network: Graph, images: np.ndarray, *, threads: int | None = 1, progress: Progress | None = None) -> Machine:
-    """The SRE-like machine on these images: gathered.py by single rows, conversion as in the baseline."""
+    """The SRE-like machine on these images: single rows are gathered, conversion is that of the baseline."""
     exact = on_machine(network, replace(network.hardware, adc_bits=network.hardware.ideal_bits))
     uniform = searches.uniform([node.name for node in exact.crossbars], exact.hardware)
     notes = {"SRE-like": "rows of zero weights dropped, zero inputs skipped"}
@@ -234,42 +244,83 @@ def gathered(
     images: np.ndarray,
     settings: Mapping[str, Mapping[str, AdcRegisters]],
     *,
-    by: gathering.By = "blocks",
+    by: By = "segments",
     decoupled: Collection[str] = (),
     notes: Mapping[str, str] | None = None,
     threads: int | None = 1,
     progress: Progress | None = None,
 ) -> list[Machine]:
-    """Active word lines gathered below block widths, one machine for each of several searches; see gathered.py.
+    """Active word lines gathered below block widths, one machine for each of several searches (*ours*; system.md §5).
+
+    Dynamic formation of operation units (OUs) is that of Yang et al., "Sparse ReRAM Engine" (SRE), ISCA 2019. *Ours* is
+    what it is built on and what is put on top: groups follow from the block widths, no index is stored; and the number
+    of rows that are on bounds a lossless search of both bit lines. It is one half of golden_model.pairs without
+    anything around its conversions: windows are read in full and one after the other, for each the width table or the
+    index. A prefix count over the rows of a pack picks the rows of the next OU: for every OU that is formed, and once
+    more for every pack and streamed bit (`gathered_rows`).
 
     settings : name of the machine -> lossless registers by layer. by : "rows" is the SRE-like machine with these
     searches. decoupled : names of machines that are followed by the same with decoupled lanes. notes : by name.
+
+    Raises ValueError as `golden_model.pairs.measure`, and for registers that bound columns or are not lossless.
     """
-    found = gathering.measure(network, images, settings, by=by, threads=threads, progress=progress)
-    unit = {name: values for name, values in dynamic_precision_events(network).items() if values.any()}
+    plain: dict[str, Any] = {"keeps": "nothing", "words": False, "layer_masks": False, "double_buffered": False}
+    wanted = {
+        name: Switches(search=_searches(name, registers, network), by=by, split="one", **plain)
+        for name, registers in settings.items()
+    }
+    unit = dynamic_precision_events(network)
     made = []
-    for name, one in found.items():
+    for name, found in measure(network, images, wanted, threads=threads, progress=progress).items():
+        streamed = found.events[:, COUNTER_NAMES.index("input_bits_streamed")] * network.hardware.ou_rows
+        extra = {
+            "gathered_rows": found.event("prefix_rows") + found.event("latched_bits") - streamed,
+            "tree_bits_read": found.event("tree_bits_read"),
+            "index_bits_read": found.event("mask_bits_written") * (by == "rows"),
+            **unit,
+        }
         made.append(
             Machine(
                 network,
-                one.events,
+                found.events,
                 name,
                 (notes or {}).get(name, ""),
-                width_table=by == "blocks",
-                extra=one.extra | unit,
-                metadata_bits=one.metadata_bits,
-                placements=one.placements,
+                width_table=by != "rows",
+                extra={event: values for event, values in extra.items() if values.any()},
+                metadata_bits=found.stored("trees") + found.stored("masks") * (by == "rows"),
+                placements=placements(network, found),
             )
         )
         if name in decoupled:
-            free = made[-1].with_cycles(one.decoupled_cycles)
+            free = made[-1].with_cycles(found.clocks["decoupled"])
             note = "lanes meet at the end of an input bit of a pack"
             made.append(replace(free, name=f"{name}, lanes decoupled", note=note))
     return made
 
 
+def _searches(machine: str, registers: Mapping[str, AdcRegisters], network: Graph) -> dict[str, Search]:
+    """The search of both bit lines of every layer; ValueError if one is not lossless."""
+    found = {}
+    for node in network.crossbars:
+        where, mine = f"{machine}, layer {node.name}", registers[node.name]
+        found[node.name] = counts_search(where, mine, network.hardware)
+        if not found[node.name].lossless:
+            raise ValueError(f"{where}: counts 0..{network.hardware.ou_rows} must convert to themselves, got {mine}")
+    return found
+
+
+def placements(network: Graph, found: Measured) -> list[StagePlacement]:
+    """What one copy of every stage of a measured machine occupies."""
+    by_rows, hardware = found.switches.by == "rows", network.hardware
+    blocks = [sum(x.segments(hardware) * x.block_cols(hardware) for x in stage.layers) for stage in stages(network)]
+    return [
+        StagePlacement(hardware, taken, int(cells), 0 if by_rows else count)
+        for taken, cells, count in zip(found.pair_segments, found.weight_cells, blocks, strict=True)
+    ]
+
+
 def with_window_reuse(machine: Machine) -> Machine:
-    """The same machine with a window register that keeps what the next window needs again (window_reuse.py).
+    """The same machine with a window register that keeps what the next window needs again (pairs/plumbing.py).
 
     Fewer values are read from the activation buffer, loading a window takes fewer clocks, and bits move inside the
     register. ValueError if it has window reuse already.
@@ -278,7 +329,7 @@ def with_window_reuse(machine: Machine) -> Machine:
         raise ValueError(f"{machine.name}: it has window reuse already")
     hardware = machine.network.hardware
     change = [
-        sum(fixed_cycles(layer, hardware, True) - fixed_cycles(layer, hardware) for layer in stage.layers)
+        sum(fixed_cycles(layer, hardware, "window") - fixed_cycles(layer, hardware) for layer in stage.layers)
         for stage in stages(machine.network)
     ]
     return replace(

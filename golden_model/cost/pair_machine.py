@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from golden_model.cost import baselines, machines
-from golden_model.cost import gathered as gathering
-from golden_model.cost.work import Machine, Reads, StagePlacement, dynamic_precision_events, stages
+from golden_model.cost.work import Machine, Reads, dynamic_precision_events, stages
 from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
 from golden_model.pairs.early_stop import EarlyStop
 from golden_model.pairs.measure import Measured, Switches, measure
+from golden_model.pairs.packs import By
 from golden_model.pairs.search import counts_search, outward
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
@@ -106,14 +106,7 @@ def machine(graph: Graph, measured: Measured, name: str, note: str = "", *, wind
     hardware, switches = graph.hardware, measured.switches
     if measured.converters != hardware.lanes:
         raise ValueError(f"{name}: it has {measured.converters} converters, other machines have {hardware.lanes}")
-    none = np.zeros(len(measured.stages))
-
-    def found(event: str) -> np.ndarray:
-        return measured.extra.get(event, none)
-
-    def stored(what: str) -> np.ndarray:
-        return measured.stored_bits.get(what, none)
-
+    none, found, stored = np.zeros(len(measured.stages)), measured.event, measured.stored
     by_rows = switches.by == "rows"
     extra = {
         "gathered_rows": found("prefix_rows"),
@@ -140,7 +133,6 @@ def machine(graph: Graph, measured: Measured, name: str, note: str = "", *, wind
         units["subtractors"] = none + measured.converters
     if switches.stop is not None:
         units["stop_units"] = none + (1 if switches.split == "one" else 2)
-    blocks = [sum(x.segments(hardware) * x.block_cols(hardware) for x in stage.layers) for stage in stages(graph)]
     return Machine(
         graph,
         measured.events,
@@ -149,10 +141,7 @@ def machine(graph: Graph, measured: Measured, name: str, note: str = "", *, wind
         width_table=not by_rows,
         extra={one: values for one, values in extra.items() if values.any()},
         metadata_bits=stored("trees") + (stored("masks") if by_rows else 0),
-        placements=[
-            StagePlacement(hardware, taken, int(cells), 0 if by_rows else count)
-            for taken, cells, count in zip(measured.pair_segments, measured.weight_cells, blocks, strict=True)
-        ],
+        placements=machines.placements(graph, measured),
         window_reuse=switches.keeps != "nothing",
         reads=Reads(found("activation_bits_read"), found("width_entries_read"), window_streams),
         own_units={one: values for one, values in units.items() if values.any() or one == "input_register_bits"},
@@ -199,7 +188,7 @@ def _today(graph: Graph, images: np.ndarray, progress: Progress | None) -> list[
     """The gathered machine of ours and the SRE-like one, with window reuse and the area of what gathers."""
     low_first = searches.low_first([node.name for node in graph.crossbars], graph.hardware)
     made = []
-    ways: tuple[tuple[str, gathering.By], ...] = (("ours: " + TODAY, "blocks"), (SPARSE, "rows"))
+    ways: tuple[tuple[str, By], ...] = (("ours: " + TODAY, "segments"), (SPARSE, "rows"))
     for name, by in ways:
         (found,) = machines.gathered(graph, images, {name: low_first}, by=by, progress=progress)
         lines = graph.hardware.grid_rows * graph.hardware.ou_rows

@@ -4,7 +4,8 @@ A network is a list of `Stage`s, one for every row of its events, followed by th
 `Machine` is a network with its events and the machine's own parts; `works` gives each stage and node a `Work`: its
 event counters and its traffic; `QUANTITIES` says which numbers follow from one, with the formula as text.
 
-A window is read from the buffer in full, as the hardware does, unless a machine has window reuse (window_reuse.py).
+A window is read from the buffer in full, as the hardware does, unless a machine has window reuse
+(golden_model/pairs/plumbing.py).
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import numpy as np
 
 from golden_model import timing
 from golden_model.config import HardwareConfig
-from golden_model.cost.window_reuse import values_read
 from golden_model.crossbar.layer import Layer
 from golden_model.events import Events
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Node
+from golden_model.pairs.plumbing import Keeps, values_read
 from golden_model.registers import COUNTER_NAMES, WIDTH_BITS
 
 #: Event counts beside the counters, of parts that a machine may or may not have; a machine without the part has none.
@@ -192,6 +193,11 @@ class Machine:
         return replace(self, events=events)
 
     @property
+    def keeps(self) -> Keeps:
+        """What it keeps of the windows before."""
+        return "window" if self.window_reuse else "nothing"
+
+    @property
     def conversions(self) -> float:
         return self.total("conversions_r1") + self.total("conversions_r2")
 
@@ -342,7 +348,8 @@ def window_register_events(network: Graph, *, own_input_bits: bool = True) -> di
     hardware = network.hardware
     kept = [
         sum(
-            int((layer.k - values_read(layer)).sum()) * (layer.input_bits if own_input_bits else hardware.input_bits)
+            int((layer.k - values_read(layer, "window")).sum())
+            * (layer.input_bits if own_input_bits else hardware.input_bits)
             for layer in stage.layers
         )
         for stage in stages(network)
@@ -361,8 +368,7 @@ def _stage_work(machine: Machine, index: int, stage: Stage) -> Work:
     residual = wide(stage.residual_bits) if stage.residual_bits else 0
     for layer in stage.layers:
         values = layer.outputs * layer.out_height * layer.out_width
-        loaded = int(values_read(layer).sum()) if machine.window_reuse else layer.windows * layer.k
-        loaded = loaded if reads is None else 0
+        loaded = int(values_read(layer, machine.keeps).sum()) if reads is None else 0
         read = loaded * wide(layer.input_bits) + values * residual
         buffer += read + values * (hardware.accumulator_bits if layer.last else wide(layer.output_bits))
         width += layer.windows * layer.segments(hardware) * layer.block_cols(hardware) * WIDTH_BITS

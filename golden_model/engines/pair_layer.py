@@ -73,7 +73,7 @@ def _run(prepared: Prepared, rows: np.ndarray, images: int, plain: bool) -> tupl
         "ou_activations": spent.ou_activations,
         "conversions_r2": spent.pairs_converted,
         "ad_operations": spent.operations[0],
-        "input_bits_streamed": spent.latched_segments,
+        "input_bits_streamed": spent.latched_lines // hardware.ou_rows,
         "prefix_counts": spent.prefix_counts,
         "prefix_rows": spent.prefix_rows,
         "mask_bits_read": spent.mask_bits,

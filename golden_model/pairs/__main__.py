@@ -7,7 +7,7 @@ not measured. Exit status: 0 printed, 2 bad usage or bad input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from golden_model.command import Json, command, progress_bar, results_console
-from golden_model.cost.__main__ import load_images, load_network
+from golden_model.command import Json, command, progress_bar, results_console, table_of
 from golden_model.engines.run_network import Progress
 from golden_model.files import write_json
 from golden_model.graph.network import Graph
+from golden_model.image.inputs import load_images, load_network
 from golden_model.pairs.early_stop import EarlyStop
 from golden_model.pairs.gather import MODES
 from golden_model.pairs.measure import Measured, Switches, measure
@@ -144,27 +143,28 @@ def as_dict(found: Measured) -> dict[str, Any]:
     }
 
 
-def print_table(console: Console, title: str, found: Mapping[str, Measured], more: Mapping[str, str]) -> None:
-    """One row for every configuration. more : a last column, by configuration, may be empty."""
-    table = Table(title, title=f"one picture, mean of {next(iter(found.values())).images}")
-    columns = ["OUs", "column pairs", "decisions", "per pair", "x entropy", *(f"clocks, {mode}" for mode in MODES)]
-    for name in [*columns, "converters", "crossbar pairs", *(["agree"] if more else [])]:
-        table.add_column(name, justify="right")
-    for name, one in found.items():
-        pairs, operations = one.column_pairs, one.total("ad_operations")
-        table.add_row(
-            name,
-            f"{one.total('ou_activations'):,.0f}",
-            f"{pairs:,.0f}",
-            f"{operations:,.0f}",
-            f"{operations / pairs:.3f}" if pairs else "-",
-            f"{operations / one.entropy:.3f}" if one.entropy else "-",
-            *(f"{one.network_clocks(mode):,.0f}" for mode in MODES),
-            str(one.converters),
-            str(one.pairs.sum()),
-            *([more[name]] if more else []),
-        )
-    console.print(table)
+def _over_entropy(one: Mapping[str, Any]) -> str:
+    floor = one["entropy_per_pair"]
+    return f"{one['operations_per_pair'] / floor:.3f}" if floor else "-"
+
+
+def figures_table(title: str, found: Mapping[str, Measured], agree: Mapping[str, str]) -> Table:
+    """One row for every configuration. agree : a last column, by configuration, may be empty."""
+    rows = [as_dict(one) | {"name": name, "agree": agree.get(name)} for name, one in found.items()]
+    columns: list[tuple[str, str | Callable[[Any], str]]] = [
+        (title, "{name}"),
+        ("OUs", "{ou_activations:,.0f}"),
+        ("column pairs", "{column_pairs:,.0f}"),
+        ("decisions", "{ad_operations:,.0f}"),
+        ("per pair", "{operations_per_pair:.3f}"),
+        ("x entropy", _over_entropy),
+        *((f"clocks, {mode}", f"{{clocks[{mode}]:,.0f}}") for mode in MODES),
+        ("converters", "{converters}"),
+        ("crossbar pairs", "{crossbar_pairs}"),
+    ]
+    if agree:
+        columns.append(("agree", "{agree}"))
+    return table_of(f"one picture, mean of {next(iter(found.values())).images}", columns, rows, right=True)
 
 
 def few_ones_rows(graph: Graph, images: np.ndarray) -> tuple[dict[str, Measured], dict[str, str]]:
@@ -204,7 +204,7 @@ def app(
     json_file: Json = None,
 ) -> None:
     """Operation units, decisions and clocks of one network on the pair machine, switch by switch."""
-    console = results_console(200)
+    console = results_console(220)
     graph, _ = load_network(network)
     pictures = load_images(images, calibration + count)
     if len(pictures) <= calibration:
@@ -217,7 +217,7 @@ def app(
         about = {"network": graph.name, "images": len(pictures) - calibration, "agree": agree}
         write_json(json_file, about | tables)
     for title, rows in found.items():
-        print_table(console, title, rows, agree if title == "few ones" else {})
+        console.print(figures_table(title, rows, agree if title == "few ones" else {}))
 
 
 if __name__ == "__main__":

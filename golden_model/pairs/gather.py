@@ -21,6 +21,9 @@ Clocks, by `MODES`, of the conversions of one window:
 * "lanes 2", "lanes 4": every lane has so many sample-and-hold places, one of which converts. An activation starts when
   all lanes that it uses have a free place, and max(1, sample_interval) clocks after the one before; each lane converts
   what it holds in order. (Lock step with two places is what double-buffered sampling has anyway.)
+* "decoupled": each half has its own pace, and its lanes wait for each other only at the end of an input bit of a pack,
+  with ideal queues: that takes as long as the lane with the most decisions, and at least max(1, sample_interval) clocks
+  for every activation.
 * With early stop a half decides after every input bit but the last, if an output of its own was left: it waits until
   its conversions have ended, and `CHECK` clocks more (a step of its own in lock step). A block column is checked as
   soon as its last conversion has ended, so only the last check is seen. Halves decide alone: all groups of a block
@@ -41,8 +44,8 @@ from golden_model.pairs.early_stop import Stops
 from golden_model.pairs.packs import Group, Packing
 from golden_model.pairs.search import Search
 
-#: Ways to keep time; the lanes of the last ones have as many sample-and-hold places as `SLOTS`, powers of two, say.
-MODES = ("lock step", "halves", "lanes 2", "lanes 4")
+#: Ways to keep time; the lanes of "lanes" have as many sample-and-hold places as `SLOTS`, powers of two, say.
+MODES = ("lock step", "halves", "lanes 2", "lanes 4", "decoupled")
 SLOTS = (2, 4)
 #: Clocks from the last conversion of an input bit to the decision of early stop.
 CHECK = 2
@@ -158,21 +161,31 @@ class _Clocks:
         self.shortest = shortest
         self.paces: list[list[int]] = [[] for _ in range(halves)]
         self.lanes = [[_Lanes(lanes, slots, shortest) for slots in SLOTS] for _ in range(halves)]
+        self.decoupled = [0] * halves
+        self.started = [0] * halves  # activations of the pack that is latched, and decisions of every lane on it
+        self.decisions = np.zeros((halves, lanes), dtype=np.int64)
 
     def activate(self, half: int, used: np.ndarray, operations: np.ndarray) -> None:
         self.paces[half].append(max(self.shortest, int(operations.max(initial=0))))
         for lanes in self.lanes[half]:
             lanes.activate(used, operations)
+        self.started[half] += 1
+        self.decisions[half, used] += operations
 
-    def wait(self, half: int) -> None:
-        self.paces[half].append(1)
-        for lanes in self.lanes[half]:
-            lanes.wait()
+    def leave(self, half: int) -> None:
+        """The end of an input bit of a pack."""
+        if not self.started[half]:
+            self.paces[half].append(1)
+            for lanes in self.lanes[half]:
+                lanes.wait()
+        self.decoupled[half] += max(1, self.started[half] * self.shortest, int(self.decisions[half].max()))
+        self.started[half], self.decisions[half] = 0, 0
 
     def decide(self, half: int) -> None:
         self.paces[half].append(CHECK)
         for lanes in self.lanes[half]:
             lanes.decide()
+        self.decoupled[half] += CHECK
 
     @property
     def elapsed(self) -> list[int]:
@@ -182,7 +195,7 @@ class _Clocks:
         for half, paces in enumerate(self.paces):
             steps[half, : len(paces)] = paces
         queued = [max(half[i].elapsed for half in self.lanes) for i in range(len(SLOTS))]
-        return [int(steps.max(axis=0).sum()), int(steps.sum(axis=1).max()), *queued]
+        return [int(steps.max(axis=0).sum()), int(steps.sum(axis=1).max()), *queued, max(self.decoupled)]
 
 
 # ---- windows ------------------------------------------------------------------------------------
@@ -192,7 +205,7 @@ class Spent:
 
     ou_activations : OUs switched on, one for every group. pairs_converted : column pairs sampled. stopped : those of
     the same OUs that had stopped. prefix_counts, prefix_rows : OUs that formers form, and rows of the packs that the
-    counts go through. latched_segments : segments whose slice is latched. mask_bits : of masks looked at. (P,) each.
+    counts go through. latched_lines : word lines whose bit is latched. mask_bits : of masks looked at. (P,) each.
     operations : A/D operations, (settings, P). clocks : of conversions, (settings, modes, P).
     counts : column pairs by rows that are on and both counts, (ou_rows + 1,) * 3, entry [k, c+, c-].
     """
@@ -202,7 +215,7 @@ class Spent:
     stopped: np.ndarray
     prefix_counts: np.ndarray
     prefix_rows: np.ndarray
-    latched_segments: np.ndarray
+    latched_lines: np.ndarray
     mask_bits: np.ndarray
     operations: np.ndarray
     clocks: np.ndarray
@@ -240,22 +253,21 @@ def _window(
     clocks = [_Clocks(packing.halves, search.conversions * hardware.ou_cols, shortest) for search in searches]
     for bit in reversed(range(packing.prepared.bits)):
         for half in range(packing.halves):
-            idle = False  # whether a pack was latched of which nothing has been formed
+            latched, lines = False, 0
             for what in walk(packing, x, streamed[:, bit], last_bit, half, bit, stopping=stopping):
-                if isinstance(what, Latched | Decided) and idle:
+                if isinstance(what, Latched | Decided) and latched:
                     for one in clocks:
-                        one.wait(half)
+                        one.leave(half)
                 if isinstance(what, Latched):
-                    idle = True
-                    segments = packing.packs[what.pack].segments
-                    made.latched_segments[w] += segments
-                    made.mask_bits[w] += packing.packs[what.pack].mask_bits * len(what.masks)
+                    latched, pack = True, packing.packs[what.pack]
+                    lines = pack.lines
+                    made.latched_lines[w] += lines
+                    made.mask_bits[w] += pack.mask_bits * len(what.masks)
                 elif isinstance(what, Formed):
-                    idle = False
                     made.prefix_counts[w] += 1
-                    made.prefix_rows[w] += len(what.rows)
+                    made.prefix_rows[w] += lines
                 elif isinstance(what, Decided):
-                    idle = False
+                    latched = False
                     for one in clocks:
                         one.decide(half)
                 else:
@@ -264,16 +276,16 @@ def _window(
                     made.pairs_converted[w] += live.sum()
                     made.stopped[w] += (~live).sum()
                     np.add.at(made.counts[k], (positive[live], negative[live]), 1)
-                    lanes = np.flatnonzero(live)
+                    columns = np.flatnonzero(live)
                     for s, search in enumerate(searches):
-                        value, operations = search.pair(np.full(len(lanes), k), positive[live], negative[live])
+                        value, operations = search.pair(np.full(len(columns), k), positive[live], negative[live])
                         sums[s][group.columns[live]] += value << (bit + group.plane)
                         made.operations[s, w] += operations.sum()
-                        used = np.concatenate([lanes + i * hardware.ou_cols for i in range(search.conversions)])
+                        used = np.concatenate([columns + i * hardware.ou_cols for i in range(search.conversions)])
                         clocks[s].activate(half, used, operations.ravel())
-            if idle:
+            if latched:
                 for one in clocks:
-                    one.wait(half)
+                    one.leave(half)
     for s, one in enumerate(clocks):
         made.clocks[s, :, w] = one.elapsed
 

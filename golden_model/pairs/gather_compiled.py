@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from golden_model.compiled import njit as _njit
+from golden_model.crossbar.lanes import pack_words
 from golden_model.crossbar.ones import ones_of, put_bits
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
@@ -18,13 +19,14 @@ from golden_model.pairs.search import Search
 class Flat:
     """Packs, masks, groups and columns one after the other; first_x[i]..first_x[i + 1] are those of the i-th owner.
 
-    segments, first_segment, bits_of_mask : of every pack.
+    segments, first_segment, lines, bits_of_mask : of every pack.
     mask_words : uint64 (masks, W), positive, negative : (columns, W); row r of a pack is bit r % 64 of word r // 64.
     longest : most steps of a half in one window, of one input bit.
     """
 
     segments: np.ndarray
     first_segment: np.ndarray
+    lines: np.ndarray
     bits_of_mask: np.ndarray
     first_mask: np.ndarray
     mask_words: np.ndarray
@@ -39,9 +41,8 @@ class Flat:
 
 def _words(rows: np.ndarray, size: int) -> np.ndarray:
     """bool (..., rows) -> uint64 (..., size)."""
-    padded = np.zeros((*rows.shape[:-1], size * 64), dtype=bool)
-    padded[..., : rows.shape[-1]] = rows
-    return np.packbits(padded, axis=-1, bitorder="little").view("<u8")
+    words = pack_words(rows)
+    return np.pad(words, [(0, 0)] * (rows.ndim - 1) + [(0, size - words.shape[-1])])
 
 
 def flatten(packing: Packing) -> Flat:
@@ -66,6 +67,7 @@ def _flatten(packing: Packing) -> Flat:
     return Flat(
         np.array([pack.segments for pack in packing.packs], dtype=np.int64),
         np.array([pack.first for pack in packing.packs], dtype=np.int64),
+        np.array([pack.lines for pack in packing.packs], dtype=np.int64),
         np.array([pack.mask_bits for pack in packing.packs], dtype=np.int64),
         np.cumsum([0, *(len(pack.masks) for pack in packing.packs)]),
         np.array([_words(np.repeat(mask.segments, ou_rows), size) for mask in masks], dtype=np.uint64).reshape(
@@ -136,9 +138,9 @@ def _activate(lanes, count, spent, turn, ends, slots, shortest, following):
 @_njit
 def _spend(
     x, positions, last_bit, stopping, bits, ou_rows, ou_cols, halves, shortest,
-    segments, first_segment, bits_of_mask, first_mask, mask_words, first_group, group_half, first_column, output,
-    positive, negative, longest, tables, signed, slots, check,
-    ou_activations, pairs_converted, stopped, prefix_counts, prefix_rows, latched_segments, mask_bits, operations,
+    segments, first_segment, lines_of_pack, bits_of_mask, first_mask, mask_words, first_group, group_half,
+    first_column, output, positive, negative, longest, tables, signed, slots, check,
+    ou_activations, pairs_converted, stopped, prefix_counts, prefix_rows, latched_lines, mask_bits, operations,
     clocks, counts,
 ):  # fmt: skip
     windows, settings, packs, size = len(x), len(tables), len(segments), mask_words.shape[1]
@@ -157,6 +159,8 @@ def _spend(
     turn = np.zeros((halves, 2 * ou_cols), dtype=np.int64)
     ends = np.zeros((settings, halves, modes, 2 * ou_cols, most), dtype=np.int64)
     following = np.zeros((settings, halves, modes), dtype=np.int64)
+    decoupled = np.zeros((settings, halves), dtype=np.int64)
+    decisions = np.zeros((settings, 2 * ou_cols), dtype=np.int64)
     lanes = np.zeros(2 * ou_cols, dtype=np.int64)
     spent = np.zeros(2 * ou_cols, dtype=np.int64)
     first_count = np.zeros(ou_cols, dtype=np.int64)
@@ -176,7 +180,8 @@ def _spend(
                     if not (streamed[p] >> i) & 1:
                         continue
                     looked = np.int64(0)
-                    formed = False
+                    started = np.int64(0)
+                    decisions[:] = 0
                     for m in range(first_mask[p], first_mask[p + 1]):
                         live = False
                         for g in range(first_group[m], first_group[m + 1]):
@@ -190,13 +195,13 @@ def _spend(
                             on = take_ones(left, ou_rows, taken)
                             if not on:
                                 break
-                            formed = True
                             prefix_counts[w] += 1
-                            prefix_rows[w] += segments[p] * ou_rows
+                            prefix_rows[w] += lines_of_pack[p]
                             for g in range(first_group[m], first_group[m + 1]):
                                 if group_half[g] != half or group_last[g] > i:
                                     continue
                                 ou_activations[w] += 1
+                                started += 1
                                 count = np.int64(0)
                                 for c in range(first_column[g], first_column[g + 1]):
                                     if last_bit[w, output[c]] > i:
@@ -228,6 +233,8 @@ def _spend(
                                             spent[count + j] = tables[s, on, ou_rows + second_count[j]]
                                             total += spent[j] + spent[count + j]
                                             slowest = max(slowest, spent[j], spent[count + j])
+                                    for j in range(used):
+                                        decisions[s, lanes[j]] += spent[j]
                                     operations[s, w] += total
                                     paces[s, half, steps[half]] = slowest
                                     own[s, half] += slowest
@@ -241,19 +248,22 @@ def _spend(
                                     turn[half, lanes[j] + ou_cols] += 1
                     if not looked:
                         continue
-                    latched_segments[w] += segments[p]
+                    latched_lines[w] += lines_of_pack[p]
                     mask_bits[w] += bits_of_mask[p] * looked
-                    if not formed:
-                        for s in range(settings):
+                    for s in range(settings):
+                        decoupled[s, half] += max(1, started * shortest, decisions[s].max())
+                        if not started:
                             paces[s, half, steps[half]] = 1
                             own[s, half] += 1
                             for q in range(modes):
                                 following[s, half, q] += 1
+                    if not started:
                         steps[half] += 1
                 if stopping and i and decides:
                     for s in range(settings):
                         paces[s, half, steps[half]] = check
                         own[s, half] += check
+                        decoupled[s, half] += check
                         for q in range(modes):
                             following[s, half, q] = max(following[s, half, q], ends[s, half, q].max()) + check
                     steps[half] += 1
@@ -268,11 +278,13 @@ def _spend(
                         pace = max(pace, paces[s, half, j])
                 clocks[s, 0, w] += pace
             clocks[s, 1, w] = own[s].max()
+            clocks[s, 2 + modes, w] = decoupled[s].max()
             for q in range(modes):
                 for half in range(halves):
                     elapsed = max(following[s, half, q], ends[s, half, q].max())
                     clocks[s, 2 + q, w] = max(clocks[s, 2 + q, w], elapsed)
         own[:] = 0
+        decoupled[:] = 0
         steps[:] = 0
         ends[:] = 0
         following[:] = 0
@@ -302,9 +314,9 @@ def spend(
     _spend(
         np.ascontiguousarray(x), np.ascontiguousarray(positions), np.ascontiguousarray(last), last_bit is not None,
         prepared.bits, hardware.ou_rows, hardware.ou_cols, packing.halves,
-        max(1, hardware.sample_interval), flat.segments, flat.first_segment, flat.bits_of_mask, flat.first_mask,
-        flat.mask_words, flat.first_group, flat.half, flat.first_column, flat.output, flat.positive, flat.negative,
-        flat.longest, tables, signed, np.array(slots, dtype=np.int64), check,
+        max(1, hardware.sample_interval), flat.segments, flat.first_segment, flat.lines, flat.bits_of_mask,
+        flat.first_mask, flat.mask_words, flat.first_group, flat.half, flat.first_column, flat.output, flat.positive,
+        flat.negative, flat.longest, tables, signed, np.array(slots, dtype=np.int64), check,
         made.ou_activations, made.pairs_converted, made.stopped, made.prefix_counts, made.prefix_rows,
-        made.latched_segments, made.mask_bits, made.operations, made.clocks, made.counts,
+        made.latched_lines, made.mask_bits, made.operations, made.clocks, made.counts,
     )  # fmt: skip

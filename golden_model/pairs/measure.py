@@ -8,7 +8,10 @@ One pass over the images serves all configurations; what they share is computed 
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,8 +28,9 @@ from golden_model.pairs.gather import MODES, Spent, spend
 from golden_model.pairs.packs import By, Packing, Split, pack_layer
 from golden_model.pairs.plumbing import Keeps
 from golden_model.pairs.run import PairRunner, Step
-from golden_model.pairs.search import Search, differences, entropy
+from golden_model.pairs.search import Search, differences
 from golden_model.registers import COUNTER_NAMES
+from golden_model.trees import entropy
 
 #: Events beside the counters; what each is: docs/pair-machine.md.
 EXTRA_NAMES = (
@@ -60,7 +64,7 @@ class Switches:
     """One configuration of the pair machine.
 
     search : of all layers, or by name of the crossbar node. by, split, even_packs : as for `pack_layer`; "rows" is
-    SRE-like. stop : early stop.
+    SRE-like, which reads its index in no time. stop : early stop.
     clocks : how time is kept, one of `gather.MODES`.
     keeps : what is kept of earlier windows: "nothing", "window" (the window register) or "lines" (line buffers, too).
     words : activations are read a word of 32 bits at a time, otherwise one by one.
@@ -103,9 +107,9 @@ class Measured:
     """A graph on one configuration; everything is the mean of one image and has a row for every crossbar node.
 
     events : float64 (stages, counters), clocks as `switches` say. clocks : by `gather.MODES`, (stages,) each.
-    extra : by `EXTRA_NAMES`, (stages,). stored_bits : by `STORED_NAMES`, (stages,). pair_segments : OU places that are
-    taken in every crossbar pair, int64 (pairs,), by stage. weight_cells : (stages,). counts : column pairs, of all
-    images, by [k, c+, c-], (ou_rows + 1,) * 3, by stage. images : how many. converters : of a macro.
+    extra : by `EXTRA_NAMES`, (stages,), those that occur. stored_bits : by `STORED_NAMES`, likewise. pair_segments :
+    OU places that are taken in every crossbar pair, int64 (pairs,), by stage. weight_cells : (stages,). counts : column
+    pairs, of all images, by [k, c+, c-], (ou_rows + 1,) * 3, by stage. images : how many. converters : of a macro.
     """
 
     switches: Switches
@@ -123,6 +127,14 @@ class Measured:
     def total(self, counter: str) -> float:
         """A counter summed over the network."""
         return float(self.events[:, COUNTER_NAMES.index(counter)].sum())
+
+    def event(self, name: str) -> np.ndarray:
+        """An event of `EXTRA_NAMES`, (stages,)."""
+        return self.extra.get(name, np.zeros(len(self.stages)))
+
+    def stored(self, name: str) -> np.ndarray:
+        """Bits of one of `STORED_NAMES`, (stages,)."""
+        return self.stored_bits.get(name, np.zeros(len(self.stages)))
 
     @property
     def pairs(self) -> np.ndarray:
@@ -149,13 +161,13 @@ class Measured:
 
 
 class _Totals:
-    """Sums over images of one configuration."""
+    """Sums over images of one configuration. counts : of all that form the same OUs."""
 
-    def __init__(self, stages: int, ou_rows: int) -> None:
+    def __init__(self, stages: int, counts: np.ndarray) -> None:
         self.events = np.zeros((stages, len(COUNTER_NAMES)))
         self.clocks = np.zeros((len(MODES), stages))
         self.extra = {name: np.zeros(stages) for name in EXTRA_NAMES}
-        self.counts = np.zeros((stages, *(ou_rows + 1,) * 3), dtype=np.int64)
+        self.counts = counts
 
 
 @dataclass(frozen=True)
@@ -178,13 +190,15 @@ def measure(
     configurations: Mapping[Name, Switches],
     *,
     ones: int | None = None,
+    threads: int | None = 1,
     progress: Progress | None = None,
 ) -> dict[Name, Measured]:
     """What an image of uint8 (B, C, H, W) costs on average in several configurations.
 
     The graph itself runs with the converters that it has, which must be lossless; its dynamic precision applies.
 
-    configurations : by any name. ones : most ones of an activation (few_ones.py), None for any value.
+    configurations : by any name. ones : most ones of an activation (few_ones.py), None for any value. threads : batches
+    of images side by side; None takes all cores.
 
     Raises ValueError for no image, converters of the graph that are not lossless, a search of another machine, or early
     stop with a lossy search or a split that it does not allow.
@@ -205,20 +219,28 @@ def measure(
         for node in graph.crossbars
         for index, layer in enumerate(node.layers)
     }
-    totals = {name: _Totals(len(place), hardware.ou_rows) for name in configurations}
+    counts = {one: np.zeros((len(place), *(hardware.ou_rows + 1,) * 3), dtype=np.int64) for one in sharing}
+    totals = {name: _Totals(len(place), counts[_Pass.of(one)]) for name, one in configurations.items()}
     runner = PairRunner(graph, ones=ones)
-    for begin in range(0, len(images), _IMAGES):
-        batch = images[begin : begin + _IMAGES]
-        for step in runner.steps(batch):
+    lock = threading.Lock()
+
+    def add_batch(begin: int) -> None:
+        for step in runner.steps(images[begin : begin + _IMAGES]):
+            row = place[step.node]
             for one, names in sharing.items():
                 stops = None if one.stop is None else step.stops(one.stop)
                 searches = list({id(s): s for s in (configurations[name].of(step.node) for name in names)}.values())
                 spent = spend(packings[one, step.node, step.index], step.windows, searches, stops)
-                for name in names:
-                    used = searches.index(configurations[name].of(step.node))
-                    _add(totals[name], place[step.node], configurations[name], step, spent, used, stops)
-        if progress is not None:
-            progress(min(begin + _IMAGES, len(images)), len(images))
+                with lock:
+                    counts[one][row] += spent.counts
+                    for name in names:
+                        used = searches.index(configurations[name].of(step.node))
+                        _add(totals[name], row, configurations[name], step, spent, used, stops)
+
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        for batch, _ in enumerate(pool.map(add_batch, range(0, len(images), _IMAGES)), 1):
+            if progress is not None:
+                progress(min(batch * _IMAGES, len(images)), len(images))
     found = {}
     for name, switches in configurations.items():
         own = {(node, index): p for (one, node, index), p in packings.items() if one == _Pass.of(switches)}
@@ -242,16 +264,18 @@ def _add(
                 hardware,
                 load,
                 busy.reshape(images, layer.windows),
+                width_table=switches.by != "rows",
                 layer_masks=switches.layer_masks,
                 double_buffered=switches.double_buffered,
             ).sum()
             for busy in spent.clocks[setting]
         ]
     )
-    latched = streamed = int(spent.latched_segments.sum())
-    if switches.by == "rows":  # slices are latched once for all groups, which pick their rows from there
+    latched = int(spent.latched_lines.sum())
+    streamed = latched // hardware.ou_rows
+    if switches.by != "blocks":  # slices are latched once for all groups, which pick their rows from there
         streamed = int(streams(step.prepared, step.windows)[1].sum())
-        latched += streamed
+        latched += streamed * hardware.ou_rows
     counters = {
         "ou_activations": int(spent.ou_activations.sum()),
         "conversions_r2": converted * search.conversions,
@@ -261,12 +285,11 @@ def _add(
     }
     totals.events[row] += [counters.get(name, 0) for name in COUNTER_NAMES]
     totals.clocks[:, row] += clocks
-    totals.counts[row] += spent.counts
     extra = {
         "subtractions": converted if search.signed else 0,
         "prefix_counts": int(spent.prefix_counts.sum()),
         "prefix_rows": int(spent.prefix_rows.sum()),
-        "latched_bits": latched * hardware.ou_rows,
+        "latched_bits": latched,
         "mask_bits_read": int(spent.mask_bits.sum()),
         "tree_bits_read": operations * search.bits_read,
         "stopped_conversions": int(spent.stopped.sum()) * search.conversions,
@@ -294,7 +317,7 @@ def _measured(
         for index, layer in enumerate(node.layers):
             packing = packings[node.name, index]
             times = 1 if switches.layer_masks else layer.windows
-            if switches.by == "blocks":
+            if switches.by != "rows":
                 extra["width_entries_read"][row] += times * layer.segments(hardware) * layer.block_cols(hardware)
             extra["mask_bits_written"][row] += times * packing.mask_bits
             taken.append(packing.pair_segments)
@@ -302,7 +325,7 @@ def _measured(
             stored["masks"][row] += packing.mask_bits
             stored["bounds"][row] += 0 if switches.stop is None else switches.stop.stored_bits(layer, hardware)
             most = max((pack.segments for pack in packing.packs), default=0) * hardware.ou_rows
-            slices = layer.segments(hardware) * hardware.ou_rows if switches.by == "rows" else 0
+            slices = layer.segments(hardware) * hardware.ou_rows if switches.by != "blocks" else 0
             for name, bits in (
                 ("windows", copies * layer.k * layer.input_bits),
                 ("lines", plumbing.line_bits(layer) if switches.keeps == "lines" else 0),

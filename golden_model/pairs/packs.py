@@ -10,9 +10,16 @@ are masked. Groups of a pack whose masks are equal share operation units (OUs): 
 and every half of the machine walks its own groups in this order. The groups of a half fill one crossbar pair after the
 other, in the order (pack, block column, plane): packs may share a pair, whose word lines then carry one pack at a time.
 
-The rival, `by="rows"`, is SRE-like ("Sparse ReRAM Engine", Yang et al., ISCA 2019): a column group stores only the
-rows of a window that are not 0 in both arrays of its plane, one after the other, and an index of them in place of a
-mask. Its rows are its own, so every pack holds one group, which is latched and whose OUs are formed for it alone.
+Other machines move what a column group keeps together, so that its rows are its own: every pack holds one group, which
+is latched and whose OUs are formed for it alone.
+
+* `by="segments"`: the segments whose block is wider than the plane, one after the other; the width table says which.
+* `by="rows"`, SRE-like ("Sparse ReRAM Engine", Yang et al., ISCA 2019): the rows of a window that are not 0 in both
+  arrays of the plane, one after the other, and an index of them in place of a mask.
+
+Deviation of `by="rows"`: the paper has 2-bit cells, OUs of 16 x 16, offset weights in one array, coded indices, and the
+bits of a weight on adjacent bit lines; here cells, OUs and pairs are those of every other machine, and a group holds
+one plane of ou_cols weights, which finds more empty rows.
 """
 
 from __future__ import annotations
@@ -30,8 +37,9 @@ from golden_model.crossbar.prepared import Prepared, check_activations, prepare_
 #: How groups are shared out to halves: one half does all; whole packs in turn; whole block columns; or the groups of
 #: every pack.
 Split = Literal["one", "packs", "columns", "groups"]
-#: What a column group stores: rows of blocks that are wide enough, or single rows that are not zero (SRE-like).
-By = Literal["blocks", "rows"]
+#: What a column group stores: aligned blocks; or only, moved together, segments whose block is wide enough, or single
+#: rows that are not zero (SRE-like).
+By = Literal["blocks", "segments", "rows"]
 #: A column group of a pack: block column and plane.
 Key = tuple[int, int]
 
@@ -67,11 +75,13 @@ class Mask:
 class Pack:
     """Segments first .. first + segments - 1 of a packing, and the distinct masks over them in order.
 
-    mask_bits : bits of each mask, one per segment; by rows, those of the index.
+    lines : word lines that it takes; by rows, the last segment may have fewer than `ou_rows`. mask_bits : bits of each
+    mask, one per segment; by rows, those of the index; by segments, none.
     """
 
     first: int
     segments: int
+    lines: int
     masks: tuple[Mask, ...]
     mask_bits: int
 
@@ -84,16 +94,17 @@ class Pack:
 class Packing:
     """A layer in packs; make it with `pack_layer`.
 
-    split : as for `pack_layer`. pair_segments : int64 (pairs,), OU places that groups take in every crossbar pair,
-    those of masked rows included. rows : by rows, the row of a window at every line of the packs, `segments * ou_rows`
-    of the layer where there is none; None where packs hold the segments of the layer as they are.
+    split, by : as for `pack_layer`. pair_segments : int64 (pairs,), OU places that groups take in every crossbar pair,
+    those of masked rows included. rows : int64, the row of a window at every line of all segments of the packs;
+    `segments * ou_rows` of the layer where there is none.
     """
 
     prepared: Prepared
     packs: tuple[Pack, ...]
     split: Split
+    by: By
     pair_segments: np.ndarray
-    rows: np.ndarray | None = None
+    rows: np.ndarray
     tables: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -103,10 +114,6 @@ class Packing:
     @property
     def halves(self) -> int:
         return 1 if self.split == "one" else 2
-
-    @property
-    def by(self) -> By:
-        return "blocks" if self.rows is None else "rows"
 
     @property
     def pairs(self) -> int:
@@ -120,7 +127,7 @@ class Packing:
     def streams(self, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What windows (P, K) stream: (P, segments, ou_rows) of the packs, and which bits, bool (P, segments, bits)."""
         x, streamed = streams(self.prepared, check_activations(self.prepared, activations))
-        if self.rows is None:
+        if self.by == "blocks":
             return x, streamed
         ou_rows = self.hardware.ou_rows
         lines = np.pad(x.reshape(len(x), -1), ((0, 0), (0, 1)))[:, self.rows]
@@ -134,8 +141,7 @@ class Packing:
     @property
     def weight_cells(self) -> int:
         """Cells, of both arrays, that belong to a weight and are not masked."""
-        at_lines = np.arange(self.segments * self.hardware.ou_rows) if self.rows is None else self.rows
-        rows = (at_lines < self.prepared.k).reshape(-1, self.hardware.ou_rows).sum(axis=1)
+        rows = (self.rows < self.prepared.k).reshape(-1, self.hardware.ou_rows).sum(axis=1)
         return 2 * sum(
             int(rows[pack.first : pack.first + pack.segments][mask.segments].sum()) * len(group.columns)
             for pack in self.packs
@@ -171,44 +177,50 @@ def pack_layer(
     split : "one" gives all groups to one half. "packs" gives packs in turn to two halves. "columns" gives every block
     column, in order, to the half whose columns have fewer unmasked segments so far, over all planes and packs, to half
     0 if both have as many; "groups" does so with the groups of every pack, in the order of the walk. even : as for
-    `pack_segments`. by : "rows" packs single rows, with split "one" or "columns" and full packs.
+    `pack_segments`. by : "segments" and "rows" have packs of one group, with split "one" or "columns" and full packs.
     """
     if split not in ("one", "packs", "columns", "groups"):
         raise ValueError(f"split must be 'one', 'packs', 'columns' or 'groups', got {split!r}")
-    if by not in ("blocks", "rows"):
-        raise ValueError(f"by must be 'blocks' or 'rows', got {by!r}")
-    if by == "rows":
-        return _pack_rows(layer, hardware, split, even)
-    return pack(prepare_layer(layer, hardware), split, even=even)
+    if by not in ("blocks", "segments", "rows"):
+        raise ValueError(f"by must be 'blocks', 'segments' or 'rows', got {by!r}")
+    if by != "blocks" and (split not in ("one", "columns") or even):
+        raise ValueError(f"by {by!r} needs split 'one' or 'columns' and full packs, got {split!r}, even {even}")
+    return pack(prepare_layer(layer, hardware), split, even=even, by=by)
 
 
-def pack(prepared: Prepared, split: Split = "columns", *, even: bool = False) -> Packing:
+def pack(prepared: Prepared, split: Split = "columns", *, even: bool = False, by: By = "blocks") -> Packing:
     """As `pack_layer`, of a layer that has been prepared."""
     hardware = prepared.hardware
-    outlines = _outlines(prepared.widths, pack_segments(len(prepared.widths), hardware, even=even), split)
+    if by == "blocks":
+        outlines = _aligned(prepared.widths, pack_segments(len(prepared.widths), hardware, even=even), hardware, split)
+    else:
+        outlines = _moved(prepared, split, by)
     places, pair_segments = _places(outlines, hardware)
-    stored = mapping.planes(prepared.weights, hardware)
+    stored = mapping.planes(prepared.weights, hardware)  # (segments, planes, 2, ou_rows, N)
+    of_rows = stored.transpose(0, 3, 1, 2, 4).reshape(-1, *stored.shape[1:3], prepared.outputs)
+    of_rows = np.pad(of_rows, ((0, 1), (0, 0), (0, 0), (0, 0)))
 
     def group(pack: int, key: Key) -> Group:
         (c, b), one = key, outlines[pack]
         columns = np.arange(c * hardware.ou_cols, min((c + 1) * hardware.ou_cols, prepared.outputs))
-        cells = stored[one.first : one.first + one.segments, b][..., columns]  # (segments, 2, ou_rows, c)
-        positive, negative = cells.transpose(1, 3, 0, 2).reshape(2, len(columns), -1)
+        positive, negative = of_rows[one.rows, b][..., columns].transpose(1, 2, 0) == 1
         return Group(c, b, one.halves[key], *places[pack, key], columns, positive, negative)
 
     packs = tuple(
         Pack(
             one.first,
             one.segments,
+            one.lines,
             tuple(
                 Mask(np.frombuffer(mask, dtype=bool), tuple(group(p, key) for key in members))
                 for mask, members in one.masks.items()
             ),
-            one.segments,
+            one.mask_bits,
         )
         for p, one in enumerate(outlines)
     )
-    return Packing(prepared, packs, split, pair_segments)
+    rows = np.concatenate([np.zeros(0, dtype=np.int64), *(one.rows for one in outlines)])
+    return Packing(prepared, packs, split, by, pair_segments, rows)
 
 
 def place_layer(
@@ -226,7 +238,7 @@ def place_layer(
     inside its pack. The pairs of half 1 follow those of half 0. Rows that masks leave out have no entry.
     """
     widths = np.asarray(widths, dtype=np.int64)
-    outlines = _outlines(widths, pack_segments(len(widths), hardware), "columns")
+    outlines = _aligned(widths, pack_segments(len(widths), hardware), hardware, "columns")
     places, pair_segments = _places(outlines, hardware)
     found = np.array(
         [
@@ -256,61 +268,24 @@ def place_layer(
     )
 
 
-def _pack_rows(layer: Layer, hardware: HardwareConfig, split: Split, even: bool) -> Packing:
-    """Single rows that are not 0; an index is a bit per row of the window, or the number of every row, whatever is
-    less, and each pack of a group has its share of it."""
-    if split not in ("one", "columns") or even:
-        raise ValueError(f"by 'rows' needs split 'one' or 'columns' and full packs, got {split!r}, even {even}")
-    prepared = prepare_layer(layer, hardware)
-    ou_rows, most = hardware.ou_rows, hardware.grid_rows * hardware.ou_rows
-    stored = mapping.planes(layer.weights, hardware)
-    columns = [
-        np.arange(c, min(c + hardware.ou_cols, layer.outputs)) for c in range(0, layer.outputs, hardware.ou_cols)
-    ]
-    kept = [
-        [np.flatnonzero((np.abs(layer.weights[:, mine]) >> b & 1).any(axis=1)) for b in range(hardware.weight_bits)]
-        for mine in columns
-    ]
-    parts = [
-        (c, b, rows[i : i + most], rows)
-        for c, planes in enumerate(kept)
-        for b, rows in enumerate(planes)
-        for i in range(0, len(rows), most)
-    ]
-    halves = [0] * len(columns)
-    if split == "columns":
-        halves = _shared_out([sum(-(-len(rows) // ou_rows) for rows in planes) for planes in kept])
-    outlines, lines, first = [], [], 0
-    for c, b, part, _ in parts:
-        size = -(-len(part) // ou_rows)
-        outlines.append(_Outline(first, size, {bytes([True] * size): [(c, b)]}, {(c, b): halves[c]}))
-        lines.append(np.pad(part, (0, size * ou_rows - len(part)), constant_values=len(prepared.widths) * ou_rows))
-        first += size
-    places, pair_segments = _places(outlines, hardware)
-    packs = []
-    for p, (one, (c, b, part, rows)) in enumerate(zip(outlines, parts, strict=True)):
-        cells = stored[part // ou_rows, b, :, part % ou_rows][:, :, columns[c]]  # (rows, 2, c)
-        padded = np.pad(cells.transpose(1, 2, 0) == 1, ((0, 0), (0, 0), (0, one.segments * ou_rows - len(part))))
-        group = Group(c, b, halves[c], *places[p, (c, b)], columns[c], *padded)
-        index = min(layer.k, len(rows) * max(1, (layer.k - 1).bit_length()))
-        before = int(np.searchsorted(rows, part[0]))
-        bits = index * (before + len(part)) // len(rows) - index * before // len(rows)
-        packs.append(Pack(one.first, one.segments, (Mask(np.ones(one.segments, dtype=bool), (group,)),), bits))
-    at_lines = np.concatenate([np.zeros(0, dtype=np.int64), *lines])
-    return Packing(prepared, tuple(packs), split, pair_segments, rows=at_lines)
-
-
 @dataclass(frozen=True)
 class _Outline:
-    """A pack before its cells: groups by their mask (bool bytes), in order, and the half of each."""
+    """A pack before its cells: groups by their mask (bool bytes), in order, and the half of each.
+
+    rows : of the window, at every line of its segments; otherwise as in `Pack`.
+    """
 
     first: int
     segments: int
+    lines: int
+    rows: np.ndarray
     masks: dict[bytes, list[Key]]
+    mask_bits: int
     halves: dict[Key, int]
 
 
-def _outlines(widths: np.ndarray, sizes: list[int], split: Split) -> list[_Outline]:
+def _aligned(widths: np.ndarray, sizes: list[int], hardware: HardwareConfig, split: Split) -> list[_Outline]:
+    """Packs of so many segments each, for all column groups."""
     columns = _shared_out(widths.sum(axis=0).tolist())
     found, first = [], 0
     for index, size in enumerate(sizes):
@@ -327,8 +302,43 @@ def _outlines(widths: np.ndarray, sizes: list[int], split: Split) -> list[_Outli
             "columns": [columns[c] for c, _ in walked],
             "groups": _shared_out(stored),
         }[split]
-        found.append(_Outline(first, size, masks, dict(zip(walked, halves, strict=True))))
+        lines = size * hardware.ou_rows
+        rows = first * hardware.ou_rows + np.arange(lines)
+        found.append(_Outline(first, size, lines, rows, masks, size, dict(zip(walked, halves, strict=True))))
         first += size
+    return found
+
+
+def _moved(prepared: Prepared, split: Split, by: By) -> list[_Outline]:
+    """Packs of one group each: the rows that it keeps, cut where a crossbar is full.
+
+    An index is a bit per row of the window, or the number of every row, whatever is less, and each pack of a group has
+    its share of it.
+    """
+    hardware, widths = prepared.hardware, prepared.widths
+    ou_rows, most = hardware.ou_rows, hardware.grid_rows * hardware.ou_rows
+
+    def kept(c: int, b: int) -> np.ndarray:
+        if by == "segments":
+            return np.flatnonzero(np.repeat(widths[:, c] > b, ou_rows))
+        weights = prepared.weights[:, c * hardware.ou_cols : (c + 1) * hardware.ou_cols]
+        return np.flatnonzero((np.abs(weights) >> b & 1).any(axis=1))
+
+    block_cols = range(widths.shape[1])
+    groups = {(c, b): kept(c, b) for c in block_cols for b in range(hardware.weight_bits)}
+    sizes = [sum(-(-len(groups[c, b]) // ou_rows) for b in range(hardware.weight_bits)) for c in block_cols]
+    halves = [0] * len(sizes) if split == "one" else _shared_out(sizes)
+    found, first = [], 0
+    for (c, b), rows in groups.items():
+        index = min(prepared.k, len(rows) * max(1, (prepared.k - 1).bit_length())) if by == "rows" else 0
+        for begin in range(0, len(rows), most):
+            part = rows[begin : begin + most]
+            size, end = -(-len(part) // ou_rows), begin + len(part)
+            at_lines = np.pad(part, (0, size * ou_rows - len(part)), constant_values=len(widths) * ou_rows)
+            bits = index * end // len(rows) - index * begin // len(rows)
+            mask = {bytes([True] * size): [(c, b)]}
+            found.append(_Outline(first, size, len(part), at_lines, mask, bits, {(c, b): halves[c]}))
+            first += size
     return found
 
 

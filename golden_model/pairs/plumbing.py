@@ -12,6 +12,11 @@ together and the next step begins when the slowest is done, `HANDOVER` clocks la
     drain    N + DRAIN
 
 Without double buffering they follow each other, as in timing.py.
+
+A machine without words reads values one by one and counts those of the border as values. With *window reuse*, `keeps`
+"window", it reads only the values that the window before does not have; the others move inside the window register, one
+of K x input bits in front of the input registers. Which ones follows from the geometry and the walk of windows alone:
+pooled raster order, raster inside a pooling window. The tile in rtl/ loads every window in full, one value a clock.
 """
 
 from __future__ import annotations
@@ -64,6 +69,20 @@ def places_read(layer: Layer, keeps: Keeps, *, border: bool = False) -> np.ndarr
     return counts.sum(axis=1)
 
 
+def values_read(layer: Layer, keeps: Keeps) -> np.ndarray:
+    """Values that every window reads, int64 (windows,), those of the border included."""
+    return places_read(layer, keeps, border=True) * layer.channels
+
+
+def fixed_cycles(layer: Layer, hardware: HardwareConfig, keeps: Keeps = "nothing") -> int:
+    """Clocks of all windows of an image outside conversions, without c_layer, if values are read one by one.
+
+    A layer with dynamic precision saves none, whatever is kept: all K values of a window pass its unit, one a clock.
+    """
+    load = load_clocks(layer, keeps, words=False)
+    return int(timing.fixed_cycles(hardware, layer.k, layer.outputs, load).sum())
+
+
 def stored_width(bits: int) -> int:
     """Bits that an activation takes in the buffer: the next of 1, 2, 4, 8."""
     return 1 << (bits - 1).bit_length()
@@ -84,7 +103,7 @@ def load_clocks(layer: Layer, keeps: Keeps, *, words: bool) -> np.ndarray:
         return np.full(layer.windows, layer.k)
     if words:
         return places_read(layer, keeps) * words_per_place(layer)
-    return places_read(layer, keeps, border=True) * layer.channels
+    return values_read(layer, keeps)
 
 
 def window_events(layer: Layer, keeps: Keeps, *, words: bool) -> dict[str, int]:
@@ -96,12 +115,12 @@ def window_events(layer: Layer, keeps: Keeps, *, words: bool) -> dict[str, int]:
     """
     value = layer.channels * layer.input_bits
     kept = "window" if keeps == "lines" else keeps
-    new = int(places_read(layer, kept, border=True).sum()) * value
+    new = int(values_read(layer, kept).sum()) * layer.input_bits
     read = int(places_read(layer, keeps).sum())
     found = {
         "window_bits_written": new,
         "window_bits_moved": layer.windows * layer.k * layer.input_bits - new if kept == "window" else 0,
-        "activation_bits_read": int(places_read(layer, keeps, border=True).sum()) * value,
+        "activation_bits_read": int(values_read(layer, keeps).sum()) * layer.input_bits,
     }
     if words:
         count = read * words_per_place(layer)
@@ -124,13 +143,15 @@ def layer_clocks(
     *,
     layer_masks: bool,
     double_buffered: bool,
+    width_table: bool = True,
 ) -> np.ndarray:
     """Clocks of a layer, int64 (images,).
 
     load : of every window, (windows,). convert : conversion clocks, (images, windows). layer_masks : the width table is
-    read once, one entry a clock, before the first window; otherwise for every window while it converts.
+    read once, one entry a clock, before the first window; otherwise for every window while it converts. width_table :
+    whether there is one.
     """
-    entries = layer.segments(hardware) * layer.block_cols(hardware)
+    entries = layer.segments(hardware) * layer.block_cols(hardware) if width_table else 0
     fixed = timing.c_layer(hardware)
     if layer_masks:
         fixed += entries

@@ -221,11 +221,11 @@ def counts_search(name: str, registers: AdcRegisters, hardware: HardwareConfig) 
     found = trq.convert(count, hardware.adc_bits, registers, bound=k if registers.bounded else None)
     value, operations = np.zeros((2, rows + 1, 2 * rows + 1), dtype=np.int64)
     value[:, rows:], operations[:, rows:] = found.value, found.operations
-    bits = hardware.adc_bits if registers.mode == "tree" else 0
-    return Search(name, False, value, operations, bits * sum(map(len, registers.trees)), bits)
+    bits_read = hardware.adc_bits if registers.reads_trees else 0
+    return Search(name, False, value, operations, trq.tree_bits(registers, hardware), bits_read)
 
 
-# ---- the floor ----------------------------------------------------------------------------------
+# ---- histograms ---------------------------------------------------------------------------------
 def differences(counts: np.ndarray) -> np.ndarray:
     """Histogram (ou_rows + 1, 2 * ou_rows + 1) by [k, ou_rows + d] of one by [k, c+, c-]."""
     rows = len(counts) - 1
@@ -235,8 +235,6 @@ def differences(counts: np.ndarray) -> np.ndarray:
     return found
 
 
-def entropy(counts: np.ndarray) -> float:
-    """Bits of all conversions of a histogram whose rows are what is known before: no search takes fewer operations."""
-    values = counts.astype(np.float64)
-    share = np.divide(values, values.sum(axis=-1, keepdims=True), out=np.ones_like(values), where=values > 0)
-    return float(-(values * np.log2(share)).sum())
+def bit_lines(counts: np.ndarray) -> np.ndarray:
+    """Histogram (ou_rows + 1, ou_rows + 1) of single bit lines by [k, count] of one of column pairs by [k, c+, c-]."""
+    return counts.sum(axis=1) + counts.sum(axis=2)

@@ -18,13 +18,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import HardwareConfig
 from golden_model.events import Events
 from golden_model.graph.network import Graph
 from golden_model.searches.joint import JointCounts
-from golden_model.searches.trees import entropy, low_first_tree, operations, optimal_tree
-from golden_model.trees import Tree
-from golden_model.trq import AdcRegisters, ColumnBoundBits, column_bound_size, convert_counts, search_operations
+from golden_model.searches.trees import operations, optimal_tree
+from golden_model.trees import Tree, entropy, low_first_tree
+from golden_model.trq import (
+    AdcRegisters,
+    ColumnBoundBits,
+    column_bound_size,
+    convert_counts,
+    search_operations,
+    tree_bits,
+)
 
 #: Tables with a tree for every bound are kept up to this many rows; above, bounds share trees (`default_tops`).
 _EVERY_BOUND = 16
@@ -58,11 +65,6 @@ def low_first(names: Iterable[str], hardware: HardwareConfig) -> dict[str, AdcRe
     """Search of the fewest levels below the number of active rows, low counts first, in every layer; nothing stored."""
     trees = tuple(low_first_tree(bound) for bound in range(1, hardware.ou_rows + 1))
     return dict.fromkeys(names, AdcRegisters(mode="tree", n_r2=hardware.adc_bits, column_bound_bits=0, trees=trees))
-
-
-def reads_trees(registers: AdcRegisters) -> bool:
-    """Whether thresholds come from stored trees; those of `low_first` follow from the bound, as binary search does."""
-    return registers.mode == "tree" and any(tree != low_first_tree(len(tree)) for tree in registers.trees)
 
 
 def lossless_twin(adc_bits: int, ou_rows: int) -> list[AdcRegisters]:
@@ -231,7 +233,7 @@ def metadata_events(graph: Graph, events: Events | np.ndarray, *, held: bool = F
     registers = [node.registers for node in nodes]
     bits = np.array([column_bound_size(r.column_bound_bits, hardware) for r in registers])
     is_bounded = np.array([r.bounded for r in registers])
-    has_trees = np.array([reads_trees(r) for r in registers])
+    has_trees = np.array([r.reads_trees for r in registers])
     bound_bits = found.ou_activations * bits
     tree_bits_read = found.ad_operations * (has_trees * hardware.adc_bits)
     registers_used = np.zeros_like(bound_bits)
@@ -258,15 +260,6 @@ def held_register_bits(graph: Graph) -> np.ndarray:
     ]
     bits = [column_bound_size(node.registers.column_bound_bits, hardware) for node in graph.crossbars]
     return 2 * np.array(most, dtype=np.int64) * np.array(bits, dtype=np.int64)
-
-
-def tree_bits(registers: AdcRegisters, hardware: HardwareConfig) -> int:
-    """Stored bits of a layer's trees: adc_bits per threshold and, if there are several, where each bound's starts."""
-    if not reads_trees(registers):
-        return 0
-    nodes = sum(map(len, registers.trees))
-    index = (hardware.ou_rows + 1) * bits_for(max(1, nodes - 1)) if len(registers.trees) > 1 else 0
-    return nodes * hardware.adc_bits + index
 
 
 def stored_bits(graph: Graph) -> dict[str, np.ndarray]:

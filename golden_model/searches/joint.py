@@ -17,6 +17,9 @@ from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.prepared import Prepared, prepare_layer, streams
 from golden_model.crossbar.windows import windows
 from golden_model.graph.network import Graph
+from golden_model.pairs.measure import Switches, measure
+from golden_model.pairs.packs import By
+from golden_model.pairs.search import bit_lines, uniform
 from golden_model.searches.counting import Classed, add_counts
 from golden_model.searches.observe import sum_over_layers
 from golden_model.trq import ColumnBoundBits, column_bounds
@@ -129,3 +132,20 @@ def graph_joint_counts(
         return joint_counts(prepared[id(layer)], windows(layer, activations).reshape(-1, layer.k), u_of)
 
     return sum_over_layers(graph, images, count, threads=threads)
+
+
+def gathered_counts(
+    graph: Graph, images: np.ndarray, *, by: By = "segments", threads: int | None = 1
+) -> dict[str, JointCounts]:
+    """Conversions of bit lines of gathered OUs (golden_model.pairs) by rows on and count, by name of the crossbar node.
+
+    Nothing is known of columns, as if all their cells were 1: for `choose.trees(..., column_bound_bits=0)` and the
+    like. The network runs with the converters that it has, which must be lossless.
+    """
+    rows = graph.hardware.ou_rows
+    any_search = Switches(search=uniform(graph.hardware), by=by, split="one")
+    seen = measure(graph, images, {"seen": any_search}, threads=threads)["seen"]
+    return {
+        name: JointCounts(np.pad(bit_lines(counts)[:, None], ((0, 0), (rows, 0), (0, 0))))
+        for name, counts in zip(seen.stages, seen.counts, strict=True)
+    }

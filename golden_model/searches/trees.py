@@ -6,29 +6,11 @@ optimal_tree([90, 6, 3, 1])  # (1, 2, 3): ask c >= 1 first
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from golden_model.trees import Tree, depths, tree_of_rule
-
-
-@lru_cache(maxsize=256)
-def low_first_tree(bound: int) -> Tree:
-    """The search of 0..bound of the fewest levels whose longest paths lead to the highest counts.
-
-    High counts are rare, so the slowest of many lanes mostly takes a short path, which plain binary search does not
-    see to. Nothing has to be stored: of n counts that are left, in d = ceil(log2 n) levels, the lowest
-    max(2**(d - 2), n - 2**(d - 1)) go below the threshold.
-    """
-
-    def threshold(low: int, high: int) -> int:
-        counts = high - low + 1
-        slots = 1 << (counts - 1).bit_length()
-        return low + max(slots >> 2, counts - (slots >> 1))
-
-    return tree_of_rule(bound, threshold)
+from golden_model.trees import Tree, depths
 
 
 def tree_of_depths(levels: Sequence[int]) -> Tree:
@@ -141,15 +123,3 @@ def _limited(weights: list[int], max_depth: int) -> Tree:
 def operations(tree: Tree, weights: Any) -> int:
     """Comparisons for counts 0..len(tree) that occur `weights` often; exact."""
     return int(np.asarray(weights, dtype=np.int64) @ depths(tree))
-
-
-def entropy(counts: Any) -> float:
-    """sum over rows of counts of (total of the row) * (entropy of the row) in bits; a row is the last axis.
-
-    For integers counts (..., outcomes). The fewest comparisons that any search can take for so many conversions, if
-    it knows the row of each: Shannon's bound. Divide by counts.sum() for bits per conversion.
-    """
-    values = np.asarray(counts, dtype=np.float64)
-    totals = values.sum(axis=-1, keepdims=True)
-    share = np.divide(values, totals, out=np.ones_like(values), where=values > 0)
-    return float(-(values * np.log2(share)).sum())

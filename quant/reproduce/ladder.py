@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from golden_model.config import HardwareConfig
-from golden_model.cost import gathered as gathering
 from golden_model.cost import machines
 from golden_model.cost.machines import Machine
 from golden_model.crossbar.layer import DynamicPrecision
@@ -20,7 +19,7 @@ from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import on_machine, with_settings
 from golden_model.searches import choose as searches
-from golden_model.searches.joint import JointCounts, graph_joint_counts
+from golden_model.searches.joint import JointCounts, gathered_counts, graph_joint_counts
 from golden_model.searches.lanes import graph_decoupled_cycles
 from golden_model.trq import AdcRegisters, ColumnBoundBits
 from quant.reference import accuracy
@@ -176,14 +175,14 @@ def gathered(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Machine]:
-    """Active word lines gathered below block widths (golden_model.cost.gathered); SRE-like with our search.
+    """Active word lines gathered below block widths (`machines.gathered`); SRE-like with our search.
 
-    The best search also with window reuse (golden_model.cost.window_reuse), for both.
+    The best search also with window reuse (`machines.with_window_reuse`), for both.
 
     graph : with lossless converters; its dynamic precision applies. called : what names of ours and of the rival start
     with. The rival is the SRE-like machine with the registers of our best search.
     """
-    seen = gathering.seen(graph, calibration, threads=threads)
+    seen = gathered_counts(graph, calibration, threads=threads)
     best, theirs = (f"{who}, {BEST}" for who in called)
     settings = {f"{called[0]}, {name}": choose(seen, graph.hardware) for name, choose in GATHERED_SEARCHES.items()}
     notes = dict.fromkeys(settings, "only word lines with a 1 are switched on, groups follow from block widths")

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from golden_model.command import Json, command, progress_bar, table_of
 from golden_model.config import HardwareConfig
-from golden_model.cost import components, gathered
+from golden_model.cost import components
 from golden_model.cost.energy import EnergyReport, energy
 from golden_model.cost.work import Machine
 from golden_model.engines.run_network import GraphRunner
@@ -36,7 +36,7 @@ from golden_model.graph.settings import lossless_registers, with_settings
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
 from golden_model.searches import lanes
-from golden_model.searches.joint import JointCounts, graph_joint_counts
+from golden_model.searches.joint import JointCounts, gathered_counts, graph_joint_counts
 from golden_model.trq import AdcRegisters, ColumnBoundBits
 from quant.reproduce import study as shared
 from quant.reproduce.study import MACHINES, Study, drawing
@@ -131,9 +131,9 @@ def _traced(name: str | None) -> list[str]:
 def measure_gathered(
     graph: Graph, training: np.ndarray, test: np.ndarray, threads: int | None = None
 ) -> dict[str, Any]:
-    """Operations of gathered OUs (golden_model.cost.gathered) beside the entropy of a count below the rows on."""
-    trained = gathered.seen(graph, training, threads=threads)
-    seen = gathered.seen(graph, test, threads=threads)
+    """Operations of gathered OUs (golden_model.pairs) beside the entropy of a count below the rows on."""
+    trained = gathered_counts(graph, training, threads=threads)
+    seen = gathered_counts(graph, test, threads=threads)
     images, conversions = len(test), sum(part.conversions() for part in seen.values())
     floor = float(searches.entropy_floor(seen, 0).sum())
     found: dict[str, Any] = {}

@@ -1,5 +1,6 @@
 """Any network on the compiled hardware: logits, every event counter and clocks are the golden model's."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -13,9 +14,19 @@ from golden_model.graph.numbers import Encoding, Window
 from golden_model.registers import StepKind
 from sim.host.session import Job
 from tests.end_to_end.networks import NINE, SLOW, SMALL, WIDE, assert_equal, loaded, run
-from tests.golden_model.random_graphs import KINDS, Maker, random_images, random_network, random_networks
+from tests.golden_model.random_graphs import (
+    KINDS,
+    NINE_PAIRS,
+    SMALL_PAIRS,
+    Maker,
+    random_images,
+    random_network,
+    random_networks,
+)
 
 pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
+
+BOTH = pytest.mark.parametrize("hardware", [SMALL, SMALL_PAIRS], ids=["planes", "pairs"])
 
 
 def check(network, seed, count=2):
@@ -24,21 +35,33 @@ def check(network, seed, count=2):
     return image
 
 
-@settings(max_examples=15)
-@given(random_networks(SMALL), st.integers(0, 99))
-def test_any_network_equals_golden(network, seed):
-    check(network, seed)
+@BOTH
+def test_any_network_equals_golden(hardware):
+    @settings(max_examples=15)
+    @given(random_networks(hardware), st.integers(0, 99))
+    def inner(network, seed):
+        check(network, seed)
+
+    inner()
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
-@given(random_networks(SMALL, most=8), st.integers(0, 99))
-def test_many_networks_equal_golden(network, seed):
-    check(network, seed)
+@BOTH
+def test_many_networks_equal_golden(hardware):
+    @settings(max_examples=300)
+    @given(random_networks(hardware, most=8), st.integers(0, 99))
+    def inner(network, seed):
+        check(network, seed)
+
+    inner()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hardware", [NINE, SLOW, WIDE], ids=["nine", "slow", "wide"])
+@pytest.mark.parametrize(
+    "hardware",
+    [NINE, SLOW, WIDE, NINE_PAIRS, replace(SLOW, machine="pairs")],
+    ids=["nine", "slow", "wide", "nine pairs", "slow pairs"],
+)
 def test_networks_on_other_machines_equal_golden(hardware):
     @settings(max_examples=40)
     @given(random_networks(hardware), st.integers(0, 99))
@@ -48,9 +71,10 @@ def test_networks_on_other_machines_equal_golden(hardware):
     inner()
 
 
+@BOTH
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_network_of_one_kind_of_node_equals_golden(kind):
-    check(random_network(len(kind), SMALL, (kind,), 3), 0)
+def test_a_network_of_one_kind_of_node_equals_golden(hardware, kind):
+    check(random_network(len(kind), hardware, (kind,), 3), 0)
 
 
 # ---- every kind of node with every option -------------------------------------------------------
@@ -159,10 +183,11 @@ OPTIONS = {
 }
 
 
+@BOTH
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("low", [0.0, -0.4], ids=["unsigned", "signed"])
-def test_every_node_with_every_option_equals_golden(option, low):
-    maker = Maker.seeded(len(option), SMALL)
+def test_every_node_with_every_option_equals_golden(hardware, option, low):
+    maker = Maker.seeded(len(option), hardware)
     maker.nodes.append(Image(name="image", shape=(2, 6, 6), encoding=Encoding(high=1.0, low=low, bits=4)))
     made = OPTIONS[option](maker, maker.nodes[0])
     assert made is not None
@@ -170,7 +195,7 @@ def test_every_node_with_every_option_equals_golden(option, low):
     if np.prod(end.shape) > 100:
         end = maker.add(MaxPool(**maker.base("max", end), window=Window(kernel=(2, 2), stride=(2, 2))))
     maker.crossbar(end, 3, kind="linear", kernel_height=end.shape[1], kernel_width=end.shape[2], last=True)
-    check(build("options", SMALL, maker.nodes), 0)
+    check(build("options", hardware, maker.nodes), 0)
 
 
 @pytest.mark.parametrize("end", ["sums of a mean", "a map"])

@@ -101,6 +101,12 @@ def test_only_conversion_of_pairs_needs_subtractions(ladder):
         assert (units(machine, "subtraction") > 0) != two, name
 
 
+def test_only_optimal_trees_are_stored_and_read(ladder):
+    for machine in ladder:
+        stored = "optimal trees" in machine.name
+        assert ("tree_bits_read" in machine.extra) == stored, machine.name
+
+
 def test_single_rows_pay_for_indices_in_place_of_widths_and_masks():
     ours, theirs = made(), made(by="rows")
     for component in ("width_table", "row_index"):

@@ -1,4 +1,4 @@
-"""Gathering of active word lines: the exact product, a walk over every row, and by hand."""
+"""Packs of one group: the exact product, a walk over every row, and machines of them by hand."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from hypothesis import strategies as st
 
 from golden_model import timing
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
-from golden_model.cost import baselines, gathered, machines
+from golden_model.cost import baselines, machines
 from golden_model.cost.energy import energy
 from golden_model.crossbar import redy
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph import network as graph
 from golden_model.graph.settings import lossless_registers, with_settings
+from golden_model.pairs import gather
+from golden_model.pairs.gather import MODES
+from golden_model.pairs.packs import pack_layer
+from golden_model.pairs.search import Search, counts_search
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose as searches
+from golden_model.searches.joint import gathered_counts
 from golden_model.searches.trees import optimal_tree
 from golden_model.trees import Tree, bounded_tree, depths
-from golden_model.trq import AdcRegisters
+from golden_model.trq import AdcRegisters, tree_bits
 from tests.golden_model.test_graph import SMALL, everything, pixels
 from tests.strategies import (
     dynamic_precisions,
@@ -52,18 +57,19 @@ def made_names(made: graph.Graph) -> list[str]:
     return [node.name for node in made.crossbars]
 
 
-def tables(hardware: HardwareConfig, rng: np.random.Generator) -> list[np.ndarray]:
-    return [gathered.search_tables(registers, hardware) for registers in lossless(hardware, rng)]
+def both(hardware: HardwareConfig, rng: np.random.Generator) -> list[Search]:
+    """The searches of both bit lines."""
+    return [counts_search("", registers, hardware) for registers in lossless(hardware, rng)]
 
 
 @st.composite
 def cases(draw):
-    """A linear layer on a small machine, windows, and whether groups are of blocks or rows."""
+    """A linear layer on a small machine, windows, and whether groups are of segments or rows."""
     hardware = draw(hardware_configs())
     hardware = replace(hardware, adc_bits=max(hardware.adc_bits, hardware.ideal_bits))
     rng = np.random.default_rng(draw(st.integers(0, 1 << 16)))
     k, n = int(rng.integers(1, 40)), int(rng.integers(1, 10))
-    by = draw(st.sampled_from(["blocks", "rows"]))
+    by = draw(st.sampled_from(["segments", "rows"]))
     weights = make_weights(rng, k, n, hardware)
     if by == "rows":
         weights = np.clip(weights, -127, 127)
@@ -96,7 +102,7 @@ def packs_of(layer: Layer, hardware: HardwareConfig, by: str):
     for first in range(0, layer.outputs, hardware.ou_cols):
         outputs = range(first, min(first + hardware.ou_cols, layer.outputs))
         for b in range(hardware.weight_bits):
-            if by == "blocks":
+            if by == "segments":
                 stored = [s for s, row in enumerate(layer.block_widths) if row[first // hardware.ou_cols] > b]
                 for at in range(0, len(stored), grid_rows):
                     part = stored[at : at + grid_rows]
@@ -157,44 +163,22 @@ def walk(layer: Layer, hardware: HardwareConfig, windows: np.ndarray, by: str, r
 
 
 # ---- equality -----------------------------------------------------------------------------------
-@settings(max_examples=60, deadline=None)
-@given(cases())
-def test_gathered_units_give_the_exact_product_with_every_search(case):
-    hardware, layer, windows, by, rng = case
-    sums, _ = gathered.matmul(gathered.prepare(layer, hardware, by), windows, tables(hardware, rng))
-    x = windows.astype(np.int64)
-    if layer.dynamic is not None:
-        x = redy.precision(windows, hardware, layer.dynamic).streamed
-    assert np.array_equal(sums, np.broadcast_to(x @ layer.weights, sums.shape))
-
-
 @settings(max_examples=40, deadline=None)
 @given(cases())
-def test_events_are_those_of_a_walk_over_every_row(case):
+def test_sums_and_events_are_those_of_a_walk_over_every_row(case):
     hardware, layer, windows, by, rng = case
-    made = gathered.prepare(layer, hardware, by)
+    packing = pack_layer(layer, hardware, "one", by=by)
     for registers in lossless(hardware, rng):
-        table = gathered.search_tables(registers, hardware)
-        sums, spent = gathered.matmul(made, windows, [table])
+        sums, spent = gather.matmul(packing, windows, counts_search("", registers, hardware))
         expected = walk(layer, hardware, windows, by, registers)
         assert sums[0].tolist() == [one for one, _ in expected]
+        clocks = dict(zip(MODES, spent.clocks[0], strict=True))
         for name, mine in (
-            ("ous", spent.ou_activations), ("scans", spent.scans), ("rows", spent.gathered_rows),
-            ("input_bits", spent.input_bits), ("lock_step", spent.lock_step[0]), ("decoupled", spent.decoupled[0]),
+            ("ous", spent.ou_activations), ("rows", spent.latched_lines + spent.prefix_rows),
+            ("operations", spent.operations[0]), ("lock_step", clocks["lock step"]),
+            ("decoupled", clocks["decoupled"]),
         ):  # fmt: skip
             assert mine.tolist() == [one[name] for _, one in expected], name
-        assert (spent.counts * table[1]).sum() == sum(one["operations"] for _, one in expected)
-
-
-@settings(max_examples=60, deadline=None)
-@given(cases())
-def test_compiled_and_plain_agree_on_everything(case):
-    pytest.importorskip("numba")
-    hardware, layer, windows, by, rng = case
-    made, searching = gathered.prepare(layer, hardware, by), tables(hardware, rng)
-    plain, spent = gathered.matmul(made, windows, searching)[1], gathered.spend(made, windows, searching)
-    for field in fields(gathered.Spent):
-        assert np.array_equal(getattr(spent, field.name), getattr(plain, field.name)), field.name
 
 
 @pytest.mark.parametrize("hardware", [PAPER, ISAAC, replace(PAPER, rows=300, ou_rows=100, adc_bits=7)])
@@ -205,11 +189,11 @@ def test_packs_of_many_words_agree(hardware, full):
     layer = make_layer(rng, hardware, kind="linear", channels=500, height=1, width=1, outputs=9, last=True,
                        weights=np.full((500, 9), 127) if full else rng.integers(-3, 4, (500, 9)))  # fmt: skip
     windows = np.full((2, 500), 255, dtype=np.uint8) if full else rng.integers(0, 256, (2, 500)).astype(np.uint8)
-    made, searching = gathered.prepare(layer, hardware), tables(hardware, rng)[:2]
-    sums, plain = gathered.matmul(made, windows, searching)
+    packing, searching = pack_layer(layer, hardware, "one", by="segments"), both(hardware, rng)[:2]
+    sums, plain = gather.matmul(packing, windows, searching)
     assert np.array_equal(sums[1], windows.astype(np.int64) @ layer.weights)
-    spent = gathered.spend(made, windows, searching)
-    for field in fields(gathered.Spent):
+    spent = gather.spend(packing, windows, searching)
+    for field in fields(gather.Spent):
         assert np.array_equal(getattr(spent, field.name), getattr(plain, field.name)), field.name
 
 
@@ -217,18 +201,20 @@ def test_windows_in_several_chunks_add_up(monkeypatch):
     rng = np.random.default_rng(0)
     layer = make_layer(rng, TINY, kind="linear", channels=20, height=1, width=1, outputs=5, last=True)
     windows = rng.integers(0, 16, (7, 20)).astype(np.uint8)
-    made, searching = gathered.prepare(layer, TINY), tables(TINY, rng)
-    whole = gathered.spend(made, windows, searching)
-    monkeypatch.setattr(gathered, "_CHUNK_BYTES", 1)
-    parts = gathered.spend(made, windows, searching)
-    for field in fields(gathered.Spent):
+    packing, searching = pack_layer(layer, TINY, "one", by="segments"), both(TINY, rng)
+    whole = gather.spend(packing, windows, searching)
+    monkeypatch.setattr(gather, "_CHUNK_BYTES", 1)
+    parts = gather.spend(packing, windows, searching)
+    for field in fields(gather.Spent):
         assert np.array_equal(getattr(whole, field.name), getattr(parts, field.name)), field.name
 
 
 # ---- by hand ------------------------------------------------------------------------------------
-def measured(made: graph.Graph, images: np.ndarray, **settings: AdcRegisters) -> dict[str, gathered.Gathered]:
+def measured(made: graph.Graph, images: np.ndarray, **settings: AdcRegisters) -> dict[str, machines.Machine]:
+    """By setting, and by setting and " decoupled"."""
     by_layer = {name: dict.fromkeys(made_names(made), one) for name, one in settings.items()}
-    return gathered.measure(made, images, by_layer)
+    found = machines.gathered(made, images, by_layer, decoupled=list(by_layer))
+    return {one.name.replace(", lanes", ""): one for one in found}
 
 
 def test_one_window_by_hand():
@@ -248,6 +234,8 @@ def test_one_window_by_hand():
         made, image, uniform=AdcRegisters(mode="uniform", n_r2=bits), bounded=AdcRegisters(mode="bounded", n_r2=bits),
         tree=AdcRegisters(mode="tree", n_r2=bits, trees=trees),
     )  # fmt: skip
+    decoupled = found.pop("tree decoupled")
+    found = {name: found[name] for name in ("uniform", "bounded", "tree")}
     events = {name: dict(zip(COUNTER_NAMES, one.events[0].tolist(), strict=True)) for name, one in found.items()}
     fixed = timing.c_layer(PAPER) + int(timing.window_cycles(PAPER, 27, 3, np.zeros(1, dtype=np.int64)))
     empty = 2 * 7  # bits 1 to 7 of both packs are looked at for a clock each
@@ -262,26 +250,28 @@ def test_one_window_by_hand():
     assert events["bounded"]["cycles"] == fixed + empty + max(nine[9], nine[0]) + 1 + 1
     assert events["tree"]["ad_operations"] == 9 + 5 * 1 + 2 * 6
     assert events["tree"]["cycles"] == fixed + empty + 9 + 1 + 1
-    assert found["tree"].decoupled_cycles[0] == fixed + empty + (9 + 1) + 1
+    assert decoupled.events[0, COUNTER_NAMES.index("cycles")] == fixed + empty + (9 + 1) + 1
     for name, one in found.items():
         assert one.extra["gathered_rows"].tolist() == [18 * (8 + 2) + 9 * (8 + 1)]
         assert one.extra.get("tree_bits_read", np.zeros(1)).tolist() == [
             events["tree"]["ad_operations"] * 4 * (name == "tree")
         ]
         assert "index_bits_read" not in one.extra
-        assert one.metadata_bits.tolist() == [searches.tree_bits(AdcRegisters(mode="tree", n_r2=4, trees=trees), PAPER)
+        assert one.metadata_bits is not None
+        assert one.metadata_bits.tolist() == [tree_bits(AdcRegisters(mode="tree", n_r2=4, trees=trees), PAPER)
                                               if name == "tree" else 0]  # fmt: skip
 
 
 def test_a_group_taller_than_a_crossbar_is_cut():
     hardware = replace(PAPER, rows=20)  # two OU rows of 9
     made = one_layer(np.ones((40, 1), dtype=np.int64), hardware)
-    packs = gathered.prepare(made.layers[0], hardware).packs
-    assert [pack.rows.tolist() for pack in packs] == [list(range(18)), list(range(18, 36)), list(range(36, 40))]
-    assert [pack.lines for pack in packs] == [18, 18, 9]
+    packing = pack_layer(made.layers[0], hardware, "one", by="segments")
+    assert packing.rows.tolist() == list(range(45))
+    assert [pack.lines for pack in packing.packs] == [18, 18, 9]
     image = np.ones((1, 40, 1, 1), dtype=np.uint8)
     one = measured(made, image, u=AdcRegisters(mode="uniform", n_r2=4))["u"]
     assert one.events[0, COUNTER_NAMES.index("ou_activations")] == 2 + 2 + 1
+    assert one.placements is not None
     assert one.placements[0].pair_ous.tolist() == [2 + 2 + 1]
     assert one.placements[0].weight_cells == 2 * 40
     assert one.placements[0].blocks == 5
@@ -329,7 +319,7 @@ def test_the_sre_like_machine_gathers_single_rows_and_converts_uniformly():
 def test_few_rows_are_stored_as_indices():
     weights = np.zeros((20, 3), dtype=np.int64)
     weights[3:5, 1] = 1
-    assert gathered.prepare(one_layer(weights).layers[0], PAPER, "rows").index_bits == 2 * 5
+    assert pack_layer(one_layer(weights).layers[0], PAPER, by="rows").mask_bits == 2 * 5
 
 
 @pytest.mark.parametrize("adc_bits", [2, 8])
@@ -363,19 +353,19 @@ def test_gathering_never_forms_more_units_than_block_widths_with_zero_slices_ski
     assert found.events[0, COUNTER_NAMES.index("ou_activations")] <= dense
 
 
-@pytest.mark.parametrize("by", ["blocks", "rows"])
+@pytest.mark.parametrize("by", ["segments", "rows"])
 def test_trees_of_the_same_images_take_the_operations_that_their_counts_say(by):
     made = everything(1)
     images = pixels(1, made, 2)
-    seen = gathered.seen(made, images, by=by)
+    seen = gathered_counts(made, images, by=by)
     settings = {
         "uniform": searches.uniform(seen, SMALL),
         "bounded": searches.bounded(seen, SMALL),
         "trees": searches.trees(seen, SMALL, column_bound_bits=0),
         "low first": searches.low_first(seen, SMALL),
     }
-    found = gathered.measure(made, images, settings, by=by)
-    operations = {name: one.events[:, COUNTER_NAMES.index("ad_operations")] for name, one in found.items()}
+    found = machines.gathered(made, images, settings, by=by)
+    operations = {one.name: one.events[:, COUNTER_NAMES.index("ad_operations")] for one in found}
     for name, registers in settings.items():
         expected = searches.expected_operations(seen, registers, SMALL) / 2
         assert operations[name].tolist() == expected.tolist()
@@ -387,7 +377,7 @@ def test_trees_of_the_same_images_take_the_operations_that_their_counts_say(by):
 def test_the_machine_pays_for_gathering_trees_and_widths():
     made = with_settings(everything(2), dynamic={"stem": DynamicPrecision()})
     images = pixels(2, made, 2)
-    seen = gathered.seen(made, images)
+    seen = gathered_counts(made, images)
     settings = {
         "bounded": searches.bounded(seen, SMALL),
         "trees": searches.trees(seen, SMALL, column_bound_bits=0),
@@ -416,7 +406,7 @@ def test_the_machine_pays_for_gathering_trees_and_widths():
     ("registers", "message"),
     [
         (AdcRegisters(mode="bounded", n_r2=4, column_bound_bits=1), "column_bound_bits must be None or 0, got 1"),
-        (AdcRegisters(mode="twin", n_r2=4, n_r1=2), "mode must be 'uniform', 'bounded' or 'tree', got 'twin'"),
+        (AdcRegisters(mode="twin", n_r2=2, n_r1=1, m=2), r"counts 0\.\.9 must convert to themselves"),
         (AdcRegisters(mode="uniform", n_r2=3), r"counts 0\.\.9 must convert to themselves"),
     ],
 )
@@ -431,19 +421,20 @@ def test_at_least_one_image_is_needed():
         measured(one_layer(np.ones((4, 1), dtype=int)), np.zeros((0, 4, 1, 1), dtype=np.uint8))
 
 
-def test_groups_are_of_blocks_or_rows():
+def test_packs_are_of_blocks_segments_or_rows():
     made = one_layer(np.ones((4, 1), dtype=int))
-    with pytest.raises(ValueError, match="by must be 'blocks' or 'rows', got 'columns'"):
-        gathered.prepare(made.layers[0], PAPER, "columns")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="by must be 'blocks', 'segments' or 'rows', got 'columns'"):
+        pack_layer(made.layers[0], PAPER, by="columns")  # type: ignore[arg-type]
 
 
 def test_rows_may_need_more_planes_than_the_baseline_has():
-    made = one_layer(np.full((4, 1), 200))
-    assert [pack.plane for pack in gathered.prepare(made.layers[0], PAPER, "rows").packs] == [3, 6, 7]
+    packing = pack_layer(one_layer(np.full((4, 1), 200)).layers[0], PAPER, by="rows")
+    assert [group.plane for pack in packing.packs for mask in pack.masks for group in mask.groups] == [3, 6, 7]
 
 
 def test_nothing_stored_costs_nothing():
     made = one_layer(np.zeros((20, 3), dtype=np.int64))
     one = measured(made, np.full((1, 20, 1, 1), 255, dtype=np.uint8), b=AdcRegisters(mode="bounded", n_r2=4))["b"]
     assert one.events[0, COUNTER_NAMES.index("conversions_r2")] == 0
+    assert one.placements is not None
     assert (one.extra, one.placements[0].pairs) == ({}, 0)

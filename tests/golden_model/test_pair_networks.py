@@ -119,7 +119,7 @@ def test_a_layer_counts_what_its_windows_spend_and_keeps_time_step_by_step(seed)
         ("ou_activations", spent.ou_activations),
         ("conversions_r2", spent.pairs_converted),
         ("ad_operations", spent.operations[0]),
-        ("input_bits_streamed", spent.latched_segments),
+        ("input_bits_streamed", spent.latched_lines // hardware.ou_rows),
         ("prefix_counts", spent.prefix_counts),
         ("prefix_rows", spent.prefix_rows),
         ("mask_bits_read", spent.mask_bits),

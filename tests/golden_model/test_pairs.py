@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_model.config import PAPER, TINY
-from golden_model.cost import gathered
 from golden_model.crossbar import redy
 from golden_model.crossbar.layer import Layer
 from golden_model.optional import numba_installed
@@ -59,8 +58,9 @@ def cases(draw, splits=("one", "packs", "columns", "groups"), by="blocks"):
     windows = rng.integers(0, 1 << bits, (3, k)) * (rng.random((3, k)) < draw(st.sampled_from([0.0, 0.3, 1.0])))
     if draw(st.booleans()):
         windows[:] = (1 << bits) - 1
-    if by == "rows":
-        packing = pack_layer(layer, hardware, draw(st.sampled_from(ALONE)), by=by)
+    if by == "moved":
+        way = draw(st.sampled_from(["segments", "rows"]))
+        packing = pack_layer(layer, hardware, draw(st.sampled_from(ALONE)), by=way)
     else:
         packing = pack_layer(layer, hardware, draw(st.sampled_from(splits)), even=draw(st.booleans()))
     return packing, layer, windows.astype(np.uint8)
@@ -81,7 +81,7 @@ early_stops = st.builds(
 )
 
 
-@given(cases() | cases(by="rows"))
+@given(cases() | cases(by="moved"))
 @settings(max_examples=80, deadline=None)
 def test_sums_are_the_exact_product(case):
     packing, layer, windows = case
@@ -90,7 +90,7 @@ def test_sums_are_the_exact_product(case):
         np.testing.assert_array_equal(one, streamed(packing, layer, windows) @ layer.weights)
 
 
-@given(cases(ALONE) | cases(by="rows"), early_stops)
+@given(cases(ALONE) | cases(by="moved"), early_stops)
 @settings(max_examples=80, deadline=None)
 def test_sums_of_stopped_outputs_lack_the_bits_below(case, stop):
     packing, layer, windows = case
@@ -101,7 +101,7 @@ def test_sums_of_stopped_outputs_lack_the_bits_below(case, stop):
 
 
 @pytest.mark.skipif(not numba_installed(), reason="needs numba")
-@given(cases() | cases(by="rows"), early_stops)
+@given(cases() | cases(by="moved"), early_stops)
 @settings(max_examples=120, deadline=None)
 def test_the_compiled_loop_spends_the_same(case, stop):
     packing, layer, windows = case
@@ -174,9 +174,9 @@ def test_clocks_of_a_layer_done_by_hand():
     lock_step, halves = by_hand([[[3, 4]], [[3, 2]]])
     assert spent.operations.tolist() == [[3 + 4 + 3 + 2]]
     assert dict(zip(MODES, spent.clocks[0, :, 0].tolist(), strict=True)) == {
-        "lock step": lock_step, "halves": halves, "lanes 2": 4, "lanes 4": 4,
+        "lock step": lock_step, "halves": halves, "lanes 2": 4, "lanes 4": 4, "decoupled": 4,
     }  # fmt: skip
-    assert (spent.ou_activations.item(), spent.prefix_counts.item(), spent.latched_segments.item()) == (2, 2, 2)
+    assert (spent.ou_activations.item(), spent.prefix_counts.item(), spent.latched_lines.item()) == (2, 2, 8)
 
 
 def test_lanes_with_places_go_on_while_another_converts():
@@ -195,7 +195,7 @@ def test_a_pack_without_a_1_takes_a_clock_of_its_half():
         weights=np.ones((4, 2), dtype=np.int64), input_bits=3,
     )  # fmt: skip
     spent = gather.spend(pack_layer(layer, TINY), np.zeros((1, 4), dtype=np.uint8), [outward(TINY)], plain=True)
-    assert spent.clocks[0, :, 0].tolist() == [3, 3, 3, 3]
+    assert spent.clocks[0, :, 0].tolist() == [3] * len(MODES)
     assert not spent.ou_activations.any()
 
 
@@ -203,8 +203,11 @@ def test_a_pack_without_a_1_takes_a_clock_of_its_half():
 @settings(max_examples=40, deadline=None)
 def test_more_places_and_less_coupling_take_no_more_clocks(case):
     packing, _, windows = case
-    clocks = gather.spend(packing, windows, [outward(packing.hardware)]).clocks[0]
-    assert (np.diff(clocks, axis=0) <= 0).all()
+    lock_step, halves, two, four, decoupled = gather.spend(packing, windows, [outward(packing.hardware)]).clocks[0]
+    assert (lock_step >= halves).all()
+    assert (halves >= two).all()
+    assert (two >= four).all()
+    assert (halves >= decoupled).all()
 
 
 @pytest.mark.parametrize(
@@ -250,28 +253,22 @@ def sparse_layer(rng, k=40, n=11):
     return make_layer(rng, PAPER, kind="linear", channels=k, height=1, width=1, outputs=n, weights=weights)
 
 
-def test_packs_by_rows_form_the_units_of_the_gathered_machine():
-    """Against golden_model.cost.gathered, which counts the SRE-like machine on its own."""
-    rng = np.random.default_rng(1)
-    for layer in (sparse_layer(rng), sparse_layer(rng, 300, 20)):
-        windows = rng.integers(0, 256, (4, layer.k), dtype=np.uint8)
-        spent = gather.spend(pack_layer(layer, PAPER, by="rows"), windows, [outward(PAPER)])
-        rival = gathered.spend(gathered.prepare(layer, PAPER, "rows"), windows)
-        np.testing.assert_array_equal(spent.ou_activations, rival.ou_activations)
-        np.testing.assert_array_equal(spent.prefix_counts, rival.ou_activations)  # no two groups share one
-
-
 def test_packs_by_rows_hold_only_rows_that_are_not_0_and_store_which():
     layer = sparse_layer(np.random.default_rng(2))
     packing = pack_layer(layer, PAPER, by="rows")
-    rival = gathered.prepare(layer, PAPER, "rows")
-    assert packing.mask_bits == rival.index_bits
-    assert packing.weight_cells == sum(pack.cells.size for pack in rival.packs)
+    kept = [
+        np.flatnonzero((np.abs(layer.weights[:, first : first + 8]) >> b & 1).any(axis=1))
+        for first in (0, 8)
+        for b in range(8)
+    ]
+    assert packing.rows[packing.rows < layer.k].tolist() == np.concatenate(kept).tolist()
+    assert packing.mask_bits == sum(min(layer.k, 6 * len(rows)) for rows in kept)
+    assert [pack.lines for pack in packing.packs] == [len(rows) for rows in kept if len(rows)]
     for pack in packing.packs:
         (mask,) = pack.masks
         (group,) = mask.groups
         on = (group.positive | group.negative).any(axis=0)
-        assert on[: on.sum()].all()  # empty lines are last
+        assert np.array_equal(on, np.arange(on.size) < pack.lines)  # empty lines are last
 
 
 def test_packs_by_rows_are_full_and_hold_whole_columns():

@@ -213,6 +213,19 @@ def test_windows_one_after_the_other_take_the_sum_as_the_tile_does():
     assert clocks.tolist() == [expected]
 
 
+@pytest.mark.parametrize("layer_masks", [False, True])
+def test_only_a_width_table_takes_clocks_to_read(layer_masks):
+    """16 outputs of one segment: two entries, more than a conversion of no clocks takes."""
+    layer, load, convert = row_of(16), np.zeros(4, dtype=np.int64), np.zeros((1, 4), dtype=np.int64)
+    of_blocks, of_rows = (
+        plumbing.layer_clocks(
+            layer, PAPER, load, convert, layer_masks=layer_masks, double_buffered=False, width_table=table
+        ).item()
+        for table in (True, False)
+    )
+    assert of_blocks - of_rows == (2 if layer_masks else 4 * 2)
+
+
 def test_a_layer_with_dynamic_precision_loads_every_value():
     layer = row_of(16, dynamic=DynamicPrecision())
     assert plumbing.load_clocks(layer, "lines", words=True).tolist() == [layer.k] * 4
@@ -241,6 +254,23 @@ def test_measured_events_are_means_over_images_of_single_layers():
     assert plain.total("ad_operations") == pytest.approx(operations.sum() / 5)
     assert sum(search.total_operations(counts) for counts in plain.counts) == operations.sum()
     assert stopped.total("conversions_r2") < plain.total("conversions_r2")
+
+
+def test_batches_side_by_side_count_the_same():
+    graph = lossless(make_network(0, TINY))
+    images = random_images(0, graph, 13)
+    configurations = {"stop": Switches(search=outward(TINY), stop=EarlyStop()), "plain": Switches(search=bounded(TINY))}
+    told = []
+    one, many = (
+        measure(graph, images, configurations, threads=threads, progress=lambda *done: told.append(done))
+        for threads in (1, 3)
+    )
+    assert told == [(4, 13), (8, 13), (12, 13), (13, 13)] * 2
+    for name, alone in one.items():
+        np.testing.assert_array_equal(alone.events, many[name].events)
+        np.testing.assert_array_equal(np.stack(alone.counts), np.stack(many[name].counts))
+        for mode in MODES:
+            np.testing.assert_array_equal(alone.clocks[mode], many[name].clocks[mode])
 
 
 def test_busy_is_the_share_of_converters_and_clocks_that_decide():

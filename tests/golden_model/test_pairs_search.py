@@ -16,7 +16,6 @@ from golden_model.pairs.search import (
     bounded,
     counts_search,
     differences,
-    entropy,
     outward,
     search_of,
     signed_twin,
@@ -24,7 +23,7 @@ from golden_model.pairs.search import (
     uniform,
 )
 from golden_model.searches.differences import calibrated_twin, optimal, score
-from golden_model.trees import bounded_tree
+from golden_model.trees import bounded_tree, entropy
 from golden_model.trq import AdcRegisters, lossless
 from tests.rtl import search_oracle as oracle
 from tests.rtl.search_oracle import SearchRegisters, every_search

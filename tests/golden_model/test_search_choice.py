@@ -19,7 +19,7 @@ from golden_model.searches import choose as searches
 from golden_model.searches import lanes
 from golden_model.searches.joint import JointCounts, graph_joint_counts
 from golden_model.trees import depths
-from golden_model.trq import AdcRegisters, lossless
+from golden_model.trq import AdcRegisters, lossless, tree_bits
 from tests.strategies import legal_registers, make_images, make_network
 
 KNOWN = (None, 0, 1, "full")
@@ -226,15 +226,15 @@ def test_stored_bits_are_counted():
 def test_low_counts_first_reads_and_stores_no_trees():
     made, images = lossless_graph(0)
     fixed = searches.low_first({node.name: None for node in made.crossbars}, TINY)
-    assert all(lossless(one, TINY) and not searches.reads_trees(one) for one in fixed.values())
+    assert all(lossless(one, TINY) and not one.reads_trees for one in fixed.values())
     graph = with_settings(made, registers=fixed)
     events = GraphRunner(graph).run(images)[1]
     assert not searches.metadata_events(graph, events)["tree_bits_read"].any()
     assert not searches.stored_bits(graph)["trees"].any()
     other = AdcRegisters(mode="tree", n_r2=3, trees=((1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)))
-    assert searches.reads_trees(other)
-    assert searches.tree_bits(other, TINY) > 0
-    assert not searches.reads_trees(AdcRegisters(mode="bounded", n_r2=3))
+    assert other.reads_trees
+    assert tree_bits(other, TINY) > 0
+    assert not AdcRegisters(mode="bounded", n_r2=3).reads_trees
 
 
 def test_several_settings_in_one_pass_are_those_of_their_runs():

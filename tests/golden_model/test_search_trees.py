@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden_model.searches.trees import entropy, low_first_tree, operations, optimal_tree, tree_of_depths
-from golden_model.trees import bounded_tree, check_tree, depths
+from golden_model.searches.trees import operations, optimal_tree, tree_of_depths
+from golden_model.trees import bounded_tree, check_tree, depths, entropy, low_first_tree
 from tests.strategies import search_trees
 
 weights = st.lists(st.one_of(st.integers(0, 3), st.integers(0, 10**6)), min_size=1, max_size=11)

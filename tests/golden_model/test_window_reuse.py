@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from golden_model import timing
 from golden_model.config import PAPER, TINY
-from golden_model.cost import components, machines, window_reuse, work
+from golden_model.cost import components, machines, work
 from golden_model.cost.baselines import uniform_events
 from golden_model.cost.chip import ChipShape
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.crossbar.windows import windows
 from golden_model.graph.settings import with_settings
+from golden_model.pairs.plumbing import values_read
 from golden_model.registers import COUNTER_NAMES
 from tests.golden_model.test_graph import everything, pixels
 from tests.strategies import make_layer, make_network
@@ -60,7 +61,7 @@ def test_a_window_reads_what_the_one_before_does_not_have(layer):
     windows = walk(layer)
     before = [set(), *windows]
     expected = [len(now - old) for now, old in zip(windows, before, strict=False)]
-    assert window_reuse.values_read(layer).tolist() == expected
+    assert values_read(layer, "window").tolist() == expected
 
 
 @given(shapes(pad=0))
@@ -69,7 +70,7 @@ def test_the_walk_is_that_of_the_windows_that_are_computed(layer):
     rows = windows(layer, np.arange(np.prod(shape)).reshape(shape))[0]
     before = [np.zeros(0, dtype=np.int64), *rows]
     expected = [len(np.setdiff1d(now, old)) for now, old in zip(rows, before, strict=False)]
-    assert window_reuse.values_read(layer).tolist() == expected
+    assert values_read(layer, "window").tolist() == expected
 
 
 def test_a_3_by_3_convolution_reads_one_column_a_step():
@@ -84,12 +85,12 @@ def test_a_3_by_3_convolution_reads_one_column_a_step():
         pad=1,
         outputs=1,
     )
-    assert window_reuse.values_read(layer).tolist() == [18, 6, 6, 6] * 3
+    assert values_read(layer, "window").tolist() == [18, 6, 6, 6] * 3
 
 
 def test_a_window_that_covers_the_map_is_read_once():
     layer = make_network(0, TINY).layers[-1]
-    assert window_reuse.values_read(layer).tolist() == [layer.k]
+    assert values_read(layer, "window").tolist() == [layer.k]
 
 
 # ---- machines -----------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ def plain_network(seed: int = 0):
 
 
 def read(layer: Layer) -> int:
-    return int(window_reuse.values_read(layer).sum())
+    return int(values_read(layer, "window").sum())
 
 
 def test_loading_takes_a_clock_for_every_value_that_is_read():
@@ -112,7 +113,7 @@ def test_loading_takes_a_clock_for_every_value_that_is_read():
         segments, blocks = layer.segments(TINY), layer.block_cols(TINY)
         busy = np.full(segments, planes * blocks * TINY.input_bits * max(TINY.ideal_bits, TINY.sample_interval))
         window = int(timing.window_cycles(TINY, layer.k, layer.outputs, busy))
-        expected = sum(window - layer.k + int(values) for values in window_reuse.values_read(layer))
+        expected = sum(window - layer.k + int(values) for values in values_read(layer, "window"))
         assert cycles == timing.c_layer(TINY) + expected
     full = uniform_events(made, planes).counts
     assert (found.events[0, CYCLES], found.events[1, CYCLES]) < (full[0, CYCLES], full[1, CYCLES])

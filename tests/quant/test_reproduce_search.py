@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from golden_model.cost import components, gathered
+from golden_model.cost import components, machines
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.settings import with_settings
 from golden_model.image import archive as graph_file
@@ -143,7 +143,7 @@ def test_gathered_machines_have_their_own_floor(files, result):
     assert spent["uniform"] > spent["bounded"] > spent["trees"] >= 1
     assert spent["low first"] >= spent["trees"]
     settings = {"low first": searches.low_first(graph_joint_counts(graph, train), graph.hardware)}
-    total = gathered.measure(graph, test, settings)["low first"].events.sum(axis=0)
+    total = machines.gathered(graph, test, settings)[0].events.sum(axis=0)
     assert found["searches"]["low first"]["operations_per_image"] == pytest.approx(
         total[COUNTER_NAMES.index("ad_operations")]
     )

@@ -15,6 +15,11 @@ from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping, redy
 from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.graph.settings import lossless_registers
+from golden_model.pairs.gather import matmul
+from golden_model.pairs.machine import build_clocks, window_clocks
+from golden_model.pairs.packs import Packing, pack_layer
+from golden_model.pairs.search import Search
 from golden_model.registers import (
     COUNTER_NAMES,
     DESCRIPTOR_STRIDE,
@@ -24,8 +29,12 @@ from golden_model.registers import (
     reference_entry,
 )
 from golden_model.trq import AdcRegisters, levels
+from rtl.pair_layouts import SearchMode
+from rtl.tile import Tile
 from sim.host.driver import Driver
 from tests.rtl import oracle, step_model
+from tests.rtl.search_oracle import SearchRegisters, search
+from tests.strategies import make_layer
 
 
 @dataclass
@@ -39,6 +48,7 @@ class Step:
     multipliers: Sequence[int] = ()
     registers: AdcRegisters | None = None
     dynamic: DynamicPrecision | None = None
+    packing: Packing | None = None
 
 
 @dataclass
@@ -87,22 +97,16 @@ class Program:
         pads: Sequence[int] | None = None,
         **fields: int,
     ) -> None:
-        """Add a crossbar step with weights (K, N); uniform, lossless conversion unless `registers` are given."""
+        """Add a crossbar step with weights (K, N); lossless conversion unless `registers` are given."""
         hardware = self.hardware
-        registers = registers or AdcRegisters(mode="uniform", n_r2=hardware.adc_bits)
+        registers = registers or lossless_registers(hardware)
         widths = mapping.block_widths(weights, hardware)
-        placed = mapping.place_layer(widths, hardware, crossbar_base=self._pairs)
-        mapping.program_layer(self.cells, placed, weights, hardware)
         values = {
             "outputs": weights.shape[1],
             "crossbar_base": self._pairs,
             "width_base": self._widths,
             "channel_base": self._channels,
-            "adc_mode": int(registers.mode == "twin"),
-            "n_r1": registers.n_r1,
-            "n_r2": registers.n_r2,
-            "m": registers.m,
-            "adc_bias": registers.bias,
+            **registers.in_descriptor(hardware),
         }
         if dynamic is not None:
             values |= {"dynamic": 1, "l_max": dynamic.l_max, "tau_sq": dynamic.tau_sq}
@@ -111,9 +115,34 @@ class Program:
             described, weights, widths, [int(b) for b in bias], [int(m) for m in multipliers], registers, dynamic
         )
         self.steps.append(made)
-        self._pairs += placed.pairs
+        if hardware.pairs:
+            made.packing = self._pack(made)
+            self._pairs += made.packing.pairs
+        else:
+            placed = mapping.place_layer(widths, hardware, crossbar_base=self._pairs)
+            mapping.program_layer(self.cells, placed, weights, hardware)
+            self._pairs += placed.pairs
         self._widths += widths.size
         self._channels += weights.shape[1]
+
+    def _pack(self, made: Step) -> Packing:
+        """The packs of a step on the pair machine; their cells are programmed from the next pair on."""
+        hardware, (k, outputs) = self.hardware, made.weights.shape
+        layer = make_layer(
+            np.random.default_rng(0), hardware, kind="linear", channels=k, height=1, width=1, outputs=outputs,
+            weights=made.weights, block_widths=made.widths, registers=made.registers, dynamic=made.dynamic,
+            input_bits=made.fields["stream_bits"],
+        )  # fmt: skip
+        packing = pack_layer(layer, hardware)
+        for pack in packing.packs:
+            for group in (group for mask in pack.masks for group in mask.groups):
+                for polarity, cells in enumerate((group.positive, group.negative)):
+                    first = polarity * hardware.ou_cols
+                    place = self._pairs + group.pair, slice(pack.segments), group.ou_col
+                    self.cells[place][:, first : first + len(cells)] = cells.reshape(
+                        len(cells), pack.segments, hardware.ou_rows
+                    ).swapaxes(0, 1)
+        return packing
 
     # ---- on the hardware ----------------------------------------------------------------------
     async def load(self, driver: Driver) -> None:
@@ -123,7 +152,8 @@ class Program:
         for index, made in enumerate(self.steps):
             words = pack_descriptor(hardware, {name: int(value) for name, value in made.fields.items()})
             await driver.write_region("PROGRAM", words, first=index * DESCRIPTOR_STRIDE)
-            await driver.write_region("REFERENCE", table, first=reference_entry(hardware, index))
+            if not hardware.pairs:
+                await driver.write_region("REFERENCE", table, first=reference_entry(hardware, index))
             if made.weights is not None and made.widths is not None:
                 await driver.write_region("WIDTHS", made.widths.ravel(), first=made.fields["width_base"])
                 await driver.write_region(
@@ -148,6 +178,7 @@ class Program:
         events = dict.fromkeys(COUNTER_NAMES, 0)
         events["cycles"] = timing.c_layer(self.hardware)
         walked = step_model.windows(fields, before, self.pads)
+        conversions = []
         for (oy, ox, py, px), channels in zip(step_model.origins(fields), walked, strict=True):
             if element:
                 area = fields["kernel_height"] * fields["kernel_width"]
@@ -158,7 +189,7 @@ class Program:
                 window = self._convert(made, [value for channel in channels for value in channel])
                 for name, count in window.counters.items():
                     events[name] += count
-                events["cycles"] += made.weights.shape[0] + window.clocks + outputs + timing.c_window(self.hardware)
+                conversions.append(window.clocks)
                 values = [int(total) + b for total, b in zip(window.sums, made.bias, strict=True)]
                 low, multipliers = 0, made.multipliers
             position = oy * fields["out_width"] + ox
@@ -172,11 +203,26 @@ class Program:
                 y = step_model.activation(fields, values[n], multipliers[n], r)
                 at += fields["target"]
                 outcome.memory[at] = y if (py, px) == (0, 0) else max(outcome.memory[at], y)
+        if conversions:
+            events["cycles"] += self._clocks(made, conversions)
         outcome.events.append(events)
+
+    def _clocks(self, made: Step, conversions: list[int]) -> int:
+        """Clocks of the windows of a crossbar step, from those of their conversions."""
+        hardware, (k, outputs) = self.hardware, made.weights.shape
+        if made.packing is None:
+            return sum(conversions) + len(conversions) * (k + outputs + timing.c_window(hardware))
+        load = k + made.fields["segments"] + Tile.load_clocks(hardware)
+        loads = [load] * len(conversions) + [0, 0]
+        converts = [build_clocks(made.packing), *(c + Tile.convert_clocks(hardware) for c in conversions), 0]
+        drains = [0, 0] + [outputs + Tile.drain_clocks(hardware)] * len(conversions)
+        return sum(map(max, loads, converts, drains))
 
     def _convert(self, made: Step, values: list[int]) -> oracle.Window:
         """Partial sums, events and clocks of one window."""
         hardware, fields = self.hardware, made.fields
+        if made.packing is not None:
+            return self._convert_pairs(made, np.array([values], dtype=np.uint8))
         segments = fields["segments"]
         masks = [(1 << fields["stream_bits"]) - 1] * segments
         streamed = np.asarray(values)
@@ -197,6 +243,33 @@ class Program:
             skip_zero_slices=bool(fields["skip_zero_slices"]),
             crossbar_base=fields["crossbar_base"],
         )
+
+    def _convert_pairs(self, made: Step, window: np.ndarray) -> oracle.Window:
+        """The same on the pair machine; window (1, K)."""
+        search = _search(self.hardware, made.registers)
+        sums, spent = matmul(made.packing, window, search)
+        counters = {
+            "ou_activations": spent.ou_activations,
+            "conversions_r2": spent.pairs_converted,
+            "ad_operations": spent.operations[0],
+            "input_bits_streamed": spent.latched_lines // self.hardware.ou_rows,
+            "prefix_counts": spent.prefix_counts,
+            "prefix_rows": spent.prefix_rows,
+            "mask_bits_read": spent.mask_bits,
+        }
+        clocks = window_clocks(made.packing, window, search, plain=True).window
+        counted = {name: int(count[0]) for name, count in counters.items()}
+        return oracle.Window(sums=sums[0, 0], counters=counted, clocks=int(clocks[0]))
+
+
+def _search(hardware: HardwareConfig, registers: AdcRegisters) -> Search:
+    """What lanes with these registers find, comparison by comparison (`search_oracle`)."""
+    rows, asked = hardware.ou_rows, SearchRegisters(SearchMode[registers.mode.upper()], True, registers)
+    value, operations = np.zeros((2, rows + 1, 2 * rows + 1), dtype=np.int64)
+    for k in range(1, rows + 1):
+        for d in range(-k, k + 1):
+            value[k, rows + d], _, operations[k, rows + d] = search(asked, hardware.adc_bits, k, d)
+    return Search(registers.mode, True, value, operations)
 
 
 async def write_memory(driver: Driver, memory: Sequence[int]) -> None:

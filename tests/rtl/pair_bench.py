@@ -147,7 +147,7 @@ class Case:
             "ou_activations": spent.ou_activations,
             "conversions_r2": spent.pairs_converted,
             "ad_operations": spent.operations[0],
-            "input_bits_streamed": spent.latched_segments,
+            "input_bits_streamed": spent.latched_lines // self.packing.hardware.ou_rows,
             "cycles": window_clocks(self.packing, self.windows, self.search, plain=True).window,
             "prefix_counts": spent.prefix_counts,
             "prefix_rows": spent.prefix_rows,

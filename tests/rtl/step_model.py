@@ -31,7 +31,7 @@ def step(hardware: HardwareConfig, **values: int) -> dict[str, int]:
             "last_rows": k - (segments - 1) * hardware.ou_rows,
             "block_cols": block_cols,
             "last_cols": fields["outputs"] - (block_cols - 1) * hardware.ou_cols,
-            "n_r2": hardware.adc_bits,
+            "n_r2": hardware.converter_bits,
         }
     assert not (fields["residual"] and fields["pool"] != 1)
     return fields | values

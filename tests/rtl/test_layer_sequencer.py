@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from golden_model.config import TINY
+from golden_model.config import PRESETS, TINY, HardwareConfig
 from golden_model.registers import ErrorCode
 from rtl.layer_sequencer import LayerSequencer
 from sim.bench import fetch, simulate
@@ -16,6 +16,8 @@ from tests.rtl.tile_tools import expect_within, strobe
 pytestmark = pytest.mark.rtl
 
 SETTLE = 12
+PAIRS = PRESETS["tiny-pairs"]
+BOTH = pytest.mark.parametrize("hardware", [TINY, PAIRS], ids=["planes", "pairs"])
 #: What answers a strobe.
 ANSWERS = {
     "read_start": "read_done",
@@ -48,13 +50,16 @@ MIXED = [Step(windows=3), Step(element=True), Step(), Step(windows=2, element=Tr
 class Others:
     """All other blocks: every strobe is logged and answered 1 to `slowest` clocks later; `flush` resets them.
 
+    Of the pair machine a loaded window stays until it is converted, and the tables are built beside the first load.
+
     log : (strobe, step), of the strobes of a window (strobe, step, window). clocks : per step stored, its clocks.
     settled : `layer_cycles` at every `layer_start`. busy : clocks with STATUS.busy. flushes : clocks with `flush`.
     """
 
-    def __init__(self, steps: list[Step], *, slowest: int = 1):
-        self.steps = steps
-        self.dut = LayerSequencer(TINY, settle_clocks=SETTLE)
+    def __init__(self, steps: list[Step], hardware: HardwareConfig = TINY, *, slowest: int = 1):
+        self.steps, self.pairs = steps, hardware.pairs
+        self.dut = LayerSequencer(hardware, settle_clocks=SETTLE)
+        self.answers = ANSWERS | ({"layer_start": "layer_ready"} if self.pairs else {})
         self.rng, self.slowest = random.Random(len(steps) + slowest), slowest
         self.forget()
 
@@ -65,7 +70,7 @@ class Others:
         self.busy = self.flushes = 0
 
     async def play(self, ctx) -> None:
-        dut, waiting = self.dut, {}
+        dut, waiting, levels, loaded = self.dut, {}, set(), 0
         names = (*STROBES, *WINDOW_STROBES, "store_events", "events_stored", "flush")
         ports = [getattr(dut, name) for name in names]
         async for _, _, layer, window, cycles, busy, *values in ctx.tick().sample(
@@ -83,29 +88,44 @@ class Others:
             if "read_start" in on:
                 ctx.set(dut.element, step.element)
                 ctx.set(dut.adc_error, step.adc_error)
+                loaded = 0
             if "load_start" in on:
-                ctx.set(dut.place.last, window == step.windows - 1)
-            ctx.set(dut.placement_error, step.misplaced and "window_start" in on)
+                loaded += 1
+                ctx.set(dut.place.last, loaded == step.windows)
+            ctx.set(dut.placement_error, step.misplaced and ("load_start" if self.pairs else "window_start") in on)
             ctx.set(dut.check_error, step.check_error)
             for name in on:
                 # Nothing is loaded into the macro in an element step; of a misplaced one no window ends.
-                unanswered = (name == "load_start" and step.element) or (name == "window_start" and step.misplaced)
-                if name in ANSWERS and not unanswered:
-                    waiting[ANSWERS[name]] = self.rng.randint(1, self.slowest)
+                unanswered = (name == "load_start" and step.element) or (
+                    name in ("window_start", "layer_start") and step.misplaced
+                )
+                if name in self.answers and not unanswered:
+                    waiting[self.answers[name]] = self.rng.randint(1, self.slowest)
             if "flush" in on:
                 self.flushes += 1
                 waiting.clear()
-            for answer in ANSWERS.values():
+                levels.clear()
+            levels -= {self.answers.get("layer_start")} if "layer_start" in on else set()
+            levels -= {"window_loaded"} if "window_start" in on else set()
+            for answer in self.answers.values():
                 waiting[answer] = waiting.get(answer, 0) - 1
-                ctx.set(getattr(dut, answer), waiting[answer] == 0)
+                if waiting[answer] == 0 and self.pairs and answer in ("window_loaded", "layer_ready"):
+                    levels.add(answer)
+                ctx.set(getattr(dut, answer), waiting[answer] == 0 or answer in levels)
 
     def expected(self, count: int | None = None) -> list[tuple]:
         """The log of an undisturbed run of the first `count` steps."""
         log: list[tuple] = []
         for layer, step in enumerate(self.steps[:count]):
             log += [(name, layer) for name in STROBES]
-            for window in range(step.windows):
-                log += [(name, layer, window) for name in WINDOW_STROBES if name != "window_start" or not step.element]
+            if self.pairs and not step.element:
+                for beat in range(step.windows + 2):
+                    for name, window in zip(WINDOW_STROBES, (beat, beat - 1, beat - 2), strict=True):
+                        log += [(name, layer, max(0, beat - 1))] * (0 <= window < step.windows)
+            else:
+                for window in range(step.windows):
+                    named = [name for name in WINDOW_STROBES if name != "window_start" or not step.element]
+                    log += [(name, layer, window) for name in named]
             log += [("store_events", layer), ("events_stored", layer)]
         return log
 
@@ -127,9 +147,10 @@ def _status(error: ErrorCode = ErrorCode.NONE, **values: int) -> dict[str, int]:
     return {"busy": 0, "done": 0, "error": int(error), "layer": 0, "overflow": 0, "cells_busy": 0} | values
 
 
+@BOTH
 @pytest.mark.parametrize("slowest", [1, 7])
-def test_steps_and_windows_follow_each_other_in_order(slowest):
-    others = Others(MIXED, slowest=slowest)
+def test_steps_and_windows_follow_each_other_in_order(hardware, slowest):
+    others = Others(MIXED, hardware, slowest=slowest)
 
     async def bench(ctx):
         await others.start(ctx)
@@ -150,8 +171,9 @@ def test_only_the_first_steps_run_if_layer_count_says_so():
     assert others.log == others.expected(2)
 
 
-def test_a_run_can_follow_a_run():
-    others = Others(MIXED, slowest=3)
+@BOTH
+def test_a_run_can_follow_a_run(hardware):
+    others = Others(MIXED, hardware, slowest=3)
 
     async def bench(ctx):
         for _ in range(2):
@@ -165,8 +187,9 @@ def test_a_run_can_follow_a_run():
     others.simulate(bench)
 
 
-def test_clocks_of_the_steps_add_up_to_those_of_the_run():
-    others = Others(MIXED, slowest=5)
+@BOTH
+def test_clocks_of_the_steps_add_up_to_those_of_the_run(hardware):
+    others = Others(MIXED, hardware, slowest=5)
 
     async def bench(ctx):
         await others.start(ctx)
@@ -256,10 +279,11 @@ FAULTS = {
 }
 
 
+@BOTH
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_of_a_step_ends_the_run_with_its_error(name):
+def test_a_fault_of_a_step_ends_the_run_with_its_error(hardware, name):
     step, error = FAULTS[name]
-    others = Others([Step(), step], slowest=3)
+    others = Others([Step(), step], hardware, slowest=3)
 
     async def bench(ctx):
         await others.start(ctx)
@@ -286,8 +310,9 @@ def test_converter_registers_of_an_element_step_do_not_count():
 
 
 # ---- abort --------------------------------------------------------------------------------------
-def test_an_abort_in_any_clock_ends_the_run_and_the_next_run_is_whole():
-    others = Others(MIXED[:2], slowest=3)
+@BOTH
+def test_an_abort_in_any_clock_ends_the_run_and_the_next_run_is_whole(hardware):
+    others = Others(MIXED[:2], hardware, slowest=3)
     dut = others.dut
     aborted_after = set()
 

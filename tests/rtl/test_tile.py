@@ -33,6 +33,10 @@ pytestmark = pytest.mark.rtl
 
 #: Enough crossbars for saturated weights.
 ROOMY = replace(TINY, crossbar_pairs=32)
+#: The same machine with both main data paths.
+BOTH = pytest.mark.parametrize(
+    "hardware", [ROOMY, replace(ROOMY, machine="pairs", crossbar_pairs=64)], ids=["planes", "pairs"]
+)
 #: 9 x 8 OUs and a 4-bit ADC as in the paper, on arrays small enough to simulate.
 NINE = HardwareConfig(
     rows=27,
@@ -88,6 +92,9 @@ def test_constants_of_the_timing_formula_are_those_of_the_blocks(config):
     assert timing.c_group(config) == Tile.group_clocks(config)
     assert timing.c_window(config) == Tile.window_clocks(config)
     assert timing.c_element(config) == Tile.element_clocks(config)
+    assert timing.c_load(config) == Tile.load_clocks(config)
+    assert timing.c_convert(config) == Tile.convert_clocks(config)
+    assert timing.c_drain(config) == Tile.drain_clocks(config)
 
 
 # ---- element steps ------------------------------------------------------------------------------
@@ -201,29 +208,33 @@ def _residual_program(hardware=ROOMY, *, seed=2, saturated=False):
     return program
 
 
+@BOTH
 @pytest.mark.parametrize("seed", range(3))
-def test_crossbar_step_with_strided_residual_among_element_steps(seed):
-    _check(_residual_program(seed=seed), [_memory(seed=seed)])
+def test_crossbar_step_with_strided_residual_among_element_steps(hardware, seed):
+    _check(_residual_program(hardware, seed=seed), [_memory(seed=seed)])
 
 
-def test_saturated_weights_and_activations():
-    program = _residual_program(saturated=True)
+@BOTH
+def test_saturated_weights_and_activations(hardware):
+    program = _residual_program(hardware, saturated=True)
     _check(program, [_memory(top=True), [0] * ROOMY.activation_bytes])
 
 
-def test_strides_borders_and_pooling_differ_between_rows_and_columns():
+@BOTH
+def test_strides_borders_and_pooling_differ_between_rows_and_columns(hardware):
     rng = np.random.default_rng(8)
-    program = Program(ROOMY)
+    program = Program(hardware)
     program.crossbar(
-        *_matrix(rng, ROOMY, 12, 3), source=9, target=150, channels=2, height=8, width=7, kernel_height=3,
+        *_matrix(rng, hardware, 12, 3), source=9, target=150, channels=2, height=8, width=7, kernel_height=3,
         kernel_width=2, stride_y=2, stride_x=1, pad_top=1, pad_left=2, pool=2, out_height=2, out_width=4, pad_value=6,
         skip_zero_slices=1, dynamic=DynamicPrecision(l_max=3, tau_sq=2000), shift=4,
     )  # fmt: skip
     _check(program)
 
 
-def test_group_of_one_segment_and_narrow_bits():
-    hardware = replace(ROOMY, group_segments=1)
+@BOTH
+def test_group_of_one_segment_and_narrow_bits(hardware):
+    hardware = replace(hardware, group_segments=1)
     rng = np.random.default_rng(9)
     program = Program(hardware)
     program.crossbar(
@@ -237,23 +248,26 @@ def test_group_of_one_segment_and_narrow_bits():
     _check(program)
 
 
-def test_step_without_any_plane_on_a_full_machine():
+@BOTH
+def test_step_without_any_plane_on_a_full_machine(hardware):
     rng = np.random.default_rng(2)
-    program = Program(ROOMY)
-    program.crossbar(*_matrix(rng, ROOMY, 5, 5, saturated=True), channels=5, target=100, shift=4)
+    program = Program(hardware)
+    program.crossbar(*_matrix(rng, hardware, 5, 5, saturated=True), channels=5, target=100, shift=4)
     empty = np.zeros((5, 3), dtype=np.int64)
     program.crossbar(empty, [1, -2, 3], [1, 1, 1], source=100, channels=5, last=1)
-    hardware = replace(ROOMY, crossbar_pairs=program.steps[1].fields["crossbar_base"])
+    hardware = replace(hardware, crossbar_pairs=program.steps[1].fields["crossbar_base"])
     full = Program(hardware)
     full.steps, full.cells, full._pairs = program.steps, program.cells, program._pairs
     _check(full)
 
 
+@pytest.mark.parametrize("machine", ["planes", "pairs"])
 @pytest.mark.parametrize("hardware", [NINE, replace(ROOMY, sample_interval=3)], ids=["nine", "slow array"])
-def test_other_machines(hardware):
+def test_other_machines(hardware, machine):
+    hardware = replace(hardware, machine=machine, crossbar_pairs=32)
     rng = np.random.default_rng(5)
     program = Program(hardware)
-    registers = AdcRegisters(mode="twin", n_r2=hardware.adc_bits - 1, n_r1=1, m=1, bias=1)
+    registers = AdcRegisters(mode="twin", n_r2=hardware.adc_bits - 1, n_r1=1, m=1, bias=int(machine == "planes"))
     program.crossbar(
         *_matrix(rng, hardware, 18, 7), channels=2, height=4, width=4, kernel_height=3, kernel_width=3, out_height=2,
         out_width=2, target=100, registers=registers, skip_zero_slices=1, shift=6,
@@ -261,11 +275,27 @@ def test_other_machines(hardware):
     _check(program)
 
 
+@pytest.mark.parametrize("mode", ["uniform", "twin", "bounded", "outward"])
+def test_every_search_of_the_pair_machine(mode):
+    hardware = replace(ROOMY, machine="pairs", crossbar_pairs=64)
+    given = {"n_r2": hardware.converter_bits} if mode != "twin" else {"n_r2": 2, "n_r1": 2, "m": 2}
+    program = Program(hardware)
+    program.crossbar(
+        *_matrix(np.random.default_rng(6), hardware, 20, 5), channels=5, height=2, width=2, kernel_height=2,
+        kernel_width=2, last=1, registers=AdcRegisters(mode=mode, **given),
+    )  # fmt: skip
+    _check(program, [_memory(), _memory(top=True)])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "hardware",
-    [replace(ISAAC, crossbar_pairs=2, max_k=200, activation_bytes=256), replace(PAPER, crossbar_pairs=4)],
-    ids=["isaac", "paper"],
+    [
+        replace(ISAAC, crossbar_pairs=2, max_k=200, activation_bytes=256),
+        replace(PAPER, crossbar_pairs=4),
+        replace(PAPER, crossbar_pairs=8, machine="pairs"),
+    ],
+    ids=["isaac", "paper", "pairs"],
 )
 def test_large_units(hardware):
     program = Program(hardware)
@@ -311,8 +341,9 @@ ILLEGAL = [
 ]
 
 
-def test_illegal_descriptors_set_the_error_and_do_not_start_and_a_legal_one_runs_afterwards():
-    program = _single()
+@BOTH
+def test_illegal_descriptors_set_the_error_and_do_not_start_and_a_legal_one_runs_afterwards(hardware):
+    program = _single(hardware)
 
     async def job(bus, driver, device, ctx):
         await program.load(driver)
@@ -320,18 +351,19 @@ def test_illegal_descriptors_set_the_error_and_do_not_start_and_a_legal_one_runs
             await driver.write_region("PROGRAM", _broken(program, **changes))
             await _error_of(driver, 1, expected)
             # The step's counters were never stored.
-            assert (await driver.read_register("CYCLES_LOW"))["cycles"] < timing.c_layer(ROOMY)
+            assert (await driver.read_register("CYCLES_LOW"))["cycles"] < timing.c_layer(hardware)
         for steps in (0, ROOMY.max_layers + 1):
             await _error_of(driver, steps, ErrorCode.LAYER_COUNT)
         await driver.write_region("PROGRAM", _broken(program))
         await _check_run(program, driver, _memory())
 
-    run_system(ROOMY, job)
+    run_system(hardware, job)
 
 
-def test_step_that_reaches_beyond_the_last_pair_ends_the_run_and_a_legal_one_runs_afterwards():
-    program = _single()
-    pairs, samples = ROOMY.crossbar_pairs, []
+@BOTH
+def test_step_that_reaches_beyond_the_last_pair_ends_the_run_and_a_legal_one_runs_afterwards(hardware):
+    program = _single(hardware)
+    pairs, samples = hardware.crossbar_pairs, []
 
     async def job(bus, driver, device, ctx):
         await program.load(driver)
@@ -342,9 +374,10 @@ def test_step_that_reaches_beyond_the_last_pair_ends_the_run_and_a_legal_one_run
         assert not samples
         await driver.write_region("PROGRAM", _broken(program))
         await _check_run(program, driver, _memory())
-        assert samples
+        assert samples or hardware.pairs
 
-    run_system(ROOMY, job, background=lambda device: [_trace_of(device, samples)])
+    # The pair machine has no trace.
+    run_system(hardware, job, background=lambda device: [] if hardware.pairs else [_trace_of(device, samples)])
 
 
 def _trace_of(device, into):
@@ -357,8 +390,9 @@ def _trace_of(device, into):
     return bench
 
 
-def test_error_in_a_later_step_names_the_step():
-    program = _residual_program()
+@BOTH
+def test_error_in_a_later_step_names_the_step(hardware):
+    program = _residual_program(hardware)
 
     async def job(bus, driver, device, ctx):
         await program.load(driver)
@@ -367,15 +401,16 @@ def test_error_in_a_later_step_names_the_step():
         status = await _error_of(driver, 4, ErrorCode.UNSUPPORTED)
         assert status["layer"] == 2
 
-    run_system(ROOMY, job)
+    run_system(hardware, job)
 
 
-def test_abort_at_any_time_ends_the_run_and_a_new_start_gives_the_right_result():
-    program = _residual_program()
+@BOTH
+def test_abort_at_any_time_ends_the_run_and_a_new_start_gives_the_right_result(hardware):
+    program = _residual_program(hardware)
     events = program.run(_memory()).events
     first, second = events[0]["cycles"], events[1]["cycles"]
     total = sum(step["cycles"] for step in events)
-    fetched = timing.c_layer(ROOMY) - 10
+    fetched = timing.c_layer(hardware) - 10
     times = (0, 60, fetched, fetched + 100, first + 5, first + fetched + 30, first + fetched + 90, first + second + 200)
 
     async def job(bus, driver, device, ctx):
@@ -390,7 +425,7 @@ def test_abort_at_any_time_ends_the_run_and_a_new_start_gives_the_right_result()
             assert (status["busy"], status["done"], status["error"]) == (0, 0, ErrorCode.ABORTED)
         await _check_run(program, driver, _memory())
 
-    run_system(ROOMY, job)
+    run_system(hardware, job)
 
 
 def test_while_busy_start_is_ignored_and_accesses_to_tables_are_refused():

@@ -16,9 +16,9 @@ import numpy as np
 import typer
 
 from golden_model.command import Json, command, results_console, table_of
-from golden_model.cost.__main__ import load_images, load_network
 from golden_model.files import write_json
 from golden_model.graph.network import Graph
+from golden_model.image.inputs import load_images, load_network
 from golden_model.pairs.gather import MODES, spend
 from golden_model.pairs.machine import CONVERT, build_clocks, window_clocks
 from golden_model.pairs.packs import pack_layer

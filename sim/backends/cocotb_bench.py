@@ -20,6 +20,7 @@ from cocotbext.axi import AxiLiteBus, AxiLiteMaster
 
 from sim.array.crossbars import Crossbar, PairCrossbar
 from sim.array.port import PackedPort
+from sim.backends.compiled import verilator_port
 from sim.host.bus import Bus, BusError, BusTimeout
 from sim.host.records import Recorder, TraceLayout
 
@@ -58,9 +59,15 @@ async def start(dut: Any, *, reset_clocks: int = 4) -> None:
 class TraceMonitor(Recorder):
     """Samples the trace port of a design."""
 
-    def __init__(self, dut: Any, layout: TraceLayout, names: Mapping[str, str] | None = None):
+    def __init__(self, dut: Any, layout: TraceLayout):
         super().__init__(layout)
-        self._handles = [getattr(dut, (names or {}).get(port.name, port.name)) for port in layout.ports]
+        self._handles = [getattr(dut, verilator_port(port.name)) for port in layout.ports]
+
+    @classmethod
+    def of(cls, dut: Any, component: Any) -> TraceMonitor | None:
+        """For the design that was exported from `component`; None if it has no trace port."""
+        layout = TraceLayout.of(component)
+        return None if layout is None else cls(dut, layout)
 
     def sample(self) -> None:
         """Take the record of this clock, if there is one."""

@@ -20,7 +20,7 @@ from rtl import layouts
 from rtl.macro import Macro
 from sim.array.crossbars import CrossbarSettings, make_crossbar
 from sim.backends import cocotb_bench
-from sim.host.records import TraceLayout, unpack
+from sim.host.records import unpack
 from tests.cocotb.designs import CONFIGURATIONS
 from tests.strategies import graph_of, make_layer
 
@@ -38,8 +38,7 @@ class Bench:
         self.fields, self.placed = program.steps[0].fields, program.placement.layers[0]
         self.crossbar = make_crossbar(program, CrossbarSettings())
         self.crossbar.load(program.tables.cells)
-        traced = TraceLayout.of(Macro(HARDWARE))
-        self.monitor = cocotb_bench.TraceMonitor(dut, traced, {"trace": "trace_port"})
+        self.monitor = cocotb_bench.TraceMonitor.of(dut, Macro(HARDWARE))
         self.monitor.enabled = True
         self.analog = cocotb_bench.Analog(dut, self.crossbar, self.monitor)
 

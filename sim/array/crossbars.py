@@ -1,13 +1,15 @@
-"""Behavioural analog crossbars behind the macro's comparator port (system.md §1, §4.2, §10).
+"""Behavioural analog crossbars behind the comparator port of either machine (system.md §1, §4.2, §10).
 
-A model holds the cells of every crossbar pair, samples the bit lines of one OU for one input slice and
-answers the comparators: 1 where v >= t - 1/2 LSB. All imperfections are off in `CrossbarSettings()`,
-the ideal array, whose answers are exactly those of `count >= min_count[t - 1]`.
+A model holds the cells of every crossbar pair, samples bit lines and answers the comparators: 1 where
+v >= t - 1/2 LSB. All imperfections are off in `CrossbarSettings()`, the ideal array.
 
 The sampled quantity is the *analog count* of a bit line: the sum over its word lines of
-input bit x cell conductance / nominal on-conductance. In LSB, v = analog count / λ, with λ (counts per
-LSB) the step's reference. Comparisons are made in counts, `analog count >= λ (t - 1/2)`, as the
-exporter computes `min_count`, so that no division can move a tie.
+input bit x cell conductance / nominal on-conductance. `Crossbar` holds those of one OU. In LSB,
+v = analog count / λ, with λ (counts per LSB) the step's reference. Comparisons are made in counts,
+`analog count >= λ (t - 1/2)`, as the exporter computes `min_count`, so that no division can move a tie;
+the answers of the ideal array are exactly those of `count >= min_count[t - 1]`. `PairCrossbar` is the
+array of the pair machine (docs/pair-machine.md): it drives any word lines of a column and holds the
+difference of the analog counts of the positive and the negative bit line; λ = 1.
 
 The device models (conductance spread, on/off ratio, stuck cells, read noise) and their default forms are
 *ours*: textbook behavioural models, not taken from the three papers.
@@ -17,13 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from golden_model import trq
 from golden_model.config import HardwareConfig
 from golden_model.image.program import Program
+from rtl.pack_layouts import HALVES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +38,9 @@ class CrossbarSettings:
     distribution : "lognormal" (mean 1, always positive) or "normal" (mean 1, cut off at 0).
     on_off_ratio : on-conductance / off-conductance; 0 means infinite (an off cell conducts nothing).
     stuck_on, stuck_off : probability that a cell always conducts / never does, whatever is programmed.
-    read_noise : standard deviation of additive Gaussian noise on each sample, in counts (units of one
-        nominal on-cell), drawn anew for every lane at every sample and constant while it is held.
+    read_noise : standard deviation of additive Gaussian noise on a sampled bit line, in counts (units of one
+        nominal on-cell), drawn anew for every converter at every sample and constant while it is held. A
+        difference has the noise of both its bit lines, which is drawn once, with √2 times the deviation.
     seed : fixes the device (variation, stuck cells) and the noise sequence.
     """
 
@@ -83,21 +87,145 @@ class CrossbarSettings:
         )
 
 
-class Crossbar:
-    """Crossbar pairs of one macro with sample-and-hold and comparators.
+@dataclass
+class _Pair:
+    """A crossbar pair of a device, arrays (grid_rows, grid_cols, lanes, ou_rows).
+
+    spread : factor on a cell's conductance. stuck : -1 off, 0 healthy, 1 on. on : state. conductance : of the state.
+    """
+
+    spread: np.ndarray
+    stuck: np.ndarray
+    on: np.ndarray
+    conductance: np.ndarray
+
+
+class Array:
+    """Crossbar pairs of one macro with sample-and-hold and comparators: what both machines have in common.
+
+    Attributes
+    ----------
+    hardware : sizes. settings : imperfections.
+    held : (parts, places, converters), the present samples in counts. A part is what samples together, a place one of
+        the samples that each of its converters holds.
+    limits : (steps, codes), what a sample must reach in counts by step and threshold; a negative threshold is an index
+        from the end, so that codes are those of two's complement.
+
+    Cells hold 0 until programmed. Everything is reproducible: the device depends on `settings.seed` and
+    on the cell's place only, not on the machine, the noise on the seed and on the order of a part's samples.
+    """
+
+    def __init__(
+        self, hardware: HardwareConfig, settings: CrossbarSettings, held: tuple[int, int, int], limits: np.ndarray
+    ):
+        self.hardware = hardware
+        self.settings = settings
+        self.held = np.zeros(held)
+        self.limits = limits
+        self._pairs: dict[int, _Pair] = {}
+        self._noise = [np.random.default_rng([settings.seed, 1, part]) for part in range(held[0])]
+
+    @property
+    def steps(self) -> int:
+        """Steps with a reference of their own."""
+        return len(self.limits)
+
+    # ---- cells ----------------------------------------------------------------------------
+    def program(self, pair: int, row: int, col: int, cells: int) -> None:
+        """Write the cells of one OU of a pair; cell bit index = lane * ou_rows + row."""
+        self._check_place(pair, row, col)
+        count = self.hardware.ou_cells
+        if not 0 <= cells < 1 << count:
+            raise ValueError(f"cells must be in 0..2**{count} - 1, got {cells}")
+        bits = _bits(cells, count).reshape(self.hardware.lanes, self.hardware.ou_rows)
+        self._write(self._pair(pair), (row, col), bits)
+
+    def load(self, cells: np.ndarray) -> None:
+        """Program whole crossbar pairs from 0: bool (pairs, grid_rows, grid_cols, lanes, ou_rows)."""
+        for pair, bits in enumerate(np.asarray(cells, dtype=bool)):
+            self._check("pair", pair, self.hardware.crossbar_pairs)
+            self._write(self._pair(pair), ..., bits)
+
+    def readback(self, pair: int, row: int, col: int) -> int:
+        """The cells as a digital read finds them: what was programmed, but stuck cells show their state."""
+        self._check_place(pair, row, col)
+        raw = np.packbits(self._pair(pair).on[row, col].ravel(), bitorder="little")
+        return int.from_bytes(raw.tobytes(), "little")
+
+    # ---- conversion -----------------------------------------------------------------------
+    def answers(
+        self, part: int, places: Sequence[int] | np.ndarray, thresholds: Sequence[int] | np.ndarray, step: int
+    ) -> np.ndarray:
+        """Comparator bits of a part, uint8 (converters,), for a place and a threshold of every converter."""
+        held = self.held[part, np.asarray(places), np.arange(self.held.shape[-1])]
+        return (held >= self.limits[step][np.asarray(thresholds)]).astype(np.uint8)
+
+    def _counts(self, pair: int, rows: slice, col: int, lines: int) -> np.ndarray:
+        """Analog counts of all bit lines of an OU column (lanes,); bit i of `lines` drives word line i of OU `rows`."""
+        conductance = self._pair(pair).conductance[rows, col]
+        driven = _bits(lines, len(conductance) * self.hardware.ou_rows).reshape(len(conductance), -1)
+        return np.einsum("rlo,ro->l", conductance, driven)
+
+    def _hold(self, part: int, place: int, sampled: np.ndarray, noise: float) -> np.ndarray:
+        """Hold a sample with noise of a standard deviation in counts; returns it."""
+        if noise:
+            sampled = sampled + self._noise[part].normal(0.0, noise, sampled.shape)
+        self.held[part, place] = sampled
+        return sampled
+
+    # ---- inside ---------------------------------------------------------------------------
+    @staticmethod
+    def _check(name: str, value: int, size: int) -> None:
+        if not 0 <= value < size:
+            raise ValueError(f"{name} must be in 0..{size - 1}, got {value}")
+
+    def _check_place(self, pair: int, row: int, col: int) -> None:
+        self._check("pair", pair, self.hardware.crossbar_pairs)
+        self._check("row", row, self.hardware.grid_rows)
+        self._check("col", col, self.hardware.grid_cols)
+
+    def _write(self, pair: _Pair, where: Any, bits: np.ndarray | bool) -> None:
+        """Set cells of a pair, of one OU (row, column) or of all."""
+        stuck, ratio = pair.stuck[where], self.settings.on_off_ratio
+        on = np.where(stuck == 0, bits, stuck > 0)
+        pair.on[where] = on
+        pair.conductance[where] = np.where(on, 1.0, 1.0 / ratio if ratio else 0.0) * pair.spread[where]
+
+    def _pair(self, pair: int) -> _Pair:
+        """A pair of the device, made when it is first needed."""
+        if pair not in self._pairs:
+            settings, hardware = self.settings, self.hardware
+            shape = (hardware.grid_rows, hardware.grid_cols, hardware.lanes, hardware.ou_rows)
+            spread, stuck = np.ones(shape), np.zeros(shape, dtype=np.int8)
+            rng = np.random.default_rng([settings.seed, 0, pair])
+            if settings.variation:
+                normal = rng.standard_normal(shape)
+                if settings.distribution == "normal":
+                    spread = np.maximum(0.0, 1.0 + settings.variation * normal)
+                else:
+                    sigma = np.sqrt(np.log1p(settings.variation**2))
+                    spread = np.exp(sigma * normal - sigma**2 / 2)
+            if settings.stuck_on or settings.stuck_off:
+                draw = rng.random(shape)
+                stuck[draw < settings.stuck_on] = 1
+                stuck[draw >= 1 - settings.stuck_off] = -1
+            made = _Pair(spread, stuck, np.zeros(shape, dtype=bool), np.zeros(shape))
+            self._write(made, ..., False)
+            self._pairs[pair] = made
+        return self._pairs[pair]
+
+
+class Crossbar(Array):
+    """The array of the machine that converts every bit line; one part, one place, `lanes` converters.
 
     Parameters
     ----------
-    hardware : sizes. settings : imperfections.
+    hardware : sizes. settings : imperfections, none by default.
     counts_per_lsb : λ of every step of the program (system.md §4.4), for comparisons of a non-ideal array.
     min_count : per step, (2**adc_bits - 1,) integers; min_count[t - 1] is the smallest count that answers 1
         to threshold t. The ideal array compares with it alone. Default for both: the count grid (λ = 1).
 
-    Attributes: `limits` (steps, 2**adc_bits), threshold t of a step in counts (-inf for t = 0); `held`
-    (lanes,), the present sample in counts.
-
-    Cells hold 0 until programmed. Everything is reproducible: the device depends on `settings.seed` and
-    on the cell's place only, the noise on the seed and on the order of samples.
+    `limits` (steps, 2**adc_bits) is -inf for threshold 0.
     """
 
     def __init__(
@@ -108,8 +236,7 @@ class Crossbar:
         counts_per_lsb: Sequence[float] | None = None,
         min_count: Sequence[np.ndarray] | None = None,
     ):
-        self.hardware = hardware
-        self.settings = settings or CrossbarSettings()
+        settings = settings or CrossbarSettings()
         levels = np.arange(1, 1 << hardware.adc_bits)
         if min_count is None:
             scales = [1.0] * hardware.max_layers if counts_per_lsb is None else counts_per_lsb
@@ -125,108 +252,76 @@ class Crossbar:
         # Threshold t in counts, at index t; threshold 0 is below everything.
         exact = [np.asarray(table, dtype=np.float64) for table in min_count]
         analog = [scale * (levels - 0.5) for scale in self._counts_per_lsb]
-        chosen = exact if self.settings.ideal else analog
-        self.limits = np.array([np.concatenate([[-np.inf], limits]) for limits in chosen])
-        shape = (hardware.crossbar_pairs, hardware.grid_rows, hardware.grid_cols)
-        self._words: dict[tuple[int, int, int], int] = {}
-        self._conductance: dict[tuple[int, int, int], np.ndarray] = {}
-        self._device: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._shape = shape
-        self._noise = np.random.default_rng([self.settings.seed, 1])
-        self.held = np.zeros(hardware.lanes)
+        limits = np.array([np.concatenate([[-np.inf], table]) for table in (exact if settings.ideal else analog)])
+        super().__init__(hardware, settings, (1, 1, hardware.lanes), limits)
 
-    @property
-    def steps(self) -> int:
-        """Steps with a reference of their own."""
-        return len(self.limits)
-
-    # ---- cells ----------------------------------------------------------------------------
-    def program(self, pair: int, row: int, col: int, cells: int) -> None:
-        """Write the cells of one OU of a pair; cell bit index = lane * ou_rows + row."""
-        where = self._where(pair, row, col)
-        if not 0 <= cells < 1 << self.hardware.ou_cells:
-            raise ValueError(f"cells must be in 0..2**{self.hardware.ou_cells} - 1, got {cells}")
-        spread, stuck = self._cells_of(pair)
-        bits = self._bits(cells, self.hardware.ou_cells)
-        place = row * self.hardware.grid_cols + col
-        bits = np.where(stuck[place] == 0, bits > 0, stuck[place] > 0)
-        off = 0.0 if not self.settings.on_off_ratio else 1.0 / self.settings.on_off_ratio
-        conductance = np.where(bits, 1.0, off) * spread[place]
-        self._conductance[where] = conductance.reshape(self.hardware.lanes, self.hardware.ou_rows)
-        self._words[where] = int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little")
-
-    def load(self, cells: np.ndarray) -> None:
-        """Program whole crossbar pairs from 0: bool (pairs, grid_rows, grid_cols, lanes, ou_rows)."""
-        for pair, row, col in np.ndindex(*cells.shape[:3]):
-            raw = np.packbits(np.asarray(cells[pair, row, col], dtype=bool).ravel(), bitorder="little")
-            self.program(pair, row, col, int.from_bytes(raw.tobytes(), "little"))
-
-    def readback(self, pair: int, row: int, col: int) -> int:
-        """The cells as a digital read finds them: what was programmed, but stuck cells show their state."""
-        where = self._where(pair, row, col)
-        if where not in self._words:
-            self.program(pair, row, col, 0)
-        return self._words[where]
-
-    # ---- conversion -----------------------------------------------------------------------
     def sample(self, pair: int, row: int, col: int, slice_bits: int, step: int = 0) -> np.ndarray:
         """Hold the bit lines of one OU for one input slice (bit r drives row r).
 
         Returns the held voltages (lanes,) in LSB of the step's reference.
         """
-        where = self._where(pair, row, col)
+        self._check_place(pair, row, col)
         if not 0 <= slice_bits < 1 << self.hardware.ou_rows:
             raise ValueError(f"slice must be in 0..2**{self.hardware.ou_rows} - 1, got {slice_bits}")
-        conductance = self._conductance.get(where)
-        if conductance is None:
-            self.program(pair, row, col, 0)
-            conductance = self._conductance[where]
-        held = conductance @ self._bits(slice_bits, self.hardware.ou_rows)
-        if self.settings.read_noise:
-            held = held + self._noise.normal(0.0, self.settings.read_noise, held.shape)
-        self.held = held
-        return held / self._counts_per_lsb[step]
+        counts = self._counts(pair, slice(row, row + 1), col, slice_bits)
+        return self._hold(0, 0, counts, self.settings.read_noise) / self._counts_per_lsb[step]
 
     def compare(self, thresholds: Sequence[int] | np.ndarray, step: int = 0) -> np.ndarray:
         """Comparator bits (lanes,) for integer DAC codes: 1 where v >= t - 1/2 LSB, t in 0..2**adc_bits - 1."""
-        return (self.held >= self.limits[step][np.asarray(thresholds)]).astype(np.uint8)
-
-    # ---- inside ---------------------------------------------------------------------------
-    def _where(self, pair: int, row: int, col: int) -> tuple[int, int, int]:
-        for name, value, size in zip(("pair", "row", "col"), (pair, row, col), self._shape, strict=True):
-            if not 0 <= value < size:
-                raise ValueError(f"{name} must be in 0..{size - 1}, got {value}")
-        return int(pair), int(row), int(col)
-
-    @staticmethod
-    def _bits(word: int, count: int) -> np.ndarray:
-        raw = np.frombuffer(int(word).to_bytes(-(-count // 8), "little"), dtype=np.uint8)
-        return np.unpackbits(raw, count=count, bitorder="little").astype(np.float64)
-
-    def _cells_of(self, pair: int) -> tuple[np.ndarray, np.ndarray]:
-        """Spread factors and stuck states (-1 off, 0 healthy, 1 on) of a pair, (OUs, ou_cells) each."""
-        if pair not in self._device:
-            settings, shape = self.settings, (self.hardware.ous_per_crossbar, self.hardware.ou_cells)
-            spread, stuck = np.ones(shape), np.zeros(shape, dtype=np.int8)
-            rng = np.random.default_rng([settings.seed, 0, pair])
-            if settings.variation:
-                normal = rng.standard_normal(shape)
-                if settings.distribution == "normal":
-                    spread = np.maximum(0.0, 1.0 + settings.variation * normal)
-                else:
-                    sigma = np.sqrt(np.log1p(settings.variation**2))
-                    spread = np.exp(sigma * normal - sigma**2 / 2)
-            if settings.stuck_on or settings.stuck_off:
-                draw = rng.random(shape)
-                stuck[draw < settings.stuck_on] = 1
-                stuck[draw >= 1 - settings.stuck_off] = -1
-            self._device[pair] = spread, stuck
-        return self._device[pair]
+        return self.answers(0, [0], thresholds, step)
 
 
-def make_crossbar(program: Program, settings: CrossbarSettings) -> Crossbar:
-    """The behavioural array of one device with the references of a program's steps; those that use no crossbar have
-    the count grid."""
+class PairCrossbar(Array):
+    """The array of the pair machine: both halves sample on their own, two places a column, `ou_cols` columns a half.
+
+    Word lines of a whole pack may be on, the sample of a column is the difference d = c+ - c- of its analog counts.
+
+    Parameters
+    ----------
+    hardware : sizes. settings : imperfections, none by default.
+
+    `limits` is (1, 2**converter_bits): t - 1/2 for all steps.
+    """
+
+    #: Samples that a column holds.
+    places = 2
+
+    def __init__(self, hardware: HardwareConfig, settings: CrossbarSettings | None = None):
+        codes, most = np.arange(1 << hardware.converter_bits), 1 << hardware.adc_bits
+        thresholds = (codes + most) % (2 * most) - most
+        held = (HALVES, self.places, hardware.ou_cols)
+        super().__init__(hardware, settings or CrossbarSettings(), held, thresholds[None] - 0.5)
+
+    def sample(self, half: int, place: int, pair: int, col: int, lines: int) -> np.ndarray:
+        """Hold the differences of an OU column of a pair in a place; bit i of `lines` drives word line i of the pair.
+
+        Returns them, float64 (ou_cols,), in counts.
+        """
+        hardware = self.hardware
+        self._check("half", half, HALVES)
+        self._check("place", place, self.places)
+        self._check_place(pair, 0, col)
+        word_lines = hardware.grid_rows * hardware.ou_rows
+        if not 0 <= lines < 1 << word_lines:
+            raise ValueError(f"lines must be in 0..2**{word_lines} - 1, got {lines}")
+        positive, negative = self._counts(pair, slice(None), col, lines).reshape(2, -1)
+        return self._hold(half, place, positive - negative, np.sqrt(2.0) * self.settings.read_noise)
+
+    def compare(
+        self, half: int, places: Sequence[int] | np.ndarray, thresholds: Sequence[int] | np.ndarray
+    ) -> np.ndarray:
+        """Comparator bits (ou_cols,) of a half: 1 where d >= t - 1/2 for the sample in the column's place.
+
+        places : 0 or 1 a column. thresholds : t a column, -2**adc_bits..2**adc_bits - 1.
+        """
+        return self.answers(half, places, thresholds, 0)
+
+
+def make_crossbar(program: Program, settings: CrossbarSettings) -> Crossbar | PairCrossbar:
+    """The behavioural array of one device for a program's machine, with the references of its steps; those that use no
+    crossbar have the count grid."""
+    if program.hardware.pairs:
+        return PairCrossbar(program.hardware, settings)
     grid = trq.min_count(program.hardware.adc_bits)
     layers = [step.layer for step in program.steps]
     return Crossbar(
@@ -235,3 +330,9 @@ def make_crossbar(program: Program, settings: CrossbarSettings) -> Crossbar:
         counts_per_lsb=[1.0 if layer is None else layer.counts_per_lsb for layer in layers],
         min_count=[grid if layer is None else layer.min_count for layer in layers],
     )
+
+
+def _bits(word: int, count: int) -> np.ndarray:
+    """Bits of an unsigned integer, least significant first, uint8 (count,)."""
+    raw = np.frombuffer(int(word).to_bytes(-(-count // 8), "little"), dtype=np.uint8)
+    return np.unpackbits(raw, count=count, bitorder="little")

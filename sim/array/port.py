@@ -1,28 +1,62 @@
-"""A behavioural crossbar behind the packed signals of the analog port (rtl.interfaces), in any simulator."""
+"""A behavioural crossbar behind the packed signals of the analog port of its machine, in any simulator."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rtl import layouts
-from sim.array.crossbars import Crossbar
+import numpy as np
+from amaranth.lib import data
+
+from golden_model.config import HardwareConfig
+from rtl import layouts, pack_layouts
+from sim.array.crossbars import Crossbar, PairCrossbar
 from sim.host.records import unpack
 
 
-class PackedPort:
-    """Takes and gives the port's payloads as unsigned integers, fields as in `rtl.layouts`."""
+@dataclass(frozen=True)
+class PortShape:
+    """What the analog port of a machine consists of.
 
-    def __init__(self, crossbar: Crossbar):
+    parts : members that sample and convert on their own, each with `sample`, `thresholds` and `comparators`; "" is the
+        port itself. places : samples that a converter holds; of more than one, `places` tells which it compares.
+    converters : of each part. sample : payload of a sample request.
+    """
+
+    parts: tuple[str, ...]
+    places: int
+    converters: int
+    sample: data.StructLayout
+
+
+def port_shape(hardware: HardwareConfig) -> PortShape:
+    """The port of `rtl.interfaces`, or of `rtl.pair_interfaces` for the pair machine."""
+    if hardware.pairs:
+        halves = tuple(f"half{half}" for half in range(pack_layouts.HALVES))
+        return PortShape(halves, PairCrossbar.places, hardware.ou_cols, pack_layouts.pair_sample(hardware))
+    return PortShape(("",), 1, hardware.lanes, layouts.sample(hardware))
+
+
+class PackedPort:
+    """Takes and gives the port's payloads as unsigned integers, fields as in the layouts of `rtl`.
+
+    shape : of the port. A part is given by its index in `shape.parts`.
+    """
+
+    def __init__(self, crossbar: Crossbar | PairCrossbar):
         hardware = crossbar.hardware
         self.crossbar = crossbar
-        self.sample_layout = layouts.sample(hardware)
+        self.shape = port_shape(hardware)
         self.write_layout = layouts.cell_write(hardware)
         self.address_layout = layouts.ou_address(hardware)
 
-    def sample(self, payload: int, step: int) -> None:
-        """Hold the bit lines of one OU, with the reference of a step."""
-        place = unpack(self.sample_layout, payload)
-        self.crossbar.sample(place["pair"], place["ou_row"], place["ou_col"], place["slice"], step)
+    def sample(self, part: int, payload: int, step: int) -> None:
+        """Hold the bit lines that a sample request names, with the reference of a step."""
+        asked, crossbar = unpack(self.shape.sample, payload), self.crossbar
+        if isinstance(crossbar, PairCrossbar):
+            crossbar.sample(part, asked["place"], asked["pair"], asked["ou_col"], asked["lines"])
+        else:
+            crossbar.sample(asked["pair"], asked["ou_row"], asked["ou_col"], asked["slice"], step)
 
     def program(self, payload: int) -> None:
         """Write the cells of one OU."""
@@ -34,11 +68,14 @@ class PackedPort:
         place = unpack(self.address_layout, payload)
         return self.crossbar.readback(place["pair"], place["ou_row"], place["ou_col"])
 
-    def comparators(self, thresholds: int, step: int) -> int:
-        """Comparator bits, lane 0 least significant, for the packed thresholds of all lanes."""
-        bits = self.crossbar.hardware.adc_bits
-        mask = (1 << bits) - 1
-        codes = [(thresholds >> (bits * lane)) & mask for lane in range(self.crossbar.hardware.lanes)]
+    def comparators(self, part: int, step: int, thresholds: int, places: int = 0) -> int:
+        """Comparator bits of a part, converter 0 least significant, for its packed thresholds and places."""
         # A macro of one step has a one-bit index all the same.
-        answers = self.crossbar.compare(codes, min(step, self.crossbar.steps - 1))
+        step = min(step, self.crossbar.steps - 1)
+        codes = self._split(thresholds, self.crossbar.hardware.converter_bits)
+        answers = self.crossbar.answers(part, self._split(places, 1), codes, step)
         return int.from_bytes(np.packbits(answers, bitorder="little").tobytes(), "little")
+
+    def _split(self, word: int, bits: int) -> Sequence[int]:
+        mask = (1 << bits) - 1
+        return [(word >> (bits * i)) & mask for i in range(self.shape.converters)]

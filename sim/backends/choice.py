@@ -78,7 +78,7 @@ def device(request: Request) -> System | Tile:
 # ---- pysim --------------------------------------------------------------------------------------
 def pysim(request: Request) -> Report:
     """Amaranth's simulator."""
-    from sim.backends.pysim import PysimBus, crossbar_processes
+    from sim.backends.pysim import PysimBus, crossbar_processes, monitor
 
     began = time.perf_counter()
     dut = device(request)
@@ -86,21 +86,16 @@ def pysim(request: Request) -> Report:
     if request.crossbar is not None:
         processes = crossbar_processes(dut.crossbar, make_crossbar(request.image.program, request.crossbar))
     layout = TraceLayout.of(dut)
-    assert layout is not None
-    recorder = Recorder(layout)
+    recorder = None if layout is None else Recorder(layout)
     outcomes: list[Outcome] = []
     spent: list[float] = []
-
-    async def monitor(ctx: Any) -> None:
-        async for _, _, valid, record in ctx.tick().sample(layout.strobe(dut), layout.value(dut)):
-            if valid and recorder.enabled:
-                recorder.take(record)
 
     async def testbench(ctx: Any) -> None:
         spent.append(time.perf_counter() - began)
         outcomes.append(await run_job(PysimBus(ctx, dut, recorder), request.image, request.job, request.progress))
 
-    bench.simulate(dut, testbench, background=[monitor], processes=processes, limit=10**12, waves=request.waves)
+    background = [] if recorder is None else [monitor(dut, recorder)]
+    bench.simulate(dut, testbench, background=background, processes=processes, limit=10**12, waves=request.waves)
     return Report(outcomes[0], spent[0])
 
 

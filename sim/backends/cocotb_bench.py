@@ -7,7 +7,6 @@ has settled), so that the order of events at an edge does not matter on any simu
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import cocotb
@@ -16,8 +15,9 @@ from cocotb.triggers import ClockCycles, FallingEdge, ReadOnly
 from cocotb.utils import get_sim_time
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster
 
-from sim.array.crossbars import Crossbar
+from sim.array.crossbars import Crossbar, PairCrossbar
 from sim.array.port import PackedPort
+from sim.backends.compiled import verilator_port
 from sim.host.bus import Bus, BusError, BusTimeout
 from sim.host.records import Recorder, TraceLayout
 
@@ -44,9 +44,15 @@ async def start(dut: Any, *, reset_clocks: int = 4) -> None:
 class TraceMonitor(Recorder):
     """Samples the trace port of a design."""
 
-    def __init__(self, dut: Any, layout: TraceLayout, names: Mapping[str, str] | None = None):
+    def __init__(self, dut: Any, layout: TraceLayout):
         super().__init__(layout)
-        self._handles = [getattr(dut, (names or {}).get(port.name, port.name)) for port in layout.ports]
+        self._handles = [getattr(dut, verilator_port(port.name)) for port in layout.ports]
+
+    @classmethod
+    def of(cls, dut: Any, component: Any) -> TraceMonitor | None:
+        """For the design that was exported from `component`; None if it has no trace port."""
+        layout = TraceLayout.of(component)
+        return None if layout is None else cls(dut, layout)
 
     def sample(self) -> None:
         """Take the record of this clock, if there is one."""
@@ -60,41 +66,60 @@ class TraceMonitor(Recorder):
         self.take(record)
 
 
-class Analog:
-    """Lets a `Crossbar` answer the analog port of an exported macro or tile, clock by clock.
+class _Part:
+    """Signals of one part of the analog port (see `sim.array.port.PortShape`)."""
 
-    The array accepts a sample in every clock, programs in one clock and answers a readback in the next.
+    def __init__(self, dut: Any, name: str, places: bool):
+        prefix = f"crossbar__{name}__" if name else "crossbar__"
+        self.valid, self.payload = getattr(dut, f"{prefix}sample__valid"), getattr(dut, f"{prefix}sample__payload")
+        self.comparators = getattr(dut, f"{prefix}comparators")
+        inputs = ("thresholds", "places") if places else ("thresholds",)
+        self._inputs = [dut.crossbar__layer, *(getattr(dut, prefix + name) for name in inputs)]
+        self.answered: list[int] | None = None  # what the comparators answered last
+        getattr(dut, f"{prefix}sample__ready").value = 1
+        self.comparators.value = 0
+
+    def inputs(self) -> list[int]:
+        """What the comparators answer: step, thresholds and, if there are several, places."""
+        return [number(handle) for handle in self._inputs]
+
+
+class Analog:
+    """Lets a crossbar answer the analog port of an exported macro or tile of its machine, clock by clock.
+
+    The array accepts a sample of every part in every clock, programs in one clock and answers a readback in the next.
     Start it with `cocotb.start_soon(analog.run())`.
     """
 
-    def __init__(self, dut: Any, crossbar: Crossbar, monitor: TraceMonitor | None = None):
+    def __init__(self, dut: Any, crossbar: Crossbar | PairCrossbar, monitor: TraceMonitor | None = None):
         self._dut, self._array, self._monitor = dut, PackedPort(crossbar), monitor
+        shape = self._array.shape
+        self._parts = [_Part(dut, name, shape.places > 1) for name in shape.parts]
         self._programs = hasattr(dut, "crossbar__program__valid")
-        dut.crossbar__sample__ready.value = 1
-        dut.crossbar__comparators.value = 0
         if self._programs:
             dut.crossbar__program__ready.value = 1
             dut.crossbar__readback_request__ready.value = 1
             dut.crossbar__readback__valid.value = 0
 
     async def run(self) -> None:
-        dut, array = self._dut, self._array
-        last, pending, fresh = None, None, True
+        dut, array, pending = self._dut, self._array, None
         while True:
             await FallingEdge(dut.clk)
-            now = number(dut.crossbar__thresholds), number(dut.crossbar__layer)
-            if fresh or now != last:
-                dut.crossbar__comparators.value = array.comparators(*now)
-                last, fresh = now, False
+            for index, part in enumerate(self._parts):
+                inputs = part.inputs()
+                if inputs != part.answered:
+                    part.comparators.value = array.comparators(index, *inputs)
+                    part.answered = inputs
             if self._programs:
                 if pending is not None:
                     dut.crossbar__readback__payload.value = pending
                 dut.crossbar__readback__valid.value = int(pending is not None)
                 dut.crossbar__readback_request__ready.value = int(pending is None)
             await ReadOnly()
-            if number(dut.crossbar__sample__valid):
-                array.sample(number(dut.crossbar__sample__payload), number(dut.crossbar__layer))
-                fresh = True
+            for index, part in enumerate(self._parts):
+                if number(part.valid):
+                    array.sample(index, number(part.payload), number(dut.crossbar__layer))
+                    part.answered = None  # to another sample
             if self._monitor is not None and self._monitor.enabled:
                 self._monitor.sample()  # everything has settled
             if not self._programs:

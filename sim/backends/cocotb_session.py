@@ -16,8 +16,6 @@ from golden_model.image import image as deployment
 from rtl.tile import Tile
 from sim.array.crossbars import CrossbarSettings, make_crossbar
 from sim.backends import cocotb_bench
-from sim.backends.compiled import verilator_port
-from sim.host.records import TraceLayout
 from sim.host.session import Job, run_job
 
 
@@ -27,9 +25,7 @@ async def run(dut):
     job = Job.from_json(os.environ["OHMLOOM_JOB"])
     settings = CrossbarSettings(**json.loads(os.environ["OHMLOOM_CROSSBAR"]))
     crossbar = make_crossbar(image.program, settings)
-    layout = TraceLayout.of(Tile(image.program.hardware))
-    assert layout is not None
-    monitor = cocotb_bench.TraceMonitor(dut, layout, {port.name: verilator_port(port.name) for port in layout.ports})
+    monitor = cocotb_bench.TraceMonitor.of(dut, Tile(image.program.hardware))
     bus = cocotb_bench.CocotbBus(dut, monitor)
     analog = cocotb_bench.Analog(dut, crossbar, monitor)
     cocotb.start_soon(analog.run())

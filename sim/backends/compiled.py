@@ -23,8 +23,8 @@ from amaranth.hdl import Shape, UnusedElaboratable
 
 from golden_model.config import HardwareConfig
 from rtl import generate, layouts
-from sim.array.crossbars import Crossbar
-from sim.array.port import PackedPort
+from sim.array.crossbars import Crossbar, PairCrossbar
+from sim.array.port import PackedPort, port_shape
 from sim.backends import toolchain
 from sim.host.bus import Bus, BusError, BusTimeout
 from sim.host.records import TraceLayout
@@ -42,7 +42,7 @@ _COMPILER_OPTIONS = ("-std=gnu++20", "-fPIC", "-w", "-fno-plt", "-march=native")
 @dataclass(frozen=True)
 class Library:
     """A compiled design: the shared library, its trace, whether it can write waveforms and whether the analog
-    port is at its top, to be answered by a `Crossbar`."""
+    port is at its top, to be answered by a crossbar."""
 
     path: Path
     trace: TraceLayout | None
@@ -89,7 +89,7 @@ def cpp_name(port: str) -> str:
 def build(component: Any, *, waves: bool = False, optimise: str = "-O2") -> Library:
     """Compile a component with flat `s_axil_*` ports and, if it has them, a `trace` and a `crossbar` member.
 
-    A `crossbar` member is the analog macro's port (rtl.interfaces.CrossbarPort, with `component.config`).
+    A `crossbar` member is the analog macro's whole port, of the machine that `component.config` says.
 
     optimise : g++ option; -O3 was measured to gain nothing over it and to double the time to compile.
 
@@ -167,18 +167,26 @@ def _crossbar_definitions(config: HardwareConfig) -> list[str]:
     def words(layout: Any) -> int:
         return -(-Shape.cast(layout).width // 32)
 
+    shape = port_shape(config)
     values = {
-        "LANES": config.lanes,
-        "ADC_BITS": config.adc_bits,
-        "SAMPLE_WORDS": words(layouts.sample(config)),
+        "PARTS": len(shape.parts),
+        "PLACES": shape.places,
+        "CONVERTERS": shape.converters,
+        "CODE_BITS": config.converter_bits,
+        "SAMPLE_WORDS": words(shape.sample),
         "PROGRAM_WORDS": words(layouts.cell_write(config)),
         "ADDRESS_WORDS": words(layouts.ou_address(config)),
         "CELL_WORDS": config.cell_words,
     }
-    return ["-DCROSSBAR", *(f"-D{name}={value}" for name, value in values.items())]
+    parts = []
+    for index, name in enumerate(shape.parts):
+        prefix = cpp_name(f"crossbar__{name}__" if name else "crossbar__")
+        parts.append(f"PART({index},{prefix},{f'top->{prefix}places' if shape.places > 1 else 0})")
+    definitions = [f"-D{name}={value}" for name, value in values.items()]
+    return ["-DCROSSBAR", *definitions, f"-DCROSSBAR_PARTS={' '.join(parts)}"]
 
 
-_SAMPLE = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32), ctypes.c_uint32)
+_SAMPLE = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32), ctypes.c_uint32)
 _PROGRAM = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32))
 _READBACK = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(ctypes.c_uint32))
 
@@ -195,13 +203,12 @@ class _Model(ctypes.Structure):
 
 
 class _Analog:
-    """A `Crossbar` as callbacks of the harness. Keeps everything alive that C++ points to."""
+    """A crossbar as callbacks of the harness. Keeps everything alive that C++ points to."""
 
-    def __init__(self, crossbar: Crossbar):
+    def __init__(self, crossbar: Crossbar | PairCrossbar):
         config, array = crossbar.hardware, PackedPort(crossbar)
         self.error: Exception | None = None
-        self._held = np.zeros(config.lanes)
-        self._limits = np.ascontiguousarray(crossbar.limits)
+        self._crossbar = crossbar
 
         def guarded(action: Any) -> Any:
             # An exception cannot pass through C++: keep the first one, the bus raises it afterwards.
@@ -214,9 +221,8 @@ class _Analog:
 
             return call
 
-        def take(payload: Any, step: int) -> None:
-            array.sample(_integer(payload, array.sample_layout), step)
-            self._held[:] = crossbar.held
+        def take(part: int, payload: Any, step: int) -> None:
+            array.sample(part, _integer(payload, array.shape.sample), step)
 
         def program(payload: Any) -> None:
             array.program(_integer(payload, array.write_layout))
@@ -230,8 +236,8 @@ class _Analog:
             _SAMPLE(guarded(take)),
             _PROGRAM(guarded(program)),
             _READBACK(guarded(readback)),
-            self._held.ctypes.data,
-            self._limits.ctypes.data,
+            crossbar.held.ctypes.data,
+            crossbar.limits.ctypes.data,
             crossbar.steps,
         )
 
@@ -260,7 +266,7 @@ class CompiledBus(Bus):
         library: Library,
         *,
         waves: str | Path | None = None,
-        crossbar: Crossbar | None = None,
+        crossbar: Crossbar | PairCrossbar | None = None,
         stop: threading.Event | None = None,
     ):
         super().__init__()
@@ -291,6 +297,10 @@ class CompiledBus(Bus):
         if self._sim is not None:
             self._library.sim_delete(self._sim)
             self._sim = None
+
+    @property
+    def traces(self) -> bool:
+        return self._trace_layout is not None
 
     @property
     def clocks(self) -> int:

@@ -5,9 +5,11 @@
 // are sampled just before that edge. Every function returns 0 (AXI OKAY) or more (AXI error
 // response), or a negative number: -1 no answer, -2 no match within the limit of clocks.
 //
-// With CROSSBAR defined the design has the analog macro's port (rtl/interfaces.py) at its top and a model
-// answers it: samples, cell writes and cell reads go to callbacks, once per OU and not once per clock; the
-// comparators are evaluated here from the held values and the step's limits, both in counts.
+// With CROSSBAR defined the design has the analog macro's port (rtl/interfaces.py, rtl/pair_interfaces.py) at
+// its top and a model answers it: samples, cell writes and cell reads go to callbacks, once per OU and not once
+// per clock; the comparators are evaluated here from the held values and the step's limits, both in counts.
+// What samples and converts on its own is a part of the port: CROSSBAR_PARTS is a list of PART(index, prefix of
+// its members, port that tells the place which a converter compares, or 0).
 
 #include <algorithm>
 #include <cstdint>
@@ -46,13 +48,33 @@ void set_words(Port& port, const uint32_t* words) {
 #define ANALOG(name) crossbar___05F##name
 
 struct Model {
-    void (*sample)(const uint32_t* payload, uint32_t step);
+    void (*sample)(uint32_t part, const uint32_t* payload, uint32_t step);
     void (*program)(const uint32_t* payload);
     void (*readback)(const uint32_t* payload, uint32_t* cells);
-    const double* held;    // [LANES] counts
-    const double* limits;  // [steps][1 << ADC_BITS] counts; a comparator answers held >= limit
+    const double* held;    // [PARTS][PLACES][CONVERTERS] counts
+    const double* limits;  // [steps][1 << CODE_BITS] counts; a comparator answers held >= limit
     uint32_t steps;
 };
+
+// What the comparators of a part answered last.
+struct Compared {
+    bool changed = true;  // a sample was taken since then
+    uint32_t step = 0;
+    uint32_t codes[(CONVERTERS * CODE_BITS + 31) / 32 + 1] = {};
+    uint32_t places[(CONVERTERS + 31) / 32] = {};
+};
+
+// Read words of a port; whether they differ from what was there.
+template <size_t size, typename Port>
+bool update(uint32_t (&words)[size], const Port& port, size_t count = size) {
+    bool different = false;
+    for (size_t i = 0; i < count; i++) {
+        const uint32_t word = word_of(port, i);
+        different = different || word != words[i];
+        words[i] = word;
+    }
+    return different;
+}
 #endif
 
 constexpr uint64_t ANSWER_LIMIT = 10000;  // clocks an access may take
@@ -70,7 +92,9 @@ struct Simulation {
 
     Simulation() : top(new Vdut(&context)) {
 #ifdef CROSSBAR
-        top->ANALOG(sample___05Fready) = 1;
+#define PART(index, prefix, places) top->prefix##sample___05Fready = 1;
+        CROSSBAR_PARTS
+#undef PART
         top->ANALOG(program___05Fready) = 1;
         top->ANALOG(readback_request___05Fready) = 1;
 #endif
@@ -113,44 +137,58 @@ struct Simulation {
 
 #ifdef CROSSBAR
     Model model{};
-    bool changed = false;       // the held values, since the last comparison
     bool readback_due = false;  // a cell read was answered by `readback`, to be taken by the design
-    uint32_t codes[(LANES * ADC_BITS + 63) / 32 + 1] = {};
-    uint32_t running_step = 0;
+    Compared compared[PARTS];
 
-    // Comparators of this clock: the thresholds are registers, so they are known before logic settles.
+    // Comparators of this clock: what they depend on are registers, so it is known before logic settles.
     void compare() {
-        constexpr int words = (LANES * ADC_BITS + 31) / 32;
-        const uint32_t step = top->ANALOG(layer);
-        bool same = !changed && step == running_step;
-        for (int i = 0; i < words; i++) {
-            const uint32_t word = word_of(top->ANALOG(thresholds), i);
-            same = same && word == codes[i];
-            codes[i] = word;
+        if (!model.held) return;
+#define PART(index, prefix, places) \
+    compare(index, top->prefix##thresholds, places, top->prefix##comparators);
+        CROSSBAR_PARTS
+#undef PART
+    }
+
+    template <typename Thresholds, typename Places, typename Comparators>
+    void compare(int part, const Thresholds& thresholds, const Places& places, Comparators& comparators) {
+        Compared& last = compared[part];
+        const uint32_t step = std::min<uint32_t>(top->ANALOG(layer), model.steps - 1);
+        bool changed = last.changed || step != last.step;
+        changed |= update(last.codes, thresholds, (CONVERTERS * CODE_BITS + 31) / 32);
+        changed |= update(last.places, places);
+        if (!changed) return;
+        last.changed = false;
+        last.step = step;
+        const double* limits = model.limits + (static_cast<size_t>(step) << CODE_BITS);
+        const double* held = model.held + static_cast<size_t>(part) * PLACES * CONVERTERS;
+        uint32_t answers[(CONVERTERS + 63) / 32 + 1] = {};
+        for (int j = 0; j < CONVERTERS; j++) {
+            const int bit = j * CODE_BITS;
+            const uint64_t pair = last.codes[bit / 32] | static_cast<uint64_t>(last.codes[bit / 32 + 1]) << 32;
+            const uint32_t code = (pair >> (bit % 32)) & ((1u << CODE_BITS) - 1);
+            const uint32_t place = last.places[j / 32] >> (j % 32) & 1;
+            answers[j / 32] |= static_cast<uint32_t>(held[place * CONVERTERS + j] >= limits[code]) << (j % 32);
         }
-        if (same || !model.held) return;
-        changed = false;
-        running_step = step;
-        const double* limits = model.limits + (static_cast<size_t>(std::min(step, model.steps - 1)) << ADC_BITS);
-        uint32_t answers[(LANES + 63) / 32 + 1] = {};
-        for (int lane = 0; lane < LANES; lane++) {
-            const int bit = lane * ADC_BITS;
-            const uint64_t pair = codes[bit / 32] | static_cast<uint64_t>(codes[bit / 32 + 1]) << 32;
-            const uint32_t code = (pair >> (bit % 32)) & ((1u << ADC_BITS) - 1);
-            answers[lane / 32] |= static_cast<uint32_t>(model.held[lane] >= limits[code]) << (lane % 32);
-        }
-        set_words(top->ANALOG(comparators), answers);
+        set_words(comparators, answers);
+    }
+
+    template <typename Payload>
+    void sample(int part, bool valid, const Payload& payload) {
+        if (!valid) return;
+        uint32_t words[SAMPLE_WORDS];
+        for (int i = 0; i < SAMPLE_WORDS; i++) words[i] = word_of(payload, i);
+        model.sample(part, words, top->ANALOG(layer));
+        compared[part].changed = true;
     }
 
     // Transfers of this clock, seen just before its rising edge; their effect is seen after it.
     void transfer() {
         if (!model.held) return;
-        uint32_t payload[64];
-        if (top->ANALOG(sample___05Fvalid)) {
-            for (int i = 0; i < SAMPLE_WORDS; i++) payload[i] = word_of(top->ANALOG(sample___05Fpayload), i);
-            model.sample(payload, top->ANALOG(layer));
-            changed = true;
-        }
+#define PART(index, prefix, places) \
+    sample(index, top->prefix##sample___05Fvalid, top->prefix##sample___05Fpayload);
+        CROSSBAR_PARTS
+#undef PART
+        uint32_t payload[ADDRESS_WORDS];
         if (top->ANALOG(program___05Fvalid)) {
             std::vector<uint32_t> cells(PROGRAM_WORDS);
             for (int i = 0; i < PROGRAM_WORDS; i++) cells[i] = word_of(top->ANALOG(program___05Fpayload), i);

@@ -7,7 +7,7 @@ from typing import Any
 
 from amaranth.hdl import Signal, Value
 
-from sim.array.crossbars import Crossbar
+from sim.array.crossbars import Crossbar, PairCrossbar
 from sim.array.port import PackedPort
 from sim.host.bus import Bus, BusError, BusTimeout, Response
 from sim.host.records import Recorder
@@ -81,29 +81,27 @@ class PysimBus(Bus):
         raise BusTimeout(f"the device did not answer a read at address 0x{address:07X}")
 
 
-def crossbar_processes(port: Any, crossbar: Crossbar) -> list[Callable[[Any], Coroutine]]:
-    """Simulator processes that let `crossbar` answer a `rtl.interfaces` crossbar port (of macro or tile).
+def monitor(device: Any, recorder: Recorder) -> Callable[[Any], Coroutine]:
+    """Background test bench: `recorder` takes the records of a device's trace port."""
+    layout = recorder.layout
 
-    The array accepts a sample in every clock, programs in one clock and answers a readback in the next.
+    async def bench(ctx: Any) -> None:
+        async for _, _, valid, record in ctx.tick().sample(layout.strobe(device), layout.value(device)):
+            if valid and recorder.enabled:
+                recorder.take(record)
+
+    return bench
+
+
+def crossbar_processes(port: Any, crossbar: Crossbar | PairCrossbar) -> list[Callable[[Any], Coroutine]]:
+    """Simulator processes that let `crossbar` answer the crossbar port of a macro or tile of its machine.
+
+    The array accepts a sample of every part in every clock, programs in one clock and answers a readback in the next.
     """
     array = PackedPort(crossbar)
-    held = Signal(32)  # counts samples: makes the comparators answer anew when the held value changes
-    thresholds, layer = Value.cast(port.thresholds), Value.cast(port.layer)
-
-    async def sampler(ctx: Any) -> None:
-        ctx.set(port.sample.ready, 1)
-        samples, payload = 0, Value.cast(port.sample.payload)
-        async for _, _, valid, word, index in ctx.tick().sample(port.sample.valid, payload, layer):
-            if valid:
-                array.sample(word, index)
-                samples += 1
-                ctx.set(held, samples & 0xFFFFFFFF)
-
-    async def comparators(ctx: Any) -> None:
-        async for codes, index, _ in ctx.changed(thresholds, layer, held):
-            ctx.set(port.comparators, array.comparators(codes, index))
-
-    processes = [sampler, comparators]
+    processes: list[Callable[[Any], Coroutine]] = []
+    for number, name in enumerate(array.shape.parts):
+        processes += _part_processes(getattr(port, name) if name else port, array, number, port.layer)
     if not hasattr(port, "program"):
         return processes
 
@@ -131,3 +129,26 @@ def crossbar_processes(port: Any, crossbar: Crossbar) -> list[Callable[[Any], Co
                 pending = True
 
     return [*processes, programmer, reader]
+
+
+def _part_processes(part: Any, array: PackedPort, number: int, layer: Any) -> list[Callable[[Any], Coroutine]]:
+    """Sampling and conversion of one part of the port."""
+    held = Signal(32)  # counts samples: makes the comparators answer anew when the held value changes
+    inputs = [Value.cast(layer), Value.cast(part.thresholds)]
+    if array.shape.places > 1:
+        inputs.append(part.places)
+
+    async def sampler(ctx: Any) -> None:
+        ctx.set(part.sample.ready, 1)
+        samples, payload = 0, Value.cast(part.sample.payload)
+        async for _, _, valid, word, step in ctx.tick().sample(part.sample.valid, payload, layer):
+            if valid:
+                array.sample(number, word, step)
+                samples += 1
+                ctx.set(held, samples & 0xFFFFFFFF)
+
+    async def comparators(ctx: Any) -> None:
+        async for _, *values in ctx.changed(held, *inputs):
+            ctx.set(part.comparators, array.comparators(number, *values))
+
+    return [sampler, comparators]

@@ -60,6 +60,11 @@ class Bus(ABC):
         """Read one word."""
 
     @property
+    def traces(self) -> bool:
+        """Whether the device has a trace port."""
+        return self.recorder is not None
+
+    @property
     @abstractmethod
     def clocks(self) -> int:
         """Clocks simulated so far."""

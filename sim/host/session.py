@@ -2,7 +2,7 @@
 
 A session identifies the device, loads the image, runs inputs and compares logits, event counters and
 cycles with the golden model's. On the first difference it looks for the cause in the same session: step by step
-against the interpreter of the program, and inside a crossbar step OU by OU along the trace port.
+against the interpreter of the program, and inside a crossbar step OU by OU along the trace port, if there is one.
 """
 
 from __future__ import annotations
@@ -166,7 +166,8 @@ async def locate(driver: Driver, image: Image, index: int) -> tuple[str, dict[st
     """Name the first place where hardware and golden model differ on one vector.
 
     Runs ever more steps of the program until one's output or counters differ from the interpreter's, then compares
-    the trace of that step OU by OU if it uses crossbars. Returns a sentence and the place as data.
+    the trace of that step OU by OU if it uses crossbars and the device has a trace port. Returns a sentence and the
+    place as data.
     """
     program, pixels = image.program, image.vectors.images[index]
     golden = Interpreter(program.tables, program.hardware, image_base=program.image_base).trace(pixels[None])
@@ -189,7 +190,9 @@ async def locate(driver: Driver, image: Image, index: int) -> tuple[str, dict[st
             found = run.events.counts[number]
             if (made == expected).all() and (found == counts).all():
                 continue
-        if step.layer is not None:
+        if step.layer is None:
+            known = "it uses no crossbar"
+        elif driver.bus.traces:
             driver.bus.trace(True, skip=int(golden.events.ou_activations[0, :number].sum()))
             with suppress(DeviceError, BusTimeout):
                 await again()
@@ -198,22 +201,23 @@ async def locate(driver: Driver, image: Image, index: int) -> tuple[str, dict[st
             place = first_record(image, number, pixels, records)
             if place is not None:
                 return f"{begin}, {place[0]}{failure}", {**where, **place[1]}
-        agrees = "every A/D conversion agrees" if step.layer is not None else "it uses no crossbar"
+            known = "every A/D conversion agrees"
+        else:
+            known = "this machine has no trace port, which would name the operation unit"
         if made is not None and (made != expected).any():
             spot = [int(i) for i in np.argwhere(made != expected)[0]]
             names = ("channel", "row", "column") if made.ndim == 3 else ("output",)
             text = ", ".join(f"{name} {i}" for name, i in zip(names, spot, strict=True))
-            return (
-                f"{begin}: {agrees}, but {text} is {made[tuple(spot)]} instead of {expected[tuple(spot)]} "
-                "(what it reads, post-processing or where it writes)",
-                {**where, **dict(zip(names, spot, strict=True))},
-            )
+            differs = f"{text} is {made[tuple(spot)]} instead of {expected[tuple(spot)]}"
+            if step.layer is None or driver.bus.traces:
+                differs += " (what it reads, post-processing or where it writes)"
+            return f"{begin}: {differs}; {known}", {**where, **dict(zip(names, spot, strict=True))}
         if found is not None:
             wrong = ", ".join(
                 f"{COUNTER_NAMES[i]} {found[i]} instead of {counts[i]}" for i in np.flatnonzero(found != counts)
             )
-            return f"{begin}: {agrees}, and every output, but the counters do not: {wrong}", where
-        return f"{begin}: {agrees}, but it does not finish{failure}", where
+            return f"{begin}: every output agrees, but the counters do not: {wrong}; {known}", where
+        return f"{begin}: it does not finish{failure}; {known}", where
     return "Running the steps again, ever more of them, shows no difference: it is not repeatable, or not in a step", {}
 
 

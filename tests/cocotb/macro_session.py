@@ -16,12 +16,12 @@ from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.crossbar.prepared import prepare_layer
 from golden_model.events import Events
 from golden_model.image.program import plan
-from golden_model.registers import COUNTER_NAMES
+from golden_model.registers import counters_of
 from rtl import layouts
 from rtl.macro import Macro
 from sim.array.crossbars import CrossbarSettings, make_crossbar
 from sim.backends import cocotb_bench
-from sim.host.records import TraceLayout, unpack
+from sim.host.records import unpack
 from tests.cocotb.designs import CONFIGURATIONS
 from tests.strategies import graph_of, make_layer
 
@@ -51,8 +51,7 @@ class Bench:
         self.fields, self.placed = program.steps[0].fields, program.placement.layers[0]
         self.crossbar = make_crossbar(program, CrossbarSettings())
         self.crossbar.load(program.tables.cells)
-        traced = TraceLayout.of(Macro(HARDWARE))
-        self.monitor = cocotb_bench.TraceMonitor(dut, traced, {"trace": "trace_port"})
+        self.monitor = cocotb_bench.TraceMonitor.of(dut, Macro(HARDWARE))
         self.monitor.enabled = True
         self.analog = cocotb_bench.Analog(dut, self.crossbar, self.monitor)
 
@@ -157,7 +156,7 @@ async def check(dut, layer, rows):
         assert (found == sums[index]).all(), f"window {index}: partial sums {found} instead of {sums[index]}"
     counted = unpack(layouts.counters(HARDWARE), cocotb_bench.number(dut.counters))
     total = Events(events.counts).sum().as_dict()
-    for name in COUNTER_NAMES:
+    for name in counters_of(HARDWARE):
         if name != "cycles":
             assert counted[name] == total[name], f"event counter {name}: {counted[name]} instead of {total[name]}"
     assert not cocotb_bench.number(dut.overflow)

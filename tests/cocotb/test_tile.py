@@ -11,7 +11,10 @@ from tests.golden_model.random_graphs import random_images, random_network
 pytestmark = pytest.mark.rtl
 
 
-@pytest.mark.parametrize("name", ["small", pytest.param("nine", marks=pytest.mark.slow)])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("nine", "nine pairs")]
+
+
+@pytest.mark.parametrize("name", ["small", "small pairs", *SLOW])
 def test_exported_tile_equals_golden(name, tmp_path):
     hardware = CONFIGURATIONS[name]
     network = random_network(11, hardware)

@@ -18,7 +18,6 @@ from sim.array.crossbars import CrossbarSettings, make_crossbar
 from sim.backends import cocotb_bench
 from sim.host.bus import BusError
 from sim.host.driver import DeviceError, Driver
-from sim.host.records import TraceLayout
 from sim.host.session import Job, run_job
 from tests.cocotb.designs import CONFIGURATIONS
 
@@ -28,7 +27,7 @@ WATCHDOG = 500_000 * cocotb_bench.PERIOD
 
 
 async def make_bus(dut, image):
-    monitor = cocotb_bench.TraceMonitor(dut, TraceLayout.of(Tile(HARDWARE)), {"trace": "trace_port"})
+    monitor = cocotb_bench.TraceMonitor.of(dut, Tile(HARDWARE))
     bus = cocotb_bench.CocotbBus(dut, monitor)
     cocotb.start_soon(cocotb_bench.Analog(dut, make_crossbar(image.program, CrossbarSettings()), monitor).run())
     await cocotb_bench.start(dut)

@@ -1,5 +1,7 @@
 """Small networks on the generated hardware in every simulator: equal to golden, and to each other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,11 @@ from sim.array.crossbars import CrossbarSettings
 from sim.backends.choice import BACKENDS, Request
 from sim.host.session import Job
 from tests.end_to_end.networks import NINE, SMALL, WIDE, assert_equal, loaded, run
-from tests.golden_model.random_graphs import random_images, random_network
+from tests.golden_model.random_graphs import SMALL_PAIRS, random_images, random_network
 
 pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
+
+BOTH = pytest.mark.parametrize("hardware", [SMALL, SMALL_PAIRS], ids=["planes", "pairs"])
 
 
 def run_backend(tmp_path, backend, network, seed, *, count=2, crossbar=None, judge=True, jobs=1):
@@ -23,25 +27,35 @@ def run_backend(tmp_path, backend, network, seed, *, count=2, crossbar=None, jud
     return image, BACKENDS[backend](request).outcome
 
 
+@BOTH
 @pytest.mark.parametrize("seed", range(2))
-def test_system_in_amaranths_simulator_equals_golden(seed, tmp_path):
-    assert_equal(*run_backend(tmp_path, "pysim", random_network(seed + 10, most=3), seed, count=1))
+def test_system_in_amaranths_simulator_equals_golden(seed, hardware, tmp_path):
+    assert_equal(*run_backend(tmp_path, "pysim", random_network(seed + 10, hardware, most=3), seed, count=1))
 
 
-def test_tile_in_cocotb_with_an_ideal_array_equals_golden(tmp_path):
-    assert_equal(*run_backend(tmp_path, "verilator", random_network(4), 4))
+@BOTH
+def test_tile_in_amaranths_simulator_with_an_ideal_array_equals_golden(hardware, tmp_path):
+    network = random_network(6, hardware, most=3)
+    assert_equal(*run_backend(tmp_path, "pysim", network, 6, count=1, crossbar=CrossbarSettings()))
 
 
+@BOTH
+def test_tile_in_cocotb_with_an_ideal_array_equals_golden(hardware, tmp_path):
+    assert_equal(*run_backend(tmp_path, "verilator", random_network(4, hardware), 4))
+
+
+@BOTH
 @pytest.mark.parametrize("seed", range(3))
-def test_compiled_tile_with_an_ideal_array_equals_golden(seed):
-    network = random_network(seed + 5)
+def test_compiled_tile_with_an_ideal_array_equals_golden(seed, hardware):
+    network = random_network(seed + 5, hardware)
     image = loaded(network, random_images(seed, network, 2))
     assert_equal(image, run(image, crossbar=CrossbarSettings()))
 
 
 @pytest.mark.slow
-def test_compiled_tile_with_more_lanes_than_a_machine_word_equals_golden():
-    network = random_network(1, WIDE)
+@pytest.mark.parametrize("machine", ["planes", "pairs"])
+def test_compiled_tile_with_more_lanes_than_a_machine_word_equals_golden(machine):
+    network = random_network(1, replace(WIDE, machine=machine))
     image = loaded(network, random_images(1, network, 2))
     assert_equal(image, run(image, crossbar=CrossbarSettings()))
 
@@ -74,9 +88,10 @@ def test_of_several_differences_side_by_side_the_first_is_reported(tmp_path):
     assert outcomes[0].difference == outcomes[1].difference
 
 
-def test_one_noisy_device_answers_alike_in_every_simulator(tmp_path):
+@BOTH
+def test_one_noisy_device_answers_alike_in_every_simulator(hardware, tmp_path):
     device = CrossbarSettings(variation=0.2, on_off_ratio=30, stuck_on=0.02, read_noise=0.3, seed=9)
-    network = random_network(6, kinds=("convolution",), most=2)
+    network = random_network(6, hardware, kinds=("convolution",), most=2)
     found = {}
     for backend in ("compiled", "verilator", "pysim"):
         (tmp_path / backend).mkdir()
@@ -110,8 +125,6 @@ def test_an_image_on_another_machine_is_built_for_it(tmp_path):
 
 
 def test_a_network_of_pruned_blocks_only_needs_no_cells():
-    from dataclasses import replace
-
     from golden_model.graph.network import build
     from golden_model.graph.nodes import Crossbar
 

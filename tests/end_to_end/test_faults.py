@@ -8,6 +8,7 @@ from golden_model.crossbar.windows import windows
 from golden_model.graph.network import build
 from golden_model.graph.nodes import AveragePool, Border, Concat, Image, MaxPool, Reshape
 from golden_model.graph.numbers import Encoding, Window
+from golden_model.graph.settings import with_settings
 from golden_model.image import image as deployment
 from golden_model.image.interpreter import Interpreter
 from golden_model.registers import (
@@ -21,7 +22,7 @@ from golden_model.registers import (
 from sim.backends.choice import BACKENDS, Request
 from sim.host.session import Job, step_trace
 from tests.end_to_end.networks import SMALL, loaded, run
-from tests.golden_model.random_graphs import Maker, random_images
+from tests.golden_model.random_graphs import SMALL_PAIRS, Maker, random_images
 
 pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
@@ -279,3 +280,13 @@ def test_the_other_simulators_name_the_same_place(backend, network, tmp_path):
     places = [BACKENDS[name](request).outcome.where for name in ("compiled", backend)]
     assert places[0] == places[1]
     assert places[0]["lane"] == 1
+
+
+def test_a_machine_without_a_trace_port_names_the_step_and_says_so(network):
+    image = loaded(with_settings(network, hardware=SMALL_PAIRS), random_images(21, network, 1))
+    _, one = step(image, StepKind.CROSSBAR)
+    words = np.zeros(SMALL_PAIRS.ous_per_crossbar * SMALL_PAIRS.cell_words, dtype=int)
+    pokes = [(REGISTER["CELL_PAIR"].offset, 0), *((REGISTER["CELL_DATA"].offset, int(word)) for word in words)]
+    outcome = faulty(image, pokes)
+    assert outcome.where["step"] == one.name
+    assert outcome.difference.endswith("; this machine has no trace port, which would name the operation unit")

@@ -3,7 +3,6 @@
 import cocotb
 
 from sim.backends import cocotb_bench
-from sim.host.records import TraceLayout
 from tests.sim.stand_in import StandIn
 from tests.sim.test_buses import exercise
 
@@ -17,7 +16,7 @@ async def accesses(dut):
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def trace(dut):
-    monitor = cocotb_bench.TraceMonitor(dut, TraceLayout.of(StandIn()), {"trace": "trace_port"})
+    monitor = cocotb_bench.TraceMonitor.of(dut, StandIn())
     bus = cocotb_bench.CocotbBus(dut, monitor)
     await cocotb_bench.start(dut)
 

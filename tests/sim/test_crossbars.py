@@ -1,14 +1,18 @@
 """Behavioural crossbars: the ideal array is exact, every imperfection acts as described and is reproducible."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_model.config import TINY, HardwareConfig
-from sim.array.crossbars import Crossbar, CrossbarSettings
+from sim.array.crossbars import Crossbar, CrossbarSettings, PairCrossbar
 
 NINE = HardwareConfig(crossbar_pairs=2)
+#: The same array behind the converters of the pair machine.
+NINE_PAIRS, TINY_PAIRS = (replace(hardware, machine="pairs") for hardware in (NINE, TINY))
 
 
 def cells_word(matrix):
@@ -160,3 +164,102 @@ def test_places_outside_the_array_are_refused():
         crossbar.program(0, 2, 0, 0)
     with pytest.raises(ValueError, match=r"slice must be in"):
         crossbar.sample(0, 0, 0, 16)
+
+
+# ---- the pair machine ---------------------------------------------------------------------------
+def random_pair(rng, hardware, pair=1):
+    """Cells of a crossbar pair, loaded behind those of empty ones; (grid_rows, grid_cols, lanes, ou_rows)."""
+    shape = (pair + 1, hardware.grid_rows, hardware.grid_cols, hardware.lanes, hardware.ou_rows)
+    cells = rng.integers(0, 2, shape)
+    cells[:pair] = 0
+    return cells
+
+
+@given(data=st.data(), hardware=st.sampled_from([TINY_PAIRS, NINE_PAIRS]))
+def test_ideal_pair_array_answers_difference_at_least_threshold(data, hardware):
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    crossbar, cells = PairCrossbar(hardware), random_pair(rng, hardware)
+    crossbar.load(cells)
+    col, most = int(rng.integers(hardware.grid_cols)), 1 << hardware.adc_bits
+    lines = np.zeros((hardware.grid_rows, hardware.ou_rows), dtype=int)
+    driven = rng.permutation(lines.size)[: rng.integers(0, hardware.ou_rows + 1)]
+    lines.ravel()[driven] = 1
+    crossbar.sample(1, 0, 1, col, cells_word(lines))
+    counts = np.einsum("rlo,ro->l", cells[1, :, col], lines)
+    difference = counts[: hardware.ou_cols] - counts[hardware.ou_cols :]
+    for t in range(-most, most):
+        answers = crossbar.compare(1, [0] * hardware.ou_cols, [t] * hardware.ou_cols)
+        assert (answers == (difference >= t)).all()
+
+
+def test_every_column_compares_the_sample_in_its_place_of_its_half():
+    crossbar = PairCrossbar(NINE_PAIRS)
+    crossbar.program(0, 0, 0, (1 << NINE.ou_cells // 2) - 1)  # all positive cells
+    for half, place, ones in ((0, 0, 1), (0, 1, 2), (1, 0, 3), (1, 1, 4), (0, 0, 5)):
+        crossbar.sample(half, place, 0, 0, (1 << ones) - 1)
+    places = [0, 1] * 4
+    for half, held in ((0, [5, 2] * 4), (1, [3, 4] * 4)):
+        assert crossbar.compare(half, places, held).all()
+        assert not crossbar.compare(half, places, np.array(held) + 1).any()
+
+
+def test_a_cell_is_the_same_device_on_both_machines():
+    settings = CrossbarSettings(variation=0.3, stuck_on=0.1, stuck_off=0.1, seed=7)
+    planes, pairs = Crossbar(NINE, settings), PairCrossbar(NINE_PAIRS, settings)
+    cells = np.ones((2, NINE.grid_rows, NINE.grid_cols, NINE.lanes, NINE.ou_rows))
+    planes.load(cells)
+    pairs.load(cells)
+    for row in range(NINE.grid_rows):
+        assert planes.readback(1, row, 5) == pairs.readback(1, row, 5)
+        for line in range(NINE.ou_rows):
+            bit_lines = planes.sample(1, row, 5, 1 << line)
+            differences = pairs.sample(0, 0, 1, 5, 1 << row * NINE.ou_rows + line)
+            assert (differences == bit_lines[:8] - bit_lines[8:]).all()
+
+
+def test_leakage_of_equal_cells_cancels_in_the_difference():
+    crossbar = PairCrossbar(NINE_PAIRS, CrossbarSettings(on_off_ratio=2))
+    assert (crossbar.sample(0, 0, 0, 0, (1 << 126) - 1) == 0).all()
+    crossbar.program(0, 13, 0, 1)
+    assert crossbar.sample(0, 0, 0, 0, (1 << 126) - 1).tolist() == [0.5] + [0.0] * 7
+
+
+def test_a_difference_has_the_noise_of_both_bit_lines():
+    crossbar = PairCrossbar(NINE_PAIRS, CrossbarSettings(read_noise=0.5, seed=1))
+    crossbar.program(0, 0, 0, (1 << NINE.ou_cells // 2) - 1)
+    first = crossbar.sample(0, 1, 0, 0, 0b11111)
+    codes, places = np.full(8, 5), np.ones(8, dtype=int)
+    answers = crossbar.compare(0, places, codes)
+    samples = np.array([crossbar.sample(0, 0, 0, 0, 0b11111) for _ in range(4000)])
+    assert abs(samples.std() - 0.5 * 2**0.5) < 0.02
+    assert abs(np.corrcoef(samples.T) - np.eye(8)).max() < 0.1  # of every column on its own
+    # The sample in the other place is still the same.
+    assert (crossbar.compare(0, places, codes) == answers).all()
+    assert (answers == (first >= 4.5)).all()
+
+
+def test_noise_of_a_half_does_not_depend_on_what_the_other_one_samples():
+    def samples(halves):
+        crossbar = PairCrossbar(NINE_PAIRS, CrossbarSettings(read_noise=0.5, seed=3))
+        found = {0: [], 1: []}
+        for half in halves:
+            found[half].append(crossbar.sample(half, 0, 0, 0, 1).tolist())
+        return found
+
+    assert samples([0, 1, 0, 1]) == samples([1, 1, 0, 0])
+    assert samples([0, 1])[0] != samples([0, 1])[1]
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ((2, 0, 0, 0, 0), "half must be in 0..1, got 2"),
+        ((0, 2, 0, 0, 0), "place must be in 0..1, got 2"),
+        ((0, 0, 8, 0, 0), "pair must be in 0..7, got 8"),
+        ((0, 0, 0, 4, 0), "col must be in 0..3, got 4"),
+        ((0, 0, 0, 0, 256), r"lines must be in 0..2\*\*8 - 1, got 256"),
+    ],
+)
+def test_samples_outside_the_pair_array_are_refused(place, message):
+    with pytest.raises(ValueError, match=message):
+        PairCrossbar(TINY_PAIRS).sample(*place)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from golden_model.image.program import plan
-from golden_model.registers import IDENTITY, REGION, REGISTER, ErrorCode, reference_entry
+from golden_model.registers import IDENTITY, REGION, REGION_SHIFT, REGISTER, ErrorCode, reference_entry
 from sim.host.bus import Bus, BusError, BusTimeout, Response, run_now
 from sim.host.driver import ChecksumError, DeviceError, Driver, poke_words
-from tests.golden_model.random_graphs import SMALL, random_network
+from tests.golden_model.random_graphs import SMALL, SMALL_PAIRS, random_network
 
 
 class FakeDevice(Bus):
@@ -83,6 +83,13 @@ def test_loading_writes_every_table_to_its_region():
     assert program == tables.program.ravel().tolist()
     assert device.cells == tables.cell_words.ravel().tolist()
     assert device.memory[REGISTER["CELL_PAIRS"].offset] == len(tables.cells)
+
+
+def test_no_levels_are_loaded_into_a_pair_machine():
+    device = FakeDevice(hash_word=SMALL_PAIRS.hash_word)
+    run_now(Driver(device, SMALL_PAIRS).load(plan(random_network(3, SMALL_PAIRS)).tables))
+    assert device.cells
+    assert not any(address >> REGION_SHIFT == REGION["REFERENCE"].index for address in device.memory)
 
 
 def test_cells_that_read_back_differently_are_reported():

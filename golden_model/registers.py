@@ -285,6 +285,7 @@ def descriptor_fields(config: HardwareConfig) -> tuple[Field, ...]:
         Field("in_plane", _ADDRESS, "height * width"),
         Field("stream_bits", 4, "bits of the input activations, 1..input_bits"),
         Field("out_bits", 4, "a, width of the output activations, 1..input_bits"),
+        *([Field("out_ones", 4, "most ones of an output activation, up to input_bits; 0: any")] * config.pairs),
         Field("out_plane", _ADDRESS, "out_height * out_width"),
         Field("stride_y", 8, "rows from a window to the next, at least 1"),
         Field("residual_base", _ADDRESS, "first byte of the residual"),

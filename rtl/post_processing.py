@@ -5,11 +5,12 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import memory
 
-from golden_model.config import bits_for
+from golden_model.config import HardwareConfig, bits_for
 from golden_model.registers import OFFSET_BITS
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out
+from rtl.few_ones import FewOnes
 from rtl.interfaces import connect_write
 
 
@@ -22,6 +23,8 @@ class PostProcessing(Block):
     pooling window, kept per channel until the pooling window is complete. The result goes to byte
     target + n·out_plane + position, by running counters. The last step stores, saturated to 32 bits, v as
     logit n·out_plane + position, with offset_low, a signed number, in place of an element step's bias.
+
+    On the pair machine an activation with more than `out_ones` 1s then becomes the nearest level (rtl/few_ones.py).
 
     Throughput: a channel a clock. Latency: `done` comes in the clock of the last store, N - 1 + `latency`
     clocks after the `start` of a crossbar step's window, `latency` - 2 clocks after the last channel's
@@ -59,8 +62,10 @@ class PostProcessing(Block):
     overflow: Out(1)
     clear: In(1)
 
-    #: Clocks from `start` to the store of channel 0 of a crossbar step.
-    latency = 6
+    @staticmethod
+    def latency(config: HardwareConfig) -> int:
+        """Clocks from `start` to the store of channel 0 of a crossbar step."""
+        return 6 + config.pairs
 
     def elaborate(self, platform):
         m = Module()
@@ -93,11 +98,13 @@ class PostProcessing(Block):
             with m.If(channel_last):
                 m.d.sync += active.eq(0)
 
-        # valid[i], final[i], index[i] belong to step i; an element step enters at step 1, without an index.
+        # valid[i], final[i], index[i] belong to step i, the last of which stores; an element step enters at step 1,
+        # without an index.
+        last = self.latency(config) - 1
         walked, walked_last = Signal(), Signal()
         m.d.sync += [walked.eq(active), walked_last.eq(channel_last)]
         valid, final, index = (
-            [Signal(shape, name=f"{name}{i}") for i in range(6)]
+            [Signal(shape, name=f"{name}{i}") for i in range(last + 1)]
             for name, shape in (("valid", 1), ("final", 1), ("index", channel.shape()))
         )
         m.d.comb += [
@@ -106,7 +113,7 @@ class PostProcessing(Block):
             index[0].eq(channel),
         ]
         m.d.sync += index[1].eq(index[0])
-        for i in range(1, 5):
+        for i in range(1, last):
             m.d.sync += [valid[i + 1].eq(valid[i]), final[i + 1].eq(final[i]), index[i + 1].eq(index[i])]
 
         # ---- step 1: add the bias
@@ -159,21 +166,22 @@ class PostProcessing(Block):
         pool_read, pool_write = pool.read_port(), pool.write_port()
         with m.If(valid[4]):
             m.d.sync += shifted.eq(Cat(0, total).as_signed() >> settings.shift)
-        m.d.comb += [pool_read.en.eq(valid[4]), pool_read.addr.eq(index[4])]
+        m.d.comb += [pool_read.en.eq(valid[last - 1]), pool_read.addr.eq(index[last - 1])]
 
-        # ---- step 5: round, clamp, pool, store
+        # ---- step 5: round, clamp. The last step, this one or the one behind the few ones: pool, store
         rounded = Signal(signed(len(shifted)))
         limit, clamped, pooled = (Signal(config.input_bits, name=n) for n in ("limit", "clamped", "pooled"))
+        made = self._few_ones(m, clamped, limit) if config.pairs else clamped
         m.d.comb += [
             rounded.eq((shifted + 1) >> 1),
             limit.eq(Cat(settings.out_bits > i for i in range(config.input_bits))),
-            pool_write.en.eq(valid[5]),
-            pool_write.addr.eq(index[5]),
+            pool_write.en.eq(valid[last]),
+            pool_write.addr.eq(index[last]),
             pool_write.data.eq(pooled),
-            self.store.enable.eq(valid[5] & self.place.pool_last & ~settings.last),
+            self.store.enable.eq(valid[last] & self.place.pool_last & ~settings.last),
             self.store.data.eq(pooled),
-            self.done.eq(valid[5] & final[5]),
-            pooled.eq(Mux(self.place.pool_first | (clamped > pool_read.data), clamped, pool_read.data)),
+            self.done.eq(valid[last] & final[last]),
+            pooled.eq(Mux(self.place.pool_first | (made > pool_read.data), made, pool_read.data)),
         ]
         with m.If(rounded < 0):
             m.d.comb += clamped.eq(0)
@@ -195,6 +203,19 @@ class PostProcessing(Block):
         with m.Elif(self.store.enable | self.logits.enable):
             m.d.sync += address.eq(address + settings.out_plane)
         return m
+
+    def _few_ones(self, m: Module, clamped: Signal, limit: Signal) -> Signal:
+        """The nearest level of an activation, in the next clock."""
+        m.submodules.few_ones = unit = FewOnes(self.config)
+        ones = self.settings.out_ones
+        level = Signal.like(clamped)
+        m.d.comb += [
+            unit.value.eq(clamped),
+            unit.limit.eq(limit),
+            unit.ones.eq(Mux(ones == 0, self.config.input_bits, ones)),
+        ]
+        m.d.sync += level.eq(unit.level)
+        return level
 
     def _channel_tables(self, m: Module):
         """Bias and multiplier of every channel of every crossbar step; returns their read ports."""

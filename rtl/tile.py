@@ -102,7 +102,7 @@ class Tile(Block):
 
         Each block starts in the clock in which the one before it ends, the last one takes its last clock.
         """
-        latencies = WindowGenerator.latency + DynamicPrecision.latency + PostProcessing.latency
+        latencies = WindowGenerator.latency + DynamicPrecision.latency + PostProcessing.latency(config)
         return latencies + Macro.window_overhead - 1
 
     @staticmethod
@@ -111,7 +111,7 @@ class Tile(Block):
 
         The reduced channel takes the place of post-processing's first clock, the last one takes its last clock.
         """
-        return WindowGenerator.latency + Reduction.latency + PostProcessing.latency - 2
+        return WindowGenerator.latency + Reduction.latency + PostProcessing.latency(config) - 2
 
     @staticmethod
     def load_clocks(config: HardwareConfig) -> int:
@@ -126,7 +126,7 @@ class Tile(Block):
     @staticmethod
     def drain_clocks(config: HardwareConfig) -> int:
         """c_drain: clocks of a beat that post-processes, beside channels."""
-        return PostProcessing.latency
+        return PostProcessing.latency(config)
 
     def elaborate(self, platform):
         m = Module()

@@ -73,6 +73,7 @@ def _common(config: HardwareConfig, f: dict[str, int]) -> list[bool]:
         *(f[name] >= 1 for name in _SIZES),
         1 <= f["stream_bits"] <= config.input_bits,
         1 <= f["out_bits"] <= config.input_bits,
+        f.get("out_ones", 0) <= config.input_bits,
         f["height"] * f["width"] == f["in_plane"],
         f["source"] + f["channels"] * f["in_plane"] <= config.activation_bytes,
         f["out_height"] * f["out_width"] == f["out_plane"],

@@ -19,6 +19,7 @@ from golden_model.crossbar.prepared import Prepared, prepare_layer
 from golden_model.engines.choice import EngineName
 from golden_model.engines.run_layer import run_layer
 from golden_model.events import Events
+from golden_model.few_ones import nearest_level
 from golden_model.image.check import check_descriptor, check_placement
 from golden_model.image.places import place_layer
 from golden_model.image.program import Tables
@@ -239,14 +240,16 @@ def _walk(maps: np.ndarray, border: np.ndarray, values: dict[str, int], rows: in
 
 
 def _requantised(total: np.ndarray, residual: np.ndarray | None, values: dict[str, int]) -> np.ndarray:
-    """clamp(round_half_up_shift(total + r * M_r + offset, S), 0, 2**a - 1), uint8 (system.md §3)."""
+    """clamp(round_half_up_shift(total + r * M_r + offset, S), 0, 2**a - 1), uint8 (system.md §3), or the nearest level
+    with few ones."""
     offset = values["offset_low"] | values["offset_high"] << 32
     if offset >> (OFFSET_BITS - 1):
         offset -= 1 << OFFSET_BITS
     total = total + offset
     if residual is not None:
         total = total + residual.astype(np.int64) * values["residual_multiplier"]
-    return np.clip(round_half_up_shift(total, values["shift"]), 0, (1 << values["out_bits"]) - 1).astype(np.uint8)
+    made = np.clip(round_half_up_shift(total, values["shift"]), 0, (1 << values["out_bits"]) - 1).astype(np.uint8)
+    return nearest_level(made, values["out_bits"], values.get("out_ones", 0))
 
 
 def _saturated(logits: np.ndarray) -> np.ndarray:

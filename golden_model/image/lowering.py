@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from golden_model import timing
-from golden_model.config import PAPER
+from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape, Shape
@@ -22,10 +22,6 @@ from golden_model.registers import StepKind, descriptor_fields
 
 #: Descriptor fields that follow from placing; everything else follows from lowering.
 PLACED = ("source", "target", "residual_base", "crossbar_base", "width_base", "channel_base", "pad_base")
-#: All others; `offset`, a signed number, stands for its two halves.
-_FIELDS = [f.name for f in descriptor_fields(PAPER) if f.name not in (*PLACED, "offset_low", "offset_high")] + [
-    "offset"
-]
 #: Fields of a crossbar step that its layer or its registers have under the same name.
 _OF_LAYER = (
     *("last", "skip_zero_slices", "channels", "height", "width", "kernel_height", "kernel_width", "pool", "shift"),
@@ -218,7 +214,6 @@ class _Lowering:
         hardware, source, first = self.network.hardware, node.inputs[0], 0
         for group, layer in enumerate(node.layers):
             segments, block_cols = layer.segments(hardware), layer.block_cols(hardware)
-            _check_ones(layer.output_ones)
             held = vars(layer) | vars(layer.dynamic or DynamicPrecision())
             second, view = None, {}
             if len(node.inputs) > 1:
@@ -238,6 +233,7 @@ class _Lowering:
                 dynamic=layer.dynamic is not None,
                 stream_bits=layer.input_bits,
                 out_bits=layer.output_bits,
+                ones=layer.output_ones,
                 stride_y=layer.stride,
                 stride_x=layer.stride,
                 pad_top=layer.pad,
@@ -355,9 +351,11 @@ class _Lowering:
         layer: Layer | None = None,
         second: Place | None = None,
         border: Any = (0,),
+        ones: int = 0,
         **values: int,
     ) -> None:
-        """A step; second : its residual. values : descriptor fields that do not follow from the rest, or 0."""
+        """A step; second : its residual. ones : most ones of what it writes, 0 for any. values : descriptor fields that
+        do not follow from the rest, or 0."""
         name = f"{node.name}.{suffix}" if suffix else node.name
         while suffix and name in self.names:
             name += "'"
@@ -365,7 +363,14 @@ class _Lowering:
         pads = tuple(int(value) for value in border)
         one_value = len(set(pads)) <= 1
         (outputs, rows, columns), hardware = shape, self.network.hardware
-        fields = dict.fromkeys(_FIELDS, 0) | {key: int(value) for key, value in values.items()}
+        names = _fields(hardware)
+        if hardware.pairs:
+            values["out_ones"] = ones
+        elif ones:
+            raise ValueError(
+                f"only the pair machine makes activations with at most {ones} ones, that of 'planes' makes any (0)"
+            )
+        fields = dict.fromkeys(names, 0) | {key: int(value) for key, value in values.items()}
         fields |= {"step": int(kind), "outputs": outputs, "out_height": rows, "out_width": columns}
         fields |= {"in_plane": fields["height"] * fields["width"], "out_plane": rows * columns}
         fields |= {
@@ -373,7 +378,7 @@ class _Lowering:
             "pad_enable": int(not one_value),
             "pad_value": pads[0] if one_value and pads else 0,
         }
-        assert len(fields) == len(_FIELDS)
+        assert len(fields) == len(names)
         cycles = None
         if layer is None:
             area = fields["kernel_height"] * fields["kernel_width"]
@@ -396,6 +401,12 @@ class _Lowering:
         )
 
 
+def _fields(hardware: HardwareConfig) -> list[str]:
+    """Descriptor fields but `PLACED`; `offset`, a signed number, stands for its two halves."""
+    left_out = (*PLACED, "offset_low", "offset_high")
+    return [field.name for field in descriptor_fields(hardware) if field.name not in left_out] + ["offset"]
+
+
 def _added(node: Border) -> np.ndarray:
     """Values of the channels that a border node adds, before and after those of its input."""
     before, after = node.channels
@@ -414,16 +425,9 @@ def _top_bits(rescale: Rescale) -> int:
     return max(1, int(rescale.top).bit_length())
 
 
-def _check_ones(ones: int) -> None:
-    """ValueError if activations have few ones, which no descriptor says yet."""
-    if ones:
-        raise ValueError(f"a program cannot make activations with at most {ones} ones, only any (0)")
-
-
 def _scaling(rescale: Rescale, inputs: int) -> dict[str, Any]:
     """Post-processing of a step from the rescaling of a node, for its first input."""
     bits = _top_bits(rescale)
-    _check_ones(rescale.ones)
     if len(rescale.multipliers) != inputs or rescale.top != (1 << bits) - 1:
         raise ValueError(
             f"its rescaling must have {inputs} multipliers and end at a power of two minus 1, "
@@ -434,4 +438,5 @@ def _scaling(rescale: Rescale, inputs: int) -> dict[str, Any]:
         "offset": rescale.offset,
         "shift": rescale.shift,
         "out_bits": bits,
+        "ones": rescale.ones,
     }

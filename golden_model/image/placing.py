@@ -240,7 +240,7 @@ def problems_of(layout: Layout, hardware: HardwareConfig) -> list[str]:
     for step in layout.steps:
         values = step.fields | {"kernel_area": step.fields["kernel_height"] * step.fields["kernel_width"]}
         limits = {name: (1 << bits) - 1 for name, bits in widths.items() if not name.startswith("offset_")}
-        limits |= {"stream_bits": hardware.input_bits, "out_bits": hardware.input_bits}
+        limits |= dict.fromkeys({"stream_bits", "out_bits", "out_ones"} & set(limits), hardware.input_bits)
         limits |= {"pad_value": (1 << hardware.input_bits) - 1, "residual_value": (1 << hardware.input_bits) - 1}
         limits["kernel_area"] = limits["kernel_height"] if step.layer is None else values["kernel_area"]
         for name, limit in limits.items():

@@ -118,7 +118,8 @@ class Maker:
         """Any encoding of values up to about `high`."""
         bits = self.hardware.input_bits if self.chance() else self.pick(1, self.hardware.input_bits)
         low = -high * self.pick(1, 8) / 4 if self.chance(3) else 0.0
-        return Encoding(high=high * self.pick(1, 4) / 2, low=low, bits=bits)
+        ones = self.pick(0, 3) if self.hardware.pairs and not low else 0
+        return Encoding(high=high * self.pick(1, 4) / 2, low=low, bits=bits, ones=ones)
 
     def add(self, node: Node) -> Node | None:
         """Append a node with the shape that it makes; None if that is no legal map or a large one."""

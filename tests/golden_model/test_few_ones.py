@@ -154,9 +154,12 @@ def test_a_file_whose_layers_say_something_else_than_their_node_is_not_written(t
         archive.save(replace(graph, nodes=nodes), tmp_path / "net.graph")
 
 
-def test_a_program_refuses_few_ones_by_name():
+def test_a_program_of_the_machine_without_few_ones_refuses_them_by_name():
     graph = lossless(random_network(5, NINE, ("convolution",)))
     node = next(node for node in graph.crossbars if not node.last and not node.encoding.low)
     few = with_settings(graph, activation_ones={node.name: 2})
-    with pytest.raises(ValueError, match=rf"node {node.name}: a program cannot make activations with at most 2 ones"):
+    refused = (
+        rf"node {node.name}: only the pair machine makes activations with at most 2 ones, that of 'planes' makes any"
+    )
+    with pytest.raises(ValueError, match=refused):
         plan(few)

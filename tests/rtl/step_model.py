@@ -104,7 +104,9 @@ def with_offset(value: int) -> dict[str, int]:
 def activation(fields: dict[str, int], value: int, multiplier: int, r: int) -> int:
     """The output byte of a value (acc, or acc + bias)."""
     total = value * multiplier + r * fields["residual_multiplier"] + offset(fields)
-    return min(max(round_half_up_shift(total, fields["shift"]), 0), (1 << fields["out_bits"]) - 1)
+    clamped = min(max(round_half_up_shift(total, fields["shift"]), 0), (1 << fields["out_bits"]) - 1)
+    levels = [level for level in range(1 << fields["out_bits"]) if level.bit_count() <= (fields.get("out_ones") or 8)]
+    return min(levels, key=lambda level: (abs(level - clamped), -level))
 
 
 def logit(value: int) -> tuple[int, bool]:

@@ -17,6 +17,7 @@ from golden_model.registers import (
     MAX_ELEMENT_KERNEL,
     ErrorCode,
     StepKind,
+    counters_of,
     descriptor_fields,
     pack_descriptor,
 )
@@ -48,7 +49,7 @@ ODD = replace(
 )
 #: All addresses that a descriptor can name are there.
 FULL = replace(ODD, activation_bytes=1 << 24)
-MACHINES = {"tiny": TINY, "odd": ODD, "full": FULL}
+MACHINES = {"tiny": TINY, "odd": ODD, "full": FULL, "pairs": PRESETS["tiny-pairs"]}
 
 
 def _crossbar(hardware: HardwareConfig, **sizes: int) -> dict[str, int]:
@@ -98,7 +99,7 @@ def _crossbar(hardware: HardwareConfig, **sizes: int) -> dict[str, int]:
         "residual_plane": oh * ow,
         "residual_row": ow,
         "residual_column": 1,
-        "n_r2": hardware.adc_bits,
+        "n_r2": hardware.converter_bits,
     }
     return plain_settings(hardware, **values)
 
@@ -176,7 +177,7 @@ def test_legal_steps_of_every_kind_are_accepted(name):
 def test_clocks_of_a_check_are_those_of_the_golden_formula(name):
     hardware = PRESETS[name]
     checked = DescriptorReader.latency(hardware) + DescriptorCheck.latency(hardware) + 1
-    assert c_layer(hardware) == max(checked, hardware.ou_rows + 3) + 1 + 9
+    assert c_layer(hardware) == max(checked, hardware.ou_rows + 3) + 1 + len(counters_of(hardware))
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -209,6 +210,8 @@ def _boundaries(hardware: HardwareConfig) -> dict[str, tuple[dict[str, int], dic
         for name in ("stream_bits", "out_bits"):
             pair(f"{kind}: {name} >= 1", base, {name: 1}, {name: 0})
             pair(f"{kind}: {name} <= input_bits", base, {name: hardware.input_bits}, {name: hardware.input_bits + 1})
+        if hardware.pairs:
+            pair(f"{kind}: out_ones", base, {"out_ones": hardware.input_bits}, {"out_ones": hardware.input_bits + 1})
         pair(f"{kind}: H * W = in_plane", base, {}, {"in_plane": base["in_plane"] - 1})
         last_source = memory - 2 * base["in_plane"]
         pair(f"{kind}: end of the source", base, {"source": last_source}, {"source": last_source + 1})
@@ -339,7 +342,7 @@ def _edges(hardware: HardwareConfig, top: int) -> list[int]:
     return sorted({min(top, max(0, limit + d)) for limit in limits for d in (-7, -1, 0, 1)} | {0, 1, top})
 
 
-@pytest.mark.parametrize("name", ["tiny", "odd"])
+@pytest.mark.parametrize("name", ["tiny", "odd", "pairs"])
 @settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(seed=st.integers(0, 1 << 32))
 def test_changed_descriptors_are_answered_as_in_the_golden_model(name, seed):

@@ -21,6 +21,16 @@ from tests.rtl.tile_tools import strobe, write_table
 pytestmark = pytest.mark.rtl
 
 WIDE = replace(TINY, input_bits=8)
+PAIRS = replace(WIDE, machine="pairs")
+#: A machine and the most ones of an activation that it may be asked for.
+MACHINES = st.one_of(st.just((WIDE, 0)), st.tuples(st.just(PAIRS), st.integers(0, 8)))
+
+
+def ones_field(ones):
+    """The descriptor field of levels with few ones, where there is one."""
+    return {"out_ones": ones} if ones else {}
+
+
 LARGEST, SMALLEST = (1 << 31) - 1, -(1 << 31)
 
 
@@ -121,15 +131,15 @@ def _expected(fields, values, residuals, bias, multipliers):
     return ([], logits, overflow) if fields["last"] else (stores, [], overflow)
 
 
-def _check(fields, values, residuals=None, bias=(), multipliers=(), **options):
+def _check(fields, values, residuals=None, bias=(), multipliers=(), *, hardware=WIDE, **options):
     if residuals is None:
         residuals = [[0] * fields["outputs"]] * len(values)
-    stores, logits, clocks, overflow = _run(fields, values, residuals, bias, multipliers, **options)
+    stores, logits, clocks, overflow = _run(fields, values, residuals, bias, multipliers, hardware=hardware, **options)
     assert (stores, logits, overflow) == _expected(fields, values, residuals, bias, multipliers)
     if step_model.is_element(fields):
-        assert set(clocks) == {PostProcessing.latency - 2}
+        assert set(clocks) == {PostProcessing.latency(hardware) - 2}
     else:
-        assert set(clocks) == {fields["outputs"] - 1 + PostProcessing.latency}
+        assert set(clocks) == {fields["outputs"] - 1 + PostProcessing.latency(hardware)}
 
 
 _offsets = st.one_of(st.integers(-(1 << 47), (1 << 47) - 1), st.integers(-5000, 5000))
@@ -143,16 +153,19 @@ _offsets = st.one_of(st.integers(-(1 << 47), (1 << 47) - 1), st.integers(-5000, 
     outputs=st.integers(1, 8),
     size=st.integers(1, 31),
     offset=_offsets,
+    machine=MACHINES,
 )
-@settings(max_examples=20)
-def test_crossbar_steps_of_random_sums_equal_the_model(seed, shift, bits, pool, outputs, size, offset):
+@settings(max_examples=30)
+def test_crossbar_steps_of_random_sums_equal_the_model(seed, shift, bits, pool, outputs, size, offset, machine):
+    hardware, ones = machine
     rng = random.Random(seed)
     top = 1 << size
     residual = int(pool == 1 and rng.random() < 0.7)
     fields = step_model.step(
-        WIDE, outputs=outputs, out_height=2, pool=pool, shift=shift, out_bits=bits, residual=residual,
+        hardware, outputs=outputs, out_height=2, pool=pool, shift=shift, out_bits=bits, residual=residual,
         residual_multiplier=rng.randrange(1 << rng.randint(1, 32)), channel_base=rng.randrange(24),
         target=rng.randint(0, WIDE.activation_bytes - 2 * outputs), **step_model.with_offset(offset),
+        **ones_field(ones),
     )  # fmt: skip
     windows = 2 * pool * pool
     _check(
@@ -161,6 +174,7 @@ def test_crossbar_steps_of_random_sums_equal_the_model(seed, shift, bits, pool, 
         [[rng.randrange(256) if residual else 0 for _ in range(outputs)] for _ in range(windows)],
         [rng.randrange(-top, top) for _ in range(outputs)],
         [rng.randrange(65536) for _ in range(outputs)],
+        hardware=hardware,
     )
 
 
@@ -174,22 +188,28 @@ def test_crossbar_steps_of_random_sums_equal_the_model(seed, shift, bits, pool, 
     offset=_offsets,
     last=st.booleans(),
     stall=st.sampled_from([0.0, 0.4]),
+    machine=MACHINES,
 )
-@settings(max_examples=30)
-def test_element_steps_of_random_values_equal_the_model(seed, kind, shift, bits, outputs, size, offset, last, stall):
+@settings(max_examples=40)
+def test_element_steps_of_random_values_equal_the_model(
+    seed, kind, shift, bits, outputs, size, offset, last, stall, machine
+):
+    hardware, ones = machine
     rng = random.Random(seed)
     height = rng.randint(1, max(1, WIDE.max_n // outputs)) if last else 3
     fields = step_model.step(
-        WIDE, step=kind, outputs=outputs, out_height=height, shift=shift, out_bits=bits,
+        hardware, step=kind, outputs=outputs, out_height=height, shift=shift, out_bits=bits,
         multiplier=rng.randrange(65536), residual=int(not last), last=int(last),
         residual_multiplier=rng.randrange(1 << rng.randint(1, 32)),
         target=rng.randint(0, WIDE.activation_bytes - 3 * outputs), **step_model.with_offset(offset),
+        **ones_field(ones),
     )  # fmt: skip
     _check(
         fields,
         [[rng.randrange(1 << size) for _ in range(outputs)] for _ in range(height)],
         [[rng.randrange(256) if not last else 0 for _ in range(outputs)] for _ in range(height)],
         stall=stall,
+        hardware=hardware,
     )
 
 

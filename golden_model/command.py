@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,12 +14,22 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
+from typer.core import TyperCommand
 
 from golden_model.config import PRESETS
 from golden_model.files import printable
 
+
+class _Console(Console):
+    """A console whose texts are lines: what is not printable, as in the name of a file, is spelled out."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
 #: Lines are never wrapped, so that paths stay whole in logs; brackets in a path are not markup.
-console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+console = _Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 Json = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the results to this file.")]
 Preset = Annotated[
@@ -35,29 +44,45 @@ def command(main: Callable[..., None]) -> typer.Typer:
     typer's own way to print tracebacks is off.
     """
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-    @app.command()
-    @wraps(main)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        for name in ("stdout", "stderr"):  # closed ones are None
-            if getattr(sys, name) is None:
-                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - stays open until the end
-        try:
-            main(*args, **kwargs)
-            sys.stdout.flush()
-        except (ValueError, TypeError) as error:
-            fail(str(error))
-        except BrokenPipeError:
-            _give_up(sys.stdout)
-            raise typer.Exit(141) from None
-        except OSError as error:
-            _give_up(sys.stdout)
-            fail(f"{error.filename or 'standard output'}: {error.strerror or error}")
-        except KeyboardInterrupt:
-            print("interrupted: run the same command again to go on", file=sys.stderr)
-            raise typer.Exit(130) from None
-
+    app.command(cls=_Command)(main)
     return app
+
+
+class _Command(TyperCommand):
+    """Ends in the ways of `command`, the reading of its arguments (`--help`) included."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _ends():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> None:
+        with _ends():
+            super().invoke(ctx)
+            sys.stdout.flush()
+
+
+@contextmanager
+def _ends() -> Iterator[None]:
+    """Ends the command with one sentence and a status where what is inside fails."""
+    for name in ("stdout", "stderr"):  # closed ones are None
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - stays open until the end
+    try:
+        yield
+    except typer.BadParameter as error:
+        error.message = printable(error.message)
+        raise
+    except (ValueError, TypeError) as error:
+        fail(str(error))
+    except BrokenPipeError:
+        _give_up(sys.stdout)
+        raise typer.Exit(141) from None
+    except OSError as error:
+        _give_up(sys.stdout)
+        fail(f"{error.filename or 'standard output'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 @contextmanager
@@ -70,8 +95,8 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 def results_console(width: int = 150) -> Console:
     """Standard output for tables: as wide as the terminal, or `width` characters where there is none."""
-    terminal = Console(highlight=False)
-    return terminal if terminal.is_terminal else Console(highlight=False, width=width)
+    terminal = _Console(highlight=False)
+    return terminal if terminal.is_terminal else _Console(highlight=False, width=width)
 
 
 def table_of(

@@ -103,6 +103,11 @@ class HardwareConfig:
         """Bits of the converters' grid: adc_bits, and a sign if they convert differences."""
         return self.adc_bits + self.pairs
 
+    @property
+    def values_together(self) -> int:
+        """Activations, neighbours in a row of a kernel, that a clock loads at the most."""
+        return min(4, self.ou_rows) if self.pairs else 1
+
     # ---- geometry -------------------------------------------------------------------------
     @property
     def lanes(self) -> int:
@@ -128,13 +133,21 @@ class HardwareConfig:
         """Input segments that share one dynamic precision (system.md §6)."""
         return self.grid_rows if self.group_segments is None else self.group_segments
 
+    def segments(self, k: int) -> int:
+        """Input segments of K rows."""
+        return -(-k // self.ou_rows)
+
+    def block_cols(self, outputs: int) -> int:
+        """Block columns of N outputs."""
+        return -(-outputs // self.ou_cols)
+
     @property
     def max_segments(self) -> int:
-        return -(-self.max_k // self.ou_rows)
+        return self.segments(self.max_k)
 
     @property
     def max_block_cols(self) -> int:
-        return -(-self.max_n // self.ou_cols)
+        return self.block_cols(self.max_n)
 
     @property
     def max_groups(self) -> int:

@@ -17,7 +17,7 @@ from golden_model.trq import AdcRegisters
 
 
 def run(prepared: Prepared, activations: Any, *, engine: EngineName = "auto") -> tuple[np.ndarray, Events]:
-    """Run windows through a prepared layer, in plain NumPy or on a GPU.
+    """Run windows through a prepared layer, in plain NumPy or on a GPU; not for the pair machine.
 
     activations : (P, K) unsigned integers below 2**activation_bits. engine : any of `matmul` but "compiled".
 
@@ -62,12 +62,13 @@ def matmul(
     activation_bits : width of the activations, default hardware.input_bits.
     early_detection : as for `trq.convert` (*ours*, off by default).
     engine : "auto", "direct", "patterns", "compiled" (few_rows.py, many_rows.py), or "torch" (torch_engine.py):
-        a GPU, also named "torch:cuda"; "torch:cpu" runs the same code on the processor. Results are identical.
-    per_window : events keep a leading shape (P,) instead of being summed.
+        a GPU, also named "torch:cuda"; "torch:cpu" runs the same code on the processor. Results are identical. The
+        pair machine has "auto", "direct" and "compiled".
+    per_window : events keep a leading shape (P,) instead of being summed; not on the pair machine.
 
     Returns (sums, events): sums (P, N) int64 in units of Delta_R1; events of all windows, `cycles` is the
-    sum of the windows without c_layer. With a lossless setting and without lossy dynamic precision sums
-    equal activations @ weights.
+    sum of the windows without c_layer, on the pair machine that of the beats of one step (timing.py). With
+    a lossless setting and without lossy dynamic precision sums equal activations @ weights.
 
     Raises ValueError or TypeError naming the argument, what is allowed and what was given.
     """
@@ -82,10 +83,10 @@ def matmul(
         activation_bits=activation_bits,
         early_detection=early_detection,
     )
+    if hardware.pairs and early_detection:
+        raise ValueError("early_detection: the pair machine always makes both decisions of a detection")
     chosen = engine_of(prepared, len(activations), engine, compiled=not per_window)
     if hardware.pairs and not per_window:
-        if early_detection:
-            raise ValueError("early_detection: the pair machine always makes both decisions of a detection")
         windows = check_activations(prepared, activations)
         sums, counters = pair_layer.run_matrix(prepared, windows, plain=chosen != "compiled")
         return sums, Events(counters)

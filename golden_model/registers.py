@@ -192,7 +192,7 @@ REGIONS: tuple[Region, ...] = (
     Region("WIDTHS", 2, "w", 4, "width table: bits 3:0 = bit planes of one block, in placement order"),
     Region("BIAS", 3, "w", 4, "signed 32-bit bias per output channel, in units of Delta_R1"),
     Region("MULTIPLIERS", 4, "w", 4, "bits 15:0 = requantisation multiplier per output channel"),
-    Region("PADS", 5, "w", 4, "bits 7:0 = border value per channel"),
+    Region("PADS", 5, "w", 4, "border value per channel, below 2**input_bits"),
     Region(
         "REFERENCE",
         6,
@@ -211,6 +211,21 @@ REGION: dict[str, Region] = {r.name: r for r in REGIONS}
 def reference_entry(config: HardwareConfig, step: int, count: int = 0) -> int:
     """Entry of region REFERENCE for `count` = 0..ou_rows of a step; the counts of a step lie side by side."""
     return (step << bits_for(config.ou_rows)) + count
+
+
+def region_entries(config: HardwareConfig) -> dict[str, int]:
+    """Entries of every region."""
+    return {
+        "PROGRAM": config.max_layers * DESCRIPTOR_STRIDE,
+        "WIDTHS": config.width_entries,
+        "BIAS": config.channel_entries,
+        "MULTIPLIERS": config.channel_entries,
+        "PADS": config.pad_entries,
+        "REFERENCE": 0 if config.pairs else reference_entry(config, config.max_layers),
+        "ACTIVATIONS": -(-config.activation_bytes // 4),
+        "LOGITS": config.max_n,
+        "EVENTS": config.max_layers * COUNTERS_PER_LAYER * 2,
+    }
 
 
 # ---- event counters -----------------------------------------------------------------------------

@@ -10,11 +10,12 @@ lane). The constants belong to the tile; they depend on the hardware configurati
 Windows of the pair machine are double-buffered. A crossbar step of W windows has beats 0..W + 1; in beat b window b is
 loaded, b - 1 converts and b - 2 is drained, as far as they exist. A beat takes as long as the longest of
 
-    load      K + segments + c_load; in beat 0 also the tables, build_clocks
+    load      fetches + segments + c_load; in beat 0 also the tables, build_clocks
     convert   window_clocks + c_convert         (golden_model/pairs/machine.py: build_clocks, window_clocks)
     drain     N + c_drain
 
-and the step c_layer plus its beats.
+and the step c_layer plus its beats. A fetch brings up to `values_together` activations of one row of the kernel and of
+one segment.
 """
 
 from __future__ import annotations
@@ -71,8 +72,7 @@ def element_cycles(hardware: HardwareConfig, kernel_area: int, outputs: int, *, 
 
 def groups(hardware: HardwareConfig, k: int) -> int:
     """Dynamic-precision groups of a window of `k` rows (system.md §6)."""
-    segments = -(-k // hardware.ou_rows)
-    return -(-segments // hardware.segments_per_group)
+    return -(-hardware.segments(k) // hardware.segments_per_group)
 
 
 def fixed_cycles(hardware: HardwareConfig, k: int, outputs: int, loaded: Any = None) -> Any:
@@ -80,15 +80,14 @@ def fixed_cycles(hardware: HardwareConfig, k: int, outputs: int, loaded: Any = N
 
     loaded : values that are loaded, one a clock, instead of all K; a number or an array, which the result is like.
     """
-    block_cols = -(-outputs // hardware.ou_cols)
-    values = k if loaded is None else loaded
+    values, block_cols = k if loaded is None else loaded, hardware.block_cols(outputs)
     return values + c_group(hardware) * groups(hardware, k) + block_cols + outputs + c_window(hardware)
 
 
 def busy_cycles(hardware: HardwareConfig, outputs: int, segment_cycles: Any) -> np.ndarray:
     """Clocks of conversions: sum over segments of max(C_r, W), of C_r in the last one; C_r (..., segments) -> (...)."""
     busy = np.array(segment_cycles, dtype=np.int64)
-    busy[..., :-1] = np.maximum(busy[..., :-1], -(-outputs // hardware.ou_cols))
+    busy[..., :-1] = np.maximum(busy[..., :-1], hardware.block_cols(outputs))
     return busy.sum(axis=-1)
 
 
@@ -99,7 +98,7 @@ def window_cycles(hardware: HardwareConfig, k: int, outputs: int, segment_cycles
 
 # ---- the pair machine ---------------------------------------------------------------------------
 def c_load(hardware: HardwareConfig) -> int:
-    """Clocks of the loading of a window outside its K values and segments: window generator 2, dynamic precision 7."""
+    """Clocks of the loading of a window outside fetches and segments: window generator 2, dynamic precision 7."""
     return 2 + 7
 
 
@@ -113,24 +112,43 @@ def c_drain(hardware: HardwareConfig) -> int:
     return 6
 
 
-def pair_beats(hardware: HardwareConfig, k: int, outputs: int, build: int, windows: Any) -> np.ndarray:
+def fetches(hardware: HardwareConfig, channels: int, kernel_height: int, kernel_width: int) -> int:
+    """Clocks in which a window of the pair machine is fetched."""
+    together, rows = hardware.values_together, hardware.ou_rows
+    found = line = 0
+    for _ in range(channels * kernel_height):
+        left = kernel_width
+        while left:
+            size = min(left, together, rows - line % rows)
+            found, line, left = found + 1, line + size, left - size
+    return found
+
+
+def pair_beats(
+    hardware: HardwareConfig, kernel: tuple[int, int, int], outputs: int, build: int, windows: Any
+) -> np.ndarray:
     """Clocks of a crossbar step of the pair machine without c_layer.
 
-    build : `build_clocks` of its packs. windows : `window_clocks` (..., W). Returns int64 (...).
+    kernel : channels, rows, columns. build : `build_clocks` of its packs. windows : `window_clocks` (..., W).
+
+    Returns int64 (...).
     """
+    segments = -(-int(np.prod(kernel)) // hardware.ou_rows)
     windows = np.asarray(windows, dtype=np.int64)
     beats = np.zeros((*windows.shape[:-1], windows.shape[-1] + 2), dtype=np.int64)
     load, convert, drain = beats[..., :-2], beats[..., 1:-1], beats[..., 2:]
-    load[...] = k + -(-k // hardware.ou_rows) + c_load(hardware)
+    load[...] = fetches(hardware, *kernel) + segments + c_load(hardware)
     np.maximum(beats[..., 0], build, out=beats[..., 0])
     np.maximum(convert, windows + c_convert(hardware), out=convert)
     np.maximum(drain, outputs + c_drain(hardware), out=drain)
     return beats.sum(axis=-1)
 
 
-def pair_step_cycles(hardware: HardwareConfig, k: int, outputs: int, build: int, windows: Any) -> np.ndarray:
+def pair_step_cycles(
+    hardware: HardwareConfig, kernel: tuple[int, int, int], outputs: int, build: int, windows: Any
+) -> np.ndarray:
     """Clocks of a crossbar step of the pair machine, c_layer included; as `pair_beats`."""
-    return c_layer(hardware) + pair_beats(hardware, k, outputs, build, windows)
+    return c_layer(hardware) + pair_beats(hardware, kernel, outputs, build, windows)
 
 
 # ---- a network ----------------------------------------------------------------------------------

@@ -189,18 +189,6 @@ def detection_thresholds(adc_bits: int, registers: AdcRegisters) -> tuple[int, .
     return (t_hi,) if registers.bias == 0 else (t_hi, t_lo)
 
 
-def thresholds(adc_bits: int, registers: AdcRegisters) -> dict[str, tuple[int, ...]]:
-    """Every DAC code that a setting can use, ascending: {"detection", "r1", "r2"}; all in 1..2**R - 1."""
-    registers.check(adc_bits)
-    s1, s2 = _steps(adc_bits, registers)
-    lo, _ = _window(registers)
-    r1 = ()
-    if registers.mode == "twin":
-        r1 = tuple(((lo + trial) << s1) - _half(s1) for trial in range(1, 1 << registers.n_r1))
-    r2 = tuple((trial << s2) - _half(s2) for trial in range(1, 1 << registers.n_r2))
-    return {"detection": tuple(sorted(detection_thresholds(adc_bits, registers))), "r1": r1, "r2": r2}
-
-
 def _search(v: np.ndarray, steps: int, shift: int, origin: int) -> np.ndarray:
     """Binary search of `steps` decisions v >= ((origin + trial) << shift) - h(shift); returns the code."""
     code = np.zeros_like(v)
@@ -448,8 +436,3 @@ def lossless(registers: AdcRegisters, hardware: HardwareConfig, min_count: Any =
         return whole and registers.n_r2 + registers.m == hardware.converter_bits
     value = convert_counts(hardware.adc_bits, hardware.ou_rows, registers, min_count).value
     return bool((value == np.arange(hardware.ou_rows + 1)).all())
-
-
-def monotonic(adc_bits: int, registers: AdcRegisters) -> bool:
-    """Whether the value never falls while v rises; guaranteed for n_r1 >= m only (system.md §4.1)."""
-    return bool((np.diff(convert(np.arange(1 << adc_bits), adc_bits, registers).value) >= 0).all())

@@ -84,6 +84,26 @@ class Options:
 
 
 # ---- choices ------------------------------------------------------------------------------------
+def outward_converters(graph: Graph, counted: np.ndarray) -> dict[str, adc.Chosen]:
+    """The converters of `graph`, a pair machine with outward search, and what they take on uint8 images (B, C, H, W).
+
+    There is nothing to choose: of the machine's searches without loss it takes the fewest decisions
+    (docs/pair-machine.md).
+    """
+    events = GraphRunner(graph).run(counted)[1].sum(axis=0)
+    return {
+        node.name: adc.Chosen(
+            family="outward",
+            setting=adc.AdcSetting(registers=node.registers),
+            operations=spent.ad_operations / max(1, spent.conversions),
+            error=0.0,
+            output_error=0.0,
+            conversions=spent.conversions,
+        )
+        for node, spent in zip(graph.crossbars, events, strict=True)
+    }
+
+
 def choose_converters(
     graph: Graph,
     counts: Mapping[str, LayerCounts],
@@ -146,7 +166,7 @@ def choose_precision(
         lambda setting: setting.l_max <= wanted.l_max,
     )
     check = redy.Check.of(graph, images, labels)
-    sensitivity = redy.sensitivities(check, scores, _SENSITIVITY_IMAGES)
+    sensitivity = check.sensitivities(redy.lossless(scores), scores, _SENSITIVITY_IMAGES)
     found, _, made = redy.search(check.measure, scores, sensitivity, wanted.logit_error, wanted.redy_tolerance)
     if made is None:
         log("dynamic precision: no low bits can be dropped")
@@ -161,6 +181,8 @@ def measure(graph: Graph, images: np.ndarray, labels: np.ndarray) -> float:
     try:
         logits = exact_logits(graph, images)
     except ValueError:
+        if graph.hardware.pairs:  # whose converters are lossless: the other machine gives the same, and faster
+            graph = with_settings(graph, hardware=redy.arithmetic_twin(graph.hardware))
         logits = GraphRunner(graph).run(images)[0]
     return accuracy(logits, labels)
 
@@ -183,20 +205,26 @@ def calibrate(
 ) -> tuple[Graph, dict[str, Any]]:
     """(the network with its registers, the content of calibration.json without fingerprint).
 
-    graph : with lossless uniform converters, as training writes it.
-    Raises ValueError with one sentence when data and network do not fit.
+    graph : with lossless converters, as training writes it.
+    Raises ValueError with one sentence when data and network do not fit, or for a tolerance on a pair machine.
     """
     check_fits(graph, dataset)
+    pairs = graph.hardware.pairs
+    if pairs and wanted.tolerance is not None:
+        raise ValueError("tolerance: converters of the pair machine are lossless, there is nothing to choose")
     plain = on_machine(graph, graph.hardware)
     counted, images, labels = held_out(dataset)
     log(f"counts of {len(counted)} images, checks on {len(images)}")
-    counts = graph_counts(plain, counted)
+    counts = {} if pairs else graph_counts(plain, counted)
     few = slice(0, wanted.adc_images)
-    chosen = choose_converters(plain, counts, wanted, images[few], labels[few], log=log)
+    if pairs:
+        chosen = outward_converters(plain, counted)
+    else:
+        chosen = choose_converters(plain, counts, wanted, images[few], labels[few], log=log)
     twin = adc.apply(plain, chosen)
     exact = all(one.setting.lossless(graph.hardware) for one in chosen.values())
     unskipped = chosen  # a machine that skips nothing has other counts, so other lossless settings
-    if exact:
+    if exact and not pairs:
         scores = adc.score_layers(counts, graph.hardware, graph.hardware.adc_bits, grid="aligned")
         unskipped = adc.cheapest_lossless(scores)
     dynamic: dict[str, DynamicPrecision] | None = None
@@ -226,7 +254,7 @@ def calibrate(
         "counted_images": len(counted),
         "checked_images": len(images),
         "skip_zero_slices": wanted.skip_zero_slices,
-        "layers": [_layer_record(final, name, chosen[name], counts[name]) for name in chosen],
+        "layers": [_layer_record(final, name, chosen[name], counts.get(name)) for name in chosen],
         "registers_without_skipping": {name: one.as_dict() for name, one in unskipped.items()},
         "events": _events_record(plain, steps, test[: wanted.event_images]),
     }
@@ -251,11 +279,22 @@ def _holding(
     return {name: DynamicPrecision() for name in dynamic}
 
 
-def _layer_record(graph: Graph, name: str, chosen: adc.Chosen, counts: LayerCounts) -> dict[str, Any]:
+def _layer_record(graph: Graph, name: str, chosen: adc.Chosen, counts: LayerCounts | None) -> dict[str, Any]:
+    """A layer's converters and dynamic precision. counts : None on the pair machine, which converts differences."""
     layer, hardware = next(node for node in graph.crossbars if node.name == name).layers[0], graph.hardware
     setting = chosen.setting
     assert isinstance(setting, adc.AdcSetting)
-    operations, error = adc.score_setting(setting, counts.counts, hardware)
+    operations, error = chosen.operations, chosen.error
+    counted: dict[str, Any] = {}
+    if counts is not None:
+        operations, error = adc.score_setting(setting, counts.counts, hardware)
+        skipping, _ = adc.score_setting(setting, counts.used(True), hardware)
+        counted = {
+            "operations_per_conversion_skipping_zero_slices": skipping,
+            "histogram": counts.counts.sum(axis=(0, 1)).tolist(),
+            "histogram_classes": counts.counts.tolist(),
+            "zero_slice_conversions": counts.zero_slices.tolist(),
+        }
     return {
         "name": name,
         "family": chosen.family,
@@ -263,12 +302,9 @@ def _layer_record(graph: Graph, name: str, chosen: adc.Chosen, counts: LayerCoun
         "counts_per_lsb": setting.counts_per_lsb,
         "lossless": setting.lossless(hardware),
         "operations_per_conversion": operations,
-        "operations_per_conversion_skipping_zero_slices": adc.score_setting(setting, counts.used(True), hardware)[0],
         "mean_squared_error": error,
         "dynamic": None if layer.dynamic is None else asdict(layer.dynamic),
-        "histogram": counts.counts.sum(axis=(0, 1)).tolist(),
-        "histogram_classes": counts.counts.tolist(),
-        "zero_slice_conversions": counts.zero_slices.tolist(),
+        **counted,
     }
 
 
@@ -277,14 +313,14 @@ def _events_record(plain: Graph, steps: Mapping[str, Graph], images: np.ndarray)
 
     `baseline`: ISAAC-like, nothing skipped. `uniform`: stored planes only. `trq`: converters calibrated for a machine
     that skips nothing. `redy_lossless`: deployed converters, empty high bits dropped. `redy`: plus low bits.
-    `all`: plus zero-slice skipping if chosen, the deployed setting.
+    `all`: plus zero-slice skipping if chosen, the deployed setting. Steps on a pair machine have no energy here.
     """
     table = load_table()
     listed = [("baseline", machines.baseline(plain))]
     listed += [(name, machines.counted(name, graph, images, threads=None)) for name, graph in steps.items()]
     record: dict[str, Any] = {"images": len(images), "component_table": table.name, "per_image": {}}
     for name, machine in listed:
-        spent = energy(machine, table)
+        counted = plain.hardware.pairs and name != "baseline"
         index = {counter: COUNTER_NAMES.index(counter) for counter in _SHOWN}
         conversions = machine.conversions
         record["per_image"][name] = {
@@ -292,7 +328,7 @@ def _events_record(plain: Graph, steps: Mapping[str, Graph], images: np.ndarray)
             "conversions": conversions,
             "operations_per_conversion": machine.total("ad_operations") / conversions if conversions else 0.0,
             "clocks": machine.clocks,
-            "picojoules": spent.total_pj,
+            "picojoules": None if counted else energy(machine, table).total_pj,
             "layers": {
                 node.name: {counter: float(machine.events[row, place]) for counter, place in index.items()}
                 for row, node in enumerate(plain.crossbars)
@@ -327,9 +363,10 @@ def print_calibration(result: Mapping[str, Any]) -> None:
     names = {"baseline": "baseline", "uniform": "block widths", "trq": "twin range", "redy_lossless": "+ high bits",
              "redy": "+ low bits", "all": "everything"}  # fmt: skip
     for key, step in result["events"]["per_image"].items():
+        joules = "-" if step["picojoules"] is None else f"{step['picojoules'] / 1000:,.1f}"
         show(
             f"{names[key]:14s} {step['ad_operations']:15,.0f} {step['operations_per_conversion']:15.3f}"
-            f" {step['ou_activations']:15,.0f} {step['clocks']:10,.0f} {step['picojoules'] / 1000:11,.1f}"
+            f" {step['ou_activations']:15,.0f} {step['clocks']:10,.0f} {joules:>11s}"
         )
 
 

@@ -52,10 +52,12 @@ def machine(text: str | None) -> HardwareConfig | None:
 def fitted(network: Graph, hardware: HardwareConfig | None) -> Graph:
     """The network on `hardware`, or on a machine that is just large enough where it is None.
 
-    Converters keep their registers if OUs and A/D converters are the same, and are lossless uniform ones otherwise.
+    Converters keep their registers if OUs and A/D converters are the same, and are lossless ones otherwise. A machine
+    that is made has the main data path of the network's.
     Raises ValueError that names every limit which is too small, and how to get a machine that fits.
     """
-    wanted = program.fitting(network, PAPER) if hardware is None else hardware
+    base = PRESETS["paper-pairs"] if network.hardware.pairs else PAPER
+    wanted = program.fitting(network, base) if hardware is None else hardware
     for layer in network.layers:
         if (bits := int(np.abs(layer.weights).max(initial=0)).bit_length()) > wanted.weight_bits:
             raise ValueError(
@@ -64,7 +66,7 @@ def fitted(network: Graph, hardware: HardwareConfig | None) -> Graph:
             )
     if wanted != network.hardware:
         kept: dict[str, Any] = {}
-        if (wanted.ou_rows, wanted.adc_bits) == (network.hardware.ou_rows, network.hardware.adc_bits):
+        if all(getattr(wanted, name) == getattr(network.hardware, name) for name in ("machine", "ou_rows", "adc_bits")):
             kept["registers"] = {node.name: node.registers for node in network.crossbars}
             kept["counts_per_lsb"] = {node.name: node.counts_per_lsb for node in network.crossbars}
         network = with_settings(network, hardware=wanted, **kept)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from golden_model.engines.run_network import Progress
+from golden_model.few_ones import nearest_level
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Node, Reshape
 from golden_model.graph.numbers import Rescale
@@ -103,7 +104,8 @@ def _compute(node: Node, inputs: list[Tensor]) -> Tensor:
 
 def _rescale(r: Rescale, inputs: list[Tensor]) -> Tensor:
     total = sum(x.to(torch.int64) * m for x, m in zip(inputs, r.multipliers, strict=True)) + r.offset
-    return _shift(total, r.shift).clamp(0, r.top).float()  # type: ignore[arg-type]
+    y = _shift(total, r.shift).clamp(0, r.top)  # type: ignore[arg-type]
+    return nearest_level(y, r.top.bit_length(), r.ones).float()
 
 
 def _shift(x: Tensor, shift: int) -> Tensor:
@@ -138,7 +140,8 @@ def _crossbar(node: Crossbar, inputs: list[Tensor]) -> Tensor:
     acc *= column("multipliers")
     if len(inputs) > 1:
         acc += inputs[1].reshape(acc.shape).to(torch.int64) * node.residual_multiplier
-    y = _shift(acc, first.shift).clamp_(0, (1 << first.output_bits) - 1).float()
+    y = _shift(acc, first.shift).clamp_(0, (1 << first.output_bits) - 1)
+    y = nearest_level(y, first.output_bits, first.output_ones).float()
     return F.max_pool2d(y, first.pool) if first.pool > 1 else y
 
 

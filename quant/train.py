@@ -32,6 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from golden_model.command import command, console
 from golden_model.config import PAPER
 from golden_model.files import file_hash, write_atomically, write_json
+from golden_model.graph.network import Graph
 from golden_model.image import archive
 from quant import options, stages
 from quant.capture.trace import network_hash
@@ -70,7 +71,9 @@ class Options(Settings):
     data: str = setting(None, DATA)
     size: int = setting(None, SIZE, 1, 4096)
     channels: int = setting(None, CHANNELS, among=(1, 3))
-    start_from: str = setting(None, "Go on from a finished training of the same network: the folder it was written to.")
+    start_from: str = setting(
+        None, "Go on from a finished training of the same network: the folder it was written to, or its network.graph."
+    )
     hardware: str = setting("paper", options.HARDWARE)
     block: str = setting("ou", "Weights that share a width: ou, layer or ROWSxCOLS.")
     threads: int = setting(2, f"{options.THREADS} Default 2.", 1, 1024)
@@ -179,12 +182,16 @@ def _unfinished(path: Path, mark: str) -> dict[str, Any] | None:
     return content if content.get("fingerprint") == mark else None
 
 
-def _started(folder: Path, model: str) -> dict[str, Any]:
-    """The checkpoint of the finished training in `folder`; ValueError in one sentence if there is something else."""
+def _started(folder: Path, model: str) -> tuple[dict[str, Any] | Graph, str]:
+    """(checkpoint of the finished training in `folder`, or the network if that is its file; what tells it from others);
+    ValueError in one sentence if there is something else."""
+    if folder.suffix == ".graph":
+        return archive.load(folder), file_hash(folder)
     path = folder / "train.pt"
     if not path.is_file():
         raise ValueError(
-            f"--start-from: {path}, with the float weights, is missing: run that training first{_command(folder)}"
+            f"--start-from: {path}, with the float weights, is missing: run that training first{_command(folder)}, or"
+            f" give its network.graph"
         )
     try:
         content = read_checkpoint(path)
@@ -194,7 +201,7 @@ def _started(folder: Path, model: str) -> dict[str, Any]:
         raise ValueError(f"--start-from: the training in {folder} is not finished")
     if content["model"] != model:
         raise ValueError(f"--start-from: {folder} holds {content['model']}, not {model}")
-    return content
+    return content, content["fingerprint"]
 
 
 def _command(folder: Path) -> str:
@@ -281,7 +288,7 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
     if settings.normalise and normalisation == Normalisation.none(dataset.shape[0]):
         normalisation = Normalisation.of(dataset.learning()[0])
     check_outputs(network, dataset, normalisation)
-    start = None if asked["start_from"] is None else _started(Path(asked["start_from"]), settings.model)
+    start, started = (None, "") if asked["start_from"] is None else _started(Path(asked["start_from"]), settings.model)
     decides = {"settings": asdict(settings), "block": asked["block"], "hardware": machine.as_dict()}
     mark = stages.fingerprint(
         "train",
@@ -291,7 +298,7 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
         weights="" if weights is None else file_hash(weights),
         files=stages.source_hash(files_of(settings.model)),
         network=network_hash(network) if own else "",  # it may have weights of its own
-        start="" if start is None else start["fingerprint"],
+        start=started,
     )
     record, checkpoint, made = work / "train.json", work / "train.pt", work / "network.graph"
     done = None if force else stages.finished(record, mark)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, memory
 
 from golden_model.config import bits_for
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.bit_count import bit_count
 from rtl.block import Block, In, Out, Stream
 from rtl.group_precision import GroupPrecision
 
 
 class DynamicPrecision(Block):
-    """Collects a window byte by byte and streams it as bit slices, one beat per segment.
+    """Collects a window and streams it as bit slices, one beat per segment.
 
     The window buffer has one word per segment, stored as `input_bits` slices of `ou_rows` bits; rows
     >= K are 0. `GroupPrecision` decides lo and hi of every group meanwhile. On the way out each
@@ -21,7 +22,7 @@ class DynamicPrecision(Block):
     vectors over rows, so the rounding is one ripple carry over slices for all rows at once: adding half
     of 2**lo leaves q' in positions lo..hi, and a carry beyond hi means that q' is all ones.
 
-    Throughput: a byte a clock in, a segment a clock out. Latency: the first segment is valid `latency`
+    Throughput: `bytes` every clock in, a segment a clock out. Latency: the first segment is valid `latency`
     clocks after the window's last byte, whatever the settings are. The whole window must be taken before
     the next one's first byte.
 
@@ -33,7 +34,7 @@ class DynamicPrecision(Block):
     """
 
     settings: In(layouts.layer_settings)
-    bytes: In(tile.window_byte)
+    bytes: In(tile.window_bytes)
     segments: Out(Stream(layouts.segment))
 
     #: Clocks from a window's last byte to its first segment: the last group's precision, its store, a
@@ -56,20 +57,26 @@ class DynamicPrecision(Block):
         group_write, group_read = groups.write_port(), groups.read_port()
         m.d.comb += [precision.settings.eq(self.settings), precision.bytes.eq(self.bytes)]
 
-        # ---- in: `row_select` has a one at the row that the next byte fills
+        # ---- in: `row_select` has a one at the row that the next byte fills, those behind it fill the next rows
         row_select = Signal(ou_rows, init=1)
         collected, filled = Signal(slices_shape), Signal(slices_shape)
         load_index, last_index, segment_end = Signal(segment_index), Signal(segment_index), Signal()
+        rows = [(row_select << i)[:ou_rows] for i in range(config.values_together)]
+        fills = [Mux(used, row, 0) for used, row in zip(self.bytes.used, rows, strict=True)]
+        valid = self.bytes.used[0]
         m.d.comb += [
-            segment_end.eq(row_select[-1] | self.bytes.last),
-            window_write.en.eq(self.bytes.valid & segment_end),
+            segment_end.eq(Cat(row[-1] for row in fills).any() | self.bytes.last),
+            window_write.en.eq(valid & segment_end),
             window_write.addr.eq(load_index),
             window_write.data.eq(filled),
         ]
         for i in range(bits):
-            m.d.comb += filled[i].eq(collected[i] | Mux(self.bytes.value[i], row_select, 0))
-        with m.If(self.bytes.valid):
-            m.d.sync += [collected.eq(filled), row_select.eq(row_select << 1)]
+            ones = collected[i]
+            for row, value in zip(fills, self.bytes.values, strict=True):
+                ones = ones | Mux(value[i], row, 0)
+            m.d.comb += filled[i].eq(ones)
+        with m.If(valid):
+            m.d.sync += [collected.eq(filled), row_select.eq(row_select << bit_count(self.bytes.used))]
             with m.If(segment_end):
                 m.d.sync += [collected.eq(0), row_select.eq(1), load_index.eq(load_index + 1)]
             with m.If(self.bytes.last):
@@ -85,7 +92,7 @@ class DynamicPrecision(Block):
             group_write.data.eq(precision.precisions.value),
         ]
         last_pipe = Signal(GroupPrecision.latency)
-        m.d.sync += last_pipe.eq(last_pipe << 1 | (self.bytes.valid & self.bytes.last))
+        m.d.sync += last_pipe.eq(last_pipe << 1 | (valid & self.bytes.last))
         m.d.comb += window_loaded.eq(last_pipe[-1])
         m.d.sync += start.eq(window_loaded)
         with m.If(precision.precisions.valid):

@@ -20,7 +20,7 @@ from amaranth.lib.wiring import In
 
 from golden_model.command import Json, Preset, command, results_console, table_of
 from golden_model.config import PRESETS, HardwareConfig, read_hardware
-from golden_model.files import write_json, write_text
+from golden_model.files import printable, write_json, write_text
 from rtl.activation_memory import ActivationMemory
 from rtl.address_generator import AddressGenerator
 from rtl.axi_lite import AxiLite
@@ -42,17 +42,18 @@ from rtl.macro import Macro
 from rtl.ou_former import OuFormer
 from rtl.ou_scheduler import OuScheduler
 from rtl.pack_builder import PackBuilder
-from rtl.pack_latch import PackLatch
 from rtl.pack_walker import PackWalker
 from rtl.pair_converter import PairConverter
 from rtl.pair_counters import PairCounters
+from rtl.pair_lane import PairLane
 from rtl.pair_macro import PairMacro
 from rtl.post_processing import PostProcessing
 from rtl.reduction import Reduction
 from rtl.register_bank import RegisterBank
 from rtl.register_map import render
 from rtl.residual_view import ResidualView
-from rtl.search_control import SearchControl
+from rtl.sample_places import SamplePlaces
+from rtl.search_begin import SearchBegin
 from rtl.search_lane import SearchLane
 from rtl.search_settings import SearchSettings
 from rtl.system import System
@@ -90,9 +91,8 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "axi_lite": lambda config: AxiLite(),
     "emulated_crossbar": EmulatedCrossbar,
     "search_lane": SearchLane,
-    "search_control": SearchControl,
+    "search_begin": SearchBegin,
     "search_settings": SearchSettings,
-    "pack_latch": PackLatch,
     "ou_former": OuFormer,
     "early_stop": EarlyStop,
     "pair_macro": PairMacro,
@@ -100,6 +100,8 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "pack_builder": PackBuilder,
     "pack_walker": PackWalker,
     "pair_converter": PairConverter,
+    "pair_lane": PairLane,
+    "sample_places": SamplePlaces,
     "pair_counters": PairCounters,
     "emulated_pair_crossbar": EmulatedPairCrossbar,
     "few_ones": FewOnes,
@@ -244,7 +246,7 @@ def app(
         return
     if registers is not None:
         if not _registers(registers, check):
-            print(f"{registers} is stale: run `make regs`", file=sys.stderr)
+            print(printable(f"{registers} is stale: run `make regs`"), file=sys.stderr)
             raise typer.Exit(1)
         return
     if check:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.bit_count import bit_count
 from rtl.block import Block, In, Out
 
 
@@ -18,7 +19,7 @@ class GroupPrecision(Block):
     one, so the number of l that meet it is the answer: no search, no root, no division. With
     `settings.dynamic` 0 every group streams the `stream_bits` low bits.
 
-    Throughput: a byte a clock, groups of any length back to back: the four steps from the sums to the
+    Throughput: `bytes` every clock, groups of any length back to back: the four steps from the sums to the
     answer are a pipeline, so a group costs no clocks of its own. Latency: the answer is on `precisions`
     `latency` clocks after the group's last byte.
 
@@ -30,7 +31,7 @@ class GroupPrecision(Block):
     """
 
     settings: In(layouts.layer_settings)
-    bytes: In(tile.window_byte)
+    bytes: In(tile.window_bytes)
     precisions: Out(tile.group_answer)
 
     #: Clocks from the last byte of a group to its precision.
@@ -48,20 +49,26 @@ class GroupPrecision(Block):
         count = Signal(range(rows + 1))
         maximum = Signal(bits)
         total, squares = Signal(range(rows * top + 1)), Signal(range(rows * top * top + 1))
-        q, group_end = self.bytes.value, Signal()
-        square = Signal(2 * bits)
-        m.d.comb += [group_end.eq(self.bytes.last | (count == rows - 1) & ~first), square.eq(q * q)]
-        if rows == 1:
-            m.d.comb += group_end.eq(1)
+        values = [Mux(used, value, 0) for used, value in zip(self.bytes.used, self.bytes.values, strict=True)]
+        counted, group_end = Signal.like(count), Signal()
+        # Only the leading one of the maximum matters, so a bitwise OR serves as well.
+        largest, summed, squared = values[0], sum(values), sum(value * value for value in values)
+        for value in values[1:]:
+            largest = largest | value
+        m.d.comb += [
+            counted.eq(Mux(first, 0, count) + bit_count(self.bytes.used)),
+            group_end.eq(self.bytes.last | (counted == rows)),
+        ]
         m.d.sync += ended.eq(0)
-        with m.If(self.bytes.valid):
-            # Only the leading one of the maximum matters, so a bitwise OR serves as well.
-            with m.If(first):
-                m.d.sync += [count.eq(1), maximum.eq(q), total.eq(q), squares.eq(square)]
-            with m.Else():
-                m.d.sync += [count.eq(count + 1), maximum.eq(maximum | q)]
-                m.d.sync += [total.eq(total + q), squares.eq(squares + square)]
-            m.d.sync += [first.eq(group_end), ended.eq(group_end)]
+        with m.If(self.bytes.used[0]):
+            m.d.sync += [
+                count.eq(counted),
+                maximum.eq(Mux(first, 0, maximum) | largest),
+                total.eq(Mux(first, 0, total) + summed),
+                squares.eq(Mux(first, 0, squares) + squared),
+                first.eq(group_end),
+                ended.eq(group_end),
+            ]
 
         # ---- products
         products_valid, products_maximum = Signal(), Signal(bits)

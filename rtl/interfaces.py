@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Module
-from amaranth.lib import memory, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
@@ -109,6 +109,11 @@ class ReadPort(wiring.Signature):
 def activation_read(config: HardwareConfig) -> ReadPort:
     """Reads one activation; the byte holds until the next read."""
     return ReadPort(layouts.activation_address(config), tile.BYTE)
+
+
+def window_read(config: HardwareConfig) -> ReadPort:
+    """Reads the activations at `address` and behind it, `values_together` of them; they hold until the next read."""
+    return ReadPort(layouts.activation_address(config), data.ArrayLayout(tile.BYTE, config.values_together))
 
 
 def logit_read(config: HardwareConfig) -> ReadPort:

@@ -21,6 +21,7 @@ from golden_model.registers import (
     StepKind,
     counters_of,
     descriptor_fields,
+    region_entries,
 )
 
 #: A shape or a layout for every configuration.
@@ -45,7 +46,7 @@ def _index_of(count: Callable[[HardwareConfig], int]) -> Sized:
 
 def activation_words(config: HardwareConfig) -> int:
     """32-bit words of the activation memory."""
-    return -(-config.activation_bytes // 4)
+    return region_entries(config)["ACTIVATIONS"]
 
 
 #: A step.

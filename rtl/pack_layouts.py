@@ -145,6 +145,11 @@ def pair_sample(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout({**address, "lines": pack_lines(config), "place": unsigned(1)})
 
 
+def activation_context(config: HardwareConfig) -> data.StructLayout:
+    """What becomes of the values of an activation: value << shift is added to the sums of the block column."""
+    return data.StructLayout({"block_col": layouts.block_column(config), "shift": layouts.bit_position(config)})
+
+
 def pair_values(config: HardwareConfig) -> data.ArrayLayout:
     """A threshold or a value of every converter of a half, in LSB."""
     return data.ArrayLayout(search_threshold(config, True), config.ou_cols)
@@ -164,7 +169,7 @@ def conversion_events(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout({"activation": unsigned(1), "started": columns(config), "busy": columns(config)})
 
 
-#: What the macro counts; names and meaning as in golden_model/pairs/measure.py.
+#: What the macro counts; names and meaning as in golden_model/engines/pair_switches.py.
 PAIR_COUNTERS = (
     "ou_activations",
     "conversions_r2",

@@ -13,16 +13,19 @@ from rtl import pack_layouts as packs
 from rtl.block import Block, In, Out, Stream
 from rtl.decode_shift_add import needed_bits
 from rtl.pair_interfaces import HalfConversionPort
-from rtl.search_control import SearchControl
-from rtl.search_lane import SearchLane
+from rtl.pair_lane import PairLane
+from rtl.sample_places import SamplePlaces
+from rtl.search_begin import SearchBegin
 
 
 class PairConverter(Block):
     """Samples every OU on the groups of its mask, one after the other, and adds value << (input bit + plane).
 
-    Two OUs are held: one that is sampled, and the next one. An activation lasts from the clock after its sample was
-    transferred to the clock in which all started lanes have finished and `sample_interval` clocks have passed; in that
-    clock the next sample is offered. An OU may be sampled in the clock after it was taken.
+    Two OUs are held: one that is sampled, and the next one. An OU may be sampled in the clock after it was taken.
+
+    Every lane holds two samples and converts them at its own pace. An activation is complete when all of its lanes have
+    made their last decision about it; then its values are taken. A sample is offered as long as not both places are
+    taken by activations that are not complete, `sample_interval` clocks after the one before at the earliest.
 
     Partial sums are kept twice: those of the running window are added up, those of the one before are read. A word that
     no group has touched yet counts as 0, so nothing is cleared.
@@ -37,7 +40,7 @@ class PairConverter(Block):
     writes : to the half's tables; groups are kept here.
     start : strobe, begins a window. bank : which partial sums it adds up. read_bank : which ones are read.
     ous : from the walker. port : to the analog macro.
-    idle : no OU is held, and none is converting behind this clock.
+    idle : no OU is held, none is converting behind this clock, and `sample_interval` has passed.
     sums_address, sums_data : partial sums of a block column, combinational.
     overflow : strobe, a partial sum did not fit `accumulator_bits` and was saturated.
     events : of this clock.
@@ -64,15 +67,15 @@ class PairConverter(Block):
     def elaborate(self, platform) -> Module:
         m = Module()
         config = self.config
-        activation, completed = Signal(), Signal()
-        lanes = self._lanes(m)
-        slot_over = self._slot(m, lanes, activation, completed)
+        m.submodules.places = places = SamplePlaces(config)
+        m.submodules.begin = begin = SearchBegin(config)
+        lanes = [PairLane(config) for _ in range(config.ou_cols)]
 
         # ---- the OU that is sampled, and the next one
         ou, waiting = (Signal(packs.gathered_ou(config), name=name) for name in ("ou", "waiting"))
         held, waits = Signal(), Signal()
         group = Signal(packs.group_index(config))
-        used_up, take = Signal(), Signal()
+        activation, used_up, take = Signal(), Signal(), Signal()
         following = Mux(waits, waiting.as_value(), self.ous.payload.as_value())
         next_ou = Signal(packs.gathered_ou(config))
         m.d.comb += [
@@ -80,7 +83,7 @@ class PairConverter(Block):
             next_ou.eq(following),
             used_up.eq(activation & (group == ou.last_group)),
             take.eq((~held | used_up) & (waits | self.ous.valid)),
-            self.idle.eq(~held & slot_over),
+            self.idle.eq(~held & places.over),
         ]
         with m.If(take):
             m.d.sync += [ou.eq(next_ou), held.eq(1), waits.eq(0)]
@@ -92,95 +95,82 @@ class PairConverter(Block):
         # ---- its groups, read one clock ahead
         m.submodules.groups = groups = Memory(shape=packs.group_entry(config), depth=packs.max_groups(config), init=[])
         write, read = groups.write_port(), groups.read_port()
-        place, sample = read.data, self.port.sample
+        group_place, sample = read.data, self.port.sample
         m.d.comb += [
             write.en.eq(self.writes.groups.enable),
             write.addr.eq(self.writes.groups.address),
             write.data.eq(self.writes.groups.data),
             read.addr.eq(Mux(take, next_ou.first_group, group + activation)),
-            sample.valid.eq(held & slot_over),
-            sample.payload.pair.eq(self.first_pair + place.pair),
-            sample.payload.ou_col.eq(place.ou_col),
+            sample.valid.eq(held & places.free),
+            sample.payload.pair.eq(self.first_pair + group_place.pair),
+            sample.payload.ou_col.eq(group_place.ou_col),
             sample.payload.lines.eq(ou.lines),
-            sample.payload.place.eq(0),
-            self.port.places.eq(0),
+            sample.payload.place.eq(places.place),
             activation.eq(sample.valid & sample.ready),
         ]
         m.d.sync += group.eq(read.addr)
 
         # ---- conversion
-        started = Signal(packs.columns(config))
-        last_column = place.block_col + 1 == self.settings.block_cols
-        valid_columns = Cat(~last_column | (self.settings.last_cols > j) for j in range(config.ou_cols))
-        m.submodules.control = control = SearchControl(config)
+        begin_layout = pair_layouts.search_begin(config, True)
+        begin_waiting, started = Signal(begin_layout), Signal(packs.columns(config))
+        contexts = Signal(data.ArrayLayout(packs.activation_context(config), 2))
         m.d.comb += [
-            started.eq(Mux(activation, valid_columns, 0)),
-            control.constants.eq(self.constants),
-            control.start.eq(activation),
-            control.ones.eq(ou.ones),
+            places.sampled.eq(activation),
+            places.pending.eq(Cat(lane.pending for lane in lanes).any()),
+            begin.constants.eq(self.constants),
+            begin.ones.eq(ou.ones),
+            started.eq(Mux(activation, self._columns(group_place.block_col), 0)),
             self.events.activation.eq(activation),
             self.events.started.eq(started),
             self.events.busy.eq(Cat(lane.busy for lane in lanes)),
         ]
-        for j, lane in enumerate(lanes):
-            m.d.comb += [
-                lane.begin.eq(control.begin),
-                lane.orders.eq(control.orders),
-                lane.start.eq(started[j]),
-                lane.comparator.eq(self.port.comparators[j]),
-                self.port.thresholds[j].eq(lane.threshold),
-            ]
-
-        block_col = Signal(layouts.block_column(config))
-        shift = Signal(layouts.bit_position(config))
-        columns = Signal(packs.columns(config))
         with m.If(activation):
-            m.d.sync += [block_col.eq(place.block_col), shift.eq(ou.input_bit + place.plane), columns.eq(started)]
-        self._accumulate(m, completed, [lane.value for lane in lanes], columns, block_col, shift)
-        return m
-
-    def _lanes(self, m: Module) -> list[SearchLane]:
-        lanes = [SearchLane(self.config) for _ in range(self.config.ou_cols)]
+            m.d.sync += [
+                begin_waiting.eq(begin.begin),
+                contexts[places.place].block_col.eq(group_place.block_col),
+                contexts[places.place].shift.eq(ou.input_bit + group_place.plane),
+            ]
         for j, lane in enumerate(lanes):
             m.submodules[f"lane{j}"] = lane
-        return lanes
+            m.d.comb += [
+                lane.constants.eq(self.constants),
+                lane.sample.eq(started[j]),
+                lane.place_next.eq(places.place),
+                lane.begin.eq(begin.begin),
+                lane.begin_waiting.eq(begin_waiting),
+                lane.oldest.eq(places.oldest),
+                lane.complete.eq(places.complete),
+                lane.comparator.eq(self.port.comparators[j]),
+                self.port.thresholds[j].eq(lane.threshold),
+                self.port.places[j].eq(lane.place),
+            ]
+        self._accumulate(m, places.complete, [lane.value for lane in lanes], contexts[places.oldest])
+        return m
 
-    def _slot(self, m: Module, lanes: list[SearchLane], activation: Signal, completed: Signal) -> Signal:
-        """The time of the activation that is converting; returns "a new one may begin in this clock"."""
-        interval = self.config.sample_interval
-        slot, slot_over = Signal(), Signal()
-        lanes_done = ~Cat(lane.busy & ~lane.last for lane in lanes).any()
-        waited = 1
-        if interval > 1:
-            wait = Signal(range(interval))
-            waited = wait == 0
-            with m.If(activation):
-                m.d.sync += wait.eq(interval - 1)
-            with m.Elif(wait != 0):
-                m.d.sync += wait.eq(wait - 1)
-        m.d.comb += [completed.eq(slot & lanes_done & waited), slot_over.eq(~slot | completed)]
-        with m.If(slot_over):
-            m.d.sync += slot.eq(activation)
-        return slot_over
+    def _columns(self, block_col: Value) -> Value:
+        """Columns of a block column: all but those behind the last output."""
+        inside = block_col + 1 != self.settings.block_cols
+        return Cat(inside | (self.settings.last_cols > j) for j in range(self.config.ou_cols))
 
-    def _accumulate(self, m: Module, completed: Signal, values: list, columns: Signal, block_col, shift) -> None:
-        """In `completed`: take the values. A clock later: shift. Another one later: read, add and write the sums."""
+    def _accumulate(self, m: Module, complete: Signal, values: list, context) -> None:
+        """In `complete`: take the values. A clock later: shift. Another one later: read, add and write the sums."""
         config = self.config
         shifted_shape = signed(config.adc_bits + 1 + config.input_bits + config.weight_bits - 2)
         taken = Signal(packs.pair_values(config))
         shifted = Signal(data.ArrayLayout(shifted_shape, config.ou_cols))
         shift_now, add = Signal(), Signal()
-        taken_shift = Signal.like(shift)
-        taken_col, add_col = Signal.like(block_col), Signal.like(block_col)
-        m.d.sync += [shift_now.eq(completed), add.eq(shift_now), add_col.eq(taken_col)]
-        with m.If(completed):
-            m.d.sync += [taken_shift.eq(shift), taken_col.eq(block_col)]
+        taken_context = Signal(packs.activation_context(config))
+        columns = self._columns(context.block_col)
+        add_col = Signal.like(taken_context.block_col)
+        m.d.sync += [shift_now.eq(complete), add.eq(shift_now), add_col.eq(taken_context.block_col)]
+        with m.If(complete):
+            m.d.sync += taken_context.eq(context)
             m.d.sync += (taken[j].eq(Mux(columns[j], value, 0)) for j, value in enumerate(values))
         for j in range(config.ou_cols):
-            m.d.sync += shifted[j].eq((taken[j] >> self.constants.scale) << taken_shift)
+            m.d.sync += shifted[j].eq((taken[j] >> self.constants.scale) << taken_context.shift)
 
         m.submodules.partial_sums = memory = Memory(
-            shape=layouts.partial_sums(config), depth=2 << len(block_col), init=[]
+            shape=layouts.partial_sums(config), depth=2 << len(add_col), init=[]
         )
         write, mine, other = memory.write_port(), memory.read_port(domain="comb"), memory.read_port(domain="comb")
         touched = Signal(data.ArrayLayout(config.max_block_cols, 2))

@@ -11,7 +11,7 @@ from rtl.block import Block, In, Out
 
 
 class PairCounters(Block):
-    """Counts what both halves do; meaning of the counters as in golden_model/pairs/measure.py.
+    """Counts what both halves do; meaning of the counters as in golden_model/engines/pair_switches.py.
 
     Latency: an event is counted 2 clocks later, a clock of `running` 1 clock later. Reset: all 0.
 

@@ -6,6 +6,8 @@ bit line, 0..2**R - 1.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from amaranth.hdl import Shape, signed, unsigned
 from amaranth.lib import data, enum
 
@@ -21,14 +23,22 @@ class SearchMode(enum.Enum, shape=unsigned(2)):
     OUTWARD = 3  # 1, 2, 3, ... or 0, -1, -2, ... until the answer changes or k is reached; needs pairs
 
 
+def check_modes(pairs: bool, modes: Collection[SearchMode]) -> None:
+    """ValueError unless a machine can have these modes of search."""
+    if not modes or not set(modes) <= set(SearchMode):
+        raise ValueError(f"modes must hold at least one of {', '.join(m.name for m in SearchMode)}, got {modes!r}")
+    if SearchMode.OUTWARD in modes and not pairs:
+        raise ValueError("mode OUTWARD needs lanes that convert pairs")
+
+
 # ---- lanes --------------------------------------------------------------------------------------
 def search_threshold(config: HardwareConfig, pairs: bool) -> Shape:
     """DAC code t of a lane, or a value in LSB. The comparator answers v >= t - 1/2."""
     return signed(config.adc_bits + 1) if pairs else unsigned(config.adc_bits)
 
 
-def search_step(config: HardwareConfig, pairs: bool) -> Shape:
-    """Distance of two thresholds in LSB, or their number."""
+def search_left(config: HardwareConfig, pairs: bool) -> Shape:
+    """Length of an interval of values in LSB: high - low; or a number of decisions."""
     return unsigned(config.adc_bits + pairs)
 
 
@@ -59,11 +69,11 @@ def search_constants(config: HardwareConfig, pairs: bool) -> data.StructLayout:
     first : threshold of the first detection (TWIN), or of the first search decision (UNIFORM).
     low : threshold of the second detection. r1_first, r2_first : threshold of the first search decision in R1 and R2;
         r1_first is the result if R1 is a point.
-    r1_step, r2_step : weight of that decision in LSB, one-hot. r1_unit, r2_unit : Delta_R1, Delta_R2 in LSB, one-hot;
-        the search ends with the decision of this weight.
+    r1_left, r2_left : high - low of R1 and R2. r1_end, r2_end : a decision is the last one if no more than that is
+        left before it, or after it (OUTWARD).
     scale : log2 of Delta_R1 in LSB; a value in LSB is shifted right by it.
     """
-    threshold, step = search_threshold(config, pairs), search_step(config, pairs)
+    threshold, left = search_threshold(config, pairs), search_left(config, pairs)
     return data.StructLayout(
         {
             "mode": SearchMode,
@@ -74,10 +84,10 @@ def search_constants(config: HardwareConfig, pairs: bool) -> data.StructLayout:
             "low": threshold,
             "r1_first": threshold,
             "r2_first": threshold,
-            "r1_step": step,
-            "r2_step": step,
-            "r1_unit": step,
-            "r2_unit": step,
+            "r1_left": left,
+            "r2_left": left,
+            "r1_end": left,
+            "r2_end": left,
             "scale": unsigned(bits_for(config.adc_bits + pairs - 1)),
         }
     )
@@ -86,29 +96,9 @@ def search_constants(config: HardwareConfig, pairs: bool) -> data.StructLayout:
 def search_begin(config: HardwareConfig, pairs: bool) -> data.StructLayout:
     """What lanes take with `start`.
 
-    threshold : of the first decision. flag : first value of the lane's flag. decides : 0 = `threshold` already is the
-        result, without an operation.
+    threshold : of the first decision. left : of the search; what it counts depends on the mode, see `SearchLane`.
     """
-    return data.StructLayout(
-        {"threshold": search_threshold(config, pairs), "flag": unsigned(1), "decides": unsigned(1)}
-    )
-
-
-def search_orders(config: HardwareConfig, pairs: bool) -> data.StructLayout:
-    """What every lane does with the answer of this clock; index of the arrays = 2 * flag of the lane + answer.
-
-    relative : 1: the words are added to the lane's threshold; 0: they replace it.
-    words : modulo 2**width of a threshold. flags : next flag of the lane. lasts : this decision was the last one.
-    """
-    width = Shape.cast(search_threshold(config, pairs)).width
-    return data.StructLayout(
-        {
-            "relative": unsigned(1),
-            "words": data.ArrayLayout(unsigned(width), 4),
-            "flags": unsigned(4),
-            "lasts": unsigned(4),
-        }
-    )
+    return data.StructLayout({"threshold": search_threshold(config, pairs), "left": search_left(config, pairs)})
 
 
 # ---- packs --------------------------------------------------------------------------------------
@@ -134,22 +124,3 @@ def formed_ou(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout(
         {"lines": pack_lines(config), "ones": ones_in_ou(config), "last": unsigned(1), "tag": slice_tag(config)}
     )
-
-
-def pack_segments(config: HardwareConfig, count: int) -> data.StructLayout:
-    """`count` segments with all bits of their activations, and which of these the latch takes.
-
-    segments : each as `slices` of `layouts.segment`. last : they are the last ones of their pack.
-    """
-    return data.StructLayout(
-        {
-            "segments": data.ArrayLayout(data.ArrayLayout(unsigned(config.ou_rows), config.input_bits), count),
-            "input_bit": unsigned(bits_for(config.input_bits - 1)),
-            "last": unsigned(1),
-        }
-    )
-
-
-def latched_pack(config: HardwareConfig) -> data.StructLayout:
-    """An input bit of a pack. empty : no 1 in it."""
-    return data.StructLayout({"lines": pack_lines(config), "empty": unsigned(1)})

@@ -27,7 +27,7 @@ class Reduction(Block):
     """
 
     settings: In(layouts.layer_settings)
-    bytes: In(tile.window_byte)
+    bytes: In(tile.window_bytes)
     residual: In(tile.BYTE)
     reduced: Out(tile.reduced_channel)
 
@@ -37,9 +37,9 @@ class Reduction(Block):
     def elaborate(self, platform):
         m = Module()
         first = Signal(init=1)  # the next byte is the first of its channel
-        value, so_far = self.bytes.value, self.reduced.value
+        value, so_far = self.bytes.values[0], self.reduced.value
         largest = Mux(value > so_far, value, so_far)
-        with m.If(self.bytes.valid):
+        with m.If(self.bytes.used[0]):
             m.d.sync += first.eq(0)
             with m.If(first):
                 m.d.sync += so_far.eq(value)

@@ -4,37 +4,19 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
 
-from golden_model.config import HardwareConfig
 from golden_model.registers import (
     COUNTER_BITS,
-    COUNTERS_PER_LAYER,
-    DESCRIPTOR_STRIDE,
     IDENTITY,
     REGION,
     REGION_SHIFT,
     REGISTERS,
     counters_of,
-    reference_entry,
+    region_entries,
 )
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out, Stream
 from rtl.interfaces import ActivationBus, event_read, logit_read
-
-
-def region_entries(config: HardwareConfig) -> dict[str, int]:
-    """Entries of every memory region."""
-    return {
-        "PROGRAM": config.max_layers * DESCRIPTOR_STRIDE,
-        "WIDTHS": config.width_entries,
-        "BIAS": config.channel_entries,
-        "MULTIPLIERS": config.channel_entries,
-        "PADS": config.pad_entries,
-        "REFERENCE": 0 if config.pairs else reference_entry(config, config.max_layers),
-        "ACTIVATIONS": layouts.activation_words(config),
-        "LOGITS": config.max_n,
-        "EVENTS": config.max_layers * COUNTERS_PER_LAYER * 2,
-    }
 
 
 class RegisterBank(Block):
@@ -45,9 +27,9 @@ class RegisterBank(Block):
     be), if the data has bits beyond the fields of the register or the entry of the table (descriptors
     aside), if tables, activations, cells, LAYER_COUNT or CELL_PAIRS are written or activations read while
     a network runs, if cells are touched while cells are programmed or checked, if CELL_DATA goes beyond
-    the last crossbar pair, if CELL_PAIR, CELL_PAIRS or a width is larger than the hardware, or if CONTROL
-    asks for the cell check or for start while cells are programmed or checked, or for both at once. A
-    refused read gives 0. Start while busy does nothing.
+    the last crossbar pair, if CELL_PAIR, CELL_PAIRS, a width or a border value is larger than the
+    hardware, or if CONTROL asks for the cell check or for start while cells are programmed or checked,
+    or for both at once. A refused read gives 0. Start while busy does nothing.
 
     Throughput: one access at a time. Latency: a response follows 2 clocks after its request, 3 for a
     read of a memory; nothing waits for the crossbar.
@@ -114,6 +96,7 @@ class RegisterBank(Block):
         # The data has no bits beyond the entry: nothing is cut off silently.
         fits = {name: ~request.data[len(port.data) :].any() for name, port in writes.items()}
         fits["WIDTHS"] = request.data <= config.weight_bits
+        fits["PADS"] = ~request.data[config.input_bits :].any()
         fits["REFERENCE"] = ~request.data[config.adc_bits :].any() & (self.reference_write.count <= config.ou_rows)
         count_bits = len(self.reference_write.count)
         m.d.comb += [

@@ -15,8 +15,8 @@ from golden_model.registers import (
     ErrorCode,
     Field,
     descriptor_layout,
+    region_entries,
 )
-from rtl.register_bank import region_entries
 
 _ACCESS = {"r": "read", "w": "write", "rw": "read, write", "w1": "write 1 to act, reads 0"}
 
@@ -41,7 +41,7 @@ An access is answered with SLVERR and has no effect if
 - it writes CELL_PAIR, CELL_DATA or CELL_PAIRS while STATUS.cells_busy is 1 (the array programs an OU, or cells are
   checked);
 - CELL_DATA goes beyond the last crossbar pair (after reset and after check_cells a write of CELL_PAIR must come first);
-- CELL_PAIR, CELL_PAIRS or a bit-plane width is larger than the hardware has;
+- CELL_PAIR, CELL_PAIRS, a bit-plane width or a border value is larger than the hardware has;
 - CONTROL asks for check_cells while STATUS.busy is 1, for check_cells or start while STATUS.cells_busy is 1, or for
   both.
 

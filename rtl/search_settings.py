@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from amaranth.hdl import Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
 from rtl import pair_layouts as layouts
-from rtl.pair_layouts import SearchMode
-from rtl.search_control import check_modes
+from rtl.pair_layouts import SearchMode, check_modes
 
 
 class SearchSettings(wiring.Component):
@@ -36,7 +35,7 @@ class SearchSettings(wiring.Component):
     -------
     registers : `pair_layouts.search_registers`.
     check : strobe; latches `error` if the registers of the clock before were illegal. clear : strobe, clears the latch.
-    constants : for lanes and control. Means nothing while `illegal` is 1.
+    constants : for the lanes. Means nothing while `illegal` is 1.
     illegal : the registers of the clock before break a rule.
     error : `illegal`, or an illegal setting was there at a `check` since the last `clear`.
     """
@@ -85,7 +84,7 @@ class SearchSettings(wiring.Component):
             m.d.comb += window.eq(((registers.bias << registers.n_r1) << s1)[:most_bits])
         with m.Elif(registers.n_r1 != 0):
             m.d.comb += window.eq(-(length >> 1))
-        constants = self.constants
+        constants, halves = self.constants, registers.mode != SearchMode.OUTWARD
         m.d.sync += [
             constants.mode.eq(registers.mode),
             constants.signed.eq(is_signed),
@@ -95,10 +94,10 @@ class SearchSettings(wiring.Component):
             constants.low.eq(low),
             constants.r1_first.eq(low + (length >> 1)),
             constants.r2_first.eq(r2_first),
-            constants.r1_step.eq(length >> 1),
-            constants.r2_step.eq((1 << full) >> 1),
-            constants.r1_unit.eq(unit1),
-            constants.r2_unit.eq(unit2),
+            constants.r1_left.eq(length - 1),
+            constants.r2_left.eq((1 << full) - 1),
+            constants.r1_end.eq(Cat(halves, unit1 - 1)),
+            constants.r2_end.eq(Cat(halves, unit2 - 1)),
             constants.scale.eq(s1),
         ]
         return m

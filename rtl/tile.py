@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, ResetInserter
+from amaranth.hdl import Module, Mux, ResetInserter
 from amaranth.lib import wiring
 
 from golden_model.config import HardwareConfig
@@ -188,7 +188,7 @@ class Tile(Block):
             sequencer.place.eq(windows.place),
             reduction.bytes.eq(windows.bytes),
             precision.bytes.eq(windows.bytes),
-            precision.bytes.valid.eq(windows.bytes.valid & ~element),
+            precision.bytes.used.eq(Mux(element, 0, windows.bytes.used)),
             # macro
             macro.layer.eq(sequencer.layer),
             macro.window_start.eq(sequencer.window_start),

@@ -37,17 +37,18 @@ def element_bits(config: HardwareConfig) -> int:
     return config.input_bits + 16
 
 
-def window_byte(config: HardwareConfig) -> data.StructLayout:
-    """One activation of a window: channel outermost, then kernel row, kernel column.
+def window_bytes(config: HardwareConfig) -> data.StructLayout:
+    """The next activations of a window: channel outermost, then kernel row, kernel column.
 
-    There is no ready: the consumer takes a byte a clock. `channel_last` ends a channel: with the last byte
-    of its kernel, or without a byte, in the clock in which its residual is on the way. `last` ends the
-    window, with `channel_last` of the last channel.
+    There is no ready: the consumer takes them in their clock. used : which of `values` there are, the first ones or
+    none; they lie in one row of a kernel and in one segment, and in an element step there is one. `channel_last` ends
+    a channel: with the last byte of its kernel, or without a byte, in the clock in which its residual is on the way.
+    `last` ends the window, with `channel_last` of the last channel.
     """
     return data.StructLayout(
         {
-            "valid": unsigned(1),
-            "value": unsigned(config.input_bits),
+            "used": unsigned(config.values_together),
+            "values": data.ArrayLayout(unsigned(config.input_bits), config.values_together),
             "channel_last": unsigned(1),
             "last": unsigned(1),
         }

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Shape, Signal, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import memory
 
 from golden_model.config import bits_for
 from rtl import layouts
 from rtl import tile_layouts as tile
+from rtl.bit_count import bit_count
 from rtl.block import Block, In, Out
-from rtl.interfaces import activation_read, connect_write
+from rtl.interfaces import connect_write, window_read
 
 
 class WindowGenerator(Block):
     """Walks the windows of a step and the activations of each window (system.md §5a).
+
+    A clock has one activation, or of a crossbar step of the pair machine up to `values_together` neighbours: of one
+    row of the kernel, and of one segment.
 
     Inside a window the channel is outermost, then the kernel row, then the kernel column. Windows are in
     pooled raster order, raster inside a pooling window, so that pooled values are complete one after the
@@ -24,7 +28,7 @@ class WindowGenerator(Block):
     counters and adders: the two products that depend on the step alone, stride_y * W and pad_top * W,
     come from outside.
 
-    Throughput: one byte a clock. Latency: the first byte is on `bytes` `latency` clocks after `start`;
+    Throughput: `bytes` every clock. Latency: the first byte is on `bytes` `latency` clocks after `start`;
     `start` may be given again in the clock of the last one.
 
     Members
@@ -34,7 +38,7 @@ class WindowGenerator(Block):
     layer_start : strobe, the next window is the first one of the step.
     start : strobe, generate the next window.
     read : the activation memory.
-    bytes : the window's activations; there is no ready, the consumer must take a byte a clock.
+    bytes : the window's activations; there is no ready.
     residual_request : strobe, the residual of the present channel is to be read in this clock.
     place : where the window lies; of the window started last.
     pad_write : write port of the pad table; between runs.
@@ -45,8 +49,8 @@ class WindowGenerator(Block):
     pad_rows: In(layouts.activation_address)
     layer_start: In(1)
     start: In(1)
-    read: Out(activation_read)
-    bytes: Out(tile.window_byte)
+    read: Out(window_read)
+    bytes: Out(tile.window_bytes)
     residual_request: Out(1)
     place: Out(tile.window_place)
     pad_write: In(tile.pad_write)
@@ -128,20 +132,25 @@ class WindowGenerator(Block):
         channel = Signal.like(settings.outputs, name="channel")
         map_channel = Signal(len(settings.first_channel) + 1)  # a negative one is a large unsigned number
         x, y, row = Signal(coordinate), Signal(coordinate), Signal(address_shape)
+        together, used = self._together(m, active & ~leaves_out, kernel_x, element)
         window_x, window_y = Signal(coordinate), Signal(coordinate)
         map_row, next_map_row = Signal(address_shape), Signal(address_shape)  # the window's first row in its channel
         pad_address = Signal(layouts.pad_entry(config))
-        in_map, inside, kernel_x_last, kernel_last, channel_end, last = (
-            Signal(name=n) for n in ("in_map", "inside", "kernel_x_last", "kernel_last", "channel_end", "last")
+        in_map, kernel_x_last, kernel_last, channel_end, last = (
+            Signal(name=n) for n in ("in_map", "kernel_x_last", "kernel_last", "channel_end", "last")
         )
+        inside = Signal(config.values_together)
         m.d.comb += [
-            kernel_x_last.eq(kernel_x + 1 == settings.kernel_width),
+            kernel_x_last.eq(kernel_x + together == settings.kernel_width),
             kernel_last.eq(kernel_x_last & (kernel_y + 1 == settings.kernel_height) & ~leaves_out),
             channel_end.eq(active & Mux(element & settings.residual, leaves_out, kernel_last)),
             last.eq(channel_end & (channel + 1 == Mux(element, settings.outputs, settings.channels))),
             in_map.eq(map_channel < settings.channels),
             # A negative coordinate is a large unsigned number, so one comparison a side is enough.
-            inside.eq(in_map & (x.as_unsigned() < settings.width) & (y.as_unsigned() < settings.height)),
+            *(
+                here.eq(in_map & ((x + i)[: len(x)] < settings.width) & (y.as_unsigned() < settings.height))
+                for i, here in enumerate(inside)
+            ),
             next_map_row.eq(map_row + Mux(in_map, settings.in_plane, 0)),
             self.residual_request.eq(active & leaves_out),
         ]
@@ -174,24 +183,40 @@ class WindowGenerator(Block):
                 m.d.sync += [kernel_x.eq(0), x.eq(window_x), kernel_y.eq(kernel_y + 1), y.eq(y + 1)]
                 m.d.sync += row.eq(row + settings.width)
             with m.Else():
-                m.d.sync += [kernel_x.eq(kernel_x + 1), x.eq(x + 1)]
+                m.d.sync += [kernel_x.eq(kernel_x + together), x.eq(x + together)]
 
-        # ---- the byte, one clock after its address
-        valid, from_map = Signal(), Signal()
+        # ---- the bytes, one clock after their address
+        from_map = Signal.like(inside)
+        border = Mux(settings.pad_enable, pad_port.data, settings.pad_value)
         m.d.comb += [
-            valid.eq(active & ~leaves_out),
-            self.read.enable.eq(valid & inside),
+            self.read.enable.eq((used & inside).any()),
             self.read.address.eq(row + x),
-            pad_port.en.eq(valid & ~inside),
+            pad_port.en.eq((used & ~inside).any()),
             pad_port.addr.eq(pad_address),
         ]
         m.d.sync += [
-            self.bytes.valid.eq(valid),
+            self.bytes.used.eq(used),
             self.bytes.channel_last.eq(channel_end),
             self.bytes.last.eq(last),
             from_map.eq(inside),
         ]
-        with m.If(from_map):
-            m.d.comb += self.bytes.value.eq(self.read.data)
-        with m.Else():
-            m.d.comb += self.bytes.value.eq(Mux(settings.pad_enable, pad_port.data, settings.pad_value))
+        for i, value in enumerate(self.bytes.values):
+            m.d.comb += value.eq(Mux(from_map[i], self.read.data[i], border))
+
+    def _together(self, m: Module, valid: Value, kernel_x: Signal, element: Value) -> tuple[Value, Value]:
+        """How many activations the present clock takes, and which of the `values_together`: as many as there are left
+        in the row of the kernel and in the segment."""
+        config, settings = self.config, self.settings
+        most = config.values_together
+        if most == 1:
+            return Const(1), valid
+        together, used = Signal(range(most + 1)), Signal(most)
+        line = Signal(range(config.ou_rows))  # of the segment
+        kernel_left, lines_left = settings.kernel_width - kernel_x, config.ou_rows - line
+        fits = Cat((kernel_left > i) & (lines_left > i) for i in range(most))
+        m.d.comb += [used.eq(Mux(valid, Mux(element, 1, fits), 0)), together.eq(bit_count(used))]
+        with m.If(self.start):
+            m.d.sync += line.eq(0)
+        with m.Elif(valid):
+            m.d.sync += line.eq(Mux(lines_left == together, 0, line + together))
+        return together, used

@@ -16,7 +16,7 @@ import typer
 
 from golden_model.command import Json, command, console
 from golden_model.cost import components
-from golden_model.files import read_json, write_json, write_text
+from golden_model.files import printable, read_json, write_json, write_text
 from golden_model.image import image as deployment
 from sim.reporting.collect import CLOCK_MHZ, collect
 from sim.reporting.view import render
@@ -51,7 +51,7 @@ def app(
                 f"{row['layer']:<12} {row['component']:<18} {row['events']:>16,.1f} x {row['energy_pj']:<9.6g} pJ = "
                 f"{row['picojoules']:>16,.1f} pJ   [{row['formula']}; {row['source']}]"
             )
-    print(f"report: {target}")
+    print(printable(f"report: {target}"))
     simulated = data["run"]
     if simulated is not None and simulated["judged"] and not simulated["agrees"]:
         console.print("error: the hardware run in this report differs from the golden model")

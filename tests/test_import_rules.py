@@ -188,7 +188,7 @@ def test_a_command_of_quant_names_the_extra_to_install_where_there_is_no_torch(t
 
 # ---- circles and layers -------------------------------------------------------------------------
 #: Folders of the golden model and what each may import besides itself; modules beside them form the bottom or the top.
-BOTTOM = {"files", "command", "compiled", "config", "registers", "events", "rounding"}
+BOTTOM = {"few_ones", "files", "command", "compiled", "config", "registers", "events", "rounding"}
 BOTTOM |= {"timing", "trees", "trq", "optional"}
 LAYERS = [BOTTOM, {"crossbar"}, {"pairs"}, {"graph"}, {"engines"}, {"image"}, {"searches"}, {"cost"}]
 FRONT_DOORS = {"layer", "network", "run", "bench"}
@@ -236,8 +236,6 @@ def circle(arrows: dict[str, set[str]]) -> list[str]:
 def height(module: str) -> int:
     """Which layer of the golden model a module belongs to, from the bottom; a command is a front door."""
     part = "run" if module.endswith(".__main__") else module.split(".")[1]
-    if module in ("golden_model.pairs.run", "golden_model.pairs.measure"):  # which run graphs
-        part = "cost"
     found = [index for index, names in enumerate(LAYERS) if part in names]
     return found[0] if found else len(LAYERS) + (0 if part in FRONT_DOORS else 100)
 

@@ -7,6 +7,7 @@ NETWORK is a deployment image (a directory) or the file of a graph (golden_model
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from golden_model.cost.components import DEFAULT_TABLE, load_table, table_names
 from golden_model.cost.machines import Machine, Row, compare, counted, geometry_machines
 from golden_model.files import write_json
 from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.image.inputs import load_images, load_network
 
 
@@ -74,7 +76,8 @@ def app(
         bool, typer.Option("--pair-machine", help="List the steps of the pair machine and its rivals instead.")
     ] = False,
     calibration: Annotated[
-        int, typer.Option(min=1, help="Pictures in front of those, to choose the trees of the pair machine with.")
+        int,
+        typer.Option(min=1, help="Pictures in front of those, to choose trees and checks of the pair machine with."),
     ] = 4,
     trace: Annotated[
         str | None, typer.Option(help="Also print events x row for every machine whose name contains this text.")
@@ -84,6 +87,8 @@ def app(
     """Energy, clocks, crossbars and area of one network on the baseline and on other machines."""
     components = load_table(table)
     loaded, pictures = load_network(network)
+    if loaded.hardware.pairs:  # all machines of the tables are made from one that converts every bit line
+        loaded = with_settings(loaded, hardware=replace(loaded.hardware, machine="planes"))
     most = count + calibration if pairs_ladder else count
     if images is not None:
         pictures = load_images(images, most)

@@ -2,8 +2,8 @@
 
 All follow from the geometry of the network; the SRE-like machine, which does not, is in machines.py.
 
-* `baseline_events`: ISAAC-like under the OU limit. The one baseline: every OU of every plane and polarity, all input
-  bits, uniform conversion with R_ideal decisions, nothing skipped, lanes in lock step.
+* `uniform_events` of `baseline_planes`: ISAAC-like under the OU limit. The one baseline: every OU of every plane and
+  polarity, all input bits, uniform conversion with R_ideal decisions, nothing skipped, lanes in lock step.
 * `idealised`: the same on a machine that switches 128 rows on at once and converts 8 bits, for reference only; real
   arrays cannot (system.md §5).
 * `uniform_events` of `layer_wise_widths`: one width per layer, that of its widest block, as a network trained layer by
@@ -98,13 +98,10 @@ def uniform_events(
 def _uniform(
     layer: Layer, hardware: HardwareConfig, planes: np.ndarray, decisions: int, own_bits: bool, of_pairs: bool
 ) -> Events:
-    segments, block_cols = planes.shape
-    columns = np.full(block_cols, hardware.ou_cols, dtype=np.int64)
-    columns[-1] = layer.outputs - (block_cols - 1) * hardware.ou_cols
     bits = layer.input_bits if own_bits else hardware.input_bits
     slices = layer.windows * bits
     at_once = 2 if of_pairs else 1
-    conversions = slices * 2 * int((planes * columns).sum()) // at_once
+    conversions = slices * 2 * int((planes @ layer.block_columns(hardware)).sum()) // at_once
     clocks = -(-planes.sum(axis=1) * bits // at_once) * max(1, hardware.sample_interval, decisions)
     window = int(timing.window_cycles(hardware, layer.k, layer.outputs, clocks))
     return Events.of(
@@ -113,21 +110,9 @@ def _uniform(
         skipped_bits=layer.windows * (hardware.input_bits - bits) * int(planes.sum()),
         conversions_r2=conversions,
         ad_operations=conversions * decisions,
-        input_bits_streamed=slices * segments,
+        input_bits_streamed=slices * len(planes),
         cycles=timing.c_layer(hardware) + layer.windows * window,
     )
-
-
-def baseline_events(network: Graph, planes: int | None = None) -> Events:
-    """Events of one image on the ISAAC-like machine under the same OU limit (system.md §11).
-
-    Same network, OUs, windows and lanes; every block has `planes` magnitude planes (default 7, or
-    weight_bits if that is less), 8-bit activations (`hardware.input_bits`) are streamed in full, both
-    polarities are converted with uniform R_ideal-bit conversion, nothing is skipped, lanes in lock step.
-
-    Returns events of one image, leading shape (stages,).
-    """
-    return uniform_events(network, baseline_planes(network.hardware) if planes is None else planes)
 
 
 def layer_wise_widths(network: Graph) -> list[np.ndarray]:

@@ -67,10 +67,8 @@ def place_stage(stage: Stage, hardware: HardwareConfig, widths: Sequence[np.ndar
     weight_cells = blocks = 0
     for layer, planes in zip(stage.layers, widths, strict=True):
         placed = place_layer(planes, hardware)
-        rows = np.minimum(hardware.ou_rows, layer.k - np.arange(planes.shape[0]) * hardware.ou_rows)
-        cols = np.minimum(hardware.ou_cols, layer.outputs - np.arange(planes.shape[1]) * hardware.ou_cols)
         pair_ous.append(np.bincount(placed.pair, minlength=placed.pairs))
-        weight_cells += 2 * int(rows @ planes @ cols)
+        weight_cells += 2 * int(layer.segment_rows(hardware) @ planes @ layer.block_columns(hardware))
         blocks += planes.size
     return StagePlacement(hardware, np.concatenate(pair_ous).astype(np.int64), weight_cells, blocks)
 

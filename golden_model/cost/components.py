@@ -15,14 +15,8 @@ A table lies in golden_model/cost/data/NAME.toml or is a file of the user:
     source = "..."
     why = "..."
 
-    [[area]]                       # area: `area_um2` for each unit of `quantity`
-    name = "adc"
-    group = "ADC"
-    quantity = "adc_lanes"
-    area_um2 = 1200.0
-    derivation = "0.0096 / 8"                   # square millimetres
-    source = "..."
-    why = "..."
+An [[area]] row has the same fields, with `area_um2` for each unit of `quantity` in place of `energy_pj` and a
+derivation in square millimetres.
 
 `golden_model.cost.work.QUANTITIES` lists the quantities of energies, `AREA_QUANTITIES` those of areas.
 """
@@ -63,40 +57,40 @@ AREA_QUANTITIES: dict[str, str] = {
     "multiplexer_legs": "macros x legs of multiplexers in front of the latches, for machines that gather",
     "subtractors": "macros x converters, for machines that convert pairs",
     "mask_bits": "copies x bits of masks, or of row indices, that are held for a layer",
-    "bound_bits": "macros x bits of the bounds of early stop",
-    "stop_units": "macros x halves, for machines with early stop",
+    "stop_word_bits": "macros x bits of the bounds, the limits and the held residuals of early stop",
+    "stop_adders": "macros x halves x adders of a unit, for machines with early stop",
     "line_bits": "copies x bits of line buffers",
 }
 
 
-@dataclass(frozen=True)
-class Component:
-    """One row: `energy_pj` picojoules for each event of `quantity`; `source` is where the figure is from.
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """What one event or unit of `quantity` takes; `source` is where the figure is from.
 
-    `derivation` is an expression in SI units whose value in joules is `energy_pj`; `why` says what one
-    event stands for. `group` gathers rows in reports.
+    `derivation` is an expression in SI units with the figure as its value; `why` says what one event or unit stands
+    for. `group` gathers rows in reports.
     """
 
     name: str
     group: str
     quantity: str
-    energy_pj: float
     derivation: str
     source: str
     why: str
 
 
-@dataclass(frozen=True)
-class AreaComponent:
+@dataclass(frozen=True, kw_only=True)
+class Component(_Row):
+    """One row: `energy_pj` picojoules for each event of `quantity`; `derivation` gives it in joules."""
+
+    energy_pj: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AreaComponent(_Row):
     """One row: `area_um2` square micrometres for each unit of `quantity`; `derivation` gives it in mm2."""
 
-    name: str
-    group: str
-    quantity: str
     area_um2: float
-    derivation: str
-    source: str
-    why: str
 
 
 @dataclass(frozen=True)

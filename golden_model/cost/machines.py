@@ -30,11 +30,11 @@ from golden_model.cost.work import (
     stages,
     window_register_events,
 )
+from golden_model.engines.pair_switches import Measured, Switches, measure
 from golden_model.engines.run_network import GraphRunner, Progress
 from golden_model.events import Events
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import on_machine
-from golden_model.pairs.measure import Measured, Switches, measure
 from golden_model.pairs.packs import By
 from golden_model.pairs.plumbing import fixed_cycles
 from golden_model.pairs.search import Search, counts_search
@@ -262,7 +262,7 @@ def gathered(
     settings : name of the machine -> lossless registers by layer. by : "rows" is the SRE-like machine with these
     searches. decoupled : names of machines that are followed by the same with decoupled lanes. notes : by name.
 
-    Raises ValueError as `golden_model.pairs.measure`, and for registers that bound columns or are not lossless.
+    Raises ValueError as `golden_model.engines.pair_switches`, and for registers that bound columns or are not lossless.
     """
     plain: dict[str, Any] = {"keeps": "nothing", "words": False, "layer_masks": False, "double_buffered": False}
     wanted = {

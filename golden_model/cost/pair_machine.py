@@ -1,8 +1,8 @@
 """The pair machine in the cost ladder: what `golden_model.pairs` measures, as machines (*ours*; docs/cost.md).
 
-Every step of the ladder and every rival is one `Switches` of one pass of `golden_model.pairs.measure`, so all of them
-are charged by the same events: latches, prefix counts, masks or indices, subtractions, bounds. All have as many
-converters as the baseline. Conversion is lossless everywhere.
+Every step of the ladder and every rival is one `Switches` of one pass of `golden_model.engines.pair_switches`, so all
+of them are charged by the same events: latches, prefix counts, masks or indices, subtractions, checks of early stop.
+All have as many converters as the baseline. Conversion is lossless everywhere.
 
     machines.compare(ladder(graph, calibration, images), "isaac-32nm")
 """
@@ -17,10 +17,12 @@ import numpy as np
 
 from golden_model.cost import baselines, machines
 from golden_model.cost.work import Machine, Reads, dynamic_precision_events, stages
+from golden_model.engines.pair_stop_bits import choose_bits
+from golden_model.engines.pair_switches import Measured, Switches, measure
 from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
-from golden_model.pairs.early_stop import EarlyStop
-from golden_model.pairs.measure import Measured, Switches, measure
+from golden_model.graph.nodes import Crossbar
+from golden_model.pairs.early_stop import EarlyStop, Stopping, stop_of
 from golden_model.pairs.packs import By
 from golden_model.pairs.search import counts_search, outward
 from golden_model.registers import COUNTER_NAMES
@@ -46,10 +48,11 @@ class Step:
     window_streams: bool = True
 
 
-def steps(graph: Graph, trees: Mapping[str, Any]) -> list[Step]:
+def steps(graph: Graph, trees: Mapping[str, Any], stops: Mapping[By, Stopping]) -> list[Step]:
     """Ours, each on top of the one before unless indented, then the SRE-like machine with the same.
 
-    trees : the optimal trees of every layer, by name of the crossbar node.
+    trees : the optimal trees of every layer, by name of the crossbar node. stops : early stop after the bits that pay,
+    of both ways to pack.
     """
     hardware = graph.hardware
     low_first = counts_search("low counts first", searches.low_first([""], hardware)[""], hardware)
@@ -60,7 +63,9 @@ def steps(graph: Graph, trees: Mapping[str, Any]) -> list[Step]:
         words = replace(switches, words=True)
         masks = replace(words, layer_masks=True)
         side = replace(masks, double_buffered=True)
-        zero = replace(side, stop=EarlyStop())
+        limits = replace(side, stop=EarlyStop())
+        paying = replace(side, stop=stops[switches.by])
+        alone = {node.name: EarlyStop() for node in graph.crossbars if len(node.inputs) == 1}
         held = "masks" if switches.by == "blocks" else "indices"
         return [
             Step(f"{prefix}+ window register streams", switches, "the window register is the input register"),
@@ -68,19 +73,25 @@ def steps(graph: Graph, trees: Mapping[str, Any]) -> list[Step]:
             Step(f"{prefix}+ {held} per layer", masks, f"{held} are read once per layer and held"),
             Step(f"{prefix}+ double-buffered windows", side, "windows load, convert and drain side by side"),
             Step(f"{prefix}  lanes 2, no early stop", replace(side, clocks="lanes 2"), "two places in every lane"),
-            Step(f"{prefix}+ early stop, zero", zero, "outputs that are certainly 0 convert no more"),
+            Step(
+                f"{prefix}  early stop, requantised", replace(side, stop=EarlyStop(condition="zero")),
+                "outputs that are certainly 0 convert no more: bounds are requantised",
+            ),
             Step(
                 f"{prefix}  early stop, final", replace(side, stop=EarlyStop(condition="final")),
-                "outputs that can no longer change convert no more, in place of zero",
+                "outputs that can no longer change convert no more: both bounds are requantised",
             ),
-            Step(f"{prefix}  halves", replace(zero, clocks="halves"), "each half has its own pace"),
-            Step(f"{prefix}  lanes 2", replace(zero, clocks="lanes 2"), "two places in every lane"),
+            Step(f"{prefix}+ early stop", limits, "bounds are compared with limits; outputs with a residual of 0 only"),
+            Step(f"{prefix}  no residuals", replace(side, stop=alone), "not in layers with a residual"),
+            Step(f"{prefix}+ checks that pay", paying, "only after bits that were chosen on other pictures"),
+            Step(f"{prefix}  halves", replace(paying, clocks="halves"), "each half has its own pace"),
+            Step(f"{prefix}  lanes 2", replace(paying, clocks="lanes 2"), "two places in every lane"),
         ]  # fmt: skip
 
     aligned = Switches(search=low_first, split="one", **_PLAIN)
     pairs = Switches(search=best, **_PLAIN)
     sparse = replace(pairs, by="rows")
-    stopping = Switches(search=best, stop=EarlyStop())
+    stopping = Switches(search=best, stop=stops["blocks"])
     ours = "ours: "
     rival = "SRE-like, pairs: "
     return [
@@ -99,7 +110,7 @@ def steps(graph: Graph, trees: Mapping[str, Any]) -> list[Step]:
 
 
 def machine(graph: Graph, measured: Measured, name: str, note: str = "", *, window_streams: bool = True) -> Machine:
-    """A machine of the cost model from what `golden_model.pairs.measure` found.
+    """A machine of the cost model from what `golden_model.engines.pair_switches` found.
 
     Raises ValueError if it has more or fewer converters than the baseline.
     """
@@ -113,17 +124,15 @@ def machine(graph: Graph, measured: Measured, name: str, note: str = "", *, wind
         "window_register_bits": found("window_bits_written") + found("window_bits_moved"),
         "mask_bits": found("mask_bits_read") + found("mask_bits_written"),
         "index_bits_read": found("mask_bits_written") if by_rows else none,
-        **{
-            one: found(one)
-            for one in ("subtractions", "latched_bits", "tree_bits_read", "bound_words_read", "line_bits")
-        },
+        **{one: found(one) for one in ("subtractions", "latched_bits", "tree_bits_read", "line_bits")},
+        **{one: found(one) for one in ("stop_word_bits", "stop_additions", "stop_requantisations")},
         **dynamic_precision_events(graph),
     }
     units = {
         "window_register_bits": stored("windows"),
         "output_register_bits": stored("sums"),
         "mask_bits": stored("masks"),
-        "bound_bits": stored("bounds"),
+        "stop_word_bits": stored("bounds") + stored("residuals"),
         "line_bits": stored("lines"),
         **_gathering_units(graph, stored("latches"), halves=1 if switches.split == "one" else 2, by_rows=by_rows),
     }
@@ -131,8 +140,7 @@ def machine(graph: Graph, measured: Measured, name: str, note: str = "", *, wind
         units["input_register_bits"] = none
     if found("subtractions").any():
         units["subtractors"] = none + measured.converters
-    if switches.stop is not None:
-        units["stop_units"] = none + (1 if switches.split == "one" else 2)
+    units["stop_adders"] = np.array([_stop_adders(node, switches) for node in graph.crossbars], dtype=np.float64)
     return Machine(
         graph,
         measured.events,
@@ -147,6 +155,14 @@ def machine(graph: Graph, measured: Measured, name: str, note: str = "", *, wind
         own_units={one: values for one, values in units.items() if values.any() or one == "input_register_bits"},
         overlapped=switches.double_buffered,
     )
+
+
+def _stop_adders(node: Crossbar, switches: Switches) -> int:
+    """Adders for early stop of a macro of a stage."""
+    stop = stop_of(switches.stop, node.name)
+    if stop is None or not any(stop.bits(layer) for layer in node.layers):
+        return 0
+    return stop.adders * (1 if switches.split == "one" else 2)
 
 
 def _gathering_units(graph: Graph, latches: np.ndarray, *, halves: int, by_rows: bool) -> dict[str, np.ndarray]:
@@ -210,7 +226,7 @@ def ladder(
     """The baseline first, then what the pair machine is built on, its steps, and its rivals.
 
     graph : with lossless converters; its dynamic precision applies. calibration, images : uint8 (B, C, H, W); the
-    former choose optimal trees, the mean of the latter is measured.
+    former choose optimal trees and the bits that early stop checks, the mean of the latter is measured.
     """
 
     def told(what: str) -> Progress:
@@ -220,7 +236,9 @@ def ladder(
     seen = measure(graph, calibration, {"seen": whole}, progress=told("trees"))["seen"]
     trees = {name: optimal(counts, graph.hardware) for name, counts in zip(seen.stages, seen.counts, strict=True)}
     ours, rival = _today(graph, images, told("gathered machines"))
-    wanted = steps(graph, trees)
+    kinds: tuple[By, ...] = ("blocks", "rows")
+    stops: dict[By, Stopping] = {by: choose_bits(graph, calibration, by=by) for by in kinds}
+    wanted = steps(graph, trees, stops)
     found = measure(graph, images, {step.name: step.switches for step in wanted}, progress=told("pair machine"))
     made = [
         machine(graph, found[step.name], step.name, step.note, window_streams=step.window_streams) for step in wanted

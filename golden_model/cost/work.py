@@ -40,7 +40,9 @@ EXTRA_NAMES = (
     "subtractions",
     "latched_bits",
     "mask_bits",
-    "bound_words_read",
+    "stop_word_bits",
+    "stop_additions",
+    "stop_requantisations",
     "line_bits",
 )
 

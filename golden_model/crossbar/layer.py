@@ -89,7 +89,8 @@ class Layer(Geometry):
         the smallest count that answers 1 to threshold t (system.md §4.4). counts_per_lsb : lambda, for
         the record.
     dynamic : dynamic-precision registers, or None to stream all of input_bits.
-    input_bits / output_bits : width of this layer's and the next layer's activations.
+    input_bits / output_bits : width of this layer's and the next layer's activations. output_ones : most ones of one of
+        the next layer's (golden_model/few_ones.py), 0 for any.
     """
 
     weights: np.ndarray
@@ -105,12 +106,21 @@ class Layer(Geometry):
     skip_zero_slices: bool = False
     input_bits: int = 8
     output_bits: int = 8
+    output_ones: int = 0
     last: bool = False
     #: For people and reports only: real scales (e.g. {"weight": ..., "input": ..., "output": ...}).
     scales: dict[str, float] = field(default_factory=dict)
 
     def segments(self, hardware: HardwareConfig) -> int:
-        return -(-self.k // hardware.ou_rows)
+        return hardware.segments(self.k)
 
     def block_cols(self, hardware: HardwareConfig) -> int:
-        return -(-self.outputs // hardware.ou_cols)
+        return hardware.block_cols(self.outputs)
+
+    def segment_rows(self, hardware: HardwareConfig) -> np.ndarray:
+        """Rows of every segment, (segments,): ou_rows, in the last one those that are left."""
+        return np.minimum(hardware.ou_rows, self.k - np.arange(self.segments(hardware)) * hardware.ou_rows)
+
+    def block_columns(self, hardware: HardwareConfig) -> np.ndarray:
+        """Columns of every block column, (block_cols,): ou_cols, in the last one those that are left."""
+        return np.minimum(hardware.ou_cols, self.outputs - np.arange(self.block_cols(hardware)) * hardware.ou_cols)

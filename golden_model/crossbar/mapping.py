@@ -19,7 +19,7 @@ def _blocks(weights: np.ndarray, hardware: HardwareConfig) -> np.ndarray:
     if weights.dtype.kind not in "iu":
         raise TypeError(f"weights must be integers, got dtype {weights.dtype}")
     k, n = weights.shape
-    segments, block_cols = -(-k // hardware.ou_rows), -(-n // hardware.ou_cols)
+    segments, block_cols = hardware.segments(k), hardware.block_cols(n)
     padded = np.zeros((segments * hardware.ou_rows, block_cols * hardware.ou_cols), dtype=np.int64)
     padded[:k, :n] = weights
     return padded.reshape(segments, hardware.ou_rows, block_cols, hardware.ou_cols)
@@ -79,8 +79,7 @@ def planes(weights: np.ndarray, hardware: HardwareConfig) -> np.ndarray:
 class LayerPlacement:
     """Where one layer lies.
 
-    crossbar_base : first pair; pairs : how many it uses. width_base, channel_base, pad_base : first
-    entries in the tables of the tile.
+    crossbar_base : first pair; pairs : how many it uses.
     segment, block_col, plane, pair, ou_row, ou_col : (M,) int64, one entry per OU that holds a bit
     plane, in the order (segment, block column, plane). first : (segments + 1,) int64, OUs of segment r
     are first[r]..first[r + 1] - 1.
@@ -88,9 +87,6 @@ class LayerPlacement:
 
     crossbar_base: int
     pairs: int
-    width_base: int
-    channel_base: int
-    pad_base: int
     segment: np.ndarray
     block_col: np.ndarray
     plane: np.ndarray
@@ -107,25 +103,14 @@ class LayerPlacement:
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where every layer of a network lies; `pairs`, `widths`, `channels`, `pads` are what is used in all."""
+    """Where every layer of a network lies; pairs : how many are used in all."""
 
     layers: tuple[LayerPlacement, ...]
     pairs: int
-    widths: int
-    channels: int
-    pads: int
 
 
-def place_layer(
-    widths: np.ndarray,
-    hardware: HardwareConfig,
-    *,
-    crossbar_base: int = 0,
-    width_base: int = 0,
-    channel_base: int = 0,
-    pad_base: int = 0,
-) -> LayerPlacement:
-    """Lay out one layer (system.md §5).
+def place_layer(widths: np.ndarray, hardware: HardwareConfig, *, crossbar_base: int = 0) -> LayerPlacement:
+    """Lay out one layer from pair `crossbar_base` on (system.md §5).
 
     It starts a fresh pair; a segment that holds any plane starts a fresh OU row; its OUs follow in the
     order (block column, plane) along OU columns, wrapping to the next OU row and the next pair.
@@ -146,9 +131,6 @@ def place_layer(
     return LayerPlacement(
         crossbar_base=crossbar_base,
         pairs=int(-(-first_row[-1] // hardware.grid_rows)),
-        width_base=width_base,
-        channel_base=channel_base,
-        pad_base=pad_base,
         segment=segment,
         block_col=block_col,
         plane=plane,
@@ -168,7 +150,7 @@ def program_layer(cells: np.ndarray, placement: LayerPlacement, weights: np.ndar
     """Write one layer's bit planes into `cells`; lane = polarity * ou_cols + column."""
     stored = planes(weights, hardware)
     segments, bits, _, rows, n = stored.shape
-    padded = np.zeros((segments, bits, 2, rows, -(-n // hardware.ou_cols) * hardware.ou_cols), dtype=bool)
+    padded = np.zeros((segments, bits, 2, rows, hardware.block_cols(n) * hardware.ou_cols), dtype=bool)
     padded[..., :n] = stored
     tiles = padded.reshape(segments, bits, 2, rows, -1, hardware.ou_cols)
     chosen = tiles[placement.segment, placement.plane, :, :, placement.block_col]  # (M, 2, rows, ou_cols)

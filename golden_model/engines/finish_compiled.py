@@ -6,6 +6,7 @@ import numpy as np
 
 from golden_model.compiled import njit as _njit
 from golden_model.crossbar.layer import Layer
+from golden_model.few_ones import nearest_level
 
 _PLACES = 64  # output places whose sums are walked together; keeps them in the level-1 cache
 
@@ -43,4 +44,5 @@ def finish(layer: Layer, sums: np.ndarray, residual: np.ndarray | None, residual
         np.ascontiguousarray(sums), bias, multipliers, layer.shift, top, np.ascontiguousarray(rows),
         residual_multiplier, output,
     )  # fmt: skip
+    output = nearest_level(output, layer.output_bits, layer.output_ones)
     return output.reshape(layer.outputs, layer.out_height, layer.out_width)

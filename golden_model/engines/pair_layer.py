@@ -48,18 +48,25 @@ def run_layer(
     those of a step without c_layer.
     """
     rows = windows(layer, activations).reshape(-1, layer.k)
-    sums, counters = _run(prepared, rows, len(activations), plain)
+    kernel = layer.channels, layer.kernel_height, layer.kernel_width
+    sums, counters = _run(prepared, rows, len(activations), kernel, plain)
     return sums.reshape(len(activations), layer.windows, layer.outputs), counters
 
 
 def run_matrix(prepared: Prepared, activations: np.ndarray, *, plain: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Windows (P, K) of one step: sums int64 (P, N), and its counters, (COUNTER_NAMES,), as those of `run_layer`."""
-    sums, counters = _run(prepared, activations, 1, plain)
+    """Windows (P, K) of one step with K channels: sums int64 (P, N), and its counters, (COUNTER_NAMES,), as those of
+    `run_layer`."""
+    sums, counters = _run(prepared, activations, 1, (prepared.k, 1, 1), plain)
     return sums, counters[0]
 
 
-def _run(prepared: Prepared, rows: np.ndarray, images: int, plain: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Windows (images * windows, K): sums (images * windows, N), counters (images, COUNTER_NAMES)."""
+def _run(
+    prepared: Prepared, rows: np.ndarray, images: int, kernel: tuple[int, int, int], plain: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Windows (images * windows, K): sums (images * windows, N), counters (images, COUNTER_NAMES).
+
+    kernel : channels, rows, columns.
+    """
     hardware, packing = prepared.hardware, packing_of(prepared)
     clocks = np.zeros(len(rows), dtype=np.int64)
     sums = np.zeros((len(rows), prepared.outputs), dtype=np.int64)
@@ -79,9 +86,7 @@ def _run(prepared: Prepared, rows: np.ndarray, images: int, plain: bool) -> tupl
         "mask_bits_read": spent.mask_bits,
     }
     counted = {name: values.reshape(images, -1).sum(axis=1) for name, values in per_image.items()}
-    cycles = timing.pair_beats(
-        hardware, prepared.k, prepared.outputs, build_clocks(packing), clocks.reshape(images, -1)
-    )
+    cycles = timing.pair_beats(hardware, kernel, prepared.outputs, build_clocks(packing), clocks.reshape(images, -1))
     return sums, Events.of(**counted, cycles=cycles).counts
 
 

@@ -39,6 +39,7 @@ from golden_model.config import HardwareConfig
 from golden_model.crossbar.counters import Tally, events_of
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.crossbar.prepared import PATTERN_ROWS, Prepared
+from golden_model.few_ones import nearest_level
 from golden_model.graph import nodes as graph_nodes
 from golden_model.registers import COUNTER_NAMES
 from golden_model.rounding import round_half_up_shift
@@ -551,6 +552,7 @@ def finish(layer: Layer, sums: Tensor, residual: Tensor | None = None, residual_
     if residual is not None:
         sums += residual.flatten(2).transpose(1, 2).to(torch.int64) * residual_multiplier
     y = round_half_up_shift(sums, layer.shift).clamp_(0, (1 << layer.output_bits) - 1).to(torch.uint8)
+    y = nearest_level(y, layer.output_bits, layer.output_ones)
     y = y.view(images, layer.out_height * layer.out_width, layer.pool**2, layer.outputs).amax(dim=2)
     return y.transpose(1, 2).reshape(images, layer.outputs, layer.out_height, layer.out_width)
 

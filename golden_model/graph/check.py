@@ -52,6 +52,7 @@ def check_sizes(layer: Layer, hardware: HardwareConfig) -> None:
         "shift": (0, SHIFT_TOP),
         "input_bits": (1, hardware.input_bits),
         "output_bits": (1, hardware.input_bits),
+        "output_ones": (0, 8),
     }
     for name, (low, high) in limits.items():
         value = getattr(layer, name)

@@ -148,6 +148,7 @@ class Crossbar(Node):
                     pad_values=None if border is None or layer.pad == 0 else border[inside],
                     input_bits=x.bits,
                     output_bits=self.encoding.bits,
+                    output_ones=self.encoding.ones,
                 )
             )
         return replace(self, layers=tuple(layers), residual_multiplier=residual_multiplier)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from golden_model.few_ones import nearest_level
 from golden_model.optional import array_library
 from golden_model.rounding import round_half_up_shift
 
@@ -25,12 +26,14 @@ class Encoding:
     """How unsigned integers of `bits` bits stand for real numbers: real = scale * (q - zero).
 
     low, high : real range that is covered, low <= 0 < high; low = 0 gives zero = 0.
+    ones : most ones of an integer (golden_model/few_ones.py), 0 for any; needs low = 0.
     zeros : real zero per channel instead, for an image whose mean is subtracted per channel (system.md §3).
     """
 
     high: float
     low: float = 0.0
     bits: int = 8
+    ones: int = 0
     zeros: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -38,6 +41,10 @@ class Encoding:
             raise ValueError(f"an activation's range must be finite with low <= 0 < high, got {self.low}..{self.high}")
         if not 1 <= self.bits <= 8:
             raise ValueError(f"an activation must have 1..8 bits, got {self.bits}")
+        if not 0 <= self.ones <= 8:
+            raise ValueError(f"an activation must have at most 1..8 ones, or 0 for any, got {self.ones}")
+        if self.ones and (self.low or self.zeros):
+            raise ValueError(f"an activation with few ones must have a range from 0, got {self.low}..{self.high}")
 
     @property
     def top(self) -> int:
@@ -94,12 +101,16 @@ def fixed_point(factors: Any, *, residual: float = 0.0) -> tuple[np.ndarray, int
 
 @dataclass(frozen=True)
 class Rescale:
-    """clamp(round_half_up_shift(sum_i q_i * multipliers[i] + offset, shift), 0, top); zero points make the offset."""
+    """clamp(round_half_up_shift(sum_i q_i * multipliers[i] + offset, shift), 0, top); zero points make the offset.
+
+    ones : most ones of the result (golden_model/few_ones.py), 0 for any.
+    """
 
     multipliers: tuple[int, ...]
     offset: int
     shift: int
     top: int
+    ones: int = 0
 
     @classmethod
     def between(cls, sources: Sequence[Encoding], target: Encoding, share: float = 1.0) -> Rescale:
@@ -107,14 +118,15 @@ class Rescale:
         factors = [source.scale * share / target.scale for source in sources]
         multipliers, shift, _ = fixed_point(factors)
         zeros = sum(source.zero / share * int(m) for source, m in zip(sources, multipliers, strict=True))
-        return cls(tuple(map(int, multipliers)), _round((target.zero << shift) - zeros), shift, target.top)
+        return cls(tuple(map(int, multipliers)), _round((target.zero << shift) - zeros), shift, target.top, target.ones)
 
     def __call__(self, *activations: Any) -> Any:
         xp = array_library(activations[0])
         total = xp.full(activations[0].shape, self.offset, dtype=xp.int64)
         for q, multiplier in zip(activations, self.multipliers, strict=True):
             total += xp.asarray(q, dtype=xp.int64) * multiplier
-        return xp.asarray(xp.clip(round_half_up_shift(total, self.shift), 0, self.top), dtype=xp.uint8)
+        y = xp.asarray(xp.clip(round_half_up_shift(total, self.shift), 0, self.top), dtype=xp.uint8)
+        return nearest_level(y, self.top.bit_length(), self.ones)
 
 
 NO_RESCALE = Rescale((0,), 0, 0, 0)

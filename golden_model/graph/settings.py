@@ -23,6 +23,7 @@ def with_settings(
     dynamic: Mapping[str, DynamicPrecision | None] | None = None,
     skip_zero_slices: bool | None = None,
     activation_bits: Mapping[str, int] | None = None,
+    activation_ones: Mapping[str, int] | None = None,
 ) -> Graph:
     """The same network with other settings; integers are derived again from the real numbers.
 
@@ -32,7 +33,8 @@ def with_settings(
         `lossless_registers` where `registers` says nothing.
     registers, counts_per_lsb (lambda), dynamic : by name of the crossbar node, for all its groups; nodes that are
         not named keep what they have, except that new registers without a lambda get lambda = 1.
-    skip_zero_slices : for all layers. activation_bits : width of a node's output, 1..input_bits.
+    skip_zero_slices : for all layers. activation_bits : width of a node's output, 1..input_bits. activation_ones : most
+        ones of one of its values (golden_model/few_ones.py), 0 for any.
 
     Raises ValueError for a name that the graph does not have or a setting that is not legal.
     """
@@ -42,9 +44,11 @@ def with_settings(
         if unknown:
             raise ValueError(f"{what}: the graph has no crossbar layer {unknown[0]!r}")
     known = {node.name for node in graph.nodes if isinstance(node, Crossbar | Add | Concat | AveragePool)}
+    for what, names in (("activation_bits", activation_bits), ("activation_ones", activation_ones)):
+        unknown = [name for name in names or {} if name not in known]
+        if unknown:
+            raise ValueError(f"{what}: the graph has no node {unknown[0]!r} that requantises")
     for name, bits in (activation_bits or {}).items():
-        if name not in known:
-            raise ValueError(f"activation_bits: the graph has no node {name!r} that requantises")
         if isinstance(bits, bool) or not 1 <= bits <= graph.hardware.input_bits:
             raise ValueError(f"activation_bits of {name} must be in 1..{graph.hardware.input_bits}, got {bits}")
     machine = graph.hardware if hardware is None else hardware
@@ -53,6 +57,11 @@ def with_settings(
     for node in graph.nodes:
         if activation_bits and node.name in activation_bits:
             node = replace(node, encoding=replace(node.encoding, bits=activation_bits[node.name]))
+        if activation_ones and node.name in activation_ones:
+            try:
+                node = replace(node, encoding=replace(node.encoding, ones=activation_ones[node.name]))
+            except ValueError as error:
+                raise ValueError(f"node {node.name}: {error}") from None
         if isinstance(node, Crossbar):
             changes: dict[str, Any] = {}
             if changed_machine:

@@ -27,9 +27,8 @@ from golden_model.trq import lossless
 
 def _widths(layer: Layer, hardware: HardwareConfig) -> tuple[np.ndarray, np.ndarray]:
     """(width, weights) of every block, flat; padding of edge blocks left out."""
-    rows = np.minimum(hardware.ou_rows, layer.k - np.arange(layer.segments(hardware)) * hardware.ou_rows)
-    cols = np.minimum(hardware.ou_cols, layer.outputs - np.arange(layer.block_cols(hardware)) * hardware.ou_cols)
-    return layer.block_widths.ravel(), np.outer(rows, cols).ravel()
+    weights = np.outer(layer.segment_rows(hardware), layer.block_columns(hardware))
+    return layer.block_widths.ravel(), weights.ravel()
 
 
 def _summary(layers: Sequence[Layer], hardware: HardwareConfig) -> dict[str, Any]:
@@ -65,6 +64,7 @@ def describe(graph: Graph) -> dict[str, Any]:
             "inputs": list(node.inputs),
             "shape": list(node.shape),
             "bits": node.encoding.bits,
+            "ones": node.encoding.ones,
             "scale": node.encoding.scale,
             "zero": list(node.encoding.zeros) or node.encoding.zero,
         }
@@ -168,6 +168,12 @@ def _adc(layer: dict[str, Any]) -> str:
     return " ".join(words + ["lossless"] * layer["lossless"] + ["skips zero slices"] * layer["skip_zero_slices"])
 
 
+def _converters(hardware: dict[str, Any]) -> str:
+    """OUs and converters of a machine in words; those of the pair machine have a sign."""
+    sign = " and a sign, column pairs" if hardware.get("machine") == "pairs" else ""
+    return f"{hardware['ou_rows']} x {hardware['ou_cols']} OUs, {hardware['adc_bits']}-bit ADCs{sign}"
+
+
 def _by(numbers: Sequence[int]) -> str:
     return "x".join(map(str, numbers))
 
@@ -177,8 +183,7 @@ def print_program(what: dict[str, Any]) -> None:
     hardware = what["hardware"]
     console.print(
         f"hardware {what['hardware_hash'][:8]}: {hardware['rows']} x {hardware['cols']} crossbars, "
-        f"{hardware['ou_rows']} x {hardware['ou_cols']} OUs, {hardware['adc_bits']}-bit ADCs, "
-        f"{what['crossbar_pairs_used']} of {hardware['crossbar_pairs']} crossbar pairs and "
+        f"{_converters(hardware)}, {what['crossbar_pairs_used']} of {hardware['crossbar_pairs']} crossbar pairs and "
         f"{what['activation_bytes_used']:,} of {hardware['activation_bytes']:,} bytes of activations used"
     )
     table = Table(
@@ -239,8 +244,8 @@ def print_network(what: dict[str, Any]) -> None:
         f"{what['weights']:,} weights, {100 * what['zero_weights']:.1f} % of them 0; {len(what['classes'])} class names"
     )
     console.print(
-        f"hardware {what['hardware_hash'][:8]}: {hardware['ou_rows']} x {hardware['ou_cols']} OUs, "
-        f"{hardware['adc_bits']}-bit ADCs, {hardware['input_bits']} input bits, {hardware['weight_bits']} weight planes"
+        f"hardware {what['hardware_hash'][:8]}: {_converters(hardware)}, {hardware['input_bits']} input bits, "
+        f"{hardware['weight_bits']} weight planes"
     )
     console.print(
         f"{what['bits_per_weight']:.3f} magnitude bits per weight; blocks by width: "
@@ -255,7 +260,8 @@ def print_network(what: dict[str, Any]) -> None:
         words = [escape(node["name"]), node["kind"], escape(", ".join(node["inputs"])), _by(node["shape"])]
         zero = node["zero"]
         zero = ", ".join(f"{z:.4g}" for z in zero) if isinstance(zero, list) else str(zero)
-        words += [str(node["bits"]), f"{node['scale']:.4g}, {zero}"]
+        ones = f", {node['ones']} ones" if node["ones"] else ""
+        words += [f"{node['bits']}{ones}", f"{node['scale']:.4g}, {zero}"]
         if node["kind"] == "crossbar":
             words[1] = node["layer"] + (f", {node['groups']} groups" if node["groups"] > 1 else "")
             kernel = "x".join(map(str, node["kernel"])) + (f"/{node['stride']}" if node["stride"] > 1 else "")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -319,7 +319,7 @@ def _read(directory: Path, hardware: HardwareConfig | None) -> Image:
 
 def _check_hardware(network: Graph, expected: HardwareConfig | None) -> Graph:
     if expected is not None and expected != network.hardware:
-        theirs, ours = network.hardware.as_dict(), expected.as_dict()
+        theirs, ours = asdict(network.hardware), asdict(expected)
         different = ", ".join(
             f"{key} = {theirs[key]} instead of {ours[key]}" for key in ours if theirs[key] != ours[key]
         )

@@ -156,18 +156,19 @@ class Interpreter:
         """What a crossbar step writes, and its counters (B, counters)."""
         layer, channels, pool = self._layers[index], values["channels"], values["pool"]
         rows, columns = values["out_height"], values["out_width"]
-        batch, taps = len(memory), values["kernel_height"] * values["kernel_width"]
+        batch, taps = len(memory), int(np.prod(_kernel(values)))
         border = self._border(values, channels)
         parts = list(_walk(self._map(values, memory), border, values, rows * pool, columns * pool))
         windows = np.stack(parts, axis=2).reshape(batch, channels * taps, rows, pool, columns, pool)
-        windows = np.ascontiguousarray(windows.transpose(0, 1, 2, 4, 3, 5)).reshape(
-            batch, layer.channels, layer.height, 1
+        windows = windows.transpose(0, 1, 2, 4, 3, 5).reshape(batch, channels, *_kernel(values), layer.windows)
+        windows = np.ascontiguousarray(windows.transpose(0, 1, 4, 2, 3)).reshape(
+            batch, channels, layer.height, layer.width
         )
         if index not in self._prepared:
             self._prepared[index] = prepare_layer(layer, self.hardware)
-        sums = np.zeros((batch, layer.height, layer.outputs), dtype=np.int64)
+        sums = np.zeros((batch, layer.windows, layer.outputs), dtype=np.int64)
         counts = np.zeros((batch, len(COUNTER_NAMES)), dtype=np.int64)
-        size = max(1, _CHUNK_BYTES // (layer.height * (layer.k + 32 * layer.outputs)))
+        size = max(1, _CHUNK_BYTES // (layer.windows * (layer.k + 32 * layer.outputs)))
         for start in range(0, batch, size):
             part = slice(start, start + size)
             sums[part], events = run_layer(
@@ -253,13 +254,19 @@ def _saturated(logits: np.ndarray) -> np.ndarray:
     return np.clip(logits, -_LOGIT_TOP - 1, _LOGIT_TOP)
 
 
+def _kernel(values: dict[str, int]) -> tuple[int, int]:
+    """Rows and columns of a step's kernel."""
+    return values["kernel_height"], values["kernel_width"]
+
+
 def _layer(index: int, values: dict[str, int], tables: Tables, hardware: HardwareConfig) -> Layer:
-    """A crossbar step as a layer on its windows: K channels of one value each, a row per window.
+    """A crossbar step as a layer on its windows, which lie below each other in its map.
 
     Its weights come from the cells that the width table and the placement point at.
     """
     segments, block_cols, outputs = values["segments"], values["block_cols"], values["outputs"]
-    k = values["channels"] * values["kernel_height"] * values["kernel_width"]
+    kernel_height, kernel_width = _kernel(values)
+    k = values["channels"] * kernel_height * kernel_width
     widths = tables.widths[values["width_base"] : values["width_base"] + segments * block_cols]
     if len(widths) != segments * block_cols:
         raise ValueError(f"step {index}: the width table has no {segments} x {block_cols} entries for it")
@@ -281,12 +288,12 @@ def _layer(index: int, values: dict[str, int], tables: Tables, hardware: Hardwar
     return Layer(
         name=f"step {index}",
         kind="conv",
-        channels=k,
-        height=values["out_height"] * values["out_width"] * values["pool"] ** 2,
-        width=1,
-        kernel_height=1,
-        kernel_width=1,
-        stride=1,
+        channels=values["channels"],
+        height=values["out_height"] * values["out_width"] * values["pool"] ** 2 * kernel_height,
+        width=kernel_width,
+        kernel_height=kernel_height,
+        kernel_width=kernel_width,
+        stride=kernel_height,
         pad=0,
         pool=1,
         outputs=outputs,

@@ -218,6 +218,7 @@ class _Lowering:
         hardware, source, first = self.network.hardware, node.inputs[0], 0
         for group, layer in enumerate(node.layers):
             segments, block_cols = layer.segments(hardware), layer.block_cols(hardware)
+            _check_ones(layer.output_ones)
             held = vars(layer) | vars(layer.dynamic or DynamicPrecision())
             second, view = None, {}
             if len(node.inputs) > 1:
@@ -413,9 +414,16 @@ def _top_bits(rescale: Rescale) -> int:
     return max(1, int(rescale.top).bit_length())
 
 
+def _check_ones(ones: int) -> None:
+    """ValueError if activations have few ones, which no descriptor says yet."""
+    if ones:
+        raise ValueError(f"a program cannot make activations with at most {ones} ones, only any (0)")
+
+
 def _scaling(rescale: Rescale, inputs: int) -> dict[str, Any]:
     """Post-processing of a step from the rescaling of a node, for its first input."""
     bits = _top_bits(rescale)
+    _check_ones(rescale.ones)
     if len(rescale.multipliers) != inputs or rescale.top != (1 << bits) - 1:
         raise ValueError(
             f"its rescaling must have {inputs} multipliers and end at a power of two minus 1, "

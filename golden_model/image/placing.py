@@ -197,9 +197,8 @@ def place(lowering: Lowering) -> Layout:
             "pad_base": pad_bases[step.pads],
         }
         if step.layer is not None:
-            bases_of_layer = {"crossbar_base": pairs, "width_base": widths, "channel_base": channels}
-            fields |= bases_of_layer
-            placed.append(place_layer(step.layer.block_widths, hardware, **bases_of_layer, pad_base=fields["pad_base"]))
+            fields |= {"crossbar_base": pairs, "width_base": widths, "channel_base": channels}
+            placed.append(place_layer(step.layer.block_widths, hardware, crossbar_base=pairs))
             pairs += placed[-1].pairs
             widths += int(np.size(step.layer.block_widths))
             channels += step.layer.outputs
@@ -222,7 +221,7 @@ def place(lowering: Lowering) -> Layout:
         "pad_entries": Need(len(pads), most(lambda x: len(x.pads)).step),
         "accumulator_bits": most(lambda x: accumulator_bits_needed(x.layer, hardware) if x.layer else 0),
     }
-    placement = mapping.Placement(tuple(placed), pairs, widths, channels, len(pads))
+    placement = mapping.Placement(tuple(placed), pairs)
     image_base = address(Place(lowering.network.image.name))
     return Layout(tuple(made), placement, tuple(pads), buffers, image_base, needs)
 
@@ -268,7 +267,7 @@ def _layer_problems(step: Step, hardware: HardwareConfig) -> list[str]:
     layer, problems = step.layer, []
     if layer is None:
         return []
-    if not layer.registers.in_hardware(hardware):
+    if not layer.registers.in_hardware(hardware):  # of the pair machine `check_layer` refuses all others
         bound = "" if layer.registers.column_bound_bits is None else " with a bound"
         problems.append(
             f"step {step.name}: the hardware has no conversion of mode {layer.registers.mode!r}{bound}, "

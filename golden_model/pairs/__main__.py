@@ -1,8 +1,8 @@
 """The pair machine on a network, switch by switch: `python -m golden_model.pairs NETWORK --images FILE`.
 
 NETWORK is a deployment image (a directory) or the file of a graph (golden_model.image.archive). Every figure is the
-mean of one picture, clocks are those of one macro. Trees and twin ranges are chosen on the first pictures, which are
-not measured. Exit status: 0 printed, 2 bad usage or bad input.
+mean of one picture, clocks are those of one macro. Trees, twin ranges and the bits that early stop checks are chosen on
+the first pictures, which are not measured. Exit status: 0 printed, 2 bad usage or bad input.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import typer
 from rich.table import Table
 
 from golden_model.command import Json, command, progress_bar, results_console, table_of
+from golden_model.engines.pair_runner import PairRunner
+from golden_model.engines.pair_stop_bits import choose_bits
+from golden_model.engines.pair_switches import Measured, Switches, measure
 from golden_model.engines.run_network import Progress
 from golden_model.files import write_json
 from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
 from golden_model.image.inputs import load_images, load_network
-from golden_model.pairs.early_stop import EarlyStop
+from golden_model.pairs.early_stop import Condition, EarlyStop, Stopping
 from golden_model.pairs.gather import MODES
-from golden_model.pairs.measure import Measured, Switches, measure
-from golden_model.pairs.run import PairRunner
 from golden_model.pairs.search import bounded, counts_search, outward, uniform
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches import choose
@@ -99,12 +101,17 @@ def split_switches(graph: Graph) -> dict[str, Switches]:
     }
 
 
-def stop_switches(graph: Graph) -> dict[str, Switches]:
-    """Without and with early stop."""
+def stop_switches(graph: Graph, chosen: Stopping) -> dict[str, Switches]:
+    """Without and with early stop. chosen : with the bits that were chosen on other pictures."""
     plain = Switches(search=outward(graph.hardware))
-    stops = [EarlyStop(bounds=b, condition=c) for b in ("stored", "segments") for c in ("zero", "final")]
-    return {"no early stop": plain} | {
-        f"{stop.bounds} bounds, {stop.condition}": replace(plain, stop=stop) for stop in stops
+    conditions: tuple[Condition, ...] = ("limit", "zero", "final")
+    stops = [EarlyStop(bounds=b, condition=c) for b in ("stored", "segments") for c in conditions]
+    alone = {node.name: EarlyStop() for node in graph.crossbars if len(node.inputs) == 1}
+    return {
+        "no early stop": plain,
+        "stored bounds, limit, checks that pay": replace(plain, stop=chosen),
+        "stored bounds, limit, no layer with a residual": replace(plain, stop=alone),
+        **{f"{stop.bounds} bounds, {stop.condition}": replace(plain, stop=stop) for stop in stops},
     }
 
 
@@ -170,13 +177,16 @@ def figures_table(title: str, found: Mapping[str, Measured], agree: Mapping[str,
 def few_ones_rows(graph: Graph, images: np.ndarray) -> tuple[dict[str, Measured], dict[str, str]]:
     """Activations on levels with at most 1, 2, 3 ones, without training for it, and how many classes stay the same."""
     plain = Switches(search=outward(graph.hardware))
+    unsigned = [node for node in graph.crossbars if not node.last and not node.encoding.low]
     found: dict[str, Measured] = {}
     agree: dict[str, str] = {}
     classes = PairRunner(graph).run(images).argmax(axis=1)
-    for ones in (None, 3, 2, 1):
-        name = "any activation" if ones is None else f"at most {ones} {'one' if ones == 1 else 'ones'}"
-        found[name] = measure(graph, images, {name: plain}, ones=ones)[name]
-        agree[name] = f"{(PairRunner(graph, ones=ones).run(images).argmax(axis=1) == classes).mean():.0%}"
+    for most in (8, 3, 2, 1):
+        name = "as it is" if most == 8 else f"at most {most} {'one' if most == 1 else 'ones'}"
+        ones = {node.name: min(most, node.encoding.ones or most) for node in unsigned}
+        changed = with_settings(graph, activation_ones=ones)
+        found[name] = measure(changed, images, {name: plain})[name]
+        agree[name] = f"{(PairRunner(changed).run(images).argmax(axis=1) == classes).mean():.0%}"
     return found, agree
 
 
@@ -187,7 +197,7 @@ def measure_all(graph: Graph, pictures: np.ndarray, calibration: int, tell: Prog
     tables = {
         "search": search_switches(graph, dict(zip(seen.stages, seen.counts, strict=True))),
         "halves": split_switches(graph),
-        "early stop": stop_switches(graph),
+        "early stop": stop_switches(graph, choose_bits(graph, first)),
         "around the conversions": plumbing_switches(graph),
     }
     every = {(title, name): switches for title, table in tables.items() for name, switches in table.items()}
@@ -200,7 +210,9 @@ def app(
     network: Annotated[Path, typer.Argument(help="Deployment image (a directory) or file of a graph.")],
     images: Annotated[Path, typer.Option(help="Pictures as .npz, uint8 (B, C, H, W).")],
     count: Annotated[int, typer.Option(min=1, help="Pictures to average over.")] = 16,
-    calibration: Annotated[int, typer.Option(min=1, help="Pictures in front of those, to choose trees with.")] = 4,
+    calibration: Annotated[
+        int, typer.Option(min=1, help="Pictures in front of those, to choose trees and checks with.")
+    ] = 4,
     json_file: Json = None,
 ) -> None:
     """Operation units, decisions and clocks of one network on the pair machine, switch by switch."""

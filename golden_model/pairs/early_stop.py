@@ -1,15 +1,23 @@
-"""Early stop: outputs that can no longer change convert no more (*ours*; docs/pair-machine.md).
+"""Early stop: outputs that are certainly 0 convert no more (*ours*; docs/pair-machine.md).
 
 Input bits run from the highest to the lowest, over all packs and groups. After bit j the sums hold
 acc[n] = sum_k (x[k] >> j << j) W[k, n], and what is still to come lies between -low[n] and +high[n]. Post-processing,
 q(acc) = clamp(round_half_up_shift((acc + bias) M + r M_r, S), 0, 2**a - 1), never falls while acc rises, because M is
 at least 0. So an output is final as soon as
 
-    condition "final": q(acc - low) = q(acc + high)            condition "zero": q(acc + high) = 0
+    condition "limit"    acc + high <= limit[n] and r = 0, limit[n] the largest acc with q(acc) = 0 without residual
+    condition "zero"     q(acc + high) = 0, r included
+    condition "final"    q(acc - low) = q(acc + high)
 
 and q(acc) itself is then its value: nothing but the stop has to be stored. The value of this very window is certain, so
 whatever comes after it, maximum or sum pooling or another layer, sees what it would have seen. A last layer, whose
 results are sums, never stops.
+
+"limit" multiplies nothing and agrees with "zero" wherever r = 0; other outputs are not checked. Sums start at
+-(limit[n] + P+[n] + 1) in place of 0, a stored word that post-processing takes back with its bias. With stored bounds a
+check is then one addition and a look at a sign:
+
+    sum + (P+[n] << j) < 0
 
 Bounds of what is still to come (low from the negative magnitudes in the same way):
 
@@ -17,11 +25,13 @@ Bounds of what is still to come (low from the negative magnitudes in the same wa
     "segments"  high[n] = sum_{i < j} 2**i sum_r min(P+[r, n], ones[r, i] (2**p[r, n] - 1)),
                 P+[r, n] that sum in segment r, ones[r, i] the 1s of its slice i, p the width of the block
 
-"segments" costs a stored word per output and segment and as many additions; it is here to show what could be gained.
+"segments" costs a stored word per output and segment and as many additions; it, "zero" and "final" are here to show
+what could be gained.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,35 +39,89 @@ import numpy as np
 
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.post_processing import requantised
 from golden_model.crossbar.prepared import Prepared, streams
-from golden_model.rounding import round_half_up_shift
 
 Bounds = Literal["stored", "segments"]
-Condition = Literal["final", "zero"]
+Condition = Literal["limit", "zero", "final"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStop:
-    """How it is found out that an output is final."""
+    """How it is found out that an output is final.
+
+    after : input bits after which outputs are checked, falling; None for all but the last.
+    """
 
     bounds: Bounds = "stored"
-    condition: Condition = "zero"
+    condition: Condition = "limit"
+    after: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in (("bounds", ("stored", "segments")), ("condition", ("final", "zero"))):
+        for name, allowed in (("bounds", ("stored", "segments")), ("condition", ("limit", "zero", "final"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"EarlyStop.{name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}")
+        after = list(self.after or ())
+        if after != sorted(set(after), reverse=True) or min(after, default=1) < 1:
+            raise ValueError(f"EarlyStop.after must be falling bits of at least 1, got {self.after}")
+
+    def bits(self, layer: Layer) -> tuple[int, ...]:
+        """Input bits of a layer after which outputs are checked, falling; none of a last layer."""
+        if layer.last:
+            return ()
+        return tuple(j for j in reversed(range(1, layer.input_bits)) if self.after is None or j in self.after)
 
     def words(self, layer: Layer, hardware: HardwareConfig) -> int:
         """Stored bounds of one output, that a check reads: P+, for "final" P-, too."""
         return (2 if self.condition == "final" else 1) * (layer.segments(hardware) if self.bounds == "segments" else 1)
 
+    @property
+    def adders(self) -> int:
+        """Adders of a unit: with a limit for the sum, else for the multiplication by 2**j - 1, too."""
+        return 1 if self.condition == "limit" else 2
+
     def stored_bits(self, layer: Layer, hardware: HardwareConfig) -> int:
-        """Bits of the stored bounds of a layer, as wide as its largest needs; 0 of a last layer."""
-        if layer.last:
+        """Bits of the stored words of a layer, bounds and limits as wide as its largest need; 0 if it has no check."""
+        if not self.bits(layer):
             return 0
-        largest = int(_magnitudes(layer.weights, hardware, self.bounds).max())
-        return layer.outputs * self.words(layer, hardware) * bits_for(largest)
+        bound, start = self._widths(layer, hardware)
+        return layer.outputs * (self.words(layer, hardware) * bound + start)
+
+    def _widths(self, layer: Layer, hardware: HardwareConfig) -> tuple[int, int]:
+        """Bits of a bound, and of the word that a sum starts from, 0 if there is none."""
+        bound = bits_for(int(_magnitudes(layer.weights, hardware, self.bounds).max()))
+        if self.condition != "limit":
+            return bound, 0
+        words = starts(layer)
+        return bound, bits_for(int(np.maximum(words, ~words).max())) + 1
+
+    def events(self, layer: Layer, hardware: HardwareConfig, stops: Stops, residual_bits: int) -> dict[str, int]:
+        """Events of windows; residual_bits : of a residual, 0 if there is none. See docs/pair-machine.md.
+
+        A residual is read before the first check and held until sums drain: written once and read once, and again by
+        every check that requantises it.
+        """
+        checks, outputs = int(stops.checks.sum()), stops.sums.size
+        words = checks * self.words(layer, hardware)
+        bound, start = self._widths(layer, hardware)
+        requantised = {"limit": 0, "zero": 1, "final": 2}[self.condition] * checks
+        return {
+            "stop_checks": checks,
+            "bound_words_read": words,
+            "limit_words_read": outputs if self.condition == "limit" else 0,
+            "stop_additions": words * self.adders,
+            "stop_requantisations": requantised,
+            "stop_word_bits": words * bound + outputs * start + residual_bits * (2 * outputs + requantised),
+        }
+
+
+#: Early stop of all layers, or by name of the crossbar node; None, or a layer that is not named, has none.
+Stopping = EarlyStop | Mapping[str, EarlyStop] | None
+
+
+def stop_of(stopping: Stopping, node: str) -> EarlyStop | None:
+    """Early stop of a crossbar node, or None."""
+    return stopping.get(node) if isinstance(stopping, Mapping) else stopping
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +131,15 @@ class Stops:
     last_bit : int64 (P, N), lowest input bit for which an output is converted; 0 if it never stops.
     sums : int64 (P, N), acc when it stopped, or at the end.
     checks : int64 (P,), outputs that were checked, over all bits.
+    after : input bits after which they were checked, falling.
+    checked : bool (P, N), outputs that are checked at all.
     """
 
     last_bit: np.ndarray
     sums: np.ndarray
     checks: np.ndarray
+    after: tuple[int, ...]
+    checked: np.ndarray
 
 
 def _magnitudes(weights: np.ndarray, hardware: HardwareConfig, bounds: Bounds) -> np.ndarray:
@@ -82,14 +150,24 @@ def _magnitudes(weights: np.ndarray, hardware: HardwareConfig, bounds: Bounds) -
     return np.add.reduceat(both, np.arange(0, both.shape[1], hardware.ou_rows), axis=1)
 
 
-def requantised(
-    layer: Layer, sums: np.ndarray, residual: np.ndarray | None = None, residual_multiplier: int = 0
-) -> np.ndarray:
-    """q(acc) of windows before any pooling: int64 (P, N). residual : (P, N), in the order of the windows."""
-    total = (sums + layer.bias) * layer.multipliers
-    if residual is not None:
-        total = total + residual.astype(np.int64) * residual_multiplier
-    return np.clip(round_half_up_shift(total, layer.shift), 0, (1 << layer.output_bits) - 1)
+def limits(layer: Layer) -> np.ndarray:
+    """The largest sum whose result without residual is 0: int64 (N,), cut to the sums that there can be.
+
+    q(acc) = 0 if (acc + bias) M <= T, the largest number that rounds to at most 0 when it is shifted by S. A limit
+    above all sums becomes the largest of them, one below all of them one less than the smallest.
+    """
+    largest = (1 << layer.shift) - 1 - ((1 << layer.shift) >> 1)
+    most = (1 << layer.input_bits) - 1
+    top = most * np.maximum(layer.weights, 0).astype(np.int64).sum(axis=0)
+    bottom = -most * np.maximum(-layer.weights, 0).astype(np.int64).sum(axis=0) - 1
+    multipliers = np.asarray(layer.multipliers, dtype=np.int64)
+    found = largest // np.maximum(multipliers, 1) - layer.bias
+    return np.clip(np.where(multipliers > 0, found, top), bottom, top)
+
+
+def starts(layer: Layer) -> np.ndarray:
+    """What sums start at in place of 0 with condition "limit", -(limit + P+ + 1): int64 (N,)."""
+    return -(limits(layer) + np.maximum(layer.weights, 0).sum(axis=0, dtype=np.int64) + 1)
 
 
 def find_stops(
@@ -111,26 +189,31 @@ def find_stops(
     shape = (len(x), prepared.outputs)
     live, last_bit = np.ones(shape, dtype=bool), np.zeros(shape, dtype=np.int64)
     sums, checks = np.zeros(shape, dtype=np.int64), np.zeros(len(x), dtype=np.int64)
-    acc = np.zeros(shape, dtype=np.int64)
+    acc, limit = np.zeros(shape, dtype=np.int64), limits(layer)
+    checked = np.full(shape, not layer.last)
+    if stop.condition == "limit" and residual is not None:
+        checked &= residual == 0
+    after = stop.bits(layer)
     for j in reversed(range(prepared.bits)):
         slices = np.floor(x / (1 << j)) % 2
         acc = acc + ((slices @ weights).astype(np.int64) << j)
         sums[live] = acc[live]
-        if layer.last or not j:
+        if j not in after:
             continue
-        checks += live.sum(axis=1)
+        checks += (live & checked).sum(axis=1)
         if stop.bounds == "stored":
             high, low = magnitudes * ((1 << j) - 1)
         else:
             high, low = (_segment_bound(prepared, streamed, side, j) for side in magnitudes)
-        top = requantised(layer, acc + high, residual, residual_multiplier)
-        if stop.condition == "zero":
-            final = top == 0
+        if stop.condition == "limit":
+            final = checked & (acc + high <= limit)
         else:
-            final = requantised(layer, acc - low, residual, residual_multiplier) == top
+            top = requantised(layer, acc + high, residual, residual_multiplier)
+            bottom = 0 if stop.condition == "zero" else requantised(layer, acc - low, residual, residual_multiplier)
+            final = top == bottom
         last_bit[live & final] = j
         live &= ~final
-    return Stops(last_bit, sums, checks)
+    return Stops(last_bit, sums, checks, after, checked)
 
 
 def _segment_bound(prepared: Prepared, streamed: np.ndarray, magnitudes: np.ndarray, j: int) -> np.ndarray:

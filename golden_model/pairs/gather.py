@@ -24,9 +24,9 @@ Clocks, by `MODES`, of the conversions of one window:
 * "decoupled": each half has its own pace, and its lanes wait for each other only at the end of an input bit of a pack,
   with ideal queues: that takes as long as the lane with the most decisions, and at least max(1, sample_interval) clocks
   for every activation.
-* With early stop a half decides after every input bit but the last, if an output of its own was left: it waits until
-  its conversions have ended, and `CHECK` clocks more (a step of its own in lock step). A block column is checked as
-  soon as its last conversion has ended, so only the last check is seen. Halves decide alone: all groups of a block
+* With early stop a half decides after every input bit that has a check, if an output of its own was left: it waits
+  until its conversions have ended, and `CHECK` clocks more (a step of its own in lock step). A block column is checked
+  as soon as its last conversion has ended, so only the last check is seen. Halves decide alone: all groups of a block
   column must be in one half ("one" or "columns" of packs.py).
 * Halves wait for each other at the end of a window only.
 """
@@ -92,12 +92,12 @@ def walk(
     half: int,
     bit: int,
     *,
-    stopping: bool = False,
+    after: Sequence[int] = (),
 ) -> Iterator[Latched | Formed | Activated | Decided]:
     """What a half does for one input bit of one window, in order.
 
     x : (segments, ou_rows) unsigned, what is streamed. streamed : bool (segments,), whether this bit is.
-    last_bit : (N,), lowest bit for which an output is converted. stopping : whether outputs can stop.
+    last_bit : (N,), lowest bit for which an output is converted. after : bits after which outputs are checked.
     """
     left = False
     for index, pack in enumerate(packing.packs):
@@ -125,7 +125,7 @@ def walk(
                     live = last_bit[group.columns] <= bit
                     counts = ((cells & rows).sum(axis=1) for cells in (group.positive, group.negative))
                     yield Activated(group, k, live, *counts)
-    if stopping and bit and left:
+    if bit in after and left:
         yield Decided()
 
 
@@ -242,7 +242,7 @@ def _window(
     streamed: np.ndarray,
     last_bit: np.ndarray,
     searches: Sequence[Search],
-    stopping: bool,
+    after: Sequence[int],
     made: Spent,
     w: int,
     sums: np.ndarray,
@@ -254,7 +254,7 @@ def _window(
     for bit in reversed(range(packing.prepared.bits)):
         for half in range(packing.halves):
             latched, lines = False, 0
-            for what in walk(packing, x, streamed[:, bit], last_bit, half, bit, stopping=stopping):
+            for what in walk(packing, x, streamed[:, bit], last_bit, half, bit, after=after):
                 if isinstance(what, Latched | Decided) and latched:
                     for one in clocks:
                         one.leave(half)
@@ -318,8 +318,9 @@ def matmul(
     made = Spent.zeros(len(x), len(settings), packing.hardware.ou_rows)
     sums = np.zeros((len(settings), len(x), packing.prepared.outputs), dtype=np.int64)
     last_bit = np.zeros(sums.shape[1:], dtype=np.int64) if stops is None else stops.last_bit
+    after = () if stops is None else stops.after
     for w in range(len(x)):
-        _window(packing, x[w], mask[w], last_bit[w], settings, stops is not None, made, w, sums[:, w])
+        _window(packing, x[w], mask[w], last_bit[w], settings, after, made, w, sums[:, w])
     return sums, made
 
 
@@ -342,6 +343,7 @@ def spend(
 
     prepared = packing.prepared
     made = Spent.zeros(len(activations), len(settings), packing.hardware.ou_rows)
+    after = () if stops is None else stops.after
     step = max(1, _CHUNK_BYTES // ((packing.segments + 1) * (packing.hardware.ou_rows + 2 * prepared.bits + 8)))
     for begin in range(0, len(activations), step):
         part = slice(begin, begin + step)
@@ -349,6 +351,7 @@ def spend(
         one = Spent.zeros(len(x), len(settings), packing.hardware.ou_rows)
         positions = mask.astype(np.int64) @ (1 << np.arange(prepared.bits))
         last_bit = None if stops is None else stops.last_bit[part]
-        gather_compiled.spend(packing, x.reshape(len(x), -1), positions, last_bit, settings, SLOTS, CHECK, one)
+        rows = x.reshape(len(x), -1)
+        gather_compiled.spend(packing, rows, positions, last_bit, settings, after, SLOTS, CHECK, one)
         made.put(part, one)
     return made

@@ -137,7 +137,7 @@ def _activate(lanes, count, spent, turn, ends, slots, shortest, following):
 
 @_njit
 def _spend(
-    x, positions, last_bit, stopping, bits, ou_rows, ou_cols, halves, shortest,
+    x, positions, last_bit, checked, bits, ou_rows, ou_cols, halves, shortest,
     segments, first_segment, lines_of_pack, bits_of_mask, first_mask, mask_words, first_group, group_half,
     first_column, output, positive, negative, longest, tables, signed, slots, check,
     ou_activations, pairs_converted, stopped, prefix_counts, prefix_rows, latched_lines, mask_bits, operations,
@@ -259,7 +259,7 @@ def _spend(
                                 following[s, half, q] += 1
                     if not started:
                         steps[half] += 1
-                if stopping and i and decides:
+                if (checked >> i) & 1 and decides:
                     for s in range(settings):
                         paces[s, half, steps[half]] = check
                         own[s, half] += check
@@ -296,6 +296,7 @@ def spend(
     positions: np.ndarray,
     last_bit: np.ndarray | None,
     searches: Sequence[Search],
+    after: Sequence[int],
     slots: tuple[int, ...],
     check: int,
     made: Any,
@@ -303,7 +304,8 @@ def spend(
     """Fill `made` (gather.Spent, zeros) for what windows stream.
 
     x : uint8 (P, segments * ou_rows). positions : int64 (P, segments), bit i says whether input bit i is streamed.
-    last_bit : (P, N), or None without early stop. slots, check : gather.SLOTS, gather.CHECK.
+    last_bit : (P, N), or None without early stop. after : bits after which outputs are checked.
+    slots, check : gather.SLOTS, gather.CHECK.
     """
     hardware, prepared = packing.hardware, packing.prepared
     flat = flatten(packing)
@@ -312,7 +314,8 @@ def spend(
     signed = np.array([search.signed for search in searches], dtype=np.bool_)
     last = np.zeros((len(x), prepared.outputs), dtype=np.int64) if last_bit is None else last_bit
     _spend(
-        np.ascontiguousarray(x), np.ascontiguousarray(positions), np.ascontiguousarray(last), last_bit is not None,
+        np.ascontiguousarray(x), np.ascontiguousarray(positions), np.ascontiguousarray(last),
+        sum(1 << bit for bit in after),
         prepared.bits, hardware.ou_rows, hardware.ou_cols, packing.halves,
         max(1, hardware.sample_interval), flat.segments, flat.first_segment, flat.lines, flat.bits_of_mask,
         flat.first_mask, flat.mask_words, flat.first_group, flat.half, flat.first_column, flat.output, flat.positive,

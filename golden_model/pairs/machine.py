@@ -12,9 +12,11 @@ makes OUs of masks, its converters sample them:
   the mask before is formed, or a clock after that mask has come if no row of it is on. From the next clock on its OUs
   are formed, one a clock; an OU waits until the second last one before it was sampled for its last group, in an
   earlier clock.
-* Converters. An OU can be sampled in the clock after it was formed, for one group after the other. An activation lasts
-  max(1, sample_interval, most decisions of its lanes) clocks after its sample; in the last one the next OU, or the same
-  for the next group, may be sampled.
+* Converters. An OU can be sampled in the clock after it was formed, for one group after the other, max(1,
+  sample_interval) clocks after the sample before, and at the earliest in the clock in which the second last activation
+  is complete: each lane holds two samples. A lane converts them in order, a decision a clock: the first one in the
+  clock after the sample, or after its last decision about the sample before. An activation is complete in the clock of
+  its last decision in any lane, but at least a clock after the activation before.
 
 The window ends `CONVERT` clocks after both halves have nothing left to do.
 """
@@ -58,17 +60,26 @@ class _Half:
     """Where a half is, in clocks.
 
     walker : when it can go on. moved : when the last mask went on to step 2. free : earliest clock in which the next
-    one can. formed : the last OU. sampled : the last two OUs for their last groups. converter : earliest next sample.
-    converting : clocks of all activations.
+    one can. formed : the last OU. sampled : the last two OUs for their last groups. rested : earliest next sample by
+    `sample_interval`. lanes : last decisions of the lanes. complete : the last two activations. converting : clocks in
+    which an activation lasts.
     """
+
+    columns: int
+    shortest: int
 
     walker: int = 1
     moved: int = 0
     free: int = 0
     formed: int = 0
     sampled: list[int] = field(default_factory=lambda: [0, 0])
-    converter: int = 0
+    rested: int = 0
+    lanes: list[int] = field(default_factory=list)
+    complete: list[int] = field(default_factory=lambda: [0, 0])
     converting: int = 0
+
+    def __post_init__(self) -> None:
+        self.lanes = [0] * self.columns
 
     def pack(self) -> None:
         self.walker += 1
@@ -80,19 +91,27 @@ class _Half:
         self.formed = self.moved
         self.free = self.moved + 1
 
-    def ou(self, activations: Sequence[int]) -> None:
-        """activations : clocks of each, at least one."""
+    def ou(self, activations: Sequence[Sequence[int]]) -> None:
+        """activations : decisions of the lanes that convert in each; at least one."""
         self.formed = self.free = max(self.formed + 1, self.sampled[0] + 1)
         start = self.formed + 1
-        for clocks in activations:
-            start = max(start, self.converter)
-            self.converter = start + clocks
-            self.converting += clocks
+        for decisions in activations:
+            start = max(start, self.rested, self.complete[0])
+            self.rested = start + self.shortest
+            self._convert(start, decisions)
         self.sampled = [self.sampled[1], start]
+
+    def _convert(self, start: int, decisions: Sequence[int]) -> None:
+        before, complete = self.complete[1], self.complete[1] + 1
+        for lane, count in enumerate(decisions):
+            self.lanes[lane] = max(self.lanes[lane], start) + count
+            complete = max(complete, self.lanes[lane])
+        self.complete = [before, complete]
+        self.converting += complete - max(start, before)
 
     @property
     def over(self) -> int:
-        return max(self.walker, self.moved + 1, self.converter)
+        return max(self.walker, self.moved + 1, self.rested, self.complete[1])
 
 
 class Clocks(NamedTuple):
@@ -123,15 +142,14 @@ def window_clocks(packing: Packing, activations: np.ndarray, search: Search, *, 
 
 
 def _half_clocks(packing: Packing, x: np.ndarray, streamed: np.ndarray, search: Search, half: int) -> tuple[int, int]:
-    """Clock in which a half has nothing left to do, and clocks of all its activations."""
-    shortest = max(1, packing.hardware.sample_interval)
+    """Clock in which a half has nothing left to do, and clocks in which its activations last."""
     everything = np.zeros(packing.prepared.outputs, dtype=np.int64)
-    state = _Half()
+    state = _Half(packing.hardware.ou_cols, max(1, packing.hardware.sample_interval))
     for bit in reversed(range(packing.prepared.bits)):
         if not streamed[:, bit].any():
             continue
         latched: dict[int, list[int]] = {}
-        ous: dict[tuple[int, int], list[list[int]]] = {}
+        ous: dict[tuple[int, int], list[list[list[int]]]] = {}
         for what in walk(packing, x, streamed[:, bit], everything, half, bit):
             if isinstance(what, Latched):
                 pack, latched[what.pack] = what.pack, list(what.masks)
@@ -140,7 +158,7 @@ def _half_clocks(packing: Packing, x: np.ndarray, streamed: np.ndarray, search: 
                 ous.setdefault((pack, mask), []).append([])
             elif isinstance(what, Activated):
                 operations = search.pair(np.full(what.positive.shape, what.k), what.positive, what.negative)[1]
-                ous[pack, mask][-1].append(max(shortest, int(operations.max())))
+                ous[pack, mask][-1].append(operations[0].tolist())
         for index in range(len(packing.packs)):
             state.pack()
             for mask in latched.get(index, []):

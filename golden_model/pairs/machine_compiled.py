@@ -13,19 +13,21 @@ from golden_model.pairs.search import Search
 
 @_njit
 def _half_clocks(
-    x, positions, bits, ou_rows, shortest, segments, first_segment, first_mask, mask_words, first_group, group_half,
-    first_column, positive, negative, operations, over, converting,
+    x, positions, bits, ou_rows, columns, shortest, segments, first_segment, first_mask, mask_words, first_group,
+    group_half, first_column, positive, negative, operations, over, converting,
 ):  # fmt: skip
     packs, size = len(segments), mask_words.shape[1]
     words = np.zeros((packs, 8, size), dtype=np.uint64)
     left = np.zeros(size, dtype=np.uint64)
     taken_rows = np.zeros(size, dtype=np.uint64)
+    lanes = np.zeros(columns, dtype=np.int64)
     streamed = np.zeros(packs, dtype=np.int64)
     for w in range(len(x)):
         anywhere = latch(x[w], positions[w], first_segment, segments, ou_rows, words, streamed)
         for half in range(over.shape[1]):
-            walker, moved, free, formed, converter = 1, 0, 0, 0, 0
-            second_last, last = 0, 0
+            walker, moved, free, formed, rested = 1, 0, 0, 0, 0
+            sampled_before, sampled, complete_before, complete = 0, 0, 0, 0
+            lanes[:] = 0
             for i in range(bits - 1, -1, -1):
                 if not (anywhere >> i) & 1:
                     continue
@@ -50,24 +52,27 @@ def _half_clocks(
                             on = take_ones(left, ou_rows, taken_rows)
                             if not on:
                                 break
-                            formed = max(formed + 1, second_last + 1)
+                            formed = max(formed + 1, sampled_before + 1)
                             free = formed
                             start = formed + 1
                             for g in range(first_group[mask], first_group[mask + 1]):
                                 if group_half[g] != half:
                                     continue
-                                clocks = shortest
+                                start = max(start, rested, complete_before)
+                                rested = start + shortest
+                                end = complete + 1
                                 for c in range(first_column[g], first_column[g + 1]):
                                     found = np.int64(ou_rows)
                                     for k in range(size):
                                         found += np.int64(ones_of(taken_rows[k] & positive[c, k]))
                                         found -= np.int64(ones_of(taken_rows[k] & negative[c, k]))
-                                    clocks = max(clocks, operations[on, found])
-                                start = max(start, converter)
-                                converter = start + clocks
-                                converting[w, half] += clocks
-                            second_last, last = last, start
-            over[w, half] = max(walker, moved + 1, converter)
+                                    lane = c - first_column[g]
+                                    lanes[lane] = max(lanes[lane], start) + operations[on, found]
+                                    end = max(end, lanes[lane])
+                                converting[w, half] += end - max(start, complete)
+                                complete_before, complete = complete, end
+                            sampled_before, sampled = sampled, start
+            over[w, half] = max(walker, moved + 1, rested, complete)
 
 
 def half_clocks(
@@ -80,7 +85,8 @@ def half_clocks(
     hardware = packing.hardware
     flat: Flat = flatten(packing)
     _half_clocks(
-        np.ascontiguousarray(x), positions, packing.prepared.bits, hardware.ou_rows, max(1, hardware.sample_interval),
-        flat.segments, flat.first_segment, flat.first_mask, flat.mask_words, flat.first_group, flat.half,
-        flat.first_column, flat.positive, flat.negative, search.operations, over, converting,
+        np.ascontiguousarray(x), positions, packing.prepared.bits, hardware.ou_rows, hardware.ou_cols,
+        max(1, hardware.sample_interval), flat.segments, flat.first_segment, flat.first_mask, flat.mask_words,
+        flat.first_group, flat.half, flat.first_column, flat.positive, flat.negative, search.operations,
+        over, converting,
     )  # fmt: skip

@@ -223,15 +223,7 @@ def pack(prepared: Prepared, split: Split = "columns", *, even: bool = False, by
     return Packing(prepared, packs, split, by, pair_segments, rows)
 
 
-def place_layer(
-    widths: np.ndarray,
-    hardware: HardwareConfig,
-    *,
-    crossbar_base: int = 0,
-    width_base: int = 0,
-    channel_base: int = 0,
-    pad_base: int = 0,
-) -> mapping.LayerPlacement:
+def place_layer(widths: np.ndarray, hardware: HardwareConfig, *, crossbar_base: int = 0) -> mapping.LayerPlacement:
     """Where the cells of `pack_layer(layer, hardware)` lie, from block widths (segments, block_cols) alone.
 
     As `mapping.place_layer`, on the pair machine: pair and OU column are those of the group, the OU row is the segment
@@ -255,9 +247,6 @@ def place_layer(
     return mapping.LayerPlacement(
         crossbar_base=crossbar_base,
         pairs=len(pair_segments),
-        width_base=width_base,
-        channel_base=channel_base,
-        pad_base=pad_base,
         segment=segment,
         block_col=block_col,
         plane=plane,

@@ -192,7 +192,6 @@ def _grid(name: str, hardware: HardwareConfig, bits: int, registers: AdcRegister
 
 
 # ---- what the pair machine has ------------------------------------------------------------------
-@lru_cache(maxsize=256)
 def search_of(registers: AdcRegisters, hardware: HardwareConfig) -> Search:
     """What registers of the pair machine give, in units of Delta_R1 (system.md §4.2), and what they take.
 
@@ -201,7 +200,12 @@ def search_of(registers: AdcRegisters, hardware: HardwareConfig) -> Search:
     """
     if not hardware.pairs:
         raise ValueError("search_of: only the pair machine searches differences")
-    registers.check_on(hardware)
+    registers.check_on(hardware)  # before the cache, where n_r2 = 5.0 would be found as 5
+    return _search_of(registers, hardware)
+
+
+@lru_cache(maxsize=256)
+def _search_of(registers: AdcRegisters, hardware: HardwareConfig) -> Search:
     if registers.mode in ("outward", "bounded"):
         return (outward if registers.mode == "outward" else bounded)(hardware)
     return _grid(registers.mode, hardware, hardware.converter_bits, registers)

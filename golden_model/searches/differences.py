@@ -1,7 +1,7 @@
 """Which search of signed differences is the cheapest for the counts of a layer (golden_model/pairs; *ours*).
 
 counts is always int64 (ou_rows + 1, ou_rows + 1, ou_rows + 1), column pairs by [k, c+, c-], as
-`golden_model.pairs.measure` gives them for every stage; choose on images that nothing is measured on.
+`golden_model.engines.pair_switches` gives them for every stage; choose on images that nothing is measured on.
 """
 
 from __future__ import annotations

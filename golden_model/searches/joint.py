@@ -16,8 +16,8 @@ from golden_model.crossbar.lanes import make_cells, slice_words
 from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.prepared import Prepared, prepare_layer, streams
 from golden_model.crossbar.windows import windows
+from golden_model.engines.pair_switches import Switches, measure
 from golden_model.graph.network import Graph
-from golden_model.pairs.measure import Switches, measure
 from golden_model.pairs.packs import By
 from golden_model.pairs.search import bit_lines, uniform
 from golden_model.searches.counting import Classed, add_counts

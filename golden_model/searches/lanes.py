@@ -1,7 +1,4 @@
-"""Operations and clocks of layers and networks, in lock step and with decoupled lanes (golden_model/crossbar/lanes.py).
-
-cycles = decoupled_cycles(layer, hardware, activations)  # int64 (B,), as events.cycles in lock step
-"""
+"""Operations and clocks of networks, in lock step and with decoupled lanes (golden_model/crossbar/lanes.py)."""
 
 from __future__ import annotations
 
@@ -11,24 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from golden_model import timing
-from golden_model.config import HardwareConfig
 from golden_model.crossbar.lanes import spend
 from golden_model.crossbar.layer import Layer
-from golden_model.crossbar.prepared import Prepared, prepare_layer
+from golden_model.crossbar.prepared import prepare_layer
 from golden_model.crossbar.windows import windows
 from golden_model.graph.network import Graph
 from golden_model.searches.observe import sum_over_layers
 from golden_model.trq import AdcRegisters
-
-
-def decoupled_cycles(
-    layer: Layer, hardware: HardwareConfig, activations: np.ndarray, prepared: Prepared | None = None
-) -> np.ndarray:
-    """Clocks of a layer with decoupled lanes, with c_layer: int64 (B,) for its input, uint8 (B, C, H, W)."""
-    made = prepare_layer(layer, hardware) if prepared is None else prepared
-    rows = windows(layer, activations).reshape(-1, layer.k)
-    clocks = timing.window_cycles(hardware, layer.k, layer.outputs, spend(made, rows).decoupled)
-    return clocks.reshape(len(activations), -1).sum(axis=1) + timing.c_layer(hardware)
 
 
 @dataclass(frozen=True, eq=False)

@@ -81,7 +81,8 @@ class Emitter:
         low, high = min(0.0, op.low), max(0.0, op.high)
         if max(high, -low) < _NOTHING * (usual := self._usual(op)):  # 0 on all calibration images
             low, high = 0.0, usual
-        return Encoding(low=low, high=high if high > 0 else max(1e-6, -low / 255), bits=op.bits or self.activation_bits)
+        high = high if high > 0 else max(1e-6, -low / 255)
+        return Encoding(low=low, high=high, bits=op.bits or self.activation_bits, ones=op.ones)
 
     def _usual(self, op: Op) -> float:
         """A magnitude that an op's output could have, for one that was never seen to be other than 0."""

@@ -36,7 +36,8 @@ class Op:
     relu : clamped at 0 after it. cap : its upper clamp (ReLU6), None for none.
     integers, scale : a trained integer weight, shaped as `weight`, and its real step per output (N,), negative where
     a batch norm turns the sign; None and empty for a weight that is still to be quantised.
-    bits : of a trained activation, whose range is exactly 0..cap; None otherwise.
+    bits : of a trained activation, whose range is exactly 0..cap; None otherwise. ones : most ones of one of its
+        integers (golden_model/few_ones.py), 0 for any.
     border_value : (C,) what a trained layer takes for a border, None for zeros.
     value_of : the torch.fx node that gives the same values; None where there is none.
     """
@@ -63,6 +64,7 @@ class Op:
     integers: Tensor | None = None
     scale: Tensor = field(default_factory=lambda: torch.zeros(0))
     bits: int | None = None
+    ones: int = 0
     border_value: Tensor | None = None
     value_of: fx.Node | None = None
 
@@ -96,7 +98,7 @@ class Op:
 
     def clamp(self, relu: Op) -> None:
         """Take over what a ReLU does."""
-        self.relu, self.cap, self.bits, self.low = True, relu.cap, relu.bits, 0.0
+        self.relu, self.cap, self.bits, self.ones, self.low = True, relu.cap, relu.bits, relu.ones, 0.0
         self.high = max(0.0, self.high)
         if relu.cap is not None:
             self.high = relu.cap if relu.bits is not None else min(self.high, relu.cap)
@@ -314,8 +316,8 @@ class Translator:
         op.scale = m.source.step().detach().double().repeat(len(op.weight))
         return ref
 
-    def quantised_activation(self, x: Ref, clip: Tensor, bits: int) -> Ref:
-        return self._add("relu", x, cap=float(clip), bits=bits)
+    def quantised_activation(self, x: Ref, clip: Tensor, bits: int, ones: int) -> Ref:
+        return self._add("relu", x, cap=float(clip), bits=bits, ones=ones)
 
     def relu6(self, x: Ref, inplace: bool = False) -> Ref:
         return self._add("relu", x, cap=6.0)
@@ -517,7 +519,7 @@ _MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.Softmax: ("softmax", ()),
     nn.LogSoftmax: ("softmax", ()),
     QuantMatrix: ("quantised_matrix", ()),  # asks the module itself
-    QuantActivation: ("quantised_activation", ("clip", "bits")),
+    QuantActivation: ("quantised_activation", ("clip", "bits", "ones")),
 }
 #: Method of `Translator` -> the functions, and the names of tensor methods, that it translates.
 _CALLS: dict[str, tuple[Any, ...]] = {

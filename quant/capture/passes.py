@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
+from golden_model.few_ones import nearest_level
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.operators import TRANSPARENT, Op, from_image
 from quant.capture.trace import Seen, differs
@@ -103,7 +105,8 @@ class Simplifier:
             chosen = max(candidates, key=lambda b: b.weight[0].numel())
             other = op.inputs[1] if op.inputs[0] == chosen.name else op.inputs[0]
             chosen.inputs = [chosen.inputs[0], other]
-            chosen.relu, chosen.cap, chosen.low, chosen.high, chosen.bits = op.relu, op.cap, op.low, op.high, op.bits
+            chosen.relu, chosen.cap, chosen.low, chosen.high = op.relu, op.cap, op.low, op.high
+            chosen.bits, chosen.ones = op.bits, op.ones
             self._replace(op.name, chosen.name)
 
     def _fold_pooling(self) -> None:
@@ -185,9 +188,17 @@ def compare_with_network(ops: dict[str, Op], module: fx.GraphModule, seen: dict[
         else:
             made = op.compute([values[i] for i in op.inputs])
             if given is not None:
-                step = 0.0 if op.bits is None or op.cap is None else op.cap / (2**op.bits - 1)
-                differs(op.name, given, made, slack=step / 2, why=_hook(op.name, module))
+                differs(op.name, given, made, slack=_rounding(op), why=_hook(op.name, module))
         values[op.name] = made if given is None else given.reshape(len(given), *op.shape)
+
+
+def _rounding(op: Op) -> float:
+    """The most that rounding changes a trained activation, which `Op.compute` leaves out."""
+    if op.bits is None or op.cap is None:
+        return 0.0
+    integers = np.arange(1 << op.bits)
+    off = int(np.abs(nearest_level(integers, op.bits, op.ones) - integers).max())
+    return (off + 0.5) * op.cap / integers[-1]
 
 
 def _hook(name: str, module: fx.GraphModule) -> str:

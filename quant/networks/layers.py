@@ -223,16 +223,17 @@ class QuantMatrix(nn.Module):
 
 
 class QuantActivation(nn.Module):
-    """ReLU and an unsigned activation of `bits` bits: clamp to 0..clip, 2**bits - 1 equal steps.
+    """ReLU and an unsigned activation of `bits` bits: clamp to 0..clip, 2**bits - 1 equal steps, of which those stay
+    whose number has at most `ones` ones (golden_model/few_ones.py; 0 for any).
 
     clip : largest real value; fixed above 3 bits (as ReLU6), learned up to 3 bits (PACT; system.md §8), or learned
     with the gradient of LSQ at any width (`learned`, *ours*).
     cap : upper end of a ReLU6, None for none. watching : list that receives inputs instead of quantising them.
     """
 
-    def __init__(self, bits: int, cap: float | None = None) -> None:
+    def __init__(self, bits: int, cap: float | None = None, ones: int = 0) -> None:
         super().__init__()
-        self.cap, self.learned = cap, False
+        self.cap, self.ones, self.learned = cap, ones, False
         self.watching: list[Tensor] | None = None
         self.clip = nn.Parameter(torch.tensor(1.0), requires_grad=False)
         self.set_bits(bits)
@@ -246,7 +247,7 @@ class QuantActivation(nn.Module):
             y = F.relu(x) if self.cap is None else F.hardtanh(x, 0.0, self.cap)
             self.watching.append(_sample(y.detach().float()))
             return y
-        return fake_quantise_activation(x, self.clip, 2**self.bits - 1, self.learned)
+        return fake_quantise_activation(x, self.clip, 2**self.bits - 1, self.learned, self.ones)
 
 
 def _sample(values: Tensor) -> Tensor:

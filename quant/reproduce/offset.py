@@ -175,7 +175,8 @@ def compare(study: Study, bounds: Sequence[int], allowed: float) -> dict[str, An
             measured(f"{kind} {n}", made)
     check = OffsetCheck.of(graph, parts.check_images, parts.check_labels)
     study.log("how much of each layer's error arrives in the logits")
-    weights = adc_search.sensitivities(check, scores(("general", "uniform")), min(32, study.check_images))
+    whole = scores(("general", "uniform"))
+    weights = check.sensitivities(adc_search.most_accurate(whole), whole, min(32, study.check_images))
     for kind, families in FAMILIES.items():
         found = adc_search.cheapest(
             scores(families), lambda s: check.measure(s)["logit_error"] <= allowed, sensitivity=weights

@@ -247,9 +247,10 @@ class _Group:
         if self.first != (self.key["machine"], self.key["group"]):
             return _Group(study, *self.first, self.first, False).sensitivity()
         images = min(study.options.sensitivity_images, len(study.parts.check_images))
+        lossless, told = redy_search.lossless(self.scores), study.told("sensitivity of layers")
         return study.kept(
             f"sensitivity-{self.file}",
-            lambda: redy_search.sensitivities(self.check, self.scores, images, study.told("sensitivity of layers")),
+            lambda: self.check.sensitivities(lossless, self.scores, images, told),
             **self.key,
         )
 

@@ -169,14 +169,15 @@ class Machine:
         return self.kept("scoring", timed)
 
     def sensitivity(self) -> dict[str, float]:
-        """Of every layer, see `adc_search.sensitivities`."""
+        """Of every layer, see `Check.sensitivities`."""
         images = min(128, self.study.check_images)
 
         def made() -> dict[str, float]:
             hardware = self.graph.hardware
             families: Sequence[adc_search.Family] = ("general", "uniform")
             whole = adc_search.score_layers(self.counts, hardware, hardware.adc_bits, families=families)
-            return adc_search.sensitivities(self.check, whole, images, self.study.told("sensitivity of layers"))
+            told = self.study.told("sensitivity of layers")
+            return self.check.sensitivities(adc_search.most_accurate(whole), whole, images, told)
 
         return self.kept("sensitivity", made, images=images)
 

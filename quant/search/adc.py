@@ -20,15 +20,14 @@ from typing import Any, Literal
 import numpy as np
 
 from golden_model.config import HardwareConfig
-from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.searches.histograms import LayerCounts
 from golden_model.trq import AdcRegisters, convert, convert_counts, lossless, min_count
 from quant.search import check
-from quant.search.price import PRICES, Found, highest
+from quant.search.price import Found, highest
 
-Family = Literal["ideal", "normal", "general", "free", "uniform"]
+Family = Literal["ideal", "normal", "general", "free", "uniform", "outward"]
 #: system.md §7, and "free" (*ours*): bias 0, n_r1, n_r2, m and lambda searched.
 TWIN: tuple[Family, ...] = ("ideal", "normal", "general", "free")
 FAMILIES: tuple[Family, ...] = (*TWIN, "uniform")
@@ -131,7 +130,7 @@ class Scores:
     """Scores of all candidates of one layer; arrays (candidates,).
 
     shape : which of `shapes`. scale : lambda. operations : mean per conversion. error : mean squared error of a
-    conversion, counts**2 (weighted by 4**(i + b) if asked for). output_error : squared error of the sums over their
+    conversion, counts**2. output_error : squared error of the sums over their
     mean square. conversions : of the layer, over the calibration images.
     """
 
@@ -142,7 +141,6 @@ class Scores:
     operations: np.ndarray
     error: np.ndarray
     output_error: np.ndarray
-    signal: float
     conversions: int
 
     def setting(self, candidate: int) -> AdcSetting:
@@ -155,7 +153,18 @@ class Scores:
 
     def best(self, weight: float, price: float) -> Chosen:
         """The candidate with the least weight * output_error + price * operations."""
-        return _take(self, int(np.argmin(weight * self.output_error + price * self.operations)))
+        return self.take(int(np.argmin(weight * self.output_error + price * self.operations)))
+
+    def take(self, candidate: int) -> Chosen:
+        """One candidate, with what it was scored."""
+        return Chosen(
+            self.family(candidate),
+            self.setting(candidate),
+            float(self.operations[candidate]),
+            float(self.error[candidate]),
+            float(self.output_error[candidate]),
+            self.conversions,
+        )
 
 
 def score_layer(
@@ -165,15 +174,13 @@ def score_layer(
     *,
     families: Sequence[Family] = FAMILIES,
     grid: Grid = "continuous",
-    weighted: bool = False,
     skip_zero_slices: bool = False,
 ) -> Scores:
     """Scores of every candidate with n_r1, n_r2 <= limit, without simulating anything.
 
     skip_zero_slices : operations are those of a machine that skips input slices of zeros.
     """
-    used = counts.used(skip_zero_slices)
-    histogram = used.sum(axis=(0, 1))
+    histogram = counts.used(skip_zero_slices).sum(axis=(0, 1))
     largest = int(np.flatnonzero(histogram)[-1]) if histogram.any() else 0
     size = largest + 1
     made = shapes(hardware.adc_bits, limit, tuple(families), largest)
@@ -190,13 +197,6 @@ def score_layer(
     unit = (scale * 2.0 ** s1[shape])[:, None]
     difference = made.value[shape[:, None], level] * unit - np.arange(size)
     operations = made.operations[shape[:, None], level].astype(np.float64) @ histogram[:size]
-    squares = difference**2
-    if weighted:
-        i, b = np.indices(used.shape[:2])
-        weights = np.tensordot(4.0 ** (i + b), used, axes=2)[:size]
-    else:
-        weights = histogram[:size].astype(np.float64)
-    ideal = np.arange(size, dtype=np.float64)
     gram = counts.gram[:size, :size]
     produced = np.einsum("xc,xc->x", difference @ gram, difference)
     output = max(counts.power, 1e-300)
@@ -207,9 +207,8 @@ def score_layer(
         shape=shape,
         scale=scale,
         operations=operations / total,
-        error=squares @ weights / max(float(weights.sum()), 1e-300),
+        error=difference**2 @ histogram[:size].astype(np.float64) / total,
         output_error=np.maximum(produced, 0.0) / output,
-        signal=float(ideal**2 @ weights) / max(float(weights.sum()), 1e-300),
         conversions=total,
     )
 
@@ -265,17 +264,6 @@ _REGISTERS = ("mode", "n_r2", "n_r1", "m", "bias")
 _NUMBERS = ("operations", "error", "output_error", "conversions")
 
 
-def _take(scores: Scores, candidate: int) -> Chosen:
-    return Chosen(
-        scores.family(candidate),
-        scores.setting(candidate),
-        float(scores.operations[candidate]),
-        float(scores.error[candidate]),
-        float(scores.output_error[candidate]),
-        scores.conversions,
-    )
-
-
 def most_accurate(scores: Mapping[str, Scores], *, n_r2: int | None = None) -> dict[str, Chosen]:
     """Per layer the least error of the sums, then the fewest operations. n_r2 : only candidates with this n_r2."""
     made = {}
@@ -284,7 +272,7 @@ def most_accurate(scores: Mapping[str, Scores], *, n_r2: int | None = None) -> d
         if n_r2 is not None:
             allowed = np.array([r.n_r2 == n_r2 for r in one.shapes.registers])[one.shape]
         error = np.where(allowed, one.output_error, np.inf)
-        made[name] = _take(one, int(np.lexsort((one.operations, error))[0]))
+        made[name] = one.take(int(np.lexsort((one.operations, error))[0]))
     return made
 
 
@@ -310,7 +298,7 @@ def cheapest_lossless(scores: Mapping[str, Scores]) -> dict[str, Chosen]:
                 f"no lossless setting exists: {one.hardware.ou_rows} rows need adc_bits = {one.hardware.ideal_bits},"
                 f" got {one.hardware.adc_bits}"
             )
-        made[name] = _take(one, found)
+        made[name] = one.take(found)
     return made
 
 
@@ -331,22 +319,6 @@ def choose(
     return made
 
 
-def choose_within(scores: Mapping[str, Scores], bound: float) -> dict[str, Chosen]:
-    """The paper's rule: per layer the fewest operations, then the least error, under a bound on the error.
-
-    bound : mean squared error over the mean squared count. A layer without such a candidate takes its least error.
-    """
-    made = {}
-    for name, one in scores.items():
-        legal = one.error <= bound * one.signal
-        if legal.any():
-            order = np.lexsort((one.error, one.operations, ~legal))
-        else:
-            order = np.lexsort((one.operations, one.error))
-        made[name] = _take(one, int(order[0]))
-    return made
-
-
 def mean_operations(settings: Mapping[str, Chosen]) -> float:
     """A/D operations per conversion, mean over all conversions of the network (calibration images)."""
     conversions = sum(s.conversions for s in settings.values())
@@ -362,20 +334,16 @@ def apply(graph: Graph, settings: Mapping[str, Chosen]) -> Graph:
     )
 
 
-def error_for(
-    scores: Mapping[str, Scores], budgets: Sequence[float], sensitivity: Mapping[str, float] | None = None
-) -> list[float | None]:
+def error_for(scores: Mapping[str, Scores], budgets: Sequence[float]) -> list[float | None]:
     """Least error of the sums for a budget of mean operations per conversion; None where nothing is that cheap.
 
-    The error is the layers' mean, weighted by `sensitivity`. Settings are those of `choose` at 200 prices, so a budget
-    may not be spent to the last operation.
+    The error is the layers' mean. Settings are those of `choose` at 200 prices, so a budget may not be spent to the
+    last operation.
     """
-    weights = {name: 1.0 if sensitivity is None else sensitivity[name] for name in scores}
     points = []
     for price in np.geomspace(1e-8, 1e3, 200):
-        made = choose(scores, float(price), sensitivity)
-        error = sum(weights[n] * c.output_error for n, c in made.items()) / sum(weights.values())
-        points.append((mean_operations(made), error))
+        made = choose(scores, float(price))
+        points.append((mean_operations(made), sum(c.output_error for c in made.values()) / len(made)))
     return [min((error for spent, error in points if spent <= budget), default=None) for budget in budgets]
 
 
@@ -398,22 +366,14 @@ class Check(check.Check):
         return apply(self.graph, settings)
 
 
-def sensitivities(
-    end_to_end: Check, scores: Mapping[str, Scores], images: int, progress: Progress | None = None
-) -> dict[str, float]:
-    """`check.sensitivities` of converters. scores : with a lossless candidate for every layer."""
-    return check.sensitivities(end_to_end, most_accurate(scores), scores, _take, images, progress)
-
-
 def cheapest(
     scores: Mapping[str, Scores],
     holds: Callable[[dict[str, Chosen]], bool],
     *,
     sensitivity: Mapping[str, float] | None = None,
-    prices: Sequence[float] = PRICES,
 ) -> Found[dict[str, Chosen]]:
     """Settings with the highest price at which `holds`, an end-to-end check of settings."""
-    return highest(lambda price: choose(scores, price, sensitivity), holds, prices)
+    return highest(lambda price: choose(scores, price, sensitivity), holds)
 
 
 def descend(

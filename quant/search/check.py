@@ -8,7 +8,7 @@ accuracy alone would let nearly everything pass.)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -72,25 +72,19 @@ class Check(ABC):
         logits = self.run(changed, self.images[:images])
         return compare_logits(changed, logits, self.graph, self.exact[:images], self.labels[:images])
 
+    def sensitivities(
+        self, lossless: Mapping[str, Any], scores: Mapping[str, Any], images: int, progress: Progress | None = None
+    ) -> dict[str, float]:
+        """How much of a layer's relative error arrives in the logits (*ours*): each layer disturbed alone, once.
 
-def sensitivities(
-    check: Check,
-    lossless: Mapping[str, Any],
-    scores: Mapping[str, Any],
-    take: Callable[[Any, int], Any],
-    images: int,
-    progress: Progress | None = None,
-) -> dict[str, float]:
-    """How much of a layer's relative error arrives in the logits (*ours*): each layer disturbed alone, once.
-
-    lossless : settings of all layers. scores : with output_error, (candidates,). take : the settings of a candidate.
-    images : how many of the check's are run.
-    """
-    found: dict[str, float] = {}
-    for index, (name, one) in enumerate(scores.items()):
-        near = int(np.argmin(np.abs(np.log10(np.maximum(one.output_error, 1e-12)) + 2)))  # an error near 1 %
-        made = check.measure({**lossless, name: take(one, near)}, images)
-        found[name] = max(made["logit_error"], 1e-9) / max(float(one.output_error[near]), 1e-9)
-        if progress is not None:
-            progress(index + 1, len(scores))
-    return found
+        lossless : settings of all layers. scores : of every layer, with output_error, (candidates,), and
+        take(candidate). images : how many of the check's are run.
+        """
+        found: dict[str, float] = {}
+        for index, (name, one) in enumerate(scores.items()):
+            near = int(np.argmin(np.abs(np.log10(np.maximum(one.output_error, 1e-12)) + 2)))  # an error near 1 %
+            made = self.measure({**lossless, name: one.take(near)}, images)
+            found[name] = max(made["logit_error"], 1e-9) / max(float(one.output_error[near]), 1e-9)
+            if progress is not None:
+                progress(index + 1, len(scores))
+        return found

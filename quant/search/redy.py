@@ -37,7 +37,7 @@ from golden_model.graph.nodes import Crossbar
 from golden_model.graph.settings import lossless_registers, with_settings
 from quant.reference import exact_logits
 from quant.search import check
-from quant.search.price import PRICES, highest
+from quant.search.price import highest
 
 #: tau_sq is unsigned Q4.12, so that tau <= 4: a step of at most 4 standard deviations.
 TAU_ONE, TAU_SQ_TOP = 1 << 12, 65535
@@ -115,8 +115,10 @@ def group_rows(hardware: HardwareConfig) -> int:
 def arithmetic_twin(hardware: HardwareConfig) -> HardwareConfig:
     """A machine of few rows with the same dynamic-precision groups, so the same logits with lossless converters.
 
-    The golden model is much faster on it. The machine itself if it has few rows, or if no such machine exists.
+    The golden model is much faster on it. The machine itself if it has few rows, or if no such machine exists; never a
+    pair machine.
     """
+    hardware = replace(hardware, machine="planes")
     rows = group_rows(hardware)
     divisors = [r for r in range(4, PATTERN_ROWS + 1) if rows % r == 0]
     if hardware.ou_rows <= PATTERN_ROWS or not divisors:
@@ -133,10 +135,8 @@ def slice_energy(layer: Layer, hardware: HardwareConfig, table: ComponentTable) 
     """
     uniform = layer.registers.mode == "uniform"
     decisions = layer.registers.n_r2 if uniform else hardware.ideal_bits
-    columns = np.full(layer.block_cols(hardware), hardware.ou_cols)
-    columns[-1] = layer.outputs - (len(columns) - 1) * hardware.ou_cols
     planes = layer.block_widths.sum(axis=1)
-    conversions = 2 * (layer.block_widths @ columns)
+    conversions = 2 * (layer.block_widths @ layer.block_columns(hardware))
 
     def spent(**events: float) -> float:
         work = Work(layer.name, events)
@@ -195,6 +195,17 @@ class Scores:
     output_error: np.ndarray
     corrected_error: np.ndarray
     shift: np.ndarray
+
+    def take(self, candidate: int) -> Chosen:
+        """One candidate, with what it was scored."""
+        return Chosen(
+            setting=self.settings[candidate],
+            streamed=float(self.streamed[candidate]),
+            energy=float(self.energy[candidate]),
+            static=self.static,
+            output_error=float(self.output_error[candidate]),
+            shift=tuple(map(float, self.shift[candidate])),
+        )
 
 
 def _group_limits(rows: np.ndarray, hardware: HardwareConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -352,20 +363,9 @@ class Chosen:
 Settings = dict[str, Chosen]
 
 
-def _take(scores: Scores, candidate: int) -> Chosen:
-    return Chosen(
-        setting=scores.settings[candidate],
-        streamed=float(scores.streamed[candidate]),
-        energy=float(scores.energy[candidate]),
-        static=scores.static,
-        output_error=float(scores.output_error[candidate]),
-        shift=tuple(map(float, scores.shift[candidate])),
-    )
-
-
 def lossless(scores: Mapping[str, Scores]) -> Settings:
     """Every layer skips empty high bits and drops nothing."""
-    return {name: _take(one, 0) for name, one in scores.items()}
+    return {name: one.take(0) for name, one in scores.items()}
 
 
 def choose(scores: Mapping[str, Scores], price: float, sensitivity: Mapping[str, float] | None = None) -> Settings:
@@ -378,7 +378,7 @@ def choose(scores: Mapping[str, Scores], price: float, sensitivity: Mapping[str,
     made = {}
     for name, one in scores.items():
         weight = 1.0 if sensitivity is None else sensitivity[name]
-        made[name] = _take(one, int(np.argmin(weight * one.output_error + price * one.energy / static)))
+        made[name] = one.take(int(np.argmin(weight * one.output_error + price * one.energy / static)))
     return made
 
 
@@ -435,21 +435,12 @@ class Check(check.Check):
         return apply(self.graph, settings, correct=self.correct)
 
 
-def sensitivities(
-    end_to_end: Check, scores: Mapping[str, Scores], images: int, progress: Progress | None = None
-) -> dict[str, float]:
-    """`check.sensitivities` of dropping low bits."""
-    return check.sensitivities(end_to_end, lossless(scores), scores, _take, images, progress)
-
-
 def search(
     measure: Callable[[Settings], Mapping[str, float]],
     scores: Mapping[str, Scores],
     sensitivity: Mapping[str, float],
     budget: float,
     tolerance: float,
-    *,
-    prices: Sequence[float] = PRICES,
 ) -> tuple[Settings, float | None, Mapping[str, float] | None]:
     """(settings, price, its measurement) of the highest price that passes the check, by bisection.
 
@@ -463,5 +454,5 @@ def search(
         right = made["accuracy"] >= made["exact_accuracy"] - tolerance
         return made if made["logit_error"] <= budget and right else None
 
-    found = highest(lambda price: choose(scores, price, sensitivity), passes, prices)
+    found = highest(lambda price: choose(scores, price, sensitivity), passes)
     return lossless(scores) if found.settings is None else found.settings, found.price, found.checked

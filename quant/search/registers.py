@@ -182,9 +182,10 @@ def choose(
         )  # fmt: skip
         scores = with_unit(here, scores, table)
         check = Check.of(here, seen_x, seen_y, threads)
-        sensitivity = redy_search.sensitivities(
-            check, scores, min(48, count), lambda done, all_, w=words: tell(f"{w}: sensitivity of layers", done, all_)
-        )
+        sensitivity = check.sensitivities(
+            redy_search.lossless(scores), scores, min(48, count),
+            lambda done, all_, w=words: tell(f"{w}: sensitivity of layers", done, all_),
+        )  # fmt: skip
         tell(f"{words}: checks", 0, 0)
         settings, price, made = redy_search.search(check.measure, scores, sensitivity, budget, tolerance)
         layers = {name: one.setting for name, one in settings.items() if one.setting != LOSSLESS}

@@ -19,6 +19,7 @@ from quant.capture.capture import from_torch
 from quant.data.sets import ImageSet
 from quant.networks.pixels import Normalisation, PixelNetwork
 from quant.reference import accuracy, exact_logits
+from quant.training.pair_ous import mean_ones
 from quant.training.penalties import width_statistics
 from quant.training.phases import (
     Augmentation,
@@ -32,7 +33,8 @@ from quant.training.phases import (
     finetune_phase,
     float_phase,
 )
-from quant.training.prepare import QuantisedNetwork, prepare
+from quant.training.prepare import QuantisedNetwork, calibrate_clips, prepare
+from quant.training.restart import take_over
 
 #: Called during an epoch with the number of images of the last step.
 Tick = Callable[[int], None]
@@ -138,11 +140,13 @@ def run_epoch(
     return {"loss": total / steps, **phase.record(), **({} if phase.objective is None else phase.objective.record())}
 
 
-SCHEMA, VERSION = "ohmloom-training", 2
+SCHEMA, VERSION = "ohmloom-training", 3
 PHASES = ("float", "quantise", "finetune")
 #: Images held out from training that set the clips, and that lowered activation widths are checked on.
 CALIBRATION_IMAGES = 256
 LOWERING_IMAGES = 1000
+#: Training images whose ones are counted for the OUs of the pair machine.
+ONES_IMAGES = 16
 #: Magnitude bits of the 8-bit symmetric setting after training (sign + 7).
 EIGHT_BIT_PLANES = 7
 
@@ -176,10 +180,11 @@ class Training:
         name: str,
         block: str = "ou",
         device: str = "cpu",
-        start: Mapping[str, Any] | None = None,
+        start: Mapping[str, Any] | Graph | None = None,
     ) -> None:
-        """block : as for `Block.named`. start : checkpoint of a finished training to go on from: its weights, widths
-        (which can only fall) and activations, if those have the same width now."""
+        """block : as for `Block.named`. start : checkpoint of a finished training to go on from, or its integer
+        network: its weights, widths (which can only fall) and activations, if those have the same widths and ones now.
+        """
         check_settings(settings, hardware)
         self.settings, self.hardware, self.block = settings, hardware, block
         self.dataset, self.name, self.device = dataset, name, torch.device(device)
@@ -204,6 +209,7 @@ class Training:
             "float": self.float_network.model.state_dict(),
             "network": None if self.network is None else self.network.state_dict(),
             "activation_bits": [] if self.network is None else [a.bits for a in self.network.activations()],
+            "activation_ones": [] if self.network is None else [a.ones for a in self.network.activations()],
             "phase_state": None if phase is None else phase.state(),
             "generator": self.generator.get_state(),
             "history": self.history,
@@ -224,20 +230,27 @@ class Training:
     # ---- phases -----------------------------------------------------------------------------------
     def _quantised(self) -> QuantisedNetwork:
         settings = self.settings
+        calibration = np.array(self.dataset.validation(CALIBRATION_IMAGES)[0])
         network = prepare(
             self.float_network.model,
             self.dataset.shape,
             self.hardware,
-            calibration=np.array(self.dataset.validation(CALIBRATION_IMAGES)[0]),
+            calibration=calibration,
             normalisation=self.normalisation,
             start_bits=settings.start_bits,
             activation_bits=settings.activation_bits,
+            activation_ones=settings.activation_ones,
             block=self.block,
             learn_clips=settings.learn_clips,
         )
-        if self.start is not None:
+        if isinstance(self.start, Graph):
+            pixels = torch.from_numpy(calibration).float()
+            if not take_over(network, self.start, pixels):
+                calibrate_clips(network, pixels)
+        elif self.start is not None:
             clips = {name: clip for name, clip in network.state_dict().items() if name.endswith(".clip")}
-            same = self.start["activation_bits"] == [a.bits for a in network.activations()]
+            activations = [(a.bits, a.ones) for a in network.activations()]
+            same = list(zip(self.start["activation_bits"], self.start["activation_ones"], strict=True)) == activations
             network.load_state({**self.start["network"], **({} if same else clips)})
         return network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -252,7 +265,8 @@ class Training:
             if settings.method == "bitplane":
                 bit_plane_network(self.network)
         if self.phase == "quantise":
-            return (BitPlanePhase if settings.method == "bitplane" else MsqPhase)(self.network, settings)
+            kind = BitPlanePhase if settings.method == "bitplane" else MsqPhase
+            return kind(self.network, settings, self._ones() if settings.weighting == "pair-ous" else None)
         if self.epochs == 0 and self.phase_state is None:
             self.network = self.network.float_weights()
             for source in self.network.sources():
@@ -268,6 +282,10 @@ class Training:
                     minimum=settings.lower_activations,
                 )
         return finetune_phase(self.network, settings)
+
+    def _ones(self) -> list[torch.Tensor]:
+        """What training pictures stream before widths fall; the same when training goes on from a checkpoint."""
+        return mean_ones(self._quantised(), self.pixels[:ONES_IMAGES].cpu().numpy())
 
     def run(self, keep: Callable[[dict[str, Any]], None], watcher: Watcher) -> None:
         """All phases that are left; `keep` is called with a checkpoint's content after every epoch."""

@@ -7,7 +7,7 @@ plane below it, `ActivityPenalty` what activations stream, and `AlphaController`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from golden_model.registers import WIDTH_BITS
 from quant.networks.layers import BitPlaneWeight, FloatWeight, bit_length
+from quant.training.pair_ous import LayerOus
 from quant.training.prepare import QuantisedNetwork
 
 
@@ -70,30 +71,51 @@ class BlockPenalty:
 
     weighting "memory": a block weighs its share of all weights (BWQ); "activations": that share times
     the windows of its layer, scaled to the same total, so that OU activations are saved (*ours*); "both":
-    the mean of the two.
+    the mean of the two; "pair-ous": what its ones add to the OUs that the pair machine is expected to form for its
+    highest plane, over those of a network whose blocks all have one plane (*ours*; pair_ous.py). The mean width is then
+    the OUs of all planes over the same.
+    ones : for "pair-ous", of `pair_ous.mean_ones`.
     """
 
-    def __init__(self, network: QuantisedNetwork, weighting: str = "memory") -> None:
+    def __init__(
+        self, network: QuantisedNetwork, weighting: str = "memory", ones: Sequence[Tensor] | None = None
+    ) -> None:
         self.network = network
-        self.sizes = [
+        self.charges: list[Callable[[Tensor], tuple[Tensor, Tensor]]]
+        if weighting == "pair-ous":
+            assert ones is not None
+            self.charges = self._pair_ous(ones)
+            return
+        sizes = [
             layer.source.block.sizes((layer.geometry.outputs, layer.geometry.k)).to(layer.bias.device, torch.float32)
             for layer in network
         ]
-        total = float(sum(s.sum() for s in self.sizes))
-        memory = [s / total for s in self.sizes]
-        work = [s * float(layer.geometry.windows) for s, layer in zip(self.sizes, network, strict=True)]
+        total = float(sum(s.sum() for s in sizes))
+        memory = [s / total for s in sizes]
+        work = [s * float(layer.geometry.windows) for s, layer in zip(sizes, network, strict=True)]
         activations = [w / float(sum(x.sum() for x in work)) for w in work]
         both = [(m + a) / 2 for m, a in zip(memory, activations, strict=True)]
-        self.weights = {"memory": memory, "activations": activations, "both": both}[weighting]
+        weights = {"memory": memory, "activations": activations, "both": both}[weighting]
+        self.charges = [partial(_share, w) for w in weights]
+
+    def _pair_ous(self, ones: Sequence[Tensor]) -> list[Callable[[Tensor], tuple[Tensor, Tensor]]]:
+        layers = [LayerOus(layer, own, self.network.hardware) for layer, own in zip(self.network, ones, strict=True)]
+        plane = [torch.ones_like(source.block_widths()) for source in self.network.sources()]
+        whole = float(sum(layer(widths)[1] for layer, widths in zip(layers, plane, strict=True)))
+
+        def charge(layer: LayerOus, widths: Tensor) -> tuple[Tensor, Tensor]:
+            added, ous = layer(widths)
+            return added / whole, ous / whole
+
+        return [partial(charge, layer) for layer in layers]
 
     def __call__(self) -> tuple[Tensor, float]:
         """(penalty, mean magnitude bits now); a block counts as much in the mean as in the penalty."""
-        loss: Tensor = torch.zeros((), device=self.sizes[0].device)
-        bits: Any = 0.0
-        for layer, weights in zip(self.network, self.weights, strict=True):
+        loss, bits = torch.zeros(2, device=next(self.network.parameters()).device)
+        for layer, charge in zip(self.network, self.charges, strict=True):
             source = layer.source
             if isinstance(source, BitPlaneWeight):
-                widths = source.block_widths()
+                weights, planes = charge(source.block_widths())
                 loss = loss + (source.group_norms().sum(0) * weights * source.block_planes()).sum()
             else:
                 assert isinstance(source, FloatWeight)
@@ -104,11 +126,17 @@ class BlockPenalty:
                     widths = bit_length(largest)
                     half = torch.pow(2.0, widths.to(torch.float32) - 1)
                     threshold = torch.where(widths > 0, half - 0.5, largest + 1)[:, None, :, None]
+                    weights, planes = charge(widths)
                 excess = F.relu(magnitude - threshold)
                 norms = (excess.square().sum((1, 3)) + 1e-12).sqrt()
                 loss = loss + (norms / half * weights * (widths > 0)).sum()
-            bits += (widths * weights).sum()
+            bits = bits + planes
         return loss, float(bits)
+
+
+def _share(weights: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
+    """(weights of the blocks, planes that they have, weighed likewise)."""
+    return weights, (weights * widths).sum()
 
 
 class ActivityPenalty:

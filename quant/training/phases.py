@@ -15,7 +15,7 @@ Deviation: the shortened CPU recipe of system.md §8 (pretrained start, few epoc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,9 @@ class Settings:
     model: str = setting("lenet5", "")
     method: str = setting("msq", "msq, bitplane, or ptq (not trained further).", among=("msq", "bitplane", "ptq"))
     weighting: str = setting(
-        "memory", "Penalty by memory, activations or both.", among=("memory", "activations", "both")
+        "memory",
+        "Penalty by memory, activations, both or pair-ous (OUs of the pair machine).",
+        among=("memory", "activations", "both", "pair-ous"),
     )
     target_bits: float = setting(
         0.4, "Mean magnitude bits at which the schedule ends, weighted as the penalty (msq).", 0.01, 8
@@ -54,6 +56,7 @@ class Settings:
     start_bits: int = setting(7, "Magnitude bits at the start.")
     weight_bits: int = setting(8, "")
     activation_bits: int = setting(8, "Width of hidden activations.")
+    activation_ones: int = setting(0, "Most ones of a hidden activation, which stream word lines; 0 for any.", 0, 8)
     learn_clips: bool = setting(False, "Train the clips of activations of any width, not just 3 bits.")
     lower_activations: int = setting(4, "Lowest width tried per layer before the finetune; 0 leaves the widths.")
     activation_tolerance: float = setting(0.003, "Accuracy (a share) that lowering may cost on held-out images.", 0, 1)
@@ -254,9 +257,10 @@ def _groups(network: QuantisedNetwork, settings: Settings) -> list[dict[str, Any
 class MsqPhase(Phase):
     """The cheap formulation of system.md §8; the schedule falls geometrically and ends at 80 % of the phase."""
 
-    def __init__(self, network: QuantisedNetwork, settings: Settings) -> None:
+    def __init__(self, network: QuantisedNetwork, settings: Settings, ones: Sequence[Tensor] | None = None) -> None:
+        """ones : for the weighting "pair-ous", as `BlockPenalty` takes it."""
         super().__init__("quantise", network, settings.quantise_epochs, _groups(network, settings), constant)
-        self.penalty = BlockPenalty(network, settings.weighting)
+        self.penalty = BlockPenalty(network, settings.weighting, ones)
         self.controller = AlphaController(settings.alpha)
         with torch.no_grad():
             self.first_bits = self.bits = self.penalty()[1]
@@ -284,10 +288,11 @@ class MsqPhase(Phase):
 class BitPlanePhase(Phase):
     """Bit planes with group Lasso; requantised and stripped every `interval` epochs and at the end."""
 
-    def __init__(self, network: QuantisedNetwork, settings: Settings) -> None:
+    def __init__(self, network: QuantisedNetwork, settings: Settings, ones: Sequence[Tensor] | None = None) -> None:
+        """ones : for the weighting "pair-ous", as `BlockPenalty` takes it."""
         self.network, self.settings = network, settings
         super().__init__("quantise", network, settings.quantise_epochs, _groups(network, settings), constant)
-        self.penalty = BlockPenalty(network, settings.weighting)
+        self.penalty = BlockPenalty(network, settings.weighting, ones)
 
     def extra_loss(self, fraction: float) -> Tensor | None:
         return self.settings.alpha * self.penalty()[0]

@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import Geometry
+from golden_model.few_ones import nearest_level
 from golden_model.graph.network import Graph
 from quant.capture.capture import captured, from_torch
 from quant.capture.errors import UnsupportedOperator
@@ -120,23 +121,25 @@ def prepare(
     normalisation: Normalisation,
     start_bits: int = 7,
     activation_bits: int = 8,
+    activation_ones: int = 0,
     block: str = "ou",
     learn_clips: bool = False,
 ) -> QuantisedNetwork:
     """A quantised network with the weights of `model`, which is copied.
 
     calibration : uint8 images (N, C, H, W), which set the clips and which the capture is checked on
-    (`quant.capture.capture.captured`). block : weights that share a width, as `Block.named` takes it. learn_clips :
-    train clips of any width (LSQ).
+    (`quant.capture.capture.captured`). activation_ones : most ones of a hidden activation, 0 for any. block : weights
+    that share a width, as `Block.named` takes it. learn_clips : train clips of any width (LSQ).
     Step of a layer = largest magnitude / (2**start_bits - 1).
-    Averages that feed a layer keep hardware.input_bits bits: they are few (*ours*).
+    Averages that feed a layer keep hardware.input_bits bits, with any ones: they are few (*ours*).
 
     Raises UnsupportedOperator naming the layer that the capture refuses, whose input can be negative, or that has
     groups.
     """
     module, _, ops, _ = captured(model, calibration, normalisation)
     scaled = Normalisation(mean=normalisation.mean, std=(1.0,) * len(normalisation.std))
-    _Surgeon(module, ops, hardware, normalisation, start_bits, Block.named(block, hardware)).operate(activation_bits)
+    surgeon = _Surgeon(module, ops, hardware, normalisation, start_bits, Block.named(block, hardware))
+    surgeon.operate(activation_bits, activation_ones)
     network = QuantisedNetwork(module, shape, scaled, hardware)
     calibrate_clips(network, torch.from_numpy(calibration).float())
     for activation in network.activations():
@@ -160,17 +163,17 @@ class _Surgeon:
         self.module, self.ops, self.hardware, self.normalisation = module, ops, hardware, normalisation
         self.start_bits, self.block = start_bits, block
 
-    def operate(self, activation_bits: int) -> None:
+    def operate(self, activation_bits: int, activation_ones: int) -> None:
         unsigned: set[str] = set()
         for op in self.ops.values():
             passes = all(name in unsigned for name in op.inputs)
             if op.kind == "matrix":
                 self._matrix(op, unsigned)
-            elif op.kind == "relu":
-                self._activation(op, activation_bits)
+            elif op.kind == "relu" or (op.kind == "cat" and passes):
+                self._activation(op, activation_bits, activation_ones)
                 unsigned.add(op.name)
-            elif op.kind in ("mean", "cat") and passes:
-                self._activation(op, self.hardware.input_bits if op.kind == "mean" else activation_bits)
+            elif op.kind == "mean" and passes:
+                self._activation(op, self.hardware.input_bits, 0)
                 unsigned.add(op.name)
             elif op.kind in TRANSPARENT and passes:
                 unsigned.add(op.name)
@@ -217,12 +220,12 @@ class _Surgeon:
         offset = (border / PIXEL_LEVELS - mean).float()
         return weight / std.float().reshape(1, -1, 1, 1), offset if bool(offset.any()) else None
 
-    def _activation(self, op: Op, bits: int) -> None:
+    def _activation(self, op: Op, bits: int, ones: int) -> None:
         """Quantise what an operator gives; a ReLU is part of that."""
         node = op.value_of
         assert node is not None
         name = f"{node.name}_quantised"
-        self.module.add_submodule(name, QuantActivation(bits, op.cap))
+        self.module.add_submodule(name, QuantActivation(bits, op.cap, ones))
         with self.module.graph.inserting_after(node):
             made = self.module.graph.call_module(name, (node.args[0] if op.kind == "relu" else node,))
         made.meta = dict(node.meta)
@@ -233,7 +236,7 @@ class _Surgeon:
 
 @torch.no_grad()
 def calibrate_clips(network: QuantisedNetwork, pixels: Tensor) -> None:
-    """Set every clip to the value with the least squared error at its bits, or a ReLU6's cap if that is less.
+    """Set every clip to the value with the least squared error at its bits and ones, or a ReLU6's cap if that is less.
 
     pixels : 0..255 (B, C, H, W) float; activations before are not quantised while they are watched.
     """
@@ -248,8 +251,11 @@ def calibrate_clips(network: QuantisedNetwork, pixels: Tensor) -> None:
         activation.watching = None
         largest = float(values.max())
         shares = torch.from_numpy(_CLIP_SHARES) * max(largest, 1e-6)
-        steps = shares / (2**activation.bits - 1)
-        rounded = [((values / s).round() * s).clamp_max(c) for s, c in zip(steps, shares, strict=True)]
+        top = 2**activation.bits - 1
+        rounded = [
+            nearest_level((values / s).round().clamp_max(top), activation.bits, activation.ones) * s
+            for s in shares / top
+        ]
         errors = torch.stack([(r - values).square().mean() for r in rounded])
         activation.clip.copy_(shares[int(errors.argmin())].float())
     network.train(training)

@@ -7,12 +7,9 @@ has settled), so that the order of events at an edge does not matter on any simu
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import cocotb
-from amaranth.hdl import Shape
-from amaranth.lib import data
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge, ReadOnly
 from cocotb.utils import get_sim_time
@@ -33,18 +30,6 @@ ANSWER_LIMIT = 10_000
 def number(handle: Any) -> int:
     """A signal as an unsigned integer; unknown bits are an error."""
     return int(handle.value)
-
-
-def pack(layout: data.StructLayout, values: Mapping[str, int]) -> int:
-    """Fields -> packed structure port; fields not given are 0, each checked against its width."""
-    word = 0
-    for name, value in values.items():
-        where = layout[name]
-        width = Shape.cast(where.shape).width
-        if not 0 <= int(value) < 1 << width:
-            raise ValueError(f"{name} must be in 0..{(1 << width) - 1}, got {value}")
-        word |= int(value) << where.offset
-    return word
 
 
 async def start(dut: Any, *, reset_clocks: int = 4) -> None:

@@ -344,8 +344,7 @@ def measure_layer(layer: Layer, hardware: HardwareConfig, activations: np.ndarra
     histogram = found.used(layer.skip_zero_slices).sum(axis=(0, 1))
     bits = high - low + 1  # (windows, segments)
     if not layer.skip_zero_slices:  # bits that are not streamed were counted as slices of zeros
-        columns = np.minimum(hardware.ou_cols, layer.outputs - np.arange(layer.block_cols(hardware)) * hardware.ou_cols)
-        lines = 2 * layer.block_widths @ columns
+        lines = 2 * layer.block_widths @ layer.block_columns(hardware)
         histogram[0] -= int(((layer.input_bits - bits) @ lines).sum())
     top = hardware.input_bits - 1
     return Measurement(histogram, int(bits.sum()), int((top - high).sum()), int(low.sum()), bits.size)
@@ -409,10 +408,7 @@ def _storage(node: Crossbar, hardware: HardwareConfig) -> dict[str, int]:
     """Bits that a node stores; padding of edge blocks is left out (system.md §3, §8)."""
     total: dict[str, int] = {}
     for layer in node.layers:
-        segments, columns = layer.block_widths.shape
-        rows = np.minimum(hardware.ou_rows, layer.k - np.arange(segments) * hardware.ou_rows)
-        cols = np.minimum(hardware.ou_cols, layer.outputs - np.arange(columns) * hardware.ou_cols)
-        weights = np.outer(rows, cols)
+        weights = np.outer(layer.segment_rows(hardware), layer.block_columns(hardware))
         for name, value in (
             ("weights", weights.sum()),
             ("plane_bits", (weights * layer.block_widths).sum()),

@@ -7,6 +7,7 @@ import os
 
 import cocotb
 import numpy as np
+from amaranth.hdl import Shape
 from cocotb.triggers import FallingEdge, ReadOnly, with_timeout
 
 from golden_model import layer as crossbar_layer
@@ -29,6 +30,18 @@ HARDWARE = CONFIGURATIONS[os.environ["OHMLOOM_CONFIG"]]
 WATCHDOG = 100_000 * cocotb_bench.PERIOD
 
 
+def pack(layout, values):
+    """Fields -> packed structure port; fields not given are 0, each checked against its width."""
+    word = 0
+    for name, value in values.items():
+        where = layout[name]
+        width = Shape.cast(where.shape).width
+        if not 0 <= int(value) < 1 << width:
+            raise ValueError(f"{name} must be in 0..{(1 << width) - 1}, got {value}")
+        word |= int(value) << where.offset
+    return word
+
+
 class Bench:
     """The macro with an ideal array behind it, one layer loaded."""
 
@@ -46,14 +59,14 @@ class Bench:
         dut, layer = self.dut, self.layer
         for signal in ("layer", "window_start", "segments__valid", "segments__payload", "sums_address", "width_write"):
             getattr(dut, signal).value = 0
-        dut.settings.value = cocotb_bench.pack(layouts.layer_settings(HARDWARE), self.fields)
+        dut.settings.value = pack(layouts.layer_settings(HARDWARE), self.fields)
         dut.counters_clear.value = 1
         cocotb.start_soon(self.analog.run())
         await cocotb_bench.start(dut)
         for index, width in enumerate(layer.block_widths.ravel()):
             await FallingEdge(dut.clk)
             write = {"enable": 1, "address": index, "data": int(width)}
-            dut.width_write.value = cocotb_bench.pack(layouts.width_write(HARDWARE), write)
+            dut.width_write.value = pack(layouts.width_write(HARDWARE), write)
         await FallingEdge(dut.clk)
         dut.width_write.value = 0
         dut.counters_clear.value = 0

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In
 from golden_model.config import TINY, HardwareConfig
 from rtl import pair_layouts as layouts
 from rtl.pair_layouts import SearchMode
-from rtl.search_control import SearchControl
+from rtl.search_begin import SearchBegin
 from rtl.search_lane import SearchLane
 from rtl.search_settings import SearchSettings
 from tests.formal.prove import ProofError, held, prove
@@ -45,8 +45,8 @@ class SearchSpec(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.settings = settings = SearchSettings(self.config, True, self.modes)
-        m.submodules.control = control = SearchControl(self.config, True, self.modes)
-        m.submodules.lane = lane = SearchLane(self.config, True)
+        m.submodules.begin = begin = SearchBegin(self.config, True, self.modes)
+        m.submodules.lane = lane = SearchLane(self.config, True, self.modes)
         registers, sample, ones = self.registers, self.sample, self.ones
         for port in (registers, sample, ones):
             held(m, port)
@@ -54,13 +54,13 @@ class SearchSpec(wiring.Component):
         m.d.sync += allowed.eq((allowed << 1) | 1)
         m.d.comb += [
             settings.registers.eq(registers),
-            control.constants.eq(settings.constants),
-            control.ones.eq(ones),
-            control.start.eq(self.start),
-            lane.orders.eq(control.orders),
-            lane.begin.eq(control.begin),
+            begin.constants.eq(settings.constants),
+            begin.ones.eq(ones),
+            lane.constants.eq(settings.constants),
+            lane.begin.eq(begin.begin),
             lane.start.eq(self.start),
             lane.comparator.eq(sample >= lane.threshold),
+            Assume(ones != 0),
             Assume(~self.start | (allowed.all() & (~lane.busy | lane.last))),
             Assume(~allowed.all() | ~settings.illegal),
         ]

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
+
 from golden_model import timing
 from golden_model.config import HardwareConfig
-from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.cost.baselines import baseline_planes, uniform_events
+from golden_model.crossbar.lanes import spend
+from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.crossbar.prepared import prepare_layer
+from golden_model.crossbar.windows import windows
+from golden_model.events import Events
+from golden_model.graph.network import Graph
 from golden_model.trq import AdcRegisters
 
 
@@ -163,3 +171,16 @@ def window(
                     busy += max(1, hardware.sample_interval, slowest)
         cycles += busy if r == segments - 1 else max(busy, block_cols)
     return sums, count | {"cycles": cycles + n + timing.c_window(hardware)}
+
+
+def baseline_events(network: Graph, planes: int | None = None) -> Events:
+    """Events of one image on the ISAAC-like machine, leading shape (stages,); planes : of every block, default 7."""
+    return uniform_events(network, baseline_planes(network.hardware) if planes is None else planes)
+
+
+def decoupled_cycles(layer: Layer, hardware: HardwareConfig, activations: np.ndarray) -> np.ndarray:
+    """Clocks of a layer with decoupled lanes, with c_layer: int64 (B,) for its input, uint8 (B, C, H, W)."""
+    rows = windows(layer, activations).reshape(-1, layer.k)
+    spent = spend(prepare_layer(layer, hardware), rows).decoupled
+    clocks = timing.window_cycles(hardware, layer.k, layer.outputs, spent)
+    return clocks.reshape(len(activations), -1).sum(axis=1) + timing.c_layer(hardware)

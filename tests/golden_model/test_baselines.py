@@ -12,6 +12,7 @@ from golden_model.cost import baselines
 from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
 from golden_model.graph.settings import on_machine, with_settings
+from tests.golden_model.oracles import baseline_events
 from tests.golden_model.test_graph import SMALL, everything, pixels
 from tests.strategies import graph_of, make_images, make_layer, make_network
 
@@ -38,7 +39,7 @@ def test_narrow_activations_are_what_the_golden_model_counts_without_skipping():
 @given(st.integers(0, 1000))
 def test_blocks_never_do_more_than_layers_and_layers_never_more_than_the_baseline(seed):
     made = everything(seed)
-    all_planes = baselines.baseline_events(made, SMALL.weight_bits)
+    all_planes = baseline_events(made, SMALL.weight_bits)
     layer, block = baselines.uniform_events(made, baselines.layer_wise_widths(made)), baselines.uniform_events(made)
     for name in ("ou_activations", "conversions_r2", "ad_operations", "cycles"):
         assert (block[name] <= layer[name]).all()

@@ -12,6 +12,7 @@ from golden_model.config import PAPER, TINY
 from golden_model.cost import baselines, work
 from golden_model.cost.chip import Chip, ChipShape, ChipStage, chip, place_stage
 from golden_model.cost.work import Machine
+from tests.golden_model.oracles import baseline_events
 from tests.golden_model.test_graph import SMALL, everything
 from tests.strategies import graph_of, make_layer, make_network
 
@@ -28,7 +29,7 @@ def one_layer(channels=5, outputs=12, size=4, weights=None):
 
 #: Rows of areas that only machines have that gather word lines or convert pairs.
 PAIR_MACHINE = (
-    "latch", "prefix_network", "multiplexer", "subtraction", "masks", "bounds", "early_stop", "line_buffer",
+    "latch", "prefix_network", "multiplexer", "subtraction", "masks", "stop_words", "stop_adder", "line_buffer",
 )  # fmt: skip
 
 
@@ -36,7 +37,7 @@ PAIR_MACHINE = (
 def test_a_layer_that_fills_ou_rows_unevenly():
     """2 block columns x 7 planes = 14 of 16 OUs in each of 5 OU rows of one pair (14 x 16)."""
     network = one_layer()
-    placed = chip(Machine(network, baselines.baseline_events(network), widths=7)).stages[0].placement
+    placed = chip(Machine(network, baseline_events(network), widths=7)).stages[0].placement
     assert (placed.pairs, placed.ous, placed.places) == (1, 5 * 14, 224)
     assert placed.ou_utilisation == 70 / 224
     assert placed.weight_cells == 2 * 45 * 12 * 7
@@ -83,7 +84,7 @@ def test_every_group_starts_a_fresh_pair():
 # ---- clocks -------------------------------------------------------------------------------------
 def test_a_layer_in_one_macro_takes_its_counted_clocks():
     network = one_layer()
-    events = baselines.baseline_events(network)
+    events = baseline_events(network)
     made = chip(Machine(network, events, widths=7))
     assert made.stages[0].clocks == made.latency_clocks == made.interval_clocks == events.cycles[0]
     assert made.utilisation == 1
@@ -96,7 +97,7 @@ def test_macros_share_the_conversions_of_a_layer():
         outputs=64, weights=np.full((576, 64), 127),
     )  # fmt: skip
     network = graph_of([layer], PAPER)
-    events = baselines.baseline_events(network)
+    events = baseline_events(network)
     stage = chip(Machine(network, events, widths=7)).stages[0]
     # 56 OUs in a segment fill 3.5 OU rows, so 4; 256 OU rows fill 18.3 pairs of 14
     assert (stage.placement.pairs, stage.macros) == (19, 5)
@@ -196,7 +197,7 @@ def test_area_is_units_times_rows():
 
 def test_a_machine_without_width_table_has_no_room_for_one():
     network = one_layer()
-    events = baselines.baseline_events(network)
+    events = baseline_events(network)
     report = chip(Machine(network, events, widths=7, width_table=False)).area()
     place = [row.name for row in report.table.areas].index("width_table")
     assert report.counts[:, place].sum() == 0
@@ -229,7 +230,7 @@ def test_bad_shapes_are_refused(field, value):
 
 def test_wrong_metadata_and_placements_are_refused():
     network = make_network(0, TINY)
-    events = baselines.baseline_events(network)
+    events = baseline_events(network)
     with pytest.raises(ValueError, match=r"metadata_bits must be 3 numbers, one per layer, got shape \(2,\)"):
         chip(Machine(network, events, metadata_bits=np.zeros(2)))
     with pytest.raises(ValueError, match="placements must be given for all 3 layers, got 1"):

@@ -20,6 +20,7 @@ from golden_model.crossbar.layer import Layer
 from golden_model.graph.network import Graph
 from golden_model.registers import COUNTER_NAMES
 from golden_model.trq import AdcRegisters
+from tests.golden_model.oracles import baseline_events
 from tests.strategies import graph_of
 
 
@@ -72,7 +73,10 @@ def value_of(expression: str) -> float:
 
 
 #: Rows of energies that only machines have that gather word lines or convert pairs.
-PAIR_MACHINE = ("subtraction", "window_register_read", "latch", "masks", "early_stop", "line_buffer")
+PAIR_MACHINE = (
+    "subtraction", "window_register_read", "latch", "masks", "stop_words", "stop_addition", "stop_requantisation",
+    "line_buffer",
+)  # fmt: skip
 
 
 # ---- tables -------------------------------------------------------------------------------------
@@ -251,7 +255,7 @@ def test_energy_is_events_times_rows():
 
 def test_trace_lists_every_product_that_is_not_0_and_adds_up():
     network = make_network(PAPER, make_layer(PAPER))
-    report = energy(Machine(network, baselines.baseline_events(network)))
+    report = energy(Machine(network, baseline_events(network)))
     rows = report.trace_rows()
     assert len(rows) == len(report.table.components)
     assert sum(r["events"] * r["energy_pj"] for r in rows) == pytest.approx(report.total_pj)
@@ -261,7 +265,7 @@ def test_trace_lists_every_product_that_is_not_0_and_adds_up():
 
 def test_a_machine_without_width_table_does_not_pay_for_it():
     network = make_network(PAPER, make_layer(PAPER))
-    events = baselines.baseline_events(network)
+    events = baseline_events(network)
     paid, free = energy(Machine(network, events)), energy(Machine(network, events, width_table=False))
     row = [c.name for c in paid.table.components].index("width_table")
     assert paid.counts[0, row] > 0
@@ -271,7 +275,7 @@ def test_a_machine_without_width_table_does_not_pay_for_it():
 
 def test_extra_events_are_charged_by_the_row_of_their_quantity():
     network = make_network(TINY, make_layer(TINY))
-    events = baselines.baseline_events(network)
+    events = baseline_events(network)
     plain = energy(Machine(network, events))
     extra = {name: np.array([float(i + 1)]) for i, name in enumerate(work.EXTRA_NAMES)}
     more = energy(Machine(network, events, extra=extra))
@@ -292,14 +296,14 @@ def test_extra_events_are_charged_by_the_row_of_their_quantity():
 def test_bad_extra_events_are_refused(extra, message):
     network = make_network(PAPER, make_layer(PAPER))
     with pytest.raises(ValueError, match=message):
-        energy(Machine(network, baselines.baseline_events(network), extra=extra))
+        energy(Machine(network, baseline_events(network), extra=extra))
 
 
 def test_extra_events_without_a_row_are_refused(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(ROW)
     network = make_network(PAPER, make_layer(PAPER))
-    events = baselines.baseline_events(network)
+    events = baseline_events(network)
     with pytest.raises(ValueError, match="mine: it has no row for the quantity tree_bits_read"):
         energy(Machine(network, events, extra={"tree_bits_read": np.ones(1)}), path)
     assert energy(Machine(network, events, extra={"tree_bits_read": np.zeros(1)}), path).total_pj > 0
@@ -307,7 +311,7 @@ def test_extra_events_without_a_row_are_refused(tmp_path):
 
 def test_energy_of_several_images_is_the_mean_of_one():
     network = make_network(PAPER, make_layer(PAPER))
-    one = baselines.baseline_events(network)
+    one = baseline_events(network)
     several = np.stack([one.counts, 3 * one.counts])
     assert np.allclose(work.per_image(several, network), 2 * one.counts)
 
@@ -322,7 +326,7 @@ def test_events_of_another_shape_are_refused(shape):
 def test_negative_events_are_refused():
     network = make_network(PAPER, make_layer(PAPER))
     with pytest.raises(ValueError, match="at least 0"):
-        energy(Machine(network, -baselines.baseline_events(network).counts))
+        energy(Machine(network, -baseline_events(network).counts))
 
 
 # ---- baseline -----------------------------------------------------------------------------------
@@ -366,7 +370,7 @@ def test_uniform_events_equal_a_walk_over_every_conversion(outputs, channels, ke
     network = make_network(TINY, layer)
     for events, planes in [
         (baselines.uniform_events(network), widths),
-        (baselines.baseline_events(network), np.full(shape, TINY.weight_bits)),
+        (baseline_events(network), np.full(shape, TINY.weight_bits)),
     ]:
         got, expected = named(events[0]), slow_baseline(layer, TINY, planes)
         assert {n: v for n, v in got.items() if n != "cycles"} == {n: v for n, v in expected.items() if n != "cycles"}
@@ -374,7 +378,7 @@ def test_uniform_events_equal_a_walk_over_every_conversion(outputs, channels, ke
 
 def test_baseline_has_seven_planes_and_eight_on_request():
     network = make_network(PAPER, make_layer(PAPER))
-    seven, eight = named(baselines.baseline_events(network)[0]), named(baselines.baseline_events(network, 8)[0])
+    seven, eight = named(baseline_events(network)[0]), named(baseline_events(network, 8)[0])
     windows, segments, block_columns = 4, 2, 1
     assert seven["ou_activations"] == windows * segments * block_columns * 7 * 8
     assert eight["ou_activations"] == windows * segments * block_columns * 8 * 8
@@ -385,13 +389,13 @@ def test_baseline_has_seven_planes_and_eight_on_request():
 def test_baseline_does_not_depend_on_weights_registers_or_widths():
     dense = make_network(PAPER, make_layer(PAPER, widths=np.full((2, 1), 8)))
     empty = make_network(PAPER, make_layer(PAPER, widths=np.zeros((2, 1), dtype=np.int64)))
-    assert baselines.baseline_events(dense) == baselines.baseline_events(empty)
+    assert baseline_events(dense) == baseline_events(empty)
 
 
 def test_widths_outside_the_hardware_are_refused():
     network = make_network(TINY, make_layer(TINY))
     with pytest.raises(ValueError, match=r"layer conv: block widths must be \(5, 2\) integers in 0..3"):
-        baselines.baseline_events(network, 4)
+        baseline_events(network, 4)
 
 
 def test_baseline_cycles_are_the_lock_step_formula():
@@ -401,11 +405,11 @@ def test_baseline_cycles_are_the_lock_step_formula():
     segment = 7 * 8 * 4
     fixed = k + timing.c_group(PAPER) * 1 + columns + outputs + timing.c_window(PAPER)
     expected = timing.c_layer(PAPER) + windows * (fixed + 2 * segment)
-    assert named(baselines.baseline_events(make_network(PAPER, layer))[0])["cycles"] == expected
+    assert named(baseline_events(make_network(PAPER, layer))[0])["cycles"] == expected
 
 
 def test_a_slow_array_sets_the_pace_of_the_baseline():
     slow = replace(PAPER, sample_interval=9)
-    fast_cycles = named(baselines.baseline_events(make_network(PAPER, make_layer(PAPER)))[0])["cycles"]
-    slow_cycles = named(baselines.baseline_events(make_network(slow, make_layer(slow)))[0])["cycles"]
+    fast_cycles = named(baseline_events(make_network(PAPER, make_layer(PAPER)))[0])["cycles"]
+    slow_cycles = named(baseline_events(make_network(slow, make_layer(slow)))[0])["cycles"]
     assert slow_cycles - fast_cycles == 4 * 2 * 7 * 8 * (9 - 4)

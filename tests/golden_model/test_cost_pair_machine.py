@@ -9,14 +9,15 @@ import pytest
 
 from golden_model import timing
 from golden_model.config import PAPER
-from golden_model.cost import baselines, chip, pair_machine
+from golden_model.cost import chip, pair_machine
 from golden_model.cost.components import load_table, table_names
 from golden_model.cost.energy import energy
 from golden_model.cost.work import Machine, stages, works
+from golden_model.engines.pair_switches import Measured, Switches, measure
 from golden_model.pairs.early_stop import EarlyStop
-from golden_model.pairs.measure import Measured, Switches, measure
 from golden_model.pairs.search import outward
 from golden_model.registers import COUNTER_NAMES
+from tests.golden_model.oracles import baseline_events
 from tests.golden_model.test_graph import everything, pixels
 from tests.golden_model.test_pairs_network import lossless
 from tests.strategies import graph_of, make_layer
@@ -60,7 +61,9 @@ def test_everything_that_is_counted_is_paid_in_every_table(table):
         "subtraction": ("subtractions",),
         "latch": ("latched_bits",),
         "masks": ("mask_bits_read", "mask_bits_written"),
-        "early_stop": ("bound_words_read",),
+        "stop_words": ("stop_word_bits",),
+        "stop_addition": ("stop_additions",),
+        "stop_requantisation": ("stop_requantisations",),
         "line_buffer": ("line_bits",),
         "window_register": ("window_bits_written", "window_bits_moved"),
     }.items():
@@ -127,20 +130,35 @@ def test_all_rivals_have_latches_prefix_networks_and_as_many_converters(ladder):
 def test_the_rival_has_every_step_around_the_conversions_that_ours_has(ladder):
     names = [machine.name for machine in ladder]
     assert len(set(names)) == len(names)
-    for step in ("+ window register streams", "+ words of 32 bits", "+ double-buffered windows", "+ early stop, zero",
-                 "  lanes 2, no early stop", "  early stop, final", "  halves", "  lanes 2"):  # fmt: skip
+    for step in ("+ window register streams", "+ words of 32 bits", "+ double-buffered windows", "+ early stop",
+                 "  lanes 2, no early stop", "  early stop, requantised", "  early stop, final", "  no residuals",
+                 "+ checks that pay", "  halves", "  lanes 2"):  # fmt: skip
         assert {f"ours: {step}", f"SRE-like, pairs: {step}"} <= set(names)
 
 
 def test_early_stop_and_lanes_change_what_they_should(ladder):
     of = {machine.name: machine for machine in ladder}
-    before, after = of["ours: + double-buffered windows"], of["ours: + early stop, zero"]
+    before, after = of["ours: + double-buffered windows"], of["ours: + early stop"]
     assert after.total("ad_operations") < before.total("ad_operations")
-    assert units(after, "early_stop") > units(before, "early_stop") == 0
-    assert units(after, "bounds") > units(before, "bounds") == 0
-    lanes = of["ours:   lanes 2"]
-    assert lanes.clocks < after.clocks
-    assert energy(lanes).total_pj == energy(after).total_pj
+    assert units(after, "stop_adder") > units(before, "stop_adder") == 0
+    assert units(after, "stop_words") > units(before, "stop_words") == 0
+    lanes, chosen = of["ours:   lanes 2"], of["ours: + checks that pay"]
+    assert lanes.clocks < chosen.clocks
+    assert energy(lanes).total_pj == energy(chosen).total_pj
+
+
+def test_only_bounds_without_a_limit_are_requantised(ladder):
+    of = {machine.name: machine for machine in ladder}
+    for prefix in ("ours: ", "SRE-like, pairs: "):
+        limits, requantised = of[f"{prefix}+ early stop"], of[f"{prefix}  early stop, requantised"]
+        assert paid(requantised, "stop_requantisation") > paid(limits, "stop_requantisation") == 0
+        assert units(requantised, "stop_adder") == 2 * units(limits, "stop_adder")
+
+
+def test_layers_with_a_residual_can_be_left_out(ladder):
+    alone = next(machine for machine in ladder if machine.name == "ours:   no residuals")
+    for node, additions in zip(GRAPH.crossbars, alone.extra["stop_additions"], strict=True):
+        assert (additions > 0) == (len(node.inputs) == 1 and not node.layers[0].last), node.name
 
 
 def test_the_baseline_of_pairs_done_by_hand():
@@ -154,7 +172,7 @@ def test_the_baseline_of_pairs_done_by_hand():
     events = dict(zip(COUNTER_NAMES, machine.events[0], strict=True))
     pairs = 4 * 8 * 7 * 5 * 12
     assert (events["conversions_r2"], events["ad_operations"]) == (pairs, 5 * pairs)
-    assert events["ou_activations"] == baselines.baseline_events(graph).ou_activations[0]
+    assert events["ou_activations"] == baseline_events(graph).ou_activations[0]
     window = timing.window_cycles(PAPER, 45, 12, np.full(5, 112 // 2 * 5))
     assert events["cycles"] == timing.c_layer(PAPER) + 4 * window
     assert machine.extra["subtractions"].tolist() == [pairs]

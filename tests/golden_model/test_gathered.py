@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from golden_model import timing
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
-from golden_model.cost import baselines, machines
+from golden_model.cost import machines
 from golden_model.cost.energy import energy
 from golden_model.crossbar import redy
 from golden_model.crossbar.layer import DynamicPrecision, Layer
@@ -28,6 +28,7 @@ from golden_model.searches.joint import gathered_counts
 from golden_model.searches.trees import optimal_tree
 from golden_model.trees import Tree, bounded_tree, depths
 from golden_model.trq import AdcRegisters, tree_bits
+from tests.golden_model.oracles import baseline_events
 from tests.golden_model.test_graph import SMALL, everything, pixels
 from tests.strategies import (
     dynamic_precisions,
@@ -338,7 +339,7 @@ def test_the_sre_like_machine_takes_the_decisions_that_an_exact_count_needs(adc_
 def test_the_sre_like_machine_never_forms_more_units_than_the_baseline(seed):
     made = everything(seed)
     found = machines.sparse(made, pixels(seed, made, 2)).events[:, COUNTER_NAMES.index("ou_activations")]
-    assert (found <= baselines.baseline_events(made, SMALL.weight_bits).ou_activations).all()
+    assert (found <= baseline_events(made, SMALL.weight_bits).ou_activations).all()
 
 
 @settings(max_examples=15, deadline=None)

@@ -96,12 +96,16 @@ def scalar_finish(node: Crossbar, sums, residual):
         total = (int(sums[place, n]) + int(layer.bias[n])) * int(layer.multipliers[n])
         total += 0 if residual is None else int(residual[n, place]) * node.residual_multiplier
         y = (total + ((1 << layer.shift) >> 1)) >> layer.shift
-        out[n, place] = min(max(y, 0), (1 << layer.output_bits) - 1)
+        y = min(max(y, 0), (1 << layer.output_bits) - 1)
+        levels = [v for v in range(1 << layer.output_bits) if v.bit_count() <= (layer.output_ones or 8)]
+        out[n, place] = min(levels, key=lambda level, y=y: (abs(level - y), -level))
     return out
 
 
-@given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans(), st.integers(1, 8), st.integers(0, 40))
-def test_residuals_are_added_before_the_only_rounding(seed, with_residual, saturated, bits, shift):
+@given(
+    st.integers(0, 2**32 - 1), st.booleans(), st.booleans(), st.integers(1, 8), st.integers(0, 40), st.integers(0, 8)
+)
+def test_residuals_are_added_before_the_only_rounding(seed, with_residual, saturated, bits, shift, ones):
     rng = np.random.default_rng(seed)
     node = convolution(rng, "layer", ("image",), (2, 6, 5), 3)
     high = (1 << 31) - 1 if saturated else 5000
@@ -111,6 +115,7 @@ def test_residuals_are_added_before_the_only_rounding(seed, with_residual, satur
         multipliers=np.full(3, 65535) if saturated else rng.integers(0, 65536, 3),
         shift=shift,
         output_bits=bits,
+        output_ones=ones,
     )
     node = replace(
         node, layers=(layer,), residual_multiplier=(1 << 32) - 1 if saturated else int(rng.integers(1 << 32))

@@ -18,7 +18,7 @@ from golden_model.files import InputError
 from golden_model.image import archive, image
 from golden_model.image.program import plan
 from golden_model.registers import COUNTER_NAMES, descriptor_words, unpack_descriptor
-from tests.golden_model.random_graphs import NINE, SMALL, random_images, random_network
+from tests.golden_model.random_graphs import NINE, NINE_PAIRS, SMALL, SMALL_PAIRS, random_images, random_network
 
 LABELS = np.array([0, 2, -1])
 
@@ -43,6 +43,14 @@ def sample(seed=4, hardware=SMALL):
 def original(tmp_path_factory):
     directory = tmp_path_factory.mktemp("images") / "tiny"
     net = sample()
+    return directory, image.write(directory, net, random_images(5, net, 3), LABELS)
+
+
+@pytest.fixture(scope="module")
+def of_pairs(tmp_path_factory):
+    """As `original`, of the pair machine."""
+    directory = tmp_path_factory.mktemp("images") / "pairs"
+    net = sample(hardware=SMALL_PAIRS)
     return directory, image.write(directory, net, random_images(5, net, 3), LABELS)
 
 
@@ -106,7 +114,7 @@ def refused(directory, words, hardware=None):
 
 
 # ---- round trip ---------------------------------------------------------------------------------
-@pytest.mark.parametrize("hardware", [SMALL, NINE])
+@pytest.mark.parametrize("hardware", [SMALL, NINE, SMALL_PAIRS, NINE_PAIRS])
 def test_an_image_reads_back_as_the_network_that_was_written(tmp_path, hardware):
     net = sample(4, hardware)
     images = random_images(5, net, 3)
@@ -416,6 +424,14 @@ def test_a_network_without_room_on_its_hardware_is_refused(directory):
     refused(directory, "image.archive: network tiny: it needs max_layers = ")
 
 
+def test_the_other_machine_is_refused_by_name(original, of_pairs):
+    for (directory, _), hardware, words in (
+        (original, SMALL_PAIRS, "machine = planes instead of pairs"),
+        (of_pairs, SMALL, "machine = pairs instead of planes"),
+    ):
+        refused(directory, f"the image is for other hardware, {words}$", hardware)
+
+
 def test_other_hardware_is_refused_naming_what_differs(directory):
     refused(
         directory,
@@ -670,11 +686,13 @@ def corrupted(original, folder, seeds):
     return accepted
 
 
-def test_corrupted_images_are_refused_in_one_sentence_or_legal(original, tmp_path):
-    assert corrupted(original, tmp_path, range(200)) < 70
+@pytest.mark.parametrize("kind", ["original", "of_pairs"])
+def test_corrupted_images_are_refused_in_one_sentence_or_legal(kind, request, tmp_path):
+    assert corrupted(request.getfixturevalue(kind), tmp_path, range(200)) < 70
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_ten_thousand_corrupted_images_are_refused_or_legal(original, tmp_path):
-    assert corrupted(original, tmp_path, range(1000, 11000)) < 3000
+@pytest.mark.parametrize("kind", ["original", "of_pairs"])
+def test_ten_thousand_corrupted_images_are_refused_or_legal(kind, request, tmp_path):
+    assert corrupted(request.getfixturevalue(kind), tmp_path, range(1000, 11000)) < 3000

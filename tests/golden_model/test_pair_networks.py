@@ -128,7 +128,7 @@ def test_a_layer_counts_what_its_windows_spend_and_keeps_time_step_by_step(seed)
     for name in ("skipped_planes", "skipped_bits", "skipped_zero_slices", "conversions_r1"):
         assert not events[name].any()
     clocks = window_clocks(packing, rows, search, plain=True).window[:, None]
-    cycles = timing.pair_step_cycles(hardware, layer.k, layer.outputs, build_clocks(packing), clocks)
+    cycles = timing.pair_step_cycles(hardware, (layer.k, 1, 1), layer.outputs, build_clocks(packing), clocks)
     assert events.cycles.tolist() == cycles.tolist()
 
 
@@ -252,3 +252,10 @@ def test_a_placement_beyond_the_last_pair_is_refused():
     program.tables.program[at, : len(words)] = words
     with pytest.raises(ValueError, match=f"step {at}: the hardware refuses its placement with LAYER_GEOMETRY"):
         Interpreter(program.tables, network.hardware)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, derandomize=False, deadline=None)
+@given(st.one_of(random_networks(SMALL_PAIRS), random_networks(NINE_PAIRS)), st.integers(0, 99))
+def test_interpreter_and_runner_agree_on_a_thousand_networks(network, seed):
+    check(network, random_images(seed, network, 3), engine="auto")

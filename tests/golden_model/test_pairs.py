@@ -77,7 +77,10 @@ def stops_of(packing: Packing, layer: Layer, windows: np.ndarray, stop: EarlySto
 
 
 early_stops = st.builds(
-    EarlyStop, bounds=st.sampled_from(["stored", "segments"]), condition=st.sampled_from(["final", "zero"])
+    EarlyStop,
+    bounds=st.sampled_from(["stored", "segments"]),
+    condition=st.sampled_from(["limit", "zero", "final"]),
+    after=st.none() | st.sets(st.integers(1, 7)).map(lambda bits: tuple(sorted(bits, reverse=True))),
 )
 
 

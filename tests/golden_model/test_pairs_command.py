@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from golden_model.engines.pair_switches import Switches, measure
 from golden_model.image import archive as graph_file
 from golden_model.pairs import __main__ as pairs_command
-from golden_model.pairs.measure import Switches, measure
 from golden_model.pairs.search import outward
 from tests.golden_model.test_graph import everything, pixels
 

@@ -9,23 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model import timing
+from golden_model import few_ones, timing
 from golden_model.config import PAPER, TINY
 from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.engines.pair_runner import PairRunner
+from golden_model.engines.pair_switches import Switches, measure
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import lossless_registers, with_settings
-from golden_model.pairs import few_ones, plumbing
-from golden_model.pairs.early_stop import EarlyStop, find_stops, requantised
-from golden_model.pairs.few_ones import nearest_level
+from golden_model.pairs import plumbing
+from golden_model.pairs.early_stop import EarlyStop, find_stops, limits, requantised, starts
 from golden_model.pairs.gather import MODES, matmul
-from golden_model.pairs.measure import Switches, measure
 from golden_model.pairs.packs import pack_layer
-from golden_model.pairs.run import PairRunner
 from golden_model.pairs.search import bounded, outward, signed_twin
 from tests.golden_model.random_graphs import NINE, random_images, random_network
 from tests.golden_model.test_graph import everything, pixels
-from tests.golden_model.test_pairs import early_stops
+from tests.golden_model.test_pairs import cases, early_stops
 from tests.golden_model.test_window_reuse import shapes
 from tests.strategies import make_layer, make_network
 
@@ -100,47 +99,113 @@ def test_segments_bound_stops_no_later_and_final_stops_no_later_than_zero():
         assert fewer[one] < fewer[other]
 
 
+@given(cases())
+@settings(max_examples=80, deadline=None)
+def test_a_sum_up_to_the_limit_gives_0_and_a_larger_one_does_not(case):
+    _, layer, _ = case
+    most = (1 << layer.input_bits) - 1
+    top = most * np.maximum(layer.weights, 0).sum(axis=0)
+    bottom = most * np.minimum(layer.weights, 0).sum(axis=0)
+    limit = limits(layer)
+    assert ((bottom - 1 <= limit) & (limit <= top)).all()
+    sums = np.clip(np.stack([bottom, limit, limit + 1, top]), bottom, top)
+    np.testing.assert_array_equal(requantised(layer, sums) == 0, sums <= limit)
+
+
+@pytest.mark.parametrize("seed", [14, 20, 32])
+def test_limits_stop_outputs_with_a_residual_of_0_when_their_bound_requantises_to_0(seed):
+    graph = lossless(random_network(seed, NINE))
+    images = random_images(seed, graph, 3)
+    found = (all_stops(graph, images, EarlyStop(condition=condition)) for condition in ("limit", "zero"))
+    stopped = 0
+    for (step, limit), (_, zero) in zip(*found, strict=True):
+        if limit is None or zero is None:
+            continue
+        free = np.ones_like(limit.checked) if step.residual is None else step.residual == 0
+        np.testing.assert_array_equal(limit.checked, free)
+        np.testing.assert_array_equal(limit.last_bit, np.where(free, zero.last_bit, 0))
+        stopped += 0 if step.residual is None else int((limit.last_bit > 0).sum())
+    assert stopped
+
+
+@given(st.integers(0, 100), st.sets(st.integers(1, 7)))
+@settings(max_examples=30, deadline=None)
+def test_an_output_stops_after_the_next_bit_that_has_a_check(seed, bits):
+    graph = lossless(random_network(seed, NINE))
+    images = random_images(seed, graph, 2)
+    some = EarlyStop(after=tuple(sorted(bits, reverse=True)))
+    for (step, every), (_, few) in zip(
+        all_stops(graph, images, EarlyStop()), all_stops(graph, images, some), strict=True
+    ):
+        if every is None:
+            continue
+        places = [bit for bit in bits if bit < step.layer.input_bits]
+        expected = [max((bit for bit in places if bit <= last), default=0) for last in every.last_bit.ravel()]
+        assert (np.zeros_like(every.last_bit) if few is None else few.last_bit).ravel().tolist() == expected
+
+
+def test_what_checks_read_and_add_done_by_hand():
+    """P+ = 9 and 7 and P- = 0 and 2; limits -2296 and 0: starts 2286 and -8; a residual of 4 bits, 0 of output 0."""
+    layer = make_layer(
+        np.random.default_rng(0), PAPER, kind="linear", channels=9, height=1, width=1, outputs=2,
+        weights=np.array([[1, 1]] * 7 + [[1, -1]] * 2), bias=np.array([2296, 0]), multipliers=np.array([1, 1]), shift=0,
+    )  # fmt: skip
+    assert limits(layer).tolist() == [-1, 0]  # a sum of output 0 is never below 0
+    assert starts(layer).tolist() == [-9, -8]
+    prepared, windows = pack_layer(layer, PAPER).prepared, np.full((1, 9), 255, dtype=np.uint8)
+    bound, start = 4, 5
+    for stop, residual, expected in (
+        (EarlyStop(), None, (14, 14, 2, 14, 0, 14 * bound + 2 * start)),
+        (EarlyStop(after=(5, 2)), None, (4, 4, 2, 4, 0, 4 * bound + 2 * start)),
+        (EarlyStop(), np.array([[0, 3]]), (7, 7, 2, 7, 0, 7 * bound + 2 * start + 4 * 2 * 2)),
+        (EarlyStop(condition="zero"), np.array([[0, 3]]), (14, 14, 0, 28, 14, 14 * bound + 4 * (2 * 2 + 14))),
+        (EarlyStop(condition="final"), None, (2, 4, 0, 8, 4, 4 * bound)),
+    ):
+        stops = find_stops(layer, prepared, windows, stop, residual, 1)
+        events = stop.events(layer, PAPER, stops, 0 if residual is None else 4)
+        names = (
+            "stop_checks",
+            "bound_words_read",
+            "limit_words_read",
+            "stop_additions",
+            "stop_requantisations",
+            "stop_word_bits",
+        )
+        assert tuple(events[name] for name in names) == expected, stop
+
+
+def test_stored_words_are_as_wide_as_the_largest():
+    layer = make_layer(
+        np.random.default_rng(0), PAPER, kind="linear", channels=9, height=1, width=1, outputs=2,
+        weights=np.array([[1, 1]] * 9), bias=np.array([0, -100]), multipliers=np.array([1, 1]), shift=0,
+    )  # fmt: skip
+    assert starts(layer).tolist() == [-10, -110]
+    assert EarlyStop().stored_bits(layer, PAPER) == 2 * (4 + 8)
+    assert EarlyStop(condition="final").stored_bits(layer, PAPER) == 2 * 2 * 4
+    assert EarlyStop(after=()).stored_bits(layer, PAPER) == 0
+    assert EarlyStop().stored_bits(replace(layer, last=True), PAPER) == 0
+
+
+@pytest.mark.parametrize("after", [(1, 2), (2, 2), (1, 0)])
+def test_bits_that_do_not_fall_are_refused(after):
+    with pytest.raises(ValueError, match=r"EarlyStop\.after must be falling bits of at least 1, got \("):
+        EarlyStop(after=after)
+
+
 def test_unknown_bounds_are_refused():
     with pytest.raises(ValueError, match=r"EarlyStop\.bounds must be stored or segments, got 'none'"):
         EarlyStop(bounds="none")  # type: ignore[arg-type]
 
 
 # ---- few ones -----------------------------------------------------------------------------------
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("ones", range(1, 9))
-def test_values_go_to_the_nearest_level_and_ties_to_the_larger(bits, ones):
-    allowed = [v for v in range(1 << bits) if f"{v:b}".count("1") <= ones]
-    expected = [min(allowed, key=lambda level, v=v: (abs(level - v), -level)) for v in range(1 << bits)]
-    assert nearest_level(np.arange(1 << bits, dtype=np.uint8), bits, ones).tolist() == expected
-    assert few_ones.levels(bits, ones).tolist() == allowed
-
-
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("ones", range(1, 9))
-def test_the_hardware_rule_gives_the_same_level(bits, ones):
-    """Keep the leading ones, look at one bit, add at the lowest of them, keep what would not fit."""
-    for value in range(1 << bits):
-        places = [b for b in reversed(range(bits)) if value >> b & 1]
-        expected = value
-        if len(places) > ones:
-            kept, q = sum(1 << b for b in places[:ones]), places[ones - 1]
-            up = kept + (1 << q)
-            expected = up if value >> (q - 1) & 1 and up < 1 << bits else kept
-        assert nearest_level(np.array([value]), bits, ones).item() == expected
-
-
 def test_the_activations_of_a_run_with_few_ones_are_levels():
     graph = lossless(make_network(0, PAPER))
-    steps = list(PairRunner(graph, ones=1).steps(random_images(0, graph, 3)))
+    few = with_settings(graph, activation_ones={node.name: 1 for node in graph.crossbars if not node.last})
+    steps = list(PairRunner(few).steps(random_images(0, graph, 3)))
     for step in steps[1:]:
         assert set(np.unique(step.windows)) <= {0, *few_ones.levels(step.layer.input_bits, 1).tolist()}
     plain = list(PairRunner(graph).steps(random_images(0, graph, 3)))
     assert any((a.windows != b.windows).any() for a, b in zip(steps[1:], plain[1:], strict=True))
-
-
-def test_few_ones_must_be_in_range():
-    with pytest.raises(ValueError, match=r"few ones: ones must be in 1\.\.8, got 0"):
-        nearest_level(np.array([1]), 4, 0)
 
 
 # ---- words --------------------------------------------------------------------------------------

@@ -226,5 +226,7 @@ def test_lossless_registers_are_those_whose_search_is(adc_bits):
 def test_registers_that_the_pair_machine_does_not_have_are_refused():
     with pytest.raises(ValueError, match=r"AdcRegisters\.bias must be in 0\.\.0, got 1"):
         search_of(AdcRegisters(mode="twin", n_r2=5, bias=1), pair_machine(4, 9))
+    with pytest.raises(TypeError, match=r"AdcRegisters\.n_r2 must be an integer, got 5\.0"):
+        search_of(AdcRegisters(mode="outward", n_r2=5.0), pair_machine(4, 9))
     with pytest.raises(ValueError, match="only the pair machine searches differences"):
         search_of(AdcRegisters(mode="uniform", n_r2=4), PAPER)

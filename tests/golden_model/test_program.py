@@ -337,13 +337,15 @@ def test_a_planner_with_a_wrong_field_is_found(change, monkeypatch):
 
 def test_every_layer_starts_a_fresh_pair_and_its_own_part_of_the_tables():
     made = make_network(1, TINY)
-    placement = plan(made).placement
+    program = plan(made)
+    steps = [step.fields for step in program.steps if step.layer is not None]
     pairs = widths = channels = 0
-    for layer, placed in zip(made.layers, placement.layers, strict=True):
-        assert (placed.crossbar_base, placed.width_base, placed.channel_base) == (pairs, widths, channels)
+    for layer, placed, fields in zip(made.layers, program.placement.layers, steps, strict=True):
+        assert placed.crossbar_base == pairs
+        assert [fields[f"{name}_base"] for name in ("crossbar", "width", "channel")] == [pairs, widths, channels]
         assert placed.pairs == len(set(placed.pair.tolist())) > 0
         pairs, widths, channels = pairs + placed.pairs, widths + layer.block_widths.size, channels + layer.outputs
-    assert (placement.pairs, placement.widths, placement.channels) == (pairs, widths, channels)
+    assert program.placement.pairs == pairs
 
 
 def test_a_planner_whose_buffers_overlap_is_found(monkeypatch):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from golden_model import run
 from golden_model.graph.nodes import Crossbar
 from golden_model.image import image
-from tests.golden_model.random_graphs import SMALL, random_images
+from tests.golden_model.random_graphs import SMALL, SMALL_PAIRS, random_images
 from tests.golden_model.test_image import forge, sample
 
 
@@ -38,6 +38,18 @@ def test_a_replay_that_agrees_ends_with_status_0(directory, tmp_path):
     assert found["cycles"] == stored.cycles.tolist()
     name = image.read(directory).program.steps[1].name
     assert found["events"][name] == stored.events[:, 1].sum().as_dict(derived=True)
+
+
+def test_an_image_of_the_pair_machine_is_described_and_replayed(tmp_path):
+    net = sample(hardware=SMALL_PAIRS)
+    image.write(tmp_path / "image", net, random_images(5, net, 3))
+    described = call(tmp_path / "image", "--describe")
+    assert described.exit_code == 0, described.output
+    assert "4 x 2 OUs, 3-bit ADCs and a sign, column pairs" in " ".join(described.output.split())
+    result = call(tmp_path / "image", "--json", tmp_path / "out.json")
+    assert result.exit_code == 0, result.output
+    events = json.loads((tmp_path / "out.json").read_text())["events"].values()
+    assert sum(one["prefix_counts"] for one in events) > 0
 
 
 def test_fewer_images_can_be_replayed(directory, tmp_path):

@@ -25,6 +25,7 @@ from golden_model.image import image
 from golden_model.searches import lanes
 from golden_model.trq import AdcRegisters, convert, lossless, min_count
 from tests.golden_model import oracles
+from tests.golden_model.oracles import decoupled_cycles
 from tests.strategies import (
     adc_registers,
     dynamic_precisions,
@@ -396,7 +397,7 @@ def test_lock_step_of_lanes_is_that_of_the_engines_and_queues_never_lose(case):
     spent = spend(prepared, windows(made, images).reshape(-1, made.k))
     cycles = timing.window_cycles(hardware, made.k, made.outputs, spent.lock_step)
     assert (cycles.reshape(2, -1).sum(axis=1) + timing.c_layer(hardware) == events.cycles).all()
-    free = lanes.decoupled_cycles(made, hardware, images)
+    free = decoupled_cycles(made, hardware, images)
     assert (free <= events.cycles).all()
 
 
@@ -410,14 +411,14 @@ def test_lanes_of_one_column_gain_nothing_from_queues_and_uneven_ones_do():
     made = replace(made, weights=np.array([[1, 0]] * 18))
     full = np.ones((1, 2, 3, 3), dtype=np.uint8)
     _, events = run_layer(made, hardware, full, engine="direct")
-    assert events.cycles[0] == lanes.decoupled_cycles(made, hardware, full)[0]
+    assert events.cycles[0] == decoupled_cycles(made, hardware, full)[0]
     # Two planes of one segment: lane 0 is slow in one, lane 1 in the other.
     uneven = replace(
         made, channels=1, weights=np.array([[1, 2]] * 9), block_widths=np.array([[2]]), registers=registers
     )
     hardware = replace(hardware, weight_bits=2)
     _, events = run_layer(uneven, hardware, full[:, :1], engine="direct")
-    assert events.cycles[0] - lanes.decoupled_cycles(uneven, hardware, full[:, :1])[0] == (9 + 9) - (9 + 1)
+    assert events.cycles[0] - decoupled_cycles(uneven, hardware, full[:, :1])[0] == (9 + 9) - (9 + 1)
 
 
 def test_clocks_of_a_graph_are_those_of_its_layers():
@@ -427,7 +428,7 @@ def test_clocks_of_a_graph_are_those_of_its_layers():
     for index, node in enumerate(made.crossbars):
         one = node.layers[0]
         x = outputs[node.inputs[0]].reshape(len(images), one.channels, one.height, one.width)
-        assert found[index] == lanes.decoupled_cycles(one, TINY, x).sum() / len(images)
+        assert found[index] == decoupled_cycles(one, TINY, x).sum() / len(images)
     _, events = GraphRunner(made).run(images)
     assert (found <= events.cycles.mean(axis=0)).all()
 

@@ -7,7 +7,6 @@ import pytest
 
 from golden_model.config import TINY
 from golden_model.cost import work
-from golden_model.cost.baselines import baseline_events
 from golden_model.cost.work import Machine
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
@@ -15,6 +14,7 @@ from golden_model.graph import network as graph
 from golden_model.graph.nodes import AveragePool, Concat
 from golden_model.graph.numbers import Window
 from golden_model.graph.settings import with_settings
+from tests.golden_model.oracles import baseline_events
 from tests.golden_model.test_graph import SMALL, everything, pixels
 from tests.strategies import make_network
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from golden_model.config import PRESETS
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.engines.run_network import GraphRunner
-from golden_model.graph.settings import on_machine
+from golden_model.graph.settings import lossless_registers, on_machine, with_settings
 from golden_model.image import archive
 from quant import calibrate, train
 from quant.reference import exact_logits
@@ -126,6 +127,37 @@ def test_lossy_converters_save_operations_when_any_loss_is_tolerated(copied: Pat
     found = record(copied)
     assert not found["lossless"]
     assert any(layer["registers"]["n_r2"] < 4 for layer in found["layers"])
+
+
+def test_a_pair_machine_keeps_its_search_and_gets_dynamic_precision(copied: Path):
+    shown = succeed(calibrate, "--work", copied, "--hardware", "cifar-pairs", *QUICK)
+    made, found = archive.load(copied / "calibrated.graph"), record(copied)
+    assert made.hardware == PRESETS["cifar-pairs"]
+    assert {layer.registers for layer in made.layers} == {lossless_registers(made.hardware)}
+    assert found["lossless"]
+    assert found["accuracy"]["trq"] == found["accuracy"]["integer"]
+    assert all(layer["dynamic"] is not None and layer["family"] == "outward" for layer in found["layers"])
+    steps = found["events"]["per_image"]
+    assert steps["all"]["ad_operations"] < steps["baseline"]["ad_operations"]
+    assert [steps[name]["picojoules"] is None for name in ("baseline", "uniform", "all")] == [False, True, True]
+    assert "everything" in shown
+
+
+def test_dynamic_precision_gives_both_machines_the_same_accuracy(copied: Path):
+    network = archive.load(copied / "network.graph")
+    lossy = with_settings(
+        network, dynamic={node.name: DynamicPrecision(l_max=4, tau_sq=8000) for node in network.crossbars}
+    )
+    pairs = with_settings(lossy, hardware=PRESETS["cifar-pairs"])
+    images = np.random.default_rng(0).integers(0, 256, (20, *network.image.shape)).astype(np.uint8)
+    labels = GraphRunner(pairs).run(images)[0].argmax(axis=1)
+    assert calibrate.measure(pairs, images, labels) == 1
+    assert (exact_logits(network, images).argmax(axis=1) != labels).any()
+
+
+def test_a_tolerance_on_a_pair_machine_is_refused(copied: Path):
+    words = refuse(calibrate, "--work", copied, "--hardware", "cifar-pairs", "--tolerance", 0.01, *QUICK)
+    assert words.endswith("tolerance: converters of the pair machine are lossless, there is nothing to choose")
 
 
 def test_data_that_changed_since_training_is_refused(copied: Path, tmp_path: Path):

@@ -113,6 +113,28 @@ def test_the_accuracy_is_the_share_of_right_predictions(files):
     assert "golden_model" not in result
 
 
+def test_a_network_is_measured_on_the_pair_machine(files):
+    found = {}
+    for hardware in ("paper", "paper-pairs"):
+        more = ("--images", 4, "--golden-images", 1, "--hardware", hardware, "--json", files / "out.json")
+        done = lenet(files, *more)
+        assert done.exit_code == 0, done.output
+        found[hardware] = json.loads((files / "out.json").read_text())
+    planes, pairs = found.values()
+    assert pairs["hardware"]["machine"] == "pairs"
+    assert pairs["golden_model"]["logits_equal"]
+    assert pairs["integer_accuracy"] == planes["integer_accuracy"]
+    counted = [one["golden_model"]["per_image"]["network"]["conversions"] for one in (planes, pairs)]
+    assert 0 < counted[1] < counted[0]
+
+
+def test_an_engine_that_the_pair_machine_does_not_have_is_refused(files):
+    done = lenet(files, "--images", 4, "--hardware", "paper-pairs", "--engine", "patterns")
+    assert done.exit_code == 2
+    words = "engine must be 'auto', 'direct' or 'compiled' on the pair machine, got 'patterns'"
+    assert words in " ".join(done.stderr.split())
+
+
 def test_a_network_of_ones_own_is_measured(files):
     done = call(
         "--model", f"{files / 'own.py'}:make", "--data", files / "14.npz", "--mean", "0.5", "--std", "0.25",

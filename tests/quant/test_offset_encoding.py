@@ -50,7 +50,7 @@ def test_operations_and_error_are_those_that_the_counts_predict(seed, limit, sca
     counts = graph_counts(made, images, offset=True, gram_windows=10**6)
     scores = adc_search.score_layer(counts["stem"], SPARE, limit)
     pick = int(np.random.default_rng(seed).integers(len(scores.shape)))
-    chosen = adc_search._take(scores, pick)
+    chosen = scores.take(pick)
     changed = adc_search.apply(made, {"stem": chosen})
     _, spent = OffsetRunner(changed).run(images)
     assert spent["stem"].conversions == counts["stem"].conversions

@@ -9,9 +9,12 @@ from typer.testing import CliRunner
 
 from golden_model.command import command
 from golden_model.config import PAPER, TINY
+from golden_model.graph.settings import on_machine, with_settings
+from golden_model.image import program
 from quant import options
 from quant.options import read_hardware
 from quant.settings import check, setting
+from tests.golden_model.random_graphs import random_network
 
 
 def test_hardware_is_a_preset_or_what_differs_from_one(tmp_path):
@@ -109,3 +112,19 @@ def test_what_cannot_be_printed_is_spelled_out_in_errors():
 
     done = CliRunner().invoke(app, [])
     assert (done.exit_code, done.output) == (2, r"error: layer a\x1b[31m\u202eb is too hot" + "\n")
+
+
+# ---- the machine of a network -------------------------------------------------------------------
+def test_a_machine_that_is_made_keeps_the_main_data_path_of_the_network():
+    planes = random_network(3)
+    pairs = with_settings(planes, hardware=replace(planes.hardware, machine="pairs"))
+    assert options.fitted(planes, None).hardware.machine == "planes"
+    assert options.fitted(pairs, None).hardware.machine == "pairs"
+
+
+def test_converters_of_the_other_machine_are_not_kept():
+    planes = on_machine(random_network(3), PAPER)
+    pairs = options.fitted(planes, replace(program.fitting(planes, PAPER), machine="pairs", crossbar_pairs=1000))
+    assert {layer.registers.mode for layer in pairs.layers} == {"outward"}
+    back = options.fitted(pairs, replace(pairs.hardware, machine="planes"))
+    assert {layer.registers.mode for layer in back.layers} == {"uniform"}

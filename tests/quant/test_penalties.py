@@ -97,7 +97,10 @@ def test_penalty_gradient_is_finite_for_empty_blocks():
 
 def test_weighting_by_activations_favours_layers_with_many_windows():
     network, _ = random_network(0)
-    by_memory, by_activations = (BlockPenalty(network, w).weights for w in ("memory", "activations"))
+    by_memory, by_activations = (
+        [charge(source.block_widths())[0] for charge, source in zip(penalty.charges, network.sources(), strict=True)]
+        for penalty in (BlockPenalty(network, w) for w in ("memory", "activations"))
+    )
     ratios = [float((a / m).max()) for a, m in zip(by_activations, by_memory, strict=True)]
     windows = [layer.geometry.windows for layer in network]
     assert ratios[0] / ratios[2] == pytest.approx(windows[0] / windows[2])

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from golden_model import few_ones
 from golden_model.config import PAPER
+from golden_model.engines.run_network import GraphRunner
 from quant.capture.errors import UnsupportedOperator
 from quant.networks.layers import Block, QuantActivation, QuantMatrix
 from quant.networks.pixels import Normalisation
@@ -101,6 +103,51 @@ def test_activations_of_the_graph_have_the_trained_widths_and_clips():
     assert (node.encoding.bits, node.encoding.high) == (3, first.clip.item())
     assert [node.encoding.bits for node in graph.crossbars][1:3] == [4, 4]
     assert next(node.encoding.bits for node in graph.nodes if type(node).__name__ == "AveragePool") == 8
+
+
+@pytest.mark.parametrize(("bits", "ones"), [(8, 2), (4, 2), (4, 1)])
+def test_the_integer_graph_has_the_levels_that_were_trained(bits, ones):
+    network = made(activation_bits=bits, activation_ones=ones)
+    graph = network.to_graph(images(2), "residual")
+    assert [node.encoding.ones for node in graph.crossbars] == [ones] * 3 + [0]
+    assert next(node.encoding.ones for node in graph.nodes if type(node).__name__ == "AveragePool") == 0
+    found = exact_logits(graph, images()) * graph.output.logit_scale
+    wanted = logits(network)
+    # as above; beside that, a step to the next level is up to a quarter (two ones) or half of the value
+    assert np.abs(found - wanted).mean() < 0.05 * np.abs(wanted).mean() * 2 ** (8 - bits) ** 0.5
+    plain = made(activation_bits=bits)
+    assert np.abs(logits(plain) - wanted).mean() > 2 * np.abs(found - wanted).mean()
+
+
+def test_activations_of_the_graph_are_those_of_the_trained_network():
+    """The first layer's, which no earlier rounding can have changed."""
+    network = made(activation_bits=4, activation_ones=2)
+    graph = network.to_graph(images(2), "residual")
+    kept = {}
+    network.activations()[0].register_forward_hook(lambda module, given, result: kept.update(first=result))
+    logits(network)
+    node = graph.crossbars[0]
+    found = GraphRunner(graph).outputs(images())[node.name]
+    trained = (kept["first"] / node.encoding.scale).round().numpy()
+    assert set(np.unique(found)) <= set(few_ones.levels(4, 2))
+    assert (found != trained).mean() < 0.01  # values near a border between two levels
+
+
+def test_clips_have_the_least_error_with_the_levels_that_there_are():
+    clips = {}
+    for ones in (0, 1):
+        network = made(activation_bits=4, activation_ones=ones)
+        first = network.activations()[0]
+        first.watching = []
+        logits(network)
+        values, first.watching = torch.cat(first.watching), None
+        clips[ones] = first.clip.clone()
+        errors = []
+        for share in (0.8, 1.0, 1.25):
+            first.clip.copy_(clips[ones] * share)
+            errors.append(float((first(values) - values).square().mean()))
+        assert errors[1] == min(errors)
+    assert clips[1] != clips[0]
 
 
 def test_relu6_bounds_the_clip():

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from golden_model import layer as crossbar
 from golden_model.config import ISAAC, PAPER, HardwareConfig
-from golden_model.cost.baselines import baseline_events
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
 from golden_model.cost.work import Machine
@@ -24,6 +23,7 @@ from golden_model.trq import AdcRegisters
 from quant.search import redy as redy_search
 from quant.search.price import PRICES
 from quant.search.redy import LOSSLESS, Check, Chosen, Sample, Scores, choose
+from tests.golden_model.oracles import baseline_events
 from tests.strategies import dynamic_precisions, make_images, make_layer, make_network
 
 SMALL = HardwareConfig(rows=12, cols=8, ou_rows=5, ou_cols=3, adc_bits=3, weight_bits=7, group_segments=2)
@@ -221,7 +221,7 @@ def test_applied_biases_take_up_the_mean_error_of_rounding():
     settings = redy_search.lossless(scores)
     name = graph.output.name
     last = max(range(len(scores[name].settings)), key=lambda i: np.abs(scores[name].shift[i]).max())
-    settings[name] = redy_search._take(scores[name], last)
+    settings[name] = scores[name].take(last)
     exact, _ = GraphRunner(graph).run(images)
     errors = {
         correct: GraphRunner(redy_search.apply(graph, settings, correct=correct)).run(images)[0] - exact
@@ -298,6 +298,6 @@ def test_check_of_lossless_skipping_finds_no_error():
     assert none["lost"] == 0
     assert none["accuracy"] == none["exact_accuracy"]
     assert check.measure(choose(scores, 10))["logit_error"] > 0
-    found = redy_search.sensitivities(check, scores, 4)
+    found = check.sensitivities(redy_search.lossless(scores), scores, 4)
     assert list(found) == list(scores)
     assert all(value > 0 for value in found.values())

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from golden_model.config import PAPER
-from golden_model.cost.baselines import baseline_events
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
 from golden_model.cost.work import Machine, dynamic_precision_events
@@ -26,6 +25,7 @@ from quant.reproduce import redy as reproduce_redy
 from quant.reproduce import redy_measure, redy_report
 from quant.reproduce import study as shared
 from quant.search import redy as redy_search
+from tests.golden_model.oracles import baseline_events
 from tests.quant.studies import assert_refused, grey, invoke, network, write_files
 
 CHOSEN = "lossy 0.05"

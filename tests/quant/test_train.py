@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from golden_model.config import PAPER
+from golden_model.engines.run_network import GraphRunner
 from golden_model.image import archive as graph_file
 from golden_model.image import program
 from quant import stages, train
@@ -20,7 +22,9 @@ from quant.data import sets
 from quant.reference import accuracy, exact_logits
 from quant.training import loop
 from quant.training.penalties import ActivityPenalty, BlockPenalty
-from quant.training.phases import Augmentation, Objective, Settings
+from quant.training.phases import Augmentation, Objective, Settings, check_settings
+from quant.training.restart import take_over
+from tests.quant.conftest import toy_dataset, write_toy
 from tests.quant.test_quantised import images, made
 
 OWN = """
@@ -147,6 +151,85 @@ def test_training_goes_on_from_another_one_and_widths_only_fall(folder):
     assert sum(a.block_widths.sum() for a in two.layers) < sum(b.block_widths.sum() for b in one.layers)
 
 
+def test_training_goes_on_from_an_integer_network_alone(folder):
+    """Without a step of training it is the same one again; with one, widths only fall."""
+    assert call(folder, "--work", folder / "one", "--target-bits", 4).exit_code == 0
+    more = ("--start-from", folder / "one/network.graph", "--quantise-epochs", 0, "--float-epochs", 0)
+    weights = ("--weights", folder / "one/float.pt")
+    content = torch.load(folder / "one/train.pt", weights_only=True)
+    torch.save(content["float"], folder / "one/float.pt")
+    for name, epochs in (("same", 0), ("on", 2)):
+        done = call(folder, "--work", folder / name, *more, *weights, "--finetune-epochs", epochs)
+        assert done.exit_code == 0, done.output
+    one, same, on = (graph_file.load(folder / name / "network.graph") for name in ("one", "same", "on"))
+    for before, unchanged, after in zip(one.crossbars, same.crossbars, on.crossbars, strict=True):
+        assert np.array_equal(unchanged.layers[0].weights, before.layers[0].weights)
+        assert np.allclose(unchanged.step, before.step, rtol=1e-4)
+        assert np.allclose(unchanged.bias, before.bias, rtol=1e-3, atol=1e-4)
+        assert unchanged.encoding.high == pytest.approx(before.encoding.high)
+        assert (after.layers[0].block_widths <= before.layers[0].block_widths).all()
+    assert any((a.weights != b.weights).any() for a, b in zip(on.layers, one.layers, strict=True))
+
+
+def test_an_integer_network_of_other_layers_is_no_start(folder):
+    assert call(folder, "--work", folder / "one").exit_code == 0
+    graph = graph_file.load(folder / "one/network.graph")
+    with pytest.raises(ValueError, match=r"the layers are conv1, conv2, conv3, head, those of .* conv, head"):
+        take_over(made(), graph, torch.from_numpy(images()).float())
+
+
+def test_lenet_trained_a_little_with_few_ones_runs_on_crossbars_as_in_plain_integers(tmp_path):
+    data = write_toy(tmp_path / "data", train=120, test=12, size=28, classes=10)
+    arguments = [
+        "--model", "lenet5", "--data", data, "--work", tmp_path / "w", "--activation-ones", 2, "--float-epochs", 1,
+        "--quantise-epochs", 1, "--finetune-epochs", 1, "--batch", 30, "--lower-activations", 0, "--threads", 1,
+    ]  # fmt: skip
+    done = CliRunner().invoke(train.app, [str(a) for a in arguments])
+    assert done.exit_code == 0, done.output
+    graph = graph_file.load(tmp_path / "w/network.graph")
+    assert [layer.output_ones for layer in graph.layers] == [2, 2, 2, 2, 0]
+    test = toy_dataset(train=120, test=12, size=28, classes=10).test_images
+    np.testing.assert_array_equal(GraphRunner(graph).run(test)[0], exact_logits(graph, test))
+
+
+@pytest.mark.parametrize("method", ["msq", "bitplane"])
+def test_widths_fall_when_the_ous_of_the_pair_machine_are_penalised(folder, method):
+    more = ("--weighting", "pair-ous", "--target-bits", 2, "--quantise-epochs", 12, *PUSH[method])
+    done = call(folder, "--work", folder / "w", "--method", method, *more)
+    assert done.exit_code == 0, done.output
+    report = json.loads((folder / "w/train.json").read_text())
+    assert report["widths"]["mean_bits"] < 5
+    assert report["accuracy"]["integer"] > 0.9
+
+
+def test_training_by_ous_that_was_interrupted_goes_on_to_the_same_network(folder, monkeypatch):
+    more = ("--weighting", "pair-ous", "--quantise-epochs", 3)
+    assert call(folder, "--work", folder / "whole", *more).exit_code == 0
+    real, calls = loop.run_epoch, []
+
+    def broken(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(loop, "run_epoch", broken)
+    assert [call(folder, "--work", folder / "parts", *more).exit_code for _ in range(2)] == [130, 0]
+    assert (folder / "whole/network.graph").read_bytes() == (folder / "parts/network.graph").read_bytes()
+
+
+def test_few_ones_are_trained_and_kept(folder):
+    done = call(folder, "--work", folder / "w", "--activation-ones", 1)
+    assert done.exit_code == 0, done.output
+    graph = graph_file.load(folder / "w/network.graph")
+    assert [layer.output_ones for layer in graph.layers] == [1, 0]
+    report = json.loads((folder / "w/train.json").read_text())
+    assert report["accuracy"]["integer"] > 0.9
+    with np.load(folder / "data.npz") as data:
+        logits = GraphRunner(graph).run(data["test_images"])[0]
+        assert accuracy(logits, data["test_labels"]) == report["accuracy"]["integer"]
+
+
 def test_a_start_that_is_not_finished_is_refused(folder):
     assert call(folder, "--work", folder / "one", "--finetune-epochs", 0).exit_code == 0
     done = call(folder, "--work", folder / "two", "--start-from", folder / "nowhere")
@@ -220,6 +303,15 @@ def test_the_written_recipe_makes_the_same_network_again_and_flags_override_it(f
     assert made[0] == made[1] != made[2]
     assert train.read_recipe(recipe) == train.read_recipe(folder / "again/recipe.toml")
     assert train.read_recipe(folder / "other/recipe.toml")["seed"] == 1
+
+
+@pytest.mark.parametrize("recipe", sorted((stages.PACKAGE / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_kept_recipes_are_legal_and_go_on_from_kept_networks(recipe):
+    asked = train.read_recipe(recipe)
+    settings = {f.name: asked[f.name] for f in fields(Settings) if f.name in asked}
+    check_settings(Settings(**settings), PAPER)
+    start = graph_file.load(stages.PACKAGE.parent / asked["start_from"])
+    assert {layer.output_bits for layer in start.layers if not layer.last} == {asked["activation_bits"]}
 
 
 @pytest.mark.parametrize(

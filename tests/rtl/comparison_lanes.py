@@ -16,7 +16,7 @@ from amaranth.lib.wiring import In, Out
 from golden_model.config import HardwareConfig, bits_for
 from rtl import pair_layouts as layouts
 from rtl.pair_layouts import SearchMode
-from rtl.search_control import SearchControl
+from rtl.search_begin import SearchBegin
 from rtl.search_lane import SearchLane
 
 
@@ -118,7 +118,7 @@ class OwnTwin(_Lane):
     """
 
     def __init__(self, config: HardwareConfig, pairs: bool = False):
-        value, step = layouts.search_threshold(config, pairs), layouts.search_step(config, pairs)
+        value, step = layouts.search_threshold(config, pairs), layouts.search_left(config, pairs)
         thresholds = dict.fromkeys(("first", "low", "r1_first", "r2_first"), value)
         super().__init__(
             config, pairs, twin=1, two=1, **thresholds, **dict.fromkeys(("first_steps", "r1_steps", "r2_steps"), step)
@@ -177,7 +177,7 @@ class Held(wiring.Component):
 
 
 class Group(wiring.Component):
-    """All lanes of an OU of pairs with their control, as one piece. modes : of search."""
+    """All lanes of an OU of pairs and what they begin with, as one piece. modes : of search."""
 
     def __init__(self, config: HardwareConfig, modes: Collection[SearchMode], pairs: bool = True, lanes: int = 0):
         self.config, self.modes, self.pairs = config, modes, pairs
@@ -199,18 +199,14 @@ class Group(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.control = control = SearchControl(self.config, self.pairs, self.modes)
-        m.d.comb += [
-            control.constants.eq(self.constants),
-            control.ones.eq(self.ones),
-            control.start.eq(self.start.any()),
-        ]
-        lanes = [SearchLane(self.config, self.pairs) for _ in range(self.lanes)]
+        m.submodules.begin = begin = SearchBegin(self.config, self.pairs, self.modes)
+        m.d.comb += [begin.constants.eq(self.constants), begin.ones.eq(self.ones)]
+        lanes = [SearchLane(self.config, self.pairs, self.modes) for _ in range(self.lanes)]
         for i, lane in enumerate(lanes):
             m.submodules[f"lane{i}"] = lane
             m.d.comb += [
-                lane.orders.eq(control.orders),
-                lane.begin.eq(control.begin),
+                lane.constants.eq(self.constants),
+                lane.begin.eq(begin.begin),
                 lane.start.eq(self.start[i]),
                 lane.comparator.eq(self.comparators[i]),
                 self.thresholds[i].eq(lane.threshold),

@@ -212,7 +212,8 @@ class Program:
         hardware, (k, outputs) = self.hardware, made.weights.shape
         if made.packing is None:
             return sum(conversions) + len(conversions) * (k + outputs + timing.c_window(hardware))
-        load = k + made.fields["segments"] + Tile.load_clocks(hardware)
+        kernel = made.fields["channels"], made.fields["kernel_height"], made.fields["kernel_width"]
+        load = timing.fetches(hardware, *kernel) + made.fields["segments"] + Tile.load_clocks(hardware)
         loads = [load] * len(conversions) + [0, 0]
         converts = [build_clocks(made.packing), *(c + Tile.convert_clocks(hardware) for c in conversions), 0]
         drains = [0, 0] + [outputs + Tile.drain_clocks(hardware)] * len(conversions)

@@ -15,7 +15,7 @@ from rtl.axi_lite import AxiLite
 from rtl.cell_programmer import CellProgrammer
 from rtl.register_bank import RegisterBank
 from rtl.tile import bus_members, connect_bus
-from sim.bench import plain
+from tests.bench import plain
 
 
 class HostSide(wiring.Component):

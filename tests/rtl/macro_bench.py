@@ -12,7 +12,8 @@ from golden_model.crossbar import mapping
 from golden_model.registers import descriptor_fields
 from golden_model.trq import AdcRegisters, levels
 from rtl.macro import Macro
-from sim.bench import clocks_until, collector, fetch, put, simulate, stream_rule
+from sim.bench import simulate
+from tests.bench import clocks_until, collector, fetch, put, stream_rule
 from tests.rtl import oracle
 
 

@@ -21,7 +21,8 @@ from rtl.pack_layouts import HALVES, PAIR_COUNTERS
 from rtl.pair_interfaces import halves_of
 from rtl.pair_layouts import SearchMode
 from rtl.pair_macro import PairMacro
-from sim.bench import Testbench, clocks_until, fetch, put, simulate, stream_rule
+from sim.bench import Testbench, simulate
+from tests.bench import clocks_until, fetch, put, stream_rule
 from tests.rtl.macro_bench import random_weights, slices_of
 from tests.strategies import make_layer
 

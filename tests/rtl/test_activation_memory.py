@@ -6,12 +6,14 @@ import random
 
 import pytest
 
-from golden_model.config import TINY
+from golden_model.config import PRESETS, TINY
 from rtl.activation_memory import ActivationMemory
-from sim.bench import put, simulate
+from sim.bench import simulate
+from tests.bench import put
 from tests.rtl.tile_tools import strobe
 
 pytestmark = pytest.mark.rtl
+BOTH = pytest.mark.parametrize("hardware", [TINY, PRESETS["tiny-pairs"]], ids=["planes", "pairs"])
 
 
 async def _bus_write(ctx, dut, word, data, strobes=15):
@@ -32,11 +34,12 @@ async def _read(ctx, dut, address, client="window_read"):
     port = getattr(dut, client)
     put(ctx, port.address, address)
     await strobe(ctx, port.enable)
-    return ctx.get(port.data)
+    return ctx.get(port.data if client == "residual_read" else port.data[0])
 
 
-def test_words_of_the_bus_are_four_bytes_of_a_step_least_significant_first():
-    dut = ActivationMemory(TINY)
+@BOTH
+def test_words_of_the_bus_are_four_bytes_of_a_step_least_significant_first(hardware):
+    dut = ActivationMemory(hardware)
 
     async def bench(ctx):
         await _bus_write(ctx, dut, 5, 0x04030201)
@@ -46,8 +49,9 @@ def test_words_of_the_bus_are_four_bytes_of_a_step_least_significant_first():
     simulate(dut, bench, limit=200)
 
 
-def test_byte_strobes_write_single_activations():
-    dut = ActivationMemory(TINY)
+@BOTH
+def test_byte_strobes_write_single_activations(hardware):
+    dut = ActivationMemory(hardware)
 
     async def bench(ctx):
         await _bus_write(ctx, dut, 63, 0xFFFFFFFF)
@@ -57,23 +61,25 @@ def test_byte_strobes_write_single_activations():
     simulate(dut, bench, limit=100)
 
 
-def test_byte_holds_until_the_next_read():
-    dut = ActivationMemory(TINY)
+@BOTH
+def test_byte_holds_until_the_next_read(hardware):
+    dut = ActivationMemory(hardware)
 
     async def bench(ctx):
         await _bus_write(ctx, dut, 0, 0x04030201)
         assert await _read(ctx, dut, 2) == 3
         put(ctx, dut.window_read.address, 1)
         await ctx.tick().repeat(2)
-        assert ctx.get(dut.window_read.data) == 3
+        assert ctx.get(dut.window_read.data[0]) == 3
 
     simulate(dut, bench, limit=100)
 
 
-def test_random_reads_and_stores_in_the_same_clock_equal_a_model_and_a_collision_reads_the_old_byte():
-    dut = ActivationMemory(TINY)
+@BOTH
+def test_random_reads_and_stores_in_the_same_clock_equal_a_model_and_a_collision_reads_the_old_byte(hardware):
+    dut = ActivationMemory(hardware)
     rng = random.Random(5)
-    size = TINY.activation_bytes
+    size = hardware.activation_bytes
     collisions = []
 
     async def bench(ctx):
@@ -94,3 +100,36 @@ def test_random_reads_and_stores_in_the_same_clock_equal_a_model_and_a_collision
 
     simulate(dut, bench, limit=3000)
     assert any(collisions)
+
+
+def test_neighbours_of_any_address_and_a_residual_are_read_in_the_same_clock():
+    dut = ActivationMemory(PRESETS["tiny-pairs"])
+    rng = random.Random(7)
+    size, together = TINY.activation_bytes, PRESETS["tiny-pairs"].values_together
+
+    async def bench(ctx):
+        model = [rng.randrange(256) for _ in range(size)]
+        for word in range(size // 4):
+            await _bus_write(ctx, dut, word, int.from_bytes(bytes(model[4 * word : 4 * word + 4]), "little"))
+        for at in [*range(size - together + 1), *(rng.randrange(size - together) for _ in range(200))]:
+            other = rng.randrange(size)
+            put(ctx, dut.window_read.address, at)
+            put(ctx, dut.residual_read.address, other)
+            ctx.set(dut.residual_read.enable, 1)
+            await strobe(ctx, dut.window_read.enable)
+            assert list(ctx.get(dut.window_read.data)) == model[at : at + together]
+            assert ctx.get(dut.residual_read.data) == model[other]
+
+    simulate(dut, bench, limit=3000)
+
+
+def test_what_lies_in_the_memory_is_read_right_from_in_front_of_its_first_byte():
+    dut = ActivationMemory(PRESETS["tiny-pairs"])
+
+    async def bench(ctx):
+        await _bus_write(ctx, dut, 0, 0x44332211)
+        put(ctx, dut.window_read.address, (1 << len(dut.window_read.address)) - 2)  # two bytes before
+        await strobe(ctx, dut.window_read.enable)
+        assert list(ctx.get(dut.window_read.data))[2:] == [0x11, 0x22]
+
+    simulate(dut, bench, limit=100)

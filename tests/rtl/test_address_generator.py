@@ -14,7 +14,8 @@ from golden_model.crossbar.mapping import place_layer
 from golden_model.image.check import check_placement
 from golden_model.registers import ErrorCode, descriptor_fields
 from rtl.address_generator import AddressGenerator
-from sim.bench import fetch, put, simulate
+from sim.bench import simulate
+from tests.bench import fetch, put
 from tests.rtl.tile_tools import strobe
 
 pytestmark = pytest.mark.rtl

@@ -9,7 +9,8 @@ import pytest
 from amaranth.hdl import Module, ResetInserter, Signal
 
 from rtl.axi_lite import OKAY, SLVERR, AxiLite
-from sim.bench import plain, put, simulate, stream_rule
+from sim.bench import simulate
+from tests.bench import plain, put, stream_rule
 
 pytestmark = pytest.mark.rtl
 

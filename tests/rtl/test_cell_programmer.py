@@ -10,7 +10,8 @@ import pytest
 
 from golden_model.config import TINY
 from rtl.cell_programmer import CellProgrammer
-from sim.bench import put, receive, send, simulate, stream_rule
+from sim.bench import simulate
+from tests.bench import put, receive, send, stream_rule
 from tests.rtl.tile_tools import strobe
 
 pytestmark = pytest.mark.rtl

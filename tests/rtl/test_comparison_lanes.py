@@ -7,7 +7,8 @@ import pytest
 from golden_model.config import PAPER
 from golden_model.trq import AdcRegisters, convert
 from rtl.pair_layouts import SearchMode
-from sim.bench import fetch, put, simulate
+from sim.bench import simulate
+from tests.bench import fetch, put
 from tests.rtl import comparison_lanes as lanes
 from tests.rtl import search_oracle
 from tests.rtl.search_oracle import SearchRegisters

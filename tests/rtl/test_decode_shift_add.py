@@ -10,7 +10,8 @@ import pytest
 from golden_model.config import ISAAC, PAPER, TINY, HardwareConfig
 from golden_model.trq import convert
 from rtl.decode_shift_add import DecodeShiftAdd, needed_bits
-from sim.bench import put, simulate
+from sim.bench import simulate
+from tests.bench import put
 from tests.rtl.legal_registers import every_legal_setting
 from tests.rtl.macro_bench import random_registers
 

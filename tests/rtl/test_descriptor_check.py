@@ -23,7 +23,8 @@ from golden_model.registers import (
 from golden_model.timing import c_layer
 from rtl.descriptor_check import DescriptorCheck
 from rtl.descriptor_reader import DescriptorReader
-from sim.bench import fetch, put, simulate
+from sim.bench import simulate
+from tests.bench import fetch, put
 from tests.rtl.tile_tools import plain_settings, strobe, write_table
 
 pytestmark = pytest.mark.rtl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,8 @@ from golden_model.crossbar import redy
 from golden_model.crossbar.layer import DynamicPrecision as Registers
 from rtl.dynamic_precision import DynamicPrecision
 from rtl.group_precision import GroupPrecision
-from sim.bench import fetch, plain, put, simulate, stream_rule
+from sim.bench import simulate
+from tests.bench import fetch, plain, put, stream_rule
 from tests.rtl.tile_tools import expect_within, plain_settings, send_window
 
 pytestmark = pytest.mark.rtl
@@ -54,6 +56,16 @@ def _expected(hardware: HardwareConfig, window, registers: Registers | None, str
     return result
 
 
+def _cuts(hardware: HardwareConfig, k: int, rng: random.Random) -> list[int]:
+    """How many activations come at a time: any number up to `values_together`, none from two segments."""
+    cuts, line = [], 0
+    while line < k:
+        room = min(hardware.values_together, hardware.ou_rows - line % hardware.ou_rows)
+        cuts.append(rng.randint(1, room))
+        line += cuts[-1]
+    return cuts
+
+
 def _run(hardware, windows, registers, stream_bits=None, stalls=()):
     """Segments of every window; checks latency and one beat a clock when not stalled."""
     stream_bits = stream_bits or hardware.input_bits
@@ -64,7 +76,8 @@ def _run(hardware, windows, registers, stream_bits=None, stalls=()):
         put(ctx, dut.settings, _settings(hardware, registers, stream_bits))
         stall = iter(stalls)
         for window in windows:
-            await send_window(ctx, dut.bytes, window)
+            cuts = _cuts(hardware, len(window), random.Random(len(window)))
+            await send_window(ctx, dut.bytes, window, cuts)
             # The byte of the clock before this one was the last.
             assert 1 + await expect_within(ctx, dut.segments.valid, 20) == DynamicPrecision.latency
             beats = []
@@ -95,6 +108,7 @@ def _check(hardware, windows, registers, stream_bits=None, stalls=()):
 def _cases(draw):
     hardware = replace(
         TINY,
+        machine=draw(st.sampled_from(["planes", "pairs"])),
         ou_rows=draw(st.integers(1, 5)),
         input_bits=draw(st.integers(1, 8)),
         group_segments=draw(st.one_of(st.none(), st.integers(1, 3))),

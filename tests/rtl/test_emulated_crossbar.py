@@ -10,7 +10,8 @@ import pytest
 from golden_model import trq
 from golden_model.config import PAPER, TINY
 from rtl.emulated_crossbar import EmulatedCrossbar
-from sim.bench import put, simulate
+from sim.bench import simulate
+from tests.bench import put
 
 pytestmark = pytest.mark.rtl
 

@@ -9,7 +9,8 @@ import pytest
 from golden_model.config import TINY
 from rtl.emulated_pair_crossbar import EmulatedPairCrossbar
 from rtl.pair_interfaces import halves_of
-from sim.bench import put, receive, send, simulate
+from sim.bench import simulate
+from tests.bench import put, receive, send
 from tests.rtl.pair_bench import random_hardware
 
 pytestmark = pytest.mark.rtl

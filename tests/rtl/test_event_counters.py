@@ -8,7 +8,8 @@ import pytest
 
 from golden_model.config import PAPER, TINY
 from rtl.event_counters import EventCounters
-from sim.bench import fetch, put, simulate
+from sim.bench import simulate
+from tests.bench import fetch, put
 
 pytestmark = pytest.mark.rtl
 

@@ -10,7 +10,8 @@ from golden_model.config import PRESETS, TINY
 from golden_model.registers import COUNTER_BITS, COUNTERS_PER_LAYER, counters_of
 from rtl.event_memory import EventMemory
 from rtl.logit_memory import LogitMemory
-from sim.bench import put, simulate
+from sim.bench import simulate
+from tests.bench import put
 from tests.rtl.tile_tools import strobe, write_table
 
 pytestmark = pytest.mark.rtl

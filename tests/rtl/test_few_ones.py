@@ -8,7 +8,8 @@ import pytest
 
 from golden_model.config import TINY
 from rtl.few_ones import FewOnes
-from sim.bench import put, simulate
+from sim.bench import simulate
+from tests.bench import put
 
 pytestmark = pytest.mark.rtl
 

@@ -10,7 +10,8 @@ import pytest
 from golden_model.config import PRESETS, TINY, HardwareConfig
 from golden_model.registers import ErrorCode
 from rtl.layer_sequencer import LayerSequencer
-from sim.bench import fetch, simulate
+from sim.bench import simulate
+from tests.bench import fetch
 from tests.rtl.tile_tools import expect_within, strobe
 
 pytestmark = pytest.mark.rtl

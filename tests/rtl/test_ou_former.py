@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from golden_model.config import PAPER, TINY, HardwareConfig
 from rtl.ou_former import OuFormer
 from rtl.prefix_network import prefixes
-from sim.bench import put, receive, send, simulate, stream_rule
+from sim.bench import simulate
+from tests.bench import put, receive, send, stream_rule
 
 pytestmark = pytest.mark.rtl
 

@@ -15,7 +15,8 @@ from golden_model.crossbar.mapping import place_layer
 from golden_model.registers import descriptor_fields
 from rtl.address_generator import AddressGenerator
 from rtl.ou_scheduler import OuScheduler
-from sim.bench import collector, fetch, put, simulate, stream_rule
+from sim.bench import simulate
+from tests.bench import collector, fetch, put, stream_rule
 
 pytestmark = pytest.mark.rtl
 

@@ -11,7 +11,8 @@ from golden_model.config import TINY
 from golden_model.pairs.machine import build_clocks
 from golden_model.pairs.packs import Packing, pack_layer
 from rtl.pack_builder import PackBuilder
-from sim.bench import clocks_until, collector, fetch, put, simulate
+from sim.bench import simulate
+from tests.bench import clocks_until, collector, fetch, put
 from tests.rtl.pair_bench import layer_settings, random_hardware, random_layer, wide_layer
 
 pytestmark = pytest.mark.rtl

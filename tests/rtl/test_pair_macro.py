@@ -12,8 +12,10 @@ from golden_model.config import PAPER, TINY, HardwareConfig
 from golden_model.pairs.packs import Packing, pack_layer
 from rtl.pair_layouts import SearchMode
 from rtl.pair_macro import PairMacro
-from sim.bench import put, simulate
+from sim.bench import simulate
+from tests.bench import put
 from tests.rtl.pair_bench import Case, check, layer_settings, random_hardware, random_layer, run, wide_layer
+from tests.strategies import make_layer
 
 pytestmark = pytest.mark.rtl
 
@@ -49,6 +51,15 @@ def test_random_tiny_layer_equals_the_golden_model_clock_by_clock(seed, interval
 @pytest.mark.parametrize("seed", range(100, 120))
 def test_random_hardware_equals_the_golden_model_clock_by_clock(seed):
     check(_case(seed, random_hardware(random.Random(seed))))
+
+
+def test_a_last_activation_that_is_done_with_the_one_before_is_complete_a_clock_later():
+    """Block columns 0 and 2 are in one half; the one column of the latter is done before the second one of block 0."""
+    weights = np.array([[0, -1, 1, 1, 1], [0, -1, 1, 1, -1]] * 2)
+    layer = make_layer(
+        np.random.default_rng(0), ROOMY, kind="linear", channels=4, height=1, width=1, outputs=5, weights=weights
+    )
+    check(Case(pack_layer(layer, ROOMY), np.ones((2, 4), dtype=np.uint8)))
 
 
 @pytest.mark.parametrize("seed", range(6))

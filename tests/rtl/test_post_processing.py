@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from golden_model.config import TINY
 from golden_model.registers import StepKind
 from rtl.post_processing import PostProcessing
-from sim.bench import collector, fetch, put, simulate
+from sim.bench import simulate
+from tests.bench import collector, fetch, put
 from tests.rtl import step_model
 from tests.rtl.tile_tools import strobe, write_table
 

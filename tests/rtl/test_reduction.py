@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from golden_model.config import TINY
 from golden_model.registers import StepKind
 from rtl.reduction import Reduction
-from sim.bench import collector, put, simulate
+from sim.bench import simulate
+from tests.bench import collector, put
 from tests.rtl import step_model
+from tests.rtl.tile_tools import bytes_of
 
 pytestmark = pytest.mark.rtl
 
 WIDE = replace(TINY, input_bits=8)
-IDLE = {"valid": 0, "value": 0, "channel_last": 0, "last": 0}
+IDLE = bytes_of([], 1)
 
 
 def _run(kind, kernels, residuals=None, stall=0.0):
@@ -39,12 +41,12 @@ def _run(kind, kernels, residuals=None, stall=0.0):
             for at, value in enumerate(values):
                 await idle(ctx)
                 end = int(residuals is None and at == len(values) - 1)
-                put(ctx, dut.bytes, {"valid": 1, "value": value, "channel_last": end, "last": end & last})
+                put(ctx, dut.bytes, bytes_of([value], 1, channel_last=end, last=end & last))
                 ctx.set(dut.residual, rng.randrange(256))
                 await ctx.tick()
             if residuals is not None:
                 await idle(ctx)
-                put(ctx, dut.bytes, {"valid": 0, "value": 99, "channel_last": 1, "last": last})
+                put(ctx, dut.bytes, bytes_of([], 1, channel_last=1, last=last))
                 ctx.set(dut.residual, residuals[index])
                 await ctx.tick()
         put(ctx, dut.bytes, IDLE)

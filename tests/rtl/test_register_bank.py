@@ -11,12 +11,20 @@ import pytest
 from amaranth.hdl import Cat
 
 from golden_model.config import TINY
-from golden_model.registers import ADDRESS_BITS, DESCRIPTOR_STRIDE, IDENTITY, REGION, REGISTER, reference_entry
-from rtl.register_bank import region_entries
+from golden_model.registers import (
+    ADDRESS_BITS,
+    DESCRIPTOR_STRIDE,
+    IDENTITY,
+    REGION,
+    REGISTER,
+    reference_entry,
+    region_entries,
+)
 from sim.backends.pysim import PysimBus
-from sim.bench import collector, simulate
+from sim.bench import simulate
 from sim.host.bus import BusError, BusTimeout
 from sim.host.driver import Driver
+from tests.bench import collector
 from tests.rtl.host_bench import HostSide, array
 
 pytestmark = pytest.mark.rtl
@@ -217,7 +225,7 @@ OVERSIZE = {
     "CELL_PAIRS": (REGISTER["CELL_PAIRS"].offset, 1 << 16),
     "WIDTHS": (REGION["WIDTHS"].address(0), 1 << 4),
     "MULTIPLIERS": (REGION["MULTIPLIERS"].address(0), 1 << 16),
-    "PADS": (REGION["PADS"].address(0), 1 << 8),
+    "PADS": (REGION["PADS"].address(0), 1 << TINY.input_bits),
     "REFERENCE": (REGION["REFERENCE"].address(0), 1 << TINY.adc_bits),
 }
 
@@ -252,7 +260,12 @@ def test_the_widest_entries_are_written():
         for name, word in (("LAYER_COUNT", 65535), ("CELL_PAIRS", TINY.crossbar_pairs)):
             await bus.write(REGISTER[name].offset, word)
             assert await bus.read(REGISTER[name].offset) == word
-        for name, word in (("MULTIPLIERS", 65535), ("PADS", 255), ("BIAS", 0xFFFFFFFF), ("PROGRAM", 0xFFFFFFFF)):
+        for name, word in (
+            ("MULTIPLIERS", 65535),
+            ("PADS", (1 << TINY.input_bits) - 1),
+            ("BIAS", 0xFFFFFFFF),
+            ("PROGRAM", 0xFFFFFFFF),
+        ):
             await bus.write(REGION[name].address(0), word)
 
     _run(job)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from golden_model.config import TINY
 from rtl.residual_view import ResidualView
-from sim.bench import put, simulate
+from sim.bench import simulate
+from tests.bench import put
 from tests.rtl import step_model
 from tests.rtl.tile_tools import strobe
 

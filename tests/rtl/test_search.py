@@ -1,4 +1,4 @@
-"""Search lanes and their control against the definition of every mode (system.md §4.3, §13.1)."""
+"""Search lanes and what they begin with against the definition of every mode (system.md §4.3, §13.1)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from golden_model.trees import bounded_tree, depths
 from golden_model.trq import AdcRegisters, convert
 from rtl import pair_layouts as layouts
 from rtl.pair_layouts import SearchMode
-from rtl.search_control import SearchControl
+from rtl.search_begin import SearchBegin
 from rtl.search_lane import SearchLane
 from rtl.search_settings import SearchSettings
-from sim.bench import fetch, put, simulate
+from sim.bench import simulate
+from tests.bench import fetch, put
 from tests.rtl import search_oracle as oracle
 from tests.rtl.macro_bench import random_registers
 from tests.rtl.search_oracle import SearchRegisters
@@ -59,13 +60,12 @@ class Lanes(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.settings = settings = SearchSettings(self.config, self.pairs, self.modes)
-        m.submodules.control = control = SearchControl(self.config, self.pairs, self.modes)
-        lanes = [SearchLane(self.config, self.pairs) for _ in range(len(self.busy))]
+        m.submodules.begin = begin = SearchBegin(self.config, self.pairs, self.modes)
+        lanes = [SearchLane(self.config, self.pairs, self.modes) for _ in range(len(self.busy))]
         m.d.comb += [
             settings.registers.eq(self.registers),
-            control.constants.eq(settings.constants),
-            control.ones.eq(self.ones),
-            control.start.eq(self.start),
+            begin.constants.eq(settings.constants),
+            begin.ones.eq(self.ones),
             self.busy.eq(Cat(lane.busy for lane in lanes)),
             self.last.eq(Cat(lane.last for lane in lanes)),
             self.flags.eq(Cat(lane.flag for lane in lanes)),
@@ -75,8 +75,8 @@ class Lanes(wiring.Component):
         for i, lane in enumerate(lanes):
             m.submodules[f"lane{i}"] = lane
             m.d.comb += [
-                lane.begin.eq(control.begin),
-                lane.orders.eq(control.orders),
+                lane.constants.eq(settings.constants),
+                lane.begin.eq(begin.begin),
                 lane.start.eq(self.start),
                 lane.comparator.eq(self.samples[i] >= lane.threshold),
                 self.values[i].eq(lane.value),
@@ -131,7 +131,7 @@ def _check(adc_bits: int, pairs: bool, jobs: Sequence[tuple[SearchRegisters, int
 
 def _bounds(adc_bits: int, registers: SearchRegisters) -> list[int]:
     """Values of k that a mode cares about."""
-    return [0] if registers.mode in (SearchMode.UNIFORM, SearchMode.TWIN) else list(range(1 << adc_bits))
+    return [1] if registers.mode in (SearchMode.UNIFORM, SearchMode.TWIN) else list(range(1, 1 << adc_bits))
 
 
 @pytest.mark.parametrize("pairs", [True, False], ids=["pairs", "bit lines"])
@@ -152,10 +152,10 @@ def test_random_settings_of_a_larger_converter_convert_as_defined(adc_bits):
         signed = rng.random() < 0.5
         grid = random_registers(rng, adc_bits + signed)
         grid = replace(grid, bias=0) if signed else grid
-        jobs.append((SearchRegisters(SearchMode[grid.mode.upper()], signed, grid), 0))
+        jobs.append((SearchRegisters(SearchMode[grid.mode.upper()], signed, grid), 1))
     for mode in (SearchMode.BOUNDED, SearchMode.OUTWARD):
         whole = AdcRegisters(mode="uniform", n_r2=adc_bits + 1)
-        jobs += [(SearchRegisters(mode, True, whole), rng.randrange(1 << adc_bits)) for _ in range(3)]
+        jobs += [(SearchRegisters(mode, True, whole), rng.randrange(1, 1 << adc_bits)) for _ in range(3)]
     _check(adc_bits, True, jobs)
 
 
@@ -265,7 +265,7 @@ def test_lane_is_idle_after_reset():
         (False, [SearchMode.OUTWARD], "mode OUTWARD needs lanes that convert pairs"),
     ],
 )
-@pytest.mark.parametrize("block", [SearchControl, SearchSettings])
+@pytest.mark.parametrize("block", [SearchBegin, SearchLane, SearchSettings])
 def test_modes_that_cannot_be_are_refused(block, pairs, modes, message):
     with pytest.raises(ValueError) as error:
         block(PAPER, pairs, modes)

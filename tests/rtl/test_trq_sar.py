@@ -15,7 +15,8 @@ from golden_model.trq import AdcRegisters, convert
 from rtl import layouts
 from rtl.trq_sar import TrqSar
 from rtl.trq_settings import TrqSettings
-from sim.bench import fetch, put, simulate
+from sim.bench import simulate
+from tests.bench import fetch, put
 from tests.rtl import oracle
 from tests.rtl.legal_registers import every_legal_setting, fields
 from tests.rtl.macro_bench import random_registers

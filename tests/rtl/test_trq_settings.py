@@ -10,7 +10,8 @@ import pytest
 from golden_model.config import TINY, bits_for
 from golden_model.trq import AdcRegisters
 from rtl.trq_settings import TrqSettings
-from sim.bench import put, simulate
+from sim.bench import simulate
+from tests.bench import put
 from tests.rtl.legal_registers import every_setting, fields, is_legal
 
 pytestmark = pytest.mark.rtl

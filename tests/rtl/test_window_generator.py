@@ -9,35 +9,43 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden_model.config import TINY
+from golden_model.config import PRESETS, TINY
 from golden_model.registers import StepKind
 from rtl.window_generator import WindowGenerator
-from sim.bench import fetch, put, simulate
+from sim.bench import simulate
+from tests.bench import fetch, put
 from tests.rtl import step_model
 from tests.rtl.tile_tools import strobe, write_table
 
 pytestmark = pytest.mark.rtl
 
 PADS = [3, 9, 15, 0, 7, 1, 12, 5]
+PAIRS = PRESETS["tiny-pairs"]
 
 
-def _slots(fields, memory):
-    """What `bytes` must show in every clock of every window; value None where there is no byte."""
-    with_residual = step_model.is_element(fields) and fields["residual"]
+def _slots(fields, memory, hardware):
+    """What `bytes` must show in every clock of every window: its values, none in the residual's clock, and its ends."""
+    element = step_model.is_element(fields)
+    together = 1 if element else hardware.values_together
     result = []
     for channels in step_model.windows(fields, memory, PADS):
-        slots = []
+        slots, line = [], 0
         for values in channels:
-            slots += [(value, 0) for value in values]
-            if with_residual:
-                slots.append((None, 0))
+            for at in range(0, len(values), fields["kernel_width"]):
+                row = values[at : at + fields["kernel_width"]]
+                while row:
+                    size = min(len(row), together, hardware.ou_rows - line % hardware.ou_rows)
+                    slots.append((row[:size], 0))
+                    row, line = row[size:], line + size
+            if element and fields["residual"]:
+                slots.append(([], 0))
             slots[-1] = (slots[-1][0], 1)
-        result.append([(value, end, int(i == len(slots) - 1)) for i, (value, end) in enumerate(slots)])
+        result.append([(values, end, int(i == len(slots) - 1)) for i, (values, end) in enumerate(slots)])
     return result
 
 
 def _run(fields, memory, *, hardware=TINY, gaps=False):
-    """(value, channel_last, last) of every clock of every window, and every window's place.
+    """(values, channel_last, last) of every clock of every window, and every window's place.
 
     gaps : random clocks between windows, else a window is started in the clock of the last one's end.
     """
@@ -51,10 +59,12 @@ def _run(fields, memory, *, hardware=TINY, gaps=False):
         read = dut.read
         async for _, _, enable, address, request in ctx.tick().sample(read.enable, read.address, dut.residual_request):
             assert not (enable and request), "the residual's clock is free"
+            places = [(address + i) % (1 << len(dut.read.address)) for i in range(hardware.values_together)]
+            inside = [fields["source"] <= place < end for place in places]
+            assert not enable or any(inside)
             # What was not asked for must not matter.
-            value = memory[address] if enable else rng.randrange(256)
-            assert not enable or fields["source"] <= address < end
-            ctx.set(dut.read.data, value)
+            for value, place, is_map in zip(dut.read.data, places, inside, strict=True):
+                ctx.set(value, memory[place] if enable and is_map else rng.randrange(256))
 
     async def bench(ctx):
         put(ctx, dut.settings, fields)
@@ -75,25 +85,27 @@ def _run(fields, memory, *, hardware=TINY, gaps=False):
                     requested = fetch(ctx, dut.residual_request)
                     await ctx.tick()
                     byte = fetch(ctx, dut.bytes)
-                    assert byte["valid"] + requested == 1, "a byte a clock, or the residual's clock"
+                    assert bool(byte["used"]) + requested == 1, "a byte a clock, or the residual's clock"
                 else:
                     byte = fetch(ctx, dut.bytes)
-                got.append((byte["value"] if byte["valid"] else None, byte["channel_last"], byte["last"]))
+                used = byte["used"].bit_count()
+                assert byte["used"] == (1 << used) - 1, "the first ones"
+                got.append((list(byte["values"])[:used], byte["channel_last"], byte["last"]))
             windows.append(got)
             if gaps:
                 for _ in range(rng.randrange(1, 4)):
                     await ctx.tick()
                     assert not fetch(ctx, dut.bytes)["channel_last"]
-                    assert not fetch(ctx, dut.bytes)["valid"]
+                    assert not fetch(ctx, dut.bytes)["used"]
             ctx.set(dut.start, index + 1 < count)
 
     simulate(dut, bench, processes=[answers], limit=60_000)
     return windows, places
 
 
-def _check(fields, memory, **options):
-    windows, places = _run(fields, memory, **options)
-    assert windows == _slots(fields, memory)
+def _check(fields, memory, hardware=TINY, **options):
+    windows, places = _run(fields, memory, hardware=hardware, **options)
+    assert windows == _slots(fields, memory, hardware)
     inside = fields["pool"] ** 2
     assert [p["pool_first"] for p in places] == [int(i % inside == 0) for i in range(len(places))]
     assert [p["pool_last"] for p in places] == [int(i % inside == inside - 1) for i in range(len(places))]
@@ -139,10 +151,23 @@ def _steps(draw):
     )
 
 
-@given(fields=_steps(), gaps=st.booleans(), seed=st.integers(0, 100))
-@settings(max_examples=60)
-def test_any_step_is_walked_as_the_model_says(fields, gaps, seed):
-    _check(fields, _memory(seed), gaps=gaps)
+@pytest.mark.parametrize("hardware", [TINY, PAIRS], ids=["planes", "pairs"])
+def test_any_step_is_walked_as_the_model_says(hardware):
+    @given(fields=_steps(), gaps=st.booleans(), seed=st.integers(0, 100))
+    @settings(max_examples=60)
+    def inner(fields, gaps, seed):
+        _check(fields, _memory(seed), hardware, gaps=gaps)
+
+    inner()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 9])
+def test_neighbours_end_with_their_segment(rows):
+    hardware = replace(PAIRS, rows=rows, ou_rows=rows, adc_bits=4)
+    fields = step_model.step(
+        hardware, channels=2, height=3, width=11, kernel_height=2, kernel_width=7, pad_left=3, out_height=2, out_width=9
+    )
+    _check(fields, _memory(), hardware)
 
 
 def test_saturated_activations_and_borders_come_through():

@@ -10,7 +10,8 @@ import pytest
 from golden_model.config import TINY
 from rtl.pack_layouts import HALVES
 from rtl.window_register import WindowRegister
-from sim.bench import fetch, put, send, simulate
+from sim.bench import simulate
+from tests.bench import fetch, put, send
 from tests.rtl.pair_bench import random_hardware
 
 pytestmark = pytest.mark.rtl

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from golden_model.config import HardwareConfig
 from golden_model.registers import descriptor_fields
 from rtl.system import System
 from sim.backends.pysim import PysimBus
-from sim.bench import Testbench, fetch, put, simulate
+from sim.bench import Testbench, simulate
 from sim.host.driver import Driver
+from tests.bench import fetch, put
 
 
 def plain_settings(hardware: HardwareConfig, **values: int) -> dict[str, int]:
@@ -33,13 +34,23 @@ async def strobe(ctx: Any, signal: Any) -> None:
     ctx.set(signal, 0)
 
 
-async def send_window(ctx: Any, port: Any, values: Any) -> None:
-    """Give a window's bytes to a `window_byte` port, one a clock."""
-    for index, value in enumerate(values):
-        last = int(index == len(values) - 1)
-        put(ctx, port, {"valid": 1, "value": int(value), "channel_last": last, "last": last})
+def bytes_of(values: Sequence[int], together: int, *, channel_last: int = 0, last: int = 0) -> dict[str, Any]:
+    """A clock of a `window_bytes` port with these activations; those that are not used hold ones."""
+    unused = [1] * (together - len(values))
+    used = (1 << len(values)) - 1
+    return {"used": used, "values": [*map(int, values), *unused], "channel_last": channel_last, "last": last}
+
+
+async def send_window(ctx: Any, port: Any, values: Sequence[int], cuts: Sequence[int] = ()) -> None:
+    """Give a window's bytes to a `window_bytes` port. cuts : how many at a time, in order; then one a clock."""
+    together, sizes, at = len(port.used), iter(cuts), 0
+    while at < len(values):
+        part = values[at : at + next(sizes, 1)]
+        at += len(part)
+        end = int(at == len(values))
+        put(ctx, port, bytes_of(part, together, channel_last=end, last=end))
         await ctx.tick()
-    put(ctx, port, {"valid": 0, "value": 0, "channel_last": 0, "last": 0})
+    put(ctx, port, bytes_of([], together))
 
 
 async def expect_within(ctx: Any, signal: Any, limit: int) -> int:

@@ -19,11 +19,12 @@ from golden_model.config import PAPER, TINY
 from rtl import generate
 from rtl.system import System
 from rtl.tile import Tile
-from sim import bench
 from sim.backends import compiled, toolchain, verilator
 from sim.backends.pysim import PysimBus
+from sim.bench import simulate
 from sim.host.bus import BusError, BusTimeout, run_now
 from sim.host.records import TraceLayout
+from tests import bench
 from tests.sim.stand_in import COUNTER, StandIn
 
 pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
@@ -57,7 +58,7 @@ def test_bus_in_amaranths_simulator():
     async def testbench(ctx):
         await exercise(PysimBus(ctx, dut))
 
-    bench.simulate(dut, testbench, limit=10_000)
+    simulate(dut, testbench, limit=10_000)
 
 
 def test_bus_of_the_compiled_simulation():
@@ -89,7 +90,7 @@ def test_a_device_that_never_answers_times_out():
                 await access
             met.append(True)
 
-    bench.simulate(dut, testbench, limit=30_000)
+    simulate(dut, testbench, limit=30_000)
     assert len(met) == 2
 
 
@@ -139,7 +140,7 @@ def test_trace_layout_decodes_what_amaranth_packs():
         assert ctx.get(layout.strobe(dut)) == 1
         decoded.append(layout.decode(layout.to_words([ctx.get(layout.value(dut))] * 2)))
 
-    bench.simulate(dut, testbench)
+    simulate(dut, testbench)
     assert decoded[0]["codes"].tolist() == [value["codes"]] * 2
     assert decoded[0]["started"].tolist() == [[0, 1, 0, 1]] * 2
     assert decoded[0]["index"].tolist() == [21, 21]

@@ -15,7 +15,7 @@ from rtl.interfaces import forward
 from rtl.pair_macro import PairMacro
 from sim.array.crossbars import CrossbarSettings, PairCrossbar
 from sim.backends.pysim import crossbar_processes
-from sim.bench import send
+from tests.bench import send
 from tests.rtl.pair_bench import Case, Rig, check, random_hardware, random_layer, run
 
 pytestmark = pytest.mark.rtl

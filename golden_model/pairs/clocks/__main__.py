@@ -2,7 +2,7 @@
 
 NETWORK is a deployment image (a directory) or the file of a graph. Every figure is the mean of one picture on one
 macro with outward search: clocks of all windows (machine.py) without those of their last addition, and over those of
-"halves" of gather.py; shares of the time in which activations last and in which lanes decide; clocks of the tables.
+"lanes 2" of gather.py; shares of the time in which activations last and in which lanes decide; clocks of the tables.
 Exit status: 0 printed, 2 bad usage or bad input.
 """
 
@@ -16,13 +16,13 @@ import numpy as np
 import typer
 
 from golden_model.command import Json, command, results_console, table_of
+from golden_model.engines.pair_runner import PairRunner
 from golden_model.files import write_json
 from golden_model.graph.network import Graph
 from golden_model.image.inputs import load_images, load_network
 from golden_model.pairs.gather import MODES, spend
 from golden_model.pairs.machine import CONVERT, build_clocks, window_clocks
 from golden_model.pairs.packs import pack_layer
-from golden_model.pairs.run import PairRunner
 from golden_model.pairs.search import outward
 
 
@@ -30,13 +30,13 @@ from golden_model.pairs.search import outward
 class LayerClocks:
     """Of one picture.
 
-    windows : how many. clocks : of them. halves : of `gather.MODES`. converting : in which activations last, mean of
-    the halves. deciding : in which lanes decide, mean of the lanes. tables : `build_clocks`.
+    windows : how many. clocks : of them. lanes : the same by "lanes 2" of `gather.MODES`. converting : in which
+    activations last, mean of the halves. deciding : in which lanes decide, mean of the lanes. tables : `build_clocks`.
     """
 
     windows: float = 0
     clocks: float = 0
-    halves: float = 0
+    lanes: float = 0
     converting: float = 0
     deciding: float = 0
     tables: float = 0
@@ -56,7 +56,7 @@ def network_clocks(graph: Graph, images: np.ndarray) -> dict[str, LayerClocks]:
         one = LayerClocks(
             windows=len(step.windows),
             clocks=int(clocks.window.sum()) - CONVERT * len(step.windows),
-            halves=int(spent.clocks[0, MODES.index("halves")].sum()),
+            lanes=int(spent.clocks[0, MODES.index("lanes 2")].sum()),
             converting=int(clocks.converting.sum()) / packing.halves,
             deciding=int(spent.operations.sum()) / (packing.halves * graph.hardware.ou_cols),
             tables=build_clocks(packing) * len(images),
@@ -77,7 +77,7 @@ def print_table(found: dict[str, LayerClocks]) -> None:
         ("layer", lambda row: row[0]),
         ("windows", lambda row: f"{row[1].windows:,.0f}"),
         ("clocks", lambda row: f"{row[1].clocks:,.0f}"),
-        ("/ halves", lambda row: f"{row[1].clocks / (row[1].halves or 1):.3f}"),
+        ("/ lanes 2", lambda row: f"{row[1].clocks / (row[1].lanes or 1):.3f}"),
         ("converting", lambda row: f"{row[1].converting / (row[1].clocks or 1):.1%}"),
         ("deciding", lambda row: f"{row[1].deciding / (row[1].clocks or 1):.1%}"),
         ("tables", lambda row: f"{row[1].tables:,.0f}"),

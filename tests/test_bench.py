@@ -7,7 +7,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from sim import bench
+from sim.bench import WatchdogError, simulate
+from tests import bench
 
 pytestmark = pytest.mark.rtl
 
@@ -48,7 +49,7 @@ def test_beats_arrive_in_order_whatever_the_stalls(stall):
     async def consumer(ctx):
         got.extend(await bench.receive(ctx, dut.codes, len(values), stall=stall, seed=2))
 
-    bench.simulate(dut, producer, consumer, background=[bench.stream_rule(dut.codes)], limit=2000)
+    simulate(dut, producer, consumer, background=[bench.stream_rule(dut.codes)], limit=2000)
     assert got == values
 
 
@@ -62,7 +63,7 @@ def test_without_stalls_a_beat_moves_every_clock():
         await bench.receive(ctx, dut.codes, 50)
 
     accepted = bench.collector(dut.codes.valid & dut.codes.ready, dut.codes.payload, into=seen)
-    bench.simulate(dut, producer, consumer, background=[accepted], limit=60)
+    simulate(dut, producer, consumer, background=[accepted], limit=60)
     assert seen == list(range(50))
 
 
@@ -72,8 +73,8 @@ def test_a_lost_beat_ends_in_the_watchdog():
     async def consumer(ctx):
         await bench.receive(ctx, dut.codes, 1)
 
-    with pytest.raises(bench.WatchdogError, match="did not end within 100 clocks"):
-        bench.simulate(dut, consumer, limit=100)
+    with pytest.raises(WatchdogError, match="did not end within 100 clocks"):
+        simulate(dut, consumer, limit=100)
 
 
 def test_a_payload_that_changes_while_waiting_is_reported():
@@ -83,7 +84,7 @@ def test_a_payload_that_changes_while_waiting_is_reported():
         await ctx.tick().repeat(10)
 
     with pytest.raises(bench.StreamRuleError, match="codes changed its payload"):
-        bench.simulate(dut, consumer, background=[bench.stream_rule(dut.codes, "codes")])
+        simulate(dut, consumer, background=[bench.stream_rule(dut.codes, "codes")])
 
 
 def test_oversize_values_are_refused_with_place_and_range():
@@ -112,7 +113,7 @@ def test_structured_payloads_travel_as_plain_python():
         await ctx.tick()
         assert bench.fetch(ctx, dut.q) == value
 
-    bench.simulate(dut, testbench)
+    simulate(dut, testbench)
 
 
 def test_clocks_until_counts_the_clock_of_the_condition():
@@ -131,4 +132,4 @@ def test_clocks_until_counts_the_clock_of_the_condition():
     async def testbench(ctx):
         assert await bench.clocks_until(ctx, dut.done) == 6
 
-    bench.simulate(dut, testbench)
+    simulate(dut, testbench)

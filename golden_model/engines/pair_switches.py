@@ -20,14 +20,14 @@ import numpy as np
 from golden_model import trq
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.prepared import streams
+from golden_model.engines.pair_runner import PairRunner, Step
 from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
 from golden_model.pairs import plumbing
-from golden_model.pairs.early_stop import EarlyStop, Stops
+from golden_model.pairs.early_stop import EarlyStop, Stopping, Stops, stop_of
 from golden_model.pairs.gather import MODES, Spent, spend
 from golden_model.pairs.packs import By, Packing, Split, pack_layer
 from golden_model.pairs.plumbing import Keeps
-from golden_model.pairs.run import PairRunner, Step
 from golden_model.pairs.search import Search, differences
 from golden_model.registers import COUNTER_NAMES
 from golden_model.trees import entropy
@@ -45,6 +45,10 @@ EXTRA_NAMES = (
     "stopped_conversions",
     "stop_checks",
     "bound_words_read",
+    "limit_words_read",
+    "stop_additions",
+    "stop_requantisations",
+    "stop_word_bits",
     "activation_words_read",
     "activation_bits_read",
     "window_bits_written",
@@ -52,7 +56,7 @@ EXTRA_NAMES = (
     "line_bits",
 )
 #: What is stored beside cells and the tables that every machine has.
-STORED_NAMES = ("masks", "bounds", "trees", "windows", "lines", "latches", "sums")
+STORED_NAMES = ("masks", "bounds", "trees", "windows", "lines", "latches", "sums", "residuals")
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -64,7 +68,7 @@ class Switches:
     """One configuration of the pair machine.
 
     search : of all layers, or by name of the crossbar node. by, split, even_packs : as for `pack_layer`; "rows" is
-    SRE-like, which reads its index in no time. stop : early stop.
+    SRE-like, which reads its index in no time. stop : early stop, of all layers or by name of the crossbar node.
     clocks : how time is kept, one of `gather.MODES`.
     keeps : what is kept of earlier windows: "nothing", "window" (the window register) or "lines" (line buffers, too).
     words : activations are read a word of 32 bits at a time, otherwise one by one.
@@ -76,7 +80,7 @@ class Switches:
     by: By = "blocks"
     split: Split = "columns"
     even_packs: bool = False
-    stop: EarlyStop | None = None
+    stop: Stopping = None
     clocks: str = "lock step"
     keeps: Keeps = "window"
     words: bool = True
@@ -177,11 +181,12 @@ class _Pass:
     by: By
     split: Split
     even_packs: bool
-    stop: EarlyStop | None
+    stops: tuple[EarlyStop | None, ...]
 
     @classmethod
-    def of(cls, switches: Switches) -> _Pass:
-        return cls(switches.by, switches.split, switches.even_packs, switches.stop)
+    def of(cls, switches: Switches, graph: Graph) -> _Pass:
+        stops = tuple(stop_of(switches.stop, node.name) for node in graph.crossbars)
+        return cls(switches.by, switches.split, switches.even_packs, stops)
 
 
 def measure(
@@ -189,7 +194,6 @@ def measure(
     images: np.ndarray,
     configurations: Mapping[Name, Switches],
     *,
-    ones: int | None = None,
     threads: int | None = 1,
     progress: Progress | None = None,
 ) -> dict[Name, Measured]:
@@ -197,8 +201,7 @@ def measure(
 
     The graph itself runs with the converters that it has, which must be lossless; its dynamic precision applies.
 
-    configurations : by any name. ones : most ones of an activation (few_ones.py), None for any value. threads : batches
-    of images side by side; None takes all cores.
+    configurations : by any name. threads : batches of images side by side; None takes all cores.
 
     Raises ValueError for no image, converters of the graph that are not lossless, a search of another machine, or early
     stop with a lossy search or a split that it does not allow.
@@ -212,7 +215,7 @@ def measure(
     place = {node.name: i for i, node in enumerate(graph.crossbars)}
     sharing: dict[_Pass, list[Name]] = {}
     for name, switches in configurations.items():
-        sharing.setdefault(_Pass.of(switches), []).append(name)
+        sharing.setdefault(_Pass.of(switches, graph), []).append(name)
     packings = {
         (one, node.name, index): pack_layer(layer, hardware, one.split, even=one.even_packs, by=one.by)
         for one in sharing
@@ -220,15 +223,15 @@ def measure(
         for index, layer in enumerate(node.layers)
     }
     counts = {one: np.zeros((len(place), *(hardware.ou_rows + 1,) * 3), dtype=np.int64) for one in sharing}
-    totals = {name: _Totals(len(place), counts[_Pass.of(one)]) for name, one in configurations.items()}
-    runner = PairRunner(graph, ones=ones)
+    totals = {name: _Totals(len(place), counts[_Pass.of(one, graph)]) for name, one in configurations.items()}
+    runner = PairRunner(graph)
     lock = threading.Lock()
 
     def add_batch(begin: int) -> None:
         for step in runner.steps(images[begin : begin + _IMAGES]):
             row = place[step.node]
             for one, names in sharing.items():
-                stops = None if one.stop is None else step.stops(one.stop)
+                stops = step.stops(one.stops[place[step.node]])
                 searches = list({id(s): s for s in (configurations[name].of(step.node) for name in names)}.values())
                 spent = spend(packings[one, step.node, step.index], step.windows, searches, stops)
                 with lock:
@@ -243,7 +246,7 @@ def measure(
                 progress(min(batch * _IMAGES, len(images)), len(images))
     found = {}
     for name, switches in configurations.items():
-        own = {(node, index): p for (one, node, index), p in packings.items() if one == _Pass.of(switches)}
+        own = {(node, index): p for (one, node, index), p in packings.items() if one == _Pass.of(switches, graph)}
         found[name] = _measured(graph, switches, own, totals[name], len(images))
     return found
 
@@ -294,9 +297,9 @@ def _add(
         "tree_bits_read": operations * search.bits_read,
         "stopped_conversions": int(spent.stopped.sum()) * search.conversions,
     }
-    if stops is not None and switches.stop is not None:
-        checks = int(stops.checks.sum())
-        extra |= {"stop_checks": checks, "bound_words_read": checks * switches.stop.words(layer, hardware)}
+    stop = stop_of(switches.stop, step.node)
+    if stop is not None and stops is not None:
+        extra |= stop.events(layer, hardware, stops, step.residual_bits)
     for name, value in extra.items():
         totals.extra[name][row] += value
     for name, value in plumbing.window_events(layer, switches.keeps, words=switches.words).items():
@@ -312,6 +315,7 @@ def _measured(
     stored = {name: np.zeros(len(graph.crossbars)) for name in STORED_NAMES}
     segments, cells = [], np.zeros(len(graph.crossbars))
     copies = 2 if switches.double_buffered else 1
+    width = {node.name: node.encoding.bits for node in graph.nodes}
     for row, node in enumerate(graph.crossbars):
         taken = []
         for index, layer in enumerate(node.layers):
@@ -323,7 +327,10 @@ def _measured(
             taken.append(packing.pair_segments)
             cells[row] += packing.weight_cells
             stored["masks"][row] += packing.mask_bits
-            stored["bounds"][row] += 0 if switches.stop is None else switches.stop.stored_bits(layer, hardware)
+            stop = stop_of(switches.stop, node.name)
+            bounds = 0 if stop is None else stop.stored_bits(layer, hardware)
+            stored["bounds"][row] += bounds
+            held = layer.outputs * width[node.inputs[1]] if bounds and len(node.inputs) > 1 else 0
             most = max((pack.segments for pack in packing.packs), default=0) * hardware.ou_rows
             slices = layer.segments(hardware) * hardware.ou_rows if switches.by != "blocks" else 0
             for name, bits in (
@@ -331,6 +338,7 @@ def _measured(
                 ("lines", plumbing.line_bits(layer) if switches.keeps == "lines" else 0),
                 ("latches", 2 * packing.halves * most + slices),
                 ("sums", copies * layer.outputs * hardware.accumulator_bits),
+                ("residuals", copies * held),
             ):
                 stored[name][row] = max(stored[name][row], bits)  # groups run one after the other
         stored["trees"][row] = switches.of(node.name).stored_bits

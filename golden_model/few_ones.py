@@ -10,7 +10,11 @@ bit q - 1 is 0, L + 2**q if it is 1, and L where that sum would not fit the widt
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+
+from golden_model.optional import array_library
 
 
 def levels(bits: int, ones: int) -> np.ndarray:
@@ -22,8 +26,20 @@ def levels(bits: int, ones: int) -> np.ndarray:
     return values[[value.bit_count() <= ones for value in values.tolist()]]
 
 
-def nearest_level(values: np.ndarray, bits: int, ones: int) -> np.ndarray:
-    """The nearest level of unsigned integers below 2**bits, ties to the larger one; shape and dtype of `values`."""
+def nearest_of_all(bits: int, ones: int) -> np.ndarray:
+    """The nearest level of every unsigned value of `bits` bits, ties to the larger one, int64 (2**bits,)."""
     allowed = levels(bits, ones)
     middles = (allowed[:-1] + allowed[1:] + 1) >> 1  # the smallest integer that is not nearer to the lower level
-    return allowed[np.searchsorted(middles, values, side="right")].astype(np.asarray(values).dtype)
+    return allowed[np.searchsorted(middles, np.arange(1 << bits), side="right")]
+
+
+def nearest_level(values: Any, bits: int, ones: int) -> Any:
+    """The nearest level of unsigned integers below 2**bits; `values` themselves if `ones` is 0, which allows any.
+
+    values : array, or tensor, of any shape and type. Returns the same kind of array.
+    """
+    if not ones:
+        return values
+    xp = array_library(values)
+    table = xp.asarray(nearest_of_all(bits, ones), dtype=values.dtype, device=values.device)
+    return table[xp.asarray(values, dtype=xp.int64)]

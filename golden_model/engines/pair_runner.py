@@ -3,7 +3,6 @@
 runner = PairRunner(graph)
 for step in runner.steps(images): ...               # what every crossbar layer takes, in order
 PairRunner(graph, stop=EarlyStop()).run(images)     # from sums that lack what was stopped: logits of the graph
-PairRunner(graph, ones=2).run(images)               # activations on levels with at most two ones
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from golden_model.engines.run_layer import run_layer
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Crossbar
-from golden_model.pairs.early_stop import EarlyStop, Stops, find_stops
-from golden_model.pairs.few_ones import nearest_level
+from golden_model.pairs.early_stop import EarlyStop, Stopping, Stops, find_stops, stop_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +28,7 @@ class Step:
     """A crossbar layer and what it takes.
 
     node : name of the crossbar node; index : which of its groups. windows : uint8 (images * windows, K).
-    residual : (images * windows, N) in the same order, or None; residual_multiplier : M_r.
+    residual : (images * windows, N) in the same order, or None, of residual_bits; residual_multiplier : M_r.
     """
 
     node: str
@@ -39,11 +37,12 @@ class Step:
     prepared: Prepared
     windows: np.ndarray
     residual: np.ndarray | None
+    residual_bits: int
     residual_multiplier: int
 
-    def stops(self, stop: EarlyStop) -> Stops | None:
-        """When outputs stop; None for a last layer, which has no early stop."""
-        if self.layer.last:
+    def stops(self, stop: EarlyStop | None) -> Stops | None:
+        """When outputs stop; None for a layer that has no check, as a last one."""
+        if stop is None or not stop.bits(self.layer):
             return None
         return find_stops(self.layer, self.prepared, self.windows, stop, self.residual, self.residual_multiplier)
 
@@ -51,17 +50,17 @@ class Step:
 class PairRunner:
     """A graph that runs batch by batch, whose steps can be looked at.
 
-    ones : most ones of an activation that a crossbar layer makes (few_ones.py), None for any value. stop : compute from
-    the sums of outputs that stop early; converters must be lossless.
+    stop : compute from the sums of outputs that stop early; converters must be lossless.
     """
 
-    def __init__(self, graph: Graph, *, ones: int | None = None, stop: EarlyStop | None = None) -> None:
-        self.graph, self.ones, self.stop = graph, ones, stop
+    def __init__(self, graph: Graph, *, stop: Stopping = None) -> None:
+        self.graph, self.stop = graph, stop
         self.prepared = {
             node.name: [prepare_layer(layer, graph.hardware) for layer in node.layers] for node in graph.crossbars
         }
         self._check_images = GraphRunner(graph).check_images
         self._last_use = {name: node.name for node in graph.nodes for name in node.inputs}
+        self._bits = {node.name: node.encoding.bits for node in graph.nodes}
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Logits of uint8 images (B, C, H, W), int64 (B, N)."""
@@ -108,13 +107,14 @@ class PairRunner:
             prepared=self.prepared[node.name][index],
             windows=windows(layer, activations).reshape(-1, layer.k),
             residual=rows,
+            residual_bits=0 if rows is None else self._bits[node.inputs[1]],
             residual_multiplier=node.residual_multiplier,
         )
 
     def _finish(self, step: Step, activations: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
         """Output of a step, uint8 (B, N, H', W'), or int64 (B, N) of a last layer."""
         layer, factor = step.layer, step.residual_multiplier
-        stops = None if self.stop is None else step.stops(self.stop)
+        stops = step.stops(stop_of(self.stop, step.node))
         if stops is None:
             made, _ = run_layer(
                 layer,
@@ -124,10 +124,7 @@ class PairRunner:
                 residuals=residual,
                 residual_multiplier=factor,
             )
-        else:
-            sums = stops.sums.reshape(len(activations), layer.windows, layer.outputs)
-            added = [None] * len(sums) if residual is None else list(residual)
-            made = np.stack([finish(layer, one, r, factor) for one, r in zip(sums, added, strict=True)])
-        if self.ones is None or layer.last:
             return made
-        return nearest_level(made, layer.output_bits, self.ones)
+        sums = stops.sums.reshape(len(activations), layer.windows, layer.outputs)
+        added = [None] * len(sums) if residual is None else list(residual)
+        return np.stack([finish(layer, one, r, factor) for one, r in zip(sums, added, strict=True)])

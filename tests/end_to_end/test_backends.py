@@ -41,7 +41,7 @@ def test_tile_in_amaranths_simulator_with_an_ideal_array_equals_golden(hardware,
 
 @BOTH
 def test_tile_in_cocotb_with_an_ideal_array_equals_golden(hardware, tmp_path):
-    assert_equal(*run_backend(tmp_path, "verilator", random_network(4, hardware), 4))
+    assert_equal(*run_backend(tmp_path, "verilator", random_network(6, hardware, most=3), 6))
 
 
 @BOTH

@@ -48,11 +48,13 @@ from quant.networks.source import Inputs, Source, float_network
 
 #: Test images in a deployment image, beside those that are simulated.
 VECTORS = 16
-#: Whose Verilog is written: the tile, the tile with an emulated crossbar, the macro; they hold all other blocks.
-BLOCKS = ("tile", "system", "macro")
-
 #: Told what is going on: a sentence.
 Log = Callable[[str], None]
+
+
+def blocks(hardware: HardwareConfig) -> tuple[str, ...]:
+    """Whose Verilog is written: the tile, the tile with an emulated crossbar, the macro; they hold all other blocks."""
+    return "tile", "system", "pair_macro" if hardware.pairs else "macro"
 
 
 # ---- stages -------------------------------------------------------------------------------------
@@ -70,7 +72,7 @@ def _run(module: str, *arguments: Any) -> int:
 def finish(network: Graph, dataset: sets.ImageSet, work: Path, images: int, *, log: Log) -> dict[str, Any]:
     """Image, simulation, Verilog and report of a calibrated network; see `compile_network` for the result."""
     count = min(max(images, VECTORS), len(dataset.test_images))
-    image, verilog = work / "image", work / "verilog"
+    image, verilog, written = work / "image", work / "verilog", blocks(network.hardware)
     log("export: program, tables, cells and test vectors")
     vectors = dataset.test_images[:count], dataset.test_labels[:count]
     if not export(network, image, *vectors):
@@ -87,11 +89,11 @@ def finish(network: Graph, dataset: sets.ImageSet, work: Path, images: int, *, l
         write_json(config, network.hardware.as_dict())
         log(f"simulate: {simulated} pictures through the generated hardware")
         status = _run("sim.run", image, "--backend", "compiled", "--images", simulated, "--json", run)
-        blocks = [word for block in BLOCKS for word in ("--block", block)]
-        _run("rtl.generate", "--hardware", config, "--output", verilog, *blocks)
+        named = [word for block in written for word in ("--block", block)]
+        _run("rtl.generate", "--hardware", config, "--output", verilog, *named)
         _run("sim.report", image, "--run", run, "--output", report, "--json", work / "report.json")
         if status == 0:
-            stages.keep_record(record, mark, [run, report, *(verilog / f"{block}.v" for block in BLOCKS)], {})
+            stages.keep_record(record, mark, [run, report, *(verilog / f"{block}.v" for block in written)], {})
     else:
         log(f"{run}, {verilog} and {report} are up to date")
     found = read_json(run, "")

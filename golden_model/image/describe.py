@@ -222,12 +222,14 @@ def events_table(events: dict[str, dict[str, int]], images: int) -> Table:
         }
         for step, one in events.items()
     ]
+    # The pair machine skips nothing and has one range; it forms its OUs.
+    on_pairs, formed = any(one["prefix_counts"] for one in events.values()), ("OUs formed", "{prefix_counts:,.0f}")
     columns = [
         ("step", "{step}"),
         ("OU activations", "{ou_activations:,.0f}"),
-        ("of dense", "{of_dense:.1%}"),
+        formed if on_pairs else ("of dense", "{of_dense:.1%}"),
         ("conversions", "{conversions:,.0f}"),
-        ("in R1", "{in_r1:.1%}"),
+        *([] if on_pairs else [("in R1", "{in_r1:.1%}")]),
         ("A/D operations", "{ad_operations:,.0f}"),
         ("per conv.", "{each:.2f}"),
         ("cycles", "{cycles:,.0f}"),

@@ -18,13 +18,15 @@ import numpy as np
 
 from golden_model import trq
 from golden_model.config import HardwareConfig
-from golden_model.cost import baselines, chip, components, work
+from golden_model.cost import baselines, chip, components, pair_machine, work
 from golden_model.cost import machines as rivals
 from golden_model.cost.energy import EnergyReport, energy
 from golden_model.cost.work import Machine
 from golden_model.crossbar import redy
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.crossbar.windows import windows
+from golden_model.engines.pair_switches import Switches
+from golden_model.engines.pair_switches import measure as switched
 from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
 from golden_model.graph.network import Graph
@@ -32,6 +34,9 @@ from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar,
 from golden_model.graph.settings import with_settings
 from golden_model.image import image as deployment
 from golden_model.image.program import Program
+from golden_model.pairs.gather import spend
+from golden_model.pairs.packs import pack_layer
+from golden_model.pairs.search import differences, search_of
 from golden_model.registers import COUNTER_NAMES, WIDTH_BITS, StepKind
 from golden_model.searches.histograms import layer_counts
 from golden_model.trq import AdcRegisters
@@ -304,7 +309,8 @@ def _pairs(program: Program) -> dict[str, int]:
 class Measurement:
     """What one crossbar node does over some pictures, all its groups.
 
-    histogram : int64 (ou_rows + 1,), conversions by the count that was on the bit line.
+    histogram : int64 (ou_rows + 1,), conversions by the count that was on the bit line; of the pair machine
+        (ou_rows + 1, 2 * ou_rows + 1), by [word lines that were on, ou_rows + difference of the two counts].
     streamed, lossless, lossy : bit positions of input segments, sums; they add up to input_bits * `segments`. Lossless
         are leading zeros of a group, lossy the low bits rounded away. segments : windows times segments.
     """
@@ -336,17 +342,19 @@ def measure_layer(layer: Layer, hardware: HardwareConfig, activations: np.ndarra
         streamed, high = choice.streamed, choice.hi[:, group]
         low = np.where(high < 0, 0, choice.lo[:, group])
     # Windows as pictures of one place: what is streamed may differ from window to window.
-    flat = replace(
-        layer, channels=layer.k, height=1, width=1, kernel_height=1, kernel_width=1, stride=1, pad=0, pool=1,
-        pad_values=None,
-    )  # fmt: skip
-    found = layer_counts(flat, hardware, streamed.astype(np.uint8)[:, :, None, None], gram_windows=0)
-    histogram = found.used(layer.skip_zero_slices).sum(axis=(0, 1))
-    bits = high - low + 1  # (windows, segments)
-    if not layer.skip_zero_slices:  # bits that are not streamed were counted as slices of zeros
-        lines = 2 * layer.block_widths @ layer.block_columns(hardware)
-        histogram[0] -= int(((layer.input_bits - bits) @ lines).sum())
-    top = hardware.input_bits - 1
+    bits, top = high - low + 1, hardware.input_bits - 1  # (windows, segments)
+    if hardware.pairs:
+        histogram = differences(spend(pack_layer(layer, hardware), rows).counts)
+    else:
+        flat = replace(
+            layer, channels=layer.k, height=1, width=1, kernel_height=1, kernel_width=1, stride=1, pad=0, pool=1,
+            pad_values=None,
+        )  # fmt: skip
+        found = layer_counts(flat, hardware, streamed.astype(np.uint8)[:, :, None, None], gram_windows=0)
+        histogram = found.used(layer.skip_zero_slices).sum(axis=(0, 1))
+        if not layer.skip_zero_slices:  # bits that are not streamed were counted as slices of zeros
+            lines = 2 * layer.block_widths @ layer.block_columns(hardware)
+            histogram[0] -= int(((layer.input_bits - bits) @ lines).sum())
     return Measurement(histogram, int(bits.sum()), int((top - high).sum()), int(low.sum()), bits.size)
 
 
@@ -361,15 +369,34 @@ def measure(network: Graph, images: np.ndarray) -> dict[str, Measurement]:
     return {name: reduce(add, parts) for name, parts in found.items()}
 
 
-def operations_of(layer: Layer, hardware: HardwareConfig) -> trq.ConversionResult:
-    """Conversion of every count 0..ou_rows with the registers of `layer`."""
-    return trq.convert_counts(hardware.adc_bits, hardware.ou_rows, layer.registers, layer.min_count)
+def conversion_of(layer: Layer, hardware: HardwareConfig, histogram: np.ndarray) -> dict[str, Any]:
+    """What the registers of a layer make of everything that is converted; histogram as in `Measurement`.
+
+    first : the first of the values below, a count or a difference. histogram : conversions of each. range_flag : 0 for
+    R1, 1 for R2 or the only range. operations : A/D operations that each takes, a mean over the lines that are on.
+    operations_r1, operations_r2 : numbers of operations that occur in the two ranges.
+    """
+    if hardware.pairs:
+        spent, each = search_of(layer.registers, hardware).operations, histogram.sum(axis=0)
+        mean = np.divide((spent * histogram).sum(axis=0), each, out=spent[-1].astype(np.float64), where=each > 0)
+        in_r1, in_r2, flags = np.zeros(0, dtype=np.int64), spent[histogram > 0], np.ones_like(each)
+    else:
+        table = trq.convert_counts(hardware.adc_bits, hardware.ou_rows, layer.registers, layer.min_count)
+        each, mean, flags = histogram, table.operations, table.range_flag
+        in_r1, in_r2 = (table.operations[flags == flag] for flag in (0, 1))
+    return {
+        "first": -hardware.ou_rows if hardware.pairs else 0,
+        "histogram": each.tolist(),
+        "range_flag": flags.tolist(),
+        "operations": mean.tolist(),
+        "operations_r1": np.unique(in_r1).tolist(),
+        "operations_r2": np.unique(in_r2).tolist(),
+    }
 
 
 def _layer(node: Crossbar, measured: Measurement, hardware: HardwareConfig, events: np.ndarray) -> dict[str, Any]:
     layer = node.layers[0]
-    registers, table = layer.registers, operations_of(layer, hardware)
-    flags, operations = np.asarray(table.range_flag), np.asarray(table.operations)
+    registers, conversion = layer.registers, conversion_of(layer, hardware, measured.histogram)
     in_r1, in_r2 = (float(events[_INDEX[name]]) for name in ("conversions_r1", "conversions_r2"))
     conversions, mean_bits = in_r1 + in_r2, 1 / max(1, measured.segments)
     return {
@@ -381,15 +408,12 @@ def _layer(node: Crossbar, measured: Measurement, hardware: HardwareConfig, even
         "windows": sum(one.windows for one in node.layers),
         "widths": [one.block_widths.tolist() for one in node.layers],
         **_storage(node, hardware),
-        "histogram": measured.histogram.tolist(),
-        "range_flag": flags.tolist(),
-        "operations": operations.tolist(),
+        **{name: conversion[name] for name in ("first", "histogram", "range_flag", "operations")},
         "adc": {
             **{name: getattr(registers, name) for name in ("mode", "n_r1", "n_r2", "m", "bias")},
             "counts_per_lsb": layer.counts_per_lsb,
             "lossless": trq.lossless(registers, hardware, layer.min_count),
-            "operations_r1": np.unique(operations[flags == 0]).tolist(),
-            "operations_r2": np.unique(operations[flags == 1]).tolist(),
+            **{name: conversion[name] for name in ("operations_r1", "operations_r2")},
             "share_r1": in_r1 / conversions if conversions else 0.0,
             "mean_operations": float(events[_INDEX["ad_operations"]]) / conversions if conversions else 0.0,
         },
@@ -429,6 +453,8 @@ def machines(network: Graph, images: np.ndarray, final: np.ndarray) -> list[Mach
     the same pictures, (images, crossbar nodes, counters).
     """
     hardware, layers = network.hardware, network.layers
+    if hardware.pairs:
+        return _pair_machines(network, images, final)
     made = [
         replace(rivals.baseline(network), name="ISAAC-like baseline"),
         replace(rivals.block_widths(network), name="stored planes only: a width per block"),
@@ -455,6 +481,24 @@ def machines(network: Graph, images: np.ndarray, final: np.ndarray) -> list[Mach
         made.append(_counted(name, now, GraphRunner(now).run(images)[1]))
     made.append(_counted(used[-1][0] if used else "this image", network, final))
     return made
+
+
+def _pair_machines(network: Graph, images: np.ndarray, final: np.ndarray) -> list[Machine]:
+    """The same of a network of the pair machine, whose energy comes from `golden_model.cost.pair_machine`."""
+    plain = with_settings(network, hardware=replace(network.hardware, machine="planes"))
+    switches = Switches(
+        search={node.name: search_of(node.registers, network.hardware) for node in network.crossbars},
+        clocks="lanes 2",
+        keeps="nothing",
+        words=False,
+    )
+    found = switched(plain, images, {"pairs": switches})["pairs"]
+    made = pair_machine.machine(plain, found, "pair machine: gathered OUs, column pairs", window_streams=False)
+    return [
+        replace(rivals.baseline(plain), name="ISAAC-like baseline"),
+        replace(rivals.block_widths(plain), name="stored planes only: a width per block"),
+        made.with_cycles(final[..., _INDEX["cycles"]].mean(axis=0)),
+    ]
 
 
 def _counted(name: str, network: Graph, events: Events | np.ndarray) -> Machine:

@@ -221,16 +221,16 @@ def _percent(share: float) -> str:
     return "0" if share == 0 else "<.1" if percent < 0.05 else f"{percent:.1f}" if percent < 10 else f"{percent:.0f}"
 
 
-def count_histogram(histogram: np.ndarray, range_flag: np.ndarray, operations: np.ndarray) -> Markup:
-    """How often each count was converted, coloured by the range it ends in, with its A/D operations.
+def count_histogram(histogram: np.ndarray, range_flag: np.ndarray, operations: np.ndarray, *, first: int = 0) -> Markup:
+    """How often each count, or difference of two, was converted, coloured by its range, with its A/D operations.
 
-    histogram, range_flag, operations : (ou_rows + 1,), index = count.
+    histogram, range_flag, operations : (values,), of the values from `first` on, which is 0 for counts.
     """
     counts, in_r1 = len(histogram), np.asarray(range_flag) == 0
     share = np.asarray(histogram) / max(1, int(np.sum(histogram)))
     left, right, top, width, height = 34.0, 20.0, 8.0, 256.0, 112.0
     step, highest = width / counts, max(float(share.max()), 1e-9)
-    most = int(max(operations))
+    most = int(np.ceil(max(operations)))
     parts = [
         _tag("rect", x=left + a * step, y=top, width=(b - a + 1) * step, height=height, fill=R1, opacity=0.15)
         for a, b in _runs(in_r1)
@@ -241,7 +241,7 @@ def count_histogram(histogram: np.ndarray, range_flag: np.ndarray, operations: n
                           fill=R1 if in_r1[i] else R2))  # fmt: skip
     every = -(-counts // 12)
     for i in range(0, counts, every):
-        parts.append(_text(left + (i + 0.5) * step, top + height + 13, str(i), "middle"))
+        parts.append(_text(left + (i + 0.5) * step, top + height + 13, str(first + i), "middle"))
     for value in (0.0, highest):
         parts.append(_text(left - 4, top + height * (1 - value / highest) + 4, f"{100 * value:.0f} %", "end"))
 
@@ -257,8 +257,10 @@ def count_histogram(histogram: np.ndarray, range_flag: np.ndarray, operations: n
         parts.append(_text(left + width + 4, level(n) + 4, str(n)))
     parts.append(_tag("path", d=f"M{left} {top}V{top + height}H{left + width}V{top}", stroke="currentColor",
                       fill="none", opacity=0.6))  # fmt: skip
-    parts.append(_text(left + width / 2, top + height + 28, "count on the bit line", "middle", class_="soft"))
-    return _svg(left + width + right, top + height + 34, parts, "Counts on the bit lines and the conversion ranges")
+    below = "difference of the column pair" if first else "count on the bit line"
+    parts.append(_text(left + width / 2, top + height + 28, below, "middle", class_="soft"))
+    what = "Differences of column pairs" if first else "Counts on the bit lines and the conversion ranges"
+    return _svg(left + width + right, top + height + 34, parts, what)
 
 
 def _runs(mask: np.ndarray) -> list[tuple[int, int]]:

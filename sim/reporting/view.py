@@ -307,8 +307,10 @@ def _histograms_view(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         said = f"uniform, {span(adc['operations_r2'])} operations"
         if adc["mode"] != "uniform":
             exact = "exact" if adc["lossless"] else "not exact for every count"
-            said = f"twin range, mean {adc['mean_operations']:.2f} operations, {exact}"
-        shown.append({"name": layer["name"], "text": said, "figure": figures.count_histogram(*arrays)})
+            mode = "twin range" if adc["mode"] == "twin" else adc["mode"]
+            said = f"{mode}, mean {adc['mean_operations']:.2f} operations, {exact}"
+        figure = figures.count_histogram(*arrays, first=layer["first"])
+        shown.append({"name": layer["name"], "text": said, "figure": figure})
     return shown
 
 

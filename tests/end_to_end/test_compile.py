@@ -54,6 +54,21 @@ def test_a_network_of_a_users_file_runs_on_the_hardware_as_in_the_golden_model(n
     assert {file.stem for file in (tmp_path / "work/verilog").glob("*.v")} == {"tile", "system", "macro"}
 
 
+@pytest.mark.slow
+def test_a_network_of_a_users_file_runs_on_the_pair_machine(pictures, tmp_path):
+    result = tmp_path / "result.json"
+    done = call(
+        f"{Path(small_networks.__file__)}:squeeze",
+        *("--data", pictures, "--work", tmp_path / "work", "--images", 2, "--json", result),
+        *("--hardware", "cifar-pairs"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(result.read_text())
+    assert found["equal"] == found["simulated"] == 2
+    assert "Differences of column pairs" in (tmp_path / "work/report.html").read_text()
+    assert {file.stem for file in (tmp_path / "work/verilog").glob("*.v")} == {"tile", "system", "pair_macro"}
+
+
 def test_a_second_call_makes_nothing_again(pictures, tmp_path):
     arguments = (
         f"{Path(small_networks.__file__)}:squeeze",

@@ -15,9 +15,11 @@ from golden_model.config import PRESETS, TINY
 from golden_model.crossbar import mapping
 from golden_model.engines.run_layer import run_layer
 from golden_model.engines.run_network import GraphRunner
+from golden_model.events import Events
 from golden_model.graph.check import accumulator_bits_needed
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import lossless_registers, with_settings
+from golden_model.image.describe import events_table
 from golden_model.image.interpreter import Interpreter
 from golden_model.image.program import fitting, needs, plan
 from golden_model.optional import numba_installed
@@ -259,3 +261,10 @@ def test_a_placement_beyond_the_last_pair_is_refused():
 @given(st.one_of(random_networks(SMALL_PAIRS), random_networks(NINE_PAIRS)), st.integers(0, 99))
 def test_interpreter_and_runner_agree_on_a_thousand_networks(network, seed):
     check(network, random_images(seed, network, 3), engine="auto")
+
+
+def test_the_table_of_events_shows_what_the_pair_machine_counts():
+    counted = Events.of(ou_activations=8, prefix_counts=3, conversions_r2=16, ad_operations=40, cycles=9)
+    headers = [column.header for column in events_table({"step": counted.as_dict(derived=True)}, 1).columns]
+    assert "OUs formed" in headers
+    assert not {"of dense", "in R1"} & set(headers)

@@ -23,6 +23,7 @@ from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.image import image as deployment
 from golden_model.image import program
+from golden_model.pairs.search import search_of
 from golden_model.trq import AdcRegisters
 from sim import report
 from sim.reporting import collect, figures, view
@@ -113,10 +114,11 @@ def test_histogram_holds_every_conversion_of_the_golden_model(skip, dynamic, reg
     events = GraphRunner(network).run(pictures)[1].sum(axis=0)
     measured = collect.measure(network, pictures)
     for node, counted in zip(network.crossbars, events, strict=True):
-        histogram, table = measured[node.name].histogram, collect.operations_of(node.layers[0], network.hardware)
+        histogram = measured[node.name].histogram
+        table = collect.conversion_of(node.layers[0], network.hardware, histogram)
         assert histogram.sum() == counted.conversions
-        assert histogram @ np.asarray(table.operations) == counted.ad_operations
-        assert histogram[np.asarray(table.range_flag) == 0].sum() == counted.conversions_r1
+        assert histogram @ np.asarray(table["operations"]) == counted.ad_operations
+        assert histogram[np.asarray(table["range_flag"]) == 0].sum() == counted.conversions_r1
         assert measured[node.name].streamed == counted.input_bits_streamed
 
 
@@ -514,3 +516,32 @@ def test_an_image_without_vectors_is_refused(tmp_path):
     result = invoke(tmp_path / "empty")
     assert result.exit_code == 2
     assert "holds no test vectors" in result.stderr
+
+
+# ---- the pair machine ---------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def on_pairs(tmp_path_factory) -> deployment.Image:
+    network = with_settings(everything(3), hardware=replace(program.fitting(everything(3), SMALL), machine="pairs"))
+    network = replace(with_settings(network, hardware=program.fitting(network, network.hardware)), info=INFO)
+    return make_image(network, tmp_path_factory.mktemp("report") / "pairs")
+
+
+def test_differences_of_the_pair_machine_are_all_its_conversions(on_pairs):
+    network, images = on_pairs.network, on_pairs.vectors.images[:2]
+    measured, counted = collect.measure(network, images), on_pairs.vectors.events[:2].sum(axis=0)
+    for step, events in zip(on_pairs.program.steps, counted, strict=True):
+        if step.layer is not None and step.name == step.node:
+            differences = measured[step.node].histogram
+            spent = search_of(step.layer.registers, network.hardware).operations
+            assert differences.sum() == events.conversions_r2
+            assert (differences * spent).sum() == events.ad_operations
+
+
+def test_a_report_of_the_pair_machine_speaks_of_differences_and_has_the_clocks_of_the_hardware(on_pairs):
+    found = collect.collect(on_pairs)
+    ours = found["machines"][-1]
+    assert ours["cycles"] == pytest.approx(on_pairs.vectors.cycles.mean())
+    assert ours["ad_operations"] == pytest.approx(on_pairs.vectors.events.ad_operations.sum(axis=1).mean())
+    shown = view.render(found, on_pairs.vectors.images)
+    assert "Differences of column pairs" in shown
+    assert "two conversion ranges" not in shown

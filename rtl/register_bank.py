@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal
 
 from golden_model.registers import (
     COUNTER_BITS,
@@ -116,7 +116,8 @@ class RegisterBank(Block):
                 self._registers(m, request, entry, refused, execute)
             for name, port in tables.items():
                 with m.Case(REGION[name].index):
-                    legal = idle & request.write & whole_word & (entry < entries[name]) & fits[name]
+                    exists = entry < entries[name] if entries[name] else Const(0)
+                    legal = idle & request.write & whole_word & exists & fits[name]
                     m.d.comb += [refused.eq(~legal), port.enable.eq(execute & legal & aligned)]
             with m.Case(REGION["ACTIVATIONS"].index):
                 legal = idle & (entry < entries["ACTIVATIONS"])

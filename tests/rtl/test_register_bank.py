@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import Cat
 
-from golden_model.config import TINY
+from golden_model.config import PRESETS, TINY
 from golden_model.registers import (
     ADDRESS_BITS,
     DESCRIPTOR_STRIDE,
@@ -198,6 +198,13 @@ def test_widths_beyond_the_hardware_are_refused():
         await _refused(bus.write(REGION["WIDTHS"].address(0), TINY.weight_bits + 1))
 
     _run(job)
+
+
+def test_the_pair_machine_has_no_reference_memory():
+    async def job(bus, driver, ctx, device):
+        await _refused(bus.write(REGION["REFERENCE"].address(0), 0))
+
+    _run(job, PRESETS["tiny-pairs"])
 
 
 def test_reference_entries_are_split_into_step_and_count():

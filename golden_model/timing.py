@@ -50,7 +50,7 @@ def c_group(hardware: HardwareConfig) -> int:
 
 
 def c_window(hardware: HardwareConfig) -> int:
-    """Clocks of a window outside loading, conversion and post-processing: the latencies of the blocks.
+    """Clocks of a window of BWQ's machine outside loading, conversion and post-processing: the latencies of the blocks.
 
     Window generator 2, dynamic precision 7, macro 4, post-processing 6, of which one falls on the last channel.
     """
@@ -110,7 +110,7 @@ def c_convert(hardware: HardwareConfig) -> int:
 
 def c_drain(hardware: HardwareConfig) -> int:
     """Clocks of the drain of a window outside its N outputs: post-processing."""
-    return 7
+    return 6 + hardware.pairs
 
 
 def fetches(hardware: HardwareConfig, channels: int, kernel_height: int, kernel_width: int) -> int:

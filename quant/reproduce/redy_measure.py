@@ -247,12 +247,12 @@ class _Group:
         if self.first != (self.key["machine"], self.key["group"]):
             return _Group(study, *self.first, self.first, False).sensitivity()
         images = min(study.options.sensitivity_images, len(study.parts.check_images))
-        lossless, told = redy_search.lossless(self.scores), study.told("sensitivity of layers")
-        return study.kept(
-            f"sensitivity-{self.file}",
-            lambda: self.check.sensitivities(lossless, self.scores, images, told),
-            **self.key,
-        )
+
+        def made() -> dict[str, float]:
+            lossless, told = redy_search.lossless(self.scores), study.told("sensitivity of layers")
+            return self.check.sensitivities(lossless, self.scores, images, told)
+
+        return study.kept(f"sensitivity-{self.file}", made, **self.key)
 
     def search(self, plan: Plan) -> dict[str, Any]:
         """Settings of every layer, and for a search its price and check; JSON-able."""

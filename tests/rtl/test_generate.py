@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from golden_model.config import TINY
+from golden_model.config import PRESETS, TINY
 from golden_model.registers import EVENT_COUNTERS, REGIONS, REGISTERS, descriptor_fields
 from rtl import generate
 from rtl.register_map import render
@@ -87,7 +87,7 @@ def test_configuration_from_json_is_the_one_exported(tmp_path):
     [
         (
             ["--hardware", "huge"],
-            "error: --hardware must be one of tiny, fpga, paper, isaac, cifar, large or a .json file, got 'huge'",
+            f"error: --hardware must be one of {', '.join(PRESETS)} or a .json file, got 'huge'",
         ),
         (["--block", "alu"], "error: there is no block 'alu'; there are system, tile, macro"),
         (["--hardware", "missing.json"], "error: missing.json: cannot be read (No such file or directory)"),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_model.config import PRESETS, TINY
-from golden_model.registers import StepKind
+from golden_model.registers import StepKind, descriptor_fields
 from rtl.window_generator import WindowGenerator
 from sim.bench import simulate
 from tests.bench import fetch, put
@@ -67,7 +67,7 @@ def _run(fields, memory, *, hardware=TINY, gaps=False):
                 ctx.set(value, memory[place] if enable and is_map else rng.randrange(256))
 
     async def bench(ctx):
-        put(ctx, dut.settings, fields)
+        put(ctx, dut.settings, {field.name: fields.get(field.name, 0) for field in descriptor_fields(hardware)})
         ctx.set(dut.row_step, fields["stride_y"] * fields["width"] % size)
         ctx.set(dut.pad_rows, fields["pad_top"] * fields["width"] % size)
         await write_table(ctx, dut.pad_write, PADS)

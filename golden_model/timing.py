@@ -145,13 +145,6 @@ def pair_beats(
     return beats.sum(axis=-1)
 
 
-def pair_step_cycles(
-    hardware: HardwareConfig, kernel: tuple[int, int, int], outputs: int, build: int, windows: Any
-) -> np.ndarray:
-    """Clocks of a crossbar step of the pair machine, c_layer included; as `pair_beats`."""
-    return c_layer(hardware) + pair_beats(hardware, kernel, outputs, build, windows)
-
-
 # ---- a network ----------------------------------------------------------------------------------
 def network_cycles(hardware: HardwareConfig, layer_cycles: Any) -> np.ndarray:
     """Clocks from start to done: c_start plus the steps' cycles, shape (..., steps) -> (...)."""

@@ -34,6 +34,7 @@ from golden_model.graph.settings import on_machine, with_settings
 from golden_model.image import archive
 from golden_model.registers import COUNTER_NAMES
 from golden_model.searches.histograms import LayerCounts, graph_counts
+from golden_model.trq import lossless
 from quant import options, stages
 from quant.data import sets
 from quant.networks.source import check_fits, dataset_of_graph
@@ -181,7 +182,8 @@ def measure(graph: Graph, images: np.ndarray, labels: np.ndarray) -> float:
     try:
         logits = exact_logits(graph, images)
     except ValueError:
-        if graph.hardware.pairs:  # whose converters are lossless: the other machine gives the same, and faster
+        if graph.hardware.pairs and all(lossless(layer.registers, graph.hardware) for layer in graph.layers):
+            # The other machine gives the same, and faster.
             graph = with_settings(graph, hardware=redy.arithmetic_twin(graph.hardware))
         logits = GraphRunner(graph).run(images)[0]
     return accuracy(logits, labels)
@@ -360,7 +362,7 @@ def print_calibration(result: Mapping[str, Any]) -> None:
     shown = "  ".join(f"{words[key]} {100 * value:.2f} %" for key, value in result["accuracy"].items())
     show(f"accuracy: {shown}; converters {'lossless' if result['lossless'] else 'lossy'}")
     show("per image       A/D operations  per conversion  OU activations     clocks  energy, nJ")
-    names = {"baseline": "baseline", "uniform": "block widths", "trq": "twin range", "redy_lossless": "+ high bits",
+    names = {"baseline": "baseline", "uniform": "block widths", "trq": "converters", "redy_lossless": "+ high bits",
              "redy": "+ low bits", "all": "everything"}  # fmt: skip
     for key, step in result["events"]["per_image"].items():
         joules = "-" if step["picojoules"] is None else f"{step['picojoules'] / 1000:,.1f}"

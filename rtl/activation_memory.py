@@ -21,8 +21,8 @@ class ActivationMemory(Block):
     clock. A byte that is read in the clock in which it is written comes with its old contents.
 
     The pair machine, which loads a window while it post-processes another, has a second read port for
-    residuals. Even and odd words lie in two banks, so that any four neighbours are read at once; of an
-    address behind the last word it reads nothing that counts.
+    residuals. Where it reads several neighbours at once, even and odd words lie in two banks; of an address behind the
+    last word it reads nothing that counts.
 
     Members
     -------

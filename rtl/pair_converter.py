@@ -201,7 +201,8 @@ class PairConverter(Block):
         Without any logic if no layer can need more bits.
         """
         bits = self.config.accumulator_bits
-        if bits >= needed_bits(self.config):
+        # A difference reaches -2**adc_bits, one further than a count of a plain lane.
+        if bits > needed_bits(self.config):
             return total, Const(0)
         largest = (1 << bits >> 1) - 1
         above, below = total > largest, total < ~largest

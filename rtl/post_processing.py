@@ -24,7 +24,7 @@ class PostProcessing(Block):
     target + n·out_plane + position, by running counters. The last step stores, saturated to 32 bits, v as
     logit n·out_plane + position, with offset_low, a signed number, in place of an element step's bias.
 
-    On the pair machine an activation with more than `out_ones` 1s then becomes the nearest level (rtl/few_ones.py).
+    On the pair machine the clamp is followed by rounding to the nearest level with `out_ones` 1s (rtl/few_ones.py).
 
     Throughput: a channel a clock. Latency: `done` comes in the clock of the last store, N - 1 + `latency`
     clocks after the `start` of a crossbar step's window, `latency` - 2 clocks after the last channel's

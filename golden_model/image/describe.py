@@ -222,7 +222,7 @@ def events_table(events: dict[str, dict[str, int]], images: int) -> Table:
         }
         for step, one in events.items()
     ]
-    # The pair machine skips nothing and has one range; it forms its OUs.
+    # The pair machine skips nothing and has one range; it forms its OUs, at least one of any picture that is not black.
     on_pairs, formed = any(one["prefix_counts"] for one in events.values()), ("OUs formed", "{prefix_counts:,.0f}")
     columns = [
         ("step", "{step}"),

@@ -363,7 +363,7 @@ class _Lowering:
         pads = tuple(int(value) for value in border)
         one_value = len(set(pads)) <= 1
         (outputs, rows, columns), hardware = shape, self.network.hardware
-        names = _fields(hardware)
+        names, ones = _fields(hardware), 0 if ones >= values["out_bits"] else ones
         if hardware.pairs:
             values["out_ones"] = ones
         elif ones:

@@ -341,11 +341,11 @@ def measure_layer(layer: Layer, hardware: HardwareConfig, activations: np.ndarra
         group = np.arange(segments) // hardware.segments_per_group
         streamed, high = choice.streamed, choice.hi[:, group]
         low = np.where(high < 0, 0, choice.lo[:, group])
-    # Windows as pictures of one place: what is streamed may differ from window to window.
     bits, top = high - low + 1, hardware.input_bits - 1  # (windows, segments)
     if hardware.pairs:
         histogram = differences(spend(pack_layer(layer, hardware), rows).counts)
     else:
+        # Windows as pictures of one place: what is streamed may differ from window to window.
         flat = replace(
             layer, channels=layer.k, height=1, width=1, kernel_height=1, kernel_width=1, stride=1, pad=0, pool=1,
             pad_values=None,

@@ -306,7 +306,7 @@ def _histograms_view(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         adc, arrays = layer["adc"], (np.array(layer[key]) for key in ("histogram", "range_flag", "operations"))
         said = f"uniform, {span(adc['operations_r2'])} operations"
         if adc["mode"] != "uniform":
-            exact = "exact" if adc["lossless"] else "not exact for every count"
+            exact = "exact" if adc["lossless"] else f"not exact for every {'difference' if layer['first'] else 'count'}"
             mode = "twin range" if adc["mode"] == "twin" else adc["mode"]
             said = f"{mode}, mean {adc['mean_operations']:.2f} operations, {exact}"
         figure = figures.count_histogram(*arrays, first=layer["first"])

@@ -30,7 +30,7 @@ def test_a_run_adds_the_start_to_its_layers():
 @pytest.mark.usefixtures("constants")
 def test_windows_of_the_pair_machine_are_loaded_converted_and_drained_side_by_side():
     # 5 fetches and 3 segments: 15 clocks to load; N = 7: 11 to drain; the tables take 30.
-    cycles = timing.pair_step_cycles(PAIRS, (1, 3, 3), 7, 30, [[5, 5], [50, 5], [5, 40]])
+    cycles = timing.c_layer(PAIRS) + timing.pair_beats(PAIRS, (1, 3, 3), 7, 30, [[5, 5], [50, 5], [5, 40]])
     beats = [
         (30, 15, 11, 11),  # tables; load 1 and convert 0; convert 1 and drain 0; drain 1
         (30, 51, 11, 11),
@@ -41,7 +41,7 @@ def test_windows_of_the_pair_machine_are_loaded_converted_and_drained_side_by_si
 
 @pytest.mark.usefixtures("constants")
 def test_tables_that_are_there_before_the_first_window_take_no_time():
-    assert timing.pair_step_cycles(PAIRS, (1, 3, 3), 7, 1, [5]) == 100 + 15 + 6 + 11
+    assert timing.pair_beats(PAIRS, (1, 3, 3), 7, 1, [5]) == 15 + 6 + 11
 
 
 @pytest.mark.parametrize(

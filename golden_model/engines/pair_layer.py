@@ -76,16 +76,9 @@ def _run(
         part = slice(begin, begin + size)
         sums[part], one, clocks[part] = _windows(prepared, packing, rows[part], plain)
         spent.put(part, one)
-    per_image = {
-        "ou_activations": spent.ou_activations,
-        "conversions_r2": spent.pairs_converted,
-        "ad_operations": spent.operations[0],
-        "input_bits_streamed": spent.latched_lines // hardware.ou_rows,
-        "prefix_counts": spent.prefix_counts,
-        "prefix_rows": spent.prefix_rows,
-        "mask_bits_read": spent.mask_bits,
+    counted = {
+        name: values.reshape(images, -1).sum(axis=1) for name, values in spent.counters(hardware.ou_rows).items()
     }
-    counted = {name: values.reshape(images, -1).sum(axis=1) for name, values in per_image.items()}
     cycles = timing.pair_beats(hardware, kernel, prepared.outputs, build_clocks(packing), clocks.reshape(images, -1))
     return sums, Events.of(**counted, cycles=cycles).counts
 

@@ -363,7 +363,9 @@ class _Lowering:
         pads = tuple(int(value) for value in border)
         one_value = len(set(pads)) <= 1
         (outputs, rows, columns), hardware = shape, self.network.hardware
-        names, ones = _fields(hardware), 0 if ones >= values["out_bits"] else ones
+        names = _fields(hardware)
+        if ones >= values["out_bits"]:
+            ones = 0
         if hardware.pairs:
             values["out_ones"] = ones
         elif ones:

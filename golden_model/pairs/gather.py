@@ -226,6 +226,18 @@ class Spent:
         shapes = [(windows,)] * 7 + [(settings, windows), (settings, len(MODES), windows), (ou_rows + 1,) * 3]
         return cls(*(np.zeros(shape, dtype=np.int64) for shape in shapes))
 
+    def counters(self, ou_rows: int) -> dict[str, np.ndarray]:
+        """What the hardware counts of every window, but its clocks, under the first setting: (P,) by counter."""
+        return {
+            "ou_activations": self.ou_activations,
+            "conversions_r2": self.pairs_converted,
+            "ad_operations": self.operations[0],
+            "input_bits_streamed": self.latched_lines // ou_rows,
+            "prefix_counts": self.prefix_counts,
+            "prefix_rows": self.prefix_rows,
+            "mask_bits_read": self.mask_bits,
+        }
+
     def put(self, part: slice, other: Spent) -> None:
         """Take the windows of `part`, and add their counts."""
         for field in fields(self):

@@ -102,6 +102,16 @@ def latch(x, positions, first_segment, segments, ou_rows, words, streamed):
 
 
 @_njit
+def difference(on, positive, negative):
+    """c+ - c-, counts of the word lines `on` whose cell is 1, of a column pair; words of 64 lines."""
+    found = np.int64(0)
+    for k in range(len(on)):
+        found += np.int64(ones_of(on[k] & positive[k]))
+        found -= np.int64(ones_of(on[k] & negative[k]))
+    return found
+
+
+@_njit
 def take_ones(left, most, taken):
     """Move the first `most` 1s of `left` to `taken`; returns how many there were."""
     on = np.int64(0)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from golden_model.compiled import njit as _njit
-from golden_model.crossbar.ones import ones_of
-from golden_model.pairs.gather_compiled import Flat, flatten, latch, take_ones
+from golden_model.pairs.gather_compiled import Flat, difference, flatten, latch, take_ones
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
 
@@ -62,10 +61,7 @@ def _half_clocks(
                                 rested = start + shortest
                                 end = complete + 1
                                 for c in range(first_column[g], first_column[g + 1]):
-                                    found = np.int64(ou_rows)
-                                    for k in range(size):
-                                        found += np.int64(ones_of(taken_rows[k] & positive[c, k]))
-                                        found -= np.int64(ones_of(taken_rows[k] & negative[c, k]))
+                                    found = ou_rows + difference(taken_rows, positive[c], negative[c])
                                     lane = c - first_column[g]
                                     lanes[lane] = max(lanes[lane], start) + operations[on, found]
                                     end = max(end, lanes[lane])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from golden_model.compiled import njit as _njit
-from golden_model.crossbar.ones import ones_of
-from golden_model.pairs.gather_compiled import flatten, latch, take_ones
+from golden_model.pairs.gather_compiled import difference, flatten, latch, take_ones
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
 
@@ -36,10 +35,7 @@ def _converted(
                             break
                         for g in range(first_group[mask], first_group[mask + 1]):
                             for c in range(first_column[g], first_column[g + 1]):
-                                found = np.int64(ou_rows)
-                                for k in range(size):
-                                    found += np.int64(ones_of(taken[k] & positive[c, k]))
-                                    found -= np.int64(ones_of(taken[k] & negative[c, k]))
+                                found = ou_rows + difference(taken, positive[c], negative[c])
                                 sums[w, output[c]] += value[on, found] << (i + plane[g])
 
 

@@ -124,6 +124,7 @@ def collect(
         "hardware": {
             **hardware.as_dict(),
             "hash": hardware.hash,
+            "pairs": hardware.pairs,
             "lanes": hardware.lanes,
             "ideal_bits": hardware.ideal_bits,
             "segments_per_group": hardware.segments_per_group,

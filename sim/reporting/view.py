@@ -43,7 +43,7 @@ def view(data: dict[str, Any], pictures: np.ndarray) -> dict[str, Any]:
         "parameters": [
             (words(name), value)
             for name, value in data["hardware"].items()
-            if name not in ("hash", "group_segments", "ideal_bits")
+            if name not in ("hash", "group_segments", "ideal_bits", "pairs")
         ],
         "work": _work_view(data),
         "skipped": _skipped_view(data),

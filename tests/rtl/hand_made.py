@@ -249,17 +249,8 @@ class Program:
         """The same on the pair machine; window (1, K)."""
         search = _search(self.hardware, made.registers)
         sums, spent = matmul(made.packing, window, search)
-        counters = {
-            "ou_activations": spent.ou_activations,
-            "conversions_r2": spent.pairs_converted,
-            "ad_operations": spent.operations[0],
-            "input_bits_streamed": spent.latched_lines // self.hardware.ou_rows,
-            "prefix_counts": spent.prefix_counts,
-            "prefix_rows": spent.prefix_rows,
-            "mask_bits_read": spent.mask_bits,
-        }
         clocks = window_clocks(made.packing, window, search, plain=True).window
-        counted = {name: int(count[0]) for name, count in counters.items()}
+        counted = {name: int(count[0]) for name, count in spent.counters(self.hardware.ou_rows).items()}
         return oracle.Window(sums=sums[0, 0], counters=counted, clocks=int(clocks[0]))
 
 

@@ -38,7 +38,7 @@ NETWORK ?= resnet20
 WEIGHTS ?=
 REPRODUCE ?=
 
-.PHONY: demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq reproduce-search verilog synth lint format formal regs clean
+.PHONY: demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq reproduce-search verilog synth lint format formal regs sheets clean
 demo: setup ## train, calibrate, map, simulate a whole network in RTL, report (first README command)
 	$(RUN) -m quant.compile $(MODEL) $(TRAIN) --work "$(DEMO)" --hardware $(HARDWARE) --images $(IMAGES) \
 		$(if $(DATA),--data "$(DATA)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
@@ -101,6 +101,9 @@ formal: setup ## the formal proofs
 
 regs: setup ## write rtl/REGISTERS.md from the register table
 	$(RUN) -m rtl.generate --registers rtl/REGISTERS.md
+
+sheets: setup ## write docs/blocks, a sheet per block, from the code
+	$(RUN) -m rtl.generate --sheets docs/blocks
 
 clean: ## delete what was built, keep the virtual environment
 	rm -rf build

@@ -43,6 +43,9 @@ class HardwareConfig:
     machine : the main data path. "planes" is BWQ-H's order with twin-range converters, which convert every bit line;
         "pairs" fills its OUs with word lines that are on, and converts the difference of a column pair
         (docs/pair-machine.md). Its converters have adc_bits and a sign, and reach every count of an OU.
+    macros : macros of a pair machine that work on one step side by side, each on the window of another output
+        (docs/pair-machine.md); a power of two. Each has `crossbar_pairs` of its own, with the same cells. 1 in a
+        machine of planes.
 
     Raises
     ------
@@ -69,6 +72,7 @@ class HardwareConfig:
     group_segments: int | None = None
     accumulator_bits: int = 32
     machine: Literal["planes", "pairs"] = "planes"
+    macros: int = 1
 
     def __post_init__(self) -> None:
         if self.machine not in MACHINES:
@@ -86,6 +90,15 @@ class HardwareConfig:
             if getattr(self, small) > getattr(self, large):
                 limit = f"{large} = {getattr(self, large)}"
                 raise ValueError(f"HardwareConfig.{small} must be at most {limit}, got {getattr(self, small)}")
+        if self.macros & (self.macros - 1):
+            raise ValueError(f"HardwareConfig.macros must be a power of two, got {self.macros}")
+        if self.macros > 1 and not self.pairs:
+            raise ValueError(f"HardwareConfig.macros must be 1 in a machine of planes, got {self.macros}")
+        if self.pairs and self.activation_bytes <= self.fetch_bytes:
+            raise ValueError(
+                f"HardwareConfig.activation_bytes of a pair machine must be more than {self.fetch_bytes} with "
+                f"macros = {self.macros}, got {self.activation_bytes}"
+            )
         if self.pairs and self.adc_bits < self.ideal_bits:
             raise ValueError(
                 f"HardwareConfig.adc_bits of a pair machine must be at least {self.ideal_bits} with "
@@ -106,7 +119,13 @@ class HardwareConfig:
     @property
     def values_together(self) -> int:
         """Activations, neighbours in a row of a kernel, that a clock loads at the most."""
-        return min(4, self.ou_rows) if self.pairs else 1
+        return min(REACH, self.ou_rows) if self.pairs else 1
+
+    @property
+    def fetch_bytes(self) -> int:
+        """Neighbouring activations that a read of the activation memory brings: enough for the windows of all macros,
+        each `REACH` behind the one before."""
+        return REACH * self.macros if self.pairs else 1
 
     # ---- geometry -------------------------------------------------------------------------
     @property
@@ -171,17 +190,15 @@ class HardwareConfig:
 
     # ---- identity -------------------------------------------------------------------------
     def as_dict(self) -> dict[str, Any]:
-        """All fields, without `machine` where that is "planes": files and hashes from before it stay valid."""
-        values = asdict(self)
-        if not self.pairs:
-            del values["machine"]
-        return values
+        """All fields, without the later ones, `machine` and `macros`, where they have their defaults: files and hashes
+        from before them stay valid."""
+        return {name: value for name, value in asdict(self).items() if (name, value) not in _LATER.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HardwareConfig:
-        """Rebuild a configuration; an unknown or missing field is an error, but `machine` may be left out."""
+        """Rebuild a configuration; an unknown or missing field is an error, but those of `_LATER` may be left out."""
         names = {f.name for f in fields(cls)}
-        missing = names - set(values) - {"machine"}
+        missing = names - set(values) - set(_LATER)
         parts = {"unknown fields": sorted(set(values) - names), "missing fields": sorted(missing)}
         if wrong := ", ".join(f"{what} {found}" for what, found in parts.items() if found):
             raise ValueError(f"hardware configuration: {wrong}")
@@ -200,6 +217,11 @@ class HardwareConfig:
 
 #: Main data paths.
 MACHINES = ("planes", "pairs")
+#: Activations, neighbours in a row, that a clock loads for a window of the pair machine at the most; and the largest
+#: distance at which the windows of several macros may follow each other.
+REACH = 4
+#: Fields that came later than the first files, with their defaults.
+_LATER: dict[str, Any] = {"machine": "planes", "macros": 1}
 
 _LIMITS: dict[str, tuple[int, int]] = {
     "rows": (1, 1024),
@@ -220,6 +242,7 @@ _LIMITS: dict[str, tuple[int, int]] = {
     "sample_interval": (1, 255),
     "group_segments": (1, 65536),
     "accumulator_bits": (8, 48),
+    "macros": (1, 16),
 }
 
 #: Smallest useful machine, for exhaustive tests.

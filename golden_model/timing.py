@@ -7,15 +7,18 @@ network c_start plus its steps; residual is 1 if a second input is added, else 0
 OU activations of segment r; an OU takes max(1, sample_interval, most A/D operations of any started
 lane). The constants belong to the tile; they depend on the hardware configuration only.
 
-Windows of the pair machine are double-buffered. A crossbar step of W windows has beats 0..W + 1; in beat b window b is
-loaded, b - 1 converts and b - 2 is drained, as far as they exist. A beat takes as long as the longest of
+The pair machine computes the windows of up to `macros` outputs at once, neighbours in a row: a *round*. Where pooling
+makes an output of several windows, each of them is a round of its own. Rounds are double-buffered. A crossbar step of
+W rounds has beats 0..W + 1; in beat b round b is loaded, b - 1 converts and b - 2 is drained, as far as they exist. A
+beat takes as long as the longest of
 
     load      fetches + segments + c_load; in beat 0 also the tables, build_clocks
-    convert   window_clocks + c_convert         (golden_model/pairs/machine.py: build_clocks, window_clocks)
+    convert   the longest window_clocks of the round + c_convert
+              (golden_model/pairs/machine.py: build_clocks, window_clocks)
     drain     N + c_drain
 
-and the step c_layer plus its beats. A fetch brings up to `values_together` activations of one row of the kernel and of
-one segment.
+and the step c_layer plus its beats. A fetch brings every window of the round up to `values_together` activations of one
+row of the kernel and of one segment. A window of an element step, too, is a round.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import REACH, HardwareConfig, bits_for
 from golden_model.registers import counters_of, descriptor_words
 
 
@@ -113,6 +116,26 @@ def c_drain(hardware: HardwareConfig) -> int:
     return 6 + hardware.pairs
 
 
+def abreast(hardware: HardwareConfig, columns: int, *, residual_columns: int = 1, last: bool = False) -> int:
+    """Windows in a round of a step: one per macro, or one if they lie too far apart or the step makes logits.
+
+    columns : of the map, between the windows of neighbouring outputs: pool * stride. residual_columns : likewise.
+    """
+    near = columns <= REACH and residual_columns <= REACH and not last
+    return hardware.macros if near else 1
+
+
+def rounds(rows: int, columns: int, pool: int, abreast: int) -> np.ndarray:
+    """Windows of each round of a step, by their place in hardware order, -1 where there is none.
+
+    rows, columns : outputs after pooling. Returns int64 (rounds, abreast).
+    """
+    chunks = -(-columns // abreast)
+    column = np.arange(chunks * abreast).reshape(chunks, 1, abreast)
+    window = (np.arange(rows)[:, None, None, None] * columns + column) * pool**2 + np.arange(pool**2)[:, None]
+    return np.where(column < columns, window, -1).reshape(-1, abreast)
+
+
 def fetches(hardware: HardwareConfig, channels: int, kernel_height: int, kernel_width: int) -> int:
     """Clocks in which a window of the pair machine is fetched."""
     together, rows = hardware.values_together, hardware.ou_rows
@@ -126,16 +149,17 @@ def fetches(hardware: HardwareConfig, channels: int, kernel_height: int, kernel_
 
 
 def pair_beats(
-    hardware: HardwareConfig, kernel: tuple[int, int, int], outputs: int, build: int, windows: Any
+    hardware: HardwareConfig, kernel: tuple[int, int, int], outputs: int, build: int, windows: Any, rounds: np.ndarray
 ) -> np.ndarray:
     """Clocks of a crossbar step of the pair machine without c_layer.
 
-    kernel : channels, rows, columns. build : `build_clocks` of its packs. windows : `window_clocks` (..., W).
+    kernel : channels, rows, columns. build : `build_clocks` of its packs. windows : `window_clocks` (..., windows).
+    rounds : as from `rounds`.
 
     Returns int64 (...).
     """
     segments = -(-int(np.prod(kernel)) // hardware.ou_rows)
-    windows = np.asarray(windows, dtype=np.int64)
+    windows = np.where(rounds < 0, 0, np.asarray(windows, dtype=np.int64)[..., rounds]).max(axis=-1)
     beats = np.zeros((*windows.shape[:-1], windows.shape[-1] + 2), dtype=np.int64)
     load, convert, drain = beats[..., :-2], beats[..., 1:-1], beats[..., 2:]
     load[...] = fetches(hardware, *kernel) + segments + c_load(hardware)

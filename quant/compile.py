@@ -54,7 +54,7 @@ Log = Callable[[str], None]
 
 def blocks(hardware: HardwareConfig) -> tuple[str, ...]:
     """Whose Verilog is written: the tile, the tile with an emulated crossbar, the macro; they hold all other blocks."""
-    return "tile", "system", "pair_macro" if hardware.pairs else "macro"
+    return "tile", "system", "pair_macros" if hardware.pairs else "macro"
 
 
 # ---- stages -------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from rtl.block import Block, In, Out, Stream
 class CellProgrammer(Block):
     """Collects bus words to the cells of an OU and writes them; reads all cells back into a CRC-32.
 
-    OU column counts fastest, then OU row, then crossbar pair. A word of cells is `cell_words` bus words,
+    OU column counts fastest, then OU row, then crossbar pair, of a check then macro. All macros are programmed with the
+    same cells. A word of cells is `cell_words` bus words,
     least significant first. The checksum is that of zlib over the little-endian words, in that order.
 
     Throughput: a word a clock while collecting, one more clock per OU; a check takes 4 clocks a word
@@ -27,7 +28,7 @@ class CellProgrammer(Block):
     select : with `enable`, programming goes on at OU row 0, OU column 0 of `pair`; not while `busy`.
     cells : stream of words, ready unless `full` or `busy`. full : the place of the next word is beyond the last
         pair, as after reset and after a check.
-    check : strobe, read the first `pairs` pairs; not while `busy`.
+    check : strobe, read the first `pairs` pairs of every macro; not while `busy`.
     busy : an OU waits to be programmed, or a check runs.
     checksum : result of the last check.
     program, readback_request, readback : the crossbar's port.
@@ -41,7 +42,7 @@ class CellProgrammer(Block):
     busy: Out(1)
     checksum: Out(tile.WORD)
     program: Out(Stream(layouts.cell_write))
-    readback_request: Out(Stream(layouts.ou_address))
+    readback_request: Out(Stream(layouts.readback_address))
     readback: In(Stream(layouts.cells))
 
     #: Bits of a word that the CRC takes in a clock.
@@ -60,17 +61,20 @@ class CellProgrammer(Block):
         address = Signal(layouts.ou_address(config))
         # One more than the last pair, so that `full` can be told.
         pair = Signal(range(config.crossbar_pairs + 1), init=config.crossbar_pairs)
+        macro = Signal(bits_for(config.macros - 1))
         step_address, restart = Signal(), Signal()
         m.d.comb += [
             address.pair.eq(pair),
             self.full.eq(pair == config.crossbar_pairs),
             self.program.payload.cells.eq(cells),
-            self.readback_request.payload.eq(address),
             self.checksum.eq(crc.crc),
             crc.data.eq(cells[: self._STEP]),
         ]
         for name, _ in layouts.ou_address(config):
             m.d.comb += self.program.payload[name].eq(address[name])
+            m.d.comb += self.readback_request.payload[name].eq(address[name])
+        if config.macros > 1:
+            m.d.comb += self.readback_request.payload.macro.eq(macro)
         with m.If(step_address):
             m.d.sync += address.ou_col.eq(address.ou_col + 1)
             with m.If(address.ou_col == config.grid_cols - 1):
@@ -85,7 +89,7 @@ class CellProgrammer(Block):
                 m.d.comb += self.cells.ready.eq(~self.full & ~self.check & ~self.select.enable)
                 with m.If(self.check):
                     m.d.comb += [restart.eq(1), crc.start.eq(1)]
-                    m.d.sync += pair.eq(0)
+                    m.d.sync += [pair.eq(0), macro.eq(0)]
                     m.next = "REQUEST"
                 with m.Elif(self.select.enable):
                     m.d.comb += restart.eq(1)
@@ -101,7 +105,9 @@ class CellProgrammer(Block):
                     m.d.comb += step_address.eq(1)
                     m.next = "COLLECT"
             with m.State("REQUEST"):
-                with m.If(pair == self.pairs):
+                with m.If((pair == self.pairs) & (macro != config.macros - 1)):
+                    m.d.sync += [pair.eq(0), macro.eq(macro + 1)]
+                with m.Elif(pair == self.pairs):
                     # Programming must say anew where it goes on.
                     m.d.sync += pair.eq(config.crossbar_pairs)
                     m.next = "COLLECT"

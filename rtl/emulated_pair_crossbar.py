@@ -1,4 +1,4 @@
-"""A digital stand-in for an analog macro of pairs: exact differences of counts, ideal comparators."""
+"""A digital stand-in for the analog macros of pairs: exact differences of counts, ideal comparators."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class EmulatedPairCrossbar(Block):
     c+ - c- >= threshold, counts of the word lines that are on and whose cell is 1. The other place's differences are in
     a register.
 
+    All macros have the same cells, and here they share one memory.
+
     Throughput: a sample a clock and half, an OU programmed or read back a clock; always ready, except that a read back
     waits for samples of half 0 and for the read back before it. There is no reset of the contents, and cells have no
     initial value.
@@ -38,7 +40,7 @@ class EmulatedPairCrossbar(Block):
         depth = config.crossbar_pairs << place["ou_col"].width
         shape = data.ArrayLayout(unsigned(config.ou_cells), config.grid_rows)
         m.submodules.cells = cells = memory.Memory(shape=shape, depth=depth, init=[])
-        write, reads = cells.write_port(granularity=1), [cells.read_port() for _ in range(packs.HALVES)]
+        write, reads = cells.write_port(granularity=1), [cells.read_port() for _ in range(packs.all_halves(config))]
 
         # ---- programming and reading back, an OU row of a word
         written = port.program.payload
@@ -59,7 +61,7 @@ class EmulatedPairCrossbar(Block):
 
         # ---- sampling
         differences = data.ArrayLayout(signed(bits_for(config.ou_rows * config.grid_rows) + 1), config.ou_cols)
-        for half, read in zip(halves_of(port), reads, strict=True):
+        for half, read in zip(halves_of(port, config), reads, strict=True):
             sample, lines = half.sample.payload, Signal(pair_layouts.pack_lines(config))
             latest, other = (Signal(differences, name=name) for name in ("latest", "other"))
             place = Signal()  # of the latest sample

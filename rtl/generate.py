@@ -21,6 +21,7 @@ from amaranth.lib.wiring import In
 from golden_model.command import Json, Preset, command, results_console, table_of
 from golden_model.config import PRESETS, HardwareConfig, read_hardware
 from golden_model.files import printable, write_json, write_text
+from rtl import sheets
 from rtl.activation_memory import ActivationMemory
 from rtl.address_generator import AddressGenerator
 from rtl.axi_lite import AxiLite
@@ -47,10 +48,12 @@ from rtl.pair_converter import PairConverter
 from rtl.pair_counters import PairCounters
 from rtl.pair_lane import PairLane
 from rtl.pair_macro import PairMacro
+from rtl.pair_macros import PairMacros
 from rtl.post_processing import PostProcessing
 from rtl.reduction import Reduction
 from rtl.register_bank import RegisterBank
 from rtl.register_map import render
+from rtl.requantisation import Requantisation
 from rtl.residual_view import ResidualView
 from rtl.sample_places import SamplePlaces
 from rtl.search_begin import SearchBegin
@@ -81,6 +84,7 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "dynamic_precision": DynamicPrecision,
     "reduction": Reduction,
     "post_processing": PostProcessing,
+    "requantisation": Requantisation,
     "descriptor_reader": DescriptorReader,
     "descriptor_check": DescriptorCheck,
     "layer_sequencer": lambda config: LayerSequencer(config, settle_clocks=Tile.settle_clocks(config)),
@@ -95,6 +99,7 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "search_settings": SearchSettings,
     "ou_former": OuFormer,
     "early_stop": EarlyStop,
+    "pair_macros": PairMacros,
     "pair_macro": PairMacro,
     "window_register": WindowRegister,
     "pack_builder": PackBuilder,
@@ -105,6 +110,12 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "pair_counters": PairCounters,
     "emulated_pair_crossbar": EmulatedPairCrossbar,
     "few_ones": FewOnes,
+}
+
+#: Those that only the pair machine has.
+OF_PAIRS = {name for name in COMPONENTS if name.startswith(("pair_", "pack_"))} | {
+    *("search_lane", "search_begin", "search_settings", "ou_former", "early_stop", "few_ones"),
+    *("window_register", "sample_places", "emulated_pair_crossbar"),
 }
 
 #: Lint messages that Amaranth's style of Verilog cannot avoid, with the reasons.
@@ -232,12 +243,17 @@ def app(
     with_lint: Annotated[bool, typer.Option("--lint", help="check every file with Verilator's lint")] = False,
     list_blocks: Annotated[bool, typer.Option("--list", help="list the blocks, write nothing")] = False,
     registers: Annotated[Path | None, typer.Option(help="write the register map to this file, nothing else")] = None,
-    check: Annotated[bool, typer.Option("--check", help="with --registers: only compare; status 1 if stale")] = False,
+    sheets_of: Annotated[
+        Path | None, typer.Option("--sheets", help="write a sheet of every block into this directory, nothing else")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="with --registers or --sheets: only compare; status 1 if stale")
+    ] = False,
     json_file: Json = None,
 ) -> None:
     """Write the Verilog of tile, system (tile and emulated crossbar), macro and every block.
 
-    Exit status: 0 success, 1 lint messages or a stale register map, 2 a bad call.
+    Exit status: 0 success, 1 lint messages, or a stale register map or sheet, 2 a bad call.
     """
     if list_blocks:
         blocks = ((name, type(component(name, PRESETS["tiny"])).__doc__ or "") for name in COMPONENTS)
@@ -249,8 +265,15 @@ def app(
             print(printable(f"{registers} is stale: run `make regs`"), file=sys.stderr)
             raise typer.Exit(1)
         return
+    if sheets_of is not None:
+        if not check:
+            sheets.write(sheets_of, COMPONENTS, OF_PAIRS)
+        elif old := sheets.stale(sheets_of, COMPONENTS, OF_PAIRS):
+            print(printable(f"{sheets_of}: stale: {', '.join(old)}: run `make sheets`"), file=sys.stderr)
+            raise typer.Exit(1)
+        return
     if check:
-        raise ValueError("--check needs --registers FILE")
+        raise ValueError("--check needs --registers FILE or --sheets DIR")
     config = read_hardware(hardware)
     names = list(block or COMPONENTS)
     for name in names:

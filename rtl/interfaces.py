@@ -53,7 +53,7 @@ class CrossbarPort(wiring.Signature):
     Members beside those of `ConversionPort`
     ----------------------------------------
     program : stream of `layouts.cell_write`, writes the cells of one OU of a pair.
-    readback_request : stream of `layouts.ou_address`, asks for the cells of one OU.
+    readback_request : stream of `layouts.readback_address`, asks for the cells of one OU.
     readback : stream of `layouts.cells`, one per request, in order.
     reference_write : emulated reference levels; only digital stand-ins use it, no handshake.
     """
@@ -63,7 +63,7 @@ class CrossbarPort(wiring.Signature):
             {
                 **_conversion_members(config),
                 "program": Out(stream.Signature(layouts.cell_write(config))),
-                "readback_request": Out(stream.Signature(layouts.ou_address(config))),
+                "readback_request": Out(stream.Signature(layouts.readback_address(config))),
                 "readback": In(stream.Signature(layouts.cells(config))),
                 "reference_write": Out(layouts.reference_write(config)),
             }
@@ -107,13 +107,8 @@ class ReadPort(wiring.Signature):
 
 
 def activation_read(config: HardwareConfig) -> ReadPort:
-    """Reads one activation; the byte holds until the next read."""
-    return ReadPort(layouts.activation_address(config), tile.BYTE)
-
-
-def window_read(config: HardwareConfig) -> ReadPort:
-    """Reads the activations at `address` and behind it, `values_together` of them; they hold until the next read."""
-    return ReadPort(layouts.activation_address(config), data.ArrayLayout(tile.BYTE, config.values_together))
+    """Reads the activations at `address` and behind it, `fetch_bytes` of them; they hold until the next read."""
+    return ReadPort(layouts.activation_address(config), data.ArrayLayout(tile.BYTE, config.fetch_bytes))
 
 
 def logit_read(config: HardwareConfig) -> ReadPort:

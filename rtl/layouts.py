@@ -134,6 +134,12 @@ def ou_address(config: HardwareConfig) -> data.StructLayout:
     )
 
 
+def readback_address(config: HardwareConfig) -> data.StructLayout:
+    """Place of an OU that is read back; where there are several macros, in which of them."""
+    macro = {"macro": unsigned(bits_for(config.macros - 1))} if config.macros > 1 else {}
+    return data.StructLayout({**ou_address(config).members, **macro})
+
+
 def sample(config: HardwareConfig) -> data.StructLayout:
     """A sample request: which OU, and the input slice on its word lines (bit r drives row r)."""
     return data.StructLayout({**ou_address(config).members, "slice": unsigned(config.ou_rows)})

@@ -12,7 +12,7 @@ from golden_model.registers import COUNTER_BITS
 from rtl import layouts
 from rtl.pair_layouts import formed_ou, pack_lines, search_threshold
 
-#: Parts of the macro that walk their own groups of every pack, each with converters for `ou_cols` column pairs.
+#: Parts of a macro that walk their own groups of every pack, each with converters for `ou_cols` column pairs.
 HALVES = 2
 
 
@@ -101,12 +101,43 @@ def table_writes(config: HardwareConfig) -> data.StructLayout:
     )
 
 
+def layer_tables(config: HardwareConfig) -> data.StructLayout:
+    """What macros take from the pack builder: writes to the tables of each half, and what it has found of the layer.
+
+    built : the other ones are complete. last_pack, last_size : index of the layer's last pack, and its segments.
+    first_pairs : first pair of each half that has groups.
+    """
+    return data.StructLayout(
+        {
+            "writes": halves_of(table_writes)(config),
+            "built": unsigned(1),
+            "last_pack": pack_index(config),
+            "last_size": pack_size(config),
+            "first_pairs": halves_of(layouts.pair_index)(config),
+        }
+    )
+
+
 # ---- windows and OUs ----------------------------------------------------------------------------
 def halves_of(shape: Any) -> Any:
-    """One `shape`, or what it is for a configuration, per half."""
+    """One `shape`, or what it is for a configuration, per half of a macro."""
 
     def layout(config: HardwareConfig) -> data.ArrayLayout:
         return data.ArrayLayout(shape(config), HALVES)
+
+    return layout
+
+
+def all_halves(config: HardwareConfig) -> int:
+    """Halves of all macros; 2i and 2i + 1 are those of macro i."""
+    return HALVES * config.macros
+
+
+def all_halves_of(shape: Any) -> Any:
+    """One `shape`, or what it is for a configuration, per half of every macro."""
+
+    def layout(config: HardwareConfig) -> data.ArrayLayout:
+        return data.ArrayLayout(shape(config), all_halves(config))
 
     return layout
 
@@ -169,7 +200,7 @@ def conversion_events(config: HardwareConfig) -> data.StructLayout:
     return data.StructLayout({"activation": unsigned(1), "started": columns(config), "busy": columns(config)})
 
 
-#: What the macro counts; names and meaning as in golden_model/engines/pair_switches.py.
+#: What the macros count; names and meaning as in golden_model/engines/pair_switches.py.
 PAIR_COUNTERS = (
     "ou_activations",
     "conversions_r2",
@@ -183,7 +214,7 @@ PAIR_COUNTERS = (
 
 
 def pair_counters(config: HardwareConfig) -> data.StructLayout:
-    """Event counters of the macro.
+    """Event counters of all macros.
 
     input_bits_streamed : segments whose slice was latched. cycles : clocks from the begin of a window to `window_done`.
     """

@@ -1,4 +1,4 @@
-"""Event counters of the pair macro."""
+"""Event counters of the pair macros."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from rtl.block import Block, In, Out
 
 
 class PairCounters(Block):
-    """Counts what both halves do; meaning of the counters as in golden_model/engines/pair_switches.py.
+    """Counts what the halves of all macros do; meaning of the counters as in golden_model/engines/pair_switches.py.
 
     Latency: an event is counted 2 clocks later, a clock of `running` 1 clock later. Reset: all 0.
 
     Members
     -------
     clear : strobe, all counters become 0; events of this clock and the clock before are lost.
-    walks, conversions : events of the halves, every clock. running : a window is running.
+    walks, conversions : events of the halves of all macros, every clock. running : a window is running.
     counters : `pack_layouts.pair_counters`.
     """
 
     clear: In(1)
-    walks: In(packs.halves_of(packs.walk_events))
-    conversions: In(packs.halves_of(packs.conversion_events))
+    walks: In(packs.all_halves_of(packs.walk_events))
+    conversions: In(packs.all_halves_of(packs.conversion_events))
     running: In(1)
     counters: Out(packs.pair_counters)
 

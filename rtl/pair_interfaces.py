@@ -1,4 +1,4 @@
-"""The ports between the pair macro, or its tile, and the analog macro."""
+"""The ports between the pair macros, or their tile, and the analog macros."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rtl import pack_layouts as packs
 
 
 class HalfConversionPort(wiring.Signature):
-    """Sampling and conversion of one half, two samples a column; directions as seen from the macro.
+    """Sampling and conversion of one half of a macro, two samples a column; directions as seen from the macro.
 
     Members
     -------
@@ -39,21 +39,29 @@ class HalfConversionPort(wiring.Signature):
 
 
 def _conversion_members(config: HardwareConfig) -> dict:
-    halves = {f"half{i}": Out(HalfConversionPort(config)) for i in range(packs.HALVES)}
+    halves = {name: Out(HalfConversionPort(config)) for name in half_names(config)}
     return {**halves, "layer": Out(layouts.layer_index(config))}
 
 
-def halves_of(port: Any) -> list[Any]:
-    """The `HalfConversionPort` of each half. (Amaranth cannot flip an interface with an array of interfaces in it.)"""
-    return [getattr(port, f"half{i}") for i in range(packs.HALVES)]
+def half_names(config: HardwareConfig) -> list[str]:
+    """Members of the ports below, one for each half of every macro; 2i and 2i + 1 are those of macro i.
+
+    (Amaranth cannot flip an interface with an array of interfaces in it.)
+    """
+    return [f"half{i}" for i in range(packs.all_halves(config))]
+
+
+def halves_of(port: Any, config: HardwareConfig) -> list[Any]:
+    """The `HalfConversionPort` of each half of a port below."""
+    return [getattr(port, name) for name in half_names(config)]
 
 
 class PairConversionPort(wiring.Signature):
-    """Sampling and conversion of both halves, which never sample from the same crossbar pair.
+    """Sampling and conversion of all macros. The halves of one never sample from the same crossbar pair.
 
     Members
     -------
-    half0, half1 : `HalfConversionPort` of each half.
+    half0, half1, ... : `HalfConversionPort` of each half, see `half_names`.
     layer : index of the running layer; selects the reference voltage.
     """
 
@@ -62,12 +70,12 @@ class PairConversionPort(wiring.Signature):
 
 
 class PairCrossbarPort(wiring.Signature):
-    """The whole port of an analog macro of pairs: everything of `PairConversionPort` and cell programming.
+    """The whole port of the analog macros of pairs: everything of `PairConversionPort` and cell programming.
 
     Members beside those of `PairConversionPort`
     --------------------------------------------
-    program : stream of `layouts.cell_write`, writes the cells of one OU of a pair.
-    readback_request : stream of `layouts.ou_address`, asks for the cells of one OU.
+    program : stream of `layouts.cell_write`, writes the cells of one OU of a pair, the same ones in every macro.
+    readback_request : stream of `layouts.readback_address`, asks for the cells of one OU of a macro.
     readback : stream of `layouts.cells`, one per request, in order.
     """
 
@@ -76,7 +84,7 @@ class PairCrossbarPort(wiring.Signature):
             {
                 **_conversion_members(config),
                 "program": Out(stream.Signature(layouts.cell_write(config))),
-                "readback_request": Out(stream.Signature(layouts.ou_address(config))),
+                "readback_request": Out(stream.Signature(layouts.readback_address(config))),
                 "readback": In(stream.Signature(layouts.cells(config))),
             }
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Module, Mux, Signal, unsigned
 
+from golden_model.config import bits_for
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out
@@ -15,18 +16,19 @@ class ResidualView(Block):
 
     With m = n - residual_first: r = mem[residual_base + m·residual_plane + oy·residual_row +
     ox·residual_column] where 0 <= m < residual_channels, residual_value elsewhere; 0 without `residual`.
-    Positions are in raster order, channels ascending: only running sums, no products.
+    Positions are in raster order, channels ascending: only running sums, no products. Of a round of several macros,
+    the residuals of neighbouring positions are read at once.
 
-    Throughput: a channel a clock. Latency: one clock.
+    Throughput: a channel of a round a clock. Latency: one clock.
 
     Members
     -------
     settings : the step's descriptor, stable while the step runs.
     layer_start : strobe, the next position is the first one of the step.
-    start : strobe, the next output position begins, with channel 0.
-    next : strobe, the present channel's residual is wanted; goes on to the next channel.
+    start : strobe, the next output position, or round of them, begins, with channel 0.
+    next : strobe, the present channel's residuals are wanted; goes on to the next channel.
     read : the activation memory.
-    value : the residual asked for in the clock before.
+    values : the residuals asked for in the clock before, one per macro.
     """
 
     settings: In(layouts.layer_settings)
@@ -34,24 +36,27 @@ class ResidualView(Block):
     start: In(1)
     next: In(1)
     read: Out(activation_read)
-    value: Out(tile.BYTE)
+    values: Out(tile.of_macros(tile.BYTE))
 
     def elaborate(self, platform):
         m = Module()
-        settings = self.settings
-        address_shape = layouts.activation_address(self.config)
+        config, settings = self.config, self.settings
+        address_shape = layouts.activation_address(config)
+        abreast = tile.abreast(settings, config)
 
         # ---- position: address of channel 0 of the residual at the next position and at the start of its row
         position, row, next_row = (Signal(address_shape, name=n) for n in ("position", "row", "next_row"))
         column = Signal.like(settings.out_width, name="column")
+        together = Mux(abreast, config.macros, 1)
         m.d.comb += next_row.eq(row + settings.residual_row)
         with m.If(self.layer_start):
             m.d.sync += [position.eq(settings.residual_base), row.eq(settings.residual_base), column.eq(0)]
         with m.Elif(self.start):
-            with m.If(column + 1 == settings.out_width):
+            with m.If(column + together >= settings.out_width):
                 m.d.sync += [position.eq(next_row), row.eq(next_row), column.eq(0)]
             with m.Else():
-                m.d.sync += [position.eq(position + settings.residual_column), column.eq(column + 1)]
+                step = settings.residual_column << Mux(abreast, config.macros.bit_length() - 1, 0)
+                m.d.sync += [position.eq(position + step), column.eq(column + together)]
 
         # ---- channel: m, where a negative one is a large unsigned number
         channel = Signal(unsigned(len(settings.residual_first) + 1))
@@ -69,9 +74,12 @@ class ResidualView(Block):
             with m.If(inside):
                 m.d.sync += address.eq(address + settings.residual_plane)
 
-        # ---- the residual, one clock after its address
-        from_memory = Signal()
+        # ---- the residuals, one clock after their address
+        from_memory, apart = Signal(), Signal(bits_for(tile.distances(config) - 1))
         m.d.sync += from_memory.eq(inside)
+        m.d.comb += apart.eq(Mux(abreast, settings.residual_column, 0))
         outside = Mux(settings.residual, settings.residual_value, 0)
-        m.d.comb += self.value.eq(Mux(from_memory, self.read.data, outside))
+        for macro, value in enumerate(self.values):
+            near = Array(self.read.data[macro * distance] for distance in range(tile.distances(config)))
+            m.d.comb += value.eq(Mux(from_memory, near[apart], outside))
         return m

@@ -22,7 +22,7 @@ from rtl.layer_sequencer import LayerSequencer
 from rtl.logit_memory import LogitMemory
 from rtl.macro import Macro
 from rtl.pair_interfaces import PairCrossbarPort
-from rtl.pair_macro import PairMacro
+from rtl.pair_macros import PairMacros
 from rtl.post_processing import PostProcessing
 from rtl.reduction import Reduction
 from rtl.register_bank import RegisterBank
@@ -57,8 +57,8 @@ class Tile(Block):
     post-processing -> activation memory; of an element step: activation memory -> window generator ->
     reduction -> post-processing -> activation memory. Both may add a residual, which the residual view
     reads. The macro is the one of `config.machine`, "planes" or "pairs". The layer sequencer starts the
-    blocks one after the other; the pair machine loads, converts and post-processes three windows of a
-    crossbar step side by side. Clocks of a run: exactly those of
+    blocks one after the other; the pair machine loads, converts and post-processes three rounds of windows of a
+    crossbar step side by side, where a round is one window in every macro. Clocks of a run: exactly those of
     `golden_model.timing`, whose constants are `start_clocks`, `layer_clocks`, `group_clocks`,
     `window_clocks` and `element_clocks` here. Reset: idle; the memories keep what they hold.
 
@@ -138,29 +138,41 @@ class Tile(Block):
         m.submodules.activations = activations = ActivationMemory(config)
         m.submodules.logits = logits = LogitMemory(config)
         reader, check = DescriptorReader(config), DescriptorCheck(config)
-        windows, precision = WindowGenerator(config), DynamicPrecision(config)
-        macro: Macro | PairMacro = (PairMacro if config.pairs else Macro)(config)
+        windows = WindowGenerator(config)
+        precisions = [DynamicPrecision(config) for _ in range(config.macros)]
+        macro: Macro | PairMacros = (PairMacros if config.pairs else Macro)(config)
         post, events = PostProcessing(config), EventMemory(config)
-        reduction, residual = Reduction(config), ResidualView(config)
+        reductions = [Reduction(config) for _ in range(config.macros)]
+        residual = ResidualView(config)
         # An abort or an error returns all of these to their reset state in one clock.
         flush = ResetInserter(sequencer.flush)
         m.submodules.reader = flush(reader)
         m.submodules.check = flush(check)
         m.submodules.windows = flush(windows)
-        m.submodules.precision = flush(precision)
         m.submodules.macro = flush(macro)
         m.submodules.post = flush(post)
         m.submodules.events = flush(events)
-        m.submodules.reduction = flush(reduction)
         m.submodules.residual = flush(residual)
 
         self._connect_host(m, bus, registers, programmer, sequencer)
-        if isinstance(macro, PairMacro):
-            self._connect_pairs(m, macro, sequencer, reader.settings)
-        else:
-            self._connect_planes(m, macro, registers, precision, sequencer)
         settings = reader.settings
         element = layouts.is_element(settings)
+        for i, (precision, reduction) in enumerate(zip(precisions, reductions, strict=True)):
+            m.submodules[f"precision{i}"] = flush(precision)
+            m.submodules[f"reduction{i}"] = flush(reduction)
+            m.d.comb += [
+                precision.settings.eq(settings),
+                precision.bytes.eq(windows.bytes[i]),
+                precision.bytes.used.eq(Mux(element, 0, windows.bytes[i].used)),
+                reduction.settings.eq(settings),
+                reduction.bytes.eq(windows.bytes[i]),
+                reduction.residual.eq(residual.values[i]),
+                post.reduced[i].eq(reduction.reduced),
+            ]
+        if isinstance(macro, PairMacros):
+            self._connect_pairs(m, macro, sequencer, settings, windows.place, precisions)
+        else:
+            self._connect_planes(m, macro, registers, precisions[0], sequencer)
         m.d.comb += [
             # tables
             reader.program_write.eq(registers.program_write),
@@ -169,7 +181,7 @@ class Tile(Block):
             post.multiplier_write.eq(registers.multiplier_write),
             windows.pad_write.eq(registers.pad_write),
             # descriptor
-            *(block.settings.eq(settings) for block in (check, windows, precision, macro, reduction, residual, post)),
+            *(block.settings.eq(settings) for block in (check, windows, macro, residual, post)),
             reader.start.eq(sequencer.read_start),
             reader.layer.eq(sequencer.layer),
             sequencer.read_done.eq(reader.done),
@@ -186,9 +198,6 @@ class Tile(Block):
             windows.layer_start.eq(sequencer.layer_start),
             windows.start.eq(sequencer.load_start),
             sequencer.place.eq(windows.place),
-            reduction.bytes.eq(windows.bytes),
-            precision.bytes.eq(windows.bytes),
-            precision.bytes.used.eq(Mux(element, 0, windows.bytes.used)),
             # macro
             macro.layer.eq(sequencer.layer),
             macro.window_start.eq(sequencer.window_start),
@@ -200,10 +209,8 @@ class Tile(Block):
             residual.layer_start.eq(sequencer.layer_start),
             residual.start.eq(sequencer.post_start),
             residual.next.eq(post.residual_request | windows.residual_request),
-            reduction.residual.eq(residual.value),
-            post.residual.eq(residual.value),
+            post.residuals.eq(residual.values),
             # results
-            post.reduced.eq(reduction.reduced),
             post.layer_start.eq(sequencer.layer_start),
             post.start.eq(sequencer.post_start),
             post.place.eq(sequencer.post_place),
@@ -227,7 +234,6 @@ class Tile(Block):
         wiring.connect(m, registers.activations, activations.bus)
         wiring.connect(m, registers.logits, logits.read)
         wiring.connect(m, registers.events, events.read)
-        wiring.connect(m, precision.segments, macro.segments)
         forward(m, macro.crossbar, self.crossbar)
         return m
 
@@ -240,12 +246,16 @@ class Tile(Block):
             self.trace.layer.eq(sequencer.layer),
             self.trace.window.eq(sequencer.window),
         ]
+        wiring.connect(m, precision.segments, macro.segments)
 
-    def _connect_pairs(self, m: Module, macro: PairMacro, sequencer, settings) -> None:
+    def _connect_pairs(self, m: Module, macro: PairMacros, sequencer, settings, place, precisions) -> None:
         """What only the pair macro has: tables, windows side by side, converters of differences."""
         m.d.comb += [
             macro.layer_start.eq(sequencer.layer_start & ~layouts.is_element(settings)),
             sequencer.layer_ready.eq(macro.layer_ready),
+            # The round that was loaded last is the one that starts, and afterwards the one that is being loaded.
+            macro.active.eq(place.active),
+            macro.filling.eq(place.active),
             sequencer.window_loaded.eq(macro.window_filled),
             macro.sums_take.eq(sequencer.post_start),
             macro.search.mode.eq(settings.adc_mode),
@@ -253,6 +263,8 @@ class Tile(Block):
             macro.search.bias.eq(settings.adc_bias),
             *(macro.search[name].eq(settings[name]) for name in ("n_r1", "n_r2", "m")),
         ]
+        for i, precision in enumerate(precisions):
+            wiring.connect(m, precision.segments, getattr(macro, f"segments{i}"))
 
     def _connect_host(self, m: Module, bus, registers, programmer, sequencer) -> None:
         """Bus, registers and cell programming."""

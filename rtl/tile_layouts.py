@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import signed, unsigned
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Shape, Value, signed, unsigned
 from amaranth.lib import data
 
-from golden_model.config import HardwareConfig
+from golden_model.config import REACH, HardwareConfig
 from golden_model.registers import ADDRESS_BITS, REGISTER
 from rtl import layouts
 
@@ -18,8 +20,26 @@ MULTIPLIER_BITS = 16
 
 
 # ---- data path ----------------------------------------------------------------------------------
-#: Write port of the activation memory.
-activation_write = layouts.table_write(layouts.activation_address, unsigned(BYTE))
+def of_macros(shape: Any) -> Any:
+    """One `shape`, or what it is for a configuration, per macro."""
+
+    def layout(config: HardwareConfig) -> data.ArrayLayout:
+        return data.ArrayLayout(shape(config) if callable(shape) else shape, config.macros)
+
+    return layout
+
+
+def activation_write(config: HardwareConfig) -> data.StructLayout:
+    """Write port of the activation memory: neighbours from `address` on, those whose bit of `enable` is set."""
+    return data.StructLayout(
+        {
+            "enable": unsigned(config.macros),
+            "address": layouts.activation_address(config),
+            "data": data.ArrayLayout(unsigned(BYTE), config.macros),
+        }
+    )
+
+
 #: Write port of the results of the last step.
 logit_write = layouts.table_write(layouts.logit_index, signed(WORD))
 #: Write port of program memory.
@@ -35,6 +55,11 @@ pad_write = layouts.table_write(layouts.pad_entry, unsigned(BYTE))
 def element_bits(config: HardwareConfig) -> int:
     """Bits of the reduced value of an element step: the sum of 65535 activations, the largest kernel."""
     return config.input_bits + 16
+
+
+def raw_value(config: HardwareConfig) -> Shape:
+    """What is requantised: a partial sum, or the reduced value of an element step."""
+    return signed(max(config.accumulator_bits, element_bits(config) + 1))
 
 
 def window_bytes(config: HardwareConfig) -> data.StructLayout:
@@ -68,11 +93,28 @@ def reduced_channel(config: HardwareConfig) -> data.StructLayout:
 
 
 def window_place(config: HardwareConfig) -> data.StructLayout:
-    """Where a window lies in its step; stable from the window's start until the next one's.
+    """Where the windows of a round lie in their step; stable from the round's start until the next one's.
 
-    pool_first, pool_last : first and last window of a pooling window. last : last window of the step.
+    pool_first, pool_last : first and last window of a pooling window. last : last round of the step. active : which
+    macros have a window, the first ones.
     """
-    return data.StructLayout({"pool_first": unsigned(1), "pool_last": unsigned(1), "last": unsigned(1)})
+    return data.StructLayout(
+        {"pool_first": unsigned(1), "pool_last": unsigned(1), "last": unsigned(1), "active": unsigned(config.macros)}
+    )
+
+
+def abreast(settings: Any, config: HardwareConfig) -> Value:
+    """Whether a step's rounds have a window for every macro: `golden_model.timing.abreast`."""
+    if config.macros == 1:
+        return Const(0)
+    near = [(settings.pool == pool) & (settings.stride_x <= REACH // pool) for pool in range(1, REACH + 1)]
+    residual_near = ~settings.residual | (settings.residual_column <= REACH)
+    return Cat(near).any() & residual_near & ~settings.last
+
+
+def distances(config: HardwareConfig) -> int:
+    """Distances, from 0 on, at which the windows of a round may follow each other."""
+    return REACH + 1 if config.macros > 1 else 1
 
 
 def group_precision(config: HardwareConfig) -> data.StructLayout:

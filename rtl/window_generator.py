@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import memory
 
 from golden_model.config import bits_for
@@ -10,7 +10,7 @@ from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.bit_count import bit_count
 from rtl.block import Block, In, Out
-from rtl.interfaces import connect_write, window_read
+from rtl.interfaces import activation_read, connect_write
 
 
 class WindowGenerator(Block):
@@ -18,6 +18,9 @@ class WindowGenerator(Block):
 
     A clock has one activation, or of a crossbar step of the pair machine up to `values_together` neighbours: of one
     row of the kernel, and of one segment.
+
+    Several macros have the windows of neighbouring outputs, a round, at once: what a clock brings to one of them lies
+    at most `REACH` activations behind what it brings to the one before, so that one read brings all of it.
 
     Inside a window the channel is outermost, then the kernel row, then the kernel column. Windows are in
     pooled raster order, raster inside a pooling window, so that pooled values are complete one after the
@@ -36,11 +39,11 @@ class WindowGenerator(Block):
     settings : the step's descriptor, stable while the step runs.
     row_step, pad_rows : stride_y * W and pad_top * W, modulo the memory's address range.
     layer_start : strobe, the next window is the first one of the step.
-    start : strobe, generate the next window.
+    start : strobe, generate the next window, or round of windows.
     read : the activation memory.
-    bytes : the window's activations; there is no ready.
-    residual_request : strobe, the residual of the present channel is to be read in this clock.
-    place : where the window lies; of the window started last.
+    bytes : the activations of every macro's window; there is no ready. Of a macro without a window none are used.
+    residual_request : strobe, the residuals of the present channel are to be read in this clock.
+    place : where the windows lie; of those started last.
     pad_write : write port of the pad table; between runs.
     """
 
@@ -49,8 +52,8 @@ class WindowGenerator(Block):
     pad_rows: In(layouts.activation_address)
     layer_start: In(1)
     start: In(1)
-    read: Out(window_read)
-    bytes: Out(tile.window_bytes)
+    read: Out(activation_read)
+    bytes: Out(tile.of_macros(tile.window_bytes))
     residual_request: Out(1)
     place: Out(tile.window_place)
     pad_write: In(tile.pad_write)
@@ -71,8 +74,10 @@ class WindowGenerator(Block):
         return signed(bits_for(positions) + 18)
 
     def _origin(self, m: Module) -> tuple[Signal, Signal, Signal]:
-        """First row and column of the next window, and address of that row in channel 0, modulo the address range."""
-        settings = self.settings
+        """First row and column of the next window, and address of that row in channel 0, modulo the address range; of a
+        round, its first window's."""
+        settings, macros = self.settings, self.config.macros
+        abreast = tile.abreast(settings, self.config)
         coordinate, address_shape = self._coordinate(), layouts.activation_address(self.config)
         pool_y, pool_x = Signal.like(settings.pool, name="pool_y"), Signal.like(settings.pool, name="pool_x")
         out_y, out_x = Signal.like(settings.out_height, name="out_y"), Signal.like(settings.out_width, name="out_x")
@@ -80,6 +85,7 @@ class WindowGenerator(Block):
         pooled_y, pooled_x, pooled_row = Signal(coordinate), Signal(coordinate), Signal(address_shape)
         next_x, next_y, next_row = Signal(coordinate), Signal(coordinate), Signal(address_shape)
         top, left, first_row = Signal(coordinate), Signal(coordinate), Signal(address_shape)
+        next_pooled, left_over = Signal(coordinate), Signal.like(out_x)  # left_over : outputs of the row from out_x on
         pool_x_last, pool_y_last, out_x_last, out_y_last = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             top.eq(-settings.pad_top),
@@ -90,7 +96,9 @@ class WindowGenerator(Block):
             next_row.eq(origin_row + self.row_step),
             pool_x_last.eq(pool_x + 1 == settings.pool),
             pool_y_last.eq(pool_y + 1 == settings.pool),
-            out_x_last.eq(out_x + 1 == settings.out_width),
+            next_pooled.eq(Mux(abreast, pooled_x + macros * self._distance(), next_x)),
+            left_over.eq(settings.out_width - out_x),
+            out_x_last.eq(left_over <= Mux(abreast, macros, 1)),
             out_y_last.eq(out_y + 1 == settings.out_height),
         ]
         with m.If(self.layer_start):
@@ -102,6 +110,7 @@ class WindowGenerator(Block):
                 self.place.pool_first.eq((pool_x == 0) & (pool_y == 0)),
                 self.place.pool_last.eq(pool_x_last & pool_y_last),
                 self.place.last.eq(pool_x_last & pool_y_last & out_x_last & out_y_last),
+                self.place.active.eq(Cat(True, *(abreast & (left_over > i) for i in range(1, macros)))),
             ]
             m.d.sync += [pool_x.eq(pool_x + 1), origin_x.eq(next_x)]
             with m.If(pool_x_last):
@@ -109,7 +118,8 @@ class WindowGenerator(Block):
                 m.d.sync += [pool_y.eq(pool_y + 1), origin_y.eq(next_y), origin_row.eq(next_row)]
                 with m.If(pool_y_last):
                     m.d.sync += [pool_y.eq(0), origin_y.eq(pooled_y), origin_row.eq(pooled_row)]
-                    m.d.sync += [out_x.eq(out_x + 1), origin_x.eq(next_x), pooled_x.eq(next_x)]
+                    m.d.sync += out_x.eq(out_x + Mux(abreast, macros, 1))
+                    m.d.sync += [origin_x.eq(next_pooled), pooled_x.eq(next_pooled)]
                     with m.If(out_x_last):
                         m.d.sync += [out_x.eq(0), origin_x.eq(left), pooled_x.eq(left)]
                         m.d.sync += [out_y.eq(out_y + 1), origin_y.eq(next_y), pooled_y.eq(next_y)]
@@ -117,7 +127,7 @@ class WindowGenerator(Block):
         return origin_y, origin_x, origin_row
 
     def _walk(self, m: Module, origin_y: Signal, origin_x: Signal, origin_row: Signal) -> None:
-        """The bytes of one window; its channels, and the clocks left for the residual."""
+        """The bytes of a window, or of a round; its channels, and the clocks left for the residual."""
         config, settings = self.config, self.settings
         element = layouts.is_element(settings)
         coordinate, address_shape = self._coordinate(), layouts.activation_address(config)
@@ -139,18 +149,15 @@ class WindowGenerator(Block):
         in_map, kernel_x_last, kernel_last, channel_end, last = (
             Signal(name=n) for n in ("in_map", "kernel_x_last", "kernel_last", "channel_end", "last")
         )
-        inside = Signal(config.values_together)
+        inside, needed = Signal(config.fetch_bytes), Signal(config.fetch_bytes)
         m.d.comb += [
             kernel_x_last.eq(kernel_x + together == settings.kernel_width),
             kernel_last.eq(kernel_x_last & (kernel_y + 1 == settings.kernel_height) & ~leaves_out),
             channel_end.eq(active & Mux(element & settings.residual, leaves_out, kernel_last)),
             last.eq(channel_end & (channel + 1 == Mux(element, settings.outputs, settings.channels))),
             in_map.eq(map_channel < settings.channels),
-            # A negative coordinate is a large unsigned number, so one comparison a side is enough.
-            *(
-                here.eq(in_map & ((x + i)[: len(x)] < settings.width) & (y.as_unsigned() < settings.height))
-                for i, here in enumerate(inside)
-            ),
+            # A negative coordinate is a large unsigned number, so one comparison is enough.
+            inside.eq(Mux(in_map & (y.as_unsigned() < settings.height), self._inside(m, x), 0)),
             next_map_row.eq(map_row + Mux(in_map, settings.in_plane, 0)),
             self.residual_request.eq(active & leaves_out),
         ]
@@ -189,19 +196,38 @@ class WindowGenerator(Block):
         from_map = Signal.like(inside)
         border = Mux(settings.pad_enable, pad_port.data, settings.pad_value)
         m.d.comb += [
-            self.read.enable.eq((used & inside).any()),
+            needed.eq(Mux(self.place.active == 1, used, used.any().replicate(len(needed)))),
+            self.read.enable.eq((needed & inside).any()),
             self.read.address.eq(row + x),
-            pad_port.en.eq((used & ~inside).any()),
+            pad_port.en.eq((needed & ~inside).any()),
             pad_port.addr.eq(pad_address),
         ]
-        m.d.sync += [
-            self.bytes.used.eq(used),
-            self.bytes.channel_last.eq(channel_end),
-            self.bytes.last.eq(last),
-            from_map.eq(inside),
-        ]
-        for i, value in enumerate(self.bytes.values):
-            m.d.comb += value.eq(Mux(from_map[i], self.read.data[i], border))
+        m.d.sync += from_map.eq(inside)
+        fetched = [Mux(here, value, border) for here, value in zip(from_map, self.read.data, strict=True)]
+        for macro, given in enumerate(self.bytes):
+            active = self.place.active[macro]
+            m.d.sync += [
+                given.used.eq(Mux(active, used, 0)),
+                given.channel_last.eq(channel_end & active),
+                given.last.eq(last & active),
+            ]
+            for i, value in enumerate(given.values):
+                places = (macro * distance + i for distance in range(tile.distances(config)))
+                m.d.comb += value.eq(Array(fetched[place] for place in places)[self._distance()])
+
+    def _distance(self) -> Value:
+        """Activations of a map's row from the window of a macro to that of the next one; 0 where one macro has one."""
+        bits = bits_for(tile.distances(self.config) - 1)
+        pool, stride = self.settings.pool[:bits], self.settings.stride_x[:bits]
+        return Mux(tile.abreast(self.settings, self.config), (pool * stride)[:bits], 0)
+
+    def _inside(self, m: Module, x: Signal) -> Value:
+        """Which of the columns from x on lie in the map: those before its end, from its begin on."""
+        count = self.config.fetch_bytes
+        room, outside = Signal(range(count + 1)), Signal(range(count + 1))
+        for near, far in ((room, self.settings.width - x), (outside, -x)):
+            m.d.comb += near.eq(Mux(far < 0, 0, Mux(far > count, count, far)))
+        return Cat((room > i) & (outside <= i) for i in range(count))
 
     def _together(self, m: Module, valid: Value, kernel_x: Signal, element: Value) -> tuple[Value, Value]:
         """How many activations the present clock takes, and which of the `values_together`: as many as there are left

@@ -27,6 +27,7 @@ def run_layer(
     residuals: np.ndarray | None = None,
     residual_multiplier: int = 0,
     finish: Finish | None = None,
+    rounds: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Events]:
     """Run one layer.
 
@@ -34,6 +35,7 @@ def run_layer(
     engine : one of `layer.matmul`; "auto" takes a GPU or the compiled engine where they exist and pay.
     residuals : uint8 (B, N, H', W') that post-processing adds, times residual_multiplier.
     finish : other post-processing than `post_processing.finish`, called image by image.
+    rounds : of the pair machine, as for `pair_layer.run_layer`.
 
     Returns (output, events): output of all images' post-processing; events (B,), `cycles` with c_layer.
     """
@@ -53,7 +55,7 @@ def run_layer(
         if done_there:
             return sums, Events(counters)
     elif hardware.pairs:
-        sums, counters = pair_layer.run_layer(layer, prepared, activations, plain=chosen != "compiled")
+        sums, counters = pair_layer.run_layer(layer, prepared, activations, plain=chosen != "compiled", rounds=rounds)
     elif chosen == "compiled":
         sums, counters = compiled_engine(hardware).run_layer(layer, prepared, compiled_tables(prepared), activations)
     else:

@@ -144,7 +144,7 @@ class Interpreter:
         assert total is not None
         area = values["kernel_height"] * values["kernel_width"]
         window = timing.element_cycles(self.hardware, area, outputs, residual=bool(values["residual"]))
-        cycles = timing.c_layer(self.hardware) + values["out_plane"] * window
+        cycles = timing.c_layer(self.hardware) + len(self._rounds(values)) * window
         counts = Events.of(cycles=np.full(len(memory), cycles)).counts
         if values["last"]:
             low = values["offset_low"]
@@ -179,6 +179,7 @@ class Interpreter:
                 prepared=self._prepared[index],
                 engine=self.engine,
                 finish=lambda image, one: one[:, : layer.outputs].astype(np.int64),
+                rounds=self._rounds(values),
             )
             counts[part] = events.counts
         first = values["channel_base"]
@@ -191,6 +192,16 @@ class Interpreter:
         if residual is not None:
             residual = residual[..., None]
         return np.ascontiguousarray(_requantised(total, residual, values).max(axis=-1)), counts
+
+    def _rounds(self, values: dict[str, int]) -> np.ndarray:
+        """Windows of a step that run at the same time."""
+        abreast = timing.abreast(
+            self.hardware,
+            values["pool"] * values["stride_x"],
+            residual_columns=values["residual_column"] if values["residual"] else 1,
+            last=bool(values["last"]),
+        )
+        return timing.rounds(values["out_height"], values["out_width"], values["pool"], abreast)
 
     # ---- what a step reads ----------------------------------------------------------------------
     def _map(self, values: dict[str, int], memory: np.ndarray) -> np.ndarray:

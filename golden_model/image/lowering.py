@@ -161,22 +161,29 @@ class _Lowering:
     def _folded_borders(self) -> dict[str, int | None]:
         """Borders that only residuals read, at once or through other such borders: the residual view does what they
         do. By name, the value of the channels that they or those after them add; None if they add none.
+
+        Of several macros, no residual may keep a step from running in all of them (`timing.abreast`).
         """
         users: dict[str, list[tuple[Node, int]]] = {}
         for node in self.network.nodes:
             for index, name in enumerate(node.inputs):
                 users.setdefault(name, []).append((node, index))
         folded: dict[str, int | None] = {}
+        columns: dict[str, int] = {}  # from a residual to its neighbour, of the borders of `folded`
         for node in reversed(self.network.nodes[:-1]):
             if not self._is_view(node.name):
                 continue
             assert isinstance(node, Border)
+            far = node.stride[1] * max((columns.get(user.name, 1) for user, _ in users[node.name]), default=1)
+            hardware = self.network.hardware
+            if timing.abreast(hardware, 1, residual_columns=far) < hardware.macros:
+                continue
             values = {int(value) for value in _added(node)[:1]}
             after = [(user, index) for user, index in users[node.name] if self.residuals.get(user.name) != index]
             if all(user.name in folded for user, _ in after):
                 values |= {value for user, _ in after if (value := folded[user.name]) is not None}
                 if len(values) <= 1:
-                    folded[node.name] = next(iter(values), None)
+                    folded[node.name], columns[node.name] = next(iter(values), None), far
         return folded
 
     def _homes(self) -> dict[str, Place]:
@@ -385,7 +392,11 @@ class _Lowering:
         if layer is None:
             area = fields["kernel_height"] * fields["kernel_width"]
             window = timing.element_cycles(hardware, area, outputs, residual=second is not None)
-            cycles = timing.c_layer(hardware) + rows * columns * window
+            residual_columns = fields["residual_column"] if second is not None else 1
+            together = timing.abreast(
+                hardware, fields["stride_x"], residual_columns=residual_columns, last=bool(fields["last"])
+            )
+            cycles = timing.c_layer(hardware) + len(timing.rounds(rows, columns, 1, together)) * window
         self.steps.append(
             Step(
                 name=name,

@@ -47,6 +47,16 @@ from golden_model.pairs.search import Search
 #: Ways to keep time; the lanes of "lanes" have as many sample-and-hold places as `SLOTS`, powers of two, say.
 MODES = ("lock step", "halves", "lanes 2", "lanes 4", "decoupled")
 SLOTS = (2, 4)
+#: What the hardware counts of a window, but its clocks.
+COUNTED = (
+    "ou_activations",
+    "conversions_r2",
+    "ad_operations",
+    "input_bits_streamed",
+    "prefix_counts",
+    "prefix_rows",
+    "mask_bits_read",
+)
 #: Clocks from the last conversion of an input bit to the decision of early stop.
 CHECK = 2
 
@@ -227,16 +237,17 @@ class Spent:
         return cls(*(np.zeros(shape, dtype=np.int64) for shape in shapes))
 
     def counters(self, ou_rows: int) -> dict[str, np.ndarray]:
-        """What the hardware counts of every window, but its clocks, under the first setting: (P,) by counter."""
-        return {
-            "ou_activations": self.ou_activations,
-            "conversions_r2": self.pairs_converted,
-            "ad_operations": self.operations[0],
-            "input_bits_streamed": self.latched_lines // ou_rows,
-            "prefix_counts": self.prefix_counts,
-            "prefix_rows": self.prefix_rows,
-            "mask_bits_read": self.mask_bits,
-        }
+        """`COUNTED` of every window under the first setting: (P,) by counter."""
+        return dict(
+            zip(
+                COUNTED,
+                (
+                    *(self.ou_activations, self.pairs_converted, self.operations[0], self.latched_lines // ou_rows),
+                    *(self.prefix_counts, self.prefix_rows, self.mask_bits),
+                ),
+                strict=True,
+            )
+        )
 
     def put(self, part: slice, other: Spent) -> None:
         """Take the windows of `part`, and add their counts."""

@@ -32,6 +32,7 @@ class Flat:
     mask_words: np.ndarray
     first_group: np.ndarray
     half: np.ndarray
+    plane: np.ndarray
     first_column: np.ndarray
     output: np.ndarray
     positive: np.ndarray
@@ -75,6 +76,7 @@ def _flatten(packing: Packing) -> Flat:
         ),
         np.cumsum([0, *(len(mask.groups) for mask in masks)]),
         np.array([group.half for group in groups], dtype=np.int64),
+        np.array([group.plane for group in groups], dtype=np.int64),
         first_column,
         np.concatenate([np.zeros(0, dtype=np.int64), *(group.columns for group in groups)]),
         positive,

@@ -129,15 +129,14 @@ def window_clocks(packing: Packing, activations: np.ndarray, search: Search, *, 
     if not search.signed:
         raise ValueError(f"{search.name}: this machine converts the difference of a pair, not its two counts")
     x, streamed = streams(packing.prepared, check_activations(packing.prepared, activations))
-    over, converting = np.zeros((2, len(x), packing.halves), dtype=np.int64)
     if plain or not numba_installed():
+        over, converting = np.zeros((2, len(x), packing.halves), dtype=np.int64)
         for w, half in np.ndindex(over.shape):
             over[w, half], converting[w, half] = _half_clocks(packing, x[w], streamed[w], search, half)
     else:
         from golden_model.pairs import machine_compiled
 
-        positions = streamed.astype(np.int64) @ (1 << np.arange(packing.prepared.bits))
-        machine_compiled.half_clocks(packing, x.reshape(len(x), -1), positions, search, over, converting)
+        *_, over, converting = machine_compiled.run(packing, x, streamed, search)
     return Clocks(over.max(axis=1) + CONVERT, converting)
 
 

@@ -1,19 +1,36 @@
-"""Compiled loop of machine.py, which needs numba."""
+"""Compiled loop of machine.py, which needs numba: sums, events and clocks of windows in one pass."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from golden_model.compiled import njit as _njit
+from golden_model.pairs.gather import COUNTED
 from golden_model.pairs.gather_compiled import Flat, difference, flatten, latch, take_ones
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
 
 
+class Ran(NamedTuple):
+    """What windows do, int64.
+
+    sums : (P, N). counted : (P, counters), in the order of `gather.COUNTED`. over : clock in which a half has nothing
+    left to do, converting : clocks in which its activations last, (P, halves).
+    """
+
+    sums: np.ndarray
+    counted: np.ndarray
+    over: np.ndarray
+    converting: np.ndarray
+
+
 @_njit
-def _half_clocks(
-    x, positions, bits, ou_rows, columns, shortest, segments, first_segment, first_mask, mask_words, first_group,
-    group_half, first_column, positive, negative, operations, over, converting,
+def _run(
+    x, positions, bits, ou_rows, columns, shortest, segments, first_segment, bits_of_mask, first_mask, mask_words,
+    first_group, group_half, plane, first_column, output, positive, negative, operations, value, sums, counted, over,
+    converting,
 ):  # fmt: skip
     packs, size = len(segments), mask_words.shape[1]
     words = np.zeros((packs, 8, size), dtype=np.uint64)
@@ -34,12 +51,14 @@ def _half_clocks(
                     walker += 1
                     if not (streamed[p] >> i) & 1:
                         continue
+                    looked = 0
                     for mask in range(first_mask[p], first_mask[p + 1]):
                         mine = False
                         for g in range(first_group[mask], first_group[mask + 1]):
                             mine |= group_half[g] == half
                         if not mine:
                             continue
+                        looked += 1
                         taken = max(walker, moved)
                         walker = taken + 1
                         moved = max(taken + 1, free)
@@ -51,6 +70,8 @@ def _half_clocks(
                             on = take_ones(left, ou_rows, taken_rows)
                             if not on:
                                 break
+                            counted[w, 4] += 1
+                            counted[w, 5] += segments[p] * ou_rows
                             formed = max(formed + 1, sampled_before + 1)
                             free = formed
                             start = formed + 1
@@ -60,29 +81,40 @@ def _half_clocks(
                                 start = max(start, rested, complete_before)
                                 rested = start + shortest
                                 end = complete + 1
+                                counted[w, 0] += 1
+                                counted[w, 1] += first_column[g + 1] - first_column[g]
                                 for c in range(first_column[g], first_column[g + 1]):
                                     found = ou_rows + difference(taken_rows, positive[c], negative[c])
                                     lane = c - first_column[g]
+                                    counted[w, 2] += operations[on, found]
+                                    sums[w, output[c]] += value[on, found] << (i + plane[g])
                                     lanes[lane] = max(lanes[lane], start) + operations[on, found]
                                     end = max(end, lanes[lane])
                                 converting[w, half] += end - max(start, complete)
                                 complete_before, complete = complete, end
                             sampled_before, sampled = sampled, start
+                    if looked:
+                        counted[w, 3] += segments[p]
+                        counted[w, 6] += bits_of_mask[p] * looked
             over[w, half] = max(walker, moved + 1, rested, complete)
 
 
-def half_clocks(
-    packing: Packing, x: np.ndarray, positions: np.ndarray, search: Search, over: np.ndarray, converting: np.ndarray
-) -> None:
-    """Fill over and converting, (P, halves) zeros, as `machine._half_clocks` returns them.
+def run(packing: Packing, x: np.ndarray, streamed: np.ndarray, search: Search) -> Ran:
+    """Windows on aligned packs with a search of differences: sums and events of `gather.matmul`, clocks of machine.py.
 
-    x : uint8 (P, segments * ou_rows). positions : int64 (P, segments), bit i says whether input bit i is streamed.
+    x : uint8 (P, segments, ou_rows), streamed : bool (P, segments, bits), as from `packing.streams`.
     """
-    hardware = packing.hardware
+    hardware, bits = packing.hardware, packing.prepared.bits
     flat: Flat = flatten(packing)
-    _half_clocks(
-        np.ascontiguousarray(x), positions, packing.prepared.bits, hardware.ou_rows, hardware.ou_cols,
-        max(1, hardware.sample_interval), flat.segments, flat.first_segment, flat.first_mask, flat.mask_words,
-        flat.first_group, flat.half, flat.first_column, flat.positive, flat.negative, search.operations,
-        over, converting,
+    made = Ran(
+        np.zeros((len(x), packing.prepared.outputs), dtype=np.int64),
+        np.zeros((len(x), len(COUNTED)), dtype=np.int64),
+        *np.zeros((2, len(x), packing.halves), dtype=np.int64),
+    )
+    _run(
+        np.ascontiguousarray(x.reshape(len(x), -1)), streamed.astype(np.int64) @ (1 << np.arange(bits)), bits,
+        hardware.ou_rows, hardware.ou_cols, max(1, hardware.sample_interval), flat.segments, flat.first_segment,
+        flat.bits_of_mask, flat.first_mask, flat.mask_words, flat.first_group, flat.half, flat.plane,
+        flat.first_column, flat.output, flat.positive, flat.negative, search.operations, search.value, *made,
     )  # fmt: skip
+    return made

@@ -26,7 +26,7 @@ import numpy as np
 from golden_model import trq
 from golden_model.config import HardwareConfig
 from golden_model.image.program import Program
-from rtl.pack_layouts import HALVES
+from rtl.pack_layouts import HALVES, all_halves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,9 @@ class _Pair:
 
 
 class Array:
-    """Crossbar pairs of one macro with sample-and-hold and comparators: what both machines have in common.
+    """Crossbar pairs of a machine with sample-and-hold and comparators: what both machines have in common.
+
+    Several macros are programmed alike; each has cells of its own, with their own deviations.
 
     Attributes
     ----------
@@ -122,7 +124,7 @@ class Array:
         self.settings = settings
         self.held = np.zeros(held)
         self.limits = limits
-        self._pairs: dict[int, _Pair] = {}
+        self._pairs: dict[tuple[int, int], _Pair] = {}
         self._noise = [np.random.default_rng([settings.seed, 1, part]) for part in range(held[0])]
 
     @property
@@ -138,18 +140,21 @@ class Array:
         if not 0 <= cells < 1 << count:
             raise ValueError(f"cells must be in 0..2**{count} - 1, got {cells}")
         bits = _bits(cells, count).reshape(self.hardware.lanes, self.hardware.ou_rows)
-        self._write(self._pair(pair), (row, col), bits)
+        for macro in range(self.hardware.macros):
+            self._write(self._pair(pair, macro), (row, col), bits)
 
     def load(self, cells: np.ndarray) -> None:
         """Program whole crossbar pairs from 0: bool (pairs, grid_rows, grid_cols, lanes, ou_rows)."""
         for pair, bits in enumerate(np.asarray(cells, dtype=bool)):
             self._check("pair", pair, self.hardware.crossbar_pairs)
-            self._write(self._pair(pair), ..., bits)
+            for macro in range(self.hardware.macros):
+                self._write(self._pair(pair, macro), ..., bits)
 
-    def readback(self, pair: int, row: int, col: int) -> int:
+    def readback(self, pair: int, row: int, col: int, macro: int = 0) -> int:
         """The cells as a digital read finds them: what was programmed, but stuck cells show their state."""
         self._check_place(pair, row, col)
-        raw = np.packbits(self._pair(pair).on[row, col].ravel(), bitorder="little")
+        self._check("macro", macro, self.hardware.macros)
+        raw = np.packbits(self._pair(pair, macro).on[row, col].ravel(), bitorder="little")
         return int.from_bytes(raw.tobytes(), "little")
 
     # ---- conversion -----------------------------------------------------------------------
@@ -160,9 +165,9 @@ class Array:
         held = self.held[part, np.asarray(places), np.arange(self.held.shape[-1])]
         return (held >= self.limits[step][np.asarray(thresholds)]).astype(np.uint8)
 
-    def _counts(self, pair: int, rows: slice, col: int, lines: int) -> np.ndarray:
+    def _counts(self, macro: int, pair: int, rows: slice, col: int, lines: int) -> np.ndarray:
         """Analog counts of all bit lines of an OU column (lanes,); bit i of `lines` drives word line i of OU `rows`."""
-        conductance = self._pair(pair).conductance[rows, col]
+        conductance = self._pair(pair, macro).conductance[rows, col]
         driven = _bits(lines, len(conductance) * self.hardware.ou_rows).reshape(len(conductance), -1)
         return np.einsum("rlo,ro->l", conductance, driven)
 
@@ -191,13 +196,14 @@ class Array:
         pair.on[where] = on
         pair.conductance[where] = np.where(on, 1.0, 1.0 / ratio if ratio else 0.0) * pair.spread[where]
 
-    def _pair(self, pair: int) -> _Pair:
-        """A pair of the device, made when it is first needed."""
-        if pair not in self._pairs:
+    def _pair(self, pair: int, macro: int) -> _Pair:
+        """A pair of a macro of the device, made when it is first needed."""
+        if (macro, pair) not in self._pairs:
             settings, hardware = self.settings, self.hardware
             shape = (hardware.grid_rows, hardware.grid_cols, hardware.lanes, hardware.ou_rows)
             spread, stuck = np.ones(shape), np.zeros(shape, dtype=np.int8)
-            rng = np.random.default_rng([settings.seed, 0, pair])
+            place = [pair, macro] if macro else [pair]
+            rng = np.random.default_rng([settings.seed, 0, *place])
             if settings.variation:
                 normal = rng.standard_normal(shape)
                 if settings.distribution == "normal":
@@ -211,8 +217,8 @@ class Array:
                 stuck[draw >= 1 - settings.stuck_off] = -1
             made = _Pair(spread, stuck, np.zeros(shape, dtype=bool), np.zeros(shape))
             self._write(made, ..., False)
-            self._pairs[pair] = made
-        return self._pairs[pair]
+            self._pairs[macro, pair] = made
+        return self._pairs[macro, pair]
 
 
 class Crossbar(Array):
@@ -263,7 +269,7 @@ class Crossbar(Array):
         self._check_place(pair, row, col)
         if not 0 <= slice_bits < 1 << self.hardware.ou_rows:
             raise ValueError(f"slice must be in 0..2**{self.hardware.ou_rows} - 1, got {slice_bits}")
-        counts = self._counts(pair, slice(row, row + 1), col, slice_bits)
+        counts = self._counts(0, pair, slice(row, row + 1), col, slice_bits)
         return self._hold(0, 0, counts, self.settings.read_noise) / self._counts_per_lsb[step]
 
     def compare(self, thresholds: Sequence[int] | np.ndarray, step: int = 0) -> np.ndarray:
@@ -272,7 +278,7 @@ class Crossbar(Array):
 
 
 class PairCrossbar(Array):
-    """The array of the pair machine: both halves sample on their own, two places a column, `ou_cols` columns a half.
+    """The arrays of the pair machine: all halves sample on their own, two places a column, `ou_cols` columns a half.
 
     Word lines of a whole pack may be on, the sample of a column is the difference d = c+ - c- of its analog counts.
 
@@ -289,22 +295,24 @@ class PairCrossbar(Array):
     def __init__(self, hardware: HardwareConfig, settings: CrossbarSettings | None = None):
         codes, most = np.arange(1 << hardware.converter_bits), 1 << hardware.adc_bits
         thresholds = (codes + most) % (2 * most) - most
-        held = (HALVES, self.places, hardware.ou_cols)
+        held = (all_halves(hardware), self.places, hardware.ou_cols)
         super().__init__(hardware, settings or CrossbarSettings(), held, thresholds[None] - 0.5)
 
     def sample(self, half: int, place: int, pair: int, col: int, lines: int) -> np.ndarray:
         """Hold the differences of an OU column of a pair in a place; bit i of `lines` drives word line i of the pair.
 
+        half : 2i and 2i + 1 are those of macro i.
+
         Returns them, float64 (ou_cols,), in counts.
         """
         hardware = self.hardware
-        self._check("half", half, HALVES)
+        self._check("half", half, len(self.held))
         self._check("place", place, self.places)
         self._check_place(pair, 0, col)
         word_lines = hardware.grid_rows * hardware.ou_rows
         if not 0 <= lines < 1 << word_lines:
             raise ValueError(f"lines must be in 0..2**{word_lines} - 1, got {lines}")
-        positive, negative = self._counts(pair, slice(None), col, lines).reshape(2, -1)
+        positive, negative = self._counts(half // HALVES, pair, slice(None), col, lines).reshape(2, -1)
         return self._hold(half, place, positive - negative, np.sqrt(2.0) * self.settings.read_noise)
 
     def compare(

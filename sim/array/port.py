@@ -10,6 +10,7 @@ from amaranth.lib import data
 
 from golden_model.config import HardwareConfig
 from rtl import layouts, pack_layouts
+from rtl.pair_interfaces import half_names
 from sim.array.crossbars import Crossbar, PairCrossbar
 from sim.host.records import unpack
 
@@ -32,8 +33,9 @@ class PortShape:
 def port_shape(hardware: HardwareConfig) -> PortShape:
     """The port of `rtl.interfaces`, or of `rtl.pair_interfaces` for the pair machine."""
     if hardware.pairs:
-        halves = tuple(f"half{half}" for half in range(pack_layouts.HALVES))
-        return PortShape(halves, PairCrossbar.places, hardware.ou_cols, pack_layouts.pair_sample(hardware))
+        return PortShape(
+            tuple(half_names(hardware)), PairCrossbar.places, hardware.ou_cols, pack_layouts.pair_sample(hardware)
+        )
     return PortShape(("",), 1, hardware.lanes, layouts.sample(hardware))
 
 
@@ -48,7 +50,7 @@ class PackedPort:
         self.crossbar = crossbar
         self.shape = port_shape(hardware)
         self.write_layout = layouts.cell_write(hardware)
-        self.address_layout = layouts.ou_address(hardware)
+        self.address_layout = layouts.readback_address(hardware)
 
     def sample(self, part: int, payload: int, step: int) -> None:
         """Hold the bit lines that a sample request names, with the reference of a step."""
@@ -66,7 +68,7 @@ class PackedPort:
     def readback(self, payload: int) -> int:
         """The cells of one OU."""
         place = unpack(self.address_layout, payload)
-        return self.crossbar.readback(place["pair"], place["ou_row"], place["ou_col"])
+        return self.crossbar.readback(place["pair"], place["ou_row"], place["ou_col"], place.get("macro", 0))
 
     def comparators(self, part: int, step: int, thresholds: int, places: int = 0) -> int:
         """Comparator bits of a part, converter 0 least significant, for its packed thresholds and places."""

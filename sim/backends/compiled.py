@@ -175,7 +175,7 @@ def _crossbar_definitions(config: HardwareConfig) -> list[str]:
         "CODE_BITS": config.converter_bits,
         "SAMPLE_WORDS": words(shape.sample),
         "PROGRAM_WORDS": words(layouts.cell_write(config)),
-        "ADDRESS_WORDS": words(layouts.ou_address(config)),
+        "ADDRESS_WORDS": words(layouts.readback_address(config)),
         "CELL_WORDS": config.cell_words,
     }
     parts = []

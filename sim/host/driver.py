@@ -135,7 +135,9 @@ class Driver:
             return
         await self.write_register("CELL_PAIR", pair=0)
         await self._write_cells(words.tolist())
-        wanted = zlib.crc32(words.tobytes())
+        wanted = 0
+        for _ in range(self.hardware.macros):
+            wanted = zlib.crc32(words.tobytes(), wanted)
         found = await self.cell_checksum(pairs)
         if found != wanted:
             raise ChecksumError(wanted, found)

@@ -66,7 +66,7 @@ def test_a_network_of_a_users_file_runs_on_the_pair_machine(pictures, tmp_path):
     found = json.loads(result.read_text())
     assert found["equal"] == found["simulated"] == 2
     assert "Differences of column pairs" in (tmp_path / "work/report.html").read_text()
-    assert {file.stem for file in (tmp_path / "work/verilog").glob("*.v")} == {"tile", "system", "pair_macro"}
+    assert {file.stem for file in (tmp_path / "work/verilog").glob("*.v")} == {"tile", "system", "pair_macros"}
 
 
 def test_a_second_call_makes_nothing_again(pictures, tmp_path):

@@ -17,6 +17,7 @@ from tests.end_to_end.networks import NINE, SLOW, SMALL, WIDE, assert_equal, loa
 from tests.golden_model.random_graphs import (
     KINDS,
     NINE_PAIRS,
+    SMALL_MACROS,
     SMALL_PAIRS,
     Maker,
     random_images,
@@ -26,7 +27,7 @@ from tests.golden_model.random_graphs import (
 
 pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
-BOTH = pytest.mark.parametrize("hardware", [SMALL, SMALL_PAIRS], ids=["planes", "pairs"])
+MACHINES = pytest.mark.parametrize("hardware", [SMALL, SMALL_PAIRS, SMALL_MACROS], ids=["planes", "pairs", "macros"])
 
 
 def check(network, seed, count=2):
@@ -35,7 +36,7 @@ def check(network, seed, count=2):
     return image
 
 
-@BOTH
+@MACHINES
 def test_any_network_equals_golden(hardware):
     @settings(max_examples=15)
     @given(random_networks(hardware), st.integers(0, 99))
@@ -46,7 +47,7 @@ def test_any_network_equals_golden(hardware):
 
 
 @pytest.mark.slow
-@BOTH
+@MACHINES
 def test_many_networks_equal_golden(hardware):
     @settings(max_examples=300)
     @given(random_networks(hardware, most=8), st.integers(0, 99))
@@ -59,8 +60,11 @@ def test_many_networks_equal_golden(hardware):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "hardware",
-    [NINE, SLOW, WIDE, NINE_PAIRS, replace(SLOW, machine="pairs")],
-    ids=["nine", "slow", "wide", "nine pairs", "slow pairs"],
+    [
+        *(NINE, SLOW, WIDE, NINE_PAIRS, replace(SLOW, machine="pairs")),
+        *(replace(SMALL_PAIRS, macros=count) for count in (2, 8, 16)),
+    ],
+    ids=["nine", "slow", "wide", "nine pairs", "slow pairs", "two macros", "eight macros", "sixteen macros"],
 )
 def test_networks_on_other_machines_equal_golden(hardware):
     @settings(max_examples=40)
@@ -71,7 +75,7 @@ def test_networks_on_other_machines_equal_golden(hardware):
     inner()
 
 
-@BOTH
+@MACHINES
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_network_of_one_kind_of_node_equals_golden(hardware, kind):
     check(random_network(len(kind), hardware, (kind,), 3), 0)
@@ -183,7 +187,7 @@ OPTIONS = {
 }
 
 
-@BOTH
+@MACHINES
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("low", [0.0, -0.4], ids=["unsigned", "signed"])
 def test_every_node_with_every_option_equals_golden(hardware, option, low):

@@ -60,6 +60,7 @@ NINE = HardwareConfig(
 
 #: Pair machines of the same sizes.
 SMALL_PAIRS, NINE_PAIRS = (replace(hardware, machine="pairs") for hardware in (SMALL, NINE))
+SMALL_MACROS = replace(SMALL_PAIRS, macros=4)
 
 #: An integer of low..high.
 Pick = Callable[[int, int], int]

@@ -130,7 +130,8 @@ def test_a_layer_counts_what_its_windows_spend_and_keeps_time_step_by_step(seed)
     for name in ("skipped_planes", "skipped_bits", "skipped_zero_slices", "conversions_r1"):
         assert not events[name].any()
     clocks = window_clocks(packing, rows, search, plain=True).window[:, None]
-    beats = timing.pair_beats(hardware, (layer.k, 1, 1), layer.outputs, build_clocks(packing), clocks)
+    one = timing.rounds(1, 1, 1, 1)
+    beats = timing.pair_beats(hardware, (layer.k, 1, 1), layer.outputs, build_clocks(packing), clocks, one)
     cycles = timing.c_layer(hardware) + beats
     assert events.cycles.tolist() == cycles.tolist()
 

@@ -20,7 +20,7 @@ from golden_model.registers import descriptor_fields
 from rtl.pack_layouts import HALVES, PAIR_COUNTERS
 from rtl.pair_interfaces import halves_of
 from rtl.pair_layouts import SearchMode
-from rtl.pair_macro import PairMacro
+from rtl.pair_macros import PairMacros
 from sim.bench import Testbench, simulate
 from tests.bench import clocks_until, fetch, put, stream_rule
 from tests.rtl.macro_bench import random_weights, slices_of
@@ -183,13 +183,16 @@ def behavioural_array(port, hardware: HardwareConfig, cells: dict, into: list, *
 
 @dataclass
 class Run:
-    """What the macro did: clocks of the layer's tables, and by window. samples : by half, as `Case.samples`."""
+    """What the macros did: clocks of the layer's tables; clocks and counters by round, sums by window.
+
+    samples : by half of every macro, then by its window, as `Case.samples`.
+    """
 
     built: int = 0
     clocks: list[int] = field(default_factory=list)
     sums: list[list[int]] = field(default_factory=list)
     counters: list[dict[str, int]] = field(default_factory=list)
-    samples: list[list[list]] = field(default_factory=lambda: [[], []])
+    samples: list[list[list]] = field(default_factory=list)
     overflow: int = 0
 
 
@@ -204,33 +207,40 @@ class Rig:
 
 
 def run(
-    *cases: Case, limit: int = 100_000, early: bool = False, rig: Callable[[PairMacro, dict], Rig] | None = None
+    *cases: Case, limit: int = 100_000, early: bool = False, rig: Callable[[PairMacros, dict], Rig] | None = None
 ) -> list[Run]:
-    """Of layers on one macro, one after the other: build the layer, then run its windows back to back.
+    """Of layers on the macros, one after the other: build the layer, then run its windows in rounds, back to back.
 
     early : windows are started before the tables, or their segments, are there; otherwise `clocks` are those of
     `window_clocks`. rig : gives the macro an array with the cells of all cases, as `Case.cells`; otherwise it is
     `behavioural_array`, and samples are recorded.
     """
     hardware = cases[0].packing.hardware
-    dut = PairMacro(hardware)
+    dut = PairMacros(hardware)
     cells = {place: words for case in cases for place, words in case.cells().items()}
     made = Rig(dut) if rig is None else rig(dut, cells)
-    sampled: list[list] = [[], []]
-    results = [Run() for _ in cases]
+    halves = range(HALVES * hardware.macros)
+    sampled: list[list] = [[] for _ in halves]
+    results = [Run(samples=[[] for _ in halves]) for _ in cases]
 
-    async def start(ctx) -> None:
+    def mask(windows: int) -> int:
+        return (1 << windows) - 1
+
+    async def start(ctx, windows: int) -> None:
+        ctx.set(dut.active, mask(windows))
         ctx.set(dut.window_start, 1)
         await ctx.tick()
         ctx.set(dut.window_start, 0)
+        put(ctx, dut.active, random.Random(windows).randrange(1 << hardware.macros))  # only the strobe's clock counts
 
-    def read_sums(ctx, prepared: Prepared) -> list[int]:
-        sums: list[int] = []
+    def read_sums(ctx, prepared: Prepared, windows: int) -> list[list[int]]:
+        sums: list[list[int]] = [[] for _ in range(windows)]
         for column in range(prepared.widths.shape[1]):
             put(ctx, dut.sums_address, column)
-            sums += fetch(ctx, dut.sums_data)
-        assert not any(sums[prepared.outputs :]), "columns behind the last output have sums"
-        return sums[: prepared.outputs]
+            for one, found in zip(sums, fetch(ctx, dut.sums_data), strict=False):
+                one += found
+        assert not any(any(one[prepared.outputs :]) for one in sums), "columns behind the last output have sums"
+        return [one[: prepared.outputs] for one in sums]
 
     async def layer(ctx, case: Case, result: Run) -> None:
         packing, prepared = case.packing, case.packing.prepared
@@ -247,26 +257,30 @@ def run(
         ctx.set(dut.layer_start, 0)
         if not early:
             result.built = await clocks_until(ctx, dut.layer_ready, limit=limit)
-        before = dict.fromkeys(PAIR_COUNTERS, 0)
-        for _ in case.windows:
-            while not early and ctx.get(dut.segments.ready):  # the window's segments are not all there
+        before, last = dict.fromkeys(PAIR_COUNTERS, 0), []
+        for first in range(0, len(case.windows), hardware.macros):
+            windows = min(hardware.macros, len(case.windows) - first)
+            ctx.set(dut.filling, mask(windows))
+            while not early and not ctx.get(dut.window_filled):
                 await ctx.tick()
-            await start(ctx)
-            if result.sums:
-                assert read_sums(ctx, prepared) == result.sums[-1], "the next window changed the sums of this one"
+            await start(ctx, windows)
+            if last:
+                assert read_sums(ctx, prepared, len(last)) == last, "the next window changed the sums of this one"
             result.clocks.append(await clocks_until(ctx, dut.window_done, limit=limit))
             after = fetch(ctx, dut.counters)
             result.counters.append({name: after[name] - before[name] for name in after})
             before = after
-            if result.sums:
-                assert read_sums(ctx, prepared) == result.sums[-1], "sums changed before they were taken"
+            if last:
+                assert read_sums(ctx, prepared, len(last)) == last, "sums changed before they were taken"
             ctx.set(dut.sums_take, 1)
             await ctx.tick()
             ctx.set(dut.sums_take, 0)
-            result.sums.append(read_sums(ctx, prepared))
-            for half, found in zip(result.samples, sampled, strict=True):
+            last = read_sums(ctx, prepared, windows)
+            result.sums += last
+            for half, found in zip(result.samples[: HALVES * windows], sampled, strict=False):
                 half.append(list(found))
                 found.clear()
+            assert not any(sampled), "a macro without a window samples"
         result.overflow = ctx.get(dut.overflow)
 
     async def control(ctx) -> None:
@@ -275,24 +289,29 @@ def run(
         for case, result in zip(cases, results, strict=True):
             await layer(ctx, case, result)
 
-    async def source(ctx) -> None:
-        rng = random.Random(cases[0].seed)
-        for case in cases:
-            x, streamed = streams(case.packing.prepared, case.windows)
-            positions = streamed.astype(np.int64) @ (1 << np.arange(case.packing.prepared.bits))
-            await ctx.tick().until(dut.layer_start)
-            for window, masks in zip(x, positions, strict=True):
-                for segment, mask in enumerate(masks):
-                    while rng.random() < case.segment_stall:
-                        await ctx.tick()
-                    slices = slices_of(hardware, window.ravel(), segment)
-                    put(ctx, dut.segments.payload, {"slices": slices, "mask": int(mask)})
-                    ctx.set(dut.segments.valid, 1)
-                    await ctx.tick().until(dut.segments.ready)
-                    ctx.set(dut.segments.valid, 0)
+    def source(macro: int) -> Testbench:
+        port = getattr(dut, f"segments{macro}")
 
-    background = [source]
-    for half, port in enumerate(halves_of(dut.crossbar)):
+        async def bench(ctx) -> None:
+            rng = random.Random(cases[0].seed + macro)
+            for case in cases:
+                x, streamed = streams(case.packing.prepared, case.windows)
+                positions = streamed.astype(np.int64) @ (1 << np.arange(case.packing.prepared.bits))
+                await ctx.tick().until(dut.layer_start)
+                for window, bits in zip(x[macro :: hardware.macros], positions[macro :: hardware.macros], strict=True):
+                    for segment, streamed_bits in enumerate(bits):
+                        while rng.random() < case.segment_stall:
+                            await ctx.tick()
+                        slices = slices_of(hardware, window.ravel(), segment)
+                        put(ctx, port.payload, {"slices": slices, "mask": int(streamed_bits)})
+                        ctx.set(port.valid, 1)
+                        await ctx.tick().until(port.ready)
+                        ctx.set(port.valid, 0)
+
+        return bench
+
+    background = [source(macro) for macro in range(hardware.macros)]
+    for half, port in enumerate(halves_of(dut.crossbar, hardware)):
         background.append(stream_rule(port.sample, f"sample of half {half}"))
         if rig is None:
             stall, seed = cases[0].sample_stall, cases[0].seed + half
@@ -302,25 +321,34 @@ def run(
 
 
 def check(
-    *cases: Case, timing: bool = True, early: bool = False, rig: Callable[[PairMacro, dict], Rig] | None = None
+    *cases: Case, timing: bool = True, early: bool = False, rig: Callable[[PairMacros, dict], Rig] | None = None
 ) -> None:
-    """Run layers; sums, event counters and clocks of every window must equal the golden model; without a `rig` also
-    the order of samples."""
+    """Run layers; sums of every window, event counters and clocks of every round must equal the golden model; without a
+    `rig` also the order of samples."""
     for case, actual in zip(cases, run(*cases, early=early, rig=rig), strict=True):
         _compare(case, actual, timing=timing, early=early, samples=rig is None)
+
+
+def _of_round(windows: list[dict[str, int]]) -> dict[str, int]:
+    """Counters of a round: events of all its windows, clocks of the longest one."""
+    counted = {name: sum(window[name] for window in windows) for name in windows[0]}
+    return counted | {"cycles": max(window["cycles"] for window in windows)}
 
 
 def _compare(case: Case, actual: Run, *, timing: bool, early: bool, samples: bool) -> None:
     if not early:
         assert actual.built == build_clocks(case.packing)
-    for half in range(HALVES) if samples else ():
-        for window, (found, wanted) in enumerate(zip(actual.samples[half], case.samples(half), strict=True)):
+    macros = case.packing.hardware.macros
+    for half, samples_of in enumerate(actual.samples) if samples else ():
+        expected_samples = case.samples(half % HALVES)[half // HALVES :: macros]
+        for window, (found, wanted) in enumerate(zip(samples_of, expected_samples, strict=True)):
             assert found == wanted, f"half {half}, window {window}"
     sums, _ = matmul(case.packing, case.windows, case.search)
     assert actual.sums == sums[0].tolist()
-    expected = case.counters()
+    windows = case.counters()
+    expected = [_of_round(windows[first : first + macros]) for first in range(0, len(windows), macros)]
     clocks = [counted["cycles"] for counted in expected]
-    if not timing:
+    if not timing or (early and macros > 1):  # the macros of a round may then begin one after the other
         for counted in (*actual.counters, *expected):
             counted.pop("cycles")
     assert actual.counters == expected

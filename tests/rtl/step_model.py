@@ -50,6 +50,19 @@ def origins(fields: dict[str, int]) -> Iterator[tuple[int, int, int, int]]:
                     yield oy, ox, py, px
 
 
+def rounds(fields: dict[str, int], macros: int) -> list[list[int]]:
+    """Windows, by their place in `origins`, that the macros have at the same time."""
+    inside = fields["pool"] ** 2
+    near = fields["pool"] * fields["stride_x"] <= 4 and not (fields["residual"] and fields["residual_column"] > 4)
+    together = macros if near and not fields["last"] else 1
+    found = []
+    for oy in range(fields["out_height"]):
+        for ox in range(0, fields["out_width"], together):
+            outputs = range(ox, min(ox + together, fields["out_width"]))
+            found += [[(oy * fields["out_width"] + o) * inside + i for o in outputs] for i in range(inside)]
+    return found
+
+
 def kernel(fields: dict[str, int], memory: Sequence[int], pads: Sequence[int], n: int, y0: int, x0: int) -> list[int]:
     """Values of channel n of the window whose first row and column are y0, x0."""
     border = pads[fields["pad_base"] + n] if fields["pad_enable"] else fields["pad_value"]

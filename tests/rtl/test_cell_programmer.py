@@ -18,6 +18,7 @@ pytestmark = pytest.mark.rtl
 
 #: Three words an OU; grid and OU sizes that are no powers of two.
 ODD = replace(TINY, ou_rows=7, rows=21, ou_cols=5, cols=10, crossbar_pairs=3)
+MACROS = replace(TINY, machine="pairs", macros=4, crossbar_pairs=3)
 
 
 def _places(hardware, first):
@@ -56,14 +57,15 @@ def test_words_become_units_in_programming_order(hardware, stall, first):
     assert [g["cells"] for g in got] == [sum(w << 32 * i for i, w in enumerate(unit)) & mask for unit in words]
 
 
-@pytest.mark.parametrize("hardware", [TINY, ODD], ids=["tiny", "odd"])
+@pytest.mark.parametrize("hardware", [TINY, ODD, MACROS], ids=["tiny", "odd", "macros"])
 @pytest.mark.parametrize("pairs", [0, 1, 3])
 @pytest.mark.parametrize("stall", [0.0, 0.5])
-def test_check_reads_the_asked_pairs_in_order_and_gives_zlibs_crc(hardware, pairs, stall):
+def test_check_reads_the_asked_pairs_of_every_macro_in_order_and_gives_zlibs_crc(hardware, pairs, stall):
     dut = CellProgrammer(hardware)
     rng = random.Random(4)
-    cells = {place: rng.randrange(1 << hardware.ou_cells) for place in _places(hardware, 0)}
-    wanted = [place for place in cells if place[0] < pairs]
+    places = [(macro, *place) for macro in range(hardware.macros) for place in _places(hardware, 0)]
+    cells = {place: rng.randrange(1 << hardware.ou_cells) for place in places}
+    wanted = [place for place in places if place[1] < pairs]
     asked = []
 
     async def host(ctx):
@@ -78,7 +80,7 @@ def test_check_reads_the_asked_pairs_in_order_and_gives_zlibs_crc(hardware, pair
     async def crossbar(ctx):
         for turn in range(2 * len(wanted)):
             (request,) = await receive(ctx, dut.readback_request, 1, stall=stall, seed=turn)
-            place = (request["pair"], request["ou_row"], request["ou_col"])
+            place = (request.get("macro", 0), request["pair"], request["ou_row"], request["ou_col"])
             asked.append(place)
             await send(ctx, dut.readback, [cells[place]], stall=stall, seed=turn)
 

@@ -53,9 +53,9 @@ def test_comparators_of_both_halves_answer_the_difference_of_the_counts_in_the_p
 
     async def bench(ctx) -> None:
         await _program(ctx, dut, cells)
-        held = [[[0 for _ in columns] for _ in range(2)] for _ in halves_of(dut.port)]  # by half and place
+        held = [[[0 for _ in columns] for _ in range(2)] for _ in halves_of(dut.port, dut.config)]  # by half and place
         for clock in range(60):
-            for half, places in zip(halves_of(dut.port), held, strict=True):
+            for half, places in zip(halves_of(dut.port, dut.config), held, strict=True):
                 pair, _, col = rng.choice(list(cells))
                 lines = [rng.getrandbits(hardware.ou_rows) for _ in range(hardware.grid_rows)]
                 place = clock if clock < 2 else rng.getrandbits(1)
@@ -63,7 +63,7 @@ def test_comparators_of_both_halves_answer_the_difference_of_the_counts_in_the_p
                 ctx.set(half.sample.valid, 1)
                 places[place] = [_difference(hardware, cells, pair, col, lines, j) for j in columns]
             await ctx.tick()
-            for half, places in zip(halves_of(dut.port), held, strict=True):
+            for half, places in zip(halves_of(dut.port, dut.config), held, strict=True):
                 ctx.set(half.sample.valid, 0)
                 for offset in (0, 1) if clock else ():  # both places have been taken
                     low, high = -(1 << hardware.adc_bits), (1 << hardware.adc_bits) - 1

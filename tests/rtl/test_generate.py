@@ -91,7 +91,7 @@ def test_configuration_from_json_is_the_one_exported(tmp_path):
         ),
         (["--block", "alu"], "error: there is no block 'alu'; there are system, tile, macro"),
         (["--hardware", "missing.json"], "error: missing.json: cannot be read (No such file or directory)"),
-        (["--check"], "error: --check needs --registers FILE"),
+        (["--check"], "error: --check needs --registers FILE or --sheets DIR"),
     ],
 )
 def test_bad_call_is_one_sentence_and_status_2(arguments, message, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The pair macro with a behavioural array: samples, sums, counters and clocks of windows back to back."""
+"""The pair macros with behavioural arrays: samples, sums, counters and clocks of windows back to back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from golden_model.config import PAPER, TINY, HardwareConfig
 from golden_model.pairs.packs import Packing, pack_layer
 from rtl.pair_layouts import SearchMode
-from rtl.pair_macro import PairMacro
+from rtl.pair_macros import PairMacros
 from sim.bench import simulate
 from tests.bench import put
 from tests.rtl.pair_bench import Case, check, layer_settings, random_hardware, random_layer, run, wide_layer
@@ -21,13 +21,14 @@ pytestmark = pytest.mark.rtl
 
 #: TINY with enough crossbars for its largest layer.
 ROOMY = replace(TINY, crossbar_pairs=64)
+MACROS = replace(ROOMY, machine="pairs", macros=4)
 MODES = [SearchMode.OUTWARD, SearchMode.BOUNDED]
 
 
 def _case(seed: int, hardware, **options) -> Case:
     """A random layer somewhere in the tables and crossbars, under one of the searches."""
     rng = random.Random(seed)
-    packing, _, windows = random_layer(seed, hardware)
+    packing, _, windows = random_layer(seed, hardware, windows=2 * hardware.macros + 1)
     return Case(
         packing,
         windows,
@@ -48,6 +49,12 @@ def test_random_tiny_layer_equals_the_golden_model_clock_by_clock(seed, interval
     check(_case(seed, hardware))
 
 
+@pytest.mark.parametrize("macros", [2, 4, 8])
+@pytest.mark.parametrize("seed", range(3))
+def test_rounds_of_several_macros_equal_the_golden_model_clock_by_clock(seed, macros):
+    check(_case(seed, replace(MACROS, macros=macros)))
+
+
 @pytest.mark.parametrize("seed", range(100, 120))
 def test_random_hardware_equals_the_golden_model_clock_by_clock(seed):
     check(_case(seed, random_hardware(random.Random(seed))))
@@ -63,13 +70,15 @@ def test_a_last_activation_that_is_done_with_the_one_before_is_complete_a_clock_
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_back_pressure_of_the_array_changes_no_result(seed):
-    check(_case(seed, ROOMY, sample_stall=[0.3, 0.9][seed % 2]), timing=False)
+@pytest.mark.parametrize("hardware", [ROOMY, MACROS], ids=["one", "macros"])
+def test_back_pressure_of_the_array_changes_no_result(seed, hardware):
+    check(_case(seed, hardware, sample_stall=[0.3, 0.9][seed % 2]), timing=False)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_window_that_is_started_early_begins_when_tables_and_segments_are_there(seed):
-    check(_case(seed, ROOMY, segment_stall=[0.0, 0.95][seed % 2]), early=True)
+@pytest.mark.parametrize("hardware", [ROOMY, MACROS], ids=["one", "macros"])
+def test_a_window_that_is_started_early_begins_when_tables_and_segments_are_there(seed, hardware):
+    check(_case(seed, hardware, segment_stall=[0.0, 0.95][seed % 2]), early=True)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -132,19 +141,20 @@ def test_sums_that_fit_exactly_are_no_overflow():
 # ---- errors -------------------------------------------------------------------------------------
 def test_illegal_registers_are_told_and_no_window_begins():
     packing, _, windows = random_layer(1, ROOMY)
-    dut = PairMacro(ROOMY)
+    dut = PairMacros(ROOMY)
     case = Case(packing, windows)
 
     async def bench(ctx) -> None:
         put(ctx, dut.settings, layer_settings(packing))
         put(ctx, dut.search, case.registers() | {"n_r2": ROOMY.adc_bits})
-        ctx.set(dut.segments.valid, 1)  # all that a window needs is there
+        ctx.set(dut.segments0.valid, 1)  # all that a window needs is there
         ctx.set(dut.layer_start, 1)
         await ctx.tick()
         ctx.set(dut.layer_start, 0)
         await ctx.tick().until(dut.layer_ready)
-        await ctx.tick().until(~dut.segments.ready)
+        await ctx.tick().until(~dut.segments0.ready)
         assert ctx.get(dut.configuration_error)
+        ctx.set(dut.active, 1)
         ctx.set(dut.window_start, 1)
         await ctx.tick()
         ctx.set(dut.window_start, 0)
@@ -162,7 +172,7 @@ def test_illegal_registers_are_told_and_no_window_begins():
 def test_a_layer_that_needs_too_many_pairs_is_a_placement_error():
     packing, _ = wide_layer(ROOMY)
     hardware = replace(ROOMY, crossbar_pairs=packing.pairs - 1)
-    dut = PairMacro(hardware)
+    dut = PairMacros(hardware)
 
     async def bench(ctx) -> None:
         put(ctx, dut.settings, layer_settings(packing))

@@ -22,8 +22,9 @@ pytestmark = pytest.mark.rtl
 
 WIDE = replace(TINY, input_bits=8)
 PAIRS = replace(WIDE, machine="pairs")
+MACROS = replace(PAIRS, macros=4)
 #: A machine and the most ones of an activation that it may be asked for.
-MACHINES = st.one_of(st.just((WIDE, 0)), st.tuples(st.just(PAIRS), st.integers(0, 8)))
+MACHINES = st.one_of(st.just((WIDE, 0)), st.tuples(st.sampled_from([PAIRS, MACROS]), st.integers(0, 8)))
 
 
 def ones_field(ones):
@@ -35,7 +36,7 @@ LARGEST, SMALLEST = (1 << 31) - 1, -(1 << 31)
 
 
 def _run(fields, values, residuals, bias=(), multipliers=(), *, hardware=WIDE, stall=0.0):
-    """Stores, logits, clocks of every window, the overflow flag.
+    """Stores, logits, clocks of every round, the overflow flag.
 
     values, residuals : per window, per channel: partial sums of a crossbar step, reduced values of an element step.
     Clocks count from `start`, or from the last channel's `reduced`, to `done`.
@@ -43,21 +44,29 @@ def _run(fields, values, residuals, bias=(), multipliers=(), *, hardware=WIDE, s
     dut = PostProcessing(hardware)
     element, outputs = step_model.is_element(fields), fields["outputs"]
     stores, logits, clocks, overflow = [], [], [], []
-    window_index, channel_index = Signal(16), Signal(16)
+    round_index, channel_index = Signal(16), Signal(16)
     rng = random.Random(3)
-    idle = {"valid": 0, "value": 77, "residual": 55, "last": 0}
+    macros, rounds = range(hardware.macros), step_model.rounds(fields, hardware.macros)
+    idle = [{"valid": 0, "value": 77, "residual": 55, "last": 0} for _ in macros]
+
+    def of_round(index, what, unused):
+        """What the windows of a round have, and `unused` for macros without a window."""
+        windows = rounds[index]
+        return [what(windows[i]) if i < len(windows) else unused for i in macros]
 
     async def macro(ctx):
         columns, words = hardware.ou_cols, hardware.max_block_cols
-        async for address, window in ctx.changed(dut.sums_address, window_index):
-            row = [*values[window], *[0] * (columns * words)]
-            ctx.set(dut.sums_data, row[columns * address : columns * (address + 1)])
+        async for address, index in ctx.changed(dut.sums_address, round_index):
+            rows = of_round(index, lambda window: [*values[window], *[0] * (columns * words)], [123] * columns * words)
+            ctx.set(dut.sums_data, [row[columns * address : columns * (address + 1)] for row in rows])
 
     async def view(ctx):
-        async for _, _, requested, window, channel in ctx.tick().sample(
-            dut.residual_request, window_index, channel_index
+        async for _, _, requested, index, channel in ctx.tick().sample(
+            dut.residual_request, round_index, channel_index
         ):
-            ctx.set(dut.residual, residuals[window][channel] if requested else rng.randrange(256))
+            for i, value in enumerate(of_round(index, lambda window: window, None)):
+                known = requested and value is not None
+                ctx.set(dut.residuals[i], residuals[value][channel] if known else rng.randrange(256))
             ctx.set(channel_index, channel + 1 if requested else 0)
 
     async def bench(ctx):
@@ -67,15 +76,16 @@ def _run(fields, values, residuals, bias=(), multipliers=(), *, hardware=WIDE, s
         await strobe(ctx, dut.clear)
         await strobe(ctx, dut.layer_start)
         inside = fields["pool"] ** 2
-        for window in range(len(values)):
-            ctx.set(window_index, window)
+        for index, windows in enumerate(rounds):
+            ctx.set(round_index, index)
             put(
                 ctx,
                 dut.place,
                 {
-                    "pool_first": int(window % inside == 0),
-                    "pool_last": int(window % inside == inside - 1),
-                    "last": int(window == len(values) - 1),
+                    "pool_first": int(index % inside == 0),
+                    "pool_last": int(index % inside == inside - 1),
+                    "last": int(index == len(rounds) - 1),
+                    "active": (1 << len(windows)) - 1,
                 },
             )
             await strobe(ctx, dut.start)
@@ -84,8 +94,21 @@ def _run(fields, values, residuals, bias=(), multipliers=(), *, hardware=WIDE, s
                 for n in range(outputs):
                     while rng.random() < stall:
                         await ctx.tick()
-                    beat = {"valid": 1, "value": values[window][n], "residual": residuals[window][n]}
-                    put(ctx, dut.reduced, beat | {"last": int(n == outputs - 1)})
+                    last = int(n == outputs - 1)
+                    put(
+                        ctx,
+                        dut.reduced,
+                        of_round(
+                            index,
+                            lambda w, n=n, last=last: {
+                                "valid": 1,
+                                "value": values[w][n],
+                                "residual": residuals[w][n],
+                                "last": last,
+                            },
+                            idle[0],
+                        ),
+                    )
                     await ctx.tick()
                     put(ctx, dut.reduced, idle)
                 count = 1
@@ -97,21 +120,25 @@ def _run(fields, values, residuals, bias=(), multipliers=(), *, hardware=WIDE, s
             await ctx.tick()
         overflow.append(ctx.get(dut.overflow))
 
+    async def store(ctx):
+        async for _, _, enable, address, data in ctx.tick().sample(dut.store.enable, dut.store.address, dut.store.data):
+            stores.extend((address + i, data[i]) for i in macros if enable >> i & 1)
+
     simulate(
         dut,
         bench,
         processes=[macro, view],
         background=[
-            collector(dut.store.enable, dut.store.address, dut.store.data, into=stores),
+            store,
             collector(dut.logits.enable, dut.logits.address, dut.logits.data, into=logits),
         ],
         limit=20_000,
     )
-    return stores, logits, clocks, overflow[0]
+    return sorted(stores), logits, clocks, overflow[0]
 
 
 def _expected(fields, values, residuals, bias, multipliers):
-    """Stores and logits in order, and whether a logit was saturated."""
+    """Stores by address, logits in order, and whether a logit was saturated."""
     stores, logits, overflow = [], [], 0
     inside, outputs = fields["pool"] ** 2, fields["outputs"]
     element = step_model.is_element(fields)
@@ -128,7 +155,7 @@ def _expected(fields, values, residuals, bias, multipliers):
                     logits.append((n * fields["out_plane"] + position, stored))
                     overflow |= lost
             stores.append((fields["target"] + n * fields["out_plane"] + position, max(made)))
-    return ([], logits, overflow) if fields["last"] else (stores, [], overflow)
+    return ([], logits, overflow) if fields["last"] else (sorted(stores), [], overflow)
 
 
 def _check(fields, values, residuals=None, bias=(), multipliers=(), *, hardware=WIDE, **options):
@@ -151,23 +178,24 @@ _offsets = st.one_of(st.integers(-(1 << 47), (1 << 47) - 1), st.integers(-5000, 
     bits=st.integers(1, 8),
     pool=st.integers(1, 3),
     outputs=st.integers(1, 8),
+    width=st.integers(1, 6),
     size=st.integers(1, 31),
     offset=_offsets,
     machine=MACHINES,
 )
 @settings(max_examples=30)
-def test_crossbar_steps_of_random_sums_equal_the_model(seed, shift, bits, pool, outputs, size, offset, machine):
+def test_crossbar_steps_of_random_sums_equal_the_model(seed, shift, bits, pool, outputs, width, size, offset, machine):
     hardware, ones = machine
     rng = random.Random(seed)
     top = 1 << size
     residual = int(pool == 1 and rng.random() < 0.7)
     fields = step_model.step(
-        hardware, outputs=outputs, out_height=2, pool=pool, shift=shift, out_bits=bits, residual=residual,
-        residual_multiplier=rng.randrange(1 << rng.randint(1, 32)), channel_base=rng.randrange(24),
-        target=rng.randint(0, WIDE.activation_bytes - 2 * outputs), **step_model.with_offset(offset),
+        hardware, outputs=outputs, out_height=2, out_width=width, pool=pool, shift=shift, out_bits=bits,
+        residual=residual, residual_multiplier=rng.randrange(1 << rng.randint(1, 32)), channel_base=rng.randrange(24),
+        target=rng.randint(0, WIDE.activation_bytes - 2 * width * outputs), **step_model.with_offset(offset),
         **ones_field(ones),
     )  # fmt: skip
-    windows = 2 * pool * pool
+    windows = 2 * width * pool * pool
     _check(
         fields,
         [[rng.randrange(-top, top) for _ in range(outputs)] for _ in range(windows)],
@@ -196,18 +224,19 @@ def test_element_steps_of_random_values_equal_the_model(
 ):
     hardware, ones = machine
     rng = random.Random(seed)
-    height = rng.randint(1, max(1, WIDE.max_n // outputs)) if last else 3
+    height = rng.randint(1, max(1, WIDE.max_n // outputs)) if last else 2
+    width = 1 if last else rng.randint(1, 6)
     fields = step_model.step(
-        hardware, step=kind, outputs=outputs, out_height=height, shift=shift, out_bits=bits,
+        hardware, step=kind, outputs=outputs, out_height=height, out_width=width, shift=shift, out_bits=bits,
         multiplier=rng.randrange(65536), residual=int(not last), last=int(last),
         residual_multiplier=rng.randrange(1 << rng.randint(1, 32)),
-        target=rng.randint(0, WIDE.activation_bytes - 3 * outputs), **step_model.with_offset(offset),
+        target=rng.randint(0, WIDE.activation_bytes - height * width * outputs), **step_model.with_offset(offset),
         **ones_field(ones),
     )  # fmt: skip
     _check(
         fields,
-        [[rng.randrange(1 << size) for _ in range(outputs)] for _ in range(height)],
-        [[rng.randrange(256) if not last else 0 for _ in range(outputs)] for _ in range(height)],
+        [[rng.randrange(1 << size) for _ in range(outputs)] for _ in range(height * width)],
+        [[rng.randrange(256) if not last else 0 for _ in range(outputs)] for _ in range(height * width)],
         stall=stall,
         hardware=hardware,
     )
@@ -272,7 +301,7 @@ def test_clear_forgets_an_overflow():
 
     async def bench(ctx):
         put(ctx, dut.settings, _last(1))
-        ctx.set(dut.sums_data, [1, 0])
+        ctx.set(dut.sums_data[0], [1, 0])
         await write_table(ctx, dut.bias_write, [LARGEST])
         await strobe(ctx, dut.start)
         await ctx.tick().repeat(8)

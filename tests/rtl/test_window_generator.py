@@ -21,10 +21,11 @@ pytestmark = pytest.mark.rtl
 
 PADS = [3, 9, 15, 0, 7, 1, 12, 5]
 PAIRS = PRESETS["tiny-pairs"]
+MACROS = replace(PAIRS, macros=4)
 
 
 def _slots(fields, memory, hardware):
-    """What `bytes` must show in every clock of every window: its values, none in the residual's clock, and its ends."""
+    """What a macro's `bytes` must show in every clock of every window: values, none in a residual's clock, ends."""
     element = step_model.is_element(fields)
     together = 1 if element else hardware.values_together
     result = []
@@ -45,9 +46,9 @@ def _slots(fields, memory, hardware):
 
 
 def _run(fields, memory, *, hardware=TINY, gaps=False):
-    """(values, channel_last, last) of every clock of every window, and every window's place.
+    """(values, channel_last, last) of every clock of every window, and every round's place.
 
-    gaps : random clocks between windows, else a window is started in the clock of the last one's end.
+    gaps : random clocks between rounds, else a round is started in the clock of the last one's end.
     """
     dut = WindowGenerator(hardware)
     size = hardware.activation_bytes
@@ -59,7 +60,7 @@ def _run(fields, memory, *, hardware=TINY, gaps=False):
         read = dut.read
         async for _, _, enable, address, request in ctx.tick().sample(read.enable, read.address, dut.residual_request):
             assert not (enable and request), "the residual's clock is free"
-            places = [(address + i) % (1 << len(dut.read.address)) for i in range(hardware.values_together)]
+            places = [(address + i) % (1 << len(dut.read.address)) for i in range(hardware.fetch_bytes)]
             inside = [fields["source"] <= place < end for place in places]
             assert not enable or any(inside)
             # What was not asked for must not matter.
@@ -72,32 +73,37 @@ def _run(fields, memory, *, hardware=TINY, gaps=False):
         ctx.set(dut.pad_rows, fields["pad_top"] * fields["width"] % size)
         await write_table(ctx, dut.pad_write, PADS)
         await strobe(ctx, dut.layer_start)
-        count = len(list(step_model.origins(fields)))
+        rounds = step_model.rounds(fields, hardware.macros)
+        windows.extend([] for _ in step_model.origins(fields))
         ctx.set(dut.start, 1)
-        for index in range(count):
+        for index, together in enumerate(rounds):
             await ctx.tick()
             ctx.set(dut.start, 0)
             places.append(fetch(ctx, dut.place))
             await ctx.tick().repeat(WindowGenerator.latency - 1)
-            got = []
+            got = windows[together[0]]
             while not (got and got[-1][2]):
                 if got:
                     requested = fetch(ctx, dut.residual_request)
                     await ctx.tick()
-                    byte = fetch(ctx, dut.bytes)
-                    assert bool(byte["used"]) + requested == 1, "a byte a clock, or the residual's clock"
+                    given = fetch(ctx, dut.bytes)
+                    assert bool(given[0]["used"]) + requested == 1, "a byte a clock, or the residual's clock"
                 else:
-                    byte = fetch(ctx, dut.bytes)
-                used = byte["used"].bit_count()
-                assert byte["used"] == (1 << used) - 1, "the first ones"
-                got.append((list(byte["values"])[:used], byte["channel_last"], byte["last"]))
-            windows.append(got)
+                    given = fetch(ctx, dut.bytes)
+                for macro, byte in enumerate(given):
+                    used = byte["used"].bit_count()
+                    assert byte["used"] == (1 << used) - 1, "the first ones"
+                    if macro < len(together):
+                        seen = (list(byte["values"])[:used], byte["channel_last"], byte["last"])
+                        windows[together[macro]].append(seen)
+                    else:
+                        silent = used == byte["channel_last"] == byte["last"] == 0
+                        assert silent, "a macro without a window"
             if gaps:
                 for _ in range(rng.randrange(1, 4)):
                     await ctx.tick()
-                    assert not fetch(ctx, dut.bytes)["channel_last"]
-                    assert not fetch(ctx, dut.bytes)["used"]
-            ctx.set(dut.start, index + 1 < count)
+                    assert not any(byte["channel_last"] or byte["used"] for byte in fetch(ctx, dut.bytes))
+            ctx.set(dut.start, index + 1 < len(rounds))
 
     simulate(dut, bench, processes=[answers], limit=60_000)
     return windows, places
@@ -107,6 +113,8 @@ def _check(fields, memory, hardware=TINY, **options):
     windows, places = _run(fields, memory, hardware=hardware, **options)
     assert windows == _slots(fields, memory, hardware)
     inside = fields["pool"] ** 2
+    active = [(1 << len(together)) - 1 for together in step_model.rounds(fields, hardware.macros)]
+    assert [p["active"] for p in places] == active
     assert [p["pool_first"] for p in places] == [int(i % inside == 0) for i in range(len(places))]
     assert [p["pool_last"] for p in places] == [int(i % inside == inside - 1) for i in range(len(places))]
     assert [p["last"] for p in places] == [0] * (len(places) - 1) + [1]
@@ -121,7 +129,7 @@ def _memory(seed=0, top=15):
 def _steps(draw):
     kind = draw(st.sampled_from(StepKind))
     element = kind != StepKind.CROSSBAR
-    size = st.integers(1, 3)
+    size, columns = st.integers(1, 3), st.integers(1, 6)
     channels, height, width = draw(size), draw(st.integers(1, 6)), draw(st.integers(1, 6))
     outputs = draw(st.integers(1, 5))
     padded = draw(st.booleans())
@@ -137,21 +145,23 @@ def _steps(draw):
         kernel_height=draw(size),
         kernel_width=draw(size),
         stride_y=draw(st.integers(1, 4)),
-        stride_x=draw(st.integers(1, 4)),
+        stride_x=draw(st.integers(1, 5)),
         pad_top=draw(st.integers(0, 4)),
         pad_left=draw(st.integers(0, 4)),
         out_height=draw(size),
-        out_width=draw(size),
+        out_width=draw(columns),
         pool=1 if element else draw(size),
         pad_enable=int(padded),
         pad_base=base,
         pad_value=draw(st.integers(0, 15)),
         first_channel=draw(st.integers(0, 6)) if element else 0,
         residual=int(element and draw(st.booleans())),
+        residual_column=draw(st.integers(0, 5)),
+        last=int(draw(st.integers(0, 4)) == 0),
     )
 
 
-@pytest.mark.parametrize("hardware", [TINY, PAIRS], ids=["planes", "pairs"])
+@pytest.mark.parametrize("hardware", [TINY, PAIRS, MACROS], ids=["planes", "pairs", "macros"])
 def test_any_step_is_walked_as_the_model_says(hardware):
     @given(fields=_steps(), gaps=st.booleans(), seed=st.integers(0, 100))
     @settings(max_examples=60)
@@ -161,9 +171,10 @@ def test_any_step_is_walked_as_the_model_says(hardware):
     inner()
 
 
+@pytest.mark.parametrize("macros", [1, 4])
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 9])
-def test_neighbours_end_with_their_segment(rows):
-    hardware = replace(PAIRS, rows=rows, ou_rows=rows, adc_bits=4)
+def test_neighbours_end_with_their_segment(rows, macros):
+    hardware = replace(PAIRS, rows=rows, ou_rows=rows, adc_bits=4, macros=macros)
     fields = step_model.step(
         hardware, channels=2, height=3, width=11, kernel_height=2, kernel_width=7, pad_left=3, out_height=2, out_width=9
     )

@@ -12,7 +12,7 @@ from golden_model.config import TINY, HardwareConfig
 from golden_model.pairs.gather import matmul
 from rtl.emulated_pair_crossbar import EmulatedPairCrossbar
 from rtl.interfaces import forward
-from rtl.pair_macro import PairMacro
+from rtl.pair_macros import PairMacros
 from sim.array.crossbars import CrossbarSettings, PairCrossbar
 from sim.backends.pysim import crossbar_processes
 from tests.bench import send
@@ -42,7 +42,7 @@ def _ous(hardware: HardwareConfig, cells: Cells) -> list[dict[str, int]]:
 
 
 def behavioural(settings: CrossbarSettings | None = None):
-    def rig(macro: PairMacro, cells: Cells) -> Rig:
+    def rig(macro: PairMacros, cells: Cells) -> Rig:
         crossbar = PairCrossbar(macro.config, settings)
         for write in _ous(macro.config, cells):
             crossbar.program(*(write[name] for name in ("pair", "ou_row", "ou_col", "cells")))
@@ -51,7 +51,7 @@ def behavioural(settings: CrossbarSettings | None = None):
     return rig
 
 
-def emulated(macro: PairMacro, cells: Cells) -> Rig:
+def emulated(macro: PairMacros, cells: Cells) -> Rig:
     m = Module()
     m.submodules.macro = macro
     m.submodules.array = array = EmulatedPairCrossbar(macro.config)

@@ -1,0 +1,124 @@
+"""Clocks of a network on 1, 2, 4, ... macros side by side: `python -m golden_model.pairs.macros NETWORK --images FILE`.
+
+NETWORK is a deployment image (a directory) or the file of a graph; `--hardware` names the machine of one macro. Clocks
+are those of the whole run of a picture, three times:
+
+* rounds: what the hardware does (timing.py): every macro has the window of another output, and waits for the others.
+* no waiting: at best, if every macro went on with its next window at once; loading and draining still take turns.
+* one window: at best, if the macros shared out each window's block columns, or its packs, evenly: conversions take a
+  part of the clocks, loading and draining all of them.
+
+Beside them: share of the clocks of the first way in which a window converts. Exit status: 0 printed, 2 bad usage or bad
+input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from golden_model import timing
+from golden_model.command import Json, Preset, command, results_console, table_of
+from golden_model.config import HardwareConfig, read_hardware
+from golden_model.crossbar.layer import Layer
+from golden_model.engines.pair_runner import PairRunner
+from golden_model.files import write_json
+from golden_model.graph.network import Graph
+from golden_model.graph.settings import with_settings
+from golden_model.image.inputs import load_images, load_network
+from golden_model.image.lowering import lower
+from golden_model.pairs.machine import build_clocks, window_clocks
+from golden_model.pairs.packs import Packing, pack
+from golden_model.pairs.search import search_of
+
+COUNTS = (1, 2, 4, 8, 16)
+
+
+@dataclass
+class MacroClocks:
+    """Clocks of a picture on some macros; see the head of this file. converting : of `rounds`."""
+
+    rounds: float = 0
+    no_waiting: float = 0
+    one_window: float = 0
+    converting: float = 0
+
+
+def macro_clocks(graph: Graph, images: np.ndarray) -> dict[int, MacroClocks]:
+    """By number of macros, of a graph of one macro; means of uint8 images (B, C, H, W)."""
+    machines = {count: replace(graph.hardware, macros=count) for count in COUNTS}
+    found = {count: MacroClocks(*_elements(graph, count)) for count in COUNTS}
+    for step in PairRunner(graph).steps(images):
+        packing, search = pack(step.prepared), search_of(step.prepared.registers, graph.hardware)
+        windows = window_clocks(packing, step.windows, search).window.reshape(len(images), -1)
+        for count, machine in machines.items():
+            _add_step(found[count], machine, step.layer, packing, windows)
+    return found
+
+
+def _elements(graph: Graph, count: int) -> tuple[float, float, float]:
+    """Clocks of the steps without crossbars, three times as in `MacroClocks`."""
+    several = with_settings(graph, hardware=replace(graph.hardware, macros=count))
+    together, alone = (sum(step.cycles or 0 for step in lower(one).steps) for one in (several, graph))
+    return together, together, alone
+
+
+def _add_step(total: MacroClocks, machine: HardwareConfig, layer: Layer, packing: Packing, windows: np.ndarray) -> None:
+    """A crossbar step, windows (B, windows) in clocks."""
+    kernel = layer.channels, layer.kernel_height, layer.kernel_width
+    build = build_clocks(packing)
+    abreast = timing.abreast(machine, layer.pool * layer.stride, last=layer.last)
+    rounds = timing.rounds(layer.out_height, layer.out_width, layer.pool, abreast)
+    alone = timing.rounds(layer.out_height, layer.out_width, layer.pool, 1)
+
+    def beats(clocks: np.ndarray, rounds: np.ndarray) -> float:
+        return float(timing.pair_beats(machine, kernel, layer.outputs, build, clocks, rounds).mean())
+
+    of_macros = np.where(rounds < 0, 0, windows[:, rounds] + timing.c_convert(machine))
+    longest = of_macros.sum(axis=1).max(axis=1).mean()
+    around = beats(np.zeros_like(windows), rounds)  # tables, loading, draining
+    constant = timing.c_layer(machine)
+    total.rounds += constant + beats(windows, rounds)
+    total.no_waiting += constant + max(around, longest + beats(np.zeros_like(windows[:, :1]), alone[:1]))
+    total.one_window += constant + beats(-(-windows // machine.macros), alone)
+    total.converting += of_macros.max(axis=2).sum(axis=1).mean()
+
+
+def print_table(found: dict[int, MacroClocks], title: str) -> None:
+    """A row per number of macros."""
+    one = found[1]
+    columns = [("macros", lambda row: str(row[0]))]
+    for name in ("rounds", "no_waiting", "one_window"):
+        columns += [
+            (name.replace("_", " "), lambda row, name=name: f"{getattr(row[1], name):,.0f}"),
+            ("×", lambda row, name=name: f"{getattr(one, name) / getattr(row[1], name):.2f}"),
+        ]
+    columns.append(("converting", lambda row: f"{row[1].converting / row[1].rounds:.1%}"))
+    results_console().print(table_of(title, columns, found.items()))
+
+
+@command
+def app(
+    network: Annotated[Path, typer.Argument(help="Deployment image (a directory) or file of a graph.")],
+    images: Annotated[Path, typer.Option(help="Pictures as .npz, uint8 (B, C, H, W).")],
+    count: Annotated[int, typer.Option(min=1, help="Pictures to average over.")] = 4,
+    hardware: Preset = "cifar-pairs",
+    json_file: Json = None,
+) -> None:
+    """Clocks of one network on several macros side by side."""
+    machine = read_hardware(hardware)
+    if not machine.pairs or machine.macros > 1:
+        raise ValueError(f"--hardware {hardware}: must be a pair machine of one macro")
+    graph = with_settings(load_network(network)[0], hardware=machine)
+    found = macro_clocks(graph, load_images(images, count))
+    if json_file is not None:
+        write_json(json_file, {str(macros): vars(one) for macros, one in found.items()})
+    print_table(found, graph.name)
+
+
+if __name__ == "__main__":
+    app()

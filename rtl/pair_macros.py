@@ -1,0 +1,136 @@
+"""The pair macros: several of them on neighbouring windows, and what they share."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+
+from golden_model.config import HardwareConfig
+from rtl import layouts, pair_layouts
+from rtl import pack_layouts as packs
+from rtl import tile_layouts as tile
+from rtl.block import Block, In, Out, Stream
+from rtl.pack_builder import PackBuilder
+from rtl.pair_counters import PairCounters
+from rtl.pair_interfaces import PairConversionPort, halves_of
+from rtl.pair_macro import PairMacro
+from rtl.search_settings import SearchSettings
+
+
+class PairMacros(Block):
+    """Computes the partial sums of a round: of one window in every macro (golden_model/timing.py).
+
+    The macros hold the same weights, and share the layer's tables, the constants of its search and the event counters.
+    A round takes as long as its longest window.
+
+    Members
+    -------
+    settings : descriptor of the running layer; search : its A/D registers. Both stable from `layer_start`, and from two
+        clocks before `window_start`, until the layer's last `window_done`.
+    layer : index of the running layer, forwarded to the crossbar.
+    layer_start : strobe, builds the layer's masks and groups; not while a window is running. layer_ready : they are
+        built, `build_clocks` of golden_model/pairs/machine.py later.
+    active : which macros have a window in the round that starts. filling : which ones in the round that is loaded.
+    window_start : strobe, accepted while no window is running, at the earliest in the clock of `window_done`. Ignored
+        if `configuration_error` is 1. A window begins in this clock, or as soon as the layer is ready and the last one
+        of its segments has been taken.
+    segments0, segments1, ... : of every macro, `settings.segments` beats a window in ascending order.
+    window_done : strobe, in the clock in which the round's last window is done; from this clock on the partial sums can
+        be taken and the counters are up to date.
+    window_filled : all segments of the next round have been taken.
+    sums_take, sums_address, sums_data : of all macros, see `PairMacro`.
+    width_write : write port of the width table; not while a layer is being built.
+    crossbar : the analog macros, or a model of them.
+    counters : event counters. counters_clear : strobe, clears `counters`, `overflow` and the sticky part of
+        `configuration_error`; may come with `window_start` but not during a window.
+    overflow : sticky, a partial sum did not fit `accumulator_bits` and was saturated.
+    configuration_error : 1 from the clock after illegal A/D registers for as long as they are there; sticky if a window
+        was started with them.
+    placement_error : the layer needs more crossbar pairs than a macro has. `layer_ready` never comes.
+    """
+
+    settings: In(layouts.layer_settings)
+    search: In(lambda config: pair_layouts.search_registers(config, True))
+    layer: In(layouts.layer_index)
+    layer_start: In(1)
+    layer_ready: Out(1)
+    active: In(lambda config: config.macros)
+    filling: In(lambda config: config.macros)
+    window_start: In(1)
+    window_done: Out(1)
+    window_filled: Out(1)
+    sums_take: In(1)
+    sums_address: In(layouts.block_column)
+    sums_data: Out(tile.of_macros(layouts.partial_sums))
+    width_write: In(layouts.width_write)
+    crossbar: Out(PairConversionPort)
+    counters: Out(packs.pair_counters)
+    counters_clear: In(1)
+    overflow: Out(1)
+    configuration_error: Out(1)
+    placement_error: Out(1)
+
+    def __init__(self, config: HardwareConfig):
+        segments = In(Stream(layouts.segment))
+        super().__init__(config, **{f"segments{macro}": segments(config) for macro in range(config.macros)})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self.config
+        m.submodules.search_settings = search = SearchSettings(config)
+        m.submodules.builder = builder = PackBuilder(config)
+        m.submodules.events = events = PairCounters(config)
+        macros = [PairMacro(config) for _ in range(config.macros)]
+        ports = halves_of(self.crossbar, config)
+
+        done, filled, running, overflow = (Signal(config.macros) for _ in range(4))
+        tables = Signal(packs.layer_tables(config))
+        unfinished = Signal(config.macros)  # macros whose window of the round is not done
+        start = self.window_start & ~search.error
+        m.d.comb += [
+            search.registers.eq(self.search),
+            search.check.eq(self.window_start),
+            search.clear.eq(self.counters_clear),
+            self.configuration_error.eq(search.error),
+            builder.settings.eq(self.settings),
+            builder.width_write.eq(self.width_write),
+            builder.start.eq(self.layer_start),
+            *(tables[name].eq(getattr(builder, name)) for name in tables.shape().members),
+            self.layer_ready.eq(builder.built),
+            self.placement_error.eq(builder.out_of_range),
+            self.window_filled.eq((filled | ~self.filling).all()),
+            self.window_done.eq(done.any() & (done | ~unfinished).all()),
+            self.crossbar.layer.eq(self.layer),
+            events.clear.eq(self.counters_clear),
+            events.running.eq(running.any()),
+            self.counters.eq(events.counters),
+        ]
+        with m.If(start):
+            m.d.sync += unfinished.eq(self.active)
+        with m.Else():
+            m.d.sync += unfinished.eq(unfinished & ~done)
+        for i, macro in enumerate(macros):
+            m.submodules[f"macro{i}"] = macro
+            m.d.comb += [
+                macro.settings.eq(self.settings),
+                macro.constants.eq(search.constants),
+                macro.tables.eq(tables),
+                macro.window_start.eq(start & self.active[i]),
+                macro.sums_take.eq(self.sums_take),
+                macro.sums_address.eq(self.sums_address),
+                self.sums_data[i].eq(macro.sums_data),
+                done[i].eq(macro.window_done),
+                filled[i].eq(macro.window_filled),
+                running[i].eq(macro.running),
+                overflow[i].eq(macro.overflow),
+            ]
+            wiring.connect(m, macro.segments, wiring.flipped(getattr(self, f"segments{i}")))
+            for half, port in enumerate((macro.half0, macro.half1)):
+                index = packs.HALVES * i + half
+                m.d.comb += [
+                    events.walks[index].eq(macro.walks[half]),
+                    events.conversions[index].eq(macro.conversions[half]),
+                ]
+                wiring.connect(m, port, wiring.flipped(ports[index]))
+        m.d.sync += self.overflow.eq((self.overflow & ~self.counters_clear) | overflow.any())
+        return m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 
 from golden_model.registers import COUNTER_BITS
 from rtl import layouts
@@ -18,12 +18,12 @@ class EventCounters(Block):
     skipped_zero_slices += Σp * z, input_bits_streamed += s. Together with `ou_activations` the three
     skipped counts add up to the dense count.
 
-    Latency: a strobe is counted 2 clocks later. Throughput: every strobe may come every clock.
+    Latency: a strobe is counted `latency` clocks later. Throughput: every strobe may come every clock.
     Reset: all 0.
 
     Members
     -------
-    clear : strobe, all counters become 0; events of this clock and the clock before are lost.
+    clear : strobe, all counters become 0; events of this clock and of those before that are not counted yet are lost.
     block_cols : W. segment : figures of a segment, with its strobe.
     activation : strobe. operations : lanes that make an A/D operation in this clock.
     completed : strobe; in the clock after it, `started` and `range_flags` tell the lanes that converted
@@ -41,6 +41,9 @@ class EventCounters(Block):
     range_flags: In(layouts.lanes)
     counters: Out(layouts.counters)
 
+    #: Clocks from a strobe to its counter: into a register, what it adds, added.
+    latency = 3
+
     def elaborate(self, platform) -> Module:
         m = Module()
         config = self.config
@@ -48,10 +51,14 @@ class EventCounters(Block):
         counters = {name: Signal(COUNTER_BITS, name=name) for name in layouts.counters(config).members}
         m.d.comb += [self.counters[name].eq(counter) for name, counter in counters.items()]
 
-        def count(name: str, amount) -> None:
-            m.d.sync += counters[name].eq(counters[name] + amount)
+        def count(name: str, happens, amount) -> None:
+            """Add `amount` in the clock after `happens`."""
+            amount = Value.cast(amount)
+            added = Signal(amount.shape(), name=f"{name}_added")
+            m.d.sync += added.eq(Mux(happens & ~self.clear, amount, 0))
+            m.d.sync += counters[name].eq(counters[name] + added)
 
-        # One clock of registers in front of the adders.
+        # One clock of registers in front of products and sums.
         segment = Signal(self.segment.shape())
         activation = Signal()
         completed = Signal()
@@ -64,18 +71,16 @@ class EventCounters(Block):
         ]
         dense_planes = self.block_cols * config.weight_bits
 
-        with m.If(activation):
-            count("ou_activations", 1)
-        with m.If(segment.valid):
-            missing = (dense_planes - segment.planes)[: len(self.block_cols) + 4]
-            count("skipped_planes", missing * config.input_bits)
-            count("skipped_bits", segment.planes * (config.input_bits - segment.streamed))
-            count("skipped_zero_slices", segment.planes * segment.zero_slices)
-            count("input_bits_streamed", segment.streamed)
-        with m.If(completed):
-            count("conversions_r1", bit_count(self.started & ~self.range_flags))
-            count("conversions_r2", bit_count(self.started & self.range_flags))
-        count("ad_operations", bit_count(operations))
+        missing = (dense_planes - segment.planes)[: len(self.block_cols) + 4]
+        silent = (config.input_bits - segment.streamed)[: len(segment.streamed)]
+        count("ou_activations", activation, Const(1))
+        count("skipped_planes", segment.valid, missing * config.input_bits)
+        count("skipped_bits", segment.valid, segment.planes * silent)
+        count("skipped_zero_slices", segment.valid, segment.planes * segment.zero_slices)
+        count("input_bits_streamed", segment.valid, segment.streamed)
+        count("conversions_r1", completed, bit_count(self.started & ~self.range_flags))
+        count("conversions_r2", completed, bit_count(self.started & self.range_flags))
+        count("ad_operations", Const(1), bit_count(operations))
         with m.If(self.clear):
             m.d.sync += [counter.eq(0) for counter in counters.values()]
         return m

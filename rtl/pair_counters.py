@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 
 from golden_model.registers import COUNTER_BITS
 from rtl import pack_layouts as packs
@@ -13,11 +13,11 @@ from rtl.block import Block, In, Out
 class PairCounters(Block):
     """Counts what the halves of all macros do; meaning of the counters as in golden_model/engines/pair_switches.py.
 
-    Latency: an event is counted 2 clocks later, a clock of `running` 1 clock later. Reset: all 0.
+    Latency: an event is counted `latency` clocks later, a clock of `running` 1 clock later. Reset: all 0.
 
     Members
     -------
-    clear : strobe, all counters become 0; events of this clock and the clock before are lost.
+    clear : strobe, all counters become 0; events of this clock and of those before that are not counted yet are lost.
     walks, conversions : events of the halves of all macros, every clock. running : a window is running.
     counters : `pack_layouts.pair_counters`.
     """
@@ -28,12 +28,15 @@ class PairCounters(Block):
     running: In(1)
     counters: Out(packs.pair_counters)
 
+    #: Clocks from an event to its counter: into a register, the sum over all halves, added.
+    latency = 3
+
     def elaborate(self, platform) -> Module:
         m = Module()
         counters = {name: Signal(COUNTER_BITS, name=name) for name in packs.PAIR_COUNTERS}
         m.d.comb += [self.counters[name].eq(counter) for name, counter in counters.items()]
 
-        # One clock of registers in front of the adders.
+        # One clock of registers in front of the sums, and one behind them.
         walks, conversions = Signal.like(self.walks), Signal.like(self.conversions)
         m.d.sync += [walks.eq(self.walks), conversions.eq(self.conversions)]
         looked = sum(half.looked for half in walks)
@@ -43,13 +46,15 @@ class PairCounters(Block):
             "conversions_r2": sum(bit_count(half.started) for half in conversions),
             "ad_operations": sum(bit_count(half.busy) for half in conversions),
             "input_bits_streamed": sum(half.latched for half in walks),
-            "cycles": self.running,
             "prefix_counts": sum(segments != 0 for segments in formed),
             "prefix_rows": sum(formed) * self.config.ou_rows,
             "mask_bits_read": looked,
         }
         for name, amount in amounts.items():
-            m.d.sync += counters[name].eq(counters[name] + amount)
+            amount = Value.cast(amount)
+            added = Signal(amount.shape(), name=f"{name}_added")
+            m.d.sync += [added.eq(Mux(self.clear, 0, amount)), counters[name].eq(counters[name] + added)]
+        m.d.sync += counters["cycles"].eq(counters["cycles"] + self.running)
         with m.If(self.clear):
             m.d.sync += [counter.eq(0) for counter in counters.values()]
         return m

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.rtl
 
 
 @pytest.mark.parametrize("config", [TINY, PAPER], ids=["tiny", "paper"])
-def test_events_of_every_clock_are_counted_two_clocks_later(config):
+def test_events_of_every_clock_are_counted_three_clocks_later(config):
     dut = EventCounters(config)
     rng = random.Random(1)
     block_cols = config.max_block_cols
@@ -56,7 +56,7 @@ def test_events_of_every_clock_are_counted_two_clocks_later(config):
             total["conversions_r1"] += (ctx.get(dut.started) & ~ctx.get(dut.range_flags)).bit_count()
             total["conversions_r2"] += (ctx.get(dut.started) & ctx.get(dut.range_flags)).bit_count()
         ctx.set(dut.completed, 0)
-        await ctx.tick()
+        await ctx.tick().repeat(EventCounters.latency - 1)
         assert fetch(ctx, dut.counters) == total
 
     simulate(dut, bench, limit=1000)
@@ -79,8 +79,15 @@ def test_clear_zeroes_every_counter():
         put(ctx, dut.range_flags, 0x3)
         await ctx.tick().repeat(4)
         assert 0 not in fetch(ctx, dut.counters).values()
+        for name in ("activation", "completed"):
+            ctx.set(getattr(dut, name), 0)
+        put(ctx, dut.operations, 0)
+        ctx.set(dut.segment.valid, 0)
+        await ctx.tick()
         ctx.set(dut.clear, 1)
         await ctx.tick()
-        assert set(fetch(ctx, dut.counters).values()) == {0}
+        ctx.set(dut.clear, 0)
+        await ctx.tick().repeat(3)
+        assert set(fetch(ctx, dut.counters).values()) == {0}, "nothing that was on its way is counted afterwards"
 
     simulate(dut, bench, limit=100)

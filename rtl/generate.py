@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -177,21 +178,24 @@ class RegisteredReset(wiring.Component):
         return m
 
 
-def to_verilog(elaboratable: Any, name: str) -> str:
+def to_verilog(elaboratable: Any, name: str, *, initial_values: bool = True) -> str:
     """Verilog text of any component as module `name`; the same on every machine, without source paths.
 
-    Memories whose initial contents are all zero come without initial contents.
+    Memories whose initial contents are all zero come without initial contents. initial_values : of registers; cell
+    libraries have none, and a clock of reset sets all of them.
     """
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
     with _without_initial_zeros():
         text = rtlil.convert(RegisteredReset(elaboratable), name=name, emit_src=False)
+    if not initial_values:
+        text = re.sub(r"^\s*attribute \\init .*\n", "", text, flags=re.MULTILINE)
     # The step between RTLIL and Verilog that `verilog.convert` takes; it has no public name.
     return amaranth_verilog._convert_rtlil_text(text, strip_internal_attrs=True)
 
 
-def verilog(name: str, config: HardwareConfig, *, top: str | None = None) -> str:
+def verilog(name: str, config: HardwareConfig, *, top: str | None = None, initial_values: bool = True) -> str:
     """Verilog text of the block `name` of `COMPONENTS`; its module is called `top`, or `name`."""
-    return to_verilog(component(name, config), top or name)
+    return to_verilog(component(name, config), top or name, initial_values=initial_values)
 
 
 def lint(path: Path, top: str) -> list[str]:
@@ -219,12 +223,14 @@ def _registers(path: Path, check: bool) -> bool:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _generate(config: HardwareConfig, output: Path, names: list[str], with_lint: bool) -> list[dict[str, Any]]:
+def _generate(
+    config: HardwareConfig, output: Path, names: list[str], with_lint: bool, initial_values: bool
+) -> list[dict[str, Any]]:
     results = []
     for name in names:
         started = time.monotonic()
         path = output / f"{name}.v"
-        text = verilog(name, config)
+        text = verilog(name, config, initial_values=initial_values)
         write_text(path, text)
         messages = lint(path, name) if with_lint else []
         seconds = time.monotonic() - started
@@ -241,6 +247,9 @@ def app(
     output: Annotated[Path, typer.Option(help="directory for one .v file per block")] = Path("build/verilog"),
     block: Annotated[list[str] | None, typer.Option(help="only this block; may be given several times")] = None,
     with_lint: Annotated[bool, typer.Option("--lint", help="check every file with Verilator's lint")] = False,
+    initial_values: Annotated[
+        bool, typer.Option(help="of registers; without them for cell libraries, which need two clocks of reset instead")
+    ] = True,
     list_blocks: Annotated[bool, typer.Option("--list", help="list the blocks, write nothing")] = False,
     registers: Annotated[Path | None, typer.Option(help="write the register map to this file, nothing else")] = None,
     sheets_of: Annotated[
@@ -279,7 +288,7 @@ def app(
     for name in names:
         if name not in COMPONENTS:
             raise ValueError(f"there is no block {name!r}; there are {', '.join(COMPONENTS)}")
-    results = _generate(config, output, names, with_lint)
+    results = _generate(config, output, names, with_lint, initial_values)
     if json_file is not None:
         write_json(json_file, {"hardware": config.as_dict(), "hardware_hash": config.hash, "blocks": results})
     if any(result["messages"] for result in results):

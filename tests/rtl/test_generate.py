@@ -164,3 +164,12 @@ def test_register_check_tells_a_stale_file(tmp_path):
     result = _call("--registers", path, "--check")
     assert result.exit_code == 1
     assert "is stale" in result.stderr
+
+
+def test_registers_have_no_initial_values_where_a_cell_library_is_meant():
+    # What Yosys adds to its own always blocks, and calls $auto, is no register.
+    initial = re.compile(r"^\s*reg (?!\\\$auto)[^;]*=", re.MULTILINE)
+    assert initial.search(generate.verilog("macro", TINY))
+    bare = generate.verilog("macro", TINY, initial_values=False)
+    assert not initial.search(bare)
+    assert "posedge clk" in bare

@@ -263,3 +263,41 @@ def test_noise_of_a_half_does_not_depend_on_what_the_other_one_samples():
 def test_samples_outside_the_pair_array_are_refused(place, message):
     with pytest.raises(ValueError, match=message):
         PairCrossbar(TINY_PAIRS).sample(*place)
+
+
+# ---- several macros -----------------------------------------------------------------------------
+MACROS = replace(TINY, machine="pairs", macros=2)
+
+
+def test_cells_are_written_to_every_macro():
+    array = PairCrossbar(MACROS)
+    array.program(3, 1, 2, 0x137)
+    assert [array.readback(3, 1, 2, macro) for macro in range(2)] == [0x137, 0x137]
+    array.sample(0, 0, 3, 2, 0xF0)
+    array.sample(2, 0, 3, 2, 0xF0)
+    assert (array.held[0, 0] == array.held[2, 0]).all()
+
+
+def test_every_macro_has_stuck_cells_and_deviations_of_its_own():
+    settings = CrossbarSettings(variation=0.2, stuck_on=0.2, stuck_off=0.2)
+    array = PairCrossbar(MACROS, settings)
+    for row in range(MACROS.grid_rows):
+        array.program(0, row, 0, (1 << MACROS.ou_cells) - 1)
+    cells = [[array.readback(0, row, 0, macro) for row in range(MACROS.grid_rows)] for macro in range(2)]
+    assert cells[0] != cells[1]
+    for half in range(4):
+        array.sample(half, 0, 0, 0, 0xFF)
+    assert (array.held[0, 0] == array.held[1, 0]).all(), "halves of one macro sample the same cells"
+    assert (array.held[0, 0] != array.held[2, 0]).any()
+
+
+def test_the_first_macro_of_several_is_the_device_of_one():
+    settings = CrossbarSettings(stuck_on=0.5)
+    one, several = PairCrossbar(replace(MACROS, macros=1), settings), PairCrossbar(MACROS, settings)
+    assert one.readback(0, 0, 0) == several.readback(0, 0, 0)
+
+
+@pytest.mark.parametrize("macro", [-1, 2])
+def test_a_macro_that_is_not_there_is_refused(macro):
+    with pytest.raises(ValueError, match=rf"^macro must be in 0\.\.1, got {macro}$"):
+        PairCrossbar(MACROS).readback(0, 0, 0, macro)

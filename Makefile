@@ -96,8 +96,8 @@ format: setup ## let ruff format the code
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
-formal: setup ## the formal proofs
-	$(PYTEST) tests/formal
+formal: setup ## the formal proofs, with a table of what was proved; TABLE=docs/formal.md writes it there
+	$(PYTEST) -n 2 --dist worksteal tests/formal $(if $(TABLE),--table $(TABLE))
 
 regs: setup ## write rtl/REGISTERS.md from the register table
 	$(RUN) -m rtl.generate --registers rtl/REGISTERS.md

@@ -78,7 +78,8 @@ class SearchLane(wiring.Component):
         # Only what says "idle" needs a reset.
         busy, last = Signal(), Signal()
         threshold = Signal(begin.threshold.shape(), reset_less=True)
-        left, flag = Signal(len(begin.left), reset_less=True), Signal(reset_less=True)
+        left = Signal(len(begin.left), reset_less=True)
+        flag = Signal(reset_less=True)
         activity = Signal(Activity, reset_less=True)
         threshold_next, left_next, flag_next = Signal.like(threshold), Signal.like(left), Signal()
         m.d.comb += [

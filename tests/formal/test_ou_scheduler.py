@@ -1,4 +1,4 @@
-"""Proof: the scheduler keeps the stream rule and activates exactly the OUs that exist and are streamed."""
+"""Proof: address generator and scheduler activate the OUs that exist and are streamed, once each, where they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from golden_model.config import HardwareConfig
 from rtl import layouts
 from rtl.address_generator import AddressGenerator
 from rtl.ou_scheduler import OuScheduler
-from tests.formal.prove import ProofError, held, prove
+from tests.formal.mutants import mutant
+from tests.formal.prove import bound, held
+from tests.formal.streams import stream_rule
 
 pytestmark = [pytest.mark.rtl, pytest.mark.slow]
 
@@ -35,13 +37,11 @@ SMALL = HardwareConfig(
 class SchedulerSpec(wiring.Component):
     """Any width table, any layer of up to two segments, any timing of crossbar, lanes and input.
 
-    The first clocks load the width table; 15 clocks hold whole windows of up to six OU activations.
-
-    `wrong` breaks one clause of the specification, to see the proof fail.
+    The first clocks load the width table. Then a window begins, and later another one at any time.
     """
 
-    def __init__(self, wrong: str = ""):
-        self.wrong = wrong
+    def __init__(self, addresses: type = AddressGenerator, scheduler: type = OuScheduler):
+        self.addresses, self.scheduler = addresses(SMALL), scheduler(SMALL)
         lanes = SMALL.lanes
         super().__init__(
             {
@@ -56,19 +56,21 @@ class SchedulerSpec(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.addresses = addresses = AddressGenerator(SMALL)
-        m.submodules.scheduler = scheduler = OuScheduler(SMALL)
+        m.submodules.addresses = addresses = self.addresses
+        m.submodules.scheduler = scheduler = self.scheduler
         settings = self.settings
-        for field in ("segments", "block_cols", "skip_zero_slices"):
+        for field in ("segments", "block_cols", "skip_zero_slices", "last_cols", "width_base", "crossbar_base"):
             held(m, settings[field])
         held(m, self.widths)
         widths = Array(self.widths.word_select(i, 2) for i in range(SMALL.width_entries))
+        entries = Mux(settings.segments == 2, settings.block_cols << 1, settings.block_cols)
         m.d.comb += [
             *(Assume(width <= SMALL.weight_bits) for width in widths),
             Assume((settings.segments >= 1) & (settings.segments <= 2)),
             Assume((settings.block_cols >= 1) & (settings.block_cols <= 2)),
-            # The rest stands for itself: places and last columns are no part of the property.
-            Assume((settings.width_base == 0) & (settings.crossbar_base == 0) & (settings.last_cols == 1)),
+            Assume(settings.width_base + entries <= SMALL.width_entries),
+            Assume(settings.last_cols == 1),
+            Assume(settings.crossbar_base <= SMALL.crossbar_pairs),  # as the descriptor check sees to
         ]
 
         # Load the width table, then run one window.
@@ -90,65 +92,106 @@ class SchedulerSpec(wiring.Component):
         ]
         wiring.connect(m, addresses.lists, scheduler.lists)
         wiring.connect(m, scheduler.segments, wiring.flipped(self.segments))
-
-        # Streams: the input keeps the rule, the samples must.
-        m.d.comb += Assume(_rule(m, self.segments, "segments"))
-        m.d.comb += Assert(_rule(m, scheduler.sample, "sample"))
+        m.d.comb += [
+            Assume(stream_rule(m, self.segments, "segments")),
+            Assert(stream_rule(m, scheduler.sample, "sample")),
+        ]
 
         # What each segment may activate: its streamed positions and its width row.
         beat = self.segments.payload
         non_zero = Cat(beat.slices[i] != 0 for i in range(SMALL.input_bits))
         streamed = beat.mask & Mux(settings.skip_zero_slices, non_zero, ~0)
         switches = Signal(2)
-        positions = Array(Signal(SMALL.input_bits, name=f"positions{i}") for i in range(4))
+        positions = Array(Signal(SMALL.input_bits, name=f"positions{i}") for i in range(2))
+        slices = Array(Signal(beat.slices.shape(), name=f"slices{i}") for i in range(2))
         expected = Signal(6)
         bits = streamed[0] + streamed[1]
+        row = self._row(widths, switches[0])
         with m.If(scheduler.lists.switch):
             m.d.sync += [
                 switches.eq(switches + 1),
-                positions[switches].eq(streamed),
-                expected.eq(expected + bits * addresses.lists.next_planes),
+                positions[switches[0]].eq(streamed),
+                slices[switches[0]].eq(beat.slices),
+                expected.eq(expected + Mux(bits[0], sum(row), 0) + Mux(bits[1], sum(row) << 1, 0)),
             ]
             m.d.comb += Assert(switches < settings.segments)
 
+        # The placement of system.md §5, by division: OU columns, OU rows, pairs; segments begin in a fresh row.
+        first, second = sum(self._row(widths, 0)), sum(self._row(widths, 1))
+        grid = SMALL.grid_cols
+        rows = [(count + grid - 1) // grid for count in (first, second)]
+        all_rows = settings.crossbar_base * SMALL.grid_rows + rows[0] + Mux(settings.segments == 2, rows[1], 0)
+        fits = all_rows <= SMALL.crossbar_pairs * SMALL.grid_rows
+
+        # The sample that was transferred, kept until its record is there.
+        converting, sampled = Signal.like(scheduler.sample.payload), Signal.like(scheduler.sample.payload)
         completed = Signal()
-        count = Signal(6)
         m.d.sync += completed.eq(scheduler.completed)
+        with m.If(scheduler.completed):
+            m.d.sync += sampled.eq(converting)
+        with m.If(scheduler.sample.valid & scheduler.sample.ready):
+            m.d.sync += converting.eq(scheduler.sample.payload)
         ou = scheduler.completed_ou
-        entry = Mux(settings.block_cols == 2, ou.segment * 2, ou.segment) + ou.block_col
-        previous = Signal(6)
+        count, previous = Signal(6), Signal(6)
         order = Cat(ou.plane, ou.block_col, ou.input_bit, ou.segment)
+        own_row = self._row(widths, ou.segment[0])
+        place = Signal(8)
+        ou_row = Signal(8)
+        m.d.comb += [
+            place.eq(Mux(ou.block_col == 0, 0, own_row[0]) + ou.plane),
+            ou_row.eq(settings.crossbar_base * SMALL.grid_rows + Mux(ou.segment == 0, 0, rows[0]) + place // grid),
+        ]
         with m.If(completed):
             m.d.sync += [count.eq(count + 1), previous.eq(order)]
             m.d.comb += [
-                Assert(ou.plane + (self.wrong == "pruned") < widths[entry[:2]]),
+                Assert(ou.segment < switches),
                 Assert(ou.block_col < settings.block_cols),
-                Assert(positions[ou.segment].bit_select(ou.input_bit, 1)),
+                Assert(ou.plane < Mux(ou.block_col == 0, own_row[0], own_row[1])),
+                Assert(positions[ou.segment[0]].bit_select(ou.input_bit, 1)),
                 Assert((count == 0) | (order > previous)),
+                Assert(sampled.slice == slices[ou.segment[0]][ou.input_bit]),
+                Assert(sampled.pair < SMALL.crossbar_pairs),
+                *(Assert(sampled[name] == ou[name]) for name in ("pair", "ou_row", "ou_col")),
+                Assert(ou.ou_col == place % grid),
+                Assert(ou.ou_row == ou_row % SMALL.grid_rows),
+                Assert(ou.pair == ou_row // SMALL.grid_rows),
             ]
         finished = Signal(2)
         m.d.sync += finished.eq(Cat(scheduler.done, finished))
         with m.If(finished[1]):  # the last record is counted one clock after it shows
             m.d.comb += [
-                Assert(count + (self.wrong == "count") == expected),
+                Assert(count == expected),
                 Assert(switches == settings.segments),
+                Assert(fits),
             ]
+        with m.If(addresses.out_of_range):
+            m.d.comb += Assert(~fits)
         return m
 
-
-def _rule(m: Module, port, name: str):
-    """Once valid, valid and payload hold until ready."""
-    payload = port.payload.as_value()
-    waiting, before = Signal(name=f"{name}_waiting"), Signal(len(payload), name=f"{name}_before")
-    m.d.sync += [waiting.eq(port.valid & ~port.ready), before.eq(payload)]
-    return ~waiting | (port.valid & (payload == before))
+    def _row(self, widths, segment) -> tuple:
+        """Planes of both blocks of a segment; a block that does not exist has none."""
+        settings = self.settings
+        entry = settings.width_base + Mux(segment, settings.block_cols, 0)
+        return widths[entry[:2]], Mux(settings.block_cols == 2, widths[(entry + 1)[:2]], 0)
 
 
-def test_only_existing_planes_and_streamed_bits_are_activated_in_order(tmp_path):
-    prove(SchedulerSpec(), tmp_path, depth=15)
+WINDOW = "2 segments, 2 block columns, 2 planes, 2 bits; one window"
 
 
-@pytest.mark.parametrize("wrong", ["pruned", "count"])
-def test_wrong_specification_is_refuted(wrong, tmp_path):
-    with pytest.raises(ProofError, match="Assert failed"):
-        prove(SchedulerSpec(wrong), tmp_path, depth=15)
+def test_every_existing_plane_and_streamed_bit_is_activated_once_in_order_at_its_place(proof):
+    proof(SchedulerSpec(), "address_generator, ou_scheduler", WINDOW, bound(16), limit=500)
+
+
+@pytest.mark.parametrize(
+    ("block", "correct", "wrong"),
+    [
+        (AddressGenerator, "free.eq(Mux(last, fresh, behind))", "free.eq(behind)"),
+        (AddressGenerator, "last_plane & (shown_index + 1 == shown_count)", "last_plane"),
+        (OuScheduler, "shown_left & (shown_left - 1), shown_left)", "shown_left & (shown_left - 1), left)"),
+        (OuScheduler, "beat.mask & non_zero, beat.mask)", "non_zero, beat.mask)"),
+    ],
+)
+def test_wrong_block_is_refuted(block, correct, wrong, refutation):
+    broken = {block.__name__: mutant(block, correct, wrong)}
+    spec = SchedulerSpec(broken.get("AddressGenerator", AddressGenerator), broken.get("OuScheduler", OuScheduler))
+    refutation(spec, block.__name__, f"`{wrong}`", bound(16))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from amaranth.hdl import Assert, Assume, Module, Mux, Signal, signed
+from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
@@ -13,41 +13,49 @@ from golden_model.config import TINY, HardwareConfig
 from rtl import pair_layouts as layouts
 from rtl.pair_layouts import SearchMode
 from rtl.search_begin import SearchBegin
-from rtl.search_lane import SearchLane
+from rtl.search_lane import Activity, SearchLane
 from rtl.search_settings import SearchSettings
-from tests.formal.prove import ProofError, held, prove
+from tests.formal.mutants import mutant
+from tests.formal.prove import PDR, bound, held, induction
 
 pytestmark = [pytest.mark.rtl, pytest.mark.slow]
 
 
+#: Registers of the lane that the invariant of the grid's modes speaks of.
+PROBES = {"left": "lane.left", "activity": "lane.activity", "flag": "lane.flag"}
+
+
 def _config(adc_bits: int) -> HardwareConfig:
-    return replace(TINY, adc_bits=adc_bits, rows=32, ou_rows=(1 << adc_bits) - 1)
+    return replace(TINY, adc_bits=adc_bits, rows=32, ou_rows=9 if adc_bits == 4 else (1 << adc_bits) - 1)
 
 
 class SearchSpec(wiring.Component):
     """Any legal registers, any k and any sample, converted again and again with any pauses.
 
-    Results are checked against definitions, not against another search. `wrong` breaks one of them, to see the proof
-    fail.
+    Results are checked against definitions, not against another search.
     """
 
-    def __init__(self, adc_bits: int, modes: list[SearchMode], wrong: str = ""):
-        self.config, self.modes, self.wrong = _config(adc_bits), modes, wrong
+    def __init__(self, adc_bits: int, modes: list[SearchMode], lane: type = SearchLane):
+        self.config, self.modes, self.lane = _config(adc_bits), modes, lane
         super().__init__(
             {
                 "registers": In(layouts.search_registers(self.config, True)),
                 "sample": In(signed(adc_bits + 1)),
                 "ones": In(layouts.ones_in_ou(self.config)),
                 "start": In(1),
+                "left": In(layouts.search_left(self.config, True)),
+                "activity": In(Activity),
+                "flag": In(1),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.settings = settings = SearchSettings(self.config, True, self.modes)
-        m.submodules.begin = begin = SearchBegin(self.config, True, self.modes)
-        m.submodules.lane = lane = SearchLane(self.config, True, self.modes)
+        m.submodules.settings = settings = SearchSettings(self.config)
+        m.submodules.begin = begin = SearchBegin(self.config)
+        m.submodules.lane = lane = self.lane(self.config)
         registers, sample, ones = self.registers, self.sample, self.ones
+        legal = self._legal(m)
         for port in (registers, sample, ones):
             held(m, port)
         allowed = Signal(2)  # constants are decoded in the first clock
@@ -60,10 +68,14 @@ class SearchSpec(wiring.Component):
             lane.begin.eq(begin.begin),
             lane.start.eq(self.start),
             lane.comparator.eq(sample >= lane.threshold),
-            Assume(ones != 0),
+            Assume((ones != 0) & (ones <= self.config.ou_rows)),
+            Assume(Cat(registers.mode == mode for mode in self.modes).any()),
             Assume(~self.start | (allowed.all() & (~lane.busy | lane.last))),
-            Assume(~allowed.all() | ~settings.illegal),
+            Assume(~self.start | legal),
+            Assert(~allowed[0] | (settings.illegal == ~legal)),
         ]
+        with m.If(lane.busy):
+            m.d.comb += [Assert(allowed.all()), Assert(legal)]
 
         clocks = Signal(range((2 << self.config.adc_bits) + 2))
         operations = Signal.like(clocks)
@@ -79,14 +91,35 @@ class SearchSpec(wiring.Component):
         with m.Elif(registers.mode == SearchMode.OUTWARD):
             self._outward(m, lane, finished, operations)
         with m.Else():
-            self._grid(m, lane, finished, operations)
+            self._grid(m, lane, finished, clocks, operations)
         return m
+
+    def _legal(self, m: Module) -> Signal:
+        """The rules of the docstring of `SearchSettings` and of system.md §4.1, with F bits for R."""
+        registers, legal = self.registers, Signal(name="legal")
+        full, grid, window_bits = (Signal(6, name=n) for n in ("full", "grid", "window_bits"))
+        plain = (registers.n_r1 == 0) & (registers.bias == 0)
+        m.d.comb += [
+            full.eq(self.config.adc_bits + registers.signed),
+            grid.eq(registers.n_r2 + registers.m),
+            window_bits.eq(grid - registers.n_r1),
+        ]
+        with m.Switch(registers.mode):
+            with m.Case(SearchMode.UNIFORM):
+                m.d.comb += legal.eq((registers.n_r2 >= 1) & (grid <= full) & plain)
+            with m.Case(SearchMode.TWIN):
+                fits = Mux(registers.signed, registers.bias == 0, registers.bias + 2 <= 1 << window_bits[:4])
+                m.d.comb += legal.eq((registers.n_r2 >= 1) & (grid <= full) & (registers.n_r1 < grid) & fits)
+            with m.Default():
+                whole = (registers.n_r2 == full) & (registers.m == 0) & plain
+                m.d.comb += legal.eq(whole & (registers.signed | (registers.mode == SearchMode.BOUNDED)))
+        return legal
 
     def _bounded(self, m: Module, lane, finished: Signal) -> None:
         """Every threshold is the middle of what is left."""
         shape = signed(len(self.sample) + 1)
         lowest, low, high = (Signal(shape, name=n) for n in ("lowest", "low", "high"))
-        middle = (low + high + 1 + (self.wrong == "middle")) >> 1
+        middle = (low + high + 1) >> 1
         m.d.comb += [
             lowest.eq(Mux(self.registers.signed, -self.ones, 0)),
             Assume((self.sample >= lowest) & (self.sample <= self.ones)),
@@ -110,9 +143,9 @@ class SearchSpec(wiring.Component):
         with m.If(lane.busy):
             m.d.comb += [Assert(lane.threshold <= ones), Assert(lane.threshold > -ones)]
         with m.If(finished):
-            m.d.comb += [Assert(lane.value == sample), Assert(operations == expected + (self.wrong == "outward"))]
+            m.d.comb += [Assert(lane.value == sample), Assert(operations == expected)]
 
-    def _grid(self, m: Module, lane, finished: Signal, operations: Signal) -> None:
+    def _grid(self, m: Module, lane, finished: Signal, clocks: Signal, operations: Signal) -> None:
         """The value is the largest point of its grid whose threshold the sample reaches (system.md §4.3)."""
         registers, bits = self.registers, self.config.adc_bits + 1
         full = self.config.adc_bits + registers.signed
@@ -145,10 +178,10 @@ class SearchSpec(wiring.Component):
         ]
         unit, begin, end = Mux(in_r1, unit1, unit2), Mux(in_r1, low, 0), Mux(in_r1, high, top)
         detections = Mux(registers.mode == SearchMode.TWIN, 1 + two, 0)
-        steps = Mux(in_r1, registers.n_r1, registers.n_r2) + (self.wrong == "operations")
+        steps = Mux(in_r1, registers.n_r1, registers.n_r2)
         with m.If(finished):
             m.d.comb += [
-                Assert(lane.flag == (in_r1 if self.wrong == "range" else ~in_r1)),
+                Assert(lane.flag == ~in_r1),
                 Assert(operations == detections + steps),
                 Assert((found & (unit - 1)) == 0),
                 Assert((found >= begin) & (found < end)),
@@ -156,27 +189,59 @@ class SearchSpec(wiring.Component):
                 Assert((found + unit == end) | (level + (unit >> 1) < found + unit)),
             ]
 
+        # Invariant: the grid points that are left, from `point` on, are those between the answers so far.
+        decided, point, origin_left = Signal.like(clocks), Signal(wide), Signal(wide)
+        m.d.comb += [
+            decided.eq(clocks - detections),
+            origin_left.eq(self.left + 1),
+            point.eq(lane.threshold + origin + (unit >> 1) - (origin_left >> 1)),
+        ]
+        with m.If(lane.busy & (registers.mode == SearchMode.TWIN) & (self.activity != Activity.SEARCH)):
+            m.d.comb += [
+                Assert(self.left == top - 1),
+                Assert(clocks == (self.activity == Activity.LOW)),
+                Assert((self.activity == Activity.FIRST) | (self.activity == Activity.LOW)),
+            ]
+            with m.If(self.activity == Activity.FIRST):
+                m.d.comb += [Assert(self.flag), Assert(lane.threshold + origin == high - (unit1 >> 1))]
+            with m.Else():
+                m.d.comb += [
+                    Assert(two),
+                    Assert(self.flag == (level >= high - (unit1 >> 1))),
+                    Assert(lane.threshold + origin == low - (unit1 >> 1)),
+                ]
+        with m.Elif(lane.busy):
+            m.d.comb += [
+                Assert(self.flag == ~in_r1),
+                Assert((decided >= 0) & (decided < steps)),
+                Assert(origin_left == (unit << (steps - decided)[:4])),
+                Assert((point & (origin_left - 1)) == (begin & (origin_left - 1))),
+                Assert((point >= begin) & (point + origin_left <= end)),
+                Assert((point == begin) | (level + (unit >> 1) >= point)),
+                Assert((point + origin_left == end) | (level + (unit >> 1) < point + origin_left)),
+            ]
+
 
 @pytest.mark.parametrize("mode", [SearchMode.BOUNDED, SearchMode.OUTWARD])
-def test_result_is_right_for_every_bound_and_sample(mode, tmp_path):
-    """All runs, without a limit, of R = 4."""
-    prove(SearchSpec(4, [mode]), tmp_path, mode="prove", engine="abc pdr", limit=500)
+def test_result_and_operations_are_right_for_every_bound(mode, proof):
+    what = f"R = 4, pairs, ou_rows = 9, {mode.name}, every k"
+    proof(SearchSpec(4, [mode]), "search_lane, search_begin, search_settings", what, PDR)
 
 
-def test_result_is_right_for_every_setting_of_a_grid_and_every_sample(tmp_path):
-    """All runs of one conversion of R = 4 and the begin of the next: settle, at most 7 decisions."""
-    prove(SearchSpec(4, list(SearchMode)), tmp_path, depth=13, limit=500)
+def test_result_and_operations_are_those_of_the_definition_for_every_grid(proof):
+    spec = SearchSpec(4, [SearchMode.UNIFORM, SearchMode.TWIN])
+    what = "R = 4, pairs, UNIFORM and TWIN, all legal registers"
+    proof(spec, "search_lane, search_begin, search_settings", what, induction(2), probes=PROBES)
 
 
 @pytest.mark.parametrize(
-    ("mode", "wrong"),
+    ("mode", "correct", "wrong"),
     [
-        (SearchMode.TWIN, "range"),
-        (SearchMode.UNIFORM, "operations"),
-        (SearchMode.BOUNDED, "middle"),
-        (SearchMode.OUTWARD, "outward"),
+        (SearchMode.TWIN, "first & constants.two_detections", "constants.two_detections"),
+        (SearchMode.BOUNDED, "step.eq(Mux(outward, 0, rest >> 2))", "step.eq(Mux(outward, 0, rest >> 1))"),
+        (SearchMode.OUTWARD, "flag & ~last_yes", "flag"),
     ],
 )
-def test_wrong_specification_is_refuted(mode, wrong, tmp_path):
-    with pytest.raises(ProofError, match="Assert failed"):
-        prove(SearchSpec(3, [mode], wrong), tmp_path, depth=12)
+def test_wrong_lane_is_refuted(mode, correct, wrong, refutation):
+    spec = SearchSpec(3, [mode], lane=mutant(SearchLane, correct, wrong))
+    refutation(spec, "search_lane", f"{mode.name}: `{wrong}`", bound(12))

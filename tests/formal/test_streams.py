@@ -1,0 +1,250 @@
+"""Proof: in every stream of every block valid and payload hold until ready, and valid does not wait for ready."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from amaranth.hdl import Assert, Assume, Module
+from amaranth.lib import wiring
+
+import rtl
+from golden_model.config import TINY
+from rtl.address_generator import AddressGenerator
+from rtl.axi_lite import AxiLite
+from rtl.cell_programmer import CellProgrammer
+from rtl.dynamic_precision import DynamicPrecision
+from rtl.emulated_crossbar import EmulatedCrossbar
+from rtl.emulated_pair_crossbar import EmulatedPairCrossbar
+from rtl.macro import Macro
+from rtl.ou_former import OuFormer
+from rtl.ou_scheduler import OuScheduler
+from rtl.pack_walker import PackWalker
+from rtl.pair_converter import PairConverter
+from rtl.pair_macro import PairMacro
+from rtl.pair_macros import PairMacros
+from rtl.register_bank import RegisterBank
+from rtl.tile import Tile
+from tests.formal.mutants import mutant
+from tests.formal.prove import PDR, Method, bound, depends, induction
+from tests.formal.streams import Contract, ForwardSpec, StreamSpec, held_while, lists_rule, master_rule, streams_of
+
+pytestmark = [
+    pytest.mark.rtl,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable"),
+]
+
+PAIRS = replace(TINY, machine="pairs")
+
+
+# ---- contracts: what the docstrings of the blocks ask of their inputs ---------------------------
+def _bus(m: Module, block: AxiLite) -> None:
+    m.d.comb += Assume(master_rule(m, block))
+
+
+def _programmer(m: Module, block: CellProgrammer) -> None:
+    """The number of pairs is not changed while they are checked (the register bank refuses that)."""
+    held_while(m, block.busy | block.check, block.pairs, "pairs")
+
+
+def _no_sample_while_read_back(*ports: str) -> Contract:
+    """Cells are not read back during a run (the register bank refuses to start either while the other goes on)."""
+
+    def contract(m: Module, block: Any) -> None:
+        sampled = [port_at(block.port, path).valid for path in ports]
+        for valid in sampled:
+            m.d.comb += Assume(~(valid & block.port.readback.valid))
+
+    return contract
+
+
+def port_at(port: Any, path: str) -> Any:
+    for name in path.split("."):
+        port = getattr(port, name)
+    return port
+
+
+def _scheduler(m: Module, block: OuScheduler) -> None:
+    """Lists keep their rule; nothing starts while a sample is offered; the descriptor is stable."""
+    held_while(m, block.sample.valid, block.settings.skip_zero_slices, "settings")
+    m.d.comb += [
+        Assume(lists_rule(m, block.lists, block.start)),
+        Assume(~(block.start & (block.sample.valid | block.lists.next_ready))),
+    ]
+
+
+def _converter(m: Module, block: PairConverter) -> None:
+    """The tables and the first pair are stable while a window is converted."""
+    working = ~block.idle | block.ous.valid
+    held_while(m, working, block.first_pair, "first_pair")
+    m.d.comb += Assume(~(working & block.writes.groups.enable))
+
+
+def _bank(m: Module, block: RegisterBank) -> None:
+    """Cells are taken at once where they may be written (proved of the programmer, see test_register_bank)."""
+    status = block.status
+    m.d.comb += Assume(block.cells.ready | status.busy | status.cells_busy | block.cells_full)
+
+
+@dataclass(frozen=True)
+class Streams:
+    make: Callable[[], wiring.Component]
+    method: Method = PDR
+    contract: Contract | None = None
+
+
+#: How the streams that each block drives are proved.
+PROOFS = {
+    "AxiLite": Streams(AxiLite, contract=_bus),
+    "CellProgrammer": Streams(lambda: CellProgrammer(TINY), contract=_programmer),
+    "DynamicPrecision": Streams(lambda: DynamicPrecision(TINY), induction(2)),
+    "EmulatedCrossbar": Streams(lambda: EmulatedCrossbar(TINY), contract=_no_sample_while_read_back("sample")),
+    "EmulatedPairCrossbar": Streams(
+        lambda: EmulatedPairCrossbar(PAIRS), contract=_no_sample_while_read_back("half0.sample", "half1.sample")
+    ),
+    "OuFormer": Streams(lambda: OuFormer(PAIRS), induction(2)),
+    "OuScheduler": Streams(lambda: OuScheduler(TINY), contract=_scheduler),
+    "PackWalker": Streams(lambda: PackWalker(PAIRS)),
+    "PairConverter": Streams(lambda: PairConverter(PAIRS), contract=_converter),
+    "RegisterBank": Streams(lambda: RegisterBank(TINY), contract=_bank),
+}
+#: Blocks that only pass on streams of a block inside them: which stream is which.
+FORWARDED = {
+    "Macro": (lambda: Macro(TINY), {"crossbar.sample": "scheduler.sample"}),
+    "PairMacro": (
+        lambda: PairMacro(PAIRS),
+        {"half0.sample": "converter0.port__sample", "half1.sample": "converter1.port__sample"},
+    ),
+    "PairMacros": (
+        lambda: PairMacros(PAIRS),
+        {"crossbar.half0.sample": "macro0.half0__sample", "crossbar.half1.sample": "macro0.half1__sample"},
+    ),
+    "Tile": (
+        lambda: Tile(TINY),
+        {
+            "crossbar.sample": "macro.crossbar__sample",
+            "crossbar.program": "programmer.program",
+            "crossbar.readback_request": "programmer.readback_request",
+        },
+    ),
+    "Tile of pairs": (
+        lambda: Tile(PAIRS),
+        {
+            "crossbar.half0.sample": "macro.crossbar__half0__sample",
+            "crossbar.half1.sample": "macro.crossbar__half1__sample",
+            "crossbar.program": "programmer.program",
+            "crossbar.readback_request": "programmer.readback_request",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROOFS)
+def test_beats_hold_until_they_are_taken(name, proof):
+    streams = PROOFS[name]
+    block = streams.make()
+    spec = StreamSpec(block, streams.contract)
+    driven = ", ".join(path for path, _, drives in streams_of(block) if drives)
+    proof(spec, name, driven, streams.method)
+
+
+@pytest.mark.parametrize("name", PROOFS)
+def test_every_stream_can_have_a_beat(name, refutation):
+    """So no contract contradicts itself."""
+    streams = PROOFS[name]
+    for path in [path for path, _, drives in streams_of(streams.make()) if drives]:
+        spec = StreamSpec(streams.make(), streams.contract, silent=path)
+        refutation(spec, name, f"`{path}` is silent", bound(14))
+
+
+@pytest.mark.parametrize("name", FORWARDED)
+def test_streams_of_blocks_inside_are_passed_on(name, proof):
+    make, paths = FORWARDED[name]
+    block = make()
+    assert {path for path, _, drives in streams_of(block) if drives} == set(paths)
+    spec = ForwardSpec(block, list(paths))
+    proof(spec, name, ", ".join(paths), induction(1), probes=spec.probes(paths))
+
+
+def test_lists_of_ous_hold_until_they_are_used(proof):
+    class Lists(wiring.Component):
+        def __init__(self):
+            self.block = AddressGenerator(TINY)
+            super().__init__(self.block.signature)
+
+        def elaborate(self, platform):
+            m = Module()
+            m.submodules.block = block = self.block
+            wiring.connect(m, wiring.flipped(self), block)
+            lists = block.lists
+            m.d.comb += [
+                Assume(~lists.switch | (lists.next_ready & lists.from_next)),
+                Assume(~(lists.step & lists.from_next) | lists.switch),
+                Assert(lists_rule(m, lists, block.start)),
+            ]
+            return m
+
+    proof(Lists(), "AddressGenerator", "lists, any use", induction(2))
+
+
+def _blocks() -> dict[str, Any]:
+    """Every component of the package `rtl`."""
+    found = {}
+    for module in pkgutil.iter_modules(rtl.__path__):
+        members = vars(importlib.import_module(f"rtl.{module.name}")).values()
+        found |= {
+            member.__name__: member
+            for member in members
+            if inspect.isclass(member)
+            and issubclass(member, wiring.Component)
+            and member.__module__ == f"rtl.{module.name}"
+        }
+    return found
+
+
+def test_no_block_with_streams_is_left_out():
+    """A new block whose ports hold a stream that it drives needs a line in PROOFS or FORWARDED."""
+    special = {"AxiLite": lambda block: block(), "LayerSequencer": lambda block: block(TINY, settle_clocks=1)}
+    for name, block in _blocks().items():
+        if name == "RegisteredReset":  # wraps any block and changes nothing but its reset
+            continue
+        component = special.get(name, lambda block: block(TINY))(block)
+        if any(drives for _, _, drives in streams_of(component)):
+            assert name in PROOFS or name in FORWARDED, f"{name} drives streams that nothing is proved of"
+
+
+@pytest.mark.parametrize("name", [*PROOFS, *FORWARDED])
+def test_valid_does_not_depend_on_ready(name, tmp_path, entry):
+    """No combinational path: from the netlist, for all inputs and states."""
+    make = PROOFS[name].make if name in PROOFS else FORWARDED[name][0]
+    paths = [path for path, _, drives in streams_of(make()) if drives]
+    for path in paths:
+        port = path.replace(".", "__")
+        assert not depends(make(), f"{port}__valid", f"{port}__ready", tmp_path), path
+    entry(name, ", ".join(paths), "netlist")
+
+
+def test_a_path_from_ready_to_valid_is_found(tmp_path):
+    """`slices.ready` depends on `ous.ready`, as the docstring says; `ous.valid` does not."""
+    assert depends(OuFormer(PAIRS), "slices__ready", "ous__ready", tmp_path)
+    assert not depends(OuFormer(PAIRS), "ous__valid", "ous__ready", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("block", "correct", "wrong"),
+    [
+        (OuScheduler, "self.sample.valid.eq((slot_over & pending)", "self.sample.valid.eq((self.completed & pending)"),
+        (DynamicPrecision, "advance.eq(~self.segments.valid | self.segments.ready)", "advance.eq(1)"),
+        (OuFormer, "done.eq(~self.ous.valid | (self.ous.ready & last))", "done.eq(~self.ous.valid | last)"),
+    ],
+)
+def test_broken_stream_is_refuted(block, correct, wrong, refutation):
+    config = PAIRS if block is OuFormer else TINY
+    contract = PROOFS[block.__name__].contract
+    refutation(StreamSpec(mutant(block, correct, wrong)(config), contract), block.__name__, f"`{wrong}`", bound(12))

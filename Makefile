@@ -38,7 +38,7 @@ NETWORK ?= resnet20
 WEIGHTS ?=
 REPRODUCE ?=
 
-.PHONY: demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq reproduce-search verilog synth lint format formal regs sheets clean
+.PHONY: demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq reproduce-search verilog synth lint format formal coverage regs sheets clean
 demo: setup ## train, calibrate, map, simulate a whole network in RTL, report (first README command)
 	$(RUN) -m quant.compile $(MODEL) $(TRAIN) --work "$(DEMO)" --hardware $(HARDWARE) --images $(IMAGES) \
 		$(if $(DATA),--data "$(DATA)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
@@ -98,6 +98,13 @@ format: setup ## let ruff format the code
 
 formal: setup ## the formal proofs, with a table of what was proved; TABLE=docs/formal.md writes it there
 	$(PYTEST) -n 2 --dist worksteal tests/formal $(if $(TABLE),--table $(TABLE))
+
+# make coverage COVERED="tests/end_to_end/test_networks.py"     other simulations
+COVERED ?= tests/end_to_end/test_networks.py tests/end_to_end/test_faults.py
+coverage: setup ## lines, branches and bits of the Verilog that simulations exercise, by block
+	rm -rf build/coverage
+	OHMLOOM_COVERAGE=build/coverage OHMLOOM_BUILD=build/covered $(PYTEST) -n 2 -m "not slow" -k "not macros" $(COVERED)
+	$(RUN) -m sim.backends.coverage build/coverage
 
 regs: setup ## write rtl/REGISTERS.md from the register table
 	$(RUN) -m rtl.generate --registers rtl/REGISTERS.md

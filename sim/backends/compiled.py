@@ -3,6 +3,9 @@
 The clock loop, the bus accesses and the wait for the end of a run are in `harness.cpp`, so Python is
 called once per job. A library is kept in the build directory under the hash of everything that it
 depends on (Verilog, harness, options, machine) and is made once.
+
+With the environment variable OHMLOOM_COVERAGE every design counts which lines, branches and bits of its Verilog are
+exercised, and every simulation adds what it found to that directory (sim/backends/coverage.py).
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from golden_model.config import HardwareConfig
 from rtl import generate, layouts
 from sim.array.crossbars import Crossbar, PairCrossbar
 from sim.array.port import PackedPort, port_shape
-from sim.backends import toolchain
+from sim.backends import coverage, toolchain
 from sim.host.bus import Bus, BusError, BusTimeout
 from sim.host.records import TraceLayout
 
@@ -36,19 +39,22 @@ _HARNESS = Path(__file__).with_name("harness.cpp")
 _VERILATOR_OPTIONS = (*toolchain.VERILATOR_OPTIONS, *["--cc", "--noassert", "--no-timing", "--output-split", "20000"])
 #: Clocks per call into C++ while a run is waited for, and words per call: in between, Ctrl-C and `stop` are noticed.
 _PART, _WORDS = 500_000, 10_000
+#: Signals of up to so many bits are looked at bit by bit.
+_COVERAGE_OPTIONS = ("--coverage-line", "--coverage-toggle", "--coverage-max-width", "64")
 _COMPILER_OPTIONS = ("-std=gnu++20", "-fPIC", "-w", "-fno-plt", "-march=native")
 
 
 @dataclass(frozen=True)
 class Library:
     """A compiled design: the shared library, its trace, whether it can write waveforms and whether the analog
-    port is at its top, to be answered by a crossbar."""
+    port is at its top, to be answered by a crossbar; whether it counts what is covered."""
 
     path: Path
     trace: TraceLayout | None
     waves: bool
     analog: bool
     built: bool  # False when it came from the cache
+    covers: bool = False
 
 
 def export(component: Any, name: str = "dut") -> str:
@@ -97,10 +103,11 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O2") -> Libr
     """
     trace = TraceLayout.of(component)
     analog = "crossbar" in component.signature.members
-    definitions = [*_trace_definitions(trace), *(["-DWAVES"] if waves else [])]
+    covers = coverage.folder() is not None
+    definitions = [*_trace_definitions(trace), *(["-DWAVES"] if waves else []), *(["-DCOVERAGE"] if covers else [])]
     if analog:
         definitions += _crossbar_definitions(component.config)
-    options = [*_VERILATOR_OPTIONS, *(["--trace"] if waves else [])]
+    options = [*_VERILATOR_OPTIONS, *(["--trace"] if waves else []), *(_COVERAGE_OPTIONS if covers else [])]
     toolchain.need("g++", "perl")
     key = toolchain.digest(
         design_key(component),
@@ -113,10 +120,12 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O2") -> Libr
 
     def make(work: Path, log: Path) -> None:
         with toolchain.Tools(log) as tools:
-            _compile(tools, work, for_verilator(export(component)), options, definitions, optimise, waves)
+            _compile(tools, work, for_verilator(export(component)), options, definitions, optimise, waves, covers)
+            if covers:
+                coverage.keep_blocks(work, component)
 
     folder, made = toolchain.built(key, "dut.so", make)
-    return Library(folder / "dut.so", trace, waves, analog, made)
+    return Library(folder / "dut.so", trace, waves, analog, made, covers)
 
 
 def _compile(
@@ -127,6 +136,7 @@ def _compile(
     definitions: Sequence[str],
     optimise: str,
     waves: bool,
+    covers: bool,
 ) -> None:
     """Verilate and compile in `work`; leaves `dut.v` and `dut.so`."""
     (work / "dut.v").write_text(text)
@@ -137,6 +147,8 @@ def _compile(
     runtime = [include / "verilated.cpp", include / "verilated_threads.cpp"]
     if waves:
         runtime.append(include / "verilated_vcd_c.cpp")
+    if covers:
+        runtime.append(include / "verilated_cov.cpp")
     search = ["-I", work / "obj", "-I", include, "-I", include / "vltstd"]
     jobs = []
     for source in [*sorted((work / "obj").glob("*.cpp")), _HARNESS, *runtime]:
@@ -281,6 +293,9 @@ class CompiledBus(Bus):
         if waves is not None and lib.sim_waves(self._sim, str(waves).encode()):
             self.close()
             raise OSError(f"cannot write waveforms to {waves}")
+        self._covered = coverage.Covered.of(library.path.parent) if library.covers else None
+        if self._covered is not None:
+            lib.sim_coverage(self._sim, str(self._covered.raw).encode())
         self._analog = None if crossbar is None else _Analog(crossbar)
         if self._analog is not None:
             lib.sim_model(self._sim, ctypes.byref(self._analog.model))
@@ -297,6 +312,8 @@ class CompiledBus(Bus):
         if self._sim is not None:
             self._library.sim_delete(self._sim)
             self._sim = None
+            if self._covered is not None:
+                self._covered.fold()
 
     @property
     def traces(self) -> bool:

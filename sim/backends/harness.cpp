@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -21,6 +22,9 @@
 #include "verilated.h"
 #ifdef WAVES
 #include "verilated_vcd_c.h"
+#endif
+#ifdef COVERAGE
+#include "verilated_cov.h"
 #endif
 
 namespace {
@@ -85,6 +89,7 @@ struct Simulation {
 #ifdef WAVES
     std::unique_ptr<VerilatedVcdC> waves;
 #endif
+    std::string coverage;  // file that takes what was covered, at the end
     uint64_t clocks = 0;
     bool tracing = false;
     uint64_t skip = 0;  // records that are still to be left out
@@ -105,6 +110,9 @@ struct Simulation {
         if (waves) waves->close();
 #endif
         top->final();
+#ifdef COVERAGE
+        if (!coverage.empty()) context.coveragep()->write(coverage);
+#endif
     }
 
     void settle() {
@@ -289,6 +297,8 @@ extern "C" {
 Simulation* sim_new() { return new Simulation; }
 
 void sim_delete(Simulation* sim) { delete sim; }
+
+void sim_coverage(Simulation* sim, const char* path) { sim->coverage = path; }
 
 void sim_reset(Simulation* sim) {
     sim->top->rst = 1;

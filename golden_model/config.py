@@ -46,6 +46,7 @@ class HardwareConfig:
     macros : macros of a pair machine that work on one step side by side, each on the window of another output
         (docs/pair-machine.md); a power of two. Each has `crossbar_pairs` of its own, with the same cells. 1 in a
         machine of planes.
+    sample_places : samples that a converter of a pair machine holds, those that it converts included.
 
     Raises
     ------
@@ -73,6 +74,7 @@ class HardwareConfig:
     accumulator_bits: int = 32
     machine: Literal["planes", "pairs"] = "planes"
     macros: int = 1
+    sample_places: int = 6
 
     def __post_init__(self) -> None:
         if self.machine not in MACHINES:
@@ -92,8 +94,11 @@ class HardwareConfig:
                 raise ValueError(f"HardwareConfig.{small} must be at most {limit}, got {getattr(self, small)}")
         if self.macros & (self.macros - 1):
             raise ValueError(f"HardwareConfig.macros must be a power of two, got {self.macros}")
-        if self.macros > 1 and not self.pairs:
-            raise ValueError(f"HardwareConfig.macros must be 1 in a machine of planes, got {self.macros}")
+        for name in ("macros", "sample_places"):
+            if not self.pairs and getattr(self, name) != _LATER[name]:
+                raise ValueError(
+                    f"HardwareConfig.{name} must be {_LATER[name]} in a machine of planes, got {getattr(self, name)}"
+                )
         if self.pairs and self.activation_bytes <= self.fetch_bytes:
             raise ValueError(
                 f"HardwareConfig.activation_bytes of a pair machine must be more than {self.fetch_bytes} with "
@@ -190,8 +195,8 @@ class HardwareConfig:
 
     # ---- identity -------------------------------------------------------------------------
     def as_dict(self) -> dict[str, Any]:
-        """All fields, without the later ones, `machine` and `macros`, where they have their defaults: files and hashes
-        from before them stay valid."""
+        """All fields, without the later ones (`_LATER`) where they have their defaults: files and hashes from before
+        them stay valid."""
         return {name: value for name, value in asdict(self).items() if (name, value) not in _LATER.items()}
 
     @classmethod
@@ -221,7 +226,7 @@ MACHINES = ("planes", "pairs")
 #: distance at which the windows of several macros may follow each other.
 REACH = 4
 #: Fields that came later than the first files, with their defaults.
-_LATER: dict[str, Any] = {"machine": "planes", "macros": 1}
+_LATER: dict[str, Any] = {"machine": "planes", "macros": 1, "sample_places": 6}
 
 _LIMITS: dict[str, tuple[int, int]] = {
     "rows": (1, 1024),
@@ -243,6 +248,7 @@ _LIMITS: dict[str, tuple[int, int]] = {
     "group_segments": (1, 65536),
     "accumulator_bits": (8, 48),
     "macros": (1, 16),
+    "sample_places": (2, 16),
 }
 
 #: Smallest useful machine, for exhaustive tests.

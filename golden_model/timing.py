@@ -55,9 +55,9 @@ def c_group(hardware: HardwareConfig) -> int:
 def c_window(hardware: HardwareConfig) -> int:
     """Clocks of a window of BWQ's machine outside loading, conversion and post-processing: the latencies of the blocks.
 
-    Window generator 2, dynamic precision 7, macro 4, post-processing 6, of which one falls on the last channel.
+    Window generator 2, dynamic precision 9, macro 4, post-processing 6, of which one falls on the last channel.
     """
-    return 2 + 7 + 4 + 6 - 1
+    return 2 + 9 + 4 + 6 - 1
 
 
 def c_element(hardware: HardwareConfig) -> int:
@@ -102,8 +102,8 @@ def window_cycles(hardware: HardwareConfig, k: int, outputs: int, segment_cycles
 
 # ---- the pair machine ---------------------------------------------------------------------------
 def c_load(hardware: HardwareConfig) -> int:
-    """Clocks of the loading of a window outside fetches and segments: window generator 2, dynamic precision 7."""
-    return 2 + 7
+    """Clocks of the loading of a window outside fetches and segments: window generator 2, dynamic precision 9."""
+    return 2 + 9
 
 
 def c_convert(hardware: HardwareConfig) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Signal, signed, unsigned
 from amaranth.lib import data, memory
 
 from golden_model.config import bits_for
@@ -16,9 +16,9 @@ from rtl.pair_interfaces import PairCrossbarPort, halves_of
 class EmulatedPairCrossbar(Block):
     """Cells in a memory with a word per OU column of a pair, bit lines by counting, their difference by subtracting.
 
-    A sample reads the cells of its OU column; from the clock after the transfer on, comparators of its place answer
-    c+ - c- >= threshold, counts of the word lines that are on and whose cell is 1. The other place's differences are in
-    a register.
+    A sample reads the cells of its OU column; in the clock after the transfer they are counted, c+ - c- of the word
+    lines that are on and whose cell is 1, and from the next one on comparators of its place answer with the difference
+    that it holds.
 
     All macros have the same cells, and here they share one memory.
 
@@ -63,14 +63,15 @@ class EmulatedPairCrossbar(Block):
         differences = data.ArrayLayout(signed(bits_for(config.ou_rows * config.grid_rows) + 1), config.ou_cols)
         for half, read in zip(halves_of(port, config), reads, strict=True):
             sample, lines = half.sample.payload, Signal(pair_layouts.pack_lines(config))
-            latest, other = (Signal(differences, name=name) for name in ("latest", "other"))
-            place = Signal()  # of the latest sample
+            held = Signal(data.ArrayLayout(differences, config.sample_places))
+            counted, counting, place = Signal(differences), Signal(), Signal.like(sample.place)
             m.d.comb += [half.sample.ready.eq(1), read.en.eq(half.sample.valid)]
             m.d.comb += read.addr.eq(Cat(sample.ou_col, sample.pair))
+            m.d.sync += counting.eq(half.sample.valid)
             with m.If(half.sample.valid):
                 m.d.sync += [lines.eq(sample.lines), place.eq(sample.place)]
-                with m.If(sample.place != place):
-                    m.d.sync += other.eq(latest)
+            with m.If(counting):
+                m.d.sync += held[place].eq(counted)
             for column in range(config.ou_cols):
                 positive, negative = (
                     sum(
@@ -79,10 +80,9 @@ class EmulatedPairCrossbar(Block):
                     )
                     for polarity in (0, 1)
                 )
-                held = Mux(half.places[column] == place, latest[column], other[column])
                 m.d.comb += [
-                    latest[column].eq(positive - negative),
-                    half.comparators[column].eq(held >= half.thresholds[column]),
+                    counted[column].eq(positive - negative),
+                    half.comparators[column].eq(held[half.places[column]][column] >= half.thresholds[column]),
                 ]
         with m.If(requested):
             asked = port.readback_request.payload

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Cat, Module, Mux, Signal
 
 from rtl import layouts
@@ -19,7 +22,7 @@ class GroupPrecision(Block):
     one, so the number of l that meet it is the answer: no search, no root, no division. With
     `settings.dynamic` 0 every group streams the `stream_bits` low bits.
 
-    Throughput: `bytes` every clock, groups of any length back to back: the four steps from the sums to the
+    Throughput: `bytes` every clock, groups of any length back to back: the steps from a byte to the
     answer are a pipeline, so a group costs no clocks of its own. Latency: the answer is on `precisions`
     `latency` clocks after the group's last byte.
 
@@ -35,7 +38,7 @@ class GroupPrecision(Block):
     precisions: Out(tile.group_answer)
 
     #: Clocks from the last byte of a group to its precision.
-    latency = 4
+    latency = 6
 
     def elaborate(self, platform):
         m = Module()
@@ -44,23 +47,31 @@ class GroupPrecision(Block):
         rows = min(config.segments_per_group * config.ou_rows, config.max_k)
         top = (1 << bits) - 1
 
+        # ---- what a clock brings; only the leading one of the maximum matters, so a bitwise OR serves as well
+        values = [Mux(used, value, 0) for used, value in zip(self.bytes.used, self.bytes.values, strict=True)]
+        taken, taken_last, taken_count = Signal(), Signal(), Signal(range(len(values) + 1))
+        largest, summed = Signal(bits), Signal(range(len(values) * top + 1))
+        squared = Signal(range(len(values) * top * top + 1))
+        m.d.sync += [
+            taken.eq(self.bytes.used[0]),
+            taken_last.eq(self.bytes.last),
+            taken_count.eq(bit_count(self.bytes.used)),
+            largest.eq(reduce(or_, values)),
+            summed.eq(sum(values)),
+            squared.eq(sum(value * value for value in values)),
+        ]
+
         # ---- sums; `ended` = the sums are those of a whole group
         first, ended = Signal(init=1), Signal()
-        count = Signal(range(rows + 1))
+        count, counted, group_end = Signal(range(rows + 1)), Signal(range(rows + 1)), Signal()
         maximum = Signal(bits)
         total, squares = Signal(range(rows * top + 1)), Signal(range(rows * top * top + 1))
-        values = [Mux(used, value, 0) for used, value in zip(self.bytes.used, self.bytes.values, strict=True)]
-        counted, group_end = Signal.like(count), Signal()
-        # Only the leading one of the maximum matters, so a bitwise OR serves as well.
-        largest, summed, squared = values[0], sum(values), sum(value * value for value in values)
-        for value in values[1:]:
-            largest = largest | value
         m.d.comb += [
-            counted.eq(Mux(first, 0, count) + bit_count(self.bytes.used)),
-            group_end.eq(self.bytes.last | (counted == rows)),
+            counted.eq(Mux(first, 0, count) + taken_count),
+            group_end.eq(taken_last | (counted == rows)),
         ]
         m.d.sync += ended.eq(0)
-        with m.If(self.bytes.used[0]):
+        with m.If(taken):
             m.d.sync += [
                 count.eq(counted),
                 maximum.eq(Mux(first, 0, maximum) | largest),
@@ -95,16 +106,28 @@ class GroupPrecision(Block):
                 variance_count.eq(count_square),
             ]
 
-        # ---- tolerance
-        tolerance_valid, tolerance_maximum = Signal(), Signal(bits)
-        tolerance = Signal(len(variance) + 16)
-        tolerance_count = Signal.like(count_square)
-        m.d.sync += tolerance_valid.eq(variance_valid)
+        # ---- tolerance: the product with each half of tau_sq, then their sum
+        half = len(settings.tau_sq) // 2
+        halves_valid, halves_maximum = Signal(), Signal(bits)
+        low_half, high_half = (Signal(len(variance) + len(settings.tau_sq) - half, name=n) for n in ("low", "high"))
+        halves_count = Signal.like(count_square)
+        m.d.sync += halves_valid.eq(variance_valid)
         with m.If(variance_valid):
             m.d.sync += [
-                tolerance.eq(variance * settings.tau_sq),
-                tolerance_maximum.eq(variance_maximum),
-                tolerance_count.eq(variance_count),
+                low_half.eq(variance * settings.tau_sq[:half]),
+                high_half.eq(variance * settings.tau_sq[half:]),
+                halves_maximum.eq(variance_maximum),
+                halves_count.eq(variance_count),
+            ]
+        tolerance_valid, tolerance_maximum = Signal(), Signal(bits)
+        tolerance = Signal(len(variance) + len(settings.tau_sq))
+        tolerance_count = Signal.like(count_square)
+        m.d.sync += tolerance_valid.eq(halves_valid)
+        with m.If(halves_valid):
+            m.d.sync += [
+                tolerance.eq(low_half + (high_half << half)),
+                tolerance_maximum.eq(halves_maximum),
+                tolerance_count.eq(halves_count),
             ]
 
         # ---- answer: upto = bits 0..hi; low = bits 0..lo - 1

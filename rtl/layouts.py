@@ -59,6 +59,8 @@ segment_index = _index_of(lambda config: config.max_segments)
 input_bit = _index_of(lambda config: config.input_bits)
 #: A block column; also the address of a word of partial sums.
 block_column = _index_of(lambda config: config.max_block_cols)
+#: A column of an OU.
+column = _index_of(lambda config: config.ou_cols)
 #: A bit plane of a block.
 plane = _index_of(lambda config: config.weight_bits)
 #: A crossbar pair.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 
@@ -36,8 +36,8 @@ class Macro(Block):
         is consumed when the macro switches to the segment, at most one a clock; a late beat stalls.
     window_done : strobe; from this clock on the partial sums are readable and the counters are up to
         date. `window_start` may be given in this clock at the earliest.
-    sums_address, sums_data : partial sums of block column `sums_address`, combinational (same clock).
-        Valid from `window_done` until the next `window_start`; words at and above W are not valid.
+    sums_address, sums_column, sum : a block column, a column in it, and in the next clock its partial sum. Right from
+        addresses in the clock of `window_done` on until the next `window_start`; block columns at and above W are not.
     width_write : write port of the width table; may be used while no window is running.
     crossbar : the analog macro, or a model of it.
     counters : event counters, all but `cycles`. counters_clear : strobe, clears `counters`, `overflow` and
@@ -56,7 +56,8 @@ class Macro(Block):
     segments: In(Stream(layouts.segment))
     window_done: Out(1)
     sums_address: In(layouts.block_column)
-    sums_data: Out(layouts.partial_sums)
+    sums_column: In(layouts.column)
+    sum: Out(layouts.accumulator)
     width_write: In(layouts.width_write)
     crossbar: Out(ConversionPort)
     counters: Out(layouts.counters)
@@ -145,7 +146,7 @@ class Macro(Block):
         return Cat(lane.code for lane in lanes), Cat(lane.range_flag for lane in lanes)
 
     def _accumulate(self, m: Module, trq, scheduler: OuScheduler, start: Signal, codes, range_flags) -> None:
-        """Clock 1 after `completed`: decode and shift. Clock 2: read, add and write the partial sums."""
+        """Clock 1 after `completed`: decode and shift, read the partial sums. Clock 2: add and write them."""
         config = self.config
         decode = Signal()
         ou = scheduler.completed_ou
@@ -166,10 +167,13 @@ class Macro(Block):
 
         memory = Memory(shape=layouts.partial_sums(config), depth=config.max_block_cols, init=[])
         m.submodules.partial_sums = memory
-        read, write = memory.read_port(domain="comb"), memory.write_port()
+        write = memory.write_port()
+        read = memory.read_port(transparent_for=(write,))
+        column_read = Signal.like(self.sums_column)
+        m.d.sync += column_read.eq(self.sums_column)
         m.d.comb += [
-            read.addr.eq(Mux(add, block_col, self.sums_address)),
-            self.sums_data.eq(read.data),
+            read.addr.eq(Mux(decode, ou.block_col, self.sums_address)),
+            self.sum.eq(Array(read.data[j] for j in range(config.ou_cols))[column_read]),
             write.en.eq(add | clearing),
             write.addr.eq(Mux(clearing, clear_col, block_col)),
         ]

@@ -10,7 +10,7 @@ from amaranth.lib import data
 from golden_model.config import HardwareConfig, bits_for
 from golden_model.registers import COUNTER_BITS
 from rtl import layouts
-from rtl.pair_layouts import formed_ou, pack_lines, search_threshold
+from rtl.pair_layouts import formed_ou, pack_lines, sample_place, search_left, search_threshold
 
 #: Parts of a macro that walk their own groups of every pack, each with converters for `ou_cols` column pairs.
 HALVES = 2
@@ -169,21 +169,55 @@ def gathered_ou(config: HardwareConfig) -> data.StructLayout:
 def pair_sample(config: HardwareConfig) -> data.StructLayout:
     """A sample request: an OU column of a crossbar pair, and the word lines that are on.
 
-    place : which of the two sample-and-hold places of every column takes the sample.
+    place : which sample-and-hold place of every column takes the sample.
     """
     members = layouts.ou_address(config).members
     address = {"pair": members["pair"], "ou_col": members["ou_col"]}
-    return data.StructLayout({**address, "lines": pack_lines(config), "place": unsigned(1)})
+    return data.StructLayout({**address, "lines": pack_lines(config), "place": sample_place(config)})
 
 
-def activation_context(config: HardwareConfig) -> data.StructLayout:
-    """What becomes of the values of an activation: value << shift is added to the sums of the block column."""
-    return data.StructLayout({"block_col": layouts.block_column(config), "shift": layouts.bit_position(config)})
+def sample_context(config: HardwareConfig) -> data.StructLayout:
+    """What converters must know of a sample.
+
+    left : `search_begin`'s. whole : all columns of the block column have an output. value << shift is added to the sums
+    of the block column.
+    """
+    return data.StructLayout(
+        {
+            "left": search_left(config, True),
+            "whole": unsigned(1),
+            "block_col": layouts.block_column(config),
+            "shift": layouts.bit_position(config),
+        }
+    )
 
 
-def pair_values(config: HardwareConfig) -> data.ArrayLayout:
-    """A threshold or a value of every converter of a half, in LSB."""
+def sample_contexts(config: HardwareConfig) -> data.ArrayLayout:
+    """Of the sample in every place."""
+    return data.ArrayLayout(sample_context(config), config.sample_places)
+
+
+def converted(config: HardwareConfig) -> data.StructLayout:
+    """A conversion that ends in this clock: `value`, and its context."""
+    context = sample_context(config).members
+    return data.StructLayout(
+        {
+            "valid": unsigned(1),
+            "value": search_threshold(config, True),
+            "block_col": context["block_col"],
+            "shift": context["shift"],
+        }
+    )
+
+
+def pair_thresholds(config: HardwareConfig) -> data.ArrayLayout:
+    """A threshold of every converter of a half, in LSB."""
     return data.ArrayLayout(search_threshold(config, True), config.ou_cols)
+
+
+def pair_places(config: HardwareConfig) -> data.ArrayLayout:
+    """A place of every converter of a half."""
+    return data.ArrayLayout(sample_place(config), config.ou_cols)
 
 
 # ---- events -------------------------------------------------------------------------------------
@@ -196,7 +230,7 @@ def walk_events(config: HardwareConfig) -> data.StructLayout:
 
 
 def conversion_events(config: HardwareConfig) -> data.StructLayout:
-    """activation : strobe, an OU was sampled. started : converters that sample with it. busy : those that decide."""
+    """activation : strobe, an OU was sampled. started : converters that sample with it. busy : those that compare."""
     return data.StructLayout({"activation": unsigned(1), "started": columns(config), "busy": columns(config)})
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
-from amaranth.lib import data
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 
 from rtl import layouts, pair_layouts
 from rtl import pack_layouts as packs
 from rtl.block import Block, In, Out, Stream
-from rtl.decode_shift_add import needed_bits
 from rtl.pair_interfaces import HalfConversionPort
 from rtl.pair_lane import PairLane
+from rtl.partial_sums import PartialSums
 from rtl.sample_places import SamplePlaces
 from rtl.search_begin import SearchBegin
 
@@ -23,25 +20,23 @@ class PairConverter(Block):
 
     Two OUs are held: one that is sampled, and the next one. An OU may be sampled in the clock after it was taken.
 
-    Every lane holds two samples and converts them at its own pace. An activation is complete when all of its lanes have
-    made their last decision about it; then its values are taken. A sample is offered as long as not both places are
-    taken by activations that are not complete, `sample_interval` clocks after the one before at the earliest.
+    Every lane holds `sample_places` samples and converts them at its own pace, two side by side; each has the sums of
+    its own column (rtl/partial_sums.py). A sample is offered when all lanes have converted the one before in its
+    place, `sample_interval` clocks after the last one at the earliest.
 
-    Partial sums are kept twice: those of the running window are added up, those of the one before are read. A word that
-    no group has touched yet counts as 0, so nothing is cleared.
-
-    Latency: `latency` clocks from the last decision of an activation to its sums.
+    Latency: `latency` clocks from the last decision to its sum.
     Handshake: `ous.ready` and `port.sample` as streams; `ous.ready` is registered. Reset: idle.
 
     Members
     -------
-    settings : layer descriptor, stable while a window runs. constants : from `SearchSettings`.
+    settings : layer descriptor, stable while a window runs. constants : from `SearchSettings`, for differences.
     first_pair : from the pack builder.
     writes : to the half's tables; groups are kept here.
-    start : strobe, begins a window. bank : which partial sums it adds up. read_bank : which ones are read.
+    bank, read_bank, sums_address, sums_column, sums_taken : see `PartialSums`.
+    sum : of block column `sums_address`, in column `sums_column`, combinational.
+    clear : 1 for at least as many clocks as the layer has block columns, before its first window: all sums become 0.
     ous : from the walker. port : to the analog macro.
-    idle : no OU is held, none is converting behind this clock, and `sample_interval` has passed.
-    sums_address, sums_data : partial sums of a block column, combinational.
+    idle : no OU is held, none is converting, and `sample_interval` has passed.
     overflow : strobe, a partial sum did not fit `accumulator_bits` and was saturated.
     events : of this clock.
     """
@@ -50,26 +45,28 @@ class PairConverter(Block):
     constants: In(lambda config: pair_layouts.search_constants(config, True))
     first_pair: In(layouts.pair_index)
     writes: In(packs.table_writes)
-    start: In(1)
     bank: In(1)
     read_bank: In(1)
+    sums_address: In(layouts.block_column)
+    sums_column: In(layouts.column)
+    sums_taken: In(1)
+    sum: Out(layouts.accumulator)
+    clear: In(1)
     ous: In(Stream(packs.gathered_ou))
     port: Out(HalfConversionPort)
     idle: Out(1)
-    sums_address: In(layouts.block_column)
-    sums_data: Out(layouts.partial_sums)
     overflow: Out(1)
     events: Out(packs.conversion_events)
 
-    #: Clocks from the last decision of an activation until its sums can be read: take the values, shift, add.
-    latency = 3
+    #: Clocks from the last answer of a conversion until its sum can be read.
+    latency = PartialSums.latency
 
     def elaborate(self, platform) -> Module:
         m = Module()
         config = self.config
         m.submodules.places = places = SamplePlaces(config)
-        m.submodules.begin = begin = SearchBegin(config)
         lanes = [PairLane(config) for _ in range(config.ou_cols)]
+        unfinished = Cat(lane.unfinished for lane in lanes)
 
         # ---- the OU that is sampled, and the next one
         ou, waiting = (Signal(packs.gathered_ou(config), name=name) for name in ("ou", "waiting"))
@@ -83,7 +80,7 @@ class PairConverter(Block):
             next_ou.eq(following),
             used_up.eq(activation & (group == ou.last_group)),
             take.eq((~held | used_up) & (waits | self.ous.valid)),
-            self.idle.eq(~held & places.over),
+            self.idle.eq(~held & places.rested & ~unfinished.any()),
         ]
         with m.If(take):
             m.d.sync += [ou.eq(next_ou), held.eq(1), waits.eq(0)]
@@ -105,105 +102,64 @@ class PairConverter(Block):
             sample.payload.pair.eq(self.first_pair + group_place.pair),
             sample.payload.ou_col.eq(group_place.ou_col),
             sample.payload.lines.eq(ou.lines),
-            sample.payload.place.eq(places.place),
+            sample.payload.place.eq(places.turn.place),
             activation.eq(sample.valid & sample.ready),
         ]
         m.d.sync += group.eq(read.addr)
 
-        # ---- conversion
-        begin_layout = pair_layouts.search_begin(config, True)
-        begin_waiting, started = Signal(begin_layout), Signal(packs.columns(config))
-        contexts = Signal(data.ArrayLayout(packs.activation_context(config), 2))
+        # ---- conversion; the first threshold is the same for all differences of a layer
+        m.submodules.begin = begin = SearchBegin(config)
+        contexts = Signal(packs.sample_contexts(config))
+        context = contexts[places.turn.place]
+        whole = Signal()
         m.d.comb += [
             places.sampled.eq(activation),
-            places.pending.eq(Cat(lane.pending for lane in lanes).any()),
+            places.occupied.eq(Cat(lane.occupied for lane in lanes).any()),
             begin.constants.eq(self.constants),
+            begin.constants.signed.eq(1),
             begin.ones.eq(ou.ones),
-            started.eq(Mux(activation, self._columns(group_place.block_col), 0)),
+            whole.eq(group_place.block_col + 1 != self.settings.block_cols),
             self.events.activation.eq(activation),
-            self.events.started.eq(started),
+            self.events.started.eq(Mux(activation, Cat(whole | self._inside(j) for j in range(config.ou_cols)), 0)),
             self.events.busy.eq(Cat(lane.busy for lane in lanes)),
         ]
         with m.If(activation):
             m.d.sync += [
-                begin_waiting.eq(begin.begin),
-                contexts[places.place].block_col.eq(group_place.block_col),
-                contexts[places.place].shift.eq(ou.input_bit + group_place.plane),
+                context.left.eq(begin.begin.left),
+                context.whole.eq(whole),
+                context.block_col.eq(group_place.block_col),
+                context.shift.eq(ou.input_bit + group_place.plane),
             ]
-        for j, lane in enumerate(lanes):
+        clear_address = Signal.like(self.sums_address)
+        m.d.sync += clear_address.eq(Mux(self.clear, clear_address + 1, 0))
+        sums = [PartialSums(config) for _ in lanes]
+        for j, (lane, column) in enumerate(zip(lanes, sums, strict=True)):
             m.submodules[f"lane{j}"] = lane
+            m.submodules[f"sums{j}"] = column
             m.d.comb += [
                 lane.constants.eq(self.constants),
-                lane.sample.eq(started[j]),
-                lane.place_next.eq(places.place),
-                lane.begin.eq(begin.begin),
-                lane.begin_waiting.eq(begin_waiting),
-                lane.oldest.eq(places.oldest),
-                lane.complete.eq(places.complete),
+                lane.first.eq(begin.begin.threshold),
+                lane.inside.eq(self._inside(j)),
+                lane.turn.eq(places.turn),
+                lane.contexts.eq(contexts),
                 lane.comparator.eq(self.port.comparators[j]),
                 self.port.thresholds[j].eq(lane.threshold),
                 self.port.places[j].eq(lane.place),
+                column.scale.eq(self.constants.scale),
+                column.converted.eq(lane.converted),
+                column.bank.eq(self.bank),
+                column.read_bank.eq(self.read_bank),
+                column.address.eq(self.sums_address),
+                column.taken.eq(self.sums_taken),
+                column.clear.eq(self.clear),
+                column.clear_address.eq(clear_address),
             ]
-        self._accumulate(m, places.complete, [lane.value for lane in lanes], contexts[places.oldest])
+        m.d.comb += [
+            self.sum.eq(Array(column.data for column in sums)[self.sums_column]),
+            self.overflow.eq(Cat(column.overflow for column in sums).any()),
+        ]
         return m
 
-    def _columns(self, block_col: Value) -> Value:
-        """Columns of a block column: all but those behind the last output."""
-        inside = block_col + 1 != self.settings.block_cols
-        return Cat(inside | (self.settings.last_cols > j) for j in range(self.config.ou_cols))
-
-    def _accumulate(self, m: Module, complete: Signal, values: list, context) -> None:
-        """In `complete`: take the values. A clock later: shift. Another one later: read, add and write the sums."""
-        config = self.config
-        shifted_shape = signed(config.adc_bits + 1 + config.input_bits + config.weight_bits - 2)
-        taken = Signal(packs.pair_values(config))
-        shifted = Signal(data.ArrayLayout(shifted_shape, config.ou_cols))
-        shift_now, add = Signal(), Signal()
-        taken_context = Signal(packs.activation_context(config))
-        columns = self._columns(context.block_col)
-        add_col = Signal.like(taken_context.block_col)
-        m.d.sync += [shift_now.eq(complete), add.eq(shift_now), add_col.eq(taken_context.block_col)]
-        with m.If(complete):
-            m.d.sync += taken_context.eq(context)
-            m.d.sync += (taken[j].eq(Mux(columns[j], value, 0)) for j, value in enumerate(values))
-        for j in range(config.ou_cols):
-            m.d.sync += shifted[j].eq((taken[j] >> self.constants.scale) << taken_context.shift)
-
-        m.submodules.partial_sums = memory = Memory(
-            shape=layouts.partial_sums(config), depth=2 << len(add_col), init=[]
-        )
-        write, mine, other = memory.write_port(), memory.read_port(domain="comb"), memory.read_port(domain="comb")
-        touched = Signal(data.ArrayLayout(config.max_block_cols, 2))
-        m.d.comb += [
-            mine.addr.eq(Cat(add_col, self.bank)),
-            write.addr.eq(mine.addr),
-            write.en.eq(add),
-            other.addr.eq(Cat(self.sums_address, self.read_bank)),
-        ]
-        overflows = []
-        for j in range(config.ou_cols):
-            before = Mux(touched[self.bank].bit_select(add_col, 1), mine.data[j], 0)
-            total, too_large = self._narrowed(before + shifted[j])
-            m.d.comb += [
-                write.data[j].eq(total),
-                self.sums_data[j].eq(Mux(touched[self.read_bank].bit_select(self.sums_address, 1), other.data[j], 0)),
-            ]
-            overflows.append(too_large)
-        m.d.comb += self.overflow.eq(add & Cat(overflows).any())
-        with m.If(add):
-            m.d.sync += touched[self.bank].bit_select(add_col, 1).eq(1)
-        with m.If(self.start):
-            m.d.sync += touched[self.bank].eq(0)
-
-    def _narrowed(self, total: Value) -> tuple[Any, Any]:
-        """(`total` as far as it fits `accumulator_bits`, else the nearest number that does; whether it did not fit).
-
-        Without any logic if no layer can need more bits.
-        """
-        bits = self.config.accumulator_bits
-        # A difference reaches -2**adc_bits, one further than a count of a plain lane.
-        if bits > needed_bits(self.config):
-            return total, Const(0)
-        largest = (1 << bits >> 1) - 1
-        above, below = total > largest, total < ~largest
-        return Mux(above, largest, Mux(below, ~largest, total)), above | below
+    def _inside(self, column: int) -> Value:
+        """Whether a column has an output in the last block column."""
+        return self.settings.last_cols > column

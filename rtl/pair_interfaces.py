@@ -13,26 +13,28 @@ from rtl import pack_layouts as packs
 
 
 class HalfConversionPort(wiring.Signature):
-    """Sampling and conversion of one half of a macro, two samples a column; directions as seen from the macro.
+    """Sampling and conversion of one half of a macro, several samples a column; directions as seen from the macro.
 
     Members
     -------
-    sample : stream of `pack_layouts.pair_sample`. A transfer means "hold now": every column takes the sample into the
-        place that it names, and keeps that of its other place. In the clock after a transfer the comparators already
-        see it. A place is taken again in the clock of the last decision about its sample at the earliest. Valid may
-        depend combinationally on `comparators`; ready must not depend on valid.
-    thresholds : signed code t per column, registered. Columns that do not convert hold any value.
-    places : bit per column, the place whose sample is compared, registered. Columns that do not convert hold any value.
-    comparators : bit per column, 1 = c+ - c- >= t - 1/2 of the sample in the column's place. A combinational answer to
-        thresholds and places of the same clock, captured at the clock's end.
+    sample : stream of `pack_layouts.pair_sample`. With a transfer every column begins to take the sample into the place
+        that it names, and has the next clock to acquire it: it is compared from the second clock after the transfer
+        on. Other places keep what they hold. A place is handed out again when all columns have converted its sample.
+        Ready must not depend on valid.
+    thresholds : signed code t per column. Columns that do not compare hold any value.
+    places : the place of each column whose sample is compared. Columns that do not compare hold any value.
+    comparators : bit per column, 1 = c+ - c- >= t - 1/2 of the sample in the column's place: the answer to thresholds
+        and places of the same clock, captured at its end by a flip-flop per column before anything depends on it.
+
+    All outputs come straight from registers or, in the payload of `sample`, from a memory that is read.
     """
 
     def __init__(self, config: HardwareConfig):
         super().__init__(
             {
                 "sample": Out(stream.Signature(packs.pair_sample(config))),
-                "thresholds": Out(packs.pair_values(config)),
-                "places": Out(packs.columns(config)),
+                "thresholds": Out(packs.pair_thresholds(config)),
+                "places": Out(packs.pair_places(config)),
                 "comparators": In(packs.columns(config)),
             }
         )

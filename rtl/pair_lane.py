@@ -1,73 +1,87 @@
-"""A lane of the pair macro: a converter with two sample-and-hold places."""
+"""A lane of the pair macro: a converter with several sample-and-hold places."""
 
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
 
-from rtl import pair_layouts
+from rtl import pack_layouts as packs
+from rtl import pair_layouts as layouts
 from rtl.block import Block, In, Out
 from rtl.search_lane import SearchLane
 
 
 class PairLane(Block):
-    """Converts its samples one after the other, in the order in which they were taken, without a gap.
+    """Takes the samples of its half one after the other, and converts two of them side by side.
 
-    `SamplePlaces` hands out its places in turn, whether this lane takes part in an activation or not. A lane that has
-    finished with the oldest activation may go on with the next one, and may finish that, too: then the older value is
-    in a register of its own, the younger one in the threshold register.
+    A decision takes two clocks: the comparator answers in the first, in the second what it has answered, by then in a
+    flip-flop, leads to the next threshold. The other sample's decisions are in the clocks between, so that the
+    comparator works in every clock (rtl/search_lane.py). A sample that the lane has no part in is passed over in a
+    clock. Conversions may end in another order than they began.
 
-    Latency: the first decision in the clock after `sample`, or after the last decision about the sample before.
-    Throughput: one A/D operation per clock. Reset: idle.
+    Latency: a sample is taken in the clock after its transfer at the earliest, and compared for the first time in the
+    clock after that. Throughput: one A/D operation per clock. Reset: idle.
 
     Members
     -------
     constants : from `SearchSettings`, stable while converting.
-    sample : strobe, a sample is taken for this lane. place_next : into this place; right in every clock.
-    begin : of `SearchBegin`, for that sample. begin_waiting : the same for the sample before.
-    oldest : place of the oldest activation that is not complete. complete : strobe, it is; allowed if not `pending`.
+    first : threshold of the first decision. inside : the lane's column has an output in the layer's last block column.
+    turn : of the next sample, from `SamplePlaces`. contexts : of the samples before.
     threshold, place, comparator : as in `HalfConversionPort`.
-    busy : a decision is made in this clock.
-    pending : decisions about the oldest activation are left after this clock. Combinational from `comparator`.
-    value : of the oldest activation, if it is not pending and the lane took a sample of it.
+    busy : the comparator's answer of this clock counts.
+    occupied : the lane has not converted the sample in the place of `turn`. unfinished : it has not converted them all.
+    converted : a conversion ends.
     """
 
-    constants: In(lambda config: pair_layouts.search_constants(config, True))
-    sample: In(1)
-    place_next: In(1)
-    begin: In(lambda config: pair_layouts.search_begin(config, True))
-    begin_waiting: In(lambda config: pair_layouts.search_begin(config, True))
-    oldest: In(1)
-    complete: In(1)
-    threshold: Out(lambda config: pair_layouts.search_threshold(config, True))
-    place: Out(1)
+    constants: In(lambda config: layouts.search_constants(config, True))
+    first: In(lambda config: layouts.search_threshold(config, True))
+    inside: In(1)
+    turn: In(layouts.turn)
+    contexts: In(packs.sample_contexts)
+    threshold: Out(lambda config: layouts.search_threshold(config, True))
+    place: Out(layouts.sample_place)
     comparator: In(1)
     busy: Out(1)
-    pending: Out(1)
-    value: Out(lambda config: pair_layouts.search_threshold(config, True))
+    occupied: Out(1)
+    unfinished: Out(1)
+    converted: Out(packs.converted)
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.search = search = SearchLane(self.config)
-        place, waits = Signal(), Signal()  # the place that is converted; the other one holds a sample, too
-        free, on_oldest = Signal(), Signal()
-        result = Signal.like(self.value, reset_less=True)
+        config = self.config
+        m.submodules.search = search = SearchLane(config, captured=True)
+        turn = Signal(layouts.turn(config))  # of the sample that is taken next
+        place, decided_place = Signal(layouts.sample_place(config)), Signal(layouts.sample_place(config))
+        context, decided = self.contexts[turn.place], self.contexts[decided_place]
+        waits, takes_part, start, before = Signal(), Signal(), Signal(), Signal.like(turn)
         m.d.comb += [
-            free.eq(~search.busy | search.last),
-            on_oldest.eq(search.busy & (place == self.oldest)),
+            waits.eq(turn.as_value() != self.turn.as_value()),
+            takes_part.eq(context.whole | self.inside),
+            start.eq(waits & takes_part & search.free),
+            # conversion
             search.constants.eq(self.constants),
-            search.start.eq(free & (waits | self.sample)),
-            search.begin.eq(Mux(waits, self.begin_waiting.as_value(), self.begin.as_value())),
+            search.start.eq(start),
+            search.begin.threshold.eq(self.first),
+            search.begin.left.eq(context.left),
             search.comparator.eq(self.comparator),
             self.threshold.eq(search.threshold),
             self.place.eq(place),
             self.busy.eq(search.busy),
-            self.pending.eq(on_oldest & ~search.last),
-            self.value.eq(Mux(on_oldest, search.value, result)),
+            # what is left
+            before.place.eq(self.turn.place),
+            before.lap.eq(~self.turn.lap),
+            self.occupied.eq(
+                (turn.as_value() == before.as_value())
+                | (search.busy & (place == self.turn.place))
+                | (search.answered & (decided_place == self.turn.place))
+            ),
+            self.unfinished.eq(waits | search.busy | search.answered),
+            # what is done
+            self.converted.valid.eq(search.last),
+            self.converted.value.eq(search.value),
+            self.converted.block_col.eq(decided.block_col),
+            self.converted.shift.eq(decided.shift),
         ]
-        with m.If(free):
-            m.d.sync += [place.eq(Mux(waits, ~place, self.place_next)), waits.eq(waits & self.sample)]
-        with m.Elif(self.sample):
-            m.d.sync += waits.eq(1)
-        with m.If(on_oldest | self.complete):
-            m.d.sync += result.eq(search.value)
+        m.d.sync += [place.eq(Mux(start, turn.place, decided_place)), decided_place.eq(place)]
+        with m.If(waits & (search.free | ~takes_part)):
+            m.d.sync += turn.eq(layouts.next_turn(config, turn))
         return m

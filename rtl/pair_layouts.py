@@ -7,8 +7,9 @@ bit line, 0..2**R - 1.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
-from amaranth.hdl import Shape, signed, unsigned
+from amaranth.hdl import Cat, Mux, Shape, Value, signed, unsigned
 from amaranth.lib import data, enum
 
 from golden_model.config import HardwareConfig, bits_for
@@ -99,6 +100,22 @@ def search_begin(config: HardwareConfig, pairs: bool) -> data.StructLayout:
     threshold : of the first decision. left : of the search; what it counts depends on the mode, see `SearchLane`.
     """
     return data.StructLayout({"threshold": search_threshold(config, pairs), "left": search_left(config, pairs)})
+
+
+def sample_place(config: HardwareConfig) -> Shape:
+    """A sample-and-hold place of a converter."""
+    return unsigned(bits_for(config.sample_places - 1))
+
+
+def turn(config: HardwareConfig) -> data.StructLayout:
+    """A sample in the order of sampling, which hands out the places in turn. lap : how often all of them, modulo 2."""
+    return data.StructLayout({"place": sample_place(config), "lap": unsigned(1)})
+
+
+def next_turn(config: HardwareConfig, turn: Any) -> Value:
+    """The turn behind one."""
+    wraps = turn.place == config.sample_places - 1
+    return Cat(Mux(wraps, 0, turn.place + 1)[: len(turn.place)], turn.lap ^ wraps)
 
 
 # ---- packs --------------------------------------------------------------------------------------

@@ -33,7 +33,8 @@ class PairMacro(Block):
     window_filled : all segments of the next window have been taken.
     sums_take : strobe, from the next clock on the sums of the last window that is done are read; before, those of the
         window at the strobe before. The window after it must not begin before they have been read.
-    sums_address, sums_data : partial sums of a block column, combinational.
+    sums_address, sums_column, sum : an output's block column, its column in it, and in the next clock its partial sum.
+        sums_taken : strobe, no other column of the block column will be read. All block columns of a window must be.
     half0, half1 : to the analog macro.
     walks, conversions : events of the halves. running : a window is running.
     overflow : strobe, a partial sum did not fit `accumulator_bits` and was saturated.
@@ -48,7 +49,9 @@ class PairMacro(Block):
     window_filled: Out(1)
     sums_take: In(1)
     sums_address: In(layouts.block_column)
-    sums_data: Out(layouts.partial_sums)
+    sums_column: In(layouts.column)
+    sums_taken: In(1)
+    sum: Out(layouts.accumulator)
     half0: Out(HalfConversionPort)
     half1: Out(HalfConversionPort)
     walks: Out(packs.halves_of(packs.walk_events))
@@ -95,18 +98,20 @@ class PairMacro(Block):
                 converter.constants.eq(self.constants),
                 converter.first_pair.eq(tables.first_pairs[half]),
                 converter.writes.eq(tables.writes[half]),
-                converter.start.eq(begin),
                 converter.bank.eq(bank),
                 converter.read_bank.eq(read_bank),
                 converter.sums_address.eq(self.sums_address),
+                converter.sums_column.eq(self.sums_column),
+                converter.sums_taken.eq(self.sums_taken),
+                converter.clear.eq(~tables.built),
                 self.walks[half].eq(walker.events),
                 self.conversions[half].eq(converter.events),
             ]
             wiring.connect(m, walker.ous, converter.ous)
             wiring.connect(m, converter.port, wiring.flipped(port))
 
-        # A block column is in one half; in the other one it was never touched and is 0.
-        m.d.comb += self.sums_data.eq(converters[0].sums_data.as_value() | converters[1].sums_data.as_value())
+        # A block column is in one half; in the other one its sums stay 0.
+        m.d.sync += self.sum.eq(converters[0].sum | converters[1].sum)
         m.d.comb += self.overflow.eq(converters[0].overflow | converters[1].overflow)
         return m
 
@@ -114,12 +119,12 @@ class PairMacro(Block):
         """Begin and end of a window: (strobe of the begin, partial sums that it adds up, it is running)."""
         begin, bank = Signal(), Signal()
         waiting, working, over = Signal(), Signal(), Signal()
-        draining = Signal(PairConverter.latency - 1)
         m.d.comb += [begin.eq((started | waiting) & prepared), over.eq(working & halves_over)]
         m.d.sync += [
             waiting.eq((started | waiting) & ~begin),
             working.eq(begin | (working & ~over)),
-            Cat(draining, self.window_done).eq(Cat(over, draining)),
-            bank.eq(bank ^ draining[-1]),
+            # The converters are idle in the clock after the last answer, when its value is added.
+            self.window_done.eq(over),
+            bank.eq(bank ^ over),
         ]
-        return begin, bank, begin | working | draining.any()
+        return begin, bank, begin | working

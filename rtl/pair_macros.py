@@ -38,7 +38,7 @@ class PairMacros(Block):
     window_done : strobe, in the clock in which the round's last window is done; from this clock on the partial sums can
         be taken and the counters are up to date.
     window_filled : all segments of the next round have been taken.
-    sums_take, sums_address, sums_data : of all macros, see `PairMacro`.
+    sums_take, sums_address, sums_column, sums, sums_taken : of all macros, see `PairMacro`.
     width_write : write port of the width table; not while a layer is being built.
     crossbar : the analog macros, or a model of them.
     counters : event counters. counters_clear : strobe, clears `counters`, `overflow` and the sticky part of
@@ -61,7 +61,9 @@ class PairMacros(Block):
     window_filled: Out(1)
     sums_take: In(1)
     sums_address: In(layouts.block_column)
-    sums_data: Out(tile.of_macros(layouts.partial_sums))
+    sums_column: In(layouts.column)
+    sums_taken: In(1)
+    sums: Out(tile.of_macros(layouts.accumulator))
     width_write: In(layouts.width_write)
     crossbar: Out(PairConversionPort)
     counters: Out(packs.pair_counters)
@@ -118,7 +120,9 @@ class PairMacros(Block):
                 macro.window_start.eq(start & self.active[i]),
                 macro.sums_take.eq(self.sums_take),
                 macro.sums_address.eq(self.sums_address),
-                self.sums_data[i].eq(macro.sums_data),
+                macro.sums_column.eq(self.sums_column),
+                macro.sums_taken.eq(self.sums_taken),
+                self.sums[i].eq(macro.sum),
                 done[i].eq(macro.window_done),
                 filled[i].eq(macro.window_filled),
                 running[i].eq(macro.running),

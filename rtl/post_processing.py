@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, memory
 
-from golden_model.config import HardwareConfig, bits_for
+from golden_model.config import HardwareConfig
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.bit_count import bit_count
@@ -37,7 +37,8 @@ class PostProcessing(Block):
     start : strobe, a round begins. Crossbar step: its sums are ready; they and `place` must hold until
         `done`. Element step: its channels come on `reduced` from the next clock on.
     place : where the windows lie.
-    sums_address, sums_data : partial sums of a block column of every macro, answered in the same clock.
+    sums_address, sums_column : block column of a channel and its column in it; sums : of every macro, its partial sum,
+        answered in the next clock. sums_taken : strobe, no other column of the block column will be asked for.
     reduced : the channels of an element step's windows, with their residuals, those of all macros together; no ready.
     residual_request, residuals : crossbar step: the next channel's residuals, answered in the next clock.
     bias_write, multiplier_write : write ports of the channel tables; between runs.
@@ -50,7 +51,9 @@ class PostProcessing(Block):
     start: In(1)
     place: In(tile.window_place)
     sums_address: Out(layouts.block_column)
-    sums_data: In(tile.of_macros(layouts.partial_sums))
+    sums_column: Out(layouts.column)
+    sums_taken: Out(1)
+    sums: In(tile.of_macros(layouts.accumulator))
     reduced: In(tile.of_macros(tile.reduced_channel))
     residual_request: Out(1)
     residuals: In(tile.of_macros(tile.BYTE))
@@ -73,26 +76,27 @@ class PostProcessing(Block):
         element = layouts.is_element(settings)
         bias_port, multiplier_port = self._channel_tables(m)
 
-        # ---- step 0: walk the channels of a crossbar step; select their sums, read their tables
+        # ---- step 0: walk the channels of a crossbar step; read their sums and their tables
         active, channel_last = Signal(), Signal()
-        channel, column = Signal(layouts.logit_index(config)), Signal(bits_for(config.ou_cols - 1))
+        channel = Signal(layouts.logit_index(config))
         entry = Signal(layouts.channel_entry(config))
-        column_last = column == config.ou_cols - 1
+        column_last = self.sums_column == config.ou_cols - 1
         m.d.comb += [
             channel_last.eq(channel + 1 == settings.outputs),
             self.residual_request.eq(active),
+            self.sums_taken.eq(active & (column_last | channel_last)),
             bias_port.en.eq(active),
             bias_port.addr.eq(entry),
             multiplier_port.en.eq(active),
             multiplier_port.addr.eq(entry),
         ]
         with m.If(self.start):
-            m.d.sync += [active.eq(~element), channel.eq(0), column.eq(0), self.sums_address.eq(0)]
+            m.d.sync += [active.eq(~element), channel.eq(0), self.sums_column.eq(0), self.sums_address.eq(0)]
             m.d.sync += entry.eq(settings.channel_base)
         with m.Elif(active):
-            m.d.sync += [channel.eq(channel + 1), column.eq(column + 1), entry.eq(entry + 1)]
+            m.d.sync += [channel.eq(channel + 1), self.sums_column.eq(self.sums_column + 1), entry.eq(entry + 1)]
             with m.If(column_last):
-                m.d.sync += [column.eq(0), self.sums_address.eq(self.sums_address + 1)]
+                m.d.sync += [self.sums_column.eq(0), self.sums_address.eq(self.sums_address + 1)]
             with m.If(channel_last):
                 m.d.sync += active.eq(0)
 
@@ -123,13 +127,10 @@ class PostProcessing(Block):
         values = [Requantisation(config) for _ in range(config.macros)]
         for macro, (value, reduced) in enumerate(zip(values, self.reduced, strict=True)):
             m.submodules[f"value{macro}"] = value
-            accumulated = Signal(signed(config.accumulator_bits), name=f"accumulated{macro}")
-            sums = self.sums_data[macro]
-            m.d.sync += accumulated.eq(Array(sums[i] for i in range(config.ou_cols))[column])
             m.d.comb += [
                 value.settings.eq(settings),
                 value.steps.eq(Cat(valid[1:5])),
-                value.value.eq(Mux(element, reduced.value, accumulated)),
+                value.value.eq(Mux(element, reduced.value, self.sums[macro])),
                 value.bias.eq(bias),
                 value.multiplier.eq(multiplier),
                 value.residual.eq(Mux(element, reduced.residual, self.residuals[macro])),

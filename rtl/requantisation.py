@@ -16,7 +16,8 @@ class Requantisation(Block):
     """y = clamp(round_half_up_shift(v·M + r·residual_multiplier + offset, S), 0, 2**out_bits - 1).
 
     v = `value` + `bias`; M is `multiplier`, r is `residual`. On the pair machine the clamp is followed by rounding to
-    the nearest level with `out_ones` 1s (rtl/few_ones.py), in a clock of its own.
+    the nearest level with `out_ones` 1s (rtl/few_ones.py), in a clock of its own. A product is made of two halves of M,
+    which are added together with the rest.
 
     Throughput: a value a clock. Latency: `latency` clocks from `value` to `made`, one from `value` to `logit`.
 
@@ -59,10 +60,11 @@ class Requantisation(Block):
             ]
 
         # ---- step 1: times M, residual times its multiplier; logits are done here
-        product = Signal(signed(len(biased) + tile.MULTIPLIER_BITS))
+        half = tile.MULTIPLIER_BITS // 2
+        low, high = (Signal(signed(len(biased) + half), name=name) for name in ("low", "high"))
         offset, addend = Signal(signed(OFFSET_BITS)), Signal(signed(OFFSET_BITS + 1))
-        high = biased[tile.WORD - 1 :]
-        fits = ~high.any() | high.all()
+        above = biased[tile.WORD - 1 :]
+        fits = ~above.any() | above.all()
         most = (1 << tile.WORD - 1) - 1
         m.d.comb += [
             offset.eq(Cat(settings.offset_low, settings.offset_high)),
@@ -71,30 +73,31 @@ class Requantisation(Block):
         ]
         with m.If(self.steps[1]):
             m.d.sync += [
-                product.eq(biased * multiplier),
+                low.eq(biased * multiplier[:half]),
+                high.eq(biased * multiplier[half:]),
                 addend.eq(residual * settings.residual_multiplier + offset),
             ]
 
         # ---- step 2: the whole sum
-        total = Signal(signed(max(len(product), len(addend)) + 1))
+        total = Signal(signed(max(len(biased) + tile.MULTIPLIER_BITS, len(addend)) + 1))
         with m.If(self.steps[2]):
-            m.d.sync += total.eq(product + addend)
+            m.d.sync += total.eq(low + (high << half) + addend)
 
         # ---- step 3: shift; one bit more than S drops, for the rounding of step 4
         shifted = Signal(signed(len(total) + 1))
         with m.If(self.steps[3]):
             m.d.sync += shifted.eq(Cat(0, total).as_signed() >> settings.shift)
 
-        # ---- step 4: round, clamp; on the pair machine then the few ones
-        rounded = Signal(signed(len(shifted)))
-        limit, clamped = (Signal(config.input_bits, name=name) for name in ("limit", "clamped"))
+        # ---- step 4: round, clamp; what is above the clamp's range needs no rounding
+        bits = config.input_bits
+        rounded, limit, clamped = Signal(bits + 1), Signal(bits), Signal(bits)
         m.d.comb += [
-            rounded.eq((shifted + 1) >> 1),
-            limit.eq(Cat(settings.out_bits > i for i in range(config.input_bits))),
+            rounded.eq((shifted[: bits + 1] + 1) >> 1),
+            limit.eq(Cat(settings.out_bits > i for i in range(bits))),
         ]
-        with m.If(rounded < 0):
+        with m.If(shifted < 0):
             m.d.comb += clamped.eq(0)
-        with m.Elif(rounded > limit):
+        with m.Elif(shifted[bits + 1 :].any() | (rounded > limit)):
             m.d.comb += clamped.eq(limit)
         with m.Else():
             m.d.comb += clamped.eq(rounded)
@@ -105,12 +108,12 @@ class Requantisation(Block):
         return m
 
     def _few_ones(self, m: Module, clamped: Signal, limit: Signal) -> None:
-        """The nearest level of an activation, in the next clock."""
+        """In the next clock, the nearest level of an activation."""
         m.submodules.few_ones = unit = FewOnes(self.config)
         ones = self.settings.out_ones
+        m.d.sync += unit.value.eq(clamped)
         m.d.comb += [
-            unit.value.eq(clamped),
             unit.limit.eq(limit),
             unit.ones.eq(Mux(ones == 0, self.config.input_bits, ones)),
+            self.made.eq(unit.level),
         ]
-        m.d.sync += self.made.eq(unit.level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from amaranth.hdl import Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import enum, wiring
@@ -22,7 +23,7 @@ class Activity(enum.Enum, shape=unsigned(2)):
 
 
 class SearchLane(wiring.Component):
-    """Converts one sample by comparisons v >= t - 1/2, one a clock, v = c+ - c- (pairs) or a count.
+    """Converts samples by comparisons v >= t - 1/2, one a clock, v = c+ - c- (pairs) or a count.
 
     The threshold register ends as the result. A lane starts when it likes; what it knows of its sample is kept in it:
 
@@ -35,28 +36,43 @@ class SearchLane(wiring.Component):
     OUTWARD (flag 1 = upwards, 0 = downwards): t = 1, 2, 3, ... until no, or t = 0, -1, ... until yes; `left` decisions
         lead to k or -k.
 
-    Latency: `value` is right in the clock of `last`, combinational from `comparator`, and holds until the next `start`.
-    In the clock of that `start` it is still right. Throughput: one A/D operation per clock; `start` in the clock of
-    `last` gives conversions without a bubble. Reset: idle.
+    Without `captured` the comparator must answer so early that its answer still leads to the next threshold: one
+    sample, a decision a clock. Captured, the answer goes to a flip-flop, and nothing but that depends on the
+    comparator. What belongs to the answer is then a register behind what belongs to the threshold, so that the two hold
+    two samples, which take turns clock by clock: each makes a decision every other clock.
+
+    Latency: `value` is right in the clock of `last`, combinational from what was answered; without `captured` it holds
+    until the next `start`, and in the clock of that it is still right. Throughput: one A/D operation per clock; `start`
+    in the clock of `last` gives conversions without a bubble. Reset: idle.
 
     Parameters
     ----------
-    config : sizes. pairs : see `pair_layouts`. modes : the modes that there are; OUTWARD needs pairs.
+    config : sizes. pairs : see `pair_layouts`. modes : the modes that there are; OUTWARD needs pairs. captured : see
+    above.
 
     Members
     -------
     constants : from `SearchSettings`, stable while converting.
-    start : strobe; allowed while idle or in the clock of `last`. begin : of `SearchBegin`, with `start`.
+    start : strobe; only if `free`. begin : of `SearchBegin`, with `start`.
     threshold : DAC code t, registered.
     comparator : v >= t - 1/2, answer of the same clock, captured at its end.
-    busy : a decision is made in this clock; the number of these clocks is the number of A/D operations.
-    last : this decision is the last one of the conversion. Combinational from `comparator`.
+    busy : a decision is asked for in this clock; the number of these clocks is the number of A/D operations.
+    answered : an answer is looked at in this clock. Without `captured`, `busy`.
+    last : this answer is the last one of its conversion.
+    free : a conversion can start: no answer, or a last one.
     value : result in LSB of the full grid. flag : with `value`, in mode TWIN only: 0 = R1, 1 = R2.
     """
 
-    def __init__(self, config: HardwareConfig, pairs: bool = True, modes: Collection[SearchMode] = tuple(SearchMode)):
+    def __init__(
+        self,
+        config: HardwareConfig,
+        pairs: bool = True,
+        modes: Collection[SearchMode] = tuple(SearchMode),
+        *,
+        captured: bool = False,
+    ):
         check_modes(pairs, modes)
-        self.config, self.pairs, self.modes = config, pairs, frozenset(modes)
+        self.config, self.pairs, self.modes, self.captured = config, pairs, frozenset(modes), captured
         super().__init__(
             {
                 "constants": In(layouts.search_constants(config, pairs)),
@@ -65,7 +81,9 @@ class SearchLane(wiring.Component):
                 "threshold": Out(layouts.search_threshold(config, pairs)),
                 "comparator": In(1),
                 "busy": Out(1),
+                "answered": Out(1),
                 "last": Out(1),
+                "free": Out(1),
                 "value": Out(layouts.search_threshold(config, pairs)),
                 "flag": Out(1),
             }
@@ -73,29 +91,30 @@ class SearchLane(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        constants, begin, yes = self.constants, self.begin, self.comparator
+        constants, begin = self.constants, self.begin
         outward = self._mode_is(SearchMode.OUTWARD)
-        # Only what says "idle" needs a reset.
-        busy, last = Signal(), Signal()
-        threshold = Signal(begin.threshold.shape(), reset_less=True)
-        left = Signal(len(begin.left), reset_less=True)
-        flag = Signal(reset_less=True)
-        activity = Signal(Activity, reset_less=True)
-        threshold_next, left_next, flag_next = Signal.like(threshold), Signal.like(left), Signal()
+        asked = self._state("")
+        busy, threshold, left, flag, activity = asked
+        yes = self.comparator
+        if self.captured:
+            # What the answer belongs to that is looked at in this clock, and the answer.
+            answered = busy, threshold, left, flag, activity = self._state("answered_")
+            yes = Signal(name="answer", reset_less=True)
+            m.d.sync += [register.eq(value) for register, value in zip(answered, asked, strict=True)]
+            m.d.sync += yes.eq(self.comparator)
+        last, threshold_next, left_next, flag_next = Signal(), Signal.like(threshold), Signal.like(left), Signal()
+        activity_next = Signal(Activity, init=Activity.SEARCH)
         m.d.comb += [
-            self.threshold.eq(threshold),
-            self.busy.eq(busy),
+            self.busy.eq(asked[0]),
+            self.threshold.eq(asked[1]),
+            self.answered.eq(busy),
             self.last.eq(busy & last),
+            self.free.eq(~busy | last),
             self.value.eq(Mux(busy, threshold_next, threshold)),
             self.flag.eq(Mux(busy, flag_next, flag)),
         ]
-        m.d.sync += [
-            threshold.eq(self.value),
-            left.eq(left_next),
-            flag.eq(self.flag),
-            activity.eq(Activity.SEARCH),
-            busy.eq(busy & ~last),
-        ]
+        following = (busy & ~last, self.value, left_next, self.flag, activity_next)
+        m.d.sync += [register.eq(value) for register, value in zip(asked, following, strict=True)]
 
         # ---- a decision of a search; the comparator, which answers late, only selects what it leaves
         first, end = activity == Activity.FIRST, Mux(flag, constants.r2_end, constants.r1_end)
@@ -125,17 +144,23 @@ class SearchLane(wiring.Component):
                 ]
                 with m.If(first & constants.two_detections):
                     m.d.comb += [threshold_next.eq(constants.low), left_next.eq(left), last.eq(0)]
-                    m.d.sync += activity.eq(Activity.LOW)
+                    m.d.comb += activity_next.eq(Activity.LOW)
 
         with m.If(self.start):
-            m.d.sync += [
-                threshold.eq(begin.threshold),
-                left.eq(begin.left),
-                flag.eq(1),
-                activity.eq(Activity.FIRST),
-                busy.eq(1),
-            ]
+            started = (1, begin.threshold, begin.left, 1, Activity.FIRST)
+            m.d.sync += [register.eq(value) for register, value in zip(asked, started, strict=True)]
         return m
+
+    def _state(self, prefix: str) -> tuple[Any, ...]:
+        """Registers of a conversion: busy, threshold, left, flag, activity. Only what says "idle" needs a reset."""
+        begin = self.begin
+        return (
+            Signal(name=f"{prefix}busy"),
+            Signal(begin.threshold.shape(), name=f"{prefix}threshold", reset_less=True),
+            Signal(len(begin.left), name=f"{prefix}left", reset_less=True),
+            Signal(name=f"{prefix}flag", reset_less=True),
+            Signal(Activity, name=f"{prefix}activity", reset_less=True),
+        )
 
     def _mode_is(self, mode: SearchMode) -> Value:
         """Whether lanes search in this mode, without any logic if there is no other one, or if it is not there."""

@@ -170,9 +170,9 @@ class Tile(Block):
                 post.reduced[i].eq(reduction.reduced),
             ]
         if isinstance(macro, PairMacros):
-            self._connect_pairs(m, macro, sequencer, settings, windows.place, precisions)
+            self._connect_pairs(m, macro, sequencer, settings, windows.place, precisions, post)
         else:
-            self._connect_planes(m, macro, registers, precisions[0], sequencer)
+            self._connect_planes(m, macro, registers, precisions[0], sequencer, post)
         m.d.comb += [
             # tables
             reader.program_write.eq(registers.program_write),
@@ -216,7 +216,7 @@ class Tile(Block):
             post.place.eq(sequencer.post_place),
             post.clear.eq(sequencer.counters_clear),
             macro.sums_address.eq(post.sums_address),
-            post.sums_data.eq(macro.sums_data),
+            macro.sums_column.eq(post.sums_column),
             sequencer.post_done.eq(post.done),
             logits.write.eq(post.logits),
             events.store.eq(sequencer.store_events),
@@ -237,10 +237,11 @@ class Tile(Block):
         forward(m, macro.crossbar, self.crossbar)
         return m
 
-    def _connect_planes(self, m: Module, macro: Macro, registers, precision, sequencer) -> None:
+    def _connect_planes(self, m: Module, macro: Macro, registers, precision, sequencer, post) -> None:
         """What only BWQ's macro has: references of the array, a trace; a window streams into it."""
         m.d.comb += [
             self.crossbar.reference_write.eq(registers.reference_write),
+            post.sums[0].eq(macro.sum),
             sequencer.window_loaded.eq(precision.segments.valid),
             *(self.trace[name].eq(macro.trace[name]) for name in layouts.trace(self.config).members),
             self.trace.layer.eq(sequencer.layer),
@@ -248,7 +249,7 @@ class Tile(Block):
         ]
         wiring.connect(m, precision.segments, macro.segments)
 
-    def _connect_pairs(self, m: Module, macro: PairMacros, sequencer, settings, place, precisions) -> None:
+    def _connect_pairs(self, m: Module, macro: PairMacros, sequencer, settings, place, precisions, post) -> None:
         """What only the pair macro has: tables, windows side by side, converters of differences."""
         m.d.comb += [
             macro.layer_start.eq(sequencer.layer_start & ~layouts.is_element(settings)),
@@ -258,6 +259,8 @@ class Tile(Block):
             macro.filling.eq(place.active),
             sequencer.window_loaded.eq(macro.window_filled),
             macro.sums_take.eq(sequencer.post_start),
+            macro.sums_taken.eq(post.sums_taken),
+            post.sums.eq(macro.sums),
             macro.search.mode.eq(settings.adc_mode),
             macro.search.signed.eq(1),
             macro.search.bias.eq(settings.adc_bias),

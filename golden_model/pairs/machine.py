@@ -13,30 +13,33 @@ makes OUs of masks, its converters sample them:
   are formed, one a clock; an OU waits until the second last one before it was sampled for its last group, in an
   earlier clock.
 * Converters. An OU can be sampled in the clock after it was formed, for one group after the other, max(1,
-  sample_interval) clocks after the sample before, and at the earliest in the clock in which the second last activation
-  is complete: each lane holds two samples. A lane converts them in order, a decision a clock: the first one in the
-  clock after the sample, or after its last decision about the sample before. An activation is complete in the clock of
-  its last decision in any lane, but at least a clock after the activation before.
+  sample_interval) clocks after the sample before, and at the earliest in the clock after that in which the last lane is
+  done with the `sample_places`-th sample before. A lane takes samples in order, one a clock, the first clock after the
+  sample at the earliest; it is done with a sample that it has no part in. The others are converted in two slots, which
+  belong to even and to odd clocks: a sample is taken in a clock of a free slot. A decision takes two clocks. A lane is
+  done with a sample, and its slot is free, two clocks for every decision after it was taken.
 
 The window ends `CONVERT` clocks after both halves have nothing left to do.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
+from golden_model.config import HardwareConfig
 from golden_model.crossbar.prepared import check_activations, streams
 from golden_model.optional import numba_installed
 from golden_model.pairs.gather import Activated, Formed, Latched, walk
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
 
-#: Clocks from the last decision of a window to `window_done`: taking the values, shifting, adding.
-CONVERT = 3
+#: Clocks from the clock in which both halves of a window have nothing left to do to `window_done`.
+CONVERT = 1
 
 
 # ---- tables -------------------------------------------------------------------------------------
@@ -61,12 +64,12 @@ class _Half:
 
     walker : when it can go on. moved : when the last mask went on to step 2. free : earliest clock in which the next
     one can. formed : the last OU. sampled : the last two OUs for their last groups. rested : earliest next sample by
-    `sample_interval`. lanes : last decisions of the lanes. complete : the last two activations. converting : clocks in
-    which an activation lasts.
+    `sample_interval`. done : the last samples, when all lanes were done with them, as many as there are places; before
+    the first one, long ago. taken : the last sample, by lane. slots : when they are free, by lane and parity of clocks.
+    converted : all samples so far, by all lanes. converting : clocks in which a sample is held.
     """
 
-    columns: int
-    shortest: int
+    hardware: HardwareConfig
 
     walker: int = 1
     moved: int = 0
@@ -74,12 +77,16 @@ class _Half:
     formed: int = 0
     sampled: list[int] = field(default_factory=lambda: [0, 0])
     rested: int = 0
-    lanes: list[int] = field(default_factory=list)
-    complete: list[int] = field(default_factory=lambda: [0, 0])
+    done: deque[int] = field(default_factory=deque)
+    taken: list[int] = field(default_factory=list)
+    slots: list[list[int]] = field(default_factory=list)
+    converted: int = -1
     converting: int = 0
 
     def __post_init__(self) -> None:
-        self.lanes = [0] * self.columns
+        self.done.extend([-1] * self.hardware.sample_places)
+        self.taken = [-1] * self.hardware.ou_cols
+        self.slots = [[0, 1] for _ in self.taken]
 
     def pack(self) -> None:
         self.walker += 1
@@ -92,32 +99,42 @@ class _Half:
         self.free = self.moved + 1
 
     def ou(self, activations: Sequence[Sequence[int]]) -> None:
-        """activations : decisions of the lanes that convert in each; at least one."""
+        """activations : decisions of the lanes that take part in each, the first ones; at least one activation."""
         self.formed = self.free = max(self.formed + 1, self.sampled[0] + 1)
         start = self.formed + 1
         for decisions in activations:
-            start = max(start, self.rested, self.complete[0])
-            self.rested = start + self.shortest
+            start = max(start, self.rested, self.done.popleft() + 1)
+            self.rested = start + max(1, self.hardware.sample_interval)
             self._convert(start, decisions)
         self.sampled = [self.sampled[1], start]
 
     def _convert(self, start: int, decisions: Sequence[int]) -> None:
-        before, complete = self.complete[1], self.complete[1] + 1
-        for lane, count in enumerate(decisions):
-            self.lanes[lane] = max(self.lanes[lane], start) + count
-            complete = max(complete, self.lanes[lane])
-        self.complete = [before, complete]
-        self.converting += complete - max(start, before)
+        done = start
+        for lane, slots in enumerate(self.slots):
+            earliest = max(start, self.taken[lane]) + 1
+            if lane < len(decisions):
+                # The earliest clock of each slot's parity in which it is free.
+                clocks = [
+                    clock + ((clock ^ parity) & 1) for parity, clock in enumerate(max(s, earliest) for s in slots)
+                ]
+                earliest = min(clocks)
+                slots[earliest & 1] = earliest + 2 * decisions[lane]
+                done = max(done, slots[earliest & 1])
+            self.taken[lane] = earliest
+            done = max(done, earliest)
+        self.done.append(done)
+        self.converting += max(0, done - max(start, self.converted))
+        self.converted = max(self.converted, done)
 
     @property
     def over(self) -> int:
-        return max(self.walker, self.moved + 1, self.rested, self.complete[1])
+        return max(self.walker, self.moved + 1, self.rested, self.converted + 1)
 
 
 class Clocks(NamedTuple):
     """Clocks of windows, int64.
 
-    window : from the begin to `window_done`, (P,). converting : in which an activation of a half lasts, (P, halves).
+    window : from the begin to `window_done`, (P,). converting : in which a half holds a sample, (P, halves).
     """
 
     window: np.ndarray
@@ -141,9 +158,9 @@ def window_clocks(packing: Packing, activations: np.ndarray, search: Search, *, 
 
 
 def _half_clocks(packing: Packing, x: np.ndarray, streamed: np.ndarray, search: Search, half: int) -> tuple[int, int]:
-    """Clock in which a half has nothing left to do, and clocks in which its activations last."""
+    """Clock in which a half has nothing left to do, and clocks in which it holds a sample."""
     everything = np.zeros(packing.prepared.outputs, dtype=np.int64)
-    state = _Half(packing.hardware.ou_cols, max(1, packing.hardware.sample_interval))
+    state = _Half(packing.hardware)
     for bit in reversed(range(packing.prepared.bits)):
         if not streamed[:, bit].any():
             continue

@@ -17,7 +17,7 @@ class Ran(NamedTuple):
     """What windows do, int64.
 
     sums : (P, N). counted : (P, counters), in the order of `gather.COUNTED`. over : clock in which a half has nothing
-    left to do, converting : clocks in which its activations last, (P, halves).
+    left to do, converting : clocks in which it holds a sample, (P, halves).
     """
 
     sums: np.ndarray
@@ -28,22 +28,26 @@ class Ran(NamedTuple):
 
 @_njit
 def _run(
-    x, positions, bits, ou_rows, columns, shortest, segments, first_segment, bits_of_mask, first_mask, mask_words,
-    first_group, group_half, plane, first_column, output, positive, negative, operations, value, sums, counted, over,
-    converting,
+    x, positions, bits, ou_rows, columns, places, shortest, segments, first_segment, bits_of_mask, first_mask,
+    mask_words, first_group, group_half, plane, first_column, output, positive, negative, operations, value, sums,
+    counted, over, converting,
 ):  # fmt: skip
     packs, size = len(segments), mask_words.shape[1]
     words = np.zeros((packs, 8, size), dtype=np.uint64)
     left = np.zeros(size, dtype=np.uint64)
     taken_rows = np.zeros(size, dtype=np.uint64)
-    lanes = np.zeros(columns, dtype=np.int64)
+    taken = np.zeros(columns, dtype=np.int64)
+    slots = np.zeros((columns, 2), dtype=np.int64)
+    done = np.zeros(places, dtype=np.int64)  # a ring
     streamed = np.zeros(packs, dtype=np.int64)
     for w in range(len(x)):
         anywhere = latch(x[w], positions[w], first_segment, segments, ou_rows, words, streamed)
         for half in range(over.shape[1]):
             walker, moved, free, formed, rested = 1, 0, 0, 0, 0
-            sampled_before, sampled, complete_before, complete = 0, 0, 0, 0
-            lanes[:] = 0
+            sampled_before, sampled, place, converted = 0, 0, 0, -1
+            taken[:] = -1
+            slots[:, 0], slots[:, 1] = 0, 1
+            done[:] = -1
             for i in range(bits - 1, -1, -1):
                 if not (anywhere >> i) & 1:
                     continue
@@ -59,9 +63,8 @@ def _run(
                         if not mine:
                             continue
                         looked += 1
-                        taken = max(walker, moved)
-                        walker = taken + 1
-                        moved = max(taken + 1, free)
+                        walker = max(walker, moved) + 1
+                        moved = max(walker, free)
                         formed = moved
                         free = moved + 1
                         for k in range(size):
@@ -78,25 +81,33 @@ def _run(
                             for g in range(first_group[mask], first_group[mask + 1]):
                                 if group_half[g] != half:
                                     continue
-                                start = max(start, rested, complete_before)
+                                start = max(start, rested, done[place] + 1)
                                 rested = start + shortest
-                                end = complete + 1
+                                end = start
                                 counted[w, 0] += 1
                                 counted[w, 1] += first_column[g + 1] - first_column[g]
-                                for c in range(first_column[g], first_column[g + 1]):
-                                    found = ou_rows + difference(taken_rows, positive[c], negative[c])
-                                    lane = c - first_column[g]
-                                    counted[w, 2] += operations[on, found]
-                                    sums[w, output[c]] += value[on, found] << (i + plane[g])
-                                    lanes[lane] = max(lanes[lane], start) + operations[on, found]
-                                    end = max(end, lanes[lane])
-                                converting[w, half] += end - max(start, complete)
-                                complete_before, complete = complete, end
+                                for lane in range(columns):
+                                    clock = max(start, taken[lane]) + 1
+                                    c = first_column[g] + lane
+                                    if c < first_column[g + 1]:
+                                        found = ou_rows + difference(taken_rows, positive[c], negative[c])
+                                        counted[w, 2] += operations[on, found]
+                                        sums[w, output[c]] += value[on, found] << (i + plane[g])
+                                        even, odd = max(clock, slots[lane, 0]), max(clock, slots[lane, 1])
+                                        clock = min(even + (even & 1), odd + 1 - (odd & 1))
+                                        slots[lane, clock & 1] = clock + 2 * operations[on, found]
+                                        end = max(end, slots[lane, clock & 1])
+                                    taken[lane] = clock
+                                    end = max(end, clock)
+                                done[place] = end
+                                place = (place + 1) % places
+                                converting[w, half] += max(0, end - max(start, converted))
+                                converted = max(converted, end)
                             sampled_before, sampled = sampled, start
                     if looked:
                         counted[w, 3] += segments[p]
                         counted[w, 6] += bits_of_mask[p] * looked
-            over[w, half] = max(walker, moved + 1, rested, complete)
+            over[w, half] = max(walker, moved + 1, rested, converted + 1)
 
 
 def run(packing: Packing, x: np.ndarray, streamed: np.ndarray, search: Search) -> Ran:
@@ -113,8 +124,9 @@ def run(packing: Packing, x: np.ndarray, streamed: np.ndarray, search: Search) -
     )
     _run(
         np.ascontiguousarray(x.reshape(len(x), -1)), streamed.astype(np.int64) @ (1 << np.arange(bits)), bits,
-        hardware.ou_rows, hardware.ou_cols, max(1, hardware.sample_interval), flat.segments, flat.first_segment,
-        flat.bits_of_mask, flat.first_mask, flat.mask_words, flat.first_group, flat.half, flat.plane,
-        flat.first_column, flat.output, flat.positive, flat.negative, search.operations, search.value, *made,
+        hardware.ou_rows, hardware.ou_cols, hardware.sample_places, max(1, hardware.sample_interval), flat.segments,
+        flat.first_segment, flat.bits_of_mask, flat.first_mask, flat.mask_words, flat.first_group, flat.half,
+        flat.plane, flat.first_column, flat.output, flat.positive, flat.negative, search.operations, search.value,
+        *made,
     )  # fmt: skip
     return made

@@ -278,7 +278,7 @@ class Crossbar(Array):
 
 
 class PairCrossbar(Array):
-    """The arrays of the pair machine: all halves sample on their own, two places a column, `ou_cols` columns a half.
+    """The arrays of the pair machine: all halves sample on their own, into any of the `sample_places` of a column.
 
     Word lines of a whole pack may be on, the sample of a column is the difference d = c+ - c- of its analog counts.
 
@@ -289,13 +289,10 @@ class PairCrossbar(Array):
     `limits` is (1, 2**converter_bits): t - 1/2 for all steps.
     """
 
-    #: Samples that a column holds.
-    places = 2
-
     def __init__(self, hardware: HardwareConfig, settings: CrossbarSettings | None = None):
         codes, most = np.arange(1 << hardware.converter_bits), 1 << hardware.adc_bits
         thresholds = (codes + most) % (2 * most) - most
-        held = (all_halves(hardware), self.places, hardware.ou_cols)
+        held = (all_halves(hardware), hardware.sample_places, hardware.ou_cols)
         super().__init__(hardware, settings or CrossbarSettings(), held, thresholds[None] - 0.5)
 
     def sample(self, half: int, place: int, pair: int, col: int, lines: int) -> np.ndarray:
@@ -307,7 +304,7 @@ class PairCrossbar(Array):
         """
         hardware = self.hardware
         self._check("half", half, len(self.held))
-        self._check("place", place, self.places)
+        self._check("place", place, self.hardware.sample_places)
         self._check_place(pair, 0, col)
         word_lines = hardware.grid_rows * hardware.ou_rows
         if not 0 <= lines < 1 << word_lines:
@@ -320,7 +317,7 @@ class PairCrossbar(Array):
     ) -> np.ndarray:
         """Comparator bits (ou_cols,) of a half: 1 where d >= t - 1/2 for the sample in the column's place.
 
-        places : 0 or 1 a column. thresholds : t a column, -2**adc_bits..2**adc_bits - 1.
+        places : one a column. thresholds : t a column, -2**adc_bits..2**adc_bits - 1.
         """
         return self.answers(half, places, thresholds, 0)
 

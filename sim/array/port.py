@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from amaranth.lib import data
 
-from golden_model.config import HardwareConfig
+from golden_model.config import HardwareConfig, bits_for
 from rtl import layouts, pack_layouts
 from rtl.pair_interfaces import half_names
 from sim.array.crossbars import Crossbar, PairCrossbar
@@ -34,7 +34,7 @@ def port_shape(hardware: HardwareConfig) -> PortShape:
     """The port of `rtl.interfaces`, or of `rtl.pair_interfaces` for the pair machine."""
     if hardware.pairs:
         return PortShape(
-            tuple(half_names(hardware)), PairCrossbar.places, hardware.ou_cols, pack_layouts.pair_sample(hardware)
+            tuple(half_names(hardware)), hardware.sample_places, hardware.ou_cols, pack_layouts.pair_sample(hardware)
         )
     return PortShape(("",), 1, hardware.lanes, layouts.sample(hardware))
 
@@ -75,7 +75,7 @@ class PackedPort:
         # A macro of one step has a one-bit index all the same.
         step = min(step, self.crossbar.steps - 1)
         codes = self._split(thresholds, self.crossbar.hardware.converter_bits)
-        answers = self.crossbar.answers(part, self._split(places, 1), codes, step)
+        answers = self.crossbar.answers(part, self._split(places, bits_for(self.shape.places - 1)), codes, step)
         return int.from_bytes(np.packbits(answers, bitorder="little").tobytes(), "little")
 
     def _split(self, word: int, bits: int) -> Sequence[int]:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from amaranth.hdl import Shape, UnusedElaboratable
 
-from golden_model.config import HardwareConfig
+from golden_model.config import HardwareConfig, bits_for
 from rtl import generate, layouts
 from sim.array.crossbars import Crossbar, PairCrossbar
 from sim.array.port import PackedPort, port_shape
@@ -183,6 +183,7 @@ def _crossbar_definitions(config: HardwareConfig) -> list[str]:
     values = {
         "PARTS": len(shape.parts),
         "PLACES": shape.places,
+        "PLACE_BITS": bits_for(shape.places - 1),
         "CONVERTERS": shape.converters,
         "CODE_BITS": config.converter_bits,
         "SAMPLE_WORDS": words(shape.sample),

@@ -65,12 +65,12 @@ struct Compared {
     bool changed = true;  // a sample was taken since then
     uint32_t step = 0;
     uint32_t codes[(CONVERTERS * CODE_BITS + 31) / 32 + 1] = {};
-    uint32_t places[(CONVERTERS + 31) / 32] = {};
+    uint32_t places[(CONVERTERS * PLACE_BITS + 31) / 32 + 1] = {};
 };
 
 // Read words of a port; whether they differ from what was there.
 template <size_t size, typename Port>
-bool update(uint32_t (&words)[size], const Port& port, size_t count = size) {
+bool update(uint32_t (&words)[size], const Port& port, size_t count) {
     bool different = false;
     for (size_t i = 0; i < count; i++) {
         const uint32_t word = word_of(port, i);
@@ -78,6 +78,13 @@ bool update(uint32_t (&words)[size], const Port& port, size_t count = size) {
         words[i] = word;
     }
     return different;
+}
+
+// Field `index` of an array of fields of `bits` bits; a word follows the last one.
+inline uint32_t field(const uint32_t* words, int index, int bits) {
+    const int bit = index * bits;
+    const uint64_t pair = words[bit / 32] | static_cast<uint64_t>(words[bit / 32 + 1]) << 32;
+    return (pair >> (bit % 32)) & ((1u << bits) - 1);
 }
 #endif
 
@@ -163,7 +170,7 @@ struct Simulation {
         const uint32_t step = std::min<uint32_t>(top->ANALOG(layer), model.steps - 1);
         bool changed = last.changed || step != last.step;
         changed |= update(last.codes, thresholds, (CONVERTERS * CODE_BITS + 31) / 32);
-        changed |= update(last.places, places);
+        changed |= update(last.places, places, (CONVERTERS * PLACE_BITS + 31) / 32);
         if (!changed) return;
         last.changed = false;
         last.step = step;
@@ -171,10 +178,8 @@ struct Simulation {
         const double* held = model.held + static_cast<size_t>(part) * PLACES * CONVERTERS;
         uint32_t answers[(CONVERTERS + 63) / 32 + 1] = {};
         for (int j = 0; j < CONVERTERS; j++) {
-            const int bit = j * CODE_BITS;
-            const uint64_t pair = last.codes[bit / 32] | static_cast<uint64_t>(last.codes[bit / 32 + 1]) << 32;
-            const uint32_t code = (pair >> (bit % 32)) & ((1u << CODE_BITS) - 1);
-            const uint32_t place = last.places[j / 32] >> (j % 32) & 1;
+            const uint32_t code = field(last.codes, j, CODE_BITS);
+            const uint32_t place = field(last.places, j, PLACE_BITS);
             answers[j / 32] |= static_cast<uint32_t>(held[place * CONVERTERS + j] >= limits[code]) << (j % 32);
         }
         set_words(comparators, answers);

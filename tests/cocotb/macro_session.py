@@ -57,7 +57,8 @@ class Bench:
 
     async def load(self):
         dut, layer = self.dut, self.layer
-        for signal in ("layer", "window_start", "segments__valid", "segments__payload", "sums_address", "width_write"):
+        idle = ("layer", "window_start", "segments__valid", "segments__payload", "width_write")
+        for signal in (*idle, "sums_address", "sums_column"):
             getattr(dut, signal).value = 0
         dut.settings.value = pack(layouts.layer_settings(HARDWARE), self.fields)
         dut.counters_clear.value = 1
@@ -90,15 +91,12 @@ class Bench:
         await FallingEdge(dut.clk)
         assert feeder.done(), "the macro did not take every segment"
         sums, bits = [], HARDWARE.accumulator_bits
-        for column in range(self.layer.block_cols(HARDWARE)):
-            dut.sums_address.value = column
-            await ReadOnly()
-            word = cocotb_bench.number(dut.sums_data)
-            for i in range(HARDWARE.ou_cols):
-                raw = (word >> (bits * i)) & ((1 << bits) - 1)
-                sums.append(raw - (raw >> (bits - 1) << bits))
+        for output in range(self.layer.outputs):
+            dut.sums_address.value, dut.sums_column.value = divmod(output, HARDWARE.ou_cols)
             await FallingEdge(dut.clk)
-        return np.array(sums[: self.layer.outputs])
+            raw = cocotb_bench.number(dut.sum)
+            sums.append(raw - (raw >> (bits - 1) << bits))
+        return np.array(sums)
 
     async def feed(self, beats):
         dut = self.dut

@@ -142,11 +142,13 @@ class ProductSpec(wiring.Component):
                 first = first + widths[s][c]
         m.d.comb += product.eq(sum(terms))
 
-        done = Signal()
+        done, read = Signal(), Signal()
+        m.d.sync += read.eq(macro.window_done)
+        with m.If(read & ~first_clock):
+            m.d.comb += Assert(macro.sum == product)
         with m.If(macro.window_done & ~(first_clock & self.aborted)):
             m.d.sync += done.eq(1)
             m.d.comb += [
-                Assert(macro.sums_data[0] == product),
                 Assert(index == self.segment_count),
                 Assert(~done),
             ]

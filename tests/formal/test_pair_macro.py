@@ -23,7 +23,7 @@ from tests.formal.test_macro import MICRO
 pytestmark = [pytest.mark.rtl, pytest.mark.slow]
 
 #: A pack of two segments of two rows, two block columns of one output, one plane, two input bits, two pairs.
-PAIRS = replace(MICRO, machine="pairs", cols=2, weight_bits=1)
+PAIRS = replace(MICRO, machine="pairs", cols=2, weight_bits=1, sample_places=2)
 
 
 class PairProductSpec(wiring.Component):
@@ -111,7 +111,7 @@ class PairProductSpec(wiring.Component):
         all_cells = Array(self.cells[p].as_value() for p in range(len(self.cells)))
         for number, half in enumerate(halves_of(macro.crossbar, config)):
             sample = half.sample.payload
-            held_values = Array(Signal(signed(4), name=f"held_{number}_{p}") for p in range(2))
+            held_values = Array(Signal(signed(4), name=f"held_{number}_{p}") for p in range(config.sample_places))
             on = sample.lines.as_value()
             cells = Signal(self.cell_layout.elem_shape, name=f"cells_{number}")
             m.d.comb += [
@@ -141,13 +141,13 @@ class PairProductSpec(wiring.Component):
                         terms.append(term)
         m.d.comb += product.eq(sum(terms))
 
-        taken, done = Signal(), Signal()
-        m.d.sync += taken.eq(macro.window_done)
+        taken, done = Signal(2), Signal()
+        m.d.sync += taken.eq(taken << 1 | macro.window_done)
         with m.If(macro.window_done):
             m.d.sync += done.eq(1)
             m.d.comb += [Assert(index == self.segment_count), Assert(~done)]
-        with m.If(taken):
-            m.d.comb += Assert(macro.sums_data[0][0] == product)
+        with m.If(taken[-1]):
+            m.d.comb += Assert(macro.sums[0] == product)
         return m
 
 

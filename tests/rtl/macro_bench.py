@@ -143,7 +143,7 @@ def run(case: Case, *, limit: int = 200_000, dut: Macro | None = None) -> Run:
     result = Run()
     traced: list[dict] = []
     rng = random.Random(case.seed)
-    segments, block_cols = case.widths.shape
+    segments = len(case.widths)
 
     async def control(ctx) -> None:
         put(ctx, dut.settings, case.settings())
@@ -167,12 +167,12 @@ def run(case: Case, *, limit: int = 200_000, dut: Macro | None = None) -> Run:
             result.clocks.append(await clocks_until(ctx, dut.window_done, limit=limit))
             after = fetch(ctx, dut.counters)
             sums: list[int] = []
-            for column in range(block_cols):
-                put(ctx, dut.sums_address, column)
-                await ctx.delay(0)
-                sums += fetch(ctx, dut.sums_data)
+            for output in range(case.weights.shape[1]):
+                put(ctx, dut.sums_address, output // hardware.ou_cols)
+                put(ctx, dut.sums_column, output % hardware.ou_cols)
                 await ctx.tick()
-            result.sums.append(sums[: case.weights.shape[1]])
+                sums.append(fetch(ctx, dut.sum))
+            result.sums.append(sums)
             result.counters.append({name: after[name] - before[name] for name in after})
             result.records.append([dict(record) for record in traced])
             before = after

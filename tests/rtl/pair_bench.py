@@ -44,6 +44,8 @@ def random_hardware(rng: random.Random) -> HardwareConfig:
         width_entries=64,
         sample_interval=rng.choice([1, 2, 3]),
         group_segments=rng.choice([None, 1, 2]),
+        machine="pairs",
+        sample_places=rng.randint(2, 7),
     )
 
 
@@ -162,7 +164,7 @@ def behavioural_array(port, hardware: HardwareConfig, cells: dict, into: list, *
 
     async def bench(ctx) -> None:
         rng = random.Random(seed)
-        held = [[0] * hardware.ou_cols for _ in range(2)]  # by place
+        held = [[0] * hardware.ou_cols for _ in range(hardware.sample_places)]
         ctx.set(port.sample.ready, 1)
         async for _, _, valid, ready, payload in ctx.tick().sample(
             port.sample.valid, port.sample.ready, port.sample.payload
@@ -174,7 +176,7 @@ def behavioural_array(port, hardware: HardwareConfig, cells: dict, into: list, *
                 held[payload.place] = found + [0] * (hardware.ou_cols - len(found))
                 into.append((payload.pair, payload.ou_col, rows))
             thresholds, places = ctx.get(port.thresholds), ctx.get(port.places)
-            answers = [held[places >> j & 1][j] >= thresholds[j] for j in range(hardware.ou_cols)]
+            answers = [held[places[j]][j] >= thresholds[j] for j in range(hardware.ou_cols)]
             ctx.set(port.comparators, sum(answer << j for j, answer in enumerate(answers)))
             ctx.set(port.sample.ready, int(rng.random() >= stall))
 
@@ -233,14 +235,21 @@ def run(
         ctx.set(dut.window_start, 0)
         put(ctx, dut.active, random.Random(windows).randrange(1 << hardware.macros))  # only the strobe's clock counts
 
-    def read_sums(ctx, prepared: Prepared, windows: int) -> list[list[int]]:
+    async def read_sums(ctx, prepared: Prepared, windows: int, *, take: bool = False) -> list[list[int]]:
+        """take : the sums are read for the last time."""
         sums: list[list[int]] = [[] for _ in range(windows)]
-        for column in range(prepared.widths.shape[1]):
-            put(ctx, dut.sums_address, column)
-            for one, found in zip(sums, fetch(ctx, dut.sums_data), strict=False):
-                one += found
-        assert not any(any(one[prepared.outputs :]) for one in sums), "columns behind the last output have sums"
-        return [one[: prepared.outputs] for one in sums]
+        for output in range(prepared.outputs):
+            put(ctx, dut.sums_address, output // hardware.ou_cols)
+            put(ctx, dut.sums_column, output % hardware.ou_cols)
+            ctx.set(
+                dut.sums_taken,
+                take and (output % hardware.ou_cols == hardware.ou_cols - 1 or output == prepared.outputs - 1),
+            )
+            await ctx.tick()
+            ctx.set(dut.sums_taken, 0)
+            for one, found in zip(sums, fetch(ctx, dut.sums), strict=False):
+                one.append(found)
+        return sums
 
     async def layer(ctx, case: Case, result: Run) -> None:
         packing, prepared = case.packing, case.packing.prepared
@@ -264,18 +273,17 @@ def run(
             while not early and not ctx.get(dut.window_filled):
                 await ctx.tick()
             await start(ctx, windows)
-            if last:
-                assert read_sums(ctx, prepared, len(last)) == last, "the next window changed the sums of this one"
             result.clocks.append(await clocks_until(ctx, dut.window_done, limit=limit))
             after = fetch(ctx, dut.counters)
             result.counters.append({name: after[name] - before[name] for name in after})
             before = after
             if last:
-                assert read_sums(ctx, prepared, len(last)) == last, "sums changed before they were taken"
+                again = await read_sums(ctx, prepared, len(last), take=True)
+                assert again == last, "sums changed before they were taken"
             ctx.set(dut.sums_take, 1)
             await ctx.tick()
             ctx.set(dut.sums_take, 0)
-            last = read_sums(ctx, prepared, windows)
+            last = await read_sums(ctx, prepared, windows)
             result.sums += last
             for half, found in zip(result.samples[: HALVES * windows], sampled, strict=False):
                 half.append(list(found))

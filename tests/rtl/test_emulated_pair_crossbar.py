@@ -50,31 +50,33 @@ def test_comparators_of_both_halves_answer_the_difference_of_the_counts_in_the_p
     cells = _programmed(rng, hardware)
     columns = range(hardware.ou_cols)
     dut = EmulatedPairCrossbar(hardware)
+    halves = halves_of(dut.port, hardware)
 
     async def bench(ctx) -> None:
         await _program(ctx, dut, cells)
-        held = [[[0 for _ in columns] for _ in range(2)] for _ in halves_of(dut.port, dut.config)]  # by half and place
+        held = [[[0 for _ in columns] for _ in range(hardware.sample_places)] for _ in halves]
         for clock in range(60):
-            for half, places in zip(halves_of(dut.port, dut.config), held, strict=True):
+            for half, places in zip(halves, held, strict=True):
                 pair, _, col = rng.choice(list(cells))
                 lines = [rng.getrandbits(hardware.ou_rows) for _ in range(hardware.grid_rows)]
-                place = clock if clock < 2 else rng.getrandbits(1)
+                place = clock if clock < len(places) else rng.randrange(len(places))
                 put(ctx, half.sample.payload, {"pair": pair, "ou_col": col, "lines": lines, "place": place})
                 ctx.set(half.sample.valid, 1)
                 places[place] = [_difference(hardware, cells, pair, col, lines, j) for j in columns]
             await ctx.tick()
-            for half, places in zip(halves_of(dut.port, dut.config), held, strict=True):
+            for half in halves:
                 ctx.set(half.sample.valid, 0)
-                for offset in (0, 1) if clock else ():  # both places have been taken
+            await ctx.tick()
+            for half, places in zip(halves, held, strict=True):
+                for offset in (0, 1):
                     low, high = -(1 << hardware.adc_bits), (1 << hardware.adc_bits) - 1
-                    compared = [rng.getrandbits(1) for _ in columns]
-                    ctx.set(half.places, sum(place << j for j, place in enumerate(compared)))
+                    compared = [rng.randrange(min(clock + 1, len(places))) for _ in columns]
+                    ctx.set(half.places, compared)
                     differences = [places[place][j] for j, place in enumerate(compared)]
                     thresholds = [min(max(d + offset, low), high) for d in differences]
                     put(ctx, half.thresholds, thresholds)
                     answers = [int(d >= t) for d, t in zip(differences, thresholds, strict=True)]
-                    assert [ctx.get(half.comparators) >> j & 1 for j in range(hardware.ou_cols)] == answers
-            await ctx.tick()
+                    assert [ctx.get(half.comparators) >> j & 1 for j in columns] == answers
 
     simulate(dut, bench, limit=5000)
 

@@ -1,10 +1,10 @@
-"""A lane with two sample places against a queue of two: values, decisions and clocks."""
+"""A lane with several sample places against a queue: values, decisions and clocks."""
 
 from __future__ import annotations
 
 import random
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from amaranth.hdl import Module
@@ -28,111 +28,124 @@ pytestmark = pytest.mark.rtl
 BITS = PAPER.adc_bits + 1
 REGISTERS = [
     SearchRegisters(SearchMode.OUTWARD, True, AdcRegisters(mode="uniform", n_r2=BITS)),
-    SearchRegisters(SearchMode.BOUNDED, False, AdcRegisters(mode="uniform", n_r2=BITS - 1)),
+    SearchRegisters(SearchMode.BOUNDED, True, AdcRegisters(mode="uniform", n_r2=BITS)),
 ]
 
 
 class LaneWithSettings(wiring.Component):
-    """A lane, its settings and what its conversions begin with."""
+    """A lane, its settings, and the turns of its half."""
 
-    def __init__(self):
-        config = PAPER
-        self.lane, self.begin = PairLane(config), SearchBegin(config)
-        self.settings = SearchSettings(config)
+    def __init__(self, config):
+        self.lane, self.begin, self.settings = PairLane(config), SearchBegin(config), SearchSettings(config)
+        members = self.lane.signature.members
+        inputs = ("inside", "turn", "contexts", "comparator")
+        outputs = ("threshold", "place", "busy", "occupied", "unfinished", "converted")
         super().__init__(
             {
                 "registers": In(layouts.search_registers(config, True)),
-                "ones": In(layouts.ones_in_ou(config)),
-                "ones_waiting": In(layouts.ones_in_ou(config)),
-                **{name: In(1) for name in ("sample", "place_next", "oldest", "complete", "comparator")},
-                **{name: Out(1) for name in ("place", "busy", "pending")},
-                **{name: Out(layouts.search_threshold(config, True)) for name in ("threshold", "value")},
+                **{name: In(members[name].shape) for name in inputs},
+                **{name: Out(members[name].shape) for name in outputs},
             }
         )
+        self.inputs, self.outputs = inputs, outputs
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.lane = lane = self.lane
-        m.submodules.settings = self.settings
-        m.submodules.begin, m.submodules.begin_waiting = self.begin, SearchBegin(PAPER)
+        m.submodules.lane, m.submodules.settings, m.submodules.begin = self.lane, self.settings, self.begin
         m.d.comb += [
             self.settings.registers.eq(self.registers),
-            lane.constants.eq(self.settings.constants),
-            lane.begin.eq(self.begin.begin),
-            lane.begin_waiting.eq(m.submodules.begin_waiting.begin),
+            self.lane.constants.eq(self.settings.constants),
+            self.begin.constants.eq(self.settings.constants),
+            self.begin.constants.signed.eq(1),
+            self.lane.first.eq(self.begin.begin.threshold),
+            *(getattr(self.lane, name).eq(getattr(self, name)) for name in self.inputs),
+            *(getattr(self, name).eq(getattr(self.lane, name)) for name in self.outputs),
         ]
-        for begin, ones in ((m.submodules.begin, self.ones), (m.submodules.begin_waiting, self.ones_waiting)):
-            m.d.comb += [begin.constants.eq(self.settings.constants), begin.ones.eq(ones)]
-        for name in ("sample", "place_next", "oldest", "complete", "comparator"):
-            m.d.comb += getattr(lane, name).eq(getattr(self, name))
-        for name in ("place", "busy", "pending", "threshold", "value"):
-            m.d.comb += getattr(self, name).eq(getattr(lane, name))
         return m
 
 
 @dataclass
 class Sample:
-    """Of an activation. taken : the lane takes part. left : decisions to come."""
+    """Of an activation. taken : the lane has begun with it. left : answers to come. answer : clock of the next one."""
 
     place: int
-    taken: bool
-    ones: int
+    takes_part: bool
     level: int
     left: int
-
-
-def _sample(rng: random.Random, registers: SearchRegisters, place: int) -> Sample:
-    ones = rng.randint(1, PAPER.ou_rows)
-    level = rng.choice(oracle.samples(PAPER.adc_bits, registers, ones))
-    taken = rng.random() < 0.7
-    operations = oracle.search(registers, PAPER.adc_bits, ones, level)[2]
-    return Sample(place, taken, ones, level, operations if taken else 0)
+    taken: bool = False
+    answer: int = 0
 
 
 @pytest.mark.parametrize("registers", REGISTERS, ids=lambda registers: registers.mode.name)
-@pytest.mark.parametrize("seed", range(3))
-def test_samples_are_converted_in_order_without_a_gap_and_values_wait_for_their_activation(registers, seed):
-    """Other lanes are slow at random, so that values wait; the lane takes no part in some activations."""
+@pytest.mark.parametrize("places", [2, 3, 6])
+@pytest.mark.parametrize("seed", range(2))
+def test_two_samples_are_converted_side_by_side_in_the_order_of_sampling(registers, places, seed):
+    """Samples come at random, also faster than the lane is; it takes no part in some of them."""
     rng = random.Random(seed)
-    dut = LaneWithSettings()
-    held = [0, 0]
+    config = replace(PAPER, machine="pairs", sample_places=places)
+    dut = LaneWithSettings(config)
+    held = [0] * places
     under_way: deque[Sample] = deque()
-    count = waited = 0
+    count = side_by_side = overtaken = 0
+    inside = seed == 1
 
     async def bench(ctx) -> None:
-        nonlocal count, waited
+        nonlocal count, side_by_side, overtaken
         put(ctx, dut.registers, registers.fields(True))
+        ctx.set(dut.inside, inside)
         await ctx.tick().repeat(2)
-        oldest = 0
-        for _ in range(1500):
-            converting = next((sample for sample in under_way if sample.left), None)
-            assert ctx.get(dut.busy) == (converting is not None)
-            if converting is not None:
-                assert ctx.get(dut.place) == converting.place
-                put(ctx, dut.comparator, held[converting.place] >= fetch(ctx, dut.threshold))
-                converting.left -= 1
-            assert ctx.get(dut.pending) == bool(under_way and under_way[0].left)
-            complete = bool(under_way) and not under_way[0].left and rng.random() < 0.5
-            if complete and under_way[0].taken:
-                assert fetch(ctx, dut.value) == under_way[0].level
-                waited += len(under_way) == 2 and under_way[1].taken and not under_way[1].left
-            new = _sample(rng, registers, count % 2) if len(under_way) - complete < 2 and rng.random() < 0.9 else None
-            put(ctx, dut.complete, complete)
-            put(ctx, dut.oldest, oldest)
-            put(ctx, dut.place_next, count % 2)
-            put(ctx, dut.sample, new is not None and new.taken)
-            put(ctx, dut.ones, new.ones if new is not None else 1)
-            await ctx.tick()
-            if complete:
+        asked = None  # the sample that was compared in the clock before
+        for clock in range(1500):
+            # A sample whose answer is looked at in this clock frees its slot, if the answer is the last one.
+            looked = next((s for s in under_way if s.taken and s.left and s.answer == clock), None)
+            converting = [s for s in under_way if s.taken and s.left]
+            side_by_side += len(converting) == 2
+            assert looked is asked
+            compared = next((s for s in converting if s.answer == clock + 1), None)
+            assert ctx.get(dut.busy) == (compared is not None)
+            if compared is not None:
+                assert ctx.get(dut.place) == compared.place
+                put(ctx, dut.comparator, held[compared.place] >= fetch(ctx, dut.threshold))
+            else:
+                put(ctx, dut.comparator, rng.getrandbits(1))
+            converted = fetch(ctx, dut.converted)
+            assert converted["valid"] == (looked is not None and looked.left == 1)
+            if converted["valid"]:
+                assert (converted["value"], converted["shift"]) == (looked.level, looked.place)
+                overtaken += under_way[0] is not looked
+            assert ctx.get(dut.unfinished) == bool(under_way)
+            assert ctx.get(dut.occupied) == any(s.place == count % places for s in under_way)
+
+            # The next sample in order begins in a free slot, or is passed over.
+            waiting = next((s for s in under_way if not s.taken), None)
+            free = looked is None or looked.left == 1
+            if waiting is not None and (free or not waiting.takes_part):
+                waiting.taken, waiting.answer = True, clock + 2
+            if looked is not None:
+                looked.left, looked.answer = looked.left - 1, clock + 2
+            asked = compared
+            while under_way and under_way[0].taken and not under_way[0].left:
                 under_way.popleft()
-                oldest ^= 1
-                put(ctx, dut.oldest, oldest)
-            if new is not None:
-                under_way.append(new)
-                held[new.place] = new.level
+            remaining = [s for s in under_way if not s.taken or s.left]
+            under_way.clear()
+            under_way.extend(remaining)
+
+            sample = not ctx.get(dut.occupied) and rng.random() < 0.9
+            await ctx.tick()
+            if sample:
+                place, ones = count % places, rng.randint(1, PAPER.ou_rows)
+                level = rng.choice(oracle.samples(PAPER.adc_bits, registers, ones))
+                whole = rng.random() < 0.6
+                operations = oracle.search(registers, PAPER.adc_bits, ones, level)[2]
+                takes_part = whole or inside
+                under_way.append(Sample(place, takes_part, level, operations if takes_part else 0))
+                held[place] = level
+                left = ones << (registers.mode == SearchMode.BOUNDED)
+                put(ctx, dut.contexts[place], {"left": left, "whole": whole, "block_col": 0, "shift": place})
                 count += 1
-                put(ctx, dut.ones_waiting, new.ones)
+                put(ctx, dut.turn, {"place": count % places, "lap": count // places % 2})
 
     simulate(dut, bench, limit=2000)
     assert count > 100
-    assert waited > 5
+    assert side_by_side > 100
+    assert places == 2 or overtaken > 5

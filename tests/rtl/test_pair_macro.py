@@ -60,13 +60,15 @@ def test_random_hardware_equals_the_golden_model_clock_by_clock(seed):
     check(_case(seed, random_hardware(random.Random(seed))))
 
 
-def test_a_last_activation_that_is_done_with_the_one_before_is_complete_a_clock_later():
-    """Block columns 0 and 2 are in one half; the one column of the latter is done before the second one of block 0."""
+@pytest.mark.parametrize("places", [2, 4, 8])
+def test_samples_wait_for_a_place_that_all_lanes_are_done_with(places):
+    """Block columns 0 and 2 are in one half; the latter has one column, the former may have more decisions to make."""
+    hardware = replace(ROOMY, machine="pairs", sample_places=places)
     weights = np.array([[0, -1, 1, 1, 1], [0, -1, 1, 1, -1]] * 2)
     layer = make_layer(
-        np.random.default_rng(0), ROOMY, kind="linear", channels=4, height=1, width=1, outputs=5, weights=weights
+        np.random.default_rng(0), hardware, kind="linear", channels=4, height=1, width=1, outputs=5, weights=weights
     )
-    check(Case(pack_layer(layer, ROOMY), np.ones((2, 4), dtype=np.uint8)))
+    check(Case(pack_layer(layer, hardware), np.ones((2, 4), dtype=np.uint8)))
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -55,10 +55,17 @@ def _run(fields, values, residuals, bias=(), multipliers=(), *, hardware=WIDE, s
         return [what(windows[i]) if i < len(windows) else unused for i in macros]
 
     async def macro(ctx):
-        columns, words = hardware.ou_cols, hardware.max_block_cols
-        async for address, index in ctx.changed(dut.sums_address, round_index):
-            rows = of_round(index, lambda window: [*values[window], *[0] * (columns * words)], [123] * columns * words)
-            ctx.set(dut.sums_data, [row[columns * address : columns * (address + 1)] for row in rows])
+        """Sums that were taken are not there any more."""
+        taken = set()
+        async for _, _, address, column, take, index in ctx.tick().sample(
+            dut.sums_address, dut.sums_column, dut.sums_taken, round_index
+        ):
+            channel = hardware.ou_cols * address + column
+            there = channel < outputs and (index, address) not in taken
+            sums = [window[channel] if there else 99 for window in values]
+            ctx.set(dut.sums, of_round(index, sums.__getitem__, 123))
+            if take:
+                taken.add((index, address))
 
     async def view(ctx):
         async for _, _, requested, index, channel in ctx.tick().sample(
@@ -301,7 +308,7 @@ def test_clear_forgets_an_overflow():
 
     async def bench(ctx):
         put(ctx, dut.settings, _last(1))
-        ctx.set(dut.sums_data[0], [1, 0])
+        ctx.set(dut.sums[0], 1)
         await write_table(ctx, dut.bias_write, [LARGEST])
         await strobe(ctx, dut.start)
         await ctx.tick().repeat(8)

@@ -50,6 +50,7 @@ from rtl.pair_counters import PairCounters
 from rtl.pair_lane import PairLane
 from rtl.pair_macro import PairMacro
 from rtl.pair_macros import PairMacros
+from rtl.partial_sums import PartialSums
 from rtl.post_processing import PostProcessing
 from rtl.reduction import Reduction
 from rtl.register_bank import RegisterBank
@@ -108,6 +109,7 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "pair_converter": PairConverter,
     "pair_lane": PairLane,
     "sample_places": SamplePlaces,
+    "partial_sums": PartialSums,
     "pair_counters": PairCounters,
     "emulated_pair_crossbar": EmulatedPairCrossbar,
     "few_ones": FewOnes,
@@ -116,7 +118,7 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
 #: Those that only the pair machine has.
 OF_PAIRS = {name for name in COMPONENTS if name.startswith(("pair_", "pack_"))} | {
     *("search_lane", "search_begin", "search_settings", "ou_former", "early_stop", "few_ones"),
-    *("window_register", "sample_places", "emulated_pair_crossbar"),
+    *("window_register", "sample_places", "partial_sums", "emulated_pair_crossbar"),
 }
 
 #: Lint messages that Amaranth's style of Verilog cannot avoid, with the reasons.

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import asdict, dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -19,10 +20,10 @@ import typer
 from amaranth.back import rtlil
 from rich.table import Table
 
-from golden_model.command import Json, Preset, command, results_console
+from golden_model.command import Json, Preset, command, progress_bar, results_console
 from golden_model.config import HardwareConfig, read_hardware
 from golden_model.files import write_json
-from rtl.generate import COMPONENTS, component
+from rtl.generate import COMPONENTS, OF_PAIRS, component
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Result:
     cells, flip_flops : their numbers. area : in the Liberty file's unit (sky130: um2), without it in NAND2 gates, four
     transistors each. depth : most cells in a row between registers, ports and memories. delay : of the slowest such
     path in ns, without wires, clock-to-output and setup times of flip-flops; None without a Liberty file.
+    effort : what it was mapped for, "area" or "speed".
     """
 
     block: str
@@ -76,6 +78,7 @@ class Result:
     depth: int
     delay: float | None
     memories: tuple[Memory, ...]
+    effort: str
 
 
 #: Gates that are mapped to without a Liberty file, in NAND2 gates. A flip-flop is the textbook's of six NAND2 gates.
@@ -114,12 +117,22 @@ def resolve(name: str, config: HardwareConfig) -> Any:
     return make(config)
 
 
-def _script(directory: Path, library: Library | None, clock: float) -> str:
+#: How the mapping is done. For speed carries are prefix networks of least depth, and ABC does not compress the logic
+#: for area before it maps it, which undoes them.
+_ADDERS = {"area": "", "speed": " -map +/choices/kogge-stone.v"}
+_MAPPING = {
+    "area": "",
+    "speed": " -script +strash;dch,-f;map,-B,0.9,{D};topo;buffer,-c;topo;upsize,{D};dnsize,{D};stime,-p",
+}
+
+
+def _script(directory: Path, library: Library | None, clock: float, effort: str) -> str:
     """Yosys commands. Registers lose their initial values, which libraries do not have; the reset sets them."""
     commands = [
         *("read_rtlil block.il", "hierarchy -top block", "proc", "attrmap -remove init", "flatten"),
         # What `synth` does, but for its step that turns memories into flip-flops.
-        *("synth -run coarse:fine", "opt -fast -full", "opt -undriven -fine", "techmap", "opt -fast", "opt_clean"),
+        *("synth -run coarse:fine", "opt -fast -full", "opt -undriven -fine"),
+        *(f"techmap -map +/techmap.v{_ADDERS[effort]}", "opt -fast", "opt_clean"),
     ]
     if library is None:
         commands += ["dfflegalize -cell $_DFF_P_ x", "abc -g cmos4", "opt_clean -purge"]
@@ -130,7 +143,7 @@ def _script(directory: Path, library: Library | None, clock: float) -> str:
         commands = ["read_liberty -lib -ignore_miss_func cells.lib", *commands]
         commands += [
             f"dfflibmap {cells}",
-            f"tee -o abc.log abc {cells} -D {round(1000 * clock)} -constr block.constr",
+            f"tee -o abc.log abc {cells} -D {round(1000 * clock)} -constr block.constr{_MAPPING[effort]}",
             "opt_clean -purge",
             "tee -o stat.json stat -liberty cells.lib -json",
         ]
@@ -138,7 +151,8 @@ def _script(directory: Path, library: Library | None, clock: float) -> str:
 
 
 def synthesise(elaboratable: Any, name: str, library: Library | None = None, clock: float = 5.0) -> Result:
-    """Map one component, flattened, with its memories left as they are.
+    """Map one component, flattened, with its memories left as they are: for area, and if it then misses the clock, for
+    speed.
 
     clock : period in ns that the mapping aims for. Raises ValueError if a tool is missing or fails.
     """
@@ -152,17 +166,28 @@ def synthesise(elaboratable: Any, name: str, library: Library | None = None, clo
             sequential = _sequential(text)
             (directory / "cells.lib").write_text(text)
         (directory / "block.il").write_text(rtlil.convert(elaboratable, name="block", emit_src=False))
-        (directory / "block.ys").write_text(_script(directory, library, clock))
-        # An error ends the process that runs Yosys.
-        run = "from pyosys import libyosys; libyosys.Design().run_pass('script block.ys')"
-        done = subprocess.run([sys.executable, "-c", run], cwd=directory, capture_output=True, text=True)
-        if done.returncode:
-            lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-            raise ValueError(f"{name}: synthesis failed ({next((x for x in lines if 'ERROR' in x), lines[-1])})")
-        return _result(directory, name, sequential)
+        result = None
+        for effort in ("area", "speed"):
+            (directory / "block.ys").write_text(_script(directory, library, clock, effort))
+            _yosys(directory, name)
+            found = _result(directory, name, sequential, effort)
+            if result is None or (found.delay or 0) < (result.delay or 0):
+                result = found
+            if result.delay is None or result.delay <= clock:
+                break
+        return result
 
 
-def _result(directory: Path, name: str, sequential: set[str]) -> Result:
+def _yosys(directory: Path, name: str) -> None:
+    # An error ends the process that runs Yosys.
+    run = "from pyosys import libyosys; libyosys.Design().run_pass('script block.ys')"
+    done = subprocess.run([sys.executable, "-c", run], cwd=directory, capture_output=True, text=True)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+        raise ValueError(f"{name}: synthesis failed ({next((x for x in lines if 'ERROR' in x), lines[-1])})")
+
+
+def _result(directory: Path, name: str, sequential: set[str], effort: str) -> Result:
     netlist = [*json.loads((directory / "netlist.json").read_text())["modules"]["block"]["cells"].values()]
     memories = tuple(
         Memory(
@@ -188,6 +213,7 @@ def _result(directory: Path, name: str, sequential: set[str]) -> Result:
         depth=_depth(gates),
         delay=float(delays[-1]) / 1000 if delays else None,
         memories=memories,
+        effort=effort,
     )
 
 
@@ -209,15 +235,47 @@ def _depth(gates: list[dict[str, Any]]) -> int:
 def _show(results: list[Result], library: Library | None, clock: float) -> None:
     table = Table("block", *(["area"] if library else ["NAND2 gates"]), "cells", "flip-flops", "depth", "delay ns")
     table.add_column(f"slack at {clock:g} ns")
+    table.add_column("mapped for")
     table.add_column("memories: words x bits (read, write ports)")
     for column in table.columns[1:7]:
         column.justify = "right"
     for r in results:
         timing = ["", ""] if r.delay is None else [f"{r.delay:.2f}", f"{clock - r.delay:.2f}"]
-        memories = ", ".join(f"{x.words} x {x.bits} ({x.read_ports}, {x.write_ports})" for x in r.memories)
+        timing.append(r.effort)
+        memories = ", ".join(
+            f"{f'{count} of ' if count > 1 else ''}{x.words} x {x.bits} ({x.read_ports}, {x.write_ports})"
+            for x, count in Counter(r.memories).items()
+        )
         counts = [str(r.cells), str(r.flip_flops), str(r.depth)]
         table.add_row(r.block, f"{r.area:,.0f}", *counts, *timing, memories)
     results_console(140).print(table)
+
+
+#: What must not grow, and by how much it may: mapping is not the same after every small change.
+COMPARED = ("area", "flip_flops", "depth", "delay")
+TOLERANCE = 1.02
+
+
+def grown(results: list[Result], baseline: Path, conditions: dict[str, Any]) -> list[str]:
+    """A sentence for every figure of a block that is more than 2 % above an earlier report's, or not in it.
+
+    baseline : a report of `--json`. conditions : of these results, which must be those of the report. Raises ValueError
+    if they are not, or if the file is no report.
+    """
+    try:
+        report = json.loads(baseline.read_text())
+        before = {block["block"]: block for block in report["blocks"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{baseline}: is no report of rtl.synthesis ({error})") from None
+    if different := [name for name, value in conditions.items() if report.get(name) != value]:
+        raise ValueError(f"{baseline}: was made with another {', another '.join(different)}")
+    found = [f"{r.block}: is not in {baseline}" for r in results if r.block not in before]
+    for r in results:
+        for name in COMPARED:
+            was, value = before.get(r.block, {}).get(name), getattr(r, name)
+            if was is not None and value is not None and value > TOLERANCE * was:
+                found.append(f"{r.block}: {name} is {value:,}, more than 2 % above {was:,} in {baseline}")
+    return found
 
 
 @command
@@ -232,27 +290,37 @@ def app(
     load: Annotated[float, typer.Option(help="load of every output, in the Liberty file's unit")] = 10.0,
     dont_use: Annotated[list[str] | None, typer.Option(help="pattern of cells to leave alone; may be repeated")] = None,
     clock: Annotated[float, typer.Option(min=0.01, help="clock period in ns that the mapping aims for")] = 5.0,
+    check: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="report of --json; fails where a figure is more than 2 % above it"),
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Cells, area, flip-flops, memories, depth and delay of blocks, by Yosys and ABC.
 
-    Exit status: 0 success, 2 a bad call.
+    Exit status: 0 success, 1 a figure has grown, 2 a bad call.
     """
     config = read_hardware(hardware)
     library = None if liberty is None else Library(liberty, driving_cell, load, tuple(dont_use or ()))
     if library is None and (driving_cell or dont_use):
         raise ValueError("--driving-cell and --dont-use need --liberty FILE")
-    names = blocks or list(COMPONENTS)
-    results = [synthesise(resolve(name, config), name, library, clock) for name in names]
+    names, results = blocks or [name for name in COMPONENTS if config.pairs or name not in OF_PAIRS], []
+    with progress_bar() as show:
+        for done, name in enumerate(names):
+            show(name, done, len(names))
+            results.append(synthesise(resolve(name, config), name, library, clock))
     _show(results, library, clock)
+    conditions = {
+        "hardware": config.as_dict(),
+        "liberty": None if liberty is None else liberty.name,
+        "clock": clock,
+    }
     if json_file is not None:
-        report = {
-            "hardware": config.as_dict(),
-            "liberty": None if liberty is None else liberty.name,
-            "clock": clock,
-            "blocks": [asdict(result) for result in results],
-        }
-        write_json(json_file, report)
+        write_json(json_file, conditions | {"blocks": [asdict(result) for result in results]})
+    if check is not None and (sentences := grown(results, check, conditions)):
+        for sentence in sentences:
+            typer.echo(f"error: {sentence}", err=True)
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -291,10 +291,12 @@ class CompiledBus(Bus):
         lib.sim_clocks.restype = lib.sim_trace_words.restype = ctypes.c_uint64
         lib.sim_trace_data.restype = ctypes.POINTER(ctypes.c_uint32)
         self._sim = ctypes.c_void_p(lib.sim_new())
+        self._covered: coverage.Covered | None = None
         if waves is not None and lib.sim_waves(self._sim, str(waves).encode()):
             self.close()
             raise OSError(f"cannot write waveforms to {waves}")
-        self._covered = coverage.Covered.of(library.path.parent) if library.covers else None
+        if library.covers:
+            self._covered = coverage.Covered.of(library.path.parent)
         if self._covered is not None:
             lib.sim_coverage(self._sim, str(self._covered.raw).encode())
         self._analog = None if crossbar is None else _Analog(crossbar)

@@ -136,7 +136,7 @@ def _part_processes(part: Any, array: PackedPort, number: int, layer: Any) -> li
     held = Signal(32)  # counts samples: makes the comparators answer anew when the held value changes
     inputs = [Value.cast(layer), Value.cast(part.thresholds)]
     if array.shape.places > 1:
-        inputs.append(part.places)
+        inputs.append(Value.cast(part.places))
 
     async def sampler(ctx: Any) -> None:
         ctx.set(part.sample.ready, 1)

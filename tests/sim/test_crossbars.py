@@ -254,7 +254,7 @@ def test_noise_of_a_half_does_not_depend_on_what_the_other_one_samples():
     ("place", "message"),
     [
         ((2, 0, 0, 0, 0), "half must be in 0..1, got 2"),
-        ((0, 2, 0, 0, 0), "place must be in 0..1, got 2"),
+        ((0, 6, 0, 0, 0), "place must be in 0..5, got 6"),
         ((0, 0, 8, 0, 0), "pair must be in 0..7, got 8"),
         ((0, 0, 0, 4, 0), "col must be in 0..3, got 4"),
         ((0, 0, 0, 0, 256), r"lines must be in 0..2\*\*8 - 1, got 256"),

@@ -39,8 +39,9 @@ class AxiLite(wiring.Component):
     """Turns AXI4-Lite transactions into single requests, one at a time; protection bits are ignored.
 
     A write waits for both its address and its data. When a read and a write are offered in the same
-    clock they take turns. Throughput: a transaction every three clocks plus the bank's own. Latency: the
-    request is offered in the clock in which address (and data) are valid; the answer is on the bus in
+    clock they take turns. Throughput: a transaction every four clocks plus the bank's own. Latency: the
+    request is offered in the clock after address (and data) became valid; no ready depends on a valid of
+    its clock; the answer is on the bus in
     the clock after the bank gave it. Reset: nothing is accepted until the clock after it.
 
     Members
@@ -60,27 +61,28 @@ class AxiLite(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        write_offered, write, last_was_write, holding = Signal(), Signal(), Signal(), Signal()
-        chosen = Signal()
-        # Once a request is offered it must not change, even if the other channel becomes valid.
+        write_offered, write, last_was_write = Signal(), Signal(), Signal()
+        # The choice stays while the request is offered, even if the other channel becomes valid.
         m.d.comb += [
             write_offered.eq(self.awvalid & self.wvalid),
-            write.eq(Mux(holding, chosen, write_offered & ~(self.arvalid & last_was_write))),
             self.requests.payload.write.eq(write),
             self.requests.payload.address.eq(Mux(write, self.awaddr, self.araddr)),
             self.requests.payload.data.eq(Mux(write, self.wdata, 0)),
             self.requests.payload.strobe.eq(Mux(write, self.wstrb, 0)),
         ]
-        # Nothing is accepted in reset, where it would be lost.
-        running = Signal()
-        m.d.sync += running.eq(1)
         response = self.responses.payload
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.requests.valid.eq(running & (write_offered | self.arvalid))
-                m.d.sync += [holding.eq(self.requests.valid & ~self.requests.ready), chosen.eq(write)]
-                with m.If(self.requests.valid & self.requests.ready):
-                    m.d.comb += [self.awready.eq(write), self.wready.eq(write), self.arready.eq(~write)]
+                m.d.sync += write.eq(write_offered & ~(self.arvalid & last_was_write))
+                with m.If(write_offered | self.arvalid):
+                    m.next = "OFFER"
+            with m.State("OFFER"):
+                # The ready signals follow from registers alone: no path from valid to ready.
+                accepted = self.requests.ready
+                m.d.comb += self.requests.valid.eq(1)
+                m.d.comb += [self.awready.eq(write & accepted), self.wready.eq(write & accepted)]
+                m.d.comb += self.arready.eq(~write & accepted)
+                with m.If(accepted):
                     m.d.sync += last_was_write.eq(write)
                     m.next = "ANSWER"
             with m.State("ANSWER"):

@@ -156,3 +156,29 @@ def test_nothing_is_accepted_in_reset_and_an_early_request_is_answered_after_it(
 
     simulate(top, bus, background=[_bank(dut, served, 0, 0.0)], limit=100)
     assert len(served) == 1
+
+
+@pytest.mark.parametrize(
+    ("valids", "readies"),
+    [(("awvalid", "wvalid"), ("awready", "wready")), (("arvalid",), ("arready",))],
+    ids=["write", "read"],
+)
+def test_ready_does_not_follow_valid_within_a_clock(valids, readies):
+    dut = AxiLite()
+
+    async def bench(ctx):
+        def ready():
+            return [ctx.get(getattr(dut, name)) for name in readies]
+
+        ctx.set(dut.requests.ready, 1)
+        await ctx.tick().repeat(2)
+        for name in valids:
+            ctx.set(getattr(dut, name), 1)
+        assert ready() == [0] * len(readies)
+        await ctx.tick()
+        assert ready() == [1] * len(readies)
+        for name in valids:
+            ctx.set(getattr(dut, name), 0)
+        assert ready() == [1] * len(readies)
+
+    simulate(dut, bench, limit=100)

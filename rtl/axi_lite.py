@@ -41,8 +41,8 @@ class AxiLite(wiring.Component):
     A write waits for both its address and its data. When a read and a write are offered in the same
     clock they take turns. Throughput: a transaction every four clocks plus the bank's own. Latency: the
     request is offered in the clock after address (and data) became valid; no ready depends on a valid of
-    its clock; the answer is on the bus in
-    the clock after the bank gave it. Reset: nothing is accepted until the clock after it.
+    its clock; the answer is on the bus in the clock after the bank gave it. Reset: nothing is accepted
+    until the clock after it.
 
     Members
     -------

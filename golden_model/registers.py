@@ -17,7 +17,9 @@ from golden_model.config import HardwareConfig, bits_for
 ADDRESS_BITS = 28
 REGION_SHIFT = 24
 #: Reads from the IDENTITY register: "OHM" and the version of the register map.
-IDENTITY = 0x4F484D02
+IDENTITY = 0x4F484D03
+#: Clocks that the array may take for an OU before it is given up: 10 ms at 100 MHz.
+ARRAY_LIMIT = 1 << 20
 #: Bits of one width-table entry: bit planes of a block, 0..8 (system.md §5).
 WIDTH_BITS = 4
 
@@ -96,7 +98,7 @@ def unpack_fields(table: tuple[Field, ...], word: int) -> dict[str, int]:
 
 
 REGISTERS: tuple[Register, ...] = (
-    Register("IDENTITY", 0x00, "r", (Field("identity", 32, "constant 0x4F484D02"),), "Names the device."),
+    Register("IDENTITY", 0x00, "r", (Field("identity", 32, f"constant 0x{IDENTITY:08X}"),), "Names the device."),
     Register(
         "HARDWARE_HASH",
         0x04,
@@ -110,7 +112,7 @@ REGISTERS: tuple[Register, ...] = (
         "w1",
         (
             Field("start", 1, "run LAYER_COUNT steps; does nothing while busy"),
-            Field("abort", 1, "stop at the next clock; STATUS.error becomes ABORTED"),
+            Field("abort", 1, "stop as soon as the array has taken the samples on offer; STATUS.error becomes ABORTED"),
             Field("check_cells", 1, "read the cells of CELL_PAIRS crossbar pairs back into CELL_CHECKSUM"),
         ),
         "Commands.",
@@ -126,6 +128,7 @@ REGISTERS: tuple[Register, ...] = (
             Field("overflow", 1, "a partial sum left accumulator_bits; sticky until start"),
             Field("error", 4, "ErrorCode; sticky until start"),
             Field("layer", 16, "step being run, or where the run stopped"),
+            Field("cells_error", 1, "the array was given up; cleared by CELL_PAIR and check_cells"),
         ),
         "State of the tile.",
     ),

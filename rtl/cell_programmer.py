@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from contextlib import contextmanager
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 
-from golden_model.config import bits_for
-from golden_model.registers import REGISTER
+from golden_model.config import HardwareConfig, bits_for
+from golden_model.registers import ARRAY_LIMIT, REGISTER
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out, Stream
@@ -23,13 +26,21 @@ class CellProgrammer(Block):
     and 2 per OU on a crossbar that answers in one clock. Latency: an OU is offered to the crossbar in
     the clock after its last word.
 
+    An array that lets an OU wait for `limit` clocks is given up: the offer is withdrawn, what was going on
+    ends, and programming must say anew where it goes on. An answer that comes later is dropped.
+
+    Parameters
+    ----------
+    limit : clocks that the array may take to program an OU, to take a request or to answer it.
+
     Members
     -------
     select : with `enable`, programming goes on at OU row 0, OU column 0 of `pair`; not while `busy`.
     cells : stream of words, ready unless `full` or `busy`. full : the place of the next word is beyond the last
-        pair, as after reset and after a check.
+        pair, as after reset, after a check and with `failed`.
     check : strobe, read the first `pairs` pairs of every macro; not while `busy`.
     busy : an OU waits to be programmed, or a check runs.
+    failed : the array was given up; until the next `select` or `check`.
     checksum : result of the last check.
     program, readback_request, readback : the crossbar's port.
     """
@@ -40,6 +51,7 @@ class CellProgrammer(Block):
     check: In(1)
     pairs: In(REGISTER["CELL_PAIRS"].fields[0].bits)
     busy: Out(1)
+    failed: Out(1)
     checksum: Out(tile.WORD)
     program: Out(Stream(layouts.cell_write))
     readback_request: Out(Stream(layouts.readback_address))
@@ -47,6 +59,10 @@ class CellProgrammer(Block):
 
     #: Bits of a word that the CRC takes in a clock.
     _STEP = 8
+
+    def __init__(self, config: HardwareConfig, *, limit: int = ARRAY_LIMIT):
+        self.limit = limit
+        super().__init__(config)
 
     def elaborate(self, platform):
         m = Module()
@@ -84,8 +100,26 @@ class CellProgrammer(Block):
         with m.If(restart):
             m.d.sync += [address.ou_col.eq(0), address.ou_row.eq(0), word.eq(0)]
 
+        waits, waited = Signal(), Signal(range(self.limit))
+        given_up = waits & (waited == self.limit - 1)
+        m.d.sync += waited.eq(Mux(waits, waited + 1, 0))
+        with m.If(given_up):
+            m.d.sync += [pair.eq(config.crossbar_pairs), self.failed.eq(1)]
+        with m.If(self.check | self.select.enable):
+            m.d.sync += self.failed.eq(0)
+
+        @contextmanager
+        def waiting(name: str, transfer: Any):
+            """A state of a wait for the array, which ends with `transfer` or when the array is given up."""
+            with m.State(name):
+                m.d.comb += waits.eq(~transfer)
+                yield
+                with m.If(given_up):
+                    m.next = "COLLECT"
+
         with m.FSM() as fsm:
             with m.State("COLLECT"):
+                m.d.comb += self.readback.ready.eq(1)
                 m.d.comb += self.cells.ready.eq(~self.full & ~self.check & ~self.select.enable)
                 with m.If(self.check):
                     m.d.comb += [restart.eq(1), crc.start.eq(1)]
@@ -99,12 +133,12 @@ class CellProgrammer(Block):
                     with m.If(word == words - 1):
                         m.d.sync += word.eq(0)
                         m.next = "PROGRAM"
-            with m.State("PROGRAM"):
+            with waiting("PROGRAM", self.program.ready):
                 m.d.comb += self.program.valid.eq(1)
                 with m.If(self.program.ready):
                     m.d.comb += step_address.eq(1)
                     m.next = "COLLECT"
-            with m.State("REQUEST"):
+            with waiting("REQUEST", self.readback_request.ready | (pair == self.pairs)):
                 with m.If((pair == self.pairs) & (macro != config.macros - 1)):
                     m.d.sync += [pair.eq(0), macro.eq(macro + 1)]
                 with m.Elif(pair == self.pairs):
@@ -115,7 +149,7 @@ class CellProgrammer(Block):
                     m.d.comb += self.readback_request.valid.eq(1)
                     with m.If(self.readback_request.ready):
                         m.next = "RECEIVE"
-            with m.State("RECEIVE"):
+            with waiting("RECEIVE", self.readback.valid):
                 m.d.comb += self.readback.ready.eq(1)
                 m.d.sync += [cells.eq(self.readback.payload), steps.eq(0)]
                 with m.If(self.readback.valid):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from golden_model.config import PRESETS
 from golden_model.registers import (
     ADDRESS_BITS,
+    ARRAY_LIMIT,
     COUNTER_BITS,
     COUNTERS_PER_LAYER,
     DESCRIPTOR_STRIDE,
@@ -30,7 +31,7 @@ _ERRORS = {
     ErrorCode.ABORTED: "stopped by CONTROL.abort",
 }
 
-_RULES = """\
+_RULES = f"""\
 An access is answered with SLVERR and has no effect if
 
 - its address is not a multiple of 4, or names no register and no entry of a memory;
@@ -47,6 +48,10 @@ An access is answered with SLVERR and has no effect if
 
 A refused read gives 0. Nothing on the bus waits for the array: a host that writes CELL_DATA faster than the array
 programs is refused, waits until STATUS.cells_busy is 0 and repeats the word.
+
+An array that takes more than {ARRAY_LIMIT} clocks to program an OU, to take a request for its cells or to answer it is
+given up: STATUS.cells_busy becomes 0 and STATUS.cells_error 1, and CELL_DATA is refused until CELL_PAIR is written. An
+abort waits as long for the array to take the samples on offer, and then withdraws them.
 
 CONTROL.start while busy and CONTROL.abort while idle do nothing. Registers reset to 0; memories are undefined until
 written: ACTIVATIONS until the host or a step wrote the byte, LOGITS until a last step wrote the entry, EVENTS until

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, ResetInserter
+from amaranth.hdl import Cat, Module, Mux, ResetInserter
 from amaranth.lib import wiring
 
 from golden_model.config import HardwareConfig
@@ -21,7 +21,7 @@ from rtl.interfaces import CrossbarPort, forward
 from rtl.layer_sequencer import LayerSequencer
 from rtl.logit_memory import LogitMemory
 from rtl.macro import Macro
-from rtl.pair_interfaces import PairCrossbarPort
+from rtl.pair_interfaces import PairCrossbarPort, halves_of
 from rtl.pair_macros import PairMacros
 from rtl.post_processing import PostProcessing
 from rtl.reduction import Reduction
@@ -235,6 +235,8 @@ class Tile(Block):
         wiring.connect(m, registers.logits, logits.read)
         wiring.connect(m, registers.events, events.read)
         forward(m, macro.crossbar, self.crossbar)
+        parts = halves_of(self.crossbar, config) if config.pairs else [self.crossbar]
+        m.d.comb += sequencer.sample_waits.eq(Cat(part.sample.valid & ~part.sample.ready for part in parts).any())
         return m
 
     def _connect_planes(self, m: Module, macro: Macro, registers, precision, sequencer) -> None:
@@ -281,6 +283,7 @@ class Tile(Block):
             sequencer.layer_count.eq(registers.layer_count),
             registers.status.eq(sequencer.status),
             registers.status.cells_busy.eq(programmer.busy),
+            registers.status.cells_error.eq(programmer.failed),
             registers.cycles.eq(sequencer.cycles),
             registers.checksum.eq(programmer.checksum),
             registers.cells_full.eq(programmer.full),

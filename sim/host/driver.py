@@ -17,6 +17,7 @@ from golden_model.image.lowering import Step
 from golden_model.image.program import Program, Tables
 from golden_model.registers import (
     ADDRESS_BITS,
+    ARRAY_LIMIT,
     COUNTER_BITS,
     COUNTER_NAMES,
     COUNTERS_PER_LAYER,
@@ -153,18 +154,25 @@ class Driver:
                 if not error.done:
                     raise  # refused by an array that was ready
                 first += error.done
-            await self._wait_for_cells(_SLACK)
+            await self._wait_for_cells()
 
-    async def _wait_for_cells(self, limit: int) -> None:
-        """Wait until no cells are programmed or checked; BusTimeout after `limit` clocks."""
-        await self.bus.poll(REGISTER["STATUS"].offset, REGISTER["STATUS"].pack(cells_busy=1), 0, limit)
+    async def _wait_for_cells(self, clocks: int = 0) -> None:
+        """Wait until no cells are programmed or checked; DeviceError if the array was given up.
+
+        clocks : what it takes with an array that never lets the device wait.
+        """
+        status = REGISTER["STATUS"]
+        limit = ARRAY_LIMIT + clocks + _SLACK
+        word = await self.bus.poll(status.offset, status.pack(cells_busy=1), 0, limit)
+        if status.unpack(word)["cells_error"]:
+            raise DeviceError("the array did not program or read back an operation unit in time: it was given up")
 
     async def cell_checksum(self, pairs: int) -> int:
         """CRC-32 of the cells of crossbar pairs 0..pairs - 1 as the hardware reads them."""
         await self.write_register("CELL_PAIRS", pairs=pairs)
         await self.write_register("CONTROL", check_cells=1)
         words = pairs * self.hardware.ous_per_crossbar * self.hardware.cell_words
-        await self._wait_for_cells(_SLACK + 64 * words)
+        await self._wait_for_cells(64 * words)
         return (await self.read_register("CELL_CHECKSUM"))["crc"]
 
     # ---- running --------------------------------------------------------------------------

@@ -191,7 +191,7 @@ class CellsSpec(wiring.Component):
     """The bank and the cell programmer as the tile connects them; everything else is free."""
 
     def __init__(self, bank: type = RegisterBank):
-        self.bank, self.programmer = bank(TINY), CellProgrammer(TINY)
+        self.bank, self.programmer = bank(TINY), CellProgrammer(TINY, limit=4)
         super().__init__({"b": Out(self.bank.signature), "p": Out(self.programmer.signature)})
 
     def elaborate(self, platform):

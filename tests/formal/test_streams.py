@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from amaranth.hdl import Assert, Assume, Module
+from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 
 import rtl
@@ -49,8 +49,13 @@ def _bus(m: Module, block: AxiLite) -> None:
 
 
 def _programmer(m: Module, block: CellProgrammer) -> None:
-    """The number of pairs is not changed while they are checked (the register bank refuses that)."""
+    """The number of pairs is not changed while they are checked (the register bank refuses that); the array lets
+    nothing wait so long that it is given up."""
     held_while(m, block.busy | block.check, block.pairs, "pairs")
+    waited = Signal(range(block.limit))
+    waits = Cat(port.valid & ~port.ready for port in (block.program, block.readback_request)).any()
+    m.d.sync += waited.eq(Mux(waits, waited + 1, 0))
+    m.d.comb += Assume(waited != block.limit - 1)
 
 
 def _no_sample_while_read_back(*ports: str) -> Contract:
@@ -102,7 +107,7 @@ class Streams:
 #: How the streams that each block drives are proved.
 PROOFS = {
     "AxiLite": Streams(AxiLite, contract=_bus),
-    "CellProgrammer": Streams(lambda: CellProgrammer(TINY), contract=_programmer),
+    "CellProgrammer": Streams(lambda: CellProgrammer(TINY, limit=4), contract=_programmer),
     "DynamicPrecision": Streams(lambda: DynamicPrecision(TINY), induction(2)),
     "EmulatedCrossbar": Streams(lambda: EmulatedCrossbar(TINY), contract=_no_sample_while_read_back("sample")),
     "EmulatedPairCrossbar": Streams(

@@ -22,10 +22,11 @@ class HostSide(wiring.Component):
     """`bank` between a bus and a memory of activations; results and state of a run are inputs.
 
     running : STATUS.busy. event : what every event counter reads. The ports of the array are the programmer's.
+    limit : of the programmer.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
+    def __init__(self, config: HardwareConfig, *, limit: int = 1000):
+        self.config, self.limit = config, limit
         self.bank = RegisterBank(config)
         super().__init__(
             {
@@ -43,7 +44,7 @@ class HostSide(wiring.Component):
         bank = self.bank
         m.submodules.bank = bank
         m.submodules.bus = bus = AxiLite()
-        m.submodules.programmer = programmer = CellProgrammer(self.config)
+        m.submodules.programmer = programmer = CellProgrammer(self.config, limit=self.limit)
         shape, depth = unsigned(tile.WORD), layouts.activation_words(self.config)
         m.submodules.activations = activations = memory.Memory(shape=shape, depth=depth, init=[])
         write, read = activations.write_port(granularity=8), activations.read_port()
@@ -57,6 +58,7 @@ class HostSide(wiring.Component):
         m.d.comb += [
             bank.status.busy.eq(self.running),
             bank.status.cells_busy.eq(programmer.busy),
+            bank.status.cells_error.eq(programmer.failed),
             bank.checksum.eq(programmer.checksum),
             bank.cells_full.eq(programmer.full),
             bank.events.data.eq(self.event),

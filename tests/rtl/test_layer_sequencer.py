@@ -17,6 +17,8 @@ from tests.rtl.tile_tools import expect_within, strobe
 pytestmark = pytest.mark.rtl
 
 SETTLE = 12
+#: Clocks that an abort waits for the array.
+LIMIT = 30
 PAIRS = PRESETS["tiny-pairs"]
 BOTH = pytest.mark.parametrize("hardware", [TINY, PAIRS], ids=["planes", "pairs"])
 #: What answers a strobe.
@@ -59,7 +61,7 @@ class Others:
 
     def __init__(self, steps: list[Step], hardware: HardwareConfig = TINY, *, slowest: int = 1):
         self.steps, self.pairs = steps, hardware.pairs
-        self.dut = LayerSequencer(hardware, settle_clocks=SETTLE)
+        self.dut = LayerSequencer(hardware, settle_clocks=SETTLE, limit=LIMIT)
         self.answers = ANSWERS | ({"layer_start": "layer_ready"} if self.pairs else {})
         self.rng, self.slowest = random.Random(len(steps) + slowest), slowest
         self.forget()
@@ -145,7 +147,8 @@ class Others:
 
 
 def _status(error: ErrorCode = ErrorCode.NONE, **values: int) -> dict[str, int]:
-    return {"busy": 0, "done": 0, "error": int(error), "layer": 0, "overflow": 0, "cells_busy": 0} | values
+    cells = {"cells_busy": 0, "cells_error": 0}
+    return {"busy": 0, "done": 0, "error": int(error), "layer": 0, "overflow": 0, **cells} | values
 
 
 @BOTH
@@ -357,5 +360,51 @@ def test_abort_while_idle_does_nothing():
         await expect_within(ctx, others.dut.status.done, 200)
         await strobe(ctx, others.dut.abort)
         assert fetch(ctx, others.dut.status) == _status(done=1)
+
+    others.simulate(bench)
+
+
+@BOTH
+@pytest.mark.parametrize("waits", [1, 7, LIMIT, LIMIT + 20])
+def test_an_abort_waits_for_the_sample_on_offer_but_not_for_ever(hardware, waits):
+    others = Others([Step(windows=2)], hardware, slowest=500)
+    dut = others.dut
+
+    async def bench(ctx):
+        await others.start(ctx)
+        await ctx.tick().until(dut.window_start)
+        ctx.set(dut.sample_waits, 1)
+        await strobe(ctx, dut.abort)
+        for clocks in range(1, min(waits, LIMIT)):
+            assert (ctx.get(dut.status.busy), ctx.get(dut.flush)) == (1, 0), clocks
+            await ctx.tick()
+        if waits <= LIMIT:
+            ctx.set(dut.sample_waits, 0)
+        assert ctx.get(dut.flush) == 1
+        await ctx.tick()
+        assert fetch(ctx, dut.status) == _status(ErrorCode.ABORTED)
+        ctx.set(dut.sample_waits, 0)
+        others.slowest = 1
+        others.forget()
+        await others.start(ctx)
+        assert await others.idle(ctx) == _status(done=1), "what was left of the abort does not stop the next run"
+        assert others.log == others.expected()
+
+    others.simulate(bench)
+
+
+def test_an_error_waits_for_the_sample_on_offer_and_keeps_its_code():
+    others = Others([Step(windows=2, misplaced=True)])
+    dut = others.dut
+
+    async def bench(ctx):
+        await others.start(ctx)
+        await ctx.tick().until(dut.window_start)
+        ctx.set(dut.sample_waits, 1)
+        await ctx.tick().repeat(5)
+        assert ctx.get(dut.status.busy)
+        await strobe(ctx, dut.abort)
+        ctx.set(dut.sample_waits, 0)
+        assert await others.idle(ctx) == _status(ErrorCode.LAYER_GEOMETRY)
 
     others.simulate(bench)

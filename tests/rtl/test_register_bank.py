@@ -22,8 +22,8 @@ from golden_model.registers import (
 )
 from sim.backends.pysim import PysimBus
 from sim.bench import simulate
-from sim.host.bus import BusError, BusTimeout
-from sim.host.driver import Driver
+from sim.host.bus import BusError
+from sim.host.driver import DeviceError, Driver
 from tests.bench import collector
 from tests.rtl.host_bench import HostSide, array
 
@@ -33,9 +33,10 @@ pytestmark = pytest.mark.rtl
 TWO_WORDS = replace(TINY, ou_rows=5, rows=10, crossbar_pairs=3, ou_cols=4)
 
 
-def _run(job, hardware=TINY, limit=60_000, *, delay=0, programmed=None, monitors=()):
-    """Run `job(bus, driver, ctx, device)`; an OU takes the array `delay` clocks; `monitors` get the device."""
-    device = HostSide(hardware)
+def _run(job, hardware=TINY, limit=60_000, *, delay=0, programmed=None, monitors=(), patience=1000):
+    """Run `job(bus, driver, ctx, device)`; an OU takes the array `delay` clocks, and the programmer gives it up after
+    `patience`; `monitors` get the device."""
+    device = HostSide(hardware, limit=patience)
 
     async def bench(ctx):
         bus = PysimBus(ctx, device)
@@ -429,12 +430,24 @@ def test_while_an_ou_waits_the_bus_answers_and_refuses_what_would_lose_it():
     assert programmed == [((1, 0, 0), 0x1234), ((1, 0, 1), 0x4321)]
 
 
-def test_an_array_that_never_answers_meets_the_drivers_watchdog():
-    async def job(bus, driver, ctx, device):
-        with pytest.raises(BusTimeout):
-            await driver.program_cells(_words(TINY, 1))
+def test_an_array_that_takes_no_ou_is_given_up_and_programmed_again_without_a_reset():
+    programmed = []
 
-    _run(job, delay=1_000_000)
+    async def job(bus, driver, ctx, device):
+        with pytest.raises(DeviceError, match="the array did not program or read back an operation unit in time"):
+            await driver.program_cells(_words(TINY, 1))
+        await _refused(bus.write(REGISTER["CELL_DATA"].offset, 1))
+        status = await driver.read_register("STATUS")
+        assert (status["cells_busy"], status["cells_error"]) == (0, 1)
+        await driver.write_register("CONTROL", start=1)  # not refused: nothing hangs
+        await bus.wait(1000)  # until the array is there
+        await driver.write_register("CELL_PAIR", pair=1)
+        assert not (await driver.read_register("STATUS"))["cells_error"]
+        await bus.write(REGISTER["CELL_DATA"].offset, 0x1234)
+        assert (await driver.read_register("STATUS"))["cells_busy"] == 0
+
+    _run(job, delay=800, programmed=programmed, patience=500)
+    assert programmed == [((1, 0, 0), 0x1234)]
 
 
 def test_cell_data_needs_a_pair_after_reset_and_after_a_check():

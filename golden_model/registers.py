@@ -57,7 +57,7 @@ class Register:
     """A 32-bit register at byte address `offset`; fields fill it from bit 0 upward.
 
     `access`: "r" read only, "rw" read and write, "w1" writing a 1 triggers the action and reads as 0,
-    "w" write only.
+    "w" write only, "rw1c" read, and writing a 1 clears.
     """
 
     name: str
@@ -170,6 +170,28 @@ REGISTERS: tuple[Register, ...] = (
         "r",
         (Field("crc", 32, "CRC-32 (as zlib) of the little-endian cell words read back, in programming order"),),
         "Result of check_cells.",
+    ),
+    Register(
+        "IRQ_ENABLE",
+        0x2C,
+        "rw",
+        (
+            Field("done", 1, "IRQ_STATUS.done raises the interrupt"),
+            Field("error", 1, "IRQ_STATUS.error raises the interrupt"),
+        ),
+        "What raises the interrupt output, which stays at 1 until the host clears its cause or disables it.",
+    ),
+    Register(
+        "IRQ_STATUS",
+        0x30,
+        "rw1c",
+        (
+            Field("done", 1, "a run has ended without error"),
+            Field(
+                "error", 1, "a run has ended with an error, an abort or a wrong LAYER_COUNT, or the array was given up"
+            ),
+        ),
+        "Ends that the host has not cleared; what happens in the clock of the clearing is kept.",
     ),
 )
 

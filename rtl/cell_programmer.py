@@ -40,7 +40,7 @@ class CellProgrammer(Block):
         pair, as after reset, after a check and with `failed`.
     check : strobe, read the first `pairs` pairs of every macro; not while `busy`.
     busy : an OU waits to be programmed, or a check runs.
-    failed : the array was given up; until the next `select` or `check`.
+    gives_up : strobe, the array is given up. failed : it was; until the next `select` or `check`.
     checksum : result of the last check.
     program, readback_request, readback : the crossbar's port.
     """
@@ -51,6 +51,7 @@ class CellProgrammer(Block):
     check: In(1)
     pairs: In(REGISTER["CELL_PAIRS"].fields[0].bits)
     busy: Out(1)
+    gives_up: Out(1)
     failed: Out(1)
     checksum: Out(tile.WORD)
     program: Out(Stream(layouts.cell_write))
@@ -101,9 +102,9 @@ class CellProgrammer(Block):
             m.d.sync += [address.ou_col.eq(0), address.ou_row.eq(0), word.eq(0)]
 
         waits, waited = Signal(), Signal(range(self.limit))
-        given_up = waits & (waited == self.limit - 1)
+        m.d.comb += self.gives_up.eq(waits & (waited == self.limit - 1))
         m.d.sync += waited.eq(Mux(waits, waited + 1, 0))
-        with m.If(given_up):
+        with m.If(self.gives_up):
             m.d.sync += [pair.eq(config.crossbar_pairs), self.failed.eq(1)]
         with m.If(self.check | self.select.enable):
             m.d.sync += self.failed.eq(0)
@@ -114,7 +115,7 @@ class CellProgrammer(Block):
             with m.State(name):
                 m.d.comb += waits.eq(~transfer)
                 yield
-                with m.If(given_up):
+                with m.If(self.gives_up):
                     m.next = "COLLECT"
 
         with m.FSM() as fsm:

@@ -40,6 +40,7 @@ class LayerSequencer(Block):
     -------
     start : strobe, run `layer_count` layers; ignored while busy. abort : strobe, stop; ignored when idle.
     status : busy, done, error, layer, overflow for register STATUS (cells_busy stays 0).
+    ends : strobes, a run ends: without error, or with one, which may be that it does not begin.
     cycles : clocks with busy = 1 of the run, so far or in total.
     layer : index of the running step. window : index of the window inside the step, for traces.
     sample_waits : a sample is on offer that the array does not take in this clock.
@@ -55,6 +56,7 @@ class LayerSequencer(Block):
     abort: In(1)
     layer_count: In(REGISTER["LAYER_COUNT"].fields[0].bits)
     status: Out(tile.status())
+    ends: Out(tile.ends())
     cycles: Out(COUNTER_BITS)
     layer: Out(layouts.layer_index)
     window: Out(layouts.window_index)
@@ -125,6 +127,7 @@ class LayerSequencer(Block):
                 m.d.sync += [status.done.eq(0), status.overflow.eq(0), status.layer.eq(0), self.cycles.eq(0)]
                 with m.If((count == 0) | (count > self.config.max_layers)):
                     m.d.sync += status.error.eq(ErrorCode.LAYER_COUNT)
+                    m.d.comb += self.ends.error.eq(1)
                 with m.Else():
                     m.d.sync += [status.error.eq(ErrorCode.NONE), status.busy.eq(1)]
                     m.next = "FETCH"
@@ -168,6 +171,7 @@ class LayerSequencer(Block):
             with running("STORE"), m.If(self.events_stored):
                 with m.If(run_end):
                     m.d.sync += [status.busy.eq(0), status.done.eq(1)]
+                    m.d.comb += self.ends.done.eq(~self.flush)
                     m.next = "IDLE"
                 with m.Else():
                     m.d.sync += status.layer.eq(status.layer + 1)
@@ -180,6 +184,7 @@ class LayerSequencer(Block):
         with m.If(self.start & ~status.busy | self.events_stored):
             m.d.sync += self.layer_cycles.eq(1)
         with m.If(self.flush):
+            m.d.comb += self.ends.error.eq(1)
             m.d.sync += [status.busy.eq(0), status.done.eq(0)]
             m.d.sync += status.error.eq(cause)
         return m

@@ -38,6 +38,7 @@ class RegisterBank(Block):
     -------
     requests, responses : accesses and their answers, in order.
     control : strobes. status, cycles, checksum : what the registers of the same names read.
+    ends : strobes that set bits of IRQ_STATUS. interrupt : one that is enabled is set.
     layer_count, cell_pairs : values of LAYER_COUNT and CELL_PAIRS; reset to 0.
     cell_select, cells, cells_full : cell programming; `cells` is offered only when it is taken at once.
     program_write ... reference_write : write ports of the tables.
@@ -49,6 +50,8 @@ class RegisterBank(Block):
     responses: Out(Stream(tile.bus_response()))
     control: Out(tile.control())
     status: In(tile.status())
+    ends: In(tile.ends())
+    interrupt: Out(1)
     cycles: In(COUNTER_BITS)
     checksum: In(tile.WORD)
     layer_count: Out(tile.register_fields("LAYER_COUNT")["layers"].shape)
@@ -78,7 +81,15 @@ class RegisterBank(Block):
         idle = ~status.busy
         execute = Signal()  # the registered request is being carried out in this clock
         refused, reads_memory = Signal(), Signal()
-        m.d.comb += [entry.eq(request.address[2:]), refused.eq(1)]
+        # What the host is to be interrupted for, and what it clears.
+        interrupts = {name: Signal(tile.ends(), name=name) for name in ("enabled", "pending", "cleared")}
+        enabled, pending, cleared = (value.as_value() for value in interrupts.values())
+        m.d.sync += pending.eq((pending & ~cleared) | self.ends.as_value())
+        m.d.comb += [
+            entry.eq(request.address[2:]),
+            refused.eq(1),
+            self.interrupt.eq((pending & enabled).any()),
+        ]
 
         writes = {
             "PROGRAM": self.program_write,
@@ -113,7 +124,7 @@ class RegisterBank(Block):
         event_exists = entry[1:5] < len(counters_of(config))
         with m.Switch(region):
             with m.Case(0):
-                self._registers(m, request, entry, refused, execute)
+                self._registers(m, request, entry, refused, execute, interrupts)
             for name, port in tables.items():
                 with m.Case(REGION[name].index):
                     exists = entry < entries[name] if entries[name] else Const(0)
@@ -164,7 +175,7 @@ class RegisterBank(Block):
                     m.next = "IDLE"
         return m
 
-    def _registers(self, m: Module, request, entry, refused, execute) -> None:
+    def _registers(self, m: Module, request, entry, refused, execute, interrupts) -> None:
         """The register page: value read, access rights and effect of every register."""
         config, status = self.config, self.status
         values = {
@@ -177,6 +188,8 @@ class RegisterBank(Block):
             "CYCLES_HIGH": self.cycles[tile.WORD :],
             "CELL_PAIRS": self.cell_pairs,
             "CELL_CHECKSUM": self.checksum,
+            "IRQ_ENABLE": interrupts["enabled"],
+            "IRQ_STATUS": interrupts["pending"],
         }
         cells_idle = ~status.busy & ~status.cells_busy
         command = Signal(tile.control())
@@ -187,6 +200,8 @@ class RegisterBank(Block):
             "CELL_PAIR": cells_idle & (request.data < config.crossbar_pairs),
             "CELL_DATA": cells_idle & ~self.cells_full,
             "CELL_PAIRS": cells_idle & (request.data <= config.crossbar_pairs),
+            "IRQ_ENABLE": 1,
+            "IRQ_STATUS": 1,
         }
         aligned = request.address[:2] == 0
         with m.Switch(entry):
@@ -204,9 +219,9 @@ class RegisterBank(Block):
                     if register.access == "r":
                         continue
                     with m.If(execute & request.write & aligned & ~refused):
-                        self._effect(m, register.name, request, command)
+                        self._effect(m, register.name, request, command, interrupts)
 
-    def _effect(self, m: Module, name: str, request, command) -> None:
+    def _effect(self, m: Module, name: str, request, command, interrupts) -> None:
         """What a legal write does."""
         match name:
             case "CONTROL":
@@ -219,5 +234,9 @@ class RegisterBank(Block):
                 m.d.comb += self.cell_select.enable.eq(1)
             case "CELL_DATA":
                 m.d.comb += self.cells.valid.eq(1)
+            case "IRQ_ENABLE":
+                m.d.sync += interrupts["enabled"].eq(request.data)
+            case "IRQ_STATUS":
+                m.d.comb += interrupts["cleared"].eq(request.data)
             case _:
                 raise NotImplementedError(f"register {name} has no effect defined for a write")

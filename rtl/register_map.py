@@ -19,7 +19,13 @@ from golden_model.registers import (
     region_entries,
 )
 
-_ACCESS = {"r": "read", "w": "write", "rw": "read, write", "w1": "write 1 to act, reads 0"}
+_ACCESS = {
+    "r": "read",
+    "w": "write",
+    "rw": "read, write",
+    "w1": "write 1 to act, reads 0",
+    "rw1c": "read, write 1 to clear",
+}
 
 _ERRORS = {
     ErrorCode.NONE: "no error",

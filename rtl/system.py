@@ -6,7 +6,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 
 from golden_model.config import HardwareConfig
-from rtl.block import Block
+from rtl.block import Block, Out
 from rtl.emulated_crossbar import EmulatedCrossbar
 from rtl.emulated_pair_crossbar import EmulatedPairCrossbar
 from rtl.tile import BUS_PREFIX, Tile, bus_members, connect_bus, trace_members
@@ -19,8 +19,11 @@ class System(Block):
 
     Members
     -------
-    s_axil_* : AXI4-Lite slave. trace : one record per OU activation, not of the pair machine.
+    s_axil_* : AXI4-Lite slave. irq : interrupt, see `rtl.tile.Tile`. trace : one record per OU activation, not of the
+        pair machine.
     """
+
+    irq: Out(1)
 
     def __init__(self, config: HardwareConfig):
         super().__init__(config, **bus_members(), **trace_members(config))
@@ -31,6 +34,7 @@ class System(Block):
         array = EmulatedPairCrossbar if self.config.pairs else EmulatedCrossbar
         m.submodules.crossbar = crossbar = array(self.config)
         connect_bus(m, self, core, BUS_PREFIX)
+        m.d.comb += self.irq.eq(core.irq)
         wiring.connect(m, core.crossbar, crossbar.port)
         for name in trace_members(self.config):
             m.d.comb += getattr(self, name).eq(getattr(core, name))

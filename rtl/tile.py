@@ -65,10 +65,12 @@ class Tile(Block):
     Members
     -------
     s_axil_* : AXI4-Lite slave, registers and memories of `golden_model.registers` (rtl/REGISTERS.md).
+    irq : interrupt, an end that the host asked to be told, see IRQ_ENABLE.
     crossbar : the analog macro, or a model of it.
     trace : one record per OU activation, see `layouts.trace`, with step (`layer`) and window. Not of the pair machine.
     """
 
+    irq: Out(1)
     crossbar: Out(lambda config: (PairCrossbarPort if config.pairs else CrossbarPort)(config))
 
     def __init__(self, config: HardwareConfig):
@@ -284,6 +286,9 @@ class Tile(Block):
             registers.status.eq(sequencer.status),
             registers.status.cells_busy.eq(programmer.busy),
             registers.status.cells_error.eq(programmer.failed),
+            registers.ends.done.eq(sequencer.ends.done),
+            registers.ends.error.eq(sequencer.ends.error | programmer.gives_up),
+            self.irq.eq(registers.interrupt),
             registers.cycles.eq(sequencer.cycles),
             registers.checksum.eq(programmer.checksum),
             registers.cells_full.eq(programmer.full),

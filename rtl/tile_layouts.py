@@ -168,6 +168,11 @@ def status() -> data.StructLayout:
     return register_fields("STATUS")
 
 
+def ends() -> data.StructLayout:
+    """What raises an interrupt, the fields of register IRQ_STATUS."""
+    return register_fields("IRQ_STATUS")
+
+
 def register_fields(name: str) -> data.StructLayout:
     """The fields of a register of `golden_model.registers` as a layout."""
     return data.StructLayout({field.name: unsigned(field.bits) for field in REGISTER[name].fields})

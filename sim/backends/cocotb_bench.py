@@ -11,7 +11,7 @@ from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles, FallingEdge, ReadOnly
+from cocotb.triggers import ClockCycles, FallingEdge, ReadOnly, RisingEdge, SimTimeoutError, with_timeout
 from cocotb.utils import get_sim_time
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster
 
@@ -147,6 +147,19 @@ class CocotbBus(Bus):
     def clocks(self) -> int:
         return int(get_sim_time("ns")) // PERIOD
 
+    @property
+    def interrupts(self) -> bool:
+        return hasattr(self._dut, "irq")
+
+    async def interrupt(self, limit: int) -> None:
+        if not self.interrupts:
+            return await super().interrupt(limit)
+        if not number(self._dut.irq):
+            try:
+                await with_timeout(RisingEdge(self._dut.irq), limit * PERIOD, "ns")
+            except SimTimeoutError:
+                raise BusTimeout(f"there was no interrupt within {limit} clocks") from None
+
     async def wait(self, clocks: int) -> None:
         if clocks:
             await ClockCycles(self._dut.clk, clocks)
@@ -164,6 +177,6 @@ class CocotbBus(Bus):
 
     async def _within(self, access: Any, kind: str, address: int) -> Any:
         try:
-            return await cocotb.triggers.with_timeout(access, ANSWER_LIMIT * PERIOD, "ns")
-        except cocotb.triggers.SimTimeoutError:
+            return await with_timeout(access, ANSWER_LIMIT * PERIOD, "ns")
+        except SimTimeoutError:
             raise BusTimeout(f"the device did not answer a {kind} at address 0x{address:07X}") from None

@@ -47,12 +47,13 @@ _COMPILER_OPTIONS = ("-std=gnu++20", "-fPIC", "-w", "-fno-plt", "-march=native")
 @dataclass(frozen=True)
 class Library:
     """A compiled design: the shared library, its trace, whether it can write waveforms and whether the analog
-    port is at its top, to be answered by a crossbar; whether it counts what is covered."""
+    port is at its top, to be answered by a crossbar; whether it has an interrupt output, and counts what is covered."""
 
     path: Path
     trace: TraceLayout | None
     waves: bool
     analog: bool
+    interrupts: bool
     built: bool  # False when it came from the cache
     covers: bool = False
 
@@ -102,9 +103,11 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O2") -> Libr
     Raises ToolError when g++ or perl is missing or a tool fails.
     """
     trace = TraceLayout.of(component)
-    analog = "crossbar" in component.signature.members
+    analog, interrupts = ("crossbar" in component.signature.members, "irq" in component.signature.members)
     covers = coverage.folder() is not None
     definitions = [*_trace_definitions(trace), *(["-DWAVES"] if waves else []), *(["-DCOVERAGE"] if covers else [])]
+    if interrupts:
+        definitions.append("-DINTERRUPT")
     if analog:
         definitions += _crossbar_definitions(component.config)
     options = [*_VERILATOR_OPTIONS, *(["--trace"] if waves else []), *(_COVERAGE_OPTIONS if covers else [])]
@@ -125,7 +128,7 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O2") -> Libr
                 coverage.keep_blocks(work, component)
 
     folder, made = toolchain.built(key, "dut.so", make)
-    return Library(folder / "dut.so", trace, waves, analog, made, covers)
+    return Library(folder / "dut.so", trace, waves, analog, interrupts, made, covers)
 
 
 def _compile(
@@ -284,16 +287,16 @@ class CompiledBus(Bus):
         super().__init__()
         if library.analog != (crossbar is not None):
             raise ValueError("a crossbar model is needed if and only if the design has an analog port")
-        self._trace_layout, self._stop = library.trace, stop
+        self._trace_layout, self._interrupts, self._stop = library.trace, library.interrupts, stop
         self._library = lib = ctypes.CDLL(str(library.path))
         lib.sim_new.restype = ctypes.c_void_p
         lib.sim_clocks.restype = lib.sim_trace_words.restype = ctypes.c_uint64
         lib.sim_trace_data.restype = ctypes.POINTER(ctypes.c_uint32)
         self._sim = ctypes.c_void_p(lib.sim_new())
+        self._covered = coverage.Covered.of(library.path.parent) if library.covers else None
         if waves is not None and lib.sim_waves(self._sim, str(waves).encode()):
             self.close()
             raise OSError(f"cannot write waveforms to {waves}")
-        self._covered = coverage.Covered.of(library.path.parent) if library.covers else None
         if self._covered is not None:
             lib.sim_coverage(self._sim, str(self._covered.raw).encode())
         self._analog = None if crossbar is None else _Analog(crossbar)
@@ -322,6 +325,22 @@ class CompiledBus(Bus):
     @property
     def clocks(self) -> int:
         return self._library.sim_clocks(self._sim)
+
+    @property
+    def interrupts(self) -> bool:
+        return self._interrupts
+
+    async def interrupt(self, limit: int) -> None:
+        if not self.interrupts:
+            return await super().interrupt(limit)
+        left, status = limit, -2
+        while status == -2 and left > 0:
+            part = min(left, _PART)
+            status = self._library.sim_interrupt(self._sim, ctypes.c_uint64(part))
+            left -= part
+            self._check("interrupt", 0, [], 0)
+        if status == -2:
+            raise BusTimeout(f"there was no interrupt within {limit} clocks")
 
     async def wait(self, clocks: int) -> None:
         self._library.sim_wait(self._sim, ctypes.c_uint64(clocks))

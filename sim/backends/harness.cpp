@@ -347,6 +347,17 @@ int sim_read_many(Simulation* sim, const uint32_t* addresses, uint32_t* words, u
     return 0;
 }
 
+// Let clocks pass until the interrupt output is 1. -2: not within `limit` clocks.
+int sim_interrupt(Simulation* sim, uint64_t limit) {
+#ifdef INTERRUPT
+    for (uint64_t i = 0; i < limit; i++) {
+        if (sim->top->irq) return 0;
+        sim->clock();
+    }
+#endif
+    return -2;
+}
+
 // Read every `interval` clocks until (word & mask) == value. -2: not within `limit` clocks.
 int sim_poll(Simulation* sim, uint32_t address, uint32_t mask, uint32_t value, uint64_t limit, uint64_t interval,
              uint32_t* word) {

@@ -28,6 +28,19 @@ class PysimBus(Bus):
     def clocks(self) -> int:
         return self._count
 
+    @property
+    def interrupts(self) -> bool:
+        return hasattr(self._device, "irq")
+
+    async def interrupt(self, limit: int) -> None:
+        if not self.interrupts:
+            return await super().interrupt(limit)
+        for _ in range(limit):
+            if self._ctx.get(self._device.irq):
+                return
+            await self._tick()
+        raise BusTimeout(f"there was no interrupt within {limit} clocks")
+
     async def _tick(self, *samples: Any) -> list[Any]:
         self._count += 1
         _, _, *values = await self._ctx.tick().sample(*samples)

@@ -65,6 +65,15 @@ class Bus(ABC):
         return self.recorder is not None
 
     @property
+    def interrupts(self) -> bool:
+        """Whether the device has an interrupt output."""
+        return False
+
+    async def interrupt(self, limit: int) -> None:
+        """Wait until the interrupt output is 1; `BusTimeout` after `limit` clocks, ValueError if there is none."""
+        raise ValueError("this device has no interrupt output")
+
+    @property
     @abstractmethod
     def clocks(self) -> int:
         """Clocks simulated so far."""

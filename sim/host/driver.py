@@ -189,13 +189,16 @@ class Driver:
         await self.write_region("ACTIVATIONS", padded.view("<u4"), first=first)
 
     async def start(self, steps: int, *, expected_cycles: int, progress: Progress | None = None) -> None:
-        """Run the first `steps` steps of the program and wait for the end.
+        """Run the first `steps` steps of the program and wait for the end, for its interrupt if the device has one.
 
         expected_cycles : what the golden model predicts, in clocks; the watchdog barks well after it.
         progress : called now and then with the clocks that have passed.
         Raises DeviceError with the device's error code, BusTimeout when the run does not end.
         """
         await self.write_register("LAYER_COUNT", layers=steps)
+        if self.bus.interrupts:
+            await self.write_register("IRQ_STATUS", done=1, error=1)
+            await self.write_register("IRQ_ENABLE", done=1, error=1)
         await self.write_register("CONTROL", start=1)
         status = REGISTER["STATUS"]
         limit = int(_MARGIN * expected_cycles) + _SLACK
@@ -226,8 +229,12 @@ class Driver:
         part = limit if progress is None else _PART
         while True:
             left = limit - (self.bus.clocks - began)
+            clocks = min(part, max(left, 0))
             try:
-                return await self.bus.poll(status.offset, status.pack(busy=1), 0, min(part, max(left, 0)), interval)
+                if self.bus.interrupts:
+                    await self.bus.interrupt(clocks)
+                    return await self.bus.read(status.offset)
+                return await self.bus.poll(status.offset, status.pack(busy=1), 0, clocks, interval)
             except BusTimeout:
                 if left <= part or progress is None:
                     raise

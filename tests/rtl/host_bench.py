@@ -21,8 +21,8 @@ from tests.bench import plain
 class HostSide(wiring.Component):
     """`bank` between a bus and a memory of activations; results and state of a run are inputs.
 
-    running : STATUS.busy. event : what every event counter reads. The ports of the array are the programmer's.
-    limit : of the programmer.
+    running : STATUS.busy. ends : strobes of IRQ_STATUS. event : what every event counter reads. limit : of the
+    programmer. The ports of the array are the programmer's.
     """
 
     def __init__(self, config: HardwareConfig, *, limit: int = 1000):
@@ -32,6 +32,8 @@ class HostSide(wiring.Component):
             {
                 **bus_members(),
                 "running": In(1),
+                "ends": In(tile.ends()),
+                "interrupt": Out(1),
                 "event": In(48),
                 "program": Out(stream.Signature(layouts.cell_write(config))),
                 "readback_request": Out(stream.Signature(layouts.ou_address(config))),
@@ -57,6 +59,8 @@ class HostSide(wiring.Component):
         wiring.connect(m, wiring.flipped(self.readback), programmer.readback)
         m.d.comb += [
             bank.status.busy.eq(self.running),
+            bank.ends.eq(self.ends),
+            self.interrupt.eq(bank.interrupt),
             bank.status.cells_busy.eq(programmer.busy),
             bank.status.cells_error.eq(programmer.failed),
             bank.checksum.eq(programmer.checksum),

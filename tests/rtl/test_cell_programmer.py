@@ -127,8 +127,9 @@ def test_an_ou_that_is_not_taken_is_withdrawn_after_the_limit_and_programming_be
     async def host(ctx):
         await _select(ctx, dut, 0)
         await send(ctx, dut.cells, [0x1234])
-        for _ in range(LIMIT):
+        for clocks in range(1, LIMIT + 1):
             assert (ctx.get(dut.program.valid), ctx.get(dut.busy), ctx.get(dut.failed)) == (1, 1, 0)
+            assert ctx.get(dut.gives_up) == (clocks == LIMIT)
             await ctx.tick()
         assert (ctx.get(dut.program.valid), ctx.get(dut.busy), ctx.get(dut.failed)) == (0, 0, 1)
         assert ctx.get(dut.full)

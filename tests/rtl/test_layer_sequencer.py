@@ -11,7 +11,7 @@ from golden_model.config import PRESETS, TINY, HardwareConfig
 from golden_model.registers import ErrorCode
 from rtl.layer_sequencer import LayerSequencer
 from sim.bench import simulate
-from tests.bench import fetch
+from tests.bench import fetch, plain
 from tests.rtl.tile_tools import expect_within, strobe
 
 pytestmark = pytest.mark.rtl
@@ -56,7 +56,8 @@ class Others:
     Of the pair machine a loaded window stays until it is converted, and the tables are built beside the first load.
 
     log : (strobe, step), of the strobes of a window (strobe, step, window). clocks : per step stored, its clocks.
-    settled : `layer_cycles` at every `layer_start`. busy : clocks with STATUS.busy. flushes : clocks with `flush`.
+    ends : what `ends` told. settled : `layer_cycles` at every `layer_start`. busy : clocks with STATUS.busy.
+    flushes : clocks with `flush`.
     """
 
     def __init__(self, steps: list[Step], hardware: HardwareConfig = TINY, *, slowest: int = 1):
@@ -69,6 +70,7 @@ class Others:
     def forget(self) -> None:
         self.log: list[tuple] = []
         self.clocks: list[int] = []
+        self.ends: list[dict[str, int]] = []
         self.settled: list[int] = []
         self.busy = self.flushes = 0
 
@@ -76,9 +78,10 @@ class Others:
         dut, waiting, levels, loaded = self.dut, {}, set(), 0
         names = (*STROBES, *WINDOW_STROBES, "store_events", "events_stored", "flush")
         ports = [getattr(dut, name) for name in names]
-        async for _, _, layer, window, cycles, busy, *values in ctx.tick().sample(
-            dut.layer, dut.window, dut.layer_cycles, dut.status.busy, *ports
+        async for _, _, ends, layer, window, cycles, busy, *values in ctx.tick().sample(
+            dut.ends, dut.layer, dut.window, dut.layer_cycles, dut.status.busy, *ports
         ):
+            self.ends += [plain(ends)] * any(plain(ends).values())
             on = [name for name, value in zip(names, values, strict=True) if value]
             step = self.steps[layer]
             entries = [(name, layer, window) if name in WINDOW_STROBES else (name, layer) for name in on]
@@ -406,5 +409,30 @@ def test_an_error_waits_for_the_sample_on_offer_and_keeps_its_code():
         await strobe(ctx, dut.abort)
         ctx.set(dut.sample_waits, 0)
         assert await others.idle(ctx) == _status(ErrorCode.LAYER_GEOMETRY)
+
+    others.simulate(bench)
+
+
+# ---- ends ---------------------------------------------------------------------------------------
+@BOTH
+def test_every_end_of_a_run_is_told_once(hardware):
+    others = Others([Step(), Step(misplaced=True)], hardware)
+    done, error = {"done": 1, "error": 0}, {"done": 0, "error": 1}
+
+    async def bench(ctx):
+        for steps, told in ((1, done), (2, error), (0, error), (0, error), (1, done)):
+            others.ends.clear()
+            await others.start(ctx, steps)
+            await others.idle(ctx)
+            await ctx.tick().repeat(3)
+            assert others.ends == [told], steps
+        others.ends.clear()
+        await strobe(ctx, others.dut.abort)
+        await ctx.tick().repeat(3)
+        assert not others.ends, "an abort while idle ends nothing"
+        await others.start(ctx, 1)
+        await strobe(ctx, others.dut.abort)
+        await ctx.tick().repeat(3)
+        assert others.ends == [error]
 
     others.simulate(bench)

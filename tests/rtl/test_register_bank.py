@@ -24,7 +24,7 @@ from sim.backends.pysim import PysimBus
 from sim.bench import simulate
 from sim.host.bus import BusError
 from sim.host.driver import DeviceError, Driver
-from tests.bench import collector
+from tests.bench import collector, put
 from tests.rtl.host_bench import HostSide, array
 
 pytestmark = pytest.mark.rtl
@@ -313,6 +313,45 @@ def test_start_while_busy_has_no_effect_and_abort_has():
     ]
     _run(job, monitors=monitors)
     assert (starts, aborts) == ([0], [1])
+
+
+# ---- interrupt ------------------------------------------------------------------------------------
+def test_an_end_raises_the_interrupt_if_it_is_enabled_until_the_host_clears_it():
+    async def job(bus, driver, ctx, device):
+        async def end(**ends):
+            put(ctx, device.ends, {"done": 0, "error": 0} | ends)
+            await ctx.tick()
+            put(ctx, device.ends, {"done": 0, "error": 0})
+
+        for name, other in (("done", "error"), ("error", "done")):
+            await end(**{name: 1})
+            assert not ctx.get(device.interrupt), "nothing is enabled"
+            assert await driver.read_register("IRQ_STATUS") == {name: 1, other: 0}
+            await driver.write_register("IRQ_ENABLE", **{other: 1})
+            assert not ctx.get(device.interrupt)
+            await driver.write_register("IRQ_ENABLE", **{name: 1})
+            assert ctx.get(device.interrupt)
+            assert await driver.read_register("IRQ_ENABLE") == {name: 1, other: 0}
+            await driver.write_register("IRQ_STATUS", **{other: 1})
+            await _refused(bus.write(REGISTER["IRQ_STATUS"].offset, 4))
+            assert ctx.get(device.interrupt)
+            await driver.write_register("IRQ_STATUS", **{name: 1})
+            assert not ctx.get(device.interrupt)
+            assert await driver.read_register("IRQ_STATUS") == {name: 0, other: 0}
+            await driver.write_register("IRQ_ENABLE")
+
+    _run(job)
+
+
+def test_an_end_in_the_clock_of_the_clearing_is_kept():
+    async def job(bus, driver, ctx, device):
+        put(ctx, device.ends, {"done": 1, "error": 0})
+        await driver.write_register("IRQ_ENABLE", done=1)
+        await driver.write_register("IRQ_STATUS", done=1)
+        put(ctx, device.ends, {"done": 0, "error": 0})
+        assert ctx.get(device.interrupt)
+
+    _run(job)
 
 
 # ---- cells --------------------------------------------------------------------------------------

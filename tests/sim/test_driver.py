@@ -144,6 +144,32 @@ def test_overflow_is_reported():
         run_now(driver.start(1, expected_cycles=10))
 
 
+class Telling(FakeDevice):
+    """Has an interrupt output, which rises after `delay` clocks if IRQ_ENABLE asks for it."""
+
+    interrupts = True
+
+    def __init__(self, delay):
+        super().__init__()
+        self.delay = delay
+
+    async def interrupt(self, limit):
+        enabled = self.memory[REGISTER["IRQ_ENABLE"].offset] & self.memory[REGISTER["IRQ_STATUS"].offset] == 3
+        passed = min(limit, self.delay)
+        self.count, self.delay = self.count + passed, self.delay - passed
+        if self.delay or not enabled:
+            raise BusTimeout("none")
+
+
+def test_a_run_is_waited_for_by_its_interrupt_where_there_is_one():
+    told, device = [], Telling(5_000_000)
+    run_now(Driver(device, SMALL).start(1, expected_cycles=5_000_000, progress=told.append))
+    assert 5_000_000 <= device.count < 5_000_100
+    assert len(told) == 2
+    with pytest.raises(BusTimeout, match="did not end within 10020 clocks"):
+        run_now(Driver(Telling(20_000), SMALL).start(1, expected_cycles=10))
+
+
 def test_a_run_that_hangs_meets_the_watchdog():
     driver = Driver(FakeDevice(status={"busy": 1, "layer": 1}), SMALL)
     with pytest.raises(BusTimeout, match=r"did not end within 10020 clocks .10 expected.; it hangs in step 1"):

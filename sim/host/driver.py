@@ -5,7 +5,6 @@ Every address, register and field comes from `golden_model.registers`; nothing h
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,16 +20,14 @@ from golden_model.registers import (
     COUNTER_BITS,
     COUNTER_NAMES,
     COUNTERS_PER_LAYER,
-    DESCRIPTOR_STRIDE,
     IDENTITY,
     REGION,
     REGISTER,
     ErrorCode,
     counters_of,
-    descriptor_words,
-    reference_entry,
 )
 from sim.host.bus import Bus, BusError, BusTimeout
+from sim.host.sections import Section, cells_checksum, picture_of, tables_of
 
 #: What a run may take beyond the expected clocks before the watchdog ends it.
 _MARGIN = 2.0
@@ -104,17 +101,13 @@ class Driver:
     # ---- loading --------------------------------------------------------------------------
     async def load(self, tables: Tables) -> None:
         """Write all tables and cells of a program; the cells read back are compared by checksum (ChecksumError)."""
-        await self.write_region("WIDTHS", tables.widths)
-        await self.write_region("BIAS", np.asarray(tables.bias, dtype=np.int64) & 0xFFFFFFFF)
-        await self.write_region("MULTIPLIERS", tables.multipliers)
-        await self.write_region("PADS", tables.pads)
-        if not self.hardware.pairs:
-            for step, levels in enumerate(tables.levels):
-                await self.write_region("REFERENCE", levels, first=reference_entry(self.hardware, step))
-        used = descriptor_words(self.hardware)
-        for step, words in enumerate(tables.program):
-            await self.write_region("PROGRAM", words[:used], first=step * DESCRIPTOR_STRIDE)
+        for section in tables_of(tables, self.hardware):
+            await self.write_section(section)
         await self.program_cells(tables.cell_words)
+
+    async def write_section(self, section: Section) -> None:
+        """Write the words of a section, one by one."""
+        await self.bus.write_many(section.addresses(), section.words.tolist())
 
     async def write_region(self, name: str, words: Sequence[int] | np.ndarray, *, first: int = 0) -> None:
         """Write entries `first`, `first` + 1, ... of a memory."""
@@ -136,9 +129,7 @@ class Driver:
             return
         await self.write_register("CELL_PAIR", pair=0)
         await self._write_cells(words.tolist())
-        wanted = 0
-        for _ in range(self.hardware.macros):
-            wanted = zlib.crc32(words.tobytes(), wanted)
+        wanted = cells_checksum(words, self.hardware)
         found = await self.cell_checksum(pairs)
         if found != wanted:
             raise ChecksumError(wanted, found)
@@ -178,15 +169,7 @@ class Driver:
     # ---- running --------------------------------------------------------------------------
     async def write_input(self, image: np.ndarray, base: int) -> None:
         """Write the input activations (C, H, W), unsigned, from byte `base` of the activation memory on."""
-        flat = np.ascontiguousarray(image, dtype=np.uint8).ravel()
-        first, before = divmod(base, 4)
-        if base + flat.size > self.hardware.activation_bytes:
-            raise ValueError(
-                f"an input of {flat.size} bytes at byte {base} does not fit {self.hardware.activation_bytes} bytes"
-            )
-        padded = np.zeros(-(-(before + flat.size) // 4) * 4, dtype=np.uint8)
-        padded[before : before + flat.size] = flat
-        await self.write_region("ACTIVATIONS", padded.view("<u4"), first=first)
+        await self.write_section(picture_of(image, base, self.hardware))
 
     async def start(self, steps: int, *, expected_cycles: int, progress: Progress | None = None) -> None:
         """Run the first `steps` steps of the program and wait for the end, for its interrupt if the device has one.

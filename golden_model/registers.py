@@ -114,6 +114,7 @@ REGISTERS: tuple[Register, ...] = (
             Field("start", 1, "run LAYER_COUNT steps; does nothing while busy"),
             Field("abort", 1, "stop as soon as the array has taken the samples on offer; STATUS.error becomes ABORTED"),
             Field("check_cells", 1, "read the cells of CELL_PAIRS crossbar pairs back into CELL_CHECKSUM"),
+            Field("restart_checksum", 1, "begin TABLE_CHECKSUM anew"),
         ),
         "Commands.",
     ),
@@ -192,6 +193,28 @@ REGISTERS: tuple[Register, ...] = (
             ),
         ),
         "Ends that the host has not cleared; what happens in the clock of the clearing is kept.",
+    ),
+    Register(
+        "LOAD_STATUS",
+        0x34,
+        "rw1c",
+        (
+            Field("error", 1, "a word of the load stream was refused, and the rest of its packet dropped"),
+            Field("busy", 1, "inside a packet; cleared by a host whose sender gave up: the next word begins a packet"),
+        ),
+        "State of the load stream.",
+    ),
+    Register(
+        "TABLE_CHECKSUM",
+        0x38,
+        "r",
+        (
+            Field(
+                "crc", 32, "CRC-32 (as zlib) of address and data of every word, 4 bytes each, little-endian, in order"
+            ),
+        ),
+        "What reached PROGRAM, WIDTHS, BIAS, MULTIPLIERS, PADS and REFERENCE since restart_checksum, over bus or load "
+        "stream, without what was refused. It covers the way to the memories, not what becomes of their contents.",
     ),
 )
 

@@ -39,6 +39,7 @@ from rtl.event_memory import EventMemory
 from rtl.few_ones import FewOnes
 from rtl.group_precision import GroupPrecision
 from rtl.layer_sequencer import LayerSequencer
+from rtl.loader import Loader
 from rtl.logit_memory import LogitMemory
 from rtl.macro import Macro
 from rtl.ou_former import OuFormer
@@ -93,6 +94,7 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "cell_programmer": CellProgrammer,
     "register_bank": RegisterBank,
     "axi_lite": lambda config: AxiLite(),
+    "loader": Loader,
     "emulated_crossbar": EmulatedCrossbar,
     "search_lane": SearchLane,
     "search_begin": SearchBegin,

@@ -49,11 +49,19 @@ An access is answered with SLVERR and has no effect if
   checked);
 - CELL_DATA goes beyond the last crossbar pair (after reset and after check_cells a write of CELL_PAIR must come first);
 - CELL_PAIR, CELL_PAIRS, a bit-plane width or a border value is larger than the hardware has;
+- it writes CELL_PAIR, CELL_DATA or CELL_PAIRS, or asks for check_cells or start, while a section of cells of the load
+  stream goes on (STATUS.cells_busy is 1);
 - CONTROL asks for check_cells while STATUS.busy is 1, for check_cells or start while STATUS.cells_busy is 1, or for
   both.
 
 A refused read gives 0. Nothing on the bus waits for the array: a host that writes CELL_DATA faster than the array
 programs is refused, waits until STATUS.cells_busy is 0 and repeats the word.
+
+The load stream (AXI4-Stream, 32 bits, s_axis_*) does the same writes, a word a clock. A packet, which tlast ends, is a
+row of sections: an address, a number of words, the words. They go to the address and those behind it, of a memory, or
+all to the address, of a register. CELL_DATA waits there for the array; a section of another register waits until no
+cells are programmed or checked. A word that would be refused, or a packet that ends inside a section, sets
+LOAD_STATUS.error, and the rest of the packet is dropped.
 
 An array that takes more than {ARRAY_LIMIT} clocks to program an OU, to take a request for its cells or to answer it is
 given up: STATUS.cells_busy becomes 0 and STATUS.cells_error 1, and CELL_DATA is refused until CELL_PAIR is written. An

@@ -7,14 +7,17 @@ has settled), so that the order of events at an edge does not matter on any simu
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import cocotb
+import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge, ReadOnly, RisingEdge, SimTimeoutError, with_timeout
 from cocotb.utils import get_sim_time
-from cocotbext.axi import AxiLiteBus, AxiLiteMaster
+from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiStreamBus, AxiStreamSource
 
+from golden_model.registers import ARRAY_LIMIT
 from sim.array.crossbars import Crossbar, PairCrossbar
 from sim.array.port import PackedPort
 from sim.backends.compiled import verilator_port
@@ -142,6 +145,10 @@ class CocotbBus(Bus):
         self._master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk, dut.rst)
         for interface in (self._master.write_if, self._master.read_if):
             interface.log.setLevel(logging.WARNING)
+        self._source = None
+        if hasattr(dut, "s_axis_tvalid"):
+            self._source = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis"), dut.clk, dut.rst, byte_lanes=4)
+            self._source.log.setLevel(logging.WARNING)
 
     @property
     def clocks(self) -> int:
@@ -159,6 +166,19 @@ class CocotbBus(Bus):
                 await with_timeout(RisingEdge(self._dut.irq), limit * PERIOD, "ns")
             except SimTimeoutError:
                 raise BusTimeout(f"there was no interrupt within {limit} clocks") from None
+
+    @property
+    def streams(self) -> bool:
+        return self._source is not None
+
+    async def stream(self, words: Sequence[int] | np.ndarray) -> None:
+        if self._source is None:
+            return await super().stream(words)
+        await self._source.send(np.asarray(words, dtype="<u4").tobytes())
+        try:
+            await with_timeout(self._source.wait(), (2 * ARRAY_LIMIT + len(words)) * PERIOD, "ns")
+        except SimTimeoutError:
+            raise BusTimeout("the device did not take a packet") from None
 
     async def wait(self, clocks: int) -> None:
         if clocks:

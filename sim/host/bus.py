@@ -74,6 +74,15 @@ class Bus(ABC):
         raise ValueError("this device has no interrupt output")
 
     @property
+    def streams(self) -> bool:
+        """Whether the device has a load stream."""
+        return False
+
+    async def stream(self, words: Sequence[int] | np.ndarray) -> None:
+        """Send words as a packet of the load stream; `BusTimeout` if one is not taken, ValueError if there is none."""
+        raise ValueError("this device has no load stream")
+
+    @property
     @abstractmethod
     def clocks(self) -> int:
         """Clocks simulated so far."""

@@ -5,7 +5,7 @@ Every address, register and field comes from `golden_model.registers`; nothing h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ from golden_model.registers import (
     counters_of,
 )
 from sim.host.bus import Bus, BusError, BusTimeout
-from sim.host.sections import Section, cells_checksum, picture_of, tables_of
+from sim.host.sections import Section, cells_checksum, cells_of, picture_of, stream_of, tables_checksum, tables_of
 
 #: What a run may take beyond the expected clocks before the watchdog ends it.
 _MARGIN = 2.0
@@ -68,12 +68,14 @@ class Driver:
 
     Parameters
     ----------
-    bus : where the tile answers. hardware : the configuration it must have been made from.
+    bus : where the tile answers. hardware : the configuration it must have been made from. streams : load by the
+        load stream; False: word by word over the bus; None: by the stream if the device has one.
     """
 
-    def __init__(self, bus: Bus, hardware: HardwareConfig):
+    def __init__(self, bus: Bus, hardware: HardwareConfig, *, streams: bool | None = None):
         self.bus = bus
         self.hardware = hardware
+        self.streams = bus.streams if streams is None else streams
 
     # ---- registers ------------------------------------------------------------------------
     async def read_register(self, name: str) -> dict[str, int]:
@@ -100,14 +102,33 @@ class Driver:
 
     # ---- loading --------------------------------------------------------------------------
     async def load(self, tables: Tables) -> None:
-        """Write all tables and cells of a program; the cells read back are compared by checksum (ChecksumError)."""
-        for section in tables_of(tables, self.hardware):
-            await self.write_section(section)
+        """Write all tables and cells of a program. What arrived in the tables, and the cells read back, are compared by
+        checksum (DeviceError; ChecksumError of cells)."""
+        sections = list(tables_of(tables, self.hardware))
+        await self.write_register("CONTROL", restart_checksum=1)
+        await self.write_sections(sections)
+        expected, found = tables_checksum(sections), (await self.read_register("TABLE_CHECKSUM"))["crc"]
+        if found != expected:
+            raise DeviceError(
+                f"the tables that arrived have CRC-32 0x{found:08X}, those sent have 0x{expected:08X}: "
+                "the way to the device changes words"
+            )
         await self.program_cells(tables.cell_words)
 
-    async def write_section(self, section: Section) -> None:
-        """Write the words of a section, one by one."""
-        await self.bus.write_many(section.addresses(), section.words.tolist())
+    async def write_sections(self, sections: Iterable[Section]) -> None:
+        """Write sections without cells; as a packet where there is a load stream (DeviceError if it was refused)."""
+        if self.streams:
+            return await self.stream(sections)
+        for section in sections:
+            await self.bus.write_many(section.addresses(), section.words.tolist())
+
+    async def stream(self, sections: Iterable[Section]) -> None:
+        """Send sections as a packet of the load stream; DeviceError if a word of it was refused."""
+        await self.write_register("LOAD_STATUS", error=1)
+        await self.bus.stream(stream_of(sections))
+        if (await self.read_register("LOAD_STATUS"))["error"]:
+            await self._wait_for_cells()  # says if it was the array
+            raise DeviceError("the device refused a word of the load stream and dropped the rest of its packet")
 
     async def write_region(self, name: str, words: Sequence[int] | np.ndarray, *, first: int = 0) -> None:
         """Write entries `first`, `first` + 1, ... of a memory."""
@@ -127,8 +148,12 @@ class Driver:
             raise ValueError(f"the cells of a crossbar pair are {per_pair} words, got {len(words)} words")
         if not pairs:
             return
-        await self.write_register("CELL_PAIR", pair=0)
-        await self._write_cells(words.tolist())
+        if self.streams:
+            await self.stream(cells_of(words))
+            await self._wait_for_cells()
+        else:
+            await self.write_register("CELL_PAIR", pair=0)
+            await self._write_cells(words.tolist())
         wanted = cells_checksum(words, self.hardware)
         found = await self.cell_checksum(pairs)
         if found != wanted:
@@ -169,7 +194,7 @@ class Driver:
     # ---- running --------------------------------------------------------------------------
     async def write_input(self, image: np.ndarray, base: int) -> None:
         """Write the input activations (C, H, W), unsigned, from byte `base` of the activation memory on."""
-        await self.write_section(picture_of(image, base, self.hardware))
+        await self.write_sections([picture_of(image, base, self.hardware)])
 
     async def start(self, steps: int, *, expected_cycles: int, progress: Progress | None = None) -> None:
         """Run the first `steps` steps of the program and wait for the end, for its interrupt if the device has one.

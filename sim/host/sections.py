@@ -76,6 +76,15 @@ def cells_checksum(words: np.ndarray, hardware: HardwareConfig) -> int:
     return checksum
 
 
+def tables_checksum(sections: Iterable[Section]) -> int:
+    """What TABLE_CHECKSUM reads after these sections of tables."""
+    checksum = 0
+    for section in sections:
+        pairs = np.column_stack([np.array(section.addresses(), dtype=np.uint32), section.words])
+        checksum = zlib.crc32(pairs.astype("<u4").tobytes(), checksum)
+    return checksum
+
+
 def picture_of(image: np.ndarray, base: int, hardware: HardwareConfig) -> Section:
     """Input activations (C, H, W), unsigned, from byte `base` of the activation memory on; the bytes of a word before
     and behind them become 0."""
@@ -103,7 +112,8 @@ def stream_of(sections: Iterable[Section]) -> np.ndarray:
 class Head:
     """First words of an image's file, in this order.
 
-    steps, outputs : of the program. cell_pairs, cell_checksum : what check_cells is given, and what it must find.
+    steps, outputs : of the program. table_checksum : what TABLE_CHECKSUM must read. cell_pairs, cell_checksum : what
+    check_cells is given, and what it must find.
     words : of the sections that follow.
     """
 
@@ -111,6 +121,7 @@ class Head:
     hardware_hash: int
     steps: int
     outputs: int
+    table_checksum: int
     cell_pairs: int
     cell_checksum: int
     words: int
@@ -119,12 +130,14 @@ class Head:
 def image_file(program: Program) -> bytes:
     """An image's file."""
     tables, hardware = program.tables, program.hardware
-    words = stream_of([*tables_of(tables, hardware), *cells_of(tables.cell_words)])
+    sections = list(tables_of(tables, hardware))
+    words = stream_of([*sections, *cells_of(tables.cell_words)])
     head = Head(
         identity=IDENTITY,
         hardware_hash=hardware.hash_word,
         steps=len(program.steps),
         outputs=program.logits,
+        table_checksum=tables_checksum(sections),
         cell_pairs=len(tables.cells),
         cell_checksum=cells_checksum(tables.cell_words, hardware),
         words=len(words),

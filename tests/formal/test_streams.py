@@ -21,6 +21,7 @@ from rtl.cell_programmer import CellProgrammer
 from rtl.dynamic_precision import DynamicPrecision
 from rtl.emulated_crossbar import EmulatedCrossbar
 from rtl.emulated_pair_crossbar import EmulatedPairCrossbar
+from rtl.loader import Loader
 from rtl.macro import Macro
 from rtl.ou_former import OuFormer
 from rtl.ou_scheduler import OuScheduler
@@ -97,6 +98,16 @@ def _bank(m: Module, block: RegisterBank) -> None:
     m.d.comb += Assume(block.cells.ready | status.busy | status.cells_busy | block.cells_full)
 
 
+def _loader(m: Module, block: Loader) -> None:
+    """Cells are taken at once where they may be. A write that waits is withdrawn if the host clears the packet or the
+    one before it is refused; neither happens here."""
+    m.d.comb += [
+        Assume(block.cells.ready | block.cells_busy | block.cells_refused),
+        Assume(~(block.clear.busy & block.writes.valid)),
+        Assume(~block.refused | block.writes.ready),
+    ]
+
+
 @dataclass(frozen=True)
 class Streams:
     make: Callable[[], wiring.Component]
@@ -113,6 +124,7 @@ PROOFS = {
     "EmulatedPairCrossbar": Streams(
         lambda: EmulatedPairCrossbar(PAIRS), contract=_no_sample_while_read_back("half0.sample", "half1.sample")
     ),
+    "Loader": Streams(lambda: Loader(TINY), contract=_loader),
     "OuFormer": Streams(lambda: OuFormer(PAIRS), induction(2)),
     "OuScheduler": Streams(lambda: OuScheduler(TINY), contract=_scheduler),
     "PackWalker": Streams(lambda: PackWalker(PAIRS)),

@@ -13,8 +13,9 @@ from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.axi_lite import AxiLite
 from rtl.cell_programmer import CellProgrammer
+from rtl.loader import Loader
 from rtl.register_bank import RegisterBank
-from rtl.tile import bus_members, connect_bus
+from rtl.tile import bus_members, connect_bus, connect_checksum, connect_loader, load_members
 from tests.bench import plain
 
 
@@ -31,6 +32,7 @@ class HostSide(wiring.Component):
         super().__init__(
             {
                 **bus_members(),
+                **load_members(),
                 "running": In(1),
                 "ends": In(tile.ends()),
                 "interrupt": Out(1),
@@ -47,13 +49,15 @@ class HostSide(wiring.Component):
         m.submodules.bank = bank
         m.submodules.bus = bus = AxiLite()
         m.submodules.programmer = programmer = CellProgrammer(self.config, limit=self.limit)
+        m.submodules.loader = load = Loader(self.config)
+        connect_loader(m, self, load, bank, programmer, self.running)
+        connect_checksum(m, bank)
         shape, depth = unsigned(tile.WORD), layouts.activation_words(self.config)
         m.submodules.activations = activations = memory.Memory(shape=shape, depth=depth, init=[])
         write, read = activations.write_port(granularity=8), activations.read_port()
         connect_bus(m, self, bus)
         wiring.connect(m, bus.requests, bank.requests)
         wiring.connect(m, bank.responses, bus.responses)
-        wiring.connect(m, bank.cells, programmer.cells)
         wiring.connect(m, programmer.program, wiring.flipped(self.program))
         wiring.connect(m, programmer.readback_request, wiring.flipped(self.readback_request))
         wiring.connect(m, wiring.flipped(self.readback), programmer.readback)
@@ -61,7 +65,6 @@ class HostSide(wiring.Component):
             bank.status.busy.eq(self.running),
             bank.ends.eq(self.ends),
             self.interrupt.eq(bank.interrupt),
-            bank.status.cells_busy.eq(programmer.busy),
             bank.status.cells_error.eq(programmer.failed),
             bank.checksum.eq(programmer.checksum),
             bank.cells_full.eq(programmer.full),

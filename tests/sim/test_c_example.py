@@ -59,8 +59,9 @@ def _changed(path, index, change):
     [
         (0, 1, "another version of the register map"),
         (1, 1, "another hardware configuration"),
-        (6, 1, "file is not whole"),
-        (7, 1 << 27, "refused a word of a table"),
+        (7, 1, "file is not whole"),
+        (8, 1 << 27, "refused a word of a table"),
+        (10, 1, "the tables that arrived are not those of the file"),
         (-1, 1 << 3, "the array does not hold the cells that were written"),
     ],
 )

@@ -16,10 +16,11 @@ from tests.golden_model.random_graphs import SMALL, SMALL_PAIRS, random_network
 class FakeDevice(Bus):
     """Registers and memories in a dictionary; `status` is what STATUS reads once a run was started."""
 
-    def __init__(self, *, status=None, identity=IDENTITY, hash_word=SMALL.hash_word, flip=0):
+    def __init__(self, *, status=None, identity=IDENTITY, hash_word=SMALL.hash_word, flip=0, changed=0):
         self.memory = {REGISTER["IDENTITY"].offset: identity, REGISTER["HARDWARE_HASH"].offset: hash_word}
         self.status = status or {"done": 1}
-        self.flip = flip
+        self.flip, self.changed = flip, changed
+        self.tables = []
         self.cells = []
         self.count = 0
 
@@ -34,6 +35,10 @@ class FakeDevice(Bus):
         self.count += 1
         assert 0 <= word < 1 << 32
         self.memory[address] = word
+        if REGION["PROGRAM"].address(0) <= address < REGION["ACTIVATIONS"].address(0):
+            self.tables.append((address, word))
+            crc = zlib.crc32(np.array(self.tables, dtype="<u4").tobytes()) ^ self.changed
+            self.memory[REGISTER["TABLE_CHECKSUM"].offset] = crc
         if address == REGISTER["CELL_DATA"].offset:
             self.cells.append(word)
         if address == REGISTER["CONTROL"].offset:
@@ -96,6 +101,12 @@ def test_cells_that_read_back_differently_are_reported():
     tables = plan(random_network(3)).tables
     with pytest.raises(ChecksumError, match=r"the cells read back have CRC-32 0x\w{8}, those programmed have 0x\w{8}"):
         run_now(Driver(FakeDevice(flip=1 << 17), SMALL).load(tables))
+
+
+def test_tables_that_arrive_differently_are_reported():
+    tables = plan(random_network(3)).tables
+    with pytest.raises(DeviceError, match=r"the tables that arrived have CRC-32 0x\w{8}, those sent have 0x\w{8}"):
+        run_now(Driver(FakeDevice(changed=1 << 3), SMALL).load(tables))
 
 
 class BusyArray(FakeDevice):

@@ -15,7 +15,7 @@
 
 /* Head of an image's file. */
 struct head {
-    uint32_t identity, hardware_hash, steps, outputs, cell_pairs, cell_checksum, words;
+    uint32_t identity, hardware_hash, steps, outputs, table_checksum, cell_pairs, cell_checksum, words;
 };
 
 #define FIELD(word, name) (((word) & name##_MASK) >> name##_SHIFT)
@@ -113,7 +113,9 @@ int main(int count, char **arguments) {
     if (head->identity != OHM_IDENTITY_VALUE) stop("the file is for another version of the register map");
     if (read_word(OHM_IDENTITY) != OHM_IDENTITY_VALUE) stop("there is no OhmLoom tile of this version");
     if (read_word(OHM_HARDWARE_HASH) != head->hardware_hash) stop("the image is for another hardware configuration");
+    write_word(OHM_CONTROL, OHM_CONTROL_RESTART_CHECKSUM_MASK);
     load(image + head_words, head->words);
+    if (read_word(OHM_TABLE_CHECKSUM) != head->table_checksum) stop("the tables that arrived are not those of the file");
     check_cells(head);
 
     uint32_t *picture = words_of(arguments[2], &picture_words);

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 
 from golden_model.config import HardwareConfig, bits_for
@@ -22,7 +22,7 @@ class CellProgrammer(Block):
     same cells. A word of cells is `cell_words` bus words,
     least significant first. The checksum is that of zlib over the little-endian words, in that order.
 
-    Throughput: a word a clock while collecting, one more clock per OU; a check takes 4 clocks a word
+    Throughput: a word a clock while collecting, one more clock per OU; a check takes a clock a word
     and 2 per OU on a crossbar that answers in one clock. Latency: an OU is offered to the crossbar in
     the clock after its last word.
 
@@ -58,9 +58,6 @@ class CellProgrammer(Block):
     readback_request: Out(Stream(layouts.readback_address))
     readback: In(Stream(layouts.cells))
 
-    #: Bits of a word that the CRC takes in a clock.
-    _STEP = 8
-
     def __init__(self, config: HardwareConfig, *, limit: int = ARRAY_LIMIT):
         self.limit = limit
         super().__init__(config)
@@ -69,12 +66,11 @@ class CellProgrammer(Block):
         m = Module()
         config = self.config
         words, bits = config.cell_words, config.cell_words * tile.WORD
-        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=self._STEP).create()
+        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=tile.WORD).create()
 
-        # One shift register collects words on the way in and delivers bytes on the way back.
+        # One shift register collects words on the way in and delivers them on the way back.
         cells = Signal(bits)
         word = Signal(bits_for(words - 1))
-        steps = Signal(bits_for(bits // self._STEP - 1))
         address = Signal(layouts.ou_address(config))
         # One more than the last pair, so that `full` can be told.
         pair = Signal(range(config.crossbar_pairs + 1), init=config.crossbar_pairs)
@@ -85,7 +81,7 @@ class CellProgrammer(Block):
             self.full.eq(pair == config.crossbar_pairs),
             self.program.payload.cells.eq(cells),
             self.checksum.eq(crc.crc),
-            crc.data.eq(cells[: self._STEP]),
+            crc.data.eq(cells[: tile.WORD]),
         ]
         for name, _ in layouts.ou_address(config):
             m.d.comb += self.program.payload[name].eq(address[name])
@@ -152,13 +148,14 @@ class CellProgrammer(Block):
                         m.next = "RECEIVE"
             with waiting("RECEIVE", self.readback.valid):
                 m.d.comb += self.readback.ready.eq(1)
-                m.d.sync += [cells.eq(self.readback.payload), steps.eq(0)]
+                m.d.sync += cells.eq(self.readback.payload)
                 with m.If(self.readback.valid):
                     m.next = "CHECK"
             with m.State("CHECK"):
                 m.d.comb += crc.valid.eq(1)
-                m.d.sync += [cells.eq(Cat(cells[self._STEP :], Const(0, self._STEP))), steps.eq(steps + 1)]
-                with m.If(steps == bits // self._STEP - 1):
+                m.d.sync += [cells.eq(cells >> tile.WORD), word.eq(word + 1)]
+                with m.If(word == words - 1):
+                    m.d.sync += word.eq(0)
                     m.d.comb += step_address.eq(1)
                     m.next = "REQUEST"
         m.d.comb += self.busy.eq(~fsm.ongoing("COLLECT"))

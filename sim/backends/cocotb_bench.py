@@ -137,7 +137,10 @@ class Analog:
 
 
 class CocotbBus(Bus):
-    """The tile's bus through cocotbext-axi's AXI4-Lite master, which this project did not write."""
+    """The tile's bus through cocotbext-axi's AXI4-Lite master, which this project did not write.
+
+    source : its sender for the load stream; None if the design has none.
+    """
 
     def __init__(self, dut: Any, monitor: TraceMonitor | None = None):
         super().__init__(monitor)
@@ -145,10 +148,10 @@ class CocotbBus(Bus):
         self._master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk, dut.rst)
         for interface in (self._master.write_if, self._master.read_if):
             interface.log.setLevel(logging.WARNING)
-        self._source = None
+        self.source = None
         if hasattr(dut, "s_axis_tvalid"):
-            self._source = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis"), dut.clk, dut.rst, byte_lanes=4)
-            self._source.log.setLevel(logging.WARNING)
+            self.source = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis"), dut.clk, dut.rst, byte_lanes=4)
+            self.source.log.setLevel(logging.WARNING)
 
     @property
     def clocks(self) -> int:
@@ -169,14 +172,14 @@ class CocotbBus(Bus):
 
     @property
     def streams(self) -> bool:
-        return self._source is not None
+        return self.source is not None
 
     async def stream(self, words: Sequence[int] | np.ndarray) -> None:
-        if self._source is None:
+        if self.source is None:
             return await super().stream(words)
-        await self._source.send(np.asarray(words, dtype="<u4").tobytes())
+        await self.source.send(np.asarray(words, dtype="<u4").tobytes())
         try:
-            await with_timeout(self._source.wait(), (2 * ARRAY_LIMIT + len(words)) * PERIOD, "ns")
+            await with_timeout(self.source.wait(), (2 * ARRAY_LIMIT + len(words)) * PERIOD, "ns")
         except SimTimeoutError:
             raise BusTimeout("the device did not take a packet") from None
 

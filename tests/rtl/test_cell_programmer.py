@@ -12,7 +12,7 @@ from golden_model.config import TINY
 from rtl.cell_programmer import CellProgrammer
 from sim.bench import simulate
 from tests.bench import put, receive, send, stream_rule
-from tests.rtl.tile_tools import strobe
+from tests.rtl.tile_tools import expect_within, strobe
 
 pytestmark = pytest.mark.rtl
 
@@ -87,6 +87,21 @@ def test_check_reads_the_asked_pairs_of_every_macro_in_order_and_gives_zlibs_crc
     rule = stream_rule(dut.readback_request, "readback_request")
     simulate(dut, host, crossbar, background=[rule], limit=20_000)
     assert asked == wanted * 2
+
+
+@pytest.mark.parametrize("hardware", [TINY, ODD], ids=["tiny", "odd"])
+def test_a_check_takes_a_clock_a_word_and_two_an_ou(hardware):
+    dut = CellProgrammer(hardware)
+
+    async def host(ctx):
+        ctx.set(dut.readback_request.ready, 1)
+        ctx.set(dut.readback.valid, 1)
+        ctx.set(dut.pairs, 2)
+        await strobe(ctx, dut.check)
+        clocks = await expect_within(ctx, ~dut.busy, 1000)
+        assert clocks == 2 * hardware.ous_per_crossbar * (hardware.cell_words + 2) + 1
+
+    simulate(dut, host, limit=2000)
 
 
 def test_an_ou_that_waits_is_busy_and_takes_no_word():

@@ -106,8 +106,9 @@ coverage: setup ## lines, branches and bits of the Verilog that simulations exer
 	OHMLOOM_COVERAGE=build/coverage OHMLOOM_BUILD=build/covered $(PYTEST) -n 2 -m "not slow" -k "not macros" $(COVERED)
 	$(RUN) -m sim.backends.coverage build/coverage
 
-regs: setup ## write rtl/REGISTERS.md from the register table
+regs: setup ## write rtl/REGISTERS.md and rtl/ohmloom.h from the register table
 	$(RUN) -m rtl.generate --registers rtl/REGISTERS.md
+	$(RUN) -m rtl.generate --registers rtl/ohmloom.h
 
 sheets: setup ## write docs/blocks, a sheet per block, from the code
 	$(RUN) -m rtl.generate --sheets docs/blocks

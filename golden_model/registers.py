@@ -17,7 +17,9 @@ from golden_model.config import HardwareConfig, bits_for
 ADDRESS_BITS = 28
 REGION_SHIFT = 24
 #: Reads from the IDENTITY register: "OHM" and the version of the register map.
-IDENTITY = 0x4F484D02
+IDENTITY = 0x4F484D03
+#: Clocks that the array may take for an OU before it is given up: 10 ms at 100 MHz.
+ARRAY_LIMIT = 1 << 20
 #: Bits of one width-table entry: bit planes of a block, 0..8 (system.md §5).
 WIDTH_BITS = 4
 
@@ -55,7 +57,7 @@ class Register:
     """A 32-bit register at byte address `offset`; fields fill it from bit 0 upward.
 
     `access`: "r" read only, "rw" read and write, "w1" writing a 1 triggers the action and reads as 0,
-    "w" write only.
+    "w" write only, "rw1c" read, and writing a 1 clears.
     """
 
     name: str
@@ -96,7 +98,7 @@ def unpack_fields(table: tuple[Field, ...], word: int) -> dict[str, int]:
 
 
 REGISTERS: tuple[Register, ...] = (
-    Register("IDENTITY", 0x00, "r", (Field("identity", 32, "constant 0x4F484D02"),), "Names the device."),
+    Register("IDENTITY", 0x00, "r", (Field("identity", 32, f"constant 0x{IDENTITY:08X}"),), "Names the device."),
     Register(
         "HARDWARE_HASH",
         0x04,
@@ -110,8 +112,9 @@ REGISTERS: tuple[Register, ...] = (
         "w1",
         (
             Field("start", 1, "run LAYER_COUNT steps; does nothing while busy"),
-            Field("abort", 1, "stop at the next clock; STATUS.error becomes ABORTED"),
+            Field("abort", 1, "stop as soon as the array has taken the samples on offer; STATUS.error becomes ABORTED"),
             Field("check_cells", 1, "read the cells of CELL_PAIRS crossbar pairs back into CELL_CHECKSUM"),
+            Field("restart_checksum", 1, "begin TABLE_CHECKSUM anew"),
         ),
         "Commands.",
     ),
@@ -126,6 +129,7 @@ REGISTERS: tuple[Register, ...] = (
             Field("overflow", 1, "a partial sum left accumulator_bits; sticky until start"),
             Field("error", 4, "ErrorCode; sticky until start"),
             Field("layer", 16, "step being run, or where the run stopped"),
+            Field("cells_error", 1, "the array was given up; cleared by CELL_PAIR and check_cells"),
         ),
         "State of the tile.",
     ),
@@ -167,6 +171,50 @@ REGISTERS: tuple[Register, ...] = (
         "r",
         (Field("crc", 32, "CRC-32 (as zlib) of the little-endian cell words read back, in programming order"),),
         "Result of check_cells.",
+    ),
+    Register(
+        "IRQ_ENABLE",
+        0x2C,
+        "rw",
+        (
+            Field("done", 1, "IRQ_STATUS.done raises the interrupt"),
+            Field("error", 1, "IRQ_STATUS.error raises the interrupt"),
+        ),
+        "What raises the interrupt output, which stays at 1 until the host clears its cause or disables it.",
+    ),
+    Register(
+        "IRQ_STATUS",
+        0x30,
+        "rw1c",
+        (
+            Field("done", 1, "a run has ended without error"),
+            Field(
+                "error", 1, "a run has ended with an error, an abort or a wrong LAYER_COUNT, or the array was given up"
+            ),
+        ),
+        "Ends that the host has not cleared; what happens in the clock of the clearing is kept.",
+    ),
+    Register(
+        "LOAD_STATUS",
+        0x34,
+        "rw1c",
+        (
+            Field("error", 1, "a word of the load stream was refused, and the rest of its packet dropped"),
+            Field("busy", 1, "inside a packet; cleared by a host whose sender gave up: the next word begins a packet"),
+        ),
+        "State of the load stream.",
+    ),
+    Register(
+        "TABLE_CHECKSUM",
+        0x38,
+        "r",
+        (
+            Field(
+                "crc", 32, "CRC-32 (as zlib) of address and data of every word, 4 bytes each, little-endian, in order"
+            ),
+        ),
+        "What reached PROGRAM, WIDTHS, BIAS, MULTIPLIERS, PADS and REFERENCE since restart_checksum, over bus or load "
+        "stream, without what was refused. It covers the way to the memories, not what becomes of their contents.",
     ),
 )
 

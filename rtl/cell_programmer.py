@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from contextlib import contextmanager
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 
-from golden_model.config import bits_for
-from golden_model.registers import REGISTER
+from golden_model.config import HardwareConfig, bits_for
+from golden_model.registers import ARRAY_LIMIT, REGISTER
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out, Stream
@@ -19,17 +22,25 @@ class CellProgrammer(Block):
     same cells. A word of cells is `cell_words` bus words,
     least significant first. The checksum is that of zlib over the little-endian words, in that order.
 
-    Throughput: a word a clock while collecting, one more clock per OU; a check takes 4 clocks a word
+    Throughput: a word a clock while collecting, one more clock per OU; a check takes a clock a word
     and 2 per OU on a crossbar that answers in one clock. Latency: an OU is offered to the crossbar in
     the clock after its last word.
+
+    An array that lets an OU wait for `limit` clocks is given up: the offer is withdrawn, what was going on
+    ends, and programming must say anew where it goes on. An answer that comes later is dropped.
+
+    Parameters
+    ----------
+    limit : clocks that the array may take to program an OU, to take a request or to answer it.
 
     Members
     -------
     select : with `enable`, programming goes on at OU row 0, OU column 0 of `pair`; not while `busy`.
     cells : stream of words, ready unless `full` or `busy`. full : the place of the next word is beyond the last
-        pair, as after reset and after a check.
+        pair, as after reset, after a check and with `failed`.
     check : strobe, read the first `pairs` pairs of every macro; not while `busy`.
     busy : an OU waits to be programmed, or a check runs.
+    gives_up : strobe, the array is given up. failed : it was; until the next `select` or `check`.
     checksum : result of the last check.
     program, readback_request, readback : the crossbar's port.
     """
@@ -40,24 +51,26 @@ class CellProgrammer(Block):
     check: In(1)
     pairs: In(REGISTER["CELL_PAIRS"].fields[0].bits)
     busy: Out(1)
+    gives_up: Out(1)
+    failed: Out(1)
     checksum: Out(tile.WORD)
     program: Out(Stream(layouts.cell_write))
     readback_request: Out(Stream(layouts.readback_address))
     readback: In(Stream(layouts.cells))
 
-    #: Bits of a word that the CRC takes in a clock.
-    _STEP = 8
+    def __init__(self, config: HardwareConfig, *, limit: int = ARRAY_LIMIT):
+        self.limit = limit
+        super().__init__(config)
 
     def elaborate(self, platform):
         m = Module()
         config = self.config
         words, bits = config.cell_words, config.cell_words * tile.WORD
-        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=self._STEP).create()
+        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=tile.WORD).create()
 
-        # One shift register collects words on the way in and delivers bytes on the way back.
+        # One shift register collects words on the way in and delivers them on the way back.
         cells = Signal(bits)
         word = Signal(bits_for(words - 1))
-        steps = Signal(bits_for(bits // self._STEP - 1))
         address = Signal(layouts.ou_address(config))
         # One more than the last pair, so that `full` can be told.
         pair = Signal(range(config.crossbar_pairs + 1), init=config.crossbar_pairs)
@@ -68,7 +81,7 @@ class CellProgrammer(Block):
             self.full.eq(pair == config.crossbar_pairs),
             self.program.payload.cells.eq(cells),
             self.checksum.eq(crc.crc),
-            crc.data.eq(cells[: self._STEP]),
+            crc.data.eq(cells[: tile.WORD]),
         ]
         for name, _ in layouts.ou_address(config):
             m.d.comb += self.program.payload[name].eq(address[name])
@@ -84,8 +97,26 @@ class CellProgrammer(Block):
         with m.If(restart):
             m.d.sync += [address.ou_col.eq(0), address.ou_row.eq(0), word.eq(0)]
 
+        waits, waited = Signal(), Signal(range(self.limit))
+        m.d.comb += self.gives_up.eq(waits & (waited == self.limit - 1))
+        m.d.sync += waited.eq(Mux(waits, waited + 1, 0))
+        with m.If(self.gives_up):
+            m.d.sync += [pair.eq(config.crossbar_pairs), self.failed.eq(1)]
+        with m.If(self.check | self.select.enable):
+            m.d.sync += self.failed.eq(0)
+
+        @contextmanager
+        def waiting(name: str, transfer: Any):
+            """A state of a wait for the array, which ends with `transfer` or when the array is given up."""
+            with m.State(name):
+                m.d.comb += waits.eq(~transfer)
+                yield
+                with m.If(self.gives_up):
+                    m.next = "COLLECT"
+
         with m.FSM() as fsm:
             with m.State("COLLECT"):
+                m.d.comb += self.readback.ready.eq(1)
                 m.d.comb += self.cells.ready.eq(~self.full & ~self.check & ~self.select.enable)
                 with m.If(self.check):
                     m.d.comb += [restart.eq(1), crc.start.eq(1)]
@@ -99,12 +130,12 @@ class CellProgrammer(Block):
                     with m.If(word == words - 1):
                         m.d.sync += word.eq(0)
                         m.next = "PROGRAM"
-            with m.State("PROGRAM"):
+            with waiting("PROGRAM", self.program.ready):
                 m.d.comb += self.program.valid.eq(1)
                 with m.If(self.program.ready):
                     m.d.comb += step_address.eq(1)
                     m.next = "COLLECT"
-            with m.State("REQUEST"):
+            with waiting("REQUEST", self.readback_request.ready | (pair == self.pairs)):
                 with m.If((pair == self.pairs) & (macro != config.macros - 1)):
                     m.d.sync += [pair.eq(0), macro.eq(macro + 1)]
                 with m.Elif(pair == self.pairs):
@@ -115,15 +146,16 @@ class CellProgrammer(Block):
                     m.d.comb += self.readback_request.valid.eq(1)
                     with m.If(self.readback_request.ready):
                         m.next = "RECEIVE"
-            with m.State("RECEIVE"):
+            with waiting("RECEIVE", self.readback.valid):
                 m.d.comb += self.readback.ready.eq(1)
-                m.d.sync += [cells.eq(self.readback.payload), steps.eq(0)]
+                m.d.sync += cells.eq(self.readback.payload)
                 with m.If(self.readback.valid):
                     m.next = "CHECK"
             with m.State("CHECK"):
                 m.d.comb += crc.valid.eq(1)
-                m.d.sync += [cells.eq(Cat(cells[self._STEP :], Const(0, self._STEP))), steps.eq(steps + 1)]
-                with m.If(steps == bits // self._STEP - 1):
+                m.d.sync += [cells.eq(cells >> tile.WORD), word.eq(word + 1)]
+                with m.If(word == words - 1):
+                    m.d.sync += word.eq(0)
                     m.d.comb += step_address.eq(1)
                     m.next = "REQUEST"
         m.d.comb += self.busy.eq(~fsm.ongoing("COLLECT"))

@@ -22,7 +22,7 @@ from amaranth.lib.wiring import In
 from golden_model.command import Json, Preset, command, results_console, table_of
 from golden_model.config import PRESETS, HardwareConfig, read_hardware
 from golden_model.files import printable, write_json, write_text
-from rtl import sheets
+from rtl import c_header, register_map, sheets
 from rtl.activation_memory import ActivationMemory
 from rtl.address_generator import AddressGenerator
 from rtl.axi_lite import AxiLite
@@ -39,6 +39,7 @@ from rtl.event_memory import EventMemory
 from rtl.few_ones import FewOnes
 from rtl.group_precision import GroupPrecision
 from rtl.layer_sequencer import LayerSequencer
+from rtl.loader import Loader
 from rtl.logit_memory import LogitMemory
 from rtl.macro import Macro
 from rtl.ou_former import OuFormer
@@ -54,7 +55,6 @@ from rtl.partial_sums import PartialSums
 from rtl.post_processing import PostProcessing
 from rtl.reduction import Reduction
 from rtl.register_bank import RegisterBank
-from rtl.register_map import render
 from rtl.requantisation import Requantisation
 from rtl.residual_view import ResidualView
 from rtl.sample_places import SamplePlaces
@@ -95,6 +95,7 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "cell_programmer": CellProgrammer,
     "register_bank": RegisterBank,
     "axi_lite": lambda config: AxiLite(),
+    "loader": Loader,
     "emulated_crossbar": EmulatedCrossbar,
     "search_lane": SearchLane,
     "search_begin": SearchBegin,
@@ -215,7 +216,7 @@ console = results_console(140)
 
 
 def _registers(path: Path, check: bool) -> bool:
-    text = render()
+    text = (c_header if path.suffix == ".h" else register_map).render()
     if not check:
         write_text(path, text)
         return True
@@ -253,7 +254,9 @@ def app(
         bool, typer.Option(help="of registers; without them for cell libraries, which need two clocks of reset instead")
     ] = True,
     list_blocks: Annotated[bool, typer.Option("--list", help="list the blocks, write nothing")] = False,
-    registers: Annotated[Path | None, typer.Option(help="write the register map to this file, nothing else")] = None,
+    registers: Annotated[
+        Path | None, typer.Option(help="write the register map to this file, in C if it ends in .h, nothing else")
+    ] = None,
     sheets_of: Annotated[
         Path | None, typer.Option("--sheets", help="write a sheet of every block into this directory, nothing else")
     ] = None,

@@ -9,7 +9,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib.data import View
 
 from golden_model.config import HardwareConfig
-from golden_model.registers import COUNTER_BITS, REGISTER, ErrorCode
+from golden_model.registers import ARRAY_LIMIT, COUNTER_BITS, REGISTER, ErrorCode
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out
@@ -25,7 +25,8 @@ class LayerSequencer(Block):
     load, convert, post-process; then store the event counters. A window of an element step is not
     converted: what is loaded goes through the post-processing at once. No block waits for data
     elsewhere, so the clocks of a run follow from the formula in `golden_model.timing`. An abort or an
-    error ends the run and returns every other block to its reset state.
+    error ends the run and returns every other block to its reset state, in the first clock in which no sample waits
+    for the array, after `limit` clocks at the latest.
 
     The pair machine's windows are double-buffered. In a *beat* one window is loaded, the one before it is
     converted, and the one before that is post-processed, side by side; the next beat begins when all of
@@ -33,14 +34,16 @@ class LayerSequencer(Block):
 
     Parameters
     ----------
-    settle_clocks : least clocks from a change of `layer` to the first window.
+    settle_clocks : least clocks from a change of `layer` to the first window. limit : clocks that an end waits.
 
     Members
     -------
     start : strobe, run `layer_count` layers; ignored while busy. abort : strobe, stop; ignored when idle.
     status : busy, done, error, layer, overflow for register STATUS (cells_busy stays 0).
+    ends : strobes, a run ends: without error, or with one, which may be that it does not begin.
     cycles : clocks with busy = 1 of the run, so far or in total.
     layer : index of the running step. window : index of the window inside the step, for traces.
+    sample_waits : a sample is on offer that the array does not take in this clock.
     flush : strobe, every other block must return to its reset state.
     element : the running step has no crossbars; valid from `check_done` on.
     placement_error : the planes of the running step reach beyond the last crossbar pair.
@@ -53,9 +56,11 @@ class LayerSequencer(Block):
     abort: In(1)
     layer_count: In(REGISTER["LAYER_COUNT"].fields[0].bits)
     status: Out(tile.status())
+    ends: Out(tile.ends())
     cycles: Out(COUNTER_BITS)
     layer: Out(layouts.layer_index)
     window: Out(layouts.window_index)
+    sample_waits: In(1)
     flush: Out(1)
     # descriptor
     read_start: Out(1)
@@ -84,19 +89,26 @@ class LayerSequencer(Block):
     events_stored: In(1)
     layer_cycles: Out(COUNTER_BITS)
 
-    def __init__(self, config: HardwareConfig, *, settle_clocks: int):
-        self.settle_clocks = settle_clocks
+    def __init__(self, config: HardwareConfig, *, settle_clocks: int, limit: int = ARRAY_LIMIT):
+        self.settle_clocks, self.limit = settle_clocks, limit
         super().__init__(config)
 
     def elaborate(self, platform):
         m = Module()
         status, count = self.status, self.layer_count
         run_end, error = Signal(), Signal.like(status.error)
+        # Why the run ends, in the clock that says so and while it waits for the array.
+        cause, kept, waited = Signal.like(error), Signal.like(error), Signal(range(self.limit + 1))
         m.d.comb += [
             self.layer.eq(status.layer),
             run_end.eq(self.events_stored & (status.layer + 1 == count)),
-            self.flush.eq(status.busy & (self.abort | (error != ErrorCode.NONE))),
+            cause.eq(Mux(kept != ErrorCode.NONE, kept, Mux(self.abort, ErrorCode.ABORTED, error))),
+            self.flush.eq(status.busy & (cause != ErrorCode.NONE) & (~self.sample_waits | (waited == self.limit))),
         ]
+        with m.If(status.busy & (cause != ErrorCode.NONE) & ~self.flush):
+            m.d.sync += [kept.eq(cause), waited.eq(waited + 1)]
+        with m.Else():
+            m.d.sync += [kept.eq(ErrorCode.NONE), waited.eq(0)]
 
         @contextmanager
         def running(name: str):
@@ -115,6 +127,7 @@ class LayerSequencer(Block):
                 m.d.sync += [status.done.eq(0), status.overflow.eq(0), status.layer.eq(0), self.cycles.eq(0)]
                 with m.If((count == 0) | (count > self.config.max_layers)):
                     m.d.sync += status.error.eq(ErrorCode.LAYER_COUNT)
+                    m.d.comb += self.ends.error.eq(1)
                 with m.Else():
                     m.d.sync += [status.error.eq(ErrorCode.NONE), status.busy.eq(1)]
                     m.next = "FETCH"
@@ -158,6 +171,7 @@ class LayerSequencer(Block):
             with running("STORE"), m.If(self.events_stored):
                 with m.If(run_end):
                     m.d.sync += [status.busy.eq(0), status.done.eq(1)]
+                    m.d.comb += self.ends.done.eq(~self.flush)
                     m.next = "IDLE"
                 with m.Else():
                     m.d.sync += status.layer.eq(status.layer + 1)
@@ -170,8 +184,9 @@ class LayerSequencer(Block):
         with m.If(self.start & ~status.busy | self.events_stored):
             m.d.sync += self.layer_cycles.eq(1)
         with m.If(self.flush):
+            m.d.comb += self.ends.error.eq(1)
             m.d.sync += [status.busy.eq(0), status.done.eq(0)]
-            m.d.sync += status.error.eq(Mux(self.abort, ErrorCode.ABORTED, error))
+            m.d.sync += status.error.eq(cause)
         return m
 
     def _convert(self, m: Module, running: Running, error: Signal) -> None:

@@ -31,13 +31,18 @@ class RegisterBank(Block):
     hardware, or if CONTROL asks for the cell check or for start while cells are programmed or checked,
     or for both at once. A refused read gives 0. Start while busy does nothing.
 
-    Throughput: one access at a time. Latency: a response follows 2 clocks after its request, 3 for a
-    read of a memory; nothing waits for the crossbar.
+    Throughput: one access of the bus at a time, a write of the load stream a clock; those of the bus go first.
+    Latency: a response follows 2 clocks after its request, 3 for a read of a memory; a write of the load stream
+    is done in the clock after it was taken; nothing waits for the crossbar.
 
     Members
     -------
     requests, responses : accesses and their answers, in order.
+    loads : writes of the load stream. load_refused : strobe, the one taken in the clock before is illegal; the one
+        that is taken in this clock is dropped. load_status, load_clear : register LOAD_STATUS.
+    table_write : every write of a table. table_checksum : what TABLE_CHECKSUM reads.
     control : strobes. status, cycles, checksum : what the registers of the same names read.
+    ends : strobes that set bits of IRQ_STATUS. interrupt : one that is enabled is set.
     layer_count, cell_pairs : values of LAYER_COUNT and CELL_PAIRS; reset to 0.
     cell_select, cells, cells_full : cell programming; `cells` is offered only when it is taken at once.
     program_write ... reference_write : write ports of the tables.
@@ -47,8 +52,16 @@ class RegisterBank(Block):
 
     requests: In(Stream(tile.bus_request()))
     responses: Out(Stream(tile.bus_response()))
+    loads: In(Stream(tile.load_write()))
+    load_refused: Out(1)
+    load_status: In(tile.register_fields("LOAD_STATUS"))
+    load_clear: Out(tile.register_fields("LOAD_STATUS"))
+    table_write: Out(tile.checked_write())
+    table_checksum: In(tile.WORD)
     control: Out(tile.control())
     status: In(tile.status())
+    ends: In(tile.ends())
+    interrupt: Out(1)
     cycles: In(COUNTER_BITS)
     checksum: In(tile.WORD)
     layer_count: Out(tile.register_fields("LAYER_COUNT")["layers"].shape)
@@ -78,7 +91,15 @@ class RegisterBank(Block):
         idle = ~status.busy
         execute = Signal()  # the registered request is being carried out in this clock
         refused, reads_memory = Signal(), Signal()
-        m.d.comb += [entry.eq(request.address[2:]), refused.eq(1)]
+        # What the host is to be interrupted for, and what it clears.
+        interrupts = {name: Signal(tile.ends(), name=name) for name in ("enabled", "pending", "cleared")}
+        enabled, pending, cleared = (value.as_value() for value in interrupts.values())
+        m.d.sync += pending.eq((pending & ~cleared) | self.ends.as_value())
+        m.d.comb += [
+            entry.eq(request.address[2:]),
+            refused.eq(1),
+            self.interrupt.eq((pending & enabled).any()),
+        ]
 
         writes = {
             "PROGRAM": self.program_write,
@@ -110,15 +131,17 @@ class RegisterBank(Block):
             self.reference_write.count.eq(entry),
             self.reference_write.level.eq(request.data),
         ]
+        m.d.comb += [self.table_write.address.eq(request.address), self.table_write.data.eq(request.data)]
         event_exists = entry[1:5] < len(counters_of(config))
         with m.Switch(region):
             with m.Case(0):
-                self._registers(m, request, entry, refused, execute)
+                self._registers(m, request, entry, refused, execute, interrupts)
             for name, port in tables.items():
                 with m.Case(REGION[name].index):
                     exists = entry < entries[name] if entries[name] else Const(0)
                     legal = idle & request.write & whole_word & exists & fits[name]
                     m.d.comb += [refused.eq(~legal), port.enable.eq(execute & legal & aligned)]
+                    m.d.comb += self.table_write.enable.eq(port.enable)
             with m.Case(REGION["ACTIVATIONS"].index):
                 legal = idle & (entry < entries["ACTIVATIONS"])
                 m.d.comb += [refused.eq(~legal), reads_memory.eq(1)]
@@ -132,16 +155,24 @@ class RegisterBank(Block):
                 m.d.comb += refused.eq(request.write | (entry >= entries["EVENTS"]) | ~event_exists)
                 m.d.comb += [self.events.enable.eq(execute), reads_memory.eq(1)]
 
+        # A write of the load stream has no answer and makes room for the next one in its clock.
+        of_stream, takes_load = Signal(), Signal()
+        loaded = self.loads.payload
+        m.d.comb += takes_load.eq(self.loads.valid & self.loads.ready)
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.requests.ready.eq(1)
-                m.d.sync += request.eq(self.requests.payload)
-                with m.If(self.requests.valid):
+                m.d.comb += [self.requests.ready.eq(1), self.loads.ready.eq(~self.requests.valid)]
+                m.d.sync += [request.eq(self.requests.payload), of_stream.eq(takes_load)]
+                with m.If(self.requests.valid | takes_load):
                     m.next = "EXECUTE"
             with m.State("EXECUTE"):
                 m.d.comb += execute.eq(1)
                 m.d.sync += response.error.eq(refused | ~aligned)
-                with m.If(refused | ~aligned):
+                with m.If(of_stream):
+                    m.d.comb += [self.loads.ready.eq(~self.requests.valid), self.load_refused.eq(refused | ~aligned)]
+                    with m.If(~takes_load | self.load_refused):
+                        m.next = "IDLE"
+                with m.Elif(refused | ~aligned):
                     m.d.sync += response.data.eq(0)
                     m.next = "RESPOND"
                 with m.Elif(reads_memory & ~request.write):
@@ -162,9 +193,12 @@ class RegisterBank(Block):
                 m.d.comb += self.responses.valid.eq(1)
                 with m.If(self.responses.ready):
                     m.next = "IDLE"
+        with m.If(takes_load):
+            m.d.sync += [request.write.eq(1), request.strobe.eq(-1)]
+            m.d.sync += [request.address.eq(loaded.address), request.data.eq(loaded.data)]
         return m
 
-    def _registers(self, m: Module, request, entry, refused, execute) -> None:
+    def _registers(self, m: Module, request, entry, refused, execute, interrupts) -> None:
         """The register page: value read, access rights and effect of every register."""
         config, status = self.config, self.status
         values = {
@@ -177,6 +211,10 @@ class RegisterBank(Block):
             "CYCLES_HIGH": self.cycles[tile.WORD :],
             "CELL_PAIRS": self.cell_pairs,
             "CELL_CHECKSUM": self.checksum,
+            "IRQ_ENABLE": interrupts["enabled"],
+            "IRQ_STATUS": interrupts["pending"],
+            "LOAD_STATUS": self.load_status,
+            "TABLE_CHECKSUM": self.table_checksum,
         }
         cells_idle = ~status.busy & ~status.cells_busy
         command = Signal(tile.control())
@@ -187,6 +225,9 @@ class RegisterBank(Block):
             "CELL_PAIR": cells_idle & (request.data < config.crossbar_pairs),
             "CELL_DATA": cells_idle & ~self.cells_full,
             "CELL_PAIRS": cells_idle & (request.data <= config.crossbar_pairs),
+            "IRQ_ENABLE": 1,
+            "IRQ_STATUS": 1,
+            "LOAD_STATUS": 1,
         }
         aligned = request.address[:2] == 0
         with m.Switch(entry):
@@ -204,9 +245,9 @@ class RegisterBank(Block):
                     if register.access == "r":
                         continue
                     with m.If(execute & request.write & aligned & ~refused):
-                        self._effect(m, register.name, request, command)
+                        self._effect(m, register.name, request, command, interrupts)
 
-    def _effect(self, m: Module, name: str, request, command) -> None:
+    def _effect(self, m: Module, name: str, request, command, interrupts) -> None:
         """What a legal write does."""
         match name:
             case "CONTROL":
@@ -219,5 +260,11 @@ class RegisterBank(Block):
                 m.d.comb += self.cell_select.enable.eq(1)
             case "CELL_DATA":
                 m.d.comb += self.cells.valid.eq(1)
+            case "IRQ_ENABLE":
+                m.d.sync += interrupts["enabled"].eq(request.data)
+            case "IRQ_STATUS":
+                m.d.comb += interrupts["cleared"].eq(request.data)
+            case "LOAD_STATUS":
+                m.d.comb += self.load_clear.eq(request.data)
             case _:
                 raise NotImplementedError(f"register {name} has no effect defined for a write")

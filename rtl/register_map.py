@@ -5,6 +5,7 @@ from __future__ import annotations
 from golden_model.config import PRESETS
 from golden_model.registers import (
     ADDRESS_BITS,
+    ARRAY_LIMIT,
     COUNTER_BITS,
     COUNTERS_PER_LAYER,
     DESCRIPTOR_STRIDE,
@@ -18,7 +19,13 @@ from golden_model.registers import (
     region_entries,
 )
 
-_ACCESS = {"r": "read", "w": "write", "rw": "read, write", "w1": "write 1 to act, reads 0"}
+_ACCESS = {
+    "r": "read",
+    "w": "write",
+    "rw": "read, write",
+    "w1": "write 1 to act, reads 0",
+    "rw1c": "read, write 1 to clear",
+}
 
 _ERRORS = {
     ErrorCode.NONE: "no error",
@@ -30,7 +37,7 @@ _ERRORS = {
     ErrorCode.ABORTED: "stopped by CONTROL.abort",
 }
 
-_RULES = """\
+_RULES = f"""\
 An access is answered with SLVERR and has no effect if
 
 - its address is not a multiple of 4, or names no register and no entry of a memory;
@@ -42,11 +49,23 @@ An access is answered with SLVERR and has no effect if
   checked);
 - CELL_DATA goes beyond the last crossbar pair (after reset and after check_cells a write of CELL_PAIR must come first);
 - CELL_PAIR, CELL_PAIRS, a bit-plane width or a border value is larger than the hardware has;
+- it writes CELL_PAIR, CELL_DATA or CELL_PAIRS, or asks for check_cells or start, while a section of cells of the load
+  stream goes on (STATUS.cells_busy is 1);
 - CONTROL asks for check_cells while STATUS.busy is 1, for check_cells or start while STATUS.cells_busy is 1, or for
   both.
 
 A refused read gives 0. Nothing on the bus waits for the array: a host that writes CELL_DATA faster than the array
 programs is refused, waits until STATUS.cells_busy is 0 and repeats the word.
+
+The load stream (AXI4-Stream, 32 bits, s_axis_*) does the same writes, a word a clock. A packet, which tlast ends, is a
+row of sections: an address, a number of words, the words. They go to the address and those behind it, of a memory, or
+all to the address, of a register. CELL_DATA waits there for the array; a section of another register waits until no
+cells are programmed or checked. A word that would be refused, or a packet that ends inside a section, sets
+LOAD_STATUS.error, and the rest of the packet is dropped.
+
+An array that takes more than {ARRAY_LIMIT} clocks to program an OU, to take a request for its cells or to answer it is
+given up: STATUS.cells_busy becomes 0 and STATUS.cells_error 1, and CELL_DATA is refused until CELL_PAIR is written. An
+abort waits as long for the array to take the samples on offer, and then withdraws them.
 
 CONTROL.start while busy and CONTROL.abort while idle do nothing. Registers reset to 0; memories are undefined until
 written: ACTIVATIONS until the host or a step wrote the byte, LOGITS until a last step wrote the entry, EVENTS until

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, ResetInserter
+from amaranth.hdl import Cat, Module, Mux, ResetInserter
 from amaranth.lib import wiring
+from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 
 from golden_model.config import HardwareConfig
-from rtl import axi_lite, layouts
+from rtl import axi_lite, layouts, loader
 from rtl import tile_layouts as tile
 from rtl.activation_memory import ActivationMemory
 from rtl.axi_lite import AxiLite
@@ -19,9 +20,10 @@ from rtl.emulated_crossbar import EmulatedCrossbar
 from rtl.event_memory import EventMemory
 from rtl.interfaces import CrossbarPort, forward
 from rtl.layer_sequencer import LayerSequencer
+from rtl.loader import Loader
 from rtl.logit_memory import LogitMemory
 from rtl.macro import Macro
-from rtl.pair_interfaces import PairCrossbarPort
+from rtl.pair_interfaces import PairCrossbarPort, halves_of
 from rtl.pair_macros import PairMacros
 from rtl.post_processing import PostProcessing
 from rtl.reduction import Reduction
@@ -29,13 +31,18 @@ from rtl.register_bank import RegisterBank
 from rtl.residual_view import ResidualView
 from rtl.window_generator import WindowGenerator
 
-#: Prefix of the bus signals at the top, where test benches look for them.
-BUS_PREFIX = "s_axil_"
+#: Prefixes of the bus and of the load stream at the top, where test benches look for them.
+BUS_PREFIX, LOAD_PREFIX = "s_axil_", "s_axis_"
 
 
 def bus_members() -> dict:
     """The AXI4-Lite slave as flat ports (no `__` in the Verilog names)."""
     return {BUS_PREFIX + name: member for name, member in axi_lite.SIGNALS.items()}
+
+
+def load_members() -> dict:
+    """The AXI4-Stream of the loader as flat ports."""
+    return {LOAD_PREFIX + name: member for name, member in loader.SIGNALS.items()}
 
 
 def trace_members(config: HardwareConfig) -> dict:
@@ -48,6 +55,47 @@ def connect_bus(m: Module, outer, inner, prefix: str = "") -> None:
     for name, member in axi_lite.SIGNALS.items():
         outside, inside = getattr(outer, BUS_PREFIX + name), getattr(inner, prefix + name)
         m.d.comb += inside.eq(outside) if member.flow == wiring.In else outside.eq(inside)
+
+
+def connect_load(m: Module, outer, inner) -> None:
+    """Connect a component's load stream to that of a part of it."""
+    for name, member in loader.SIGNALS.items():
+        outside, inside = getattr(outer, LOAD_PREFIX + name), getattr(inner, LOAD_PREFIX + name)
+        m.d.comb += inside.eq(outside) if member.flow == wiring.In else outside.eq(inside)
+
+
+def connect_loader(m: Module, outer, load: Loader, registers, programmer, running) -> None:
+    """Connect the loader to the flat ports of the block around it, to the register bank and to the cell programmer,
+    whose cells come from either and never from both. running : a network runs."""
+    wiring.connect(m, load.writes, registers.loads)
+    m.d.comb += [
+        load.words.valid.eq(outer.s_axis_tvalid),
+        load.words.payload.data.eq(outer.s_axis_tdata),
+        load.words.payload.last.eq(outer.s_axis_tlast),
+        outer.s_axis_tready.eq(load.words.ready),
+        load.refused.eq(registers.load_refused),
+        load.clear.eq(registers.load_clear),
+        registers.load_status.eq(load.status),
+        load.cells_busy.eq(programmer.busy),
+        load.cells_refused.eq(programmer.full | running),
+        registers.status.cells_busy.eq(programmer.busy | load.cells_open),
+        programmer.cells.valid.eq(registers.cells.valid | load.cells.valid),
+        programmer.cells.payload.eq(Mux(load.cells_open, load.cells.payload, registers.cells.payload)),
+        registers.cells.ready.eq(programmer.cells.ready),
+        load.cells.ready.eq(programmer.cells.ready),
+    ]
+
+
+def connect_checksum(m: Module, registers: RegisterBank) -> None:
+    """Add the checksum of the tables to a block with a register bank."""
+    m.submodules.table_checksum = crc = CRC32_ISO_HDLC(data_width=2 * tile.WORD).create()
+    written = registers.table_write
+    m.d.comb += [
+        crc.start.eq(registers.control.restart_checksum),
+        crc.valid.eq(written.enable),
+        crc.data.eq(Cat(written.address, written.data)),
+        registers.table_checksum.eq(crc.crc),
+    ]
 
 
 class Tile(Block):
@@ -65,14 +113,17 @@ class Tile(Block):
     Members
     -------
     s_axil_* : AXI4-Lite slave, registers and memories of `golden_model.registers` (rtl/REGISTERS.md).
+    s_axis_* : AXI4-Stream, fast loading, see `rtl.loader.Loader`.
+    irq : interrupt, an end that the host asked to be told, see IRQ_ENABLE.
     crossbar : the analog macro, or a model of it.
     trace : one record per OU activation, see `layouts.trace`, with step (`layer`) and window. Not of the pair machine.
     """
 
+    irq: Out(1)
     crossbar: Out(lambda config: (PairCrossbarPort if config.pairs else CrossbarPort)(config))
 
     def __init__(self, config: HardwareConfig):
-        super().__init__(config, **bus_members(), **trace_members(config))
+        super().__init__(config, **bus_members(), **load_members(), **trace_members(config))
 
     # ---- constants of the timing formula ------------------------------------------------------
     @staticmethod
@@ -134,6 +185,7 @@ class Tile(Block):
         m.submodules.axi_lite = bus = AxiLite()
         m.submodules.registers = registers = RegisterBank(config)
         m.submodules.programmer = programmer = CellProgrammer(config)
+        m.submodules.loader = load = Loader(config)
         m.submodules.sequencer = sequencer = LayerSequencer(config, settle_clocks=self.settle_clocks(config))
         m.submodules.activations = activations = ActivationMemory(config)
         m.submodules.logits = logits = LogitMemory(config)
@@ -155,6 +207,8 @@ class Tile(Block):
         m.submodules.residual = flush(residual)
 
         self._connect_host(m, bus, registers, programmer, sequencer)
+        connect_loader(m, self, load, registers, programmer, sequencer.status.busy)
+        connect_checksum(m, registers)
         settings = reader.settings
         element = layouts.is_element(settings)
         for i, (precision, reduction) in enumerate(zip(precisions, reductions, strict=True)):
@@ -235,6 +289,8 @@ class Tile(Block):
         wiring.connect(m, registers.logits, logits.read)
         wiring.connect(m, registers.events, events.read)
         forward(m, macro.crossbar, self.crossbar)
+        parts = halves_of(self.crossbar, config) if config.pairs else [self.crossbar]
+        m.d.comb += sequencer.sample_waits.eq(Cat(part.sample.valid & ~part.sample.ready for part in parts).any())
         return m
 
     def _connect_planes(self, m: Module, macro: Macro, registers, precision, sequencer, post) -> None:
@@ -274,7 +330,6 @@ class Tile(Block):
         connect_bus(m, self, bus)
         wiring.connect(m, bus.requests, registers.requests)
         wiring.connect(m, registers.responses, bus.responses)
-        wiring.connect(m, registers.cells, programmer.cells)
         wiring.connect(m, programmer.program, wiring.flipped(self.crossbar.program))
         wiring.connect(m, programmer.readback_request, wiring.flipped(self.crossbar.readback_request))
         wiring.connect(m, wiring.flipped(self.crossbar.readback), programmer.readback)
@@ -283,7 +338,10 @@ class Tile(Block):
             sequencer.abort.eq(registers.control.abort),
             sequencer.layer_count.eq(registers.layer_count),
             registers.status.eq(sequencer.status),
-            registers.status.cells_busy.eq(programmer.busy),
+            registers.status.cells_error.eq(programmer.failed),
+            registers.ends.done.eq(sequencer.ends.done),
+            registers.ends.error.eq(sequencer.ends.error | programmer.gives_up),
+            self.irq.eq(registers.interrupt),
             registers.cycles.eq(sequencer.cycles),
             registers.checksum.eq(programmer.checksum),
             registers.cells_full.eq(programmer.full),

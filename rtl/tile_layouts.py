@@ -158,6 +158,21 @@ def bus_response() -> data.StructLayout:
     return data.StructLayout({"data": unsigned(WORD), "error": unsigned(1)})
 
 
+def load_word() -> data.StructLayout:
+    """A word of the load stream; `last` ends a packet."""
+    return data.StructLayout({"data": unsigned(WORD), "last": unsigned(1)})
+
+
+def load_write() -> data.StructLayout:
+    """A write of the load stream; byte address."""
+    return data.StructLayout({"address": unsigned(ADDRESS_BITS), "data": unsigned(WORD)})
+
+
+def checked_write() -> data.StructLayout:
+    """A word that reaches a table, in the two words that its checksum covers."""
+    return data.StructLayout({"enable": unsigned(1), "address": unsigned(WORD), "data": unsigned(WORD)})
+
+
 def control() -> data.StructLayout:
     """Command strobes, the fields of register CONTROL."""
     return register_fields("CONTROL")
@@ -166,6 +181,11 @@ def control() -> data.StructLayout:
 def status() -> data.StructLayout:
     """State of the tile, the fields of register STATUS."""
     return register_fields("STATUS")
+
+
+def ends() -> data.StructLayout:
+    """What raises an interrupt, the fields of register IRQ_STATUS."""
+    return register_fields("IRQ_STATUS")
 
 
 def register_fields(name: str) -> data.StructLayout:

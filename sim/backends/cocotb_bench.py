@@ -7,14 +7,17 @@ has settled), so that the order of events at an edge does not matter on any simu
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import cocotb
+import numpy as np
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles, FallingEdge, ReadOnly
+from cocotb.triggers import ClockCycles, FallingEdge, ReadOnly, RisingEdge, SimTimeoutError, with_timeout
 from cocotb.utils import get_sim_time
-from cocotbext.axi import AxiLiteBus, AxiLiteMaster
+from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiStreamBus, AxiStreamSource
 
+from golden_model.registers import ARRAY_LIMIT
 from sim.array.crossbars import Crossbar, PairCrossbar
 from sim.array.port import PackedPort
 from sim.backends.compiled import verilator_port
@@ -134,7 +137,10 @@ class Analog:
 
 
 class CocotbBus(Bus):
-    """The tile's bus through cocotbext-axi's AXI4-Lite master, which this project did not write."""
+    """The tile's bus through cocotbext-axi's AXI4-Lite master, which this project did not write.
+
+    source : its sender for the load stream; None if the design has none.
+    """
 
     def __init__(self, dut: Any, monitor: TraceMonitor | None = None):
         super().__init__(monitor)
@@ -142,10 +148,40 @@ class CocotbBus(Bus):
         self._master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk, dut.rst)
         for interface in (self._master.write_if, self._master.read_if):
             interface.log.setLevel(logging.WARNING)
+        self.source = None
+        if hasattr(dut, "s_axis_tvalid"):
+            self.source = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis"), dut.clk, dut.rst, byte_lanes=4)
+            self.source.log.setLevel(logging.WARNING)
 
     @property
     def clocks(self) -> int:
         return int(get_sim_time("ns")) // PERIOD
+
+    @property
+    def interrupts(self) -> bool:
+        return hasattr(self._dut, "irq")
+
+    async def interrupt(self, limit: int) -> None:
+        if not self.interrupts:
+            return await super().interrupt(limit)
+        if not number(self._dut.irq):
+            try:
+                await with_timeout(RisingEdge(self._dut.irq), limit * PERIOD, "ns")
+            except SimTimeoutError:
+                raise BusTimeout(f"there was no interrupt within {limit} clocks") from None
+
+    @property
+    def streams(self) -> bool:
+        return self.source is not None
+
+    async def stream(self, words: Sequence[int] | np.ndarray) -> None:
+        if self.source is None:
+            return await super().stream(words)
+        await self.source.send(np.asarray(words, dtype="<u4").tobytes())
+        try:
+            await with_timeout(self.source.wait(), (2 * ARRAY_LIMIT + len(words)) * PERIOD, "ns")
+        except SimTimeoutError:
+            raise BusTimeout("the device did not take a packet") from None
 
     async def wait(self, clocks: int) -> None:
         if clocks:
@@ -164,6 +200,6 @@ class CocotbBus(Bus):
 
     async def _within(self, access: Any, kind: str, address: int) -> Any:
         try:
-            return await cocotb.triggers.with_timeout(access, ANSWER_LIMIT * PERIOD, "ns")
-        except cocotb.triggers.SimTimeoutError:
+            return await with_timeout(access, ANSWER_LIMIT * PERIOD, "ns")
+        except SimTimeoutError:
             raise BusTimeout(f"the device did not answer a {kind} at address 0x{address:07X}") from None

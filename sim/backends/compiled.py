@@ -47,12 +47,15 @@ _COMPILER_OPTIONS = ("-std=gnu++20", "-fPIC", "-w", "-fno-plt", "-march=native")
 @dataclass(frozen=True)
 class Library:
     """A compiled design: the shared library, its trace, whether it can write waveforms and whether the analog
-    port is at its top, to be answered by a crossbar; whether it counts what is covered."""
+    port is at its top, to be answered by a crossbar; whether it has an interrupt output and a load stream, and counts
+    what is covered."""
 
     path: Path
     trace: TraceLayout | None
     waves: bool
     analog: bool
+    interrupts: bool
+    streams: bool
     built: bool  # False when it came from the cache
     covers: bool = False
 
@@ -102,9 +105,13 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O2") -> Libr
     Raises ToolError when g++ or perl is missing or a tool fails.
     """
     trace = TraceLayout.of(component)
-    analog = "crossbar" in component.signature.members
+    analog, interrupts, streams = (name in component.signature.members for name in ("crossbar", "irq", "s_axis_tvalid"))
     covers = coverage.folder() is not None
     definitions = [*_trace_definitions(trace), *(["-DWAVES"] if waves else []), *(["-DCOVERAGE"] if covers else [])]
+    if interrupts:
+        definitions.append("-DINTERRUPT")
+    if streams:
+        definitions.append("-DSTREAM")
     if analog:
         definitions += _crossbar_definitions(component.config)
     options = [*_VERILATOR_OPTIONS, *(["--trace"] if waves else []), *(_COVERAGE_OPTIONS if covers else [])]
@@ -125,7 +132,7 @@ def build(component: Any, *, waves: bool = False, optimise: str = "-O2") -> Libr
                 coverage.keep_blocks(work, component)
 
     folder, made = toolchain.built(key, "dut.so", make)
-    return Library(folder / "dut.so", trace, waves, analog, made, covers)
+    return Library(folder / "dut.so", trace, waves, analog, interrupts, streams, made, covers)
 
 
 def _compile(
@@ -286,6 +293,7 @@ class CompiledBus(Bus):
         if library.analog != (crossbar is not None):
             raise ValueError("a crossbar model is needed if and only if the design has an analog port")
         self._trace_layout, self._stop = library.trace, stop
+        self._interrupts, self._streams = library.interrupts, library.streams
         self._library = lib = ctypes.CDLL(str(library.path))
         lib.sim_new.restype = ctypes.c_void_p
         lib.sim_clocks.restype = lib.sim_trace_words.restype = ctypes.c_uint64
@@ -325,6 +333,40 @@ class CompiledBus(Bus):
     @property
     def clocks(self) -> int:
         return self._library.sim_clocks(self._sim)
+
+    @property
+    def streams(self) -> bool:
+        return self._streams
+
+    async def stream(self, words: Sequence[int] | np.ndarray) -> None:
+        if not self.streams:
+            return await super().stream(words)
+        values = _words(words)
+        for first in range(0, len(values), _WORDS):
+            part, done = values[first : first + _WORDS], ctypes.c_uint64()
+            last = first + len(part) == len(values)
+            status = self._library.sim_stream(
+                self._sim, _pointer(part), ctypes.c_uint64(len(part)), int(last), ctypes.byref(done)
+            )
+            self._check("stream", 0, [], 0)
+            if status:
+                raise BusTimeout(f"the device did not take word {first + done.value + 1} of a packet")
+
+    @property
+    def interrupts(self) -> bool:
+        return self._interrupts
+
+    async def interrupt(self, limit: int) -> None:
+        if not self.interrupts:
+            return await super().interrupt(limit)
+        left, status = limit, -2
+        while status == -2 and left > 0:
+            part = min(left, _PART)
+            status = self._library.sim_interrupt(self._sim, ctypes.c_uint64(part))
+            left -= part
+            self._check("interrupt", 0, [], 0)
+        if status == -2:
+            raise BusTimeout(f"there was no interrupt within {limit} clocks")
 
     async def wait(self, clocks: int) -> None:
         self._library.sim_wait(self._sim, ctypes.c_uint64(clocks))
@@ -402,7 +444,7 @@ class CompiledBus(Bus):
             raise BusError(kind, int(addresses[done]), status, done)
 
 
-def _words(values: Sequence[int]) -> np.ndarray:
+def _words(values: Sequence[int] | np.ndarray) -> np.ndarray:
     words = np.asarray(values, dtype=np.int64)
     if words.size and not (words.min() >= 0 and words.max() < 1 << 32):
         raise ValueError("bus addresses and words must be in 0..4294967295")

@@ -88,7 +88,8 @@ inline uint32_t field(const uint32_t* words, int index, int bits) {
 }
 #endif
 
-constexpr uint64_t ANSWER_LIMIT = 10000;  // clocks an access may take
+constexpr uint64_t ANSWER_LIMIT = 10000;    // clocks an access may take
+constexpr uint64_t STREAM_LIMIT = 1 << 21;  // clocks a word of the load stream may wait, for the array too
 
 struct Simulation {
     VerilatedContext context;
@@ -350,6 +351,38 @@ int sim_read_many(Simulation* sim, const uint32_t* addresses, uint32_t* words, u
         if (response) return response;
     }
     return 0;
+}
+
+// Send words of a packet, the end of one if `last`; `done` tells how many were taken.
+int sim_stream(Simulation* sim, const uint32_t* words, uint64_t count, int last, uint64_t* done) {
+    *done = 0;
+#ifdef STREAM
+    auto& top = sim->top;
+    top->s_axis_tvalid = 1;
+    for (uint64_t waited = 0; *done < count && waited < STREAM_LIMIT;) {
+        top->s_axis_tdata = words[*done];
+        top->s_axis_tlast = last && *done + 1 == count;
+        sim->settle();
+        const bool taken = top->s_axis_tready;
+        if (sim->tracing) sim->record();
+        sim->edge();
+        waited = taken ? 0 : waited + 1;
+        *done += taken;
+    }
+    top->s_axis_tvalid = 0;
+#endif
+    return *done == count ? 0 : -1;
+}
+
+// Let clocks pass until the interrupt output is 1. -2: not within `limit` clocks.
+int sim_interrupt(Simulation* sim, uint64_t limit) {
+#ifdef INTERRUPT
+    for (uint64_t i = 0; i < limit; i++) {
+        if (sim->top->irq) return 0;
+        sim->clock();
+    }
+#endif
+    return -2;
 }
 
 // Read every `interval` clocks until (word & mask) == value. -2: not within `limit` clocks.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+import numpy as np
 from amaranth.hdl import Signal, Value
 
+from golden_model.registers import ARRAY_LIMIT
 from sim.array.crossbars import Crossbar, PairCrossbar
 from sim.array.port import PackedPort
 from sim.host.bus import Bus, BusError, BusTimeout, Response
@@ -14,6 +16,8 @@ from sim.host.records import Recorder
 
 #: Clocks within which the device must answer an access.
 ANSWER_LIMIT = 10_000
+#: Clocks within which it must take a word of the load stream, which waits for the array.
+STREAM_LIMIT = 2 * ARRAY_LIMIT
 
 
 class PysimBus(Bus):
@@ -27,6 +31,39 @@ class PysimBus(Bus):
     @property
     def clocks(self) -> int:
         return self._count
+
+    @property
+    def interrupts(self) -> bool:
+        return hasattr(self._device, "irq")
+
+    async def interrupt(self, limit: int) -> None:
+        if not self.interrupts:
+            return await super().interrupt(limit)
+        for _ in range(limit):
+            if self._ctx.get(self._device.irq):
+                return
+            await self._tick()
+        raise BusTimeout(f"there was no interrupt within {limit} clocks")
+
+    @property
+    def streams(self) -> bool:
+        return hasattr(self._device, "s_axis_tvalid")
+
+    async def stream(self, words: Sequence[int] | np.ndarray) -> None:
+        if not self.streams:
+            return await super().stream(words)
+        ctx, port = self._ctx, self._device
+        ctx.set(port.s_axis_tvalid, 1)
+        for index, word in enumerate(words, 1):
+            ctx.set(port.s_axis_tdata, int(word))
+            ctx.set(port.s_axis_tlast, index == len(words))
+            for _ in range(STREAM_LIMIT):
+                (ready,) = await self._tick(port.s_axis_tready)
+                if ready:
+                    break
+            else:
+                raise BusTimeout(f"the device did not take word {index} of a packet")
+        ctx.set(port.s_axis_tvalid, 0)
 
     async def _tick(self, *samples: Any) -> list[Any]:
         self._count += 1

@@ -65,6 +65,24 @@ class Bus(ABC):
         return self.recorder is not None
 
     @property
+    def interrupts(self) -> bool:
+        """Whether the device has an interrupt output."""
+        return False
+
+    async def interrupt(self, limit: int) -> None:
+        """Wait until the interrupt output is 1; `BusTimeout` after `limit` clocks, ValueError if there is none."""
+        raise ValueError("this device has no interrupt output")
+
+    @property
+    def streams(self) -> bool:
+        """Whether the device has a load stream."""
+        return False
+
+    async def stream(self, words: Sequence[int] | np.ndarray) -> None:
+        """Send words as a packet of the load stream; `BusTimeout` if one is not taken, ValueError if there is none."""
+        raise ValueError("this device has no load stream")
+
+    @property
     @abstractmethod
     def clocks(self) -> int:
         """Clocks simulated so far."""

@@ -5,8 +5,7 @@ Every address, register and field comes from `golden_model.registers`; nothing h
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,19 +16,18 @@ from golden_model.image.lowering import Step
 from golden_model.image.program import Program, Tables
 from golden_model.registers import (
     ADDRESS_BITS,
+    ARRAY_LIMIT,
     COUNTER_BITS,
     COUNTER_NAMES,
     COUNTERS_PER_LAYER,
-    DESCRIPTOR_STRIDE,
     IDENTITY,
     REGION,
     REGISTER,
     ErrorCode,
     counters_of,
-    descriptor_words,
-    reference_entry,
 )
 from sim.host.bus import Bus, BusError, BusTimeout
+from sim.host.sections import Section, cells_checksum, cells_of, picture_of, stream_of, tables_checksum, tables_of
 
 #: What a run may take beyond the expected clocks before the watchdog ends it.
 _MARGIN = 2.0
@@ -70,12 +68,14 @@ class Driver:
 
     Parameters
     ----------
-    bus : where the tile answers. hardware : the configuration it must have been made from.
+    bus : where the tile answers. hardware : the configuration it must have been made from. streams : load by the
+        load stream; False: word by word over the bus; None: by the stream if the device has one.
     """
 
-    def __init__(self, bus: Bus, hardware: HardwareConfig):
+    def __init__(self, bus: Bus, hardware: HardwareConfig, *, streams: bool | None = None):
         self.bus = bus
         self.hardware = hardware
+        self.streams = bus.streams if streams is None else streams
 
     # ---- registers ------------------------------------------------------------------------
     async def read_register(self, name: str) -> dict[str, int]:
@@ -102,18 +102,33 @@ class Driver:
 
     # ---- loading --------------------------------------------------------------------------
     async def load(self, tables: Tables) -> None:
-        """Write all tables and cells of a program; the cells read back are compared by checksum (ChecksumError)."""
-        await self.write_region("WIDTHS", tables.widths)
-        await self.write_region("BIAS", np.asarray(tables.bias, dtype=np.int64) & 0xFFFFFFFF)
-        await self.write_region("MULTIPLIERS", tables.multipliers)
-        await self.write_region("PADS", tables.pads)
-        if not self.hardware.pairs:
-            for step, levels in enumerate(tables.levels):
-                await self.write_region("REFERENCE", levels, first=reference_entry(self.hardware, step))
-        used = descriptor_words(self.hardware)
-        for step, words in enumerate(tables.program):
-            await self.write_region("PROGRAM", words[:used], first=step * DESCRIPTOR_STRIDE)
+        """Write all tables and cells of a program. What arrived in the tables, and the cells read back, are compared by
+        checksum (DeviceError; ChecksumError of cells)."""
+        sections = list(tables_of(tables, self.hardware))
+        await self.write_register("CONTROL", restart_checksum=1)
+        await self.write_sections(sections)
+        expected, found = tables_checksum(sections), (await self.read_register("TABLE_CHECKSUM"))["crc"]
+        if found != expected:
+            raise DeviceError(
+                f"the tables that arrived have CRC-32 0x{found:08X}, those sent have 0x{expected:08X}: "
+                "the way to the device changes words"
+            )
         await self.program_cells(tables.cell_words)
+
+    async def write_sections(self, sections: Iterable[Section]) -> None:
+        """Write sections without cells; as a packet where there is a load stream (DeviceError if it was refused)."""
+        if self.streams:
+            return await self.stream(sections)
+        for section in sections:
+            await self.bus.write_many(section.addresses(), section.words.tolist())
+
+    async def stream(self, sections: Iterable[Section]) -> None:
+        """Send sections as a packet of the load stream; DeviceError if a word of it was refused."""
+        await self.write_register("LOAD_STATUS", error=1)
+        await self.bus.stream(stream_of(sections))
+        if (await self.read_register("LOAD_STATUS"))["error"]:
+            await self._wait_for_cells()  # says if it was the array
+            raise DeviceError("the device refused a word of the load stream and dropped the rest of its packet")
 
     async def write_region(self, name: str, words: Sequence[int] | np.ndarray, *, first: int = 0) -> None:
         """Write entries `first`, `first` + 1, ... of a memory."""
@@ -133,11 +148,13 @@ class Driver:
             raise ValueError(f"the cells of a crossbar pair are {per_pair} words, got {len(words)} words")
         if not pairs:
             return
-        await self.write_register("CELL_PAIR", pair=0)
-        await self._write_cells(words.tolist())
-        wanted = 0
-        for _ in range(self.hardware.macros):
-            wanted = zlib.crc32(words.tobytes(), wanted)
+        if self.streams:
+            await self.stream(cells_of(words))
+            await self._wait_for_cells()
+        else:
+            await self.write_register("CELL_PAIR", pair=0)
+            await self._write_cells(words.tolist())
+        wanted = cells_checksum(words, self.hardware)
         found = await self.cell_checksum(pairs)
         if found != wanted:
             raise ChecksumError(wanted, found)
@@ -153,41 +170,43 @@ class Driver:
                 if not error.done:
                     raise  # refused by an array that was ready
                 first += error.done
-            await self._wait_for_cells(_SLACK)
+            await self._wait_for_cells()
 
-    async def _wait_for_cells(self, limit: int) -> None:
-        """Wait until no cells are programmed or checked; BusTimeout after `limit` clocks."""
-        await self.bus.poll(REGISTER["STATUS"].offset, REGISTER["STATUS"].pack(cells_busy=1), 0, limit)
+    async def _wait_for_cells(self, clocks: int = 0) -> None:
+        """Wait until no cells are programmed or checked; DeviceError if the array was given up.
+
+        clocks : what it takes with an array that never lets the device wait.
+        """
+        status = REGISTER["STATUS"]
+        limit = ARRAY_LIMIT + clocks + _SLACK
+        word = await self.bus.poll(status.offset, status.pack(cells_busy=1), 0, limit)
+        if status.unpack(word)["cells_error"]:
+            raise DeviceError("the array did not program or read back an operation unit in time: it was given up")
 
     async def cell_checksum(self, pairs: int) -> int:
         """CRC-32 of the cells of crossbar pairs 0..pairs - 1 as the hardware reads them."""
         await self.write_register("CELL_PAIRS", pairs=pairs)
         await self.write_register("CONTROL", check_cells=1)
         words = pairs * self.hardware.ous_per_crossbar * self.hardware.cell_words
-        await self._wait_for_cells(_SLACK + 64 * words)
+        await self._wait_for_cells(64 * words)
         return (await self.read_register("CELL_CHECKSUM"))["crc"]
 
     # ---- running --------------------------------------------------------------------------
     async def write_input(self, image: np.ndarray, base: int) -> None:
         """Write the input activations (C, H, W), unsigned, from byte `base` of the activation memory on."""
-        flat = np.ascontiguousarray(image, dtype=np.uint8).ravel()
-        first, before = divmod(base, 4)
-        if base + flat.size > self.hardware.activation_bytes:
-            raise ValueError(
-                f"an input of {flat.size} bytes at byte {base} does not fit {self.hardware.activation_bytes} bytes"
-            )
-        padded = np.zeros(-(-(before + flat.size) // 4) * 4, dtype=np.uint8)
-        padded[before : before + flat.size] = flat
-        await self.write_region("ACTIVATIONS", padded.view("<u4"), first=first)
+        await self.write_sections([picture_of(image, base, self.hardware)])
 
     async def start(self, steps: int, *, expected_cycles: int, progress: Progress | None = None) -> None:
-        """Run the first `steps` steps of the program and wait for the end.
+        """Run the first `steps` steps of the program and wait for the end, for its interrupt if the device has one.
 
         expected_cycles : what the golden model predicts, in clocks; the watchdog barks well after it.
         progress : called now and then with the clocks that have passed.
         Raises DeviceError with the device's error code, BusTimeout when the run does not end.
         """
         await self.write_register("LAYER_COUNT", layers=steps)
+        if self.bus.interrupts:
+            await self.write_register("IRQ_STATUS", done=1, error=1)
+            await self.write_register("IRQ_ENABLE", done=1, error=1)
         await self.write_register("CONTROL", start=1)
         status = REGISTER["STATUS"]
         limit = int(_MARGIN * expected_cycles) + _SLACK
@@ -218,8 +237,12 @@ class Driver:
         part = limit if progress is None else _PART
         while True:
             left = limit - (self.bus.clocks - began)
+            clocks = min(part, max(left, 0))
             try:
-                return await self.bus.poll(status.offset, status.pack(busy=1), 0, min(part, max(left, 0)), interval)
+                if self.bus.interrupts:
+                    await self.bus.interrupt(clocks)
+                    return await self.bus.read(status.offset)
+                return await self.bus.poll(status.offset, status.pack(busy=1), 0, clocks, interval)
             except BusTimeout:
                 if left <= part or progress is None:
                     raise

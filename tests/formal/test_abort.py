@@ -1,4 +1,4 @@
-"""Proof: an abort in any clock ends the run at once, and the next run begins as the first one did."""
+"""Proof: an abort in any clock ends the run once no sample waits, and the next run begins as the first one did."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from tests.formal.test_macro import WHAT, ProductSpec
 pytestmark = [pytest.mark.rtl, pytest.mark.slow]
 
 PAIRS = replace(TINY, machine="pairs")
+#: Clocks that an abort waits for the array.
+LIMIT = 3
 STROBES = (
     *("read_start", "check_start", "layer_start", "load_start", "window_start", "post_start"),
     *("store_events", "counters_clear", "flush"),
@@ -31,7 +33,7 @@ class SequencerSpec(wiring.Component):
     """Any behaviour of all other blocks, start and abort in any clock."""
 
     def __init__(self, config: HardwareConfig, sequencer: type = LayerSequencer):
-        self.sequencer = sequencer(config, settle_clocks=6)
+        self.sequencer = sequencer(config, settle_clocks=6, limit=LIMIT)
         super().__init__(self.sequencer.signature)
 
     def elaborate(self, platform):
@@ -40,22 +42,31 @@ class SequencerSpec(wiring.Component):
         wiring.connect(m, wiring.flipped(self), sequencer)
         state, count = sequencer.status, sequencer.layer_count
         stopped, began, refused = Signal(), Signal(), Signal()
+        # An abort that waits for the array to take its samples, and the clocks that it has waited.
+        waiting, waited = Signal(), Signal(range(LIMIT + 1))
+        with m.If(~state.busy | ~sequencer.sample_waits | (waited == LIMIT)):
+            m.d.sync += [waiting.eq(0), waited.eq(0)]
+        with m.Elif(sequencer.abort | waiting):
+            m.d.sync += [waiting.eq(1), waited.eq(waited + 1)]
+        had_to_wait = Signal()
+        m.d.sync += had_to_wait.eq(state.busy & (had_to_wait | sequencer.sample_waits))
         legal = (count != 0) & (count <= sequencer.config.max_layers)
         idle_start = sequencer.start & ~state.busy
         m.d.sync += [
-            stopped.eq(state.busy & sequencer.abort),
+            stopped.eq(state.busy & (sequencer.abort | waiting) & (~sequencer.sample_waits | (waited == LIMIT))),
             began.eq(idle_start & legal),
             refused.eq(idle_start & ~legal),
         ]
         strobes = Cat(getattr(sequencer, name) for name in STROBES)
         with m.If(~state.busy):
             m.d.comb += Assert(strobes == 0)
-        with m.If(state.busy & sequencer.abort):
+        with m.If(state.busy & (sequencer.abort | waiting) & ~sequencer.sample_waits):
             m.d.comb += Assert(sequencer.flush)
         with m.If(stopped):
             m.d.comb += [
                 Assert(~state.busy & ~state.done),
-                Assert(state.error == ErrorCode.ABORTED),
+                # an error that waited before the abort stays
+                Assert((state.error == ErrorCode.ABORTED) | (had_to_wait & state.error.any())),
             ]
         with m.If(refused):
             m.d.comb += [Assert(~state.busy), Assert(state.error == ErrorCode.LAYER_COUNT)]
@@ -95,7 +106,7 @@ class FlushSpec(wiring.Component):
 
 
 @pytest.mark.parametrize("config", [TINY, PAIRS], ids=["tiny", "tiny-pairs"])
-def test_an_abort_in_any_clock_ends_the_run_and_the_next_one_begins_anew(config, proof):
+def test_an_abort_in_any_clock_ends_the_run_once_no_sample_waits_and_the_next_one_begins_anew(config, proof):
     proof(SequencerSpec(config), "layer_sequencer", f"tiny, {config.machine}, any blocks", PDR)
 
 
@@ -119,7 +130,9 @@ def test_without_the_reset_of_an_abort_it_is_not(refutation):
 @pytest.mark.parametrize(
     ("correct", "wrong"),
     [
-        ("status.busy & (self.abort | (error != ErrorCode.NONE))", "status.busy & (error != ErrorCode.NONE)"),
+        ("Mux(self.abort, ErrorCode.ABORTED, error)", "error"),
+        ("(~self.sample_waits | (waited == self.limit))", "~self.sample_waits"),
+        ("(~self.sample_waits | (waited == self.limit))", "(waited == self.limit)"),
         ("status.layer.eq(0), self.cycles.eq(0)", "self.cycles.eq(0)"),
     ],
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from amaranth.hdl import Assert, Assume, Module
+from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 
 import rtl
@@ -21,6 +21,7 @@ from rtl.cell_programmer import CellProgrammer
 from rtl.dynamic_precision import DynamicPrecision
 from rtl.emulated_crossbar import EmulatedCrossbar
 from rtl.emulated_pair_crossbar import EmulatedPairCrossbar
+from rtl.loader import Loader
 from rtl.macro import Macro
 from rtl.ou_former import OuFormer
 from rtl.ou_scheduler import OuScheduler
@@ -49,8 +50,13 @@ def _bus(m: Module, block: AxiLite) -> None:
 
 
 def _programmer(m: Module, block: CellProgrammer) -> None:
-    """The number of pairs is not changed while they are checked (the register bank refuses that)."""
+    """The number of pairs is not changed while they are checked (the register bank refuses that); the array lets
+    nothing wait so long that it is given up."""
     held_while(m, block.busy | block.check, block.pairs, "pairs")
+    waited = Signal(range(block.limit))
+    waits = Cat(port.valid & ~port.ready for port in (block.program, block.readback_request)).any()
+    m.d.sync += waited.eq(Mux(waits, waited + 1, 0))
+    m.d.comb += Assume(waited != block.limit - 1)
 
 
 def _no_sample_while_read_back(*ports: str) -> Contract:
@@ -92,6 +98,16 @@ def _bank(m: Module, block: RegisterBank) -> None:
     m.d.comb += Assume(block.cells.ready | status.busy | status.cells_busy | block.cells_full)
 
 
+def _loader(m: Module, block: Loader) -> None:
+    """Cells are taken at once where they may be. A write that waits is withdrawn if the host clears the packet or the
+    one before it is refused; neither happens here."""
+    m.d.comb += [
+        Assume(block.cells.ready | block.cells_busy | block.cells_refused),
+        Assume(~(block.clear.busy & block.writes.valid)),
+        Assume(~block.refused | block.writes.ready),
+    ]
+
+
 @dataclass(frozen=True)
 class Streams:
     make: Callable[[], wiring.Component]
@@ -102,12 +118,13 @@ class Streams:
 #: How the streams that each block drives are proved.
 PROOFS = {
     "AxiLite": Streams(AxiLite, contract=_bus),
-    "CellProgrammer": Streams(lambda: CellProgrammer(TINY), contract=_programmer),
+    "CellProgrammer": Streams(lambda: CellProgrammer(TINY, limit=4), contract=_programmer),
     "DynamicPrecision": Streams(lambda: DynamicPrecision(TINY), induction(2)),
     "EmulatedCrossbar": Streams(lambda: EmulatedCrossbar(TINY), contract=_no_sample_while_read_back("sample")),
     "EmulatedPairCrossbar": Streams(
         lambda: EmulatedPairCrossbar(PAIRS), contract=_no_sample_while_read_back("half0.sample", "half1.sample")
     ),
+    "Loader": Streams(lambda: Loader(TINY), contract=_loader),
     "OuFormer": Streams(lambda: OuFormer(PAIRS), induction(2)),
     "OuScheduler": Streams(lambda: OuScheduler(TINY), contract=_scheduler),
     "PackWalker": Streams(lambda: PackWalker(PAIRS)),

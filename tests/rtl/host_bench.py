@@ -13,24 +13,29 @@ from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.axi_lite import AxiLite
 from rtl.cell_programmer import CellProgrammer
+from rtl.loader import Loader
 from rtl.register_bank import RegisterBank
-from rtl.tile import bus_members, connect_bus
+from rtl.tile import bus_members, connect_bus, connect_checksum, connect_loader, load_members
 from tests.bench import plain
 
 
 class HostSide(wiring.Component):
     """`bank` between a bus and a memory of activations; results and state of a run are inputs.
 
-    running : STATUS.busy. event : what every event counter reads. The ports of the array are the programmer's.
+    running : STATUS.busy. ends : strobes of IRQ_STATUS. event : what every event counter reads. limit : of the
+    programmer. The ports of the array are the programmer's.
     """
 
-    def __init__(self, config: HardwareConfig):
-        self.config = config
+    def __init__(self, config: HardwareConfig, *, limit: int = 1000):
+        self.config, self.limit = config, limit
         self.bank = RegisterBank(config)
         super().__init__(
             {
                 **bus_members(),
+                **load_members(),
                 "running": In(1),
+                "ends": In(tile.ends()),
+                "interrupt": Out(1),
                 "event": In(48),
                 "program": Out(stream.Signature(layouts.cell_write(config))),
                 "readback_request": Out(stream.Signature(layouts.ou_address(config))),
@@ -43,20 +48,24 @@ class HostSide(wiring.Component):
         bank = self.bank
         m.submodules.bank = bank
         m.submodules.bus = bus = AxiLite()
-        m.submodules.programmer = programmer = CellProgrammer(self.config)
+        m.submodules.programmer = programmer = CellProgrammer(self.config, limit=self.limit)
+        m.submodules.loader = load = Loader(self.config)
+        connect_loader(m, self, load, bank, programmer, self.running)
+        connect_checksum(m, bank)
         shape, depth = unsigned(tile.WORD), layouts.activation_words(self.config)
         m.submodules.activations = activations = memory.Memory(shape=shape, depth=depth, init=[])
         write, read = activations.write_port(granularity=8), activations.read_port()
         connect_bus(m, self, bus)
         wiring.connect(m, bus.requests, bank.requests)
         wiring.connect(m, bank.responses, bus.responses)
-        wiring.connect(m, bank.cells, programmer.cells)
         wiring.connect(m, programmer.program, wiring.flipped(self.program))
         wiring.connect(m, programmer.readback_request, wiring.flipped(self.readback_request))
         wiring.connect(m, wiring.flipped(self.readback), programmer.readback)
         m.d.comb += [
             bank.status.busy.eq(self.running),
-            bank.status.cells_busy.eq(programmer.busy),
+            bank.ends.eq(self.ends),
+            self.interrupt.eq(bank.interrupt),
+            bank.status.cells_error.eq(programmer.failed),
             bank.checksum.eq(programmer.checksum),
             bank.cells_full.eq(programmer.full),
             bank.events.data.eq(self.event),

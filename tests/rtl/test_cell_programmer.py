@@ -12,7 +12,7 @@ from golden_model.config import TINY
 from rtl.cell_programmer import CellProgrammer
 from sim.bench import simulate
 from tests.bench import put, receive, send, stream_rule
-from tests.rtl.tile_tools import strobe
+from tests.rtl.tile_tools import expect_within, strobe
 
 pytestmark = pytest.mark.rtl
 
@@ -89,6 +89,21 @@ def test_check_reads_the_asked_pairs_of_every_macro_in_order_and_gives_zlibs_crc
     assert asked == wanted * 2
 
 
+@pytest.mark.parametrize("hardware", [TINY, ODD], ids=["tiny", "odd"])
+def test_a_check_takes_a_clock_a_word_and_two_an_ou(hardware):
+    dut = CellProgrammer(hardware)
+
+    async def host(ctx):
+        ctx.set(dut.readback_request.ready, 1)
+        ctx.set(dut.readback.valid, 1)
+        ctx.set(dut.pairs, 2)
+        await strobe(ctx, dut.check)
+        clocks = await expect_within(ctx, ~dut.busy, 1000)
+        assert clocks == 2 * hardware.ous_per_crossbar * (hardware.cell_words + 2) + 1
+
+    simulate(dut, host, limit=2000)
+
+
 def test_an_ou_that_waits_is_busy_and_takes_no_word():
     dut = CellProgrammer(TINY)
 
@@ -109,3 +124,85 @@ def test_an_ou_that_waits_is_busy_and_takes_no_word():
         assert ctx.get(dut.cells.ready)
 
     simulate(dut, host, limit=100)
+
+
+# ---- an array that does not answer ----------------------------------------------------------------
+LIMIT = 20
+
+
+async def _select(ctx, dut, pair):
+    put(ctx, dut.select, {"enable": 1, "pair": pair})
+    await ctx.tick()
+    put(ctx, dut.select, {"enable": 0, "pair": 0})
+
+
+def test_an_ou_that_is_not_taken_is_withdrawn_after_the_limit_and_programming_begins_anew():
+    dut = CellProgrammer(TINY, limit=LIMIT)
+
+    async def host(ctx):
+        await _select(ctx, dut, 0)
+        await send(ctx, dut.cells, [0x1234])
+        for clocks in range(1, LIMIT + 1):
+            assert (ctx.get(dut.program.valid), ctx.get(dut.busy), ctx.get(dut.failed)) == (1, 1, 0)
+            assert ctx.get(dut.gives_up) == (clocks == LIMIT)
+            await ctx.tick()
+        assert (ctx.get(dut.program.valid), ctx.get(dut.busy), ctx.get(dut.failed)) == (0, 0, 1)
+        assert ctx.get(dut.full)
+        assert not ctx.get(dut.cells.ready)
+        await _select(ctx, dut, 1)
+        assert not ctx.get(dut.failed)
+        await send(ctx, dut.cells, [0x4321])
+        await ctx.tick().repeat(LIMIT - 1)
+        assert await receive(ctx, dut.program, 1) == [{"pair": 1, "ou_row": 0, "ou_col": 0, "cells": 0x4321}]
+        assert (ctx.get(dut.busy), ctx.get(dut.failed)) == (0, 0)
+
+    simulate(dut, host, limit=200)
+
+
+@pytest.mark.parametrize("taken", [0, 1], ids=["request", "answer"])
+def test_a_check_ends_when_the_array_does_not_answer_and_a_late_answer_is_dropped(taken):
+    dut = CellProgrammer(TINY, limit=LIMIT)
+    words = list(range(1, TINY.ous_per_crossbar + 1))
+
+    async def host(ctx):
+        ctx.set(dut.pairs, 1)
+        await strobe(ctx, dut.check)
+        if taken:
+            await receive(ctx, dut.readback_request, 1)
+        await ctx.tick().repeat(LIMIT - 1)
+        assert ctx.get(dut.busy)
+        await ctx.tick()
+        assert (ctx.get(dut.busy), ctx.get(dut.failed), ctx.get(dut.readback_request.valid)) == (0, 1, 0)
+        if taken:
+            await send(ctx, dut.readback, [99])
+        await strobe(ctx, dut.check)
+        assert not ctx.get(dut.failed)
+        for word in words:
+            await receive(ctx, dut.readback_request, 1)
+            await send(ctx, dut.readback, [word])
+        await ctx.tick().until(~dut.busy)
+        assert ctx.get(dut.checksum) == zlib.crc32(b"".join(word.to_bytes(4, "little") for word in words))
+
+    simulate(dut, host, limit=1000)
+
+
+def test_an_array_that_takes_nearly_the_limit_for_everything_is_waited_for():
+    dut = CellProgrammer(TINY, limit=LIMIT)
+
+    async def host(ctx):
+        await _select(ctx, dut, 0)
+        for word in (5, 6, 7):
+            await send(ctx, dut.cells, [word])
+            await ctx.tick().repeat(LIMIT - 1)
+            assert (await receive(ctx, dut.program, 1))[0]["cells"] == word
+        ctx.set(dut.pairs, 1)
+        await strobe(ctx, dut.check)
+        for _ in range(TINY.ous_per_crossbar):
+            await ctx.tick().repeat(LIMIT - 1)
+            await receive(ctx, dut.readback_request, 1)
+            await ctx.tick().repeat(LIMIT - 1)
+            await send(ctx, dut.readback, [1])
+        await ctx.tick().until(~dut.busy)
+        assert not ctx.get(dut.failed)
+
+    simulate(dut, host, limit=2000)

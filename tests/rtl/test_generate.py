@@ -12,12 +12,13 @@ from typer.testing import CliRunner
 
 from golden_model.config import PRESETS, TINY
 from golden_model.registers import EVENT_COUNTERS, REGIONS, REGISTERS, descriptor_fields
-from rtl import generate
-from rtl.register_map import render
+from rtl import c_header, generate, register_map
 from rtl.system import System
 
 ROOT = Path(__file__).resolve().parents[2]
 runner = CliRunner()
+#: Files beside the code that are written from the register table.
+MAPS = {"REGISTERS.md": register_map.render, "ohmloom.h": c_header.render}
 
 
 def _call(*arguments):
@@ -144,20 +145,37 @@ def test_lint_finds_a_fault(tmp_path):
 
 
 # ---- register map -------------------------------------------------------------------------------
-def test_register_map_is_current():
-    assert (ROOT / "rtl/REGISTERS.md").read_text() == render(), "run `make regs`"
+@pytest.mark.parametrize(("name", "render"), MAPS.items())
+def test_register_map_is_current(name, render):
+    assert (ROOT / "rtl" / name).read_text() == render(), "run `make regs`"
 
 
 def test_register_map_names_everything_of_the_tables():
-    text = render()
+    text = register_map.render()
     names = [r.name for r in REGISTERS] + [f.name for r in REGISTERS for f in r.fields]
     names += [r.name for r in REGIONS] + [name for name, _ in EVENT_COUNTERS]
     names += [f.name for f in descriptor_fields(TINY)]
     assert not [name for name in names if name not in text]
 
 
-def test_register_check_tells_a_stale_file(tmp_path):
-    path = tmp_path / "REGISTERS.md"
+def test_c_header_has_every_address_and_the_bits_of_every_field(tmp_path):
+    lines = c_header.render().splitlines()
+    for register in REGISTERS:
+        assert f"#define OHM_{register.name} 0x{register.offset:02X}u" in lines
+        for field in register.fields:
+            word = register.pack(**{field.name: (1 << field.bits) - 1})
+            name = f"OHM_{register.name}_{field.name.upper()}"
+            assert f"#define {name}_MASK 0x{word:08X}u" in lines
+            assert f"#define {name}_SHIFT {(word & -word).bit_length() - 1}" in lines
+    for region in REGIONS:
+        assert f"#define OHM_{region.name} 0x{region.address(0):07X}u" in lines
+    names = [line.split()[1] for line in lines if line.startswith("#define OHM_")]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_register_check_tells_a_stale_file(name, tmp_path):
+    path = tmp_path / name
     assert _call("--registers", path).exit_code == 0
     assert _call("--registers", path, "--check").exit_code == 0
     path.write_text(path.read_text() + "more\n")

@@ -11,12 +11,14 @@ from golden_model.config import PRESETS, TINY, HardwareConfig
 from golden_model.registers import ErrorCode
 from rtl.layer_sequencer import LayerSequencer
 from sim.bench import simulate
-from tests.bench import fetch
+from tests.bench import fetch, plain
 from tests.rtl.tile_tools import expect_within, strobe
 
 pytestmark = pytest.mark.rtl
 
 SETTLE = 12
+#: Clocks that an abort waits for the array.
+LIMIT = 30
 PAIRS = PRESETS["tiny-pairs"]
 BOTH = pytest.mark.parametrize("hardware", [TINY, PAIRS], ids=["planes", "pairs"])
 #: What answers a strobe.
@@ -54,12 +56,13 @@ class Others:
     Of the pair machine a loaded window stays until it is converted, and the tables are built beside the first load.
 
     log : (strobe, step), of the strobes of a window (strobe, step, window). clocks : per step stored, its clocks.
-    settled : `layer_cycles` at every `layer_start`. busy : clocks with STATUS.busy. flushes : clocks with `flush`.
+    ends : what `ends` told. settled : `layer_cycles` at every `layer_start`. busy : clocks with STATUS.busy.
+    flushes : clocks with `flush`.
     """
 
     def __init__(self, steps: list[Step], hardware: HardwareConfig = TINY, *, slowest: int = 1):
         self.steps, self.pairs = steps, hardware.pairs
-        self.dut = LayerSequencer(hardware, settle_clocks=SETTLE)
+        self.dut = LayerSequencer(hardware, settle_clocks=SETTLE, limit=LIMIT)
         self.answers = ANSWERS | ({"layer_start": "layer_ready"} if self.pairs else {})
         self.rng, self.slowest = random.Random(len(steps) + slowest), slowest
         self.forget()
@@ -67,6 +70,7 @@ class Others:
     def forget(self) -> None:
         self.log: list[tuple] = []
         self.clocks: list[int] = []
+        self.ends: list[dict[str, int]] = []
         self.settled: list[int] = []
         self.busy = self.flushes = 0
 
@@ -74,9 +78,10 @@ class Others:
         dut, waiting, levels, loaded = self.dut, {}, set(), 0
         names = (*STROBES, *WINDOW_STROBES, "store_events", "events_stored", "flush")
         ports = [getattr(dut, name) for name in names]
-        async for _, _, layer, window, cycles, busy, *values in ctx.tick().sample(
-            dut.layer, dut.window, dut.layer_cycles, dut.status.busy, *ports
+        async for _, _, ends, layer, window, cycles, busy, *values in ctx.tick().sample(
+            dut.ends, dut.layer, dut.window, dut.layer_cycles, dut.status.busy, *ports
         ):
+            self.ends += [plain(ends)] * any(plain(ends).values())
             on = [name for name, value in zip(names, values, strict=True) if value]
             step = self.steps[layer]
             entries = [(name, layer, window) if name in WINDOW_STROBES else (name, layer) for name in on]
@@ -145,7 +150,8 @@ class Others:
 
 
 def _status(error: ErrorCode = ErrorCode.NONE, **values: int) -> dict[str, int]:
-    return {"busy": 0, "done": 0, "error": int(error), "layer": 0, "overflow": 0, "cells_busy": 0} | values
+    cells = {"cells_busy": 0, "cells_error": 0}
+    return {"busy": 0, "done": 0, "error": int(error), "layer": 0, "overflow": 0, **cells} | values
 
 
 @BOTH
@@ -357,5 +363,76 @@ def test_abort_while_idle_does_nothing():
         await expect_within(ctx, others.dut.status.done, 200)
         await strobe(ctx, others.dut.abort)
         assert fetch(ctx, others.dut.status) == _status(done=1)
+
+    others.simulate(bench)
+
+
+@BOTH
+@pytest.mark.parametrize("waits", [1, 7, LIMIT, LIMIT + 20])
+def test_an_abort_waits_for_the_sample_on_offer_but_not_for_ever(hardware, waits):
+    others = Others([Step(windows=2)], hardware, slowest=500)
+    dut = others.dut
+
+    async def bench(ctx):
+        await others.start(ctx)
+        await ctx.tick().until(dut.window_start)
+        ctx.set(dut.sample_waits, 1)
+        await strobe(ctx, dut.abort)
+        for clocks in range(1, min(waits, LIMIT)):
+            assert (ctx.get(dut.status.busy), ctx.get(dut.flush)) == (1, 0), clocks
+            await ctx.tick()
+        if waits <= LIMIT:
+            ctx.set(dut.sample_waits, 0)
+        assert ctx.get(dut.flush) == 1
+        await ctx.tick()
+        assert fetch(ctx, dut.status) == _status(ErrorCode.ABORTED)
+        ctx.set(dut.sample_waits, 0)
+        others.slowest = 1
+        others.forget()
+        await others.start(ctx)
+        assert await others.idle(ctx) == _status(done=1), "what was left of the abort does not stop the next run"
+        assert others.log == others.expected()
+
+    others.simulate(bench)
+
+
+def test_an_error_waits_for_the_sample_on_offer_and_keeps_its_code():
+    others = Others([Step(windows=2, misplaced=True)])
+    dut = others.dut
+
+    async def bench(ctx):
+        await others.start(ctx)
+        await ctx.tick().until(dut.window_start)
+        ctx.set(dut.sample_waits, 1)
+        await ctx.tick().repeat(5)
+        assert ctx.get(dut.status.busy)
+        await strobe(ctx, dut.abort)
+        ctx.set(dut.sample_waits, 0)
+        assert await others.idle(ctx) == _status(ErrorCode.LAYER_GEOMETRY)
+
+    others.simulate(bench)
+
+
+# ---- ends ---------------------------------------------------------------------------------------
+@BOTH
+def test_every_end_of_a_run_is_told_once(hardware):
+    others = Others([Step(), Step(misplaced=True)], hardware)
+    done, error = {"done": 1, "error": 0}, {"done": 0, "error": 1}
+
+    async def bench(ctx):
+        for steps, told in ((1, done), (2, error), (0, error), (0, error), (1, done)):
+            others.ends.clear()
+            await others.start(ctx, steps)
+            await others.idle(ctx)
+            await ctx.tick().repeat(3)
+            assert others.ends == [told], steps
+        others.ends.clear()
+        await strobe(ctx, others.dut.abort)
+        await ctx.tick().repeat(3)
+        assert not others.ends, "an abort while idle ends nothing"
+        await others.start(ctx, 1)
+        await strobe(ctx, others.dut.abort)
+        await ctx.tick().repeat(3)
+        assert others.ends == [error]
 
     others.simulate(bench)

@@ -22,9 +22,10 @@ from golden_model.registers import (
 )
 from sim.backends.pysim import PysimBus
 from sim.bench import simulate
-from sim.host.bus import BusError, BusTimeout
-from sim.host.driver import Driver
-from tests.bench import collector
+from sim.host.bus import BusError
+from sim.host.driver import DeviceError, Driver
+from sim.host.sections import Section, tables_checksum
+from tests.bench import collector, put
 from tests.rtl.host_bench import HostSide, array
 
 pytestmark = pytest.mark.rtl
@@ -33,9 +34,10 @@ pytestmark = pytest.mark.rtl
 TWO_WORDS = replace(TINY, ou_rows=5, rows=10, crossbar_pairs=3, ou_cols=4)
 
 
-def _run(job, hardware=TINY, limit=60_000, *, delay=0, programmed=None, monitors=()):
-    """Run `job(bus, driver, ctx, device)`; an OU takes the array `delay` clocks; `monitors` get the device."""
-    device = HostSide(hardware)
+def _run(job, hardware=TINY, limit=60_000, *, delay=0, programmed=None, monitors=(), patience=1000):
+    """Run `job(bus, driver, ctx, device)`; an OU takes the array `delay` clocks, and the programmer gives it up after
+    `patience`; `monitors` get the device."""
+    device = HostSide(hardware, limit=patience)
 
     async def bench(ctx):
         bus = PysimBus(ctx, device)
@@ -227,7 +229,7 @@ def test_reference_entries_are_split_into_step_and_count():
 #: Accesses whose data has one bit more than the register or the entry.
 OVERSIZE = {
     "LAYER_COUNT": (REGISTER["LAYER_COUNT"].offset, 1 << 16),
-    "CONTROL": (REGISTER["CONTROL"].offset, 1 << 3),
+    "CONTROL": (REGISTER["CONTROL"].offset, 1 << 4),
     "CELL_PAIR": (REGISTER["CELL_PAIR"].offset, 1 << 16),
     "CELL_PAIRS": (REGISTER["CELL_PAIRS"].offset, 1 << 16),
     "WIDTHS": (REGION["WIDTHS"].address(0), 1 << 4),
@@ -314,6 +316,72 @@ def test_start_while_busy_has_no_effect_and_abort_has():
     assert (starts, aborts) == ([0], [1])
 
 
+# ---- checksum of the tables -----------------------------------------------------------------------
+@pytest.mark.parametrize("streams", [False, True], ids=["bus", "stream"])
+def test_the_checksum_of_tables_is_that_of_what_reached_them(streams):
+    rng = random.Random(5)
+    names = ("PROGRAM", "WIDTHS", "BIAS", "MULTIPLIERS", "PADS", "REFERENCE")
+    sections = [Section(REGION[name].address(1), np.array([rng.randrange(4) for _ in range(3)])) for name in names]
+
+    async def job(bus, driver, ctx, device):
+        driver.streams = streams
+        await driver.write_sections(sections[:2])
+        await driver.write_register("CONTROL", restart_checksum=1)
+        assert await driver.read_register("TABLE_CHECKSUM") == {"crc": 0}
+        await driver.write_sections(sections)
+        found = (await driver.read_register("TABLE_CHECKSUM"))["crc"]
+        pairs = [(a, int(word)) for s in sections for a, word in zip(s.addresses(), s.words, strict=True)]
+        assert found == zlib.crc32(b"".join(a.to_bytes(4, "little") + w.to_bytes(4, "little") for a, w in pairs))
+        assert found == tables_checksum(sections)
+        # Neither what is refused nor activations and registers count.
+        await _refused(bus.write(REGION["PADS"].address(0), 1 << TINY.input_bits))
+        await _refused(bus.write(REGION["BIAS"].address(0) + 2, 1))
+        await bus.write(REGION["ACTIVATIONS"].address(0), 1)
+        await bus.write(REGISTER["LAYER_COUNT"].offset, 1)
+        assert (await driver.read_register("TABLE_CHECKSUM"))["crc"] == found
+
+    _run(job)
+
+
+# ---- interrupt ------------------------------------------------------------------------------------
+def test_an_end_raises_the_interrupt_if_it_is_enabled_until_the_host_clears_it():
+    async def job(bus, driver, ctx, device):
+        async def end(**ends):
+            put(ctx, device.ends, {"done": 0, "error": 0} | ends)
+            await ctx.tick()
+            put(ctx, device.ends, {"done": 0, "error": 0})
+
+        for name, other in (("done", "error"), ("error", "done")):
+            await end(**{name: 1})
+            assert not ctx.get(device.interrupt), "nothing is enabled"
+            assert await driver.read_register("IRQ_STATUS") == {name: 1, other: 0}
+            await driver.write_register("IRQ_ENABLE", **{other: 1})
+            assert not ctx.get(device.interrupt)
+            await driver.write_register("IRQ_ENABLE", **{name: 1})
+            assert ctx.get(device.interrupt)
+            assert await driver.read_register("IRQ_ENABLE") == {name: 1, other: 0}
+            await driver.write_register("IRQ_STATUS", **{other: 1})
+            await _refused(bus.write(REGISTER["IRQ_STATUS"].offset, 4))
+            assert ctx.get(device.interrupt)
+            await driver.write_register("IRQ_STATUS", **{name: 1})
+            assert not ctx.get(device.interrupt)
+            assert await driver.read_register("IRQ_STATUS") == {name: 0, other: 0}
+            await driver.write_register("IRQ_ENABLE")
+
+    _run(job)
+
+
+def test_an_end_in_the_clock_of_the_clearing_is_kept():
+    async def job(bus, driver, ctx, device):
+        put(ctx, device.ends, {"done": 1, "error": 0})
+        await driver.write_register("IRQ_ENABLE", done=1)
+        await driver.write_register("IRQ_STATUS", done=1)
+        put(ctx, device.ends, {"done": 0, "error": 0})
+        assert ctx.get(device.interrupt)
+
+    _run(job)
+
+
 # ---- cells --------------------------------------------------------------------------------------
 def _words(hardware, pairs, seed=0):
     rng = np.random.default_rng(seed)
@@ -390,11 +458,13 @@ def test_program_memory_has_room_for_every_descriptor():
 # ---- an array that takes its time -----------------------------------------------------------------
 @pytest.mark.parametrize("hardware", [TINY, TWO_WORDS], ids=["one word", "two words"])
 @pytest.mark.parametrize("delay", [1, 5, 70])
-def test_a_slow_array_gets_every_ou_once_and_in_its_place(hardware, delay):
+@pytest.mark.parametrize("streams", [False, True], ids=["bus", "stream"])
+def test_a_slow_array_gets_every_ou_once_and_in_its_place(hardware, delay, streams):
     words = _words(hardware, 2)
     programmed = []
 
     async def job(bus, driver, ctx, device):
+        driver.streams = streams
         await driver.program_cells(words)
 
     _run(job, hardware, delay=delay, programmed=programmed)
@@ -429,12 +499,26 @@ def test_while_an_ou_waits_the_bus_answers_and_refuses_what_would_lose_it():
     assert programmed == [((1, 0, 0), 0x1234), ((1, 0, 1), 0x4321)]
 
 
-def test_an_array_that_never_answers_meets_the_drivers_watchdog():
-    async def job(bus, driver, ctx, device):
-        with pytest.raises(BusTimeout):
-            await driver.program_cells(_words(TINY, 1))
+@pytest.mark.parametrize("streams", [False, True], ids=["bus", "stream"])
+def test_an_array_that_takes_no_ou_is_given_up_and_programmed_again_without_a_reset(streams):
+    programmed = []
 
-    _run(job, delay=1_000_000)
+    async def job(bus, driver, ctx, device):
+        driver.streams = streams
+        with pytest.raises(DeviceError, match="the array did not program or read back an operation unit in time"):
+            await driver.program_cells(_words(TINY, 1))
+        await _refused(bus.write(REGISTER["CELL_DATA"].offset, 1))
+        status = await driver.read_register("STATUS")
+        assert (status["cells_busy"], status["cells_error"]) == (0, 1)
+        await driver.write_register("CONTROL", start=1)  # not refused: nothing hangs
+        await bus.wait(1000)  # until the array is there
+        await driver.write_register("CELL_PAIR", pair=1)
+        assert not (await driver.read_register("STATUS"))["cells_error"]
+        await bus.write(REGISTER["CELL_DATA"].offset, 0x1234)
+        assert (await driver.read_register("STATUS"))["cells_busy"] == 0
+
+    _run(job, delay=800, programmed=programmed, patience=500)
+    assert programmed == [((1, 0, 0), 0x1234)]
 
 
 def test_cell_data_needs_a_pair_after_reset_and_after_a_check():

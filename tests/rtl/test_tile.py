@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from amaranth.hdl import Cat, Module
+from amaranth.lib import wiring
 
 from golden_model import timing
 from golden_model.config import ISAAC, PAPER, PRESETS, TINY, HardwareConfig
@@ -21,9 +23,14 @@ from golden_model.registers import (
     reference_entry,
 )
 from golden_model.trq import AdcRegisters
-from rtl.tile import Tile
+from rtl.block import Block, In
+from rtl.emulated_crossbar import EmulatedCrossbar
+from rtl.emulated_pair_crossbar import EmulatedPairCrossbar
+from rtl.pair_interfaces import halves_of
+from rtl.tile import BUS_PREFIX, Tile, bus_members, connect_bus
 from sim.host.bus import BusError
 from sim.host.driver import DeviceError
+from tests.bench import stream_rule
 from tests.rtl import step_model
 from tests.rtl.hand_made import Program, read_memory, write_memory
 from tests.rtl.tile_tools import run_system
@@ -428,6 +435,56 @@ def test_abort_at_any_time_ends_the_run_and_a_new_start_gives_the_right_result(h
         await _check_run(program, driver, _memory())
 
     run_system(hardware, job)
+
+
+class HeldSystem(Block):
+    """A system whose array takes no sample in the clocks with `hold`. tile, parts : to look at the samples on offer."""
+
+    hold: In(1)
+
+    def __init__(self, config):
+        self.tile = Tile(config)
+        self.parts = halves_of(self.tile.crossbar, config) if config.pairs else [self.tile.crossbar]
+        super().__init__(config, **bus_members())
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.tile = tile = self.tile
+        m.submodules.array = array = (EmulatedPairCrossbar if self.config.pairs else EmulatedCrossbar)(self.config)
+        connect_bus(m, self, tile, BUS_PREFIX)
+        for path, member, value in tile.crossbar.signature.flatten(tile.crossbar):
+            other = array.port
+            for name in path:
+                other = getattr(other, name)
+            given, taken = (value, other) if member.flow == wiring.Out else (other, value)
+            held = path[-2:] in (("sample", "valid"), ("sample", "ready"))
+            m.d.comb += taken.eq(given & ~self.hold if held else given)
+        return m
+
+
+@BOTH
+def test_an_abort_withdraws_no_sample_that_the_array_has_not_taken(hardware):
+    program = _residual_program(hardware)
+    waited = []
+
+    async def job(bus, driver, device, ctx):
+        await program.load(driver)
+        await driver.write_register("LAYER_COUNT", layers=4)
+        await write_memory(driver, _memory())
+        await driver.write_register("CONTROL", start=1)
+        ctx.set(device.hold, 1)
+        await ctx.tick().until(Cat(part.sample.valid for part in device.parts).any())
+        await driver.write_register("CONTROL", abort=1)
+        assert (await driver.read_register("STATUS"))["busy"]
+        waited.append(ctx.get(Cat(part.sample.valid for part in device.parts)))
+        ctx.set(device.hold, 0)
+        status = await driver.read_register("STATUS")
+        assert (status["busy"], status["error"]) == (0, ErrorCode.ABORTED)
+        await _check_run(program, driver, _memory())
+
+    rules = [lambda device, i=i: stream_rule(device.parts[i].sample, "sample") for i in range(1 + hardware.pairs)]
+    run_system(hardware, job, background=lambda device: [rule(device) for rule in rules], make=HeldSystem)
+    assert waited[0], "a sample was on offer"
 
 
 def test_while_busy_start_is_ignored_and_accesses_to_tables_are_refused():

@@ -64,13 +64,14 @@ async def expect_within(ctx: Any, signal: Any, limit: int) -> int:
 
 def run_system(
     hardware: HardwareConfig,
-    job: Callable[[PysimBus, Driver, System, Any], Coroutine],
+    job: Callable[[PysimBus, Driver, Any, Any], Coroutine],
     *,
-    background: Callable[[System], list[Testbench]] = lambda device: [],
+    background: Callable[[Any], list[Testbench]] = lambda device: [],
     limit: int = 120_000,
+    make: Callable[[HardwareConfig], Any] = System,
 ) -> None:
-    """Run `job(bus, driver, device, ctx)` on a system, beside `background(device)`."""
-    device = System(hardware)
+    """Run `job(bus, driver, device, ctx)` on a system, or on what `make` makes, beside `background(device)`."""
+    device = make(hardware)
 
     async def bench(ctx: Any) -> None:
         bus = PysimBus(ctx, device)

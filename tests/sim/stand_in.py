@@ -14,6 +14,8 @@ COUNTER = 0x40
 class StandIn(wiring.Component):
     """Eight words at 0x00..0x1C, a clock counter at 0x40, SLVERR elsewhere; accepts address and data apart.
 
+    `irq`: the counter is at least 0x100.
+
     `trace`: a record per write, 70 bits wide so that it crosses words.
     """
 
@@ -37,6 +39,7 @@ class StandIn(wiring.Component):
                 "s_axil_rresp": Out(2),
                 "s_axil_rvalid": Out(1),
                 "s_axil_rready": In(1),
+                "irq": Out(1),
                 "trace": Out(
                     data.StructLayout({"valid": 1, "index": 5, "started": 4, "codes": data.ArrayLayout(15, 4)})
                 ),
@@ -50,6 +53,7 @@ class StandIn(wiring.Component):
         address, have_address, value, have_value = Signal(ADDRESS_BITS), Signal(), Signal(32), Signal()
         m.d.comb += [self.s_axil_awready.eq(~have_address), self.s_axil_wready.eq(~have_value)]
         m.d.sync += counter.eq(counter + 1)
+        m.d.comb += self.irq.eq(counter >= 0x100)
         with m.If(self.s_axil_awvalid & self.s_axil_awready):
             m.d.sync += [address.eq(self.s_axil_awaddr), have_address.eq(1)]
         with m.If(self.s_axil_wvalid & self.s_axil_wready):

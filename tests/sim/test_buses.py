@@ -48,6 +48,14 @@ async def exercise(bus):
     await bus.write(COUNTER, 0)
     word = await bus.poll(COUNTER, 0xFFFFFF00, 0x100, limit=1000, interval=4)
     assert 0x100 <= word < 0x200
+    assert bus.interrupts
+    await bus.write(COUNTER, 0)
+    with pytest.raises(BusTimeout, match="there was no interrupt within 100 clocks"):
+        await bus.interrupt(100)
+    before = bus.clocks
+    await bus.interrupt(1000)
+    assert 100 < bus.clocks - before < 170
+    await bus.interrupt(1)
     with pytest.raises(BusTimeout, match="still reads 0x00000007 after 300 clocks"):
         await bus.poll(4, 0xFFFFFFFF, 8, limit=300)
 

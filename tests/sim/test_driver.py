@@ -16,10 +16,11 @@ from tests.golden_model.random_graphs import SMALL, SMALL_PAIRS, random_network
 class FakeDevice(Bus):
     """Registers and memories in a dictionary; `status` is what STATUS reads once a run was started."""
 
-    def __init__(self, *, status=None, identity=IDENTITY, hash_word=SMALL.hash_word, flip=0):
+    def __init__(self, *, status=None, identity=IDENTITY, hash_word=SMALL.hash_word, flip=0, changed=0):
         self.memory = {REGISTER["IDENTITY"].offset: identity, REGISTER["HARDWARE_HASH"].offset: hash_word}
         self.status = status or {"done": 1}
-        self.flip = flip
+        self.flip, self.changed = flip, changed
+        self.tables = []
         self.cells = []
         self.count = 0
 
@@ -34,6 +35,10 @@ class FakeDevice(Bus):
         self.count += 1
         assert 0 <= word < 1 << 32
         self.memory[address] = word
+        if REGION["PROGRAM"].address(0) <= address < REGION["ACTIVATIONS"].address(0):
+            self.tables.append((address, word))
+            crc = zlib.crc32(np.array(self.tables, dtype="<u4").tobytes()) ^ self.changed
+            self.memory[REGISTER["TABLE_CHECKSUM"].offset] = crc
         if address == REGISTER["CELL_DATA"].offset:
             self.cells.append(word)
         if address == REGISTER["CONTROL"].offset:
@@ -51,7 +56,7 @@ class FakeDevice(Bus):
 
 
 def test_a_device_that_is_something_else_is_refused():
-    with pytest.raises(DeviceError, match="the device identifies as 0x12345678, not as 0x4F484D02"):
+    with pytest.raises(DeviceError, match="the device identifies as 0x12345678, not as 0x4F484D03"):
         run_now(Driver(FakeDevice(identity=0x12345678), SMALL).identify())
 
 
@@ -98,6 +103,12 @@ def test_cells_that_read_back_differently_are_reported():
         run_now(Driver(FakeDevice(flip=1 << 17), SMALL).load(tables))
 
 
+def test_tables_that_arrive_differently_are_reported():
+    tables = plan(random_network(3)).tables
+    with pytest.raises(DeviceError, match=r"the tables that arrived have CRC-32 0x\w{8}, those sent have 0x\w{8}"):
+        run_now(Driver(FakeDevice(changed=1 << 3), SMALL).load(tables))
+
+
 class BusyArray(FakeDevice):
     """Refuses every word of cells at an index of `refused` once, those of `never` always."""
 
@@ -142,6 +153,32 @@ def test_overflow_is_reported():
     driver = Driver(FakeDevice(status={"done": 1, "overflow": 1}), SMALL)
     with pytest.raises(DeviceError, match="a partial sum did not fit 32 bits"):
         run_now(driver.start(1, expected_cycles=10))
+
+
+class Telling(FakeDevice):
+    """Has an interrupt output, which rises after `delay` clocks if IRQ_ENABLE asks for it."""
+
+    interrupts = True
+
+    def __init__(self, delay):
+        super().__init__()
+        self.delay = delay
+
+    async def interrupt(self, limit):
+        enabled = self.memory[REGISTER["IRQ_ENABLE"].offset] & self.memory[REGISTER["IRQ_STATUS"].offset] == 3
+        passed = min(limit, self.delay)
+        self.count, self.delay = self.count + passed, self.delay - passed
+        if self.delay or not enabled:
+            raise BusTimeout("none")
+
+
+def test_a_run_is_waited_for_by_its_interrupt_where_there_is_one():
+    told, device = [], Telling(5_000_000)
+    run_now(Driver(device, SMALL).start(1, expected_cycles=5_000_000, progress=told.append))
+    assert 5_000_000 <= device.count < 5_000_100
+    assert len(told) == 2
+    with pytest.raises(BusTimeout, match="did not end within 10020 clocks"):
+        run_now(Driver(Telling(20_000), SMALL).start(1, expected_cycles=10))
 
 
 def test_a_run_that_hangs_meets_the_watchdog():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, memory
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, memory, wiring
 
-from golden_model.config import bits_for
+from golden_model.config import HardwareConfig, bits_for
 from rtl import layouts, pair_layouts
 from rtl import pack_layouts as packs
 from rtl.bit_count import bit_count
@@ -26,12 +26,22 @@ class EmulatedPairCrossbar(Block):
     waits for samples of half 0 and for the read back before it. There is no reset of the contents, and cells have no
     initial value.
 
+    Parameters beside those of every block
+    --------------------------------------
+    registered : for FPGAs: the counts of a sample and then their differences pass a register, so that the way from the
+        cells to the comparators is not part of the way from the comparators to the next sample. `settling` is then 1 in
+        the two clocks after a sample. Whoever drives the port must stand still in them, and what it offers is not taken.
+
     Members
     -------
-    port : the analog macro's port, seen from the crossbar.
+    port : the analog macro's port, seen from the crossbar. settling : only if registered.
     """
 
     port: In(PairCrossbarPort)
+
+    def __init__(self, config: HardwareConfig, *, registered: bool = False):
+        self.registered = registered
+        super().__init__(config, **({"settling": wiring.Out(1)} if registered else {}))
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -45,45 +55,49 @@ class EmulatedPairCrossbar(Block):
         # ---- programming and reading back, an OU row of a word
         written = port.program.payload
         requested, row = Signal(), Signal(place["ou_row"])
+        settling = self.settling if self.registered else Const(0, 1)
         m.d.comb += [
             port.program.ready.eq(1),
             write.addr.eq(Cat(written.ou_col, written.pair)),
             write.data.eq(Cat(written.cells for _ in range(config.grid_rows))),
             write.en.eq(port.program.valid << written.ou_row),
-            port.readback_request.ready.eq(~port.half0.sample.valid & ~port.readback.valid),
+            port.readback_request.ready.eq(~(port.half0.sample.valid | port.readback.valid | settling)),
             requested.eq(port.readback_request.valid & port.readback_request.ready),
             port.readback.payload.eq(reads[0].data[row]),
         ]
         with m.If(requested):
             m.d.sync += [port.readback.valid.eq(1), row.eq(port.readback_request.payload.ou_row)]
-        with m.Elif(port.readback.ready):
+        with m.Elif(port.readback.ready & ~settling):
             m.d.sync += port.readback.valid.eq(0)
 
         # ---- sampling
+        halves = halves_of(port, config)
+        taken = [half.sample.valid & ~settling for half in halves]
+        counts = data.ArrayLayout(unsigned(bits_for(config.ou_rows)), config.grid_rows)
         differences = data.ArrayLayout(signed(bits_for(config.ou_rows * config.grid_rows) + 1), config.ou_cols)
-        for half, read in zip(halves_of(port, config), reads, strict=True):
+        step = m.d["sync" if self.registered else "comb"]
+        for half, read, sampled in zip(halves, reads, taken, strict=True):
             sample, lines = half.sample.payload, Signal(pair_layouts.pack_lines(config))
             latest, other = (Signal(differences, name=name) for name in ("latest", "other"))
             place = Signal()  # of the latest sample
-            m.d.comb += [half.sample.ready.eq(1), read.en.eq(half.sample.valid)]
+            m.d.comb += [half.sample.ready.eq(1), read.en.eq(sampled)]
             m.d.comb += read.addr.eq(Cat(sample.ou_col, sample.pair))
-            with m.If(half.sample.valid):
+            with m.If(sampled):
                 m.d.sync += [lines.eq(sample.lines), place.eq(sample.place)]
                 with m.If(sample.place != place):
                     m.d.sync += other.eq(latest)
             for column in range(config.ou_cols):
-                positive, negative = (
-                    sum(
-                        bit_count(ou.word_select(polarity * config.ou_cols + column, config.ou_rows) & on)
-                        for ou, on in zip(read.data, lines, strict=True)
-                    )
-                    for polarity in (0, 1)
-                )
+                both = [Signal(counts, name=name) for name in ("positive", "negative")]
+                for polarity, polarity_counts in enumerate(both):
+                    for ou, on, count in zip(read.data, lines, polarity_counts, strict=True):
+                        cells = ou.word_select(polarity * config.ou_cols + column, config.ou_rows)
+                        step += count.eq(bit_count(cells & on))
                 held = Mux(half.places[column] == place, latest[column], other[column])
-                m.d.comb += [
-                    latest[column].eq(positive - negative),
-                    half.comparators[column].eq(held >= half.thresholds[column]),
-                ]
+                step += latest[column].eq(sum(both[0]) - sum(both[1]))
+                m.d.comb += half.comparators[column].eq(held >= half.thresholds[column])
+        if self.registered:
+            counting = Signal()
+            m.d.sync += [counting.eq(Cat(taken).any()), self.settling.eq(Cat(taken, counting).any())]
         with m.If(requested):
             asked = port.readback_request.payload
             m.d.comb += [reads[0].en.eq(1), reads[0].addr.eq(Cat(asked.ou_col, asked.pair))]

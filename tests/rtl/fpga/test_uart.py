@@ -9,7 +9,7 @@ from rtl.fpga.uart_receiver import UartReceiver
 from rtl.fpga.uart_transmitter import UartTransmitter
 from sim.bench import simulate
 
-pytestmark = pytest.mark.rtl
+pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
 
 @pytest.mark.parametrize("divisor", [4, 7, 25])

@@ -33,8 +33,8 @@ class EmulatedCrossbar(Block):
     Parameters beside those of every block
     --------------------------------------
     registered : for FPGAs: the levels of a sample pass a register, so that the way from the cells to the comparators
-        is not part of the way from the comparators to the next sample. `settling` is then 1 in the clock after a sample.
-        Whoever drives the port must stand still in that clock, and what it offers is not taken.
+        is not part of the way from the comparators to the next sample. In the clock after a sample `settling` is 1:
+        whoever drives the port must stand still, and what it offers is not taken.
 
     Members
     -------

@@ -29,8 +29,8 @@ class EmulatedPairCrossbar(Block):
     Parameters beside those of every block
     --------------------------------------
     registered : for FPGAs: the counts of a sample and then their differences pass a register, so that the way from the
-        cells to the comparators is not part of the way from the comparators to the next sample. `settling` is then 1 in
-        the two clocks after a sample. Whoever drives the port must stand still in them, and what it offers is not taken.
+        cells to the comparators is not part of the way from the comparators to the next sample. In the two clocks after
+        a sample `settling` is 1: whoever drives the port must stand still, and what it offers is not taken.
 
     Members
     -------
@@ -73,7 +73,6 @@ class EmulatedPairCrossbar(Block):
         # ---- sampling
         halves = halves_of(port, config)
         taken = [half.sample.valid & ~settling for half in halves]
-        counts = data.ArrayLayout(unsigned(bits_for(config.ou_rows)), config.grid_rows)
         differences = data.ArrayLayout(signed(bits_for(config.ou_rows * config.grid_rows) + 1), config.ou_cols)
         step = m.d["sync" if self.registered else "comb"]
         for half, read, sampled in zip(halves, reads, taken, strict=True):
@@ -87,13 +86,15 @@ class EmulatedPairCrossbar(Block):
                 with m.If(sample.place != place):
                     m.d.sync += other.eq(latest)
             for column in range(config.ou_cols):
-                both = [Signal(counts, name=name) for name in ("positive", "negative")]
-                for polarity, polarity_counts in enumerate(both):
-                    for ou, on, count in zip(read.data, lines, polarity_counts, strict=True):
+                sums = []
+                for polarity in (0, 1):
+                    counts = [Signal(range(config.ou_rows + 1), name="count") for _ in range(config.grid_rows)]
+                    for ou, on, count in zip(read.data, lines, counts, strict=True):
                         cells = ou.word_select(polarity * config.ou_cols + column, config.ou_rows)
                         step += count.eq(bit_count(cells & on))
+                    sums.append(sum(counts, Const(0, 1)))
                 held = Mux(half.places[column] == place, latest[column], other[column])
-                step += latest[column].eq(sum(both[0]) - sum(both[1]))
+                step += latest[column].eq(sums[0] - sums[1])
                 m.d.comb += half.comparators[column].eq(held >= half.thresholds[column])
         if self.registered:
             counting = Signal()

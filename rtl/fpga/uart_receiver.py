@@ -5,6 +5,9 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
+#: Clocks a bit, so that a bit is sampled near enough to its middle.
+FEWEST_CLOCKS = 4
+
 
 class UartReceiver(wiring.Component):
     """The opposite of `UartTransmitter`: every bit is sampled in its middle, a byte without a stop bit is dropped.
@@ -25,8 +28,8 @@ class UartReceiver(wiring.Component):
     bytes: Out(stream.Signature(8, always_ready=True))
 
     def __init__(self, divisor: int):
-        if divisor < 4:
-            raise ValueError(f"divisor: {divisor} clocks a bit; at least 4 are needed")
+        if divisor < FEWEST_CLOCKS:
+            raise ValueError(f"divisor: {divisor} clocks a bit; at least {FEWEST_CLOCKS} are needed")
         self.divisor = divisor
         super().__init__()
 

@@ -4,6 +4,8 @@ from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from rtl.fpga.uart_receiver import FEWEST_CLOCKS
+
 
 class UartTransmitter(wiring.Component):
     """A start bit of 0, eight data bits, lowest first, and a stop bit of 1, each `divisor` clocks long.
@@ -24,8 +26,8 @@ class UartTransmitter(wiring.Component):
     line: Out(1, init=1)
 
     def __init__(self, divisor: int):
-        if divisor < 4:
-            raise ValueError(f"divisor: {divisor} clocks a bit; at least 4 are needed")
+        if divisor < FEWEST_CLOCKS:
+            raise ValueError(f"divisor: {divisor} clocks a bit; at least {FEWEST_CLOCKS} are needed")
         self.divisor = divisor
         super().__init__()
 

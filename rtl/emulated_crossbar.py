@@ -33,8 +33,9 @@ class EmulatedCrossbar(Block):
     Parameters beside those of every block
     --------------------------------------
     registered : for FPGAs: the levels of a sample pass a register, so that the way from the cells to the comparators
-        is not part of the way from the comparators to the next sample. In the clock after a sample `settling` is 1:
-        whoever drives the port must stand still, and what it offers is not taken.
+        is not part of the way from the comparators to the next sample. Cells are read as soon as a sample is on offer.
+        After a sample that was not yet on offer in the clock before its transfer, `settling` is 1 for a clock: whoever
+        drives the port must stand still, and what it offers is not taken.
 
     Members
     -------
@@ -67,7 +68,13 @@ class EmulatedCrossbar(Block):
         write, read = cells.write_port(), cells.read_port()
         sampled, requested = Signal(), Signal()
         settling = self.settling if self.registered else Const(0, 1)
-        input_slice = Signal(config.ou_rows)
+        if self.registered:
+            input_slice, taken = self._look_ahead(m, sampled, requested)
+            fetch = sampled | ~port.readback.valid
+        else:
+            input_slice, taken, fetch = Signal(config.ou_rows), Const(1, 1), sampled
+            with m.If(sampled):
+                m.d.sync += input_slice.eq(port.sample.payload.slice)
         m.d.comb += [
             port.program.ready.eq(1),
             write.en.eq(port.program.valid),
@@ -77,7 +84,7 @@ class EmulatedCrossbar(Block):
             sampled.eq(port.sample.valid & ~settling),
             port.readback_request.ready.eq(~(sampled | port.readback.valid | settling)),
             requested.eq(port.readback_request.valid & port.readback_request.ready),
-            read.en.eq(sampled | requested),
+            read.en.eq(fetch | requested),
             read.addr.eq(cell_address(port.sample.payload)),
             port.readback.payload.eq(read.data),
         ]
@@ -86,10 +93,6 @@ class EmulatedCrossbar(Block):
             m.d.sync += port.readback.valid.eq(1)
         with m.Elif(port.readback.ready & ~settling):
             m.d.sync += port.readback.valid.eq(0)
-        with m.If(sampled):
-            m.d.sync += input_slice.eq(port.sample.payload.slice)
-        if self.registered:
-            m.d.sync += self.settling.eq(sampled)
 
         # ---- reference: levels of all layers, and a copy for the running one
         count_bits = bits_for(config.ou_rows)
@@ -122,7 +125,8 @@ class EmulatedCrossbar(Block):
             )
             level_write, level_read = levels.write_port(), levels.read_port(domain="comb")
             active, level = Signal(config.ou_rows, name=f"active{lane}"), Signal(config.adc_bits, name=f"level{lane}")
-            m.d["sync" if self.registered else "comb"] += level.eq(level_read.data)
+            with m.If(taken):
+                m.d["sync" if self.registered else "comb"] += level.eq(level_read.data)
             m.d.comb += [
                 level_write.en.eq(arriving),
                 level_write.addr.eq(arriving_count),
@@ -132,6 +136,18 @@ class EmulatedCrossbar(Block):
                 port.comparators[lane].eq(level >= port.thresholds[lane]),
             ]
         return m
+
+    def _look_ahead(self, m: Module, sampled: Signal, requested: Signal) -> tuple[Value, Value]:
+        """The slice whose cells are read out in this clock, and whether their levels are those of a sample."""
+        port, settling = self.port, self.settling
+        offered, fetched, known = Signal.like(port.sample.payload), Signal(), Signal()
+        m.d.sync += [
+            offered.eq(port.sample.payload),
+            fetched.eq(~(requested | port.readback.valid | port.program.valid)),
+            settling.eq(sampled & ~known),
+        ]
+        m.d.comb += known.eq(fetched & (offered == port.sample.payload))
+        return offered.slice, settling | sampled & known
 
     def _ones_table(self, m: Module) -> Callable[[Signal], Value]:
         """Counting by a table: fast to simulate. (Tools for FPGAs do not take a memory with so many ports.)"""

@@ -22,9 +22,8 @@ class System(Block):
 
     Parameters beside those of every block
     --------------------------------------
-    registered : for FPGAs: the array takes another clock (pairs: two) for a sample, and the tile stands still for as
-        long, its bus too. So results, events and CYCLES are those of an array that is always ready; what passes is a
-        clock (pairs: two) more for every clock with a sample.
+    registered : for FPGAs: where the array takes another clock for a sample (pairs: two), the tile stands still for as
+        long, its bus too. So results, events and CYCLES are those of an array that is always ready.
 
     Members
     -------

@@ -60,17 +60,15 @@ def _header(**fields):
     return request_header().const({"number": 1, "count": 1} | fields).as_bits()
 
 
-async def _ask(line, content):
-    """The words of the next answer, its header split; None if there is none."""
+async def _answers(line, content):
+    """What the device answers to bytes: (number, count, status, words) of every frame."""
     await line.send(content)
     arrived = b""
     while part := await line.receive(2e-3):
         arrived += part
-    words = [found for piece in arrived.split(bytes([END])) if (found := decode(piece)) is not None]
-    if not words:
-        return None
-    header = answer_header().from_bits(words[0][0])
-    return header.number, header.count, header.status, words[0][1:]
+    frames = [found for piece in arrived.split(bytes([END])) if (found := decode(piece)) is not None]
+    headers = [answer_header().from_bits(words[0]) for words in frames]
+    return [(h.number, h.count, h.status, words[1:]) for h, words in zip(headers, frames, strict=True)]
 
 
 def test_words_are_written_and_read_in_bursts_and_one_by_one():
@@ -164,18 +162,21 @@ def test_a_write_whose_answer_was_lost_is_not_done_again():
 )
 def test_a_malformed_request_is_refused_and_not_done(words):
     async def job(line, writes):
-        assert await _ask(line, encode(words)) == (1, 0, Status.MALFORMED, [])
+        assert await _answers(line, encode(words)) == [(1, 0, Status.MALFORMED, [])]
         assert writes == []
         assert await SerialBus(line, patience=0.02).read_many([0, 4]) == [0, 0]
 
     on_stand_in(job)
 
 
-def test_a_request_while_another_one_runs_is_not_answered():
+@pytest.mark.parametrize("count", [1, MAX_WORDS], ids=["ends before", "ends after"])
+def test_a_request_that_begins_while_another_one_runs_is_not_answered(count):
     async def job(line, writes):
-        first = encode([_header(count=8), 0])
-        assert await _ask(line, first + encode([_header(number=2), 0])) == (1, 8, Status.OKAY, [0] * 8)
-        assert await _ask(line, first) == (1, 8, Status.OKAY, [0] * 8)
+        first = encode([_header(count=2), 0])
+        second = encode([_header(number=2, count=count, write=1, fixed=1), 0, *range(count)])
+        assert await _answers(line, first + second) == [(1, 2, Status.OKAY, [0, 0])]
+        assert await _answers(line, first) == [(1, 2, Status.OKAY, [0, 0])]
+        assert writes == []
 
     on_stand_in(job)
 

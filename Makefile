@@ -38,7 +38,7 @@ NETWORK ?= resnet20
 WEIGHTS ?=
 REPRODUCE ?=
 
-.PHONY: demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq reproduce-search verilog synth lint format formal coverage regs sheets clean
+.PHONY: demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq reproduce-search verilog synth fpga lint format formal coverage regs sheets clean
 demo: setup ## train, calibrate, map, simulate a whole network in RTL, report (first README command)
 	$(RUN) -m quant.compile $(MODEL) $(TRAIN) --work "$(DEMO)" --hardware $(HARDWARE) --images $(IMAGES) \
 		$(if $(DATA),--data "$(DATA)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
@@ -84,6 +84,16 @@ LIBERTY ?=
 SYNTH ?=
 synth: setup ## cells, area, flip-flops and delay of every block: BLOCKS="NAME ...", LIBERTY=FILE
 	$(RUN) -m rtl.synthesis $(BLOCKS) --hardware $(HARDWARE_VERILOG) $(if $(LIBERTY),--liberty "$(LIBERTY)") $(SYNTH)
+
+# make fpga BOARD=ulx3s-85f HARDWARE=fpga CLOCK=50     FPGA="--seed 2" for other options
+BOARD ?= ulx3s-85f
+CLOCK ?= 50
+FPGA ?=
+HARDWARE_FPGA = $(if $(filter command environment,$(origin HARDWARE)),$(HARDWARE),fpga)
+fpga: setup ## bit stream of a board, what it uses and how fast it is: BOARD=NAME, HARDWARE=NAME, CLOCK=MHZ
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fpga]'
+	$(RUN) -m rtl.fpga --board $(BOARD) --hardware $(HARDWARE_FPGA) --clock $(CLOCK) \
+		--output build/fpga --json build/fpga/figures.json $(FPGA)
 
 # ---- keeping the house clean -------------------------------------------------------------------
 lint: setup ## ruff, pyright, Verilator lint of the exported Verilog

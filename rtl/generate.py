@@ -127,7 +127,7 @@ WAIVER = Path(__file__).with_name("verilator.vlt")
 
 
 @contextmanager
-def _without_initial_zeros() -> Iterator[None]:
+def without_initial_zeros() -> Iterator[None]:
     """Inside, memories whose initial contents are all zero are written without initial contents.
 
     The design writes every entry before it reads it. One line of Verilog per word made compiled models 2.6 times
@@ -188,7 +188,7 @@ def to_verilog(elaboratable: Any, name: str, *, initial_values: bool = True) -> 
     libraries have none, and a clock of reset sets all of them.
     """
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
-    with _without_initial_zeros():
+    with without_initial_zeros():
         text = rtlil.convert(RegisteredReset(elaboratable), name=name, emit_src=False)
     if not initial_values:
         text = re.sub(r"^\s*attribute \\init .*\n", "", text, flags=re.MULTILINE)

@@ -23,7 +23,9 @@ from golden_model.events import Events
 from golden_model.files import write_json
 from golden_model.image.describe import events_table
 from golden_model.image.image import Image, read
+from rtl.fpga.serial_layouts import BAUD
 from sim.array.crossbars import CrossbarSettings
+from sim.backends import board
 from sim.backends.choice import BACKENDS, Report, Request
 from sim.host.bus import BusError, BusTimeout
 from sim.host.driver import DeviceError, poke_words
@@ -191,6 +193,10 @@ def app(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="vectors that compiled runs side by side; default: one a processor")
     ] = None,
+    serial: Annotated[
+        str | None, typer.Option(help="run on the board at this serial port, such as /dev/ttyUSB0, not in a simulator")
+    ] = None,
+    baud: Annotated[int, typer.Option(min=1, help="bits a second of the serial port")] = BAUD,
     waves: Annotated[Path | None, typer.Option(help="write a VCD waveform (hundreds of MB for a real network)")] = None,
     crossbar: Annotated[
         CrossbarKind | None,
@@ -222,6 +228,8 @@ def app(
         "seed": seed,
     }
     kind, settings = choose_crossbar(backend, crossbar, {k: v for k, v in given.items() if v is not None})
+    if serial is not None and (waves is not None or settings is not None or backend is not BackendName.compiled):
+        raise ValueError("--serial runs on a board, so --backend, --waves and --crossbar cannot go with it")
     pokes = tuple(parse_poke(text) for text in poke or ())
     for path in (waves, json_file):
         if path is not None and not path.resolve().parent.is_dir():
@@ -237,7 +245,7 @@ def app(
     at_once = len(os.sched_getaffinity(0)) if jobs is None else jobs
     request = Request(directory=image_dir, image=image, job=job, crossbar=settings, waves=waves, jobs=at_once)
     try:
-        report = _run(backend, request)
+        report = _run(backend.value if serial is None else "board", request, serial, baud)
     except (DeviceError, BusError, BusTimeout) as error:
         print(f"error: the hardware failed: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -245,7 +253,7 @@ def app(
         image,
         report,
         directory=image_dir,
-        backend=backend.value,
+        backend=backend.value if serial is None else "board",
         crossbar={"kind": kind.value, **(asdict(settings) if settings is not None else {})},
         judge=judge,
     )
@@ -256,7 +264,7 @@ def app(
         raise typer.Exit(1)
 
 
-def _run(backend: BackendName, request: Request) -> Report:
+def _run(name: str, request: Request, serial: str | None, baud: int) -> Report:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -266,14 +274,15 @@ def _run(backend: BackendName, request: Request) -> Report:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(backend.value, total=None)
+        task = bar.add_task(name, total=None)
 
         def progress(stage: str, done: int, total: int) -> None:
             if bar.tasks[0].description != stage:  # time is estimated anew for every stage
                 bar.reset(task, description=stage)
             bar.update(task, completed=min(done, total), total=total)
 
-        return BACKENDS[backend.value](replace(request, progress=progress))
+        request = replace(request, progress=progress)
+        return BACKENDS[name](request) if serial is None else board.run(request, serial, baud)
 
 
 if __name__ == "__main__":

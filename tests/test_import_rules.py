@@ -55,6 +55,7 @@ ALLOWED_IN_FILE = {
     "golden_model/engines/torch_engine.py": {"torch"},
     "golden_model/command.py": {"typer", "rich"},
     "golden_model/cost/tables.py": {"rich"},
+    "sim/host/serial_bus.py": {"serial"},
 }
 #: Only in modules that are commands, that is, have a `__main__` guard or are `__main__.py`.
 COMMAND_LINE = {"typer", "rich", "jinja2", "matplotlib"}

@@ -1,0 +1,207 @@
+"""The host's bus over a serial line, on a small device and on a whole machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from amaranth.hdl import Module
+from amaranth.lib.wiring import In
+
+from rtl import axi_lite
+from rtl.fpga.serial_layouts import END, MAX_WORDS, Status, answer_header, request_header
+from rtl.fpga.serial_link import SerialLink
+from rtl.fpga.serial_system import SerialSystem
+from rtl.tile import BUS_PREFIX
+from sim.backends.pysim_line import PysimLine
+from sim.bench import simulate
+from sim.host.bus import BusError, BusTimeout
+from sim.host.serial_bus import SerialBus, decode, encode
+from sim.host.session import Job, run_job
+from tests.end_to_end.networks import SMALL, loaded
+from tests.golden_model.random_graphs import random_images, random_network
+from tests.sim.stand_in import StandIn
+
+pytestmark = pytest.mark.rtl
+
+DIVISOR = 4
+
+
+def run_line(dut, pins, job, *, background=(), limit=200_000):
+    """Run `job(line)` on the serial line of `pins`."""
+    line = PysimLine(pins, DIVISOR)
+
+    async def bench(ctx):
+        line.attach(ctx)
+        await job(line)
+
+    simulate(dut, bench, background=[line.listen, *background], limit=limit)
+
+
+def on_stand_in(job):
+    """Run `job(line, writes)` on a device of eight words behind a link; `writes` fills with what is written to them."""
+    m, writes = Module(), []
+    m.submodules.link = link = SerialLink(DIVISOR)
+    m.submodules.device = device = StandIn()
+    for name, member in axi_lite.SIGNALS.items():
+        if hasattr(device, BUS_PREFIX + name):
+            slave, master = getattr(device, BUS_PREFIX + name), getattr(link, name)
+            m.d.comb += slave.eq(master) if member.flow == In else master.eq(slave)
+
+    async def watch(ctx):
+        async for _, _, valid, index in ctx.tick().sample(device.trace.valid, device.trace.index):
+            if valid:
+                writes.append(index)
+
+    run_line(m, link, lambda line: job(line, writes), background=[watch])
+
+
+def _header(**fields):
+    return request_header().const({"number": 1, "count": 1} | fields).as_bits()
+
+
+async def _answers(line, content):
+    """What the device answers to bytes: (number, count, status, words) of every frame."""
+    await line.send(content)
+    arrived = b""
+    while part := await line.receive(2e-3):
+        arrived += part
+    frames = [found for piece in arrived.split(bytes([END])) if (found := decode(piece)) is not None]
+    headers = [answer_header().from_bits(words[0]) for words in frames]
+    return [(h.number, h.count, h.status, words[1:]) for h, words in zip(headers, frames, strict=True)]
+
+
+def test_words_are_written_and_read_in_bursts_and_one_by_one():
+    async def job(line, writes):
+        bus = SerialBus(line, patience=0.02)
+        words = [1, 0xFFFFFFFF, 0xC0DBC0DB, 0, 5, 6, 7, 8]
+        await bus.write_many(range(0, 32, 4), words)
+        assert await bus.read_many(range(0, 32, 4)) == words
+        assert await bus.read_many([28, 8, 8, 12, 16, 0]) == [8, words[2], words[2], 0, 5, 1]
+        await bus.write(4, 9)
+        assert await bus.read(4) == 9
+        await bus.write_many([8] * (MAX_WORDS + 3), range(MAX_WORDS + 3))
+        assert await bus.read(8) == MAX_WORDS + 2
+        assert writes == [*range(8), 1, *[2] * (MAX_WORDS + 3)]
+
+    on_stand_in(job)
+
+
+def test_an_error_names_its_access_and_ends_the_request():
+    async def job(line, writes):
+        bus = SerialBus(line, patience=0.02)
+        with pytest.raises(BusError, match="answered a write at address 0x0000020 with SLVERR") as error:
+            await bus.write_many(range(16, 48, 4), range(8))
+        assert error.value.done == 4
+        assert writes == [4, 5, 6, 7]
+        with pytest.raises(BusError, match="answered a read at address 0x0000100 with SLVERR") as error:
+            await bus.read_many([0, 4, 8, 0x100])
+        assert error.value.done == 3
+        assert await bus.read(28) == 3
+
+    on_stand_in(job)
+
+
+def test_a_damaged_request_is_not_done_and_is_asked_again():
+    async def job(line, writes):
+        send, damage = line.send, [True]
+
+        async def noisy(content):
+            if damage and damage.pop():
+                content = b"\x00" + content[:3] + bytes([content[3] ^ 1]) + content[4:]
+            await send(content)
+
+        line.send = noisy
+        bus = SerialBus(line, patience=0.01)
+        await bus.write(12, 7)
+        assert writes == [3]
+        damage[:] = [True]
+        assert await bus.read(12) == 7
+
+    on_stand_in(job)
+
+
+def test_a_write_whose_answer_was_lost_is_not_done_again():
+    async def job(line, writes):
+        send, receive, sent = line.send, line.receive, []
+
+        async def counted(content):
+            sent.append(content)
+            await send(content)
+
+        async def lossy(seconds):
+            content = await receive(seconds)
+            return content if len(sent) > 1 else b""
+
+        line.send, line.receive = counted, lossy
+        bus = SerialBus(line, patience=0.01)
+        with pytest.raises(BusError) as error:
+            await bus.write_many(range(20, 48, 4), range(7))
+        assert error.value.done == 3
+        assert len(sent) == 2
+        assert writes == [5, 6, 7]
+        await bus.write(0, 1)
+        await bus.write(0, 1)
+        assert writes == [5, 6, 7, 0, 0]
+
+    on_stand_in(job)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [_header(count=2, write=1), 0, 1],
+        [_header(write=1), 0, 1, 2],
+        [_header(), 0, 1],
+        [_header(count=0), 0],
+        [_header(count=MAX_WORDS + 1, write=1), 0, *range(MAX_WORDS + 1)],
+        [_header(count=1, write=1), 0, *range(2 * MAX_WORDS)],
+        [_header()],
+    ],
+    ids=["too few", "too many", "a read with words", "none", "more than fit", "far more than fit", "no address"],
+)
+def test_a_malformed_request_is_refused_and_not_done(words):
+    async def job(line, writes):
+        assert await _answers(line, encode(words)) == [(1, 0, Status.MALFORMED, [])]
+        assert writes == []
+        assert await SerialBus(line, patience=0.02).read_many([0, 4]) == [0, 0]
+
+    on_stand_in(job)
+
+
+@pytest.mark.parametrize("count", [1, MAX_WORDS], ids=["ends before", "ends after"])
+def test_a_request_that_begins_while_another_one_runs_is_not_answered(count):
+    async def job(line, writes):
+        first = encode([_header(count=2), 0])
+        second = encode([_header(number=2, count=count, write=1, fixed=1), 0, *range(count)])
+        assert await _answers(line, first + second) == [(1, 2, Status.OKAY, [0, 0])]
+        assert await _answers(line, first) == [(1, 2, Status.OKAY, [0, 0])]
+        assert writes == []
+
+    on_stand_in(job)
+
+
+def test_a_line_without_a_device_times_out():
+    m = Module()
+    m.submodules.link = link = SerialLink(DIVISOR)
+
+    async def job(line):
+        with pytest.raises(BusTimeout, match="the device did not answer a read at address 0x0000004"):
+            await SerialBus(line, patience=0.005).read(4)
+
+    run_line(m, link, job)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", ["planes", "pairs"])
+def test_a_network_over_the_serial_line_gives_the_golden_logits_events_and_cycles(machine):
+    network = random_network(4, replace(SMALL, machine=machine), ("convolution", "max"), 3)
+    image = loaded(network, random_images(4, network, 1))
+    device, outcomes = SerialSystem(image.program.hardware, DIVISOR), []
+
+    async def job(line):
+        outcomes.append(await run_job(SerialBus(line), image, Job((0,))))
+
+    run_line(device, device, job, limit=500_000)
+    assert outcomes[0].difference is None
+    assert outcomes[0].results[0].logits == image.vectors.logits[0].tolist()

@@ -126,16 +126,37 @@ _MAPPING = {
 }
 
 
-def _script(directory: Path, library: Library | None, clock: float, effort: str) -> str:
-    """Yosys commands. Registers lose their initial values, which libraries do not have; the reset sets them."""
-    commands = [
-        *("read_rtlil block.il", "hierarchy -top block", "proc", "attrmap -remove init", "flatten"),
+#: Mapping to `GENERIC_GATES`.
+_GENERIC = ["dfflegalize -cell $_DFF_P_ x", "abc -g cmos4", "opt_clean -purge"]
+
+
+def _logic(top: str, effort: str) -> list[str]:
+    """Yosys commands from a design to logic, registers and memories. Registers lose their initial values, which
+    libraries do not have; the reset sets them."""
+    return [
+        *(f"hierarchy -top {top}", "proc", "attrmap -remove init", "flatten"),
         # What `synth` does, but for its step that turns memories into flip-flops.
         *("synth -run coarse:fine", "opt -fast -full", "opt -undriven -fine"),
         *(f"techmap -map +/techmap.v{_ADDERS[effort]}", "opt -fast", "opt_clean"),
     ]
+
+
+def gate_level(verilog: str, top: str) -> str:
+    """Verilog of the same module and ports in `GENERIC_GATES`, flattened, memories left as they are."""
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        (directory / "rtl.v").write_text(verilog)
+        commands = ["read_verilog rtl.v", *_logic(top, "speed"), *_GENERIC, "write_verilog -noattr gates.v"]
+        (directory / "block.ys").write_text("\n".join([*commands, ""]))
+        _yosys(directory, top)
+        return (directory / "gates.v").read_text()
+
+
+def _script(directory: Path, library: Library | None, clock: float, effort: str) -> str:
+    """Yosys commands."""
+    commands = ["read_rtlil block.il", *_logic("block", effort)]
     if library is None:
-        commands += ["dfflegalize -cell $_DFF_P_ x", "abc -g cmos4", "opt_clean -purge"]
+        commands += _GENERIC
     else:
         drive = [f"set_driving_cell {library.driving_cell}"] if library.driving_cell else []
         (directory / "block.constr").write_text("\n".join([*drive, f"set_load {library.load}", ""]))
@@ -156,8 +177,6 @@ def synthesise(elaboratable: Any, name: str, library: Library | None = None, clo
 
     clock : period in ns that the mapping aims for. Raises ValueError if a tool is missing or fails.
     """
-    if importlib.util.find_spec("pyosys") is None:
-        raise ValueError("synthesis needs pyosys, which is not installed: pip install 'ohmloom[test]'")
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         sequential = set()
@@ -179,7 +198,9 @@ def synthesise(elaboratable: Any, name: str, library: Library | None = None, clo
 
 
 def _yosys(directory: Path, name: str) -> None:
-    # An error ends the process that runs Yosys.
+    """Run the script `block.ys`; an error ends the process that does."""
+    if importlib.util.find_spec("pyosys") is None:
+        raise ValueError("synthesis needs pyosys, which is not installed: pip install 'ohmloom[test]'")
     run = "from pyosys import libyosys; libyosys.Design().run_pass('script block.ys')"
     done = subprocess.run([sys.executable, "-c", run], cwd=directory, capture_output=True, text=True)
     if done.returncode:

@@ -11,21 +11,25 @@ from xml.etree import ElementTree
 
 from cocotb_tools.runner import get_runner
 
+from rtl.synthesis import gate_level
 from sim.backends import toolchain
 from sim.backends.compiled import design_key, export, for_verilator
 
 
-def build(component: Any, *, waves: bool = False) -> Path:
+def build(component: Any, *, waves: bool = False, gates: bool = False) -> Path:
     """Compile a component for cocotb; returns its build directory (kept, see `toolchain.built`).
+
+    gates : its netlist after synthesis, `rtl.synthesis.gate_level`, in place of its Verilog.
 
     Raises ToolError when g++, make or perl is missing, or a tool fails.
     """
     toolchain.need("g++", "make", "perl")
-    settings = repr((toolchain.VERILATOR_OPTIONS, waves, toolchain.cocotb_environment()["MAKEFLAGS"]))
+    settings = repr((toolchain.VERILATOR_OPTIONS, waves, gates, toolchain.cocotb_environment()["MAKEFLAGS"]))
     key = "cocotb-" + toolchain.digest(design_key(component), settings, toolchain.machine_key())
 
     def make(work: Path, log: Path) -> None:
-        (work / "dut.v").write_text(for_verilator(export(component)))
+        text = for_verilator(export(component))
+        (work / "dut.v").write_text(gate_level(text, "dut") if gates else text)
         with _environment(toolchain.cocotb_environment()):
             try:
                 get_runner("verilator").build(

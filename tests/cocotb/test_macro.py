@@ -9,9 +9,9 @@ from tests.cocotb.designs import CONFIGURATIONS
 pytestmark = pytest.mark.rtl
 
 
-@pytest.mark.parametrize("name", ["tiny", "nine"])
-def test_exported_macro_equals_golden(name, tmp_path):
-    design = verilator.build(Macro(CONFIGURATIONS[name]))
+@pytest.mark.parametrize(("name", "gates"), [("tiny", False), ("nine", False), ("tiny", True)])
+def test_exported_macro_and_its_netlist_equal_golden(name, gates, tmp_path):
+    design = verilator.build(Macro(CONFIGURATIONS[name]), gates=gates)
     failures = verilator.run_tests(
         design, "tests.cocotb.macro_session", environment={"OHMLOOM_CONFIG": name}, workspace=tmp_path
     )

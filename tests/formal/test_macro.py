@@ -143,8 +143,8 @@ class ProductSpec(wiring.Component):
         m.d.comb += product.eq(sum(terms))
 
         done, read = Signal(), Signal()
-        m.d.sync += read.eq(macro.window_done)
-        with m.If(read & ~first_clock):
+        m.d.sync += read.eq(macro.window_done & ~(first_clock & self.aborted))
+        with m.If(read):
             m.d.comb += Assert(macro.sum == product)
         with m.If(macro.window_done & ~(first_clock & self.aborted)):
             m.d.sync += done.eq(1)

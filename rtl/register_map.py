@@ -45,12 +45,10 @@ An access is answered with SLVERR and has no effect if
 - a register or table is written with a byte strobe at 0 (ACTIVATIONS takes byte strobes);
 - the data has bits beyond the fields of the register, or is too large for the entry (PROGRAM takes any word);
 - it writes a memory, LAYER_COUNT, CELL_PAIR, CELL_DATA or CELL_PAIRS, or reads ACTIVATIONS, while STATUS.busy is 1;
-- it writes CELL_PAIR, CELL_DATA or CELL_PAIRS while STATUS.cells_busy is 1 (the array programs an OU, or cells are
-  checked);
+- it writes CELL_PAIR, CELL_DATA or CELL_PAIRS while STATUS.cells_busy is 1 (the array programs an OU, cells are
+  checked, or a section of cells of the load stream goes on);
 - CELL_DATA goes beyond the last crossbar pair (after reset and after check_cells a write of CELL_PAIR must come first);
 - CELL_PAIR, CELL_PAIRS, a bit-plane width or a border value is larger than the hardware has;
-- it writes CELL_PAIR, CELL_DATA or CELL_PAIRS, or asks for check_cells or start, while a section of cells of the load
-  stream goes on (STATUS.cells_busy is 1);
 - CONTROL asks for check_cells while STATUS.busy is 1, for check_cells or start while STATUS.cells_busy is 1, or for
   both.
 

@@ -249,6 +249,7 @@ def test_a_sender_that_gives_up_inside_a_packet_is_cleared_by_the_host():
             await driver.write_register("CONTROL", start=1)  # cells are still to come
         assert (await driver.read_register("LOAD_STATUS"))["busy"]
         await driver.write_register("LOAD_STATUS", busy=1)
+        assert await driver.read_register("LOAD_STATUS") == {"error": 0, "busy": 0}
         await driver.write_register("CONTROL", start=1)
         await bus.stream(_words((ACTIVATIONS, [4])))
         assert await bus.read(ACTIVATIONS) == 4

@@ -147,6 +147,30 @@ def test_a_write_whose_answer_was_lost_is_not_done_again():
     on_stand_in(job)
 
 
+def test_a_second_answer_that_comes_late_is_not_taken_for_the_next_one():
+    async def job(line, writes):
+        send, receive, sent = line.send, line.receive, []
+
+        async def counted(content):
+            sent.append(content)
+            await send(content)
+
+        async def late(seconds):
+            if len(sent) > 1:
+                return await receive(seconds)
+            await line.wait(max(seconds, 1e-5))
+            return b""
+
+        bus = SerialBus(line, patience=0.01)
+        await bus.write_many([4, 8], [11, 22])
+        line.send, line.receive = counted, late
+        assert await bus.read(4) == 11
+        assert len(sent) == 2
+        assert await bus.read(8) == 22
+
+    on_stand_in(job)
+
+
 @pytest.mark.parametrize(
     "words",
     [

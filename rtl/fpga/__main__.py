@@ -104,7 +104,7 @@ def print_figures(made: dict[str, Any]) -> None:
 def app(
     board: Annotated[str, typer.Option(help=", ".join(BOARDS))] = "ulx3s-85f",
     hardware: Preset = "fpga",
-    clock: Annotated[float, typer.Option(help="of the machine, in MHz")] = 50.0,
+    clock: Annotated[float, typer.Option(help="of the machine, in MHz")] = 40.0,
     baud: Annotated[int, typer.Option(min=1, help="bits a second of the serial line")] = BAUD,
     seed: Annotated[int, typer.Option(min=0, help="of the placement; another one may be faster")] = 1,
     output: Annotated[Path, typer.Option(file_okay=False, help="folder for top.bit and the tools' reports")] = Path(

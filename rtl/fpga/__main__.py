@@ -51,7 +51,6 @@ def build(board: str, hardware: str, clock: float, baud: int, seed: int, directo
         raise ValueError(f"BOARD must be one of {', '.join(BOARDS)}, got {board!r}")
     config, tools = read_hardware(hardware), environment()
     top = Ulx3s(config, round(1000 * clock), baud)
-    os.environ.update({name: tools[name] for name in ("PATH", "YOSYS")})
     options = f"--report report.json --timing-allow-fail --seed {seed}"
     with without_initial_zeros():
         plan = BOARDS[board]().prepare(top, "top", nextpnr_opts=options, ecppack_opts="--compress")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from amaranth.hdl import Module
 from amaranth.lib.wiring import In
@@ -217,9 +215,8 @@ def test_a_line_without_a_device_times_out():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", ["planes", "pairs"])
-def test_a_network_over_the_serial_line_gives_the_golden_logits_events_and_cycles(machine):
-    network = random_network(4, replace(SMALL, machine=machine), ("convolution", "max"), 3)
+def test_a_network_over_the_serial_line_gives_the_golden_logits_events_and_cycles():
+    network = random_network(4, SMALL, ("convolution", "max"), 3)
     image = loaded(network, random_images(4, network, 1))
     device, outcomes = SerialSystem(image.program.hardware, DIVISOR), []
 

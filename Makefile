@@ -85,9 +85,9 @@ SYNTH ?=
 synth: setup ## cells, area, flip-flops and delay of every block: BLOCKS="NAME ...", LIBERTY=FILE
 	$(RUN) -m rtl.synthesis $(BLOCKS) --hardware $(HARDWARE_VERILOG) $(if $(LIBERTY),--liberty "$(LIBERTY)") $(SYNTH)
 
-# make fpga BOARD=ulx3s-85f HARDWARE=fpga CLOCK=50     FPGA="--seed 2" for other options
+# make fpga BOARD=ulx3s-85f HARDWARE=fpga CLOCK=40     FPGA="--seed 2" for other options
 BOARD ?= ulx3s-85f
-CLOCK ?= 50
+CLOCK ?= 40
 FPGA ?=
 HARDWARE_FPGA = $(if $(filter command environment,$(origin HARDWARE)),$(HARDWARE),fpga)
 fpga: setup ## bit stream of a board, what it uses and how fast it is: BOARD=NAME, HARDWARE=NAME, CLOCK=MHZ

@@ -51,7 +51,6 @@ def build(board: str, hardware: str, clock: float, baud: int, seed: int, directo
         raise ValueError(f"BOARD must be one of {', '.join(BOARDS)}, got {board!r}")
     config, tools = read_hardware(hardware), environment()
     top = Ulx3s(config, round(1000 * clock), baud)
-    os.environ.update({name: tools[name] for name in ("PATH", "YOSYS")})
     options = f"--report report.json --timing-allow-fail --seed {seed}"
     with without_initial_zeros():
         plan = BOARDS[board]().prepare(top, "top", nextpnr_opts=options, ecppack_opts="--compress")
@@ -104,7 +103,7 @@ def print_figures(made: dict[str, Any]) -> None:
 def app(
     board: Annotated[str, typer.Option(help=", ".join(BOARDS))] = "ulx3s-85f",
     hardware: Preset = "fpga",
-    clock: Annotated[float, typer.Option(help="of the machine, in MHz")] = 50.0,
+    clock: Annotated[float, typer.Option(help="of the machine, in MHz")] = 40.0,
     baud: Annotated[int, typer.Option(min=1, help="bits a second of the serial line")] = BAUD,
     seed: Annotated[int, typer.Option(min=0, help="of the placement; another one may be faster")] = 1,
     output: Annotated[Path, typer.Option(file_okay=False, help="folder for top.bit and the tools' reports")] = Path(

@@ -99,7 +99,7 @@ def test_figures_are_the_resources_the_slowest_clock_and_its_path():
     ],
 )
 def test_a_bad_choice_is_one_sentence(options, sentence, monkeypatch):
-    monkeypatch.setattr(command, "environment", lambda: {"PATH": "", "YOSYS": ""})
+    monkeypatch.setattr(command, "environment", dict)
     done = CliRunner().invoke(command.app, options)
     assert done.exit_code == 2
     assert done.stderr.startswith(sentence)
@@ -123,7 +123,9 @@ def test_a_design_that_is_too_slow_leaves_no_bit_stream(tmp_path, monkeypatch):
         return _made(48.6)
 
     monkeypatch.setattr(command, "build", build)
-    done = CliRunner().invoke(command.app, ["--output", str(tmp_path), "--json", str(tmp_path / "made.json")])
+    done = CliRunner().invoke(
+        command.app, ["--clock", "50", "--output", str(tmp_path), "--json", str(tmp_path / "made.json")]
+    )
     assert done.exit_code == 1
     assert "error: the design reaches 48.6 MHz, less than the 50 wanted" in done.stderr
     assert not (tmp_path / "top.bit").exists()

@@ -36,17 +36,41 @@ async def _clocks_of_settling(ctx, dut):
     return clocks
 
 
+async def _levels_are_counts(ctx, port):
+    for count in range(TINY.ou_rows + 1):
+        put(ctx, port.reference_write, {"enable": 1, "layer": 0, "count": count, "level": count})
+        await ctx.tick()
+    ctx.set(port.reference_write.enable, 0)
+    await ctx.tick().repeat(EmulatedCrossbar.settle_clocks(TINY))
+
+
+def test_a_sample_sees_cells_that_were_programmed_while_it_was_on_offer():
+    dut = EmulatedCrossbar(TINY, registered=True)
+
+    async def bench(ctx):
+        port = dut.port
+        await _program(ctx, port)
+        await _levels_are_counts(ctx, port)
+        put(ctx, port.sample.payload, {"pair": 0, "ou_row": 0, "ou_col": 0, "slice": 0b1111})
+        await ctx.tick().repeat(2)
+        await send(ctx, port.program, [{"pair": 0, "ou_row": 0, "ou_col": 0, "cells": 0b0001}])
+        ctx.set(port.sample.valid, 1)
+        await ctx.tick()
+        ctx.set(port.sample.valid, 0)
+        await _clocks_of_settling(ctx, dut)
+        put(ctx, port.thresholds, [2] * TINY.lanes)
+        assert ctx.get(port.comparators) & 1 == 0
+
+    simulate(dut, bench, limit=200)
+
+
 def test_levels_follow_a_sample_after_one_clock_of_settling_if_it_was_not_on_offer_before():
     dut, rng = EmulatedCrossbar(TINY, registered=True), random.Random(1)
 
     async def bench(ctx):
         port = dut.port
         await _program(ctx, port)
-        for count in range(TINY.ou_rows + 1):
-            put(ctx, port.reference_write, {"enable": 1, "layer": 0, "count": count, "level": count})
-            await ctx.tick()
-        ctx.set(port.reference_write.enable, 0)
-        await ctx.tick().repeat(EmulatedCrossbar.settle_clocks(TINY))
+        await _levels_are_counts(ctx, port)
         for _ in range(30):
             col, lines = rng.randrange(len(CELLS)), rng.getrandbits(4)
             put(ctx, port.sample.payload, {"pair": 0, "ou_row": 0, "ou_col": col, "slice": lines})

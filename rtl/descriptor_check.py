@@ -78,11 +78,12 @@ class DescriptorCheck(Block):
         product = Signal(2 * bits + 1)  # one more bit: the sum of two
         oversize = Signal()  # an operand has more bits, and the other is not 0
         products = self._products(product)
-        fits = Signal()
+        fits, sizes_fit = Signal(), Signal(2)
+        m.d.sync += sizes_fit.eq(self._sizes_fit())  # the descriptor stays, so it is right long before it is needed
 
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
-                m.d.sync += [step.eq(0), fits.eq(self._sizes_fit())]
+                m.d.sync += [step.eq(0), fits.eq(1)]
                 m.next = "LOAD"
             with m.State("LOAD"):
                 m.d.sync += bit.eq(0)
@@ -120,7 +121,7 @@ class DescriptorCheck(Block):
                 m.d.comb += self.done.eq(1)
                 with m.If(s.step > max(StepKind)):
                     m.d.comb += self.error.eq(ErrorCode.UNSUPPORTED)
-                with m.Elif(~fits):
+                with m.Elif(~fits | ~sizes_fit.all()):
                     m.d.comb += self.error.eq(ErrorCode.LAYER_GEOMETRY)
                 m.next = "IDLE"
         return m
@@ -150,7 +151,7 @@ class DescriptorCheck(Block):
         ]
 
     def _sizes_fit(self) -> Value:
-        """The rules that need no product."""
+        """The rules that need no product: those of all steps, and those of crossbar steps."""
         config, s = self.config, self.settings
         crossbar = s.step == StepKind.CROSSBAR
         sizes = (s.channels, s.height, s.width, s.in_plane, s.kernel_height, s.kernel_width, s.stride_y, s.stride_x)
@@ -178,4 +179,4 @@ class DescriptorCheck(Block):
             ~s.first_channel.any(),
             ~s.last | (s.out_plane == 1),
         ]
-        return Cat(common).all() & (~crossbar | Cat(matrix).all())
+        return Cat(Cat(common).all(), ~crossbar | Cat(matrix).all())

@@ -27,7 +27,7 @@ from quant.capture.emit import Emitter, quantise_weights
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.operators import Op, Shape, Translator
 from quant.capture.passes import Simplifier, compare_with_network
-from quant.capture.trace import Seen, compare_with_eager, observe, run_eager, trace
+from quant.capture.trace import Seen, compare_with_eager, compare_with_file, observe, run_eager, trace
 from quant.networks.pixels import Normalisation
 
 __all__ = ["Op", "Shape", "UnsupportedOperator", "captured", "from_torch", "quantise_weights"]
@@ -41,10 +41,12 @@ def captured(
     in order of computation, the name of the last one).
 
     This is the one way into capture and into training: every module must give in the graph what it gives in the
-    network itself, in evaluation mode, within a thousandth of the range of its values.
+    network itself, in evaluation mode, within a thousandth of the range of its values; what comes from an ONNX file
+    must give what onnxruntime gives.
 
     Raises UnsupportedOperator naming the layer that differs, or the operator that is not supported.
     """
+    compare_with_file(model, images, normalisation)
     module = trace(model)
     eager = run_eager(model, module, images, normalisation)
     seen = observe(module, images, normalisation)

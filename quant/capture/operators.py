@@ -490,6 +490,8 @@ def _is_plain(value: Any) -> bool:
 
 
 def node_label(node: fx.Node, module: fx.GraphModule) -> str:
+    if "operator" in node.meta:  # of an ONNX file
+        return node.meta["operator"]
     if node.op == "call_module":
         return type(module.get_submodule(str(node.target))).__name__
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

@@ -178,7 +178,16 @@ class Translator:
         except Exception as error:
             raise self._refused(f"{self.label} with these arguments") from error
         self._overwrite(result)
+        self._take_integers(node, result)
         return result
+
+    def _take_integers(self, node: fx.Node, result: Ref) -> None:
+        """The integers of a layer's weight and their scale per output, where its ONNX file gives them."""
+        module = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        integers, scale = getattr(module, "integers", None), getattr(module, "scale", None)
+        if isinstance(integers, Tensor) and isinstance(scale, Tensor):
+            op = self.ops[result.op]
+            op.integers, op.scale = integers.detach().double().reshape(op.weight.shape), scale.detach().double()
 
     def _overwrite(self, result: Ref) -> None:
         """Later users of the tensors that the present node wrote into see what was written."""

@@ -80,9 +80,10 @@ class Simplifier:
                 between.append(base)
                 base = self.ops[base.inputs[0]]
             alone = len(self._users(base.name)) == 1
-            if self._unsigned(op.inputs[0]) and op.cap is None:
+            again = base.relu and (base.cap, base.bits, base.ones) == (op.cap, op.bits, op.ones)
+            if (self._unsigned(op.inputs[0]) and op.cap is None) or again:
                 self._replace(op.name, op.inputs[0])
-            elif base.kind in ("matrix", "add", "mean") and alone and not base.relu:
+            elif base.kind in ("matrix", "add", "mean") and alone and (not base.relu or base.cap is None):
                 base.clamp(op)
                 for changed in (base, *between):
                     changed.value_of = None  # clamped earlier than in the network

@@ -1,10 +1,14 @@
 """A network of an ONNX file as a torch.fx module of ordinary PyTorch layers, and what onnxruntime says of it.
 
 What comes out is traced, captured and trained as any network of PyTorch is: there is one table of operators for the
-machine (quant/capture/operators.py), and here only a second spelling of it. Constants are folded by the reference
-evaluator of the package onnx. Shapes are those of one picture, which is run as the module is made.
+machine (quant/capture/operators.py), and here only a second spelling of it. Constants are folded by
+onnxruntime. Shapes are those of one picture, which is run as the module is made.
 
-Needs the extra `onnx`. ValueError says in one sentence what a file has that is not supported, and what is.
+Quantisers give integers and scales of weights, widths and ranges of activations: `Quant` of QONNX (Brevitas), and
+QuantizeLinear followed by DequantizeLinear.
+
+Needs the extra `onnx`, and `qonnx` for `Quant`. ValueError says in one sentence what a file has that is not supported,
+and what is.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -21,6 +26,8 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 from torch.nn import functional as F
 
+from quant.networks.layers import QuantActivation
+
 Shape = tuple[int, int, int]
 
 #: Opsets of the ONNX standard whose operators are read as they are meant.
@@ -28,6 +35,10 @@ OPSETS = range(7, 26)
 SUFFIX = ".onnx"
 _META = "onnx"  # of a module: the bytes of its file, batch 1. Of its nodes: name of the value in the file
 _INFINITE = 3e38
+_STANDARD = ("", "ai.onnx")
+#: Where `Quant` is defined.
+_QONNX = ("qonnx.custom_op.general", "onnx.brevitas")
+_ROUNDINGS = ("ROUND", "HALF_EVEN", "HALF_UP")  # they differ at ties only
 
 
 def is_file(model: str) -> bool:
@@ -127,28 +138,53 @@ def node_values(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     onnx, found = packages(), content(network)
     assert isinstance(network, fx.GraphModule)
     assert found is not None
-    import onnxruntime  # pyright: ignore[reportMissingImports]
-
     proto = onnx.load_from_string(found)
     wanted = list(dict.fromkeys(name for node in network.graph.nodes if (name := value_of(node))))
+    run = _qonnx(proto) if any(node.domain in _QONNX for node in proto.graph.node) else _onnxruntime(proto, wanted)
+    try:
+        runs = [run(image[None].numpy()) for image in images]
+    except Exception as error:
+        raise ValueError(f"the file's network cannot be run: {' '.join(str(error).split())[:300]}") from error
+    return {name: torch.from_numpy(np.concatenate([values[name] for values in runs])) for name in wanted}
+
+
+def _onnxruntime(proto: Any, wanted: list[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    import onnx  # pyright: ignore[reportMissingImports]
+    import onnxruntime  # pyright: ignore[reportMissingImports]
+
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.log_severity_level = 3
     settings.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), settings, ["CPUExecutionProvider"])
+    given = proto.graph.input[0].name
+    return lambda image: dict(zip(wanted, cast(Any, session.run(None, {given: image})), strict=True))
+
+
+def _qonnx(proto: Any) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """The executor of QONNX, which hands what it does not know itself to onnxruntime."""
     try:
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), settings, ["CPUExecutionProvider"])
-        given = proto.graph.input[0].name
-        runs = [session.run(None, {given: image[None].numpy()}) for image in images]
-    except Exception as error:
-        raise ValueError(f"onnxruntime cannot run the network: {' '.join(str(error).split())[:300]}") from error
-    return {
-        name: torch.from_numpy(np.concatenate(cast(Any, parts))) for name, *parts in zip(wanted, *runs, strict=True)
-    }
+        from qonnx.core.modelwrapper import ModelWrapper  # pyright: ignore[reportMissingImports]
+        from qonnx.core.onnx_exec import execute_onnx  # pyright: ignore[reportMissingImports]
+        from qonnx.transformation.infer_shapes import InferShapes  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError("files with Quant nodes need the package qonnx: pip install 'ohmloom[qonnx]'") from error
+    model, given = ModelWrapper(proto).transform(InferShapes()), proto.graph.input[0].name
+    return lambda image: execute_onnx(model, {given: image}, return_full_exec_context=True)
 
 
 # ---- operators ----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Integers:
+    """What QuantizeLinear gives for a tensor x of the network."""
+
+    x: fx.Node
+    scale: np.ndarray
+    zero: np.ndarray
+
+
 class Reader:
     """Turns the nodes of a file into layers, one after the other.
 
@@ -159,7 +195,8 @@ class Reader:
     def __init__(self, proto: Any) -> None:
         self.proto, self.onnx, self.opset = proto, packages(), opset(proto)
         self.root, self.graph = nn.Module(), fx.Graph()
-        self.nodes: dict[str, fx.Node] = {}
+        self.nodes: dict[str, Any] = {}  # fx.Node or Integers
+        self.levels: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # integers and scales of quantised constants
         self.constants = {one.name: self.onnx.numpy_helper.to_array(one) for one in proto.graph.initializer}
         self.example: dict[fx.Node, Tensor] = {}
         self.node: Any = None
@@ -172,8 +209,10 @@ class Reader:
         for node in self.proto.graph.node:
             self.node = node
             inputs = [self.nodes.get(name, self.constants.get(name)) for name in node.input]
-            if any(isinstance(value, fx.Node) for value in inputs):
+            if any(isinstance(value, fx.Node | Integers) for value in inputs):
                 self._translate(inputs)
+            elif node.domain in _QONNX:
+                self._fold_quant(*inputs)
             else:
                 self._fold()
         output = self.nodes.get(self.proto.graph.output[0].name)
@@ -199,9 +238,12 @@ class Reader:
             self._refuse(why)
 
     def _translate(self, inputs: list[Any]) -> None:
-        method = OPERATORS.get(self.node.op_type) if self.node.domain in ("", "ai.onnx") else None
+        known = OPERATORS if self.node.domain in _STANDARD else QUANTISERS if self.node.domain in _QONNX else {}
+        method = known.get(self.node.op_type)
         if method is None:
-            self._refuse(f"it is not supported (supported: {', '.join(sorted(OPERATORS))})")
+            self._refuse(f"it is not supported (supported: {', '.join(sorted(OPERATORS | QUANTISERS))})")
+        whole = self.node.op_type == "DequantizeLinear" or not any(isinstance(value, Integers) for value in inputs)
+        self._require(whole, "integers of QuantizeLinear can only be taken by DequantizeLinear")
         get = self.onnx.helper.get_attribute_value
         attributes = {one.name: get(one) for one in self.node.attribute}
         words = {key: value.decode() if isinstance(value, bytes) else value for key, value in attributes.items()}
@@ -215,26 +257,75 @@ class Reader:
                 f"node {self.label!r}: {self.node.op_type} of opset {self.opset}: it cannot be read: {reason}"
             ) from error
         for name, one in zip(self.node.output, made if isinstance(made, tuple) else (made,), strict=False):
-            if isinstance(one, fx.Node):
+            if isinstance(one, fx.Node | Integers):
                 self.nodes[name] = one
-                one.meta.setdefault(_META, name)
+                if isinstance(one, fx.Node):
+                    one.meta.setdefault(_META, name)
             else:
                 self.constants[name] = np.asarray(one)
 
     def _fold(self) -> None:
         """A node whose inputs are all constant."""
-        from onnx.reference import ReferenceEvaluator  # pyright: ignore[reportMissingImports]
-
-        node, helper = self.node, self.onnx.helper
+        node = self.node
         given = {name: self.constants[name] for name in node.input if name}
-        empty = helper.make_empty_tensor_value_info
-        graph = helper.make_graph([node], "fold", list(map(empty, given)), list(map(empty, node.output)))
+        if node.op_type == "DequantizeLinear":
+            integers, scale, zero = (*given.values(), np.array(0))[:3]
+            axis = int(self._attribute("axis", 1))
+            scale, zero = (_along(value, axis, integers.ndim) for value in (scale, zero))
+            self._keep(integers.astype(np.int64) - zero.astype(np.int64), scale)
+            return
+        self.constants.update(zip(node.output, self._computed(given), strict=True))
+        if node.input and node.input[0] in self.levels:  # a weight on its way, transposed or reshaped
+            integers, scale = (
+                self._computed({**given, node.input[0]: part.astype(np.float32)})[0]
+                for part in self.levels[node.input[0]]
+            )
+            self.levels[node.output[0]] = integers.astype(np.int64), scale
+
+    def _computed(self, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """What onnxruntime gives for the present node alone."""
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+
+        helper, values = self.onnx.helper, []
+        for name, value in given.items():
+            values.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
+        made = [self.onnx.ValueInfoProto(name=name) for name in self.node.output]
+        graph = helper.make_graph([self.node], "constant", [], made, values)
+        model = helper.make_model(graph, opset_imports=self.proto.opset_import, ir_version=self.proto.ir_version)
         try:
-            model = helper.make_model(graph, opset_imports=self.proto.opset_import)
-            made = ReferenceEvaluator(model).run(None, given)
+            session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+            return list(map(np.asarray, session.run(None, {})))
         except Exception as error:
             self._refuse(f"this constant cannot be computed: {' '.join(str(error).split())[:200]}")
-        self.constants.update(zip(node.output, map(np.asarray, made), strict=True))
+
+    def _fold_quant(self, values: Any, scale: Any, zero: Any, bits: Any) -> None:
+        """A constant that is quantised."""
+        self._require(self.node.op_type in QUANTISERS, "it is not supported")
+        low, high = self._ends(float(bits))
+        integers = np.clip(_ROUND[self._rounding()](values / scale + zero), low, high)
+        self._keep(np.asarray(integers - zero).astype(np.int64), np.asarray(scale))
+
+    def _keep(self, integers: np.ndarray, scale: np.ndarray) -> None:
+        name = self.node.output[0]
+        self.levels[name] = integers, np.broadcast_to(scale, integers.shape)
+        self.constants[name] = (integers * scale).astype(np.float32)
+
+    def _attribute(self, name: str, default: Any) -> Any:
+        found = (self.onnx.helper.get_attribute_value(one) for one in self.node.attribute if one.name == name)
+        return next(found, default)
+
+    def _rounding(self) -> str:
+        mode = self._attribute("rounding_mode", b"ROUND").decode().upper()
+        self._require(mode in _ROUND, f"rounding_mode must be one of {', '.join(_ROUND)}, got {mode}")
+        return mode
+
+    def _ends(self, bits: float) -> tuple[int, int]:
+        """Least and largest integer of QONNX's Quant."""
+        self._require(bits in range(1, 33), f"its bit width must be a whole number up to 32, got {bits:g}")
+        signed, narrow = self._attribute("signed", 1), self._attribute("narrow", 0)
+        self._require(not (signed and bits == 1), "weights of one bit, -1 or 1, are not supported")
+        half = 1 << int(bits) - 1
+        return (-half + narrow, half - 1) if signed else (0, 2 * half - 1 - narrow)
 
     def _name(self) -> str:
         """Name of the present node's layer: letters, digits, underscores, taken once."""
@@ -323,6 +414,7 @@ class Reader:
             w.shape[1] * group, w.shape[0], cast(Any, kernel), tuple(strides), padding, tuple(dilations), group,
             bias=bias is not None,
         )  # fmt: skip
+        self._quantised(module)
         return self._layer(module, x, weight=w, bias=None if bias is None else self._array(bias, "bias"))
 
     def gemm(
@@ -336,7 +428,21 @@ class Reader:
         module = nn.Linear(w.shape[1], w.shape[0], bias=bias is not None)
         if bias is not None:
             bias = np.broadcast_to(self._array(bias, "bias") * np.float32(beta), (1, len(w)))[0]
+        self._quantised(module, transposed=not transB, factor=alpha)
         return self._layer(module, x, weight=w, bias=bias)
+
+    def _quantised(self, module: nn.Module, *, transposed: bool = False, factor: float = 1.0) -> None:
+        """Give a layer the integers and the scale per output of its weight, if that is quantised.
+
+        transposed : the file has it as (K, N). factor : on the scale.
+        """
+        if (found := self.levels.get(self.node.input[1])) is None:
+            return
+        integers, scale = (np.ascontiguousarray(part.T if transposed else part) for part in found)
+        scale = scale.reshape(len(integers), -1) * factor
+        self._require(bool((scale == scale[:, :1]).all()), "a weight must have one scale, or one per output")
+        module.register_buffer("integers", torch.from_numpy(integers))
+        module.register_buffer("scale", torch.from_numpy(scale[:, 0].astype(np.float32)))
 
     def matmul(self, x: fx.Node, weight: Any) -> fx.Node:
         return self.gemm(x, weight)
@@ -362,6 +468,45 @@ class Reader:
             return self._layer(nn.ReLU(), x)
         self._require(ends[0] == 0 and ends[1] > 0, f"only a clamp from 0 upwards, got {ends[0]:g}..{ends[1]:g}")
         return self._layer(nn.Hardtanh(0.0, ends[1]), x)
+
+    # ---- quantisers -------------------------------------------------------------------------------
+    def quant(self, x: fx.Node, scale: Any, zero: Any, bits: Any, **attributes: Any) -> fx.Node:
+        rounding = self._rounding()
+        self._require(rounding in _ROUNDINGS, f"an activation must be rounded to the nearest integer, not {rounding}")
+        return self._activation(x, scale, zero, self._ends(float(self._array(bits, "bit width"))))
+
+    def quantize_linear(self, x: Any, scale: Any, zero: Any = None, **attributes: Any) -> Integers:
+        return Integers(x, self._array(scale, "scale"), self._zero(zero))
+
+    def _zero(self, zero: Any) -> np.ndarray:
+        return np.array(0, np.uint8) if zero is None else self._array(zero, "zero point")
+
+    def dequantize_linear(self, x: Any, scale: Any, zero: Any = None, **attributes: Any) -> fx.Node:
+        self._require(isinstance(x, Integers), "it must follow QuantizeLinear, or have constant integers")
+        zero = self._zero(zero)
+        same = all(np.array_equal(a, b) for a, b in ((x.scale, self._array(scale, "scale")), (x.zero, zero)))
+        self._require(same, "its scale and zero point must be those of QuantizeLinear")
+        limits = np.iinfo(zero.dtype)
+        return self._activation(x.x, scale, zero, (limits.min, limits.max))
+
+    def _activation(self, x: fx.Node, scale: Any, zero: Any, ends: tuple[int, int]) -> fx.Node:
+        """Unsigned integers from 0; a picture has them, and the scores that end the network stay as they are."""
+        if self.node.output[0] == self.proto.graph.output[0].name:
+            return x
+        scale, zero = (self._array(value, "scale and zero point") for value in (scale, zero))
+        self._require(scale.size == zero.size == 1, "an activation must have one scale and one zero point")
+        step, low, high = float(scale.item()), ends[0] - int(zero.item()), ends[1] - int(zero.item())
+        bits = (high - low).bit_length()
+        self._require(
+            low == 0 and high == (1 << bits) - 1 and bits <= 8,
+            f"an activation must be an unsigned integer of at most 8 bits whose least value stands for 0, as it is"
+            f" behind a ReLU; these stand for {low * step:g} to {high * step:g} in steps of {step:g}",
+        )
+        if x.op == "placeholder":  # the pixels are integers already, or onnxruntime says otherwise
+            return self._layer(nn.Identity(), x)
+        module = QuantActivation(bits)
+        module.clip.requires_grad_(False)
+        return self._layer(module, x, clip=np.float32(high * step))
 
     # ---- pooling ----------------------------------------------------------------------------------
     def max_pool(
@@ -553,6 +698,20 @@ def _tensor(value: Any) -> Tensor:
     return torch.from_numpy(array.astype(np.float32) if array.dtype.kind == "f" else array)
 
 
+def _along(value: np.ndarray, axis: int, rank: int) -> np.ndarray:
+    """One value, or one per index of an axis, as it is broadcast."""
+    return value.reshape([-1 if i == axis % rank else 1 for i in range(rank)]) if value.ndim == 1 else value
+
+
+_ROUND: dict[str, Callable[..., np.ndarray]] = {
+    "ROUND": np.round,
+    "HALF_EVEN": np.round,
+    "HALF_UP": lambda x: np.sign(x) * np.floor(np.abs(x) + 0.5),
+    "FLOOR": np.floor,
+    "CEIL": np.ceil,
+}
+#: Quantiser of QONNX -> method of `Reader`.
+QUANTISERS: dict[str, Callable[..., Any]] = {"Quant": Reader.quant, "IntQuant": Reader.quant}
 #: Operator of the ONNX standard -> method of `Reader`.
 OPERATORS: dict[str, Callable[..., Any]] = {
     "Conv": Reader.conv,
@@ -561,6 +720,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "BatchNormalization": Reader.batch_norm,
     "Relu": Reader.relu,
     "Clip": Reader.clip,
+    "QuantizeLinear": Reader.quantize_linear,
+    "DequantizeLinear": Reader.dequantize_linear,
     "MaxPool": Reader.max_pool,
     "AveragePool": Reader.average_pool,
     "GlobalAveragePool": Reader.global_average_pool,

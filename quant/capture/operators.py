@@ -16,6 +16,7 @@ from golden_model.graph.numbers import Window
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.trace import Seen, node_name
 from quant.networks.layers import QuantActivation, QuantMatrix
+from quant.networks.refused import because
 
 Shape = tuple[int, int, int]
 
@@ -221,7 +222,8 @@ class Translator:
         return value
 
     def _refused(self, what: str) -> UnsupportedOperator:
-        return UnsupportedOperator(f"layer {node_name(self.node)!r}: {what} is not supported (supported: {SUPPORTED})")
+        why = because(what) or f" (supported: {SUPPORTED})"
+        return UnsupportedOperator(f"layer {node_name(self.node)!r}: {what} is not supported{why}")
 
     def _require(self, condition: bool, what: str) -> None:
         if not condition:
@@ -508,7 +510,7 @@ def node_label(node: fx.Node, module: fx.GraphModule) -> str:
 
 _NORM = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 #: Module -> method of `Translator`, and the module's attributes that it takes behind the tensor, in its order.
-_MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
+MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.Conv2d: ("conv2d", ("weight", "bias", "stride", "padding", "dilation", "groups", "padding_mode")),
     nn.Linear: ("linear", ("weight", "bias")),
     nn.BatchNorm2d: ("batch_norm", _NORM),
@@ -533,7 +535,7 @@ _MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     QuantActivation: ("quantised_activation", ("clip", "bits", "ones")),
 }
 #: Method of `Translator` -> the functions, and the names of tensor methods, that it translates.
-_CALLS: dict[str, tuple[Any, ...]] = {
+CALLS: dict[str, tuple[Any, ...]] = {
     "conv2d": (F.conv2d, torch.conv2d),
     "linear": (F.linear,),
     "batch_norm": (F.batch_norm,),
@@ -558,7 +560,35 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "getitem": (operator.getitem,),
     "pad": (F.pad,),
 }
-_METHOD_OF = {call: method for method, calls in _CALLS.items() for call in calls}
+#: Method of `Translator` -> what it becomes on the machine (docs/operators.md).
+MACHINE: dict[str, str] = {
+    "conv2d": "crossbar layers, one per group; unequal borders are a step before",
+    "linear": "a crossbar layer whose kernel is the whole map",
+    "batch_norm": "folded into the layer before; elsewhere a depthwise layer of one pixel",
+    "relu": "the clamp of the post-processing",
+    "relu6": "the clamp of the post-processing, with an upper end",
+    "hardtanh": "the clamp of the post-processing, from 0",
+    "clamp": "the clamp of the post-processing, from 0",
+    "quantised_matrix": "a crossbar layer with the integers that were trained",
+    "quantised_activation": "the clamp of the post-processing, its width and range as given",
+    "max_pool2d": "in the layer's walk where kernel and stride are equal, otherwise a step",
+    "adaptive_max_pool2d": "as maximum pooling, for sizes that divide",
+    "avg_pool2d": "a step: sum, multiplication, shift",
+    "adaptive_avg_pool2d": "as average pooling, for sizes that divide",
+    "mean": "as average pooling, over height and width",
+    "add": "a residual in the post-processing of the larger convolution; a constant goes into the layer before",
+    "sub": "a constant per channel: into the layer before",
+    "mul": "a constant per channel: into the layer before",
+    "div": "a constant per channel: into the layer before",
+    "cat": "a concatenation of channels, brought to one scale",
+    "getitem": "a step that picks rows and columns",
+    "pad": "a step that adds zeros; an equal border goes into the convolution",
+    "reshape": "nothing, the same numbers in the same order",
+    "same": "nothing",
+    "dropout": "nothing",
+    "softmax": "left out at the very end; predictions stay the same",
+}
+_METHOD_OF = {call: method for method, calls in CALLS.items() for call in calls}
 
 
 def _method(node: fx.Node, module: fx.GraphModule) -> tuple[str | None, tuple[Any, ...]]:
@@ -566,5 +596,5 @@ def _method(node: fx.Node, module: fx.GraphModule) -> tuple[str | None, tuple[An
     if node.op != "call_module":
         return _METHOD_OF.get(node.target), ()
     called = module.get_submodule(str(node.target))
-    method, names = next((entry for kind, entry in _MODULES.items() if isinstance(called, kind)), (None, ()))
+    method, names = next((entry for kind, entry in MODULES.items() if isinstance(called, kind)), (None, ()))
     return method, tuple(getattr(called, name) for name in names)

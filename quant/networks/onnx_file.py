@@ -27,6 +27,7 @@ from torch.fx.node import map_aggregate, map_arg
 from torch.nn import functional as F
 
 from quant.networks.layers import QuantActivation
+from quant.networks.refused import because
 
 Shape = tuple[int, int, int]
 
@@ -241,7 +242,8 @@ class Reader:
         known = OPERATORS if self.node.domain in _STANDARD else QUANTISERS if self.node.domain in _QONNX else {}
         method = known.get(self.node.op_type)
         if method is None:
-            self._refuse(f"it is not supported (supported: {', '.join(sorted(OPERATORS | QUANTISERS))})")
+            why = because(self.node.op_type) or f" (supported: {', '.join(sorted(OPERATORS | QUANTISERS))})"
+            self._refuse(f"it is not supported{why}")
         whole = self.node.op_type == "DequantizeLinear" or not any(isinstance(value, Integers) for value in inputs)
         self._require(whole, "integers of QuantizeLinear can only be taken by DequantizeLinear")
         get = self.onnx.helper.get_attribute_value

@@ -40,6 +40,7 @@ class Op:
     bits : of a trained activation, whose range is exactly 0..cap; None otherwise. ones : most ones of one of its
         integers (golden_model/few_ones.py), 0 for any.
     border_value : (C,) what a trained layer takes for a border, None for zeros.
+    picked : (N,) of a layer that only passes on channels of its input: which.
     value_of : the torch.fx node that gives the same values; None where there is none.
     """
 
@@ -67,6 +68,7 @@ class Op:
     bits: int | None = None
     ones: int = 0
     border_value: Tensor | None = None
+    picked: Tensor | None = None
     value_of: fx.Node | None = None
 
     def compute(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -113,11 +115,16 @@ def from_image(ops: dict[str, Op], name: str) -> bool:
 
 @dataclass(frozen=True)
 class Ref:
-    """The tensor that an operator gives. softmax : name of a softmax before it, which may only end the network."""
+    """The tensor that an operator gives.
+
+    softmax : name of a softmax before it, which may only end the network. grouped : channels of `op` in rows and
+    columns, where the tensor (B, rows, columns, H, W) is on its way through a shuffle of channels.
+    """
 
     op: str
     rank: int
     softmax: str = ""
+    grouped: Tensor | None = field(default=None, compare=False)
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -135,6 +142,7 @@ class Translator:
         self.module, self.seen = module, seen
         self.ops: dict[str, Op] = {}
         self.refs: dict[fx.Node, Ref] = {}
+        self.parts: dict[fx.Node, Ref] = {}  # of split and chunk, whose parts are taken by getitem
         self.node: fx.Node = next(iter(module.graph.nodes))
         self.label = ""
 
@@ -155,6 +163,8 @@ class Translator:
                 continue  # computed once, here
             elif seen.shape is not None:
                 self.refs[node] = self._operator(node)
+            elif node.target in _PARTS and isinstance(node.args[0], fx.Node) and node.args[0] in self.refs:
+                self.parts[node] = self.refs[node.args[0]]
             elif not _is_plain(seen.value):
                 raise self._refused(node_label(node, self.module))
         assert output is not None
@@ -163,6 +173,8 @@ class Translator:
     # ---- plumbing ---------------------------------------------------------------------------------
     def _operator(self, node: fx.Node) -> Ref:
         self.label = node_label(node, self.module)
+        if node.target is operator.getitem and node.args[0] in self.parts:
+            return self._part(cast(fx.Node, node.args[0]), cast(int, node.args[1]))
         arguments = [self._argument(a) for a in node.args]
         options = {key: self._argument(a) for key, a in node.kwargs.items()}
         if "input" in options:  # torch's name of the first argument
@@ -443,6 +455,11 @@ class Translator:
     def reshape(self, x: Ref, *arguments: Any, **options: Any) -> Ref:
         """flatten, view, reshape, squeeze: the same numbers in the same order."""
         before, after = self._shape(x), self.seen[self.node].shape or ()
+        if x.grouped is not None:
+            self._require(after[1:] == before, "only a shuffle of channels may go through 5 dimensions")
+            return self._pick(x, x.grouped.flatten())
+        if len(after) == 5 and after[3:] == before[1:]:
+            return Ref(x.op, 5, grouped=torch.arange(before[0]).reshape(after[1:3]))
         self._require(len(after) in (2, 4), f"its output has {len(after)} dimensions; 2 or 4 are supported")
         self._require(int(np.prod(after[1:])) == int(np.prod(before)), "it must keep every image's values together")
         ref = self._add("reshape", x)
@@ -477,13 +494,58 @@ class Translator:
         """x[:, :, ::s, ::s]"""
         everything = slice(None)
         whole = isinstance(index, tuple) and len(index) == 4 and index[:2] == (everything, everything)
+        axes: list[Any] = list(index) if x.rank == 4 and isinstance(index, tuple) else []
+        if len(axes) > 1 and isinstance(channels := axes[1], slice) and channels != everything:
+            others = axes[:1] + axes[2:]
+            self._require(all(i == everything for i in others), "channels are picked alone, x[:, a:b]")
+            return self._pick(x, torch.arange(self._shape(x)[0])[channels])
         self._require(
             x.rank == 4
             and whole
             and all(isinstance(i, slice) and i.start in (None, 0) and i.stop is None for i in index[2:]),
-            "only x[:, :, ::s, ::s] is supported",
+            "only x[:, :, ::s, ::s] and channels x[:, a:b] are supported",
         )
         return self._add("border", x, steps=tuple(int(i.step or 1) for i in index[2:]))
+
+    def _part(self, node: fx.Node, number: int) -> Ref:
+        """A part of split or chunk."""
+        x, parts = self.parts[node], cast(tuple[Tensor, ...], self.seen[node].value)
+        others = {tuple(part.shape[2:]) for part in parts}
+        self._require(others == {self._shape(x)[1:]} and x.rank == 4, "only channels (dim=1) can be split")
+        ends = np.cumsum([part.shape[1] for part in parts]).tolist()
+        self._require(ends[-1] == self._shape(x)[0], "only channels (dim=1) can be split")
+        return self._pick(x, torch.arange(ends[-1]).split([part.shape[1] for part in parts])[number])
+
+    def _pick(self, x: Ref, picked: Tensor) -> Ref:
+        """Channels of x, in any order: a layer of one pixel whose weights are 0 or 1. Picks of picks are one."""
+        source = self.ops[x.op]
+        if source.picked is not None:
+            picked, x = source.picked[picked], Ref(source.inputs[0], 4)
+        channels = self._shape(x)[0]
+        if torch.equal(picked, torch.arange(channels)):
+            return Ref(x.op, 4)
+        weight = F.one_hot(picked, channels).double()[:, :, None, None]
+        scale = torch.ones(len(picked), dtype=torch.float64)
+        zeros = torch.zeros(len(picked), dtype=torch.float64)
+        return self._add("matrix", x, weight=weight, bias=zeros, integers=weight, scale=scale, picked=picked)
+
+    def transpose(self, x: Ref, dim0: int, dim1: int) -> Ref:
+        order = list(range(x.rank))
+        order[dim0], order[dim1] = order[dim1], order[dim0]
+        return self.permute(x, *order)
+
+    def permute(self, x: Ref, *dims: Any) -> Ref:
+        order = [d % x.rank for d in (dims[0] if isinstance(dims[0], tuple | list) else dims)]
+        self._require(
+            x.grouped is not None and order == [0, 2, 1, 3, 4],
+            "axes can only be exchanged to shuffle channels: (B, g, C / g, H, W) to (B, C / g, g, H, W)",
+        )
+        assert x.grouped is not None
+        return Ref(x.op, 5, grouped=x.grouped.t())
+
+    def channel_shuffle(self, x: Ref, groups: int) -> Ref:
+        self._is_map(x)
+        return self._pick(x, torch.arange(self._shape(x)[0]).reshape(groups, -1).t().flatten())
 
     def pad(self, x: Ref, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Ref:
         self._is_map(x)
@@ -526,6 +588,7 @@ MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.AdaptiveMaxPool2d: ("adaptive_max_pool2d", ("output_size", "return_indices")),
     nn.ZeroPad2d: ("pad", ("padding",)),
     nn.Flatten: ("reshape", ()),
+    nn.ChannelShuffle: ("channel_shuffle", ("groups",)),
     nn.Dropout: ("dropout", ("p", "training")),
     nn.Dropout2d: ("dropout", ("p", "training")),
     nn.Identity: ("same", ()),
@@ -555,11 +618,16 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "cat": (torch.cat, torch.concat, torch.concatenate),
     "reshape": (torch.flatten, torch.reshape, torch.squeeze, "flatten", "view", "reshape", "squeeze"),
     "same": ("contiguous",),
+    "transpose": (torch.transpose, "transpose"),
+    "permute": (torch.permute, "permute"),
+    "channel_shuffle": (F.channel_shuffle, torch.channel_shuffle),
     "dropout": (F.dropout, F.dropout2d),
     "softmax": (F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax", "log_softmax"),
     "getitem": (operator.getitem,),
     "pad": (F.pad,),
 }
+#: Give several tensors, which getitem takes.
+_PARTS = (torch.split, torch.chunk, "split", "chunk")
 #: Method of `Translator` -> what it becomes on the machine (docs/operators.md).
 MACHINE: dict[str, str] = {
     "conv2d": "crossbar layers, one per group; unequal borders are a step before",
@@ -581,7 +649,10 @@ MACHINE: dict[str, str] = {
     "mul": "a constant per channel: into the layer before",
     "div": "a constant per channel: into the layer before",
     "cat": "a concatenation of channels, brought to one scale",
-    "getitem": "a step that picks rows and columns",
+    "getitem": "a step that picks rows and columns; channels (also of split, chunk) go into the convolution behind",
+    "transpose": "a shuffle of channels between two views: into the convolution behind, or a layer of ones",
+    "permute": "a shuffle of channels between two views: into the convolution behind, or a layer of ones",
+    "channel_shuffle": "into the convolution behind, or a layer of ones",
     "pad": "a step that adds zeros; an equal border goes into the convolution",
     "reshape": "nothing, the same numbers in the same order",
     "same": "nothing",

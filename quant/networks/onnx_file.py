@@ -625,6 +625,8 @@ class Reader:
     def transpose(self, x: fx.Node, *, perm: Any = None) -> fx.Node:
         size = self._size(x)
         perm = list(perm or reversed(range(len(size))))
+        if perm == [0, 2, 1, 3, 4]:  # a shuffle of channels
+            return self._call(torch.permute, x, perm)
         moved = [axis for axis in perm if size[axis] > 1]
         self._require(moved == sorted(moved) and perm[0] == 0, f"it moves values, axes {perm} of {size}; only a change"
                       " of axes of length 1 is supported")  # fmt: skip

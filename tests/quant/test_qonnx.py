@@ -17,8 +17,9 @@ from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph
 from quant.capture.capture import from_torch
 from quant.networks import onnx_file
+from quant.networks.pixels import Normalisation
 from quant.reference import exact_logits
-from tests.quant.test_import_network import SHAPE, pictures
+from tests.quant.test_import_network import HARDWARE, SHAPE, pictures
 from tests.quant.test_onnx import captured, refused, weights, written
 
 QONNX = "qonnx.custom_op.general"
@@ -175,6 +176,16 @@ def test_weights_that_are_too_wide_for_a_machine_are_refused(tmp_path):
     small = HardwareConfig(rows=18, cols=8, ou_rows=9, ou_cols=4, weight_bits=5)
     with pytest.raises(ValueError, match=r"weight_bits|widths"):
         from_torch(network, SHAPE, small, pictures(), weight_bits=5)
+
+
+@pytest.mark.usefixtures("_executor")
+def test_deviations_per_channel_cannot_go_into_integers_that_are_given(tmp_path):
+    nodes = [(name, [x if x != "xq" else "x" for x in given], *more) for name, given, *more in NODES[1:]]
+    network = onnx_file.read(written(tmp_path, nodes, CONSTANTS))
+    one, three = (Normalisation(mean=(0.0,) * 3, std=std) for std in ((0.5,) * 3, (0.5, 0.4, 0.5)))
+    from_torch(network, SHAPE, HARDWARE, pictures(), normalisation=one)
+    with pytest.raises(ValueError, match=r"layer 'my_c1': its weight has integers of its own, .* give one --std"):
+        from_torch(network, SHAPE, HARDWARE, pictures(), normalisation=three)
 
 
 # ---- QuantizeLinear, DequantizeLinear -------------------------------------------------------------

@@ -100,8 +100,8 @@ def load(path: Path | str) -> Any:
             f" {inputs[0].name} --input_shape 1,3,224,224 {path.name} fixed.onnx"
         )
     tensor.shape.dim[0].dim_value = 1
-    del proto.graph.input[:], proto.graph.value_info[:]
-    proto.graph.input.append(inputs[0])
+    del proto.graph.value_info[:]
+    proto.graph.input.sort(key=lambda value: value.name in known)  # old files list their weights, too
     return proto
 
 
@@ -141,9 +141,12 @@ def node_values(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     assert found is not None
     proto = onnx.load_from_string(found)
     wanted = list(dict.fromkeys(name for node in network.graph.nodes if (name := value_of(node))))
-    run = _qonnx(proto) if any(node.domain in _QONNX for node in proto.graph.node) else _onnxruntime(proto, wanted)
+    quantised = any(node.domain in _QONNX for node in proto.graph.node)
     try:
+        run = _qonnx(proto) if quantised else _onnxruntime(proto, wanted)
         runs = [run(image[None].numpy()) for image in images]
+    except ValueError:
+        raise
     except Exception as error:
         raise ValueError(f"the file's network cannot be run: {' '.join(str(error).split())[:300]}") from error
     return {name: torch.from_numpy(np.concatenate([values[name] for values in runs])) for name in wanted}
@@ -151,17 +154,21 @@ def node_values(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 def _onnxruntime(proto: Any, wanted: list[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     import onnx  # pyright: ignore[reportMissingImports]
-    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    session, given = _session(proto), proto.graph.input[0].name
+    return lambda image: dict(zip(wanted, cast(Any, session.run(None, {given: image})), strict=True))
+
+
+def _session(proto: Any) -> Any:
+    import onnxruntime  # pyright: ignore[reportMissingImports]
+
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    settings.log_severity_level = 3
+    settings.log_severity_level = 3  # errors, which are raised
     settings.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), settings, ["CPUExecutionProvider"])
-    given = proto.graph.input[0].name
-    return lambda image: dict(zip(wanted, cast(Any, session.run(None, {given: image})), strict=True))
+    return onnxruntime.InferenceSession(proto.SerializeToString(), settings, ["CPUExecutionProvider"])
 
 
 def _qonnx(proto: Any) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
@@ -286,17 +293,14 @@ class Reader:
 
     def _computed(self, given: dict[str, np.ndarray]) -> list[np.ndarray]:
         """What onnxruntime gives for the present node alone."""
-        import onnxruntime  # pyright: ignore[reportMissingImports]
-
-        helper, values = self.onnx.helper, []
-        for name, value in given.items():
-            values.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
+        helper, array = self.onnx.helper, self.onnx.numpy_helper.from_array
+        values = [array(np.asarray(value), name) for name, value in given.items()]
         made = [self.onnx.ValueInfoProto(name=name) for name in self.node.output]
         graph = helper.make_graph([self.node], "constant", [], made, values)
-        model = helper.make_model(graph, opset_imports=self.proto.opset_import, ir_version=self.proto.ir_version)
+        version = max(4, self.proto.ir_version)  # before it, weights are inputs
+        model = helper.make_model(graph, opset_imports=self.proto.opset_import, ir_version=version)
         try:
-            session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-            return list(map(np.asarray, session.run(None, {})))
+            return list(map(np.asarray, _session(model).run(None, {})))
         except Exception as error:
             self._refuse(f"this constant cannot be computed: {' '.join(str(error).split())[:200]}")
 

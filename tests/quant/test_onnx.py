@@ -306,6 +306,18 @@ def test_any_number_of_pictures_in_a_file_is_read_as_one(tmp_path):
         captured(tmp_path / "net.onnx")
 
 
+def test_weights_that_an_old_file_lists_as_inputs_are_weights(tmp_path):
+    nodes, constants = first_layer()
+    path = written(tmp_path, [*nodes, ("Flatten", ["m"], ["y"], {})], constants)
+    proto = onnx.load(path)
+    proto.ir_version = 3
+    image = proto.graph.input.pop()
+    proto.graph.input.extend([helper.make_tensor_value_info("w", FLOAT, constants["w"].shape), image])
+    onnx.save(proto, path)
+    assert onnx_file.input_shape(path) == SHAPE
+    captured(path)
+
+
 # ---- what is refused ------------------------------------------------------------------------------
 REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "operator": (

@@ -35,8 +35,9 @@ from golden_model.files import file_hash, write_atomically, write_json
 from golden_model.graph.network import Graph
 from golden_model.image import archive
 from quant import options, stages
-from quant.capture.trace import network_hash
+from quant.capture.trace import compare_with_file, network_hash
 from quant.data import sets
+from quant.networks import onnx_file
 from quant.networks.layers import Block
 from quant.networks.pixels import Normalisation
 from quant.networks.source import (
@@ -157,7 +158,7 @@ def complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], sets.ImageSet]:
     check(Options(**given))
     pictures = {name: given.get(name) for name in ("size", "channels")}
     dataset = dataset_for(given.get("model", Settings.model), given.get("data"), **pictures)
-    trained = given.get("weights") is not None
+    trained = given.get("weights") is not None or onnx_file.is_file(given.get("model", Settings.model))
     made = {**defaults(dataset, given.get("method", Settings.method), trained=trained), **given}
     if made["method"] == "ptq":
         made |= {"quantise_epochs": 0, "finetune_epochs": 0}
@@ -299,6 +300,7 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
     if settings.normalise and normalisation == Normalisation.none(dataset.shape[0]):
         normalisation = Normalisation.of(dataset.learning()[0])
     check_outputs(network, dataset, normalisation)
+    compare_with_file(network, dataset.calibration(), normalisation)
     start, started = (None, "") if asked["start_from"] is None else _started(Path(asked["start_from"]), settings.model)
     decides = {"settings": asdict(settings), "block": asked["block"], "hardware": machine.as_dict()}
     mark = stages.fingerprint(

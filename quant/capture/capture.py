@@ -41,12 +41,10 @@ def captured(
     in order of computation, the name of the last one).
 
     This is the one way into capture and into training: every module must give in the graph what it gives in the
-    network itself, in evaluation mode, within a thousandth of the range of its values; what comes from an ONNX file
-    must give what onnxruntime gives.
+    network itself, in evaluation mode, within a thousandth of the range of its values.
 
     Raises UnsupportedOperator naming the layer that differs, or the operator that is not supported.
     """
-    compare_with_file(model, images, normalisation)
     module = trace(model)
     eager = run_eager(model, module, images, normalisation)
     seen = observe(module, images, normalisation)
@@ -72,7 +70,8 @@ def from_torch(
 
     Parameters
     ----------
-    model : any `nn.Module` that torch.fx can trace; it is copied, not changed.
+    model : any `nn.Module` that torch.fx can trace; it is copied, not changed. What comes from an ONNX file must give
+        what onnxruntime gives.
     shape : (C, H, W) of an image.
     hardware : the machine; converters are lossless uniform ones (`graph.settings.with_settings` changes them).
     calibration_images : uint8 (N, C, H, W), usually 32 training images.
@@ -89,6 +88,7 @@ def from_torch(
     channels = shape[0]
     normalisation = Normalisation.none(channels) if normalisation is None else normalisation
     _check_arguments(shape, hardware, calibration_images, normalisation, weight_bits, activation_bits)
+    compare_with_file(model, calibration_images, normalisation)
     float_graph, seen, ops, output = captured(model, calibration_images, normalisation)
     ops = Simplifier(ops, output).simplify()
     compare_with_network(ops, float_graph, seen)

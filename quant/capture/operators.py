@@ -22,7 +22,7 @@ Shape = tuple[int, int, int]
 
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm, ReLU, ReLU6, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, addition, cat, flatten,"
-    " view, reshape, mean over height and width, Dropout, Identity"
+    " view, reshape, mean over height and width, split, chunk and shuffles of channels, Dropout, Identity"
 )
 #: Kinds whose output holds values of their input (and zeros), so that scale and sign pass through.
 TRANSPARENT = ("max", "border", "reshape")

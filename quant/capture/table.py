@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from golden_model.command import command, console
-from golden_model.files import write_bytes
+from golden_model.files import write_text
 from quant.capture.operators import CALLS, MACHINE, MODULES, Translator
 from quant.networks.onnx_file import OPERATORS, OPSETS, QUANTISERS, Reader
 from quant.networks.refused import REFUSED
@@ -74,13 +74,19 @@ def page() -> str:
     return text
 
 
+#: How Python writes its operators.
+_SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "getitem": "[]"}
+
+
 def torch_names(method: str) -> list[str]:
-    """Modules, functions and `.methods` of tensors."""
+    """Modules, functions, `.methods` of tensors and signs, without those that write in place."""
     found = [module.__name__ for module, (name, _) in MODULES.items() if name == method]
-    calls = [f".{call}" if isinstance(call, str) else call.__name__ for call in CALLS.get(method, ())]
-    return list(
-        dict.fromkeys(found + [call for call in calls if not call.strip("_.").endswith("_") and "__" not in call])
-    )
+    for call in CALLS.get(method, ()):
+        name = f".{call}" if isinstance(call, str) else call.__name__
+        if getattr(call, "__module__", "") == "_operator":
+            name = _SIGNS.get(name, "_")
+        found += [] if name.endswith("_") else [name]
+    return list(dict.fromkeys(found))
 
 
 def onnx_names(method: str) -> list[str]:
@@ -124,7 +130,7 @@ def app(
     if output is None:
         console.print(page(), markup=False, soft_wrap=True)
     else:
-        write_bytes(output, page().encode())
+        write_text(output, page())
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from golden_model.config import PAPER
 from quant.capture.capture import captured, from_torch
 from quant.capture.emit import Emitter
 from quant.capture.passes import Simplifier, compare_with_network
+from quant.capture.trace import compare_with_file
 from quant.networks import onnx_file
 from quant.networks.pixels import Normalisation
 from quant.reference import _compute
@@ -145,7 +146,9 @@ def test_a_network_of_torchvision_as_a_file(name, tmp_path):
         warnings.simplefilter("ignore")
         shape = (1, *images.shape[1:])
         torch.onnx.export(model, (torch.zeros(shape),), str(tmp_path / "net.onnx"), opset_version=17, dynamo=False)
-    agrees(onnx_file.read(tmp_path / "net.onnx"), images, NORMALISATION)
+    network = onnx_file.read(tmp_path / "net.onnx")
+    compare_with_file(network, images, NORMALISATION)
+    agrees(network, images, NORMALISATION)
 
 
 @pytest.mark.parametrize("name", FILES)

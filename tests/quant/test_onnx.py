@@ -462,6 +462,12 @@ def test_a_file_is_trained_as_its_network_is(tmp_path):
     network = onnx_file.read(path)
     made = prepare(network, SHAPE, HARDWARE, calibration=pictures(), normalisation=Normalisation.none(3))
     assert [layer.geometry.name for layer in made] == ["a_Conv", "b_Conv", "c_Conv", "fc_Gemm"]
+    with torch.no_grad():
+        network.get_submodule("a_Conv").weight.mul_(1.5)  # type: ignore[operator]
+    # Once it is trained, it is another network than the file's.
+    prepare(network, SHAPE, HARDWARE, calibration=pictures(), normalisation=Normalisation.none(3))
+    with pytest.raises(UnsupportedOperator, match=r"layer 'a_Conv': .*onnxruntime"):
+        from_torch(network, SHAPE, HARDWARE, pictures())
     graph = made.to_graph(pictures(), "mine")
     with torch.no_grad():
         wanted = made(torch.from_numpy(pictures()).float()).numpy()

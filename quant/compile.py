@@ -44,7 +44,7 @@ from quant.capture.trace import copied
 from quant.data import sets
 from quant.export import export
 from quant.networks.pixels import Normalisation
-from quant.networks.source import Inputs, Source, float_network
+from quant.networks.source import Inputs, Source, float_network, name_of
 
 #: Test images in a deployment image, beside those that are simulated.
 VECTORS = 16
@@ -155,7 +155,7 @@ def _train(given: dict[str, Any], hardware: HardwareConfig | None, work: Path, *
     if hardware is not None:
         weights = None if asked["weights"] is None else Path(asked["weights"])
         model, normalisation = float_network(asked["model"], dataset, weights)
-        name = asked["model"].rpartition(":")[2]
+        name = name_of(asked["model"])
         network = from_torch(
             model, dataset.shape, hardware, dataset.calibration(), normalisation=normalisation, name=name
         )

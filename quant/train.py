@@ -35,11 +35,23 @@ from golden_model.files import file_hash, write_atomically, write_json
 from golden_model.graph.network import Graph
 from golden_model.image import archive
 from quant import options, stages
-from quant.capture.trace import network_hash
+from quant.capture.trace import compare_with_file, network_hash
 from quant.data import sets
+from quant.networks import onnx_file
 from quant.networks.layers import Block
 from quant.networks.pixels import Normalisation
-from quant.networks.source import CHANNELS, DATA, SIZE, WEIGHTS, check_outputs, dataset_for, files_of, float_network
+from quant.networks.source import (
+    CHANNELS,
+    DATA,
+    SIZE,
+    WEIGHTS,
+    check_outputs,
+    dataset_for,
+    files_of,
+    float_network,
+    is_own,
+    name_of,
+)
 from quant.settings import check, setting
 from quant.training.loop import SCHEMA, VERSION, Training, Watcher
 from quant.training.phases import Settings, check_settings
@@ -146,7 +158,7 @@ def complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], sets.ImageSet]:
     check(Options(**given))
     pictures = {name: given.get(name) for name in ("size", "channels")}
     dataset = dataset_for(given.get("model", Settings.model), given.get("data"), **pictures)
-    trained = given.get("weights") is not None
+    trained = given.get("weights") is not None or onnx_file.is_file(given.get("model", Settings.model))
     made = {**defaults(dataset, given.get("method", Settings.method), trained=trained), **given}
     if made["method"] == "ptq":
         made |= {"quantise_epochs": 0, "finetune_epochs": 0}
@@ -281,13 +293,14 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
     torch.set_num_threads(asked["threads"])
     torch.manual_seed(settings.seed)
     weights = None if asked["weights"] is None else Path(asked["weights"])
-    own = ":" in settings.model
+    own = is_own(settings.model)
     if weights is None and not settings.float_epochs and not own:
         raise ValueError("--weights is needed, or --float-epochs to train the float network first")
     network, normalisation = float_network(settings.model, dataset, weights)
     if settings.normalise and normalisation == Normalisation.none(dataset.shape[0]):
         normalisation = Normalisation.of(dataset.learning()[0])
     check_outputs(network, dataset, normalisation)
+    compare_with_file(network, dataset.calibration(), normalisation)
     start, started = (None, "") if asked["start_from"] is None else _started(Path(asked["start_from"]), settings.model)
     decides = {"settings": asdict(settings), "block": asked["block"], "hardware": machine.as_dict()}
     mark = stages.fingerprint(
@@ -307,15 +320,15 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
         return done
     training = Training(
         network, dataset, settings, machine, normalisation=normalisation, block=asked["block"], device=device,
-        name=settings.model.rpartition(":")[2], start=start,
+        name=name_of(settings.model), start=start,
     )  # fmt: skip
     if not force and (saved := _unfinished(checkpoint, mark)) is not None:
         training.load(saved)
         console.print(f"going on after epoch {training.epochs} of phase {training.phase}")
     where = {name: str(Path(asked[name]).resolve()) for name in PATHS if asked[name] is not None}
     if own:
-        file, _, name = settings.model.rpartition(":")
-        where["model"] = f"{Path(file).resolve()}:{name}"
+        file, colon, name = settings.model.rpartition(":") if ":" in settings.model else (settings.model, "", "")
+        where["model"] = f"{Path(file).resolve()}{colon}{name}"
     if asked["hardware"].endswith(".json"):
         where["hardware"] = str(Path(asked["hardware"]).resolve())
     write_recipe(work / "recipe.toml", {**asked, **where})

@@ -27,7 +27,7 @@ from quant.capture.emit import Emitter, quantise_weights
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.operators import Op, Shape, Translator
 from quant.capture.passes import Simplifier, compare_with_network
-from quant.capture.trace import Seen, compare_with_eager, observe, run_eager, trace
+from quant.capture.trace import Seen, compare_with_eager, compare_with_file, observe, run_eager, trace
 from quant.networks.pixels import Normalisation
 
 __all__ = ["Op", "Shape", "UnsupportedOperator", "captured", "from_torch", "quantise_weights"]
@@ -70,7 +70,8 @@ def from_torch(
 
     Parameters
     ----------
-    model : any `nn.Module` that torch.fx can trace; it is copied, not changed.
+    model : any `nn.Module` that torch.fx can trace; it is copied, not changed. What comes from an ONNX file must give
+        what onnxruntime gives.
     shape : (C, H, W) of an image.
     hardware : the machine; converters are lossless uniform ones (`graph.settings.with_settings` changes them).
     calibration_images : uint8 (N, C, H, W), usually 32 training images.
@@ -87,6 +88,7 @@ def from_torch(
     channels = shape[0]
     normalisation = Normalisation.none(channels) if normalisation is None else normalisation
     _check_arguments(shape, hardware, calibration_images, normalisation, weight_bits, activation_bits)
+    compare_with_file(model, calibration_images, normalisation)
     float_graph, seen, ops, output = captured(model, calibration_images, normalisation)
     ops = Simplifier(ops, output).simplify()
     compare_with_network(ops, float_graph, seen)

@@ -132,6 +132,11 @@ class Emitter:
             weight = weight.reshape(len(weight), channels, height, width)
         std = self.normalisation.std
         if from_image(self.ops, source.name) and len(set(std)) > 1:
+            if op.integers is not None:
+                raise UnsupportedOperator(
+                    f"layer {op.name!r}: its weight has integers of its own, so that a deviation per channel of the"
+                    f" image cannot go into it; give one --std for all channels"
+                )
             inputs = np.array(std).reshape(op.groups, -1)  # channels of each group
             weight = weight / np.repeat(inputs, len(weight) // op.groups, axis=0)[:, :, None, None]
         outputs, kernel = len(weight), weight.shape[2:]

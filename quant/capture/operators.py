@@ -16,12 +16,13 @@ from golden_model.graph.numbers import Window
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.trace import Seen, node_name
 from quant.networks.layers import QuantActivation, QuantMatrix
+from quant.networks.refused import because
 
 Shape = tuple[int, int, int]
 
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm, ReLU, ReLU6, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, addition, cat, flatten,"
-    " view, reshape, mean over height and width, Dropout, Identity"
+    " view, reshape, mean over height and width, split, chunk and shuffles of channels, Dropout, Identity"
 )
 #: Kinds whose output holds values of their input (and zeros), so that scale and sign pass through.
 TRANSPARENT = ("max", "border", "reshape")
@@ -39,6 +40,7 @@ class Op:
     bits : of a trained activation, whose range is exactly 0..cap; None otherwise. ones : most ones of one of its
         integers (golden_model/few_ones.py), 0 for any.
     border_value : (C,) what a trained layer takes for a border, None for zeros.
+    picked : (N,) of a layer that only passes on channels of its input: which.
     value_of : the torch.fx node that gives the same values; None where there is none.
     """
 
@@ -66,6 +68,7 @@ class Op:
     bits: int | None = None
     ones: int = 0
     border_value: Tensor | None = None
+    picked: Tensor | None = None
     value_of: fx.Node | None = None
 
     def compute(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -112,11 +115,16 @@ def from_image(ops: dict[str, Op], name: str) -> bool:
 
 @dataclass(frozen=True)
 class Ref:
-    """The tensor that an operator gives. softmax : name of a softmax before it, which may only end the network."""
+    """The tensor that an operator gives.
+
+    softmax : name of a softmax before it, which may only end the network. grouped : channels of `op` in rows and
+    columns, where the tensor (B, rows, columns, H, W) is on its way through a shuffle of channels.
+    """
 
     op: str
     rank: int
     softmax: str = ""
+    grouped: Tensor | None = field(default=None, compare=False)
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -134,6 +142,7 @@ class Translator:
         self.module, self.seen = module, seen
         self.ops: dict[str, Op] = {}
         self.refs: dict[fx.Node, Ref] = {}
+        self.parts: dict[fx.Node, Ref] = {}  # of split and chunk, whose parts are taken by getitem
         self.node: fx.Node = next(iter(module.graph.nodes))
         self.label = ""
 
@@ -154,6 +163,8 @@ class Translator:
                 continue  # computed once, here
             elif seen.shape is not None:
                 self.refs[node] = self._operator(node)
+            elif node.target in _PARTS and isinstance(node.args[0], fx.Node) and node.args[0] in self.refs:
+                self.parts[node] = self.refs[node.args[0]]
             elif not _is_plain(seen.value):
                 raise self._refused(node_label(node, self.module))
         assert output is not None
@@ -162,6 +173,8 @@ class Translator:
     # ---- plumbing ---------------------------------------------------------------------------------
     def _operator(self, node: fx.Node) -> Ref:
         self.label = node_label(node, self.module)
+        if node.target is operator.getitem and node.args[0] in self.parts:
+            return self._part(cast(fx.Node, node.args[0]), cast(int, node.args[1]))
         arguments = [self._argument(a) for a in node.args]
         options = {key: self._argument(a) for key, a in node.kwargs.items()}
         if "input" in options:  # torch's name of the first argument
@@ -178,7 +191,16 @@ class Translator:
         except Exception as error:
             raise self._refused(f"{self.label} with these arguments") from error
         self._overwrite(result)
+        self._take_integers(node, result)
         return result
+
+    def _take_integers(self, node: fx.Node, result: Ref) -> None:
+        """The integers of a layer's weight and their scale per output, where its ONNX file gives them."""
+        module = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        integers, scale = getattr(module, "integers", None), getattr(module, "scale", None)
+        if isinstance(integers, Tensor) and isinstance(scale, Tensor):
+            op = self.ops[result.op]
+            op.integers, op.scale = integers.detach().double().reshape(op.weight.shape), scale.detach().double()
 
     def _overwrite(self, result: Ref) -> None:
         """Later users of the tensors that the present node wrote into see what was written."""
@@ -212,7 +234,8 @@ class Translator:
         return value
 
     def _refused(self, what: str) -> UnsupportedOperator:
-        return UnsupportedOperator(f"layer {node_name(self.node)!r}: {what} is not supported (supported: {SUPPORTED})")
+        why = because(what) or f" (supported: {SUPPORTED})"
+        return UnsupportedOperator(f"layer {node_name(self.node)!r}: {what} is not supported{why}")
 
     def _require(self, condition: bool, what: str) -> None:
         if not condition:
@@ -432,6 +455,11 @@ class Translator:
     def reshape(self, x: Ref, *arguments: Any, **options: Any) -> Ref:
         """flatten, view, reshape, squeeze: the same numbers in the same order."""
         before, after = self._shape(x), self.seen[self.node].shape or ()
+        if x.grouped is not None:
+            self._require(after[1:] == before, "only a shuffle of channels may go through 5 dimensions")
+            return self._pick(x, x.grouped.flatten())
+        if len(after) == 5 and after[3:] == before[1:]:
+            return Ref(x.op, 5, grouped=torch.arange(before[0]).reshape(after[1:3]))
         self._require(len(after) in (2, 4), f"its output has {len(after)} dimensions; 2 or 4 are supported")
         self._require(int(np.prod(after[1:])) == int(np.prod(before)), "it must keep every image's values together")
         ref = self._add("reshape", x)
@@ -466,13 +494,58 @@ class Translator:
         """x[:, :, ::s, ::s]"""
         everything = slice(None)
         whole = isinstance(index, tuple) and len(index) == 4 and index[:2] == (everything, everything)
+        axes: list[Any] = list(index) if x.rank == 4 and isinstance(index, tuple) else []
+        if len(axes) > 1 and isinstance(channels := axes[1], slice) and channels != everything:
+            others = axes[:1] + axes[2:]
+            self._require(all(i == everything for i in others), "channels are picked alone, x[:, a:b]")
+            return self._pick(x, torch.arange(self._shape(x)[0])[channels])
         self._require(
             x.rank == 4
             and whole
             and all(isinstance(i, slice) and i.start in (None, 0) and i.stop is None for i in index[2:]),
-            "only x[:, :, ::s, ::s] is supported",
+            "only x[:, :, ::s, ::s] and channels x[:, a:b] are supported",
         )
         return self._add("border", x, steps=tuple(int(i.step or 1) for i in index[2:]))
+
+    def _part(self, node: fx.Node, number: int) -> Ref:
+        """A part of split or chunk."""
+        x, parts = self.parts[node], cast(tuple[Tensor, ...], self.seen[node].value)
+        others = {tuple(part.shape[2:]) for part in parts}
+        self._require(others == {self._shape(x)[1:]} and x.rank == 4, "only channels (dim=1) can be split")
+        ends = np.cumsum([part.shape[1] for part in parts]).tolist()
+        self._require(ends[-1] == self._shape(x)[0], "only channels (dim=1) can be split")
+        return self._pick(x, torch.arange(ends[-1]).split([part.shape[1] for part in parts])[number])
+
+    def _pick(self, x: Ref, picked: Tensor) -> Ref:
+        """Channels of x, in any order: a layer of one pixel whose weights are 0 or 1. Picks of picks are one."""
+        source = self.ops[x.op]
+        if source.picked is not None:
+            picked, x = source.picked[picked], Ref(source.inputs[0], 4)
+        channels = self._shape(x)[0]
+        if torch.equal(picked, torch.arange(channels)):
+            return Ref(x.op, 4)
+        weight = F.one_hot(picked, channels).double()[:, :, None, None]
+        scale = torch.ones(len(picked), dtype=torch.float64)
+        zeros = torch.zeros(len(picked), dtype=torch.float64)
+        return self._add("matrix", x, weight=weight, bias=zeros, integers=weight, scale=scale, picked=picked)
+
+    def transpose(self, x: Ref, dim0: int, dim1: int) -> Ref:
+        order = list(range(x.rank))
+        order[dim0], order[dim1] = order[dim1], order[dim0]
+        return self.permute(x, *order)
+
+    def permute(self, x: Ref, *dims: Any) -> Ref:
+        order = [d % x.rank for d in (dims[0] if isinstance(dims[0], tuple | list) else dims)]
+        self._require(
+            x.grouped is not None and order == [0, 2, 1, 3, 4],
+            "axes can only be exchanged to shuffle channels: (B, g, C / g, H, W) to (B, C / g, g, H, W)",
+        )
+        assert x.grouped is not None
+        return Ref(x.op, 5, grouped=x.grouped.t())
+
+    def channel_shuffle(self, x: Ref, groups: int) -> Ref:
+        self._is_map(x)
+        return self._pick(x, torch.arange(self._shape(x)[0]).reshape(groups, -1).t().flatten())
 
     def pad(self, x: Ref, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Ref:
         self._is_map(x)
@@ -490,6 +563,8 @@ def _is_plain(value: Any) -> bool:
 
 
 def node_label(node: fx.Node, module: fx.GraphModule) -> str:
+    if "operator" in node.meta:  # of an ONNX file
+        return node.meta["operator"]
     if node.op == "call_module":
         return type(module.get_submodule(str(node.target))).__name__
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
@@ -497,7 +572,7 @@ def node_label(node: fx.Node, module: fx.GraphModule) -> str:
 
 _NORM = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 #: Module -> method of `Translator`, and the module's attributes that it takes behind the tensor, in its order.
-_MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
+MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.Conv2d: ("conv2d", ("weight", "bias", "stride", "padding", "dilation", "groups", "padding_mode")),
     nn.Linear: ("linear", ("weight", "bias")),
     nn.BatchNorm2d: ("batch_norm", _NORM),
@@ -513,6 +588,7 @@ _MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.AdaptiveMaxPool2d: ("adaptive_max_pool2d", ("output_size", "return_indices")),
     nn.ZeroPad2d: ("pad", ("padding",)),
     nn.Flatten: ("reshape", ()),
+    nn.ChannelShuffle: ("channel_shuffle", ("groups",)),
     nn.Dropout: ("dropout", ("p", "training")),
     nn.Dropout2d: ("dropout", ("p", "training")),
     nn.Identity: ("same", ()),
@@ -522,7 +598,7 @@ _MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     QuantActivation: ("quantised_activation", ("clip", "bits", "ones")),
 }
 #: Method of `Translator` -> the functions, and the names of tensor methods, that it translates.
-_CALLS: dict[str, tuple[Any, ...]] = {
+CALLS: dict[str, tuple[Any, ...]] = {
     "conv2d": (F.conv2d, torch.conv2d),
     "linear": (F.linear,),
     "batch_norm": (F.batch_norm,),
@@ -542,12 +618,48 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "cat": (torch.cat, torch.concat, torch.concatenate),
     "reshape": (torch.flatten, torch.reshape, torch.squeeze, "flatten", "view", "reshape", "squeeze"),
     "same": ("contiguous",),
+    "transpose": (torch.transpose, "transpose"),
+    "permute": (torch.permute, "permute"),
+    "channel_shuffle": (F.channel_shuffle, torch.channel_shuffle),
     "dropout": (F.dropout, F.dropout2d),
     "softmax": (F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax", "log_softmax"),
     "getitem": (operator.getitem,),
     "pad": (F.pad,),
 }
-_METHOD_OF = {call: method for method, calls in _CALLS.items() for call in calls}
+#: Give several tensors, which getitem takes.
+_PARTS = (torch.split, torch.chunk, "split", "chunk")
+#: Method of `Translator` -> what it becomes on the machine (docs/operators.md).
+MACHINE: dict[str, str] = {
+    "conv2d": "crossbar layers, one per group; unequal borders are a step before",
+    "linear": "a crossbar layer whose kernel is the whole map",
+    "batch_norm": "folded into the layer before; elsewhere a depthwise layer of one pixel",
+    "relu": "the clamp of the post-processing",
+    "relu6": "the clamp of the post-processing, with an upper end",
+    "hardtanh": "the clamp of the post-processing, from 0",
+    "clamp": "the clamp of the post-processing, from 0",
+    "quantised_matrix": "a crossbar layer with the integers that were trained",
+    "quantised_activation": "the clamp of the post-processing, its width and range as given",
+    "max_pool2d": "in the layer's walk where kernel and stride are equal, otherwise a step",
+    "adaptive_max_pool2d": "as maximum pooling, for sizes that divide",
+    "avg_pool2d": "a step: sum, multiplication, shift",
+    "adaptive_avg_pool2d": "as average pooling, for sizes that divide",
+    "mean": "as average pooling, over height and width",
+    "add": "a residual in the post-processing of the larger convolution; a constant goes into the layer before",
+    "sub": "a constant per channel: into the layer before",
+    "mul": "a constant per channel: into the layer before",
+    "div": "a constant per channel: into the layer before",
+    "cat": "a concatenation of channels, brought to one scale",
+    "getitem": "a step that picks rows and columns; channels (also of split, chunk) go into the convolution behind",
+    "transpose": "a shuffle of channels between two views: into the convolution behind, or a layer of ones",
+    "permute": "a shuffle of channels between two views: into the convolution behind, or a layer of ones",
+    "channel_shuffle": "into the convolution behind, or a layer of ones",
+    "pad": "a step that adds zeros; an equal border goes into the convolution",
+    "reshape": "nothing, the same numbers in the same order",
+    "same": "nothing",
+    "dropout": "nothing",
+    "softmax": "left out at the very end; predictions stay the same",
+}
+_METHOD_OF = {call: method for method, calls in CALLS.items() for call in calls}
 
 
 def _method(node: fx.Node, module: fx.GraphModule) -> tuple[str | None, tuple[Any, ...]]:
@@ -555,5 +667,5 @@ def _method(node: fx.Node, module: fx.GraphModule) -> tuple[str | None, tuple[An
     if node.op != "call_module":
         return _METHOD_OF.get(node.target), ()
     called = module.get_submodule(str(node.target))
-    method, names = next((entry for kind, entry in _MODULES.items() if isinstance(called, kind)), (None, ()))
+    method, names = next((entry for kind, entry in MODULES.items() if isinstance(called, kind)), (None, ()))
     return method, tuple(getattr(called, name) for name in names)

@@ -22,10 +22,16 @@ class Simplifier:
         """The remaining ops in order of computation, the output last."""
         while self.ops[self.output].kind == "reshape":  # logits are a vector anyway
             self.output = self.ops[self.output].inputs[0]
-        for step in (self._drop_unused, self._fold_norms, self._fold_relus, self._fold_additions, self._fold_pooling):
+        for step in (
+            self._drop_unused, self._fold_picks, self._fold_norms, self._fold_relus, self._fold_additions,
+            self._fold_pooling,
+        ):  # fmt: skip
             step()
         self._sort()
         for op in self.ops.values():
+            if op.picked is not None and not op.relu and len(op.inputs) == 1:  # the same integers, not rounded again
+                source = self.ops[op.inputs[0]]
+                op.low, op.high, op.bits = source.low, source.high, source.bits
             if op.relu or self._unsigned(op.name):
                 op.low = 0.0
         self._share_scales()
@@ -50,6 +56,22 @@ class Simplifier:
             if not self._users(name) and self.ops[name].kind != "image":
                 del self.ops[name]
 
+    def _fold_picks(self) -> None:
+        """Channels that are picked go into the convolutions that read them: rows of zeros for those that are not."""
+        for op in [o for o in self.ops.values() if o.picked is not None]:
+            before = self.ops[op.inputs[0]]
+            if from_image(self.ops, before.name):
+                raise UnsupportedOperator(f"layer {op.name!r}: channels of the image itself cannot be picked")
+            for user in self._users(op.name):
+                if user.kind == "matrix" and not user.linear and user.groups == 1 and user.name != op.name:
+                    assert op.picked is not None
+                    user.weight = _spread(user.weight, op.picked, before.shape[0])
+                    user.integers = (
+                        None if user.integers is None else _spread(user.integers, op.picked, before.shape[0])
+                    )
+                    user.inputs = [before.name]
+        self._drop_unused()
+
     def _fold_norms(self) -> None:
         for op in [o for o in self.ops.values() if o.kind == "norm"]:
             before = self.ops[op.inputs[0]]
@@ -65,6 +87,7 @@ class Simplifier:
                 op.integers = torch.ones(channels, 1, 1, 1)
                 op.weight = op.weight[:, None, None, None]
                 continue
+            before.picked = None  # it does more now
             before.weight = before.weight * op.weight[:, None, None, None]
             before.bias = before.bias * op.weight + op.bias
             before.scale = before.scale * op.weight if before.integers is not None else before.scale
@@ -80,9 +103,10 @@ class Simplifier:
                 between.append(base)
                 base = self.ops[base.inputs[0]]
             alone = len(self._users(base.name)) == 1
-            if self._unsigned(op.inputs[0]) and op.cap is None:
+            again = base.relu and (base.cap, base.bits, base.ones) == (op.cap, op.bits, op.ones)
+            if (self._unsigned(op.inputs[0]) and op.cap is None) or again:
                 self._replace(op.name, op.inputs[0])
-            elif base.kind in ("matrix", "add", "mean") and alone and not base.relu:
+            elif base.kind in ("matrix", "add", "mean") and alone and (not base.relu or base.cap is None):
                 base.clamp(op)
                 for changed in (base, *between):
                     changed.value_of = None  # clamped earlier than in the network
@@ -148,7 +172,8 @@ class Simplifier:
     def _unsigned(self, name: str) -> bool:
         """Whether a tensor cannot be negative, whatever the image."""
         op = self.ops[name]
-        if op.kind in (*TRANSPARENT, "cat", "mean") and not op.relu:
+        picks = op.picked is not None and len(op.inputs) == 1
+        if (op.kind in (*TRANSPARENT, "cat", "mean") or picks) and not op.relu:
             return all(map(self._unsigned, op.inputs))
         return op.relu
 
@@ -170,6 +195,12 @@ class Simplifier:
                 if alone and fits and base.kind in ("matrix", "add", "mean", "cat"):
                     for member in chain:
                         member.low, member.high = op.low, op.high
+
+
+def _spread(weight: Tensor, picked: Tensor, channels: int) -> Tensor:
+    """A weight (N, P, kh, kw) on channels that were picked as one on all of them."""
+    spread = weight.new_zeros(len(weight), channels, *weight.shape[2:])
+    return spread.index_add_(1, picked, weight)
 
 
 def compare_with_network(ops: dict[str, Op], module: fx.GraphModule, seen: dict[fx.Node, Seen]) -> None:

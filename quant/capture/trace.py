@@ -10,19 +10,20 @@ import copy
 import hashlib
 import operator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from quant.capture.errors import UnsupportedOperator
-from quant.networks import user
+from quant.networks import onnx_file, user
 from quant.networks.layers import QuantActivation, QuantMatrix
 from quant.networks.pixels import Normalisation
 
 #: Largest difference between captured operators and the network, as a share of the range of values.
 TOLERANCE = 1e-3
+_BESIDE = 8  # images that onnxruntime runs, too
 _CALIBRATION_BYTES = 32 << 20  # pixels of the images that are observed at a time, as floats
 
 
@@ -60,7 +61,10 @@ def trace(model: nn.Module) -> fx.GraphModule:
     user.check_numbers(model)
     try:
         model = copied(model)
-        return fx.GraphModule(model, _Tracer().trace(model), type(model).__name__)
+        # A file's graph has the names of its nodes, which tracing it would lose.
+        of_file = isinstance(model, fx.GraphModule) and onnx_file.content(model) is not None
+        graph = cast(fx.Graph, model.graph) if of_file else _Tracer().trace(model)
+        return fx.GraphModule(model, graph, type(model).__name__)
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split()).partition(". ")[0] or type(error).__name__
         raise UnsupportedOperator(f"the network cannot be captured by torch.fx: {reason}") from error
@@ -203,6 +207,36 @@ def differs(name: str, wanted: Tensor | None, got: Tensor | None, slack: float =
             f"layer {name!r}: the captured network differs from the network itself by {difference:.3g}, values"
             f" span {span:.3g}{why}"
         )
+
+
+class _Beside(fx.Interpreter):
+    """Computes every node from what onnxruntime gave for the file's values before it, and compares."""
+
+    def __init__(self, module: fx.GraphModule, given: dict[str, Tensor]) -> None:
+        super().__init__(module)
+        self.extra_traceback, self.given = False, given  # errors are one sentence
+
+    def run_node(self, n: fx.Node) -> Any:
+        result, wanted = super().run_node(n), self.given.get(onnx_file.value_of(n))
+        if wanted is None:
+            return result
+        called = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
+        # Ties, and sums that are nearly ties, may be rounded the other way.
+        step = float(called.clip) / (2**called.bits - 1) if isinstance(called, QuantActivation) else 0.0
+        differs(node_name(n), wanted, result, slack=step, why=f" (onnxruntime, {n.meta['operator']})")
+        return wanted
+
+
+def compare_with_file(model: nn.Module, images: np.ndarray, normalisation: Normalisation) -> None:
+    """UnsupportedOperator names the first layer that gives something else than onnxruntime gives for the ONNX file.
+
+    Every layer is given what onnxruntime gave before it, on the first images. Nothing for a network of no file.
+    """
+    if onnx_file.content(model) is None:
+        return
+    pixels = normalisation.apply(torch.tensor(images[:_BESIDE], dtype=torch.float32))
+    network = trace(model)
+    _Beside(network, onnx_file.node_values(model, pixels)).run(pixels)
 
 
 def node_name(node: fx.Node) -> str:

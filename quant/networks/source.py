@@ -15,7 +15,7 @@ from torch import nn
 from golden_model.graph.network import Graph
 from quant import stages
 from quant.data import sets
-from quant.networks import user, zoo
+from quant.networks import onnx_file, user, zoo
 from quant.networks.pixels import Normalisation, float_logits
 from quant.networks.weights import load_weights, outputs_of
 from quant.settings import check, setting
@@ -60,7 +60,7 @@ class Source:
     def open(cls, model: str, given: Inputs) -> Source:
         """A trained network: a ready-made one needs weights, one of the user's may have its own."""
         dataset = dataset_for(model, given.data, size=given.size, channels=given.channels)
-        if given.weights is None and ":" not in model:
+        if given.weights is None and not is_own(model):
             raise ValueError(f"--weights is needed: {model} has no weights of its own")
         network, plain = float_network(model, dataset, given.weights)
         normalisation = Normalisation(
@@ -68,7 +68,7 @@ class Source:
             std=_numbers("--std", given.std, dataset.shape[0]) or plain.std,
         )
         return cls(
-            name=model.rpartition(":")[2],
+            name=name_of(model),
             model=network,
             dataset=dataset,
             normalisation=normalisation,
@@ -76,21 +76,34 @@ class Source:
         )
 
 
+def is_own(model: str) -> bool:
+    """Whether MODEL is the user's, FILE.py:NAME or FILE.onnx, and no ready-made network."""
+    return ":" in model or onnx_file.is_file(model)
+
+
+def name_of(model: str) -> str:
+    return Path(model).stem if onnx_file.is_file(model) else model.rpartition(":")[2]
+
+
 def files_of(model: str) -> tuple[Path, ...]:
-    """The user's files that decide what a network of FILE.py:NAME is; none for a ready-made one."""
-    file, _, _ = model.rpartition(":")
+    """The user's files that decide what a network of FILE.py:NAME is; none for a ready-made one, or for FILE.onnx,
+    whose layers are all there is to know."""
+    file, _, _ = ("", "", "") if onnx_file.is_file(model) else model.rpartition(":")
     return tuple(stages.sources_of_file(Path(file))) if file else ()
 
 
 def dataset_for(
     model: str, data: Path | None, *, size: int | None = None, channels: int | None = None
 ) -> sets.ImageSet:
-    """The data at `data`, None for the default digits; pictures at the size that a ready-made network takes.
+    """The data at `data`, None for the default digits; pictures at the size that a ready-made network or a file takes.
 
     size, channels : of pictures, instead.
     """
-    if model.endswith(".onnx"):
-        raise ValueError(f"--model: {model} is an ONNX network, which is not read; yours is FILE.py:NAME")
+    if onnx_file.is_file(model):
+        channels_taken, height, width = onnx_file.input_shape(model)
+        if height == width:
+            size = size or height
+        return sets.load(data, size=size, channels=channels or (channels_taken if channels_taken in (1, 3) else None))
     known = None if ":" in model else zoo.ready(model)
     if known is not None and known.sized is None:
         size, channels = size or known.shape[1], channels or known.shape[0]
@@ -126,7 +139,13 @@ def float_network(model: str, dataset: sets.ImageSet, weights: Path | None = Non
     as many outputs as classes.
     """
     normalisation = Normalisation.none(dataset.shape[0])
-    if ":" in model:
+    if onnx_file.is_file(model):
+        if weights is not None:
+            raise ValueError(f"--weights: {model} has its own weights")
+        if (taken := onnx_file.input_shape(model)) != dataset.shape:
+            raise ValueError(f"{dataset.source}: images are {dataset.shape}, {model} takes {taken}")
+        network = onnx_file.read(model)
+    elif ":" in model:
         network = user.make(model).float()
     else:
         known = zoo.ready(model)

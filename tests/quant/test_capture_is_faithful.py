@@ -73,7 +73,7 @@ def test_writing_into_a_part_of_a_map_is_refused():
         x[:, :4].relu_()
         return end(s, s.b(x))
 
-    refused("layer 'getitem'", network(channels))
+    refused("layer 'relu_': relu_: it writes in place into a part", network(channels))
 
 
 def test_writing_into_another_view_of_a_map_is_refused():

@@ -202,7 +202,7 @@ def test_bad_input_is_told_in_one_sentence(files, monkeypatch):
         (("--model", f"{files}/own.py:colour", *small), "cannot be run on pictures of 1x14x14: RuntimeError"),
         (("--model", f"{files}/own.py:make", *data), "Sequential cannot be run on pictures of 1x28x28: RuntimeError"),
         (("--model", f"{files}/own.py:three", *small), "has label 3, but the network has 3 outputs, for labels 0..2"),
-        (("--model", "net.onnx", *data), "net.onnx is an ONNX network, which is not read"),
+        (("--model", "net.onnx", *data), "net.onnx is not a file"),
         (("--model", "lenet5", *weights, "--data", files / "nothing"), "there is no such file or directory"),
     ]
     for arguments, message in cases:

@@ -129,6 +129,23 @@ def shape_arithmetic(self, x):
     return self.fc(x.reshape(x.shape[0], -1))
 
 
+def shuffle(x, groups):
+    """ShuffleNet's exchange of channels, as its authors write it."""
+    count, channels, height, width = x.size()
+    x = x.view(count, groups, channels // groups, height, width)
+    return torch.transpose(x, 1, 2).contiguous().view(count, -1, height, width)
+
+
+def shuffled(self, x):
+    """Channels are picked for a convolution, for a depthwise one, and for nobody but a concatenation."""
+    x = shuffle(torch.cat([F.relu(self.a(x)), F.relu(self.b(x))], 1), 2)
+    first, second = x.chunk(2, dim=1)
+    x = shuffle(torch.cat([first, F.relu(self.c(second)), F.relu(self.d(first))], 1), 3)
+    low, middle, high = torch.split(x, [4, 6, 8], dim=1)
+    x = torch.cat([low, self.e(high[:, 1::2]), middle[:, :3]], 1)
+    return self.fc(F.relu(x).flatten(1))
+
+
 def in_place(self, x):
     """The shortcut sees what the ReLU wrote into the map, as in torch."""
     x = self.a(x)
@@ -159,6 +176,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         signed_cat, a=conv(3, 4), b=conv(3, 4), p=conv(4, 2, 1), c=conv(10, 4, stride=2), fc=fc(144)
     ),
     "shape arithmetic": lambda: Net(shape_arithmetic, a=conv(3, 6), fc=fc(24)),
+    "shuffle": lambda: Net(
+        shuffled, a=conv(3, 6), b=conv(3, 6), c=conv(6, 6), d=conv(6, 6, groups=6), e=conv(4, 4), fc=fc(11 * 144)
+    ),
     "in place": lambda: Net(in_place, a=conv(3, 6), b=conv(6, 6), relu=nn.ReLU(inplace=True), fc=fc(864)),
     "lopsided": lambda: sequential(
         nn.Conv2d(3, 6, (1, 5), padding=(0, 2)), nn.ReLU(), nn.Conv2d(6, 6, 4, padding="same"), nn.ReLU(),
@@ -247,6 +267,35 @@ def test_signed_sums_are_stored_with_a_zero_point():
     for name in ("a", "b"):
         assert 0 < made.node(name).encoding.zero < 255
     assert made.node("c").encoding.zero == 0  # clamped by the ReLU that follows
+
+
+def test_channels_that_are_picked_go_into_the_convolution_behind_or_are_passed_on_unchanged():
+    made = imported("shuffle")
+    second = made.node("c")
+    assert isinstance(second, Crossbar)
+    assert second.layers[0].channels == 12  # of both halves, with zeros for those that it does not see
+    assert (np.abs(second.layers[0].weights).reshape(12, -1).sum(1) > 0).sum() == 6
+    values = GraphRunner(made, engine="direct").outputs(pictures())
+    picked, whole = made.node("getitem_4"), made.node("cat")
+    assert isinstance(picked, Crossbar)
+    assert picked.encoding == whole.encoding
+    order = [int(np.argmax(column)) for column in picked.layers[0].weights.T]
+    assert order == [0, 6, 1, 7, 2, 8]  # the first half of two groups that were shuffled
+    assert (values["getitem_4"] == values["cat"][:, order]).all()
+
+
+def test_channels_of_the_image_and_other_axes_are_not_exchanged():
+    for forward, match in (
+        (lambda s, x: s.fc(F.relu(s.a(x[:, 1:])).flatten(1)), "channels of the image itself cannot be picked"),
+        (lambda s, x: s.fc(s.b(x).transpose(2, 3).flatten(1)), "axes can only be exchanged to shuffle channels"),
+        (lambda s, x: s.fc(s.b(x).permute(0, 2, 3, 1).flatten(1)), "axes can only be exchanged to shuffle channels"),
+        (lambda s, x: s.fc(s.b(x).chunk(2, dim=2)[0].flatten(1)), r"only channels \(dim=1\) can be split"),
+        (lambda s, x: s.fc(s.b(x)[:, :3, ::2, ::2].flatten(1)), "channels are picked alone"),
+    ):
+        model = Net(forward, a=conv(2, 6), b=conv(3, 6), fc=nn.LazyLinear(5)).eval()
+        model(torch.zeros(1, *SHAPE))
+        with pytest.raises(UnsupportedOperator, match=match):
+            from_torch(model, SHAPE, HARDWARE, pictures())
 
 
 def test_a_lopsided_border_becomes_a_node():
@@ -351,8 +400,7 @@ def test_operators_that_are_not_supported_are_named_with_their_layer():
     refused("layer 'add': BatchNorm and arithmetic with a constant", lambda s, x: s.a(x + 1), a=conv(3, 4))
     refused("layer 'add': add: shapes differ", lambda s, x: s.a(x) + s.b(x), a=conv(3, 4), b=conv(3, 1))
     refused("layer 'cat': cat: only channels", lambda s, x: torch.cat([s.a(x), s.a(x)], 2), a=conv(3, 4))
-    refused("layer 'chunk': chunk is not supported", lambda s, x: s.a(x).chunk(2, 1)[0], a=conv(3, 4), b=conv(2, 4))
-    refused("layer 'getitem': getitem: only x", lambda s, x: s.a(x)[:, 1:], a=conv(3, 4))
+    refused("layer 'getitem': getitem: only x", lambda s, x: s.a(x)[:, :, 1:], a=conv(3, 4))
     refused("layer 'mean': mean: only the mean over height", lambda s, x: s.a(x).mean(1), a=conv(3, 4))
     refused("layer 'clamp': clamp: only a clamp from 0", lambda s, x: s.a(x).clamp(-1, 1), a=conv(3, 4))
 

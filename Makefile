@@ -79,6 +79,7 @@ verilog: setup ## Verilog of tile, macro and every block into build/verilog
 	$(RUN) -m rtl.generate --hardware $(HARDWARE_VERILOG) --output build/verilog
 
 # make synth BLOCKS="macro search_lane" LIBERTY=cells.lib.gz     without LIBERTY: generic gates
+# make synth HARDWARE=tiny-pairs SYNTH="--check rtl/baseline/tiny-pairs.json"     what has grown by more than 2 %
 BLOCKS ?=
 LIBERTY ?=
 SYNTH ?=

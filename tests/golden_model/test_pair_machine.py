@@ -58,9 +58,10 @@ def _clocks(packing, windows) -> int:
 
 def test_clocks_of_one_unit_are_those_of_its_way_through_the_machine():
     # One row, one group. Bits 3, 2 and 1 are streamed and empty: a pack and a mask each, clocks 1 to 6. Bit 0: pack in
-    # clock 7, mask taken in 8, on to step 2 in 9, OU formed in 10, sampled in 11; d = 1 = k takes one decision.
+    # clock 7, mask taken in 8, on to step 2 in 9, OU formed in 10, sampled in 11, taken by the lane in 12; d = 1 = k
+    # takes one decision of two clocks.
     packing, windows = _case([[1]], [[1]])
-    assert _clocks(packing, windows) == 12 + CONVERT
+    assert _clocks(packing, windows) == 12 + 2 + 1 + CONVERT
 
 
 def test_a_window_of_zeros_takes_two_clocks_a_bit():
@@ -71,26 +72,32 @@ def test_a_window_of_zeros_takes_two_clocks_a_bit():
     assert clocks.converting.sum() == 0
 
 
-def test_a_lane_goes_on_with_its_next_sample_while_another_one_still_converts():
-    # Planes 0 and 1 of two columns, sampled in clocks 11 and 12. d = -4 takes 5 decisions, d = 0 takes 2. Both lanes
-    # take 7 together, where the slower of two would take 5 for each plane.
+def test_a_lane_converts_two_samples_side_by_side():
+    # Planes 0 and 1 of two columns, taken in clocks 12 and 13. d = -4 takes 5 decisions, d = 0 takes 2.
     packing, windows = _case([[-1, -2]] * 4, [[1] * 4])
-    assert _clocks(packing, windows) == 11 + 7 + CONVERT
+    assert _clocks(packing, windows) == 13 + 5 * 2 + 1 + CONVERT
 
 
-def test_a_third_sample_waits_until_all_lanes_have_finished_with_the_first_one():
-    # The first lane takes 5 decisions for plane 0, so plane 2 is sampled in clock 16. The second lane has finished with
-    # planes 0 and 1 in clock 15, and takes 5 for plane 2; the first one 2 each for planes 1 and 2.
+def test_a_third_sample_waits_for_a_free_slot():
+    # Planes 0, 1 and 2, sampled in clocks 11 to 13. The second lane is done with plane 0 in clock 16, and takes plane
+    # 2, of 5 decisions, in that clock.
     packing, windows = _case([[-1, -4]] * 4, [[1] * 4])
-    assert _clocks(packing, windows) == 16 + 5 + CONVERT
+    assert _clocks(packing, windows) == 16 + 5 * 2 + 1 + CONVERT
 
 
-def test_activations_are_complete_one_a_clock():
-    # Five outputs: block columns 0 and 2 are in half 0, in clocks 11 and 12; the latter has one column. The first lane
-    # takes 2 decisions for each, the second lane 5 for block column 0, until clock 16.
+def test_a_sample_waits_for_a_place_that_all_lanes_are_done_with():
+    # With two places plane 2 needs that of plane 0, with which the first lane is done in clock 22: sampled in 23, taken
+    # in 24.
+    packing, windows = _case([[-1, -4]] * 4, [[1] * 4], machine="pairs", sample_places=2)
+    assert _clocks(packing, windows) == 24 + 5 * 2 + 1 + CONVERT
+
+
+def test_a_lane_passes_over_a_sample_that_it_has_no_part_in():
+    # Five outputs: block columns 0 and 2 are in half 0, taken in clocks 12 and 13; the latter has one column. The
+    # second lane takes 5 decisions for block column 0.
     weights = np.stack([[0, -1, 1, 1, 1], [0, -1, 1, 1, -1]] * 2)
     packing, windows = _case(weights, [[1] * 4])
-    assert _clocks(packing, windows) == 16 + 1 + CONVERT
+    assert _clocks(packing, windows) == 12 + 5 * 2 + 1 + CONVERT
 
 
 def test_samples_keep_their_interval():

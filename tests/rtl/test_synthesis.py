@@ -128,6 +128,49 @@ def test_command_prints_and_writes_what_it_found(liberty, tmp_path):
     assert report["blocks"][1]["flip_flops"] == 1
 
 
+def test_a_block_that_has_grown_by_more_than_2_percent_is_named(liberty, tmp_path):
+    """Area 26, of which 2 % are 0.52; depth 2, of which they are none."""
+    arguments = [f"{__name__}:Chain", "--hardware", "tiny", "--liberty", str(liberty)]
+    baseline = tmp_path / "before.json"
+    assert runner.invoke(synthesis.app, [*arguments, "--json", str(baseline)]).exit_code == 0
+    report = json.loads(baseline.read_text())
+    block = report["blocks"][0]
+
+    def check(**changes) -> tuple[int, str]:
+        baseline.write_text(json.dumps(report | {"blocks": [block | changes]}))
+        result = runner.invoke(synthesis.app, [*arguments, "--check", str(baseline)])
+        return result.exit_code, result.stderr
+
+    assert check() == (0, "")
+    assert check(area=block["area"] / 1.019) == (0, "")
+    code, text = check(area=block["area"] / 1.021, depth=1)
+    assert (code, text.count("error: ")) == (1, 2)
+    assert f"Chain: area is {block['area']}, more than 2 % above" in text
+    assert "is not in" in check(block="another")[1]
+
+
+def test_a_report_under_other_conditions_is_refused(tmp_path):
+    baseline = tmp_path / "before.json"
+    arguments = [f"{__name__}:Chain", "--hardware", "tiny"]
+    assert runner.invoke(synthesis.app, [*arguments, "--json", str(baseline)]).exit_code == 0
+    result = runner.invoke(synthesis.app, [*arguments, "--clock", "4", "--check", str(baseline)])
+    assert result.exit_code == 2
+    assert "was made with another clock" in result.stderr
+    baseline.write_text("{}")
+    assert (
+        "is no report of rtl.synthesis" in runner.invoke(synthesis.app, [*arguments, "--check", str(baseline)]).stderr
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hardware", ["tiny", "tiny-pairs"])
+def test_no_block_is_larger_than_in_the_committed_report(hardware):
+    """A change that is meant to make blocks larger writes it anew: `make synth` with SYNTH="--json FILE"."""
+    baseline = Path(synthesis.__file__).with_name("baseline") / f"{hardware}.json"
+    result = runner.invoke(synthesis.app, ["--hardware", hardware, "--check", str(baseline)])
+    assert result.exit_code == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -37,11 +37,16 @@ def test_a_sample_of_pairs_is_held_in_its_place_and_compared_with_signed_thresho
     sample = pack_layouts.pair_sample(PAIRS)
     for part, place, lines in ((0, 0, [7, 7]), (0, 1, [4, 0]), (1, 1, [1, 1])):
         port.sample(part, packed(sample, {"pair": 5, "ou_col": 3, "lines": lines, "place": place}), 0)
-    values = pack_layouts.pair_values(PAIRS)
-    for part, places, differences in ((0, 0b00, [4, -4]), (0, 0b11, [1, -1]), (0, 0b10, [4, -1]), (1, 0b11, [0, 0])):
-        assert port.comparators(part, 0, packed(values, differences), places) == 0b11
+    thresholds, places = pack_layouts.pair_thresholds(PAIRS), pack_layouts.pair_places(PAIRS)
+    for part, held, differences in (
+        (0, [0, 0], [4, -4]),
+        (0, [1, 1], [1, -1]),
+        (0, [0, 1], [4, -1]),
+        (1, [1, 1], [0, 0]),
+    ):
+        assert port.comparators(part, 0, packed(thresholds, differences), packed(places, held)) == 0b11
         above = [difference + 1 for difference in differences]
-        assert port.comparators(part, 0, packed(values, above), places) == 0b00
+        assert port.comparators(part, 0, packed(thresholds, above), packed(places, held)) == 0b00
 
 
 @pytest.mark.parametrize(("hardware", "signature"), [(TINY, CrossbarPort), (PAIRS, PairCrossbarPort)])

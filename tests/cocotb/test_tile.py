@@ -13,7 +13,7 @@ pytestmark = pytest.mark.rtl
 
 SLOW = [
     pytest.param(name, gates, marks=pytest.mark.slow)
-    for name, gates in [("nine", False), ("nine pairs", False), ("small", True), ("small pairs", True)]
+    for name, gates in [("nine", False), ("nine pairs", False), ("small", True)]
 ]
 
 

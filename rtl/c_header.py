@@ -34,12 +34,10 @@ def _define(name: str, value: str) -> str:
 def _register(register: Register) -> Iterator[str]:
     yield ""
     yield _define(register.name, f"0x{register.offset:02X}u")
-    low = 0
     for field in register.fields:
-        name = f"{register.name}_{field.name.upper()}"
-        yield _define(f"{name}_SHIFT", str(low))
-        yield _define(f"{name}_MASK", f"0x{((1 << field.bits) - 1) << low:08X}u")
-        low += field.bits
+        name, one = f"{register.name}_{field.name.upper()}", register.pack(**{field.name: 1})
+        yield _define(f"{name}_SHIFT", str(one.bit_length() - 1))
+        yield _define(f"{name}_MASK", f"0x{((1 << field.bits) - 1) * one:08X}u")
 
 
 def render() -> str:

@@ -24,7 +24,7 @@ class PairConverter(Block):
     its own column (rtl/partial_sums.py). A sample is offered when all lanes have converted the one before in its
     place, `sample_interval` clocks after the last one at the earliest.
 
-    Latency: `latency` clocks from the last decision to its sum.
+    Latency: `PartialSums.latency` clocks from the last answer to its sum.
     Handshake: `ous.ready` and `port.sample` as streams; `ous.ready` is registered. Reset: idle.
 
     Members
@@ -57,9 +57,6 @@ class PairConverter(Block):
     idle: Out(1)
     overflow: Out(1)
     events: Out(packs.conversion_events)
-
-    #: Clocks from the last answer of a conversion until its sum can be read.
-    latency = PartialSums.latency
 
     def elaborate(self, platform) -> Module:
         m = Module()

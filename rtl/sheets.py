@@ -16,19 +16,6 @@ from golden_model.config import PRESETS
 from golden_model.files import write_text
 from rtl import layouts
 
-_HEAD = """\
-# Blocks
-
-Made by `make sheets` from the code. How blocks work together: [rtl/README.md](../../rtl/README.md).
-
-""".splitlines()
-_SETTINGS = """\
-# settings
-
-The descriptor of a step as blocks have it. [REGISTERS.md](../../rtl/REGISTERS.md) says what each field means; words of
-program memory have the same fields in the same order.
-""".splitlines()
-
 #: A module's port: name in the Verilog, "in" or "out", bits, and its shape.
 Port = tuple[str, str, int, Any]
 

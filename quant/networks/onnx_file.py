@@ -106,7 +106,7 @@ def load(path: Path | str) -> Any:
 
 
 def opset(proto: Any) -> int:
-    return next((int(one.version) for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
+    return next((int(one.version) for one in proto.opset_import if one.domain in _STANDARD), 0)
 
 
 def input_shape(path: Path | str) -> Shape:
@@ -238,8 +238,8 @@ class Reader:
     def label(self) -> str:
         return self.node.name or next(iter(self.node.output))
 
-    def _refuse(self, why: str) -> NoReturn:
-        raise ValueError(f"node {self.label!r}: {self.node.op_type} of opset {self.opset}: {why}")
+    def _refuse(self, why: str, cause: Exception | None = None) -> NoReturn:
+        raise ValueError(f"node {self.label!r}: {self.node.op_type} of opset {self.opset}: {why}") from cause
 
     def _require(self, condition: bool, why: str) -> None:
         if not condition:
@@ -261,10 +261,7 @@ class Reader:
         except ValueError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"node {self.label!r}: {self.node.op_type} of opset {self.opset}: it cannot be read: {reason}"
-            ) from error
+            self._refuse(f"it cannot be read: {' '.join(str(error).split())[:200]}", error)
         for name, one in zip(self.node.output, made if isinstance(made, tuple) else (made,), strict=False):
             if isinstance(one, fx.Node | Integers):
                 self.nodes[name] = one
@@ -302,7 +299,7 @@ class Reader:
         try:
             return list(map(np.asarray, _session(model).run(None, {})))
         except Exception as error:
-            self._refuse(f"this constant cannot be computed: {' '.join(str(error).split())[:200]}")
+            self._refuse(f"this constant cannot be computed: {' '.join(str(error).split())[:200]}", error)
 
     def _fold_quant(self, values: Any, scale: Any, zero: Any, bits: Any) -> None:
         """A constant that is quantised."""

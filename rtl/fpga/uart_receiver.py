@@ -9,6 +9,13 @@ from amaranth.lib.wiring import In, Out
 FEWEST_CLOCKS = 4
 
 
+def checked_divisor(divisor: int) -> int:
+    """Clocks a bit; ValueError if they are too few."""
+    if divisor < FEWEST_CLOCKS:
+        raise ValueError(f"divisor: {divisor} clocks a bit; at least {FEWEST_CLOCKS} are needed")
+    return divisor
+
+
 class UartReceiver(wiring.Component):
     """The opposite of `UartTransmitter`: every bit is sampled in its middle, a byte without a stop bit is dropped.
 
@@ -28,9 +35,7 @@ class UartReceiver(wiring.Component):
     bytes: Out(stream.Signature(8, always_ready=True))
 
     def __init__(self, divisor: int):
-        if divisor < FEWEST_CLOCKS:
-            raise ValueError(f"divisor: {divisor} clocks a bit; at least {FEWEST_CLOCKS} are needed")
-        self.divisor = divisor
+        self.divisor = checked_divisor(divisor)
         super().__init__()
 
     def elaborate(self, platform):

@@ -4,7 +4,7 @@ from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from rtl.fpga.uart_receiver import FEWEST_CLOCKS
+from rtl.fpga.uart_receiver import checked_divisor
 
 
 class UartTransmitter(wiring.Component):
@@ -26,9 +26,7 @@ class UartTransmitter(wiring.Component):
     line: Out(1, init=1)
 
     def __init__(self, divisor: int):
-        if divisor < FEWEST_CLOCKS:
-            raise ValueError(f"divisor: {divisor} clocks a bit; at least {FEWEST_CLOCKS} are needed")
-        self.divisor = divisor
+        self.divisor = checked_divisor(divisor)
         super().__init__()
 
     def elaborate(self, platform):

@@ -37,6 +37,13 @@ async def make_bus(dut, image):
     return bus
 
 
+async def assert_golden(driver, image):
+    """The loaded network gives the golden scores, in the golden clocks."""
+    run = await driver.run(image.program, image.vectors.images[0], expected_cycles=int(image.vectors.cycles[0]))
+    assert (run.logits == image.vectors.logits[0]).all()
+    assert run.cycles == image.vectors.cycles[0]
+
+
 @cocotb.test()
 async def whole_network_equals_golden(dut):
     image = deployment.read(os.environ["OHMLOOM_IMAGE"], HARDWARE)
@@ -93,9 +100,7 @@ async def tables_cannot_be_written_during_a_run_and_abort_ends_it(dut):
     status = await driver.read_register("STATUS")
     assert (status["busy"], status["error"]) == (0, 5)
     # The refused write left no trace: the network still computes what golden does.
-    run = await driver.run(image.program, image.vectors.images[0], expected_cycles=int(image.vectors.cycles[0]))
-    assert (run.logits == image.vectors.logits[0]).all()
-    assert run.cycles == image.vectors.cycles[0]
+    await assert_golden(driver, image)
 
 
 @cocotb.test()
@@ -116,13 +121,6 @@ def paused(seed):
     rng = random.Random(seed)
     while True:
         yield rng.random() < 0.5
-
-
-async def assert_golden(driver, image):
-    """The loaded network gives the golden scores, in the golden clocks."""
-    run = await driver.run(image.program, image.vectors.images[0], expected_cycles=int(image.vectors.cycles[0]))
-    assert (run.logits == image.vectors.logits[0]).all()
-    assert run.cycles == image.vectors.cycles[0]
 
 
 @cocotb.test()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from amaranth.hdl import Array, Assert, Assume, Cat, Module, Mux, ResetInserter, Signal, signed
 from amaranth.lib import data, wiring
@@ -35,6 +37,25 @@ MICRO = HardwareConfig(
 PLACES = MICRO.crossbar_pairs * MICRO.grid_rows
 #: Stored planes, all blocks together: a window without stalls is done in clock 24 at the latest.
 MOST = 3
+
+
+def block_widths(m: Module, spec: Any) -> list[list[Signal]]:
+    """Bit planes of every block of a layer of one or two segments and block columns, by segment and block column, from
+    the width table of `spec`; 0 where there is no block."""
+    weight_bits = spec.macro.config.weight_bits
+    m.d.comb += [
+        Assume((spec.segment_count != 0) & (spec.segment_count != 3)),
+        Assume((spec.block_cols != 0) & (spec.block_cols != 3)),
+        Assume((spec.column == 0) | (spec.block_cols == 2)),
+        *(Assume(width <= weight_bits) for width in spec.widths),
+    ]
+    widths = [[Signal(2, name=f"width_{s}_{c}") for c in range(2)] for s in range(2)]
+    for s in range(2):
+        for c in range(2):
+            exists = (spec.segment_count > s) & (spec.block_cols > c)
+            entry = Mux(spec.block_cols == 2, 2 * s + c, s)
+            m.d.comb += widths[s][c].eq(Mux(exists, spec.widths[entry[:2]] if s + c else spec.widths[0], 0))
+    return widths
 
 
 class ProductSpec(wiring.Component):
@@ -72,18 +93,9 @@ class ProductSpec(wiring.Component):
             *(self.widths, self.cells, self.inputs, self.column),
         ):
             held(m, value)
-        widths = [[Signal(2, name=f"width_{s}_{c}") for c in range(2)] for s in range(2)]
-        for s in range(2):
-            for c in range(2):
-                exists = (self.segment_count > s) & (self.block_cols > c)
-                entry = Mux(self.block_cols == 2, 2 * s + c, s)
-                m.d.comb += widths[s][c].eq(Mux(exists, self.widths[entry[:2]] if s + c else self.widths[0], 0))
+        widths = block_widths(m, self)
         planes = sum(width for row in widths for width in row)
         m.d.comb += [
-            Assume((self.segment_count != 0) & (self.segment_count != 3)),
-            Assume((self.block_cols != 0) & (self.block_cols != 3)),
-            Assume((self.column == 0) | (self.block_cols == 2)),
-            *(Assume(width <= MICRO.weight_bits) for width in self.widths),
             Assume(planes <= MOST),
         ]
         clock = Signal(range(16))

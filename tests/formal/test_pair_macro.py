@@ -18,7 +18,7 @@ from rtl.pair_macros import PairMacros
 from tests.formal.mutants import mutant
 from tests.formal.prove import held, searched
 from tests.formal.streams import stream_rule
-from tests.formal.test_macro import MICRO
+from tests.formal.test_macro import MICRO, block_widths
 
 pytestmark = [pytest.mark.rtl, pytest.mark.slow]
 
@@ -58,17 +58,8 @@ class PairProductSpec(wiring.Component):
         settings, search = macro.settings, macro.search
         for value in (self.segment_count, self.block_cols, self.widths, self.cells, self.inputs, self.column):
             held(m, value)
-        widths = [[Signal(2, name=f"width_{s}_{c}") for c in range(2)] for s in range(2)]
-        for s in range(2):
-            for c in range(2):
-                exists = (self.segment_count > s) & (self.block_cols > c)
-                entry = Mux(self.block_cols == 2, 2 * s + c, s)
-                m.d.comb += widths[s][c].eq(Mux(exists, self.widths[entry[:2]] if s + c else self.widths[0], 0))
+        widths = block_widths(m, self)
         m.d.comb += [
-            Assume((self.segment_count != 0) & (self.segment_count != 3)),
-            Assume((self.block_cols != 0) & (self.block_cols != 3)),
-            Assume((self.column == 0) | (self.block_cols == 2)),
-            *(Assume(width <= config.weight_bits) for width in self.widths),
             *(
                 Assume((cells.word_select(0, config.ou_rows) & cells.word_select(1, config.ou_rows)) == 0)
                 for place in self.cells

@@ -8,7 +8,7 @@ from amaranth.hdl import Module, unsigned
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from golden_model.config import HardwareConfig
+from golden_model.config import TINY, HardwareConfig
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.axi_lite import AxiLite
@@ -16,6 +16,9 @@ from rtl.cell_programmer import CellProgrammer
 from rtl.loader import Loader
 from rtl.register_bank import RegisterBank
 from rtl.tile import bus_members, connect_bus, connect_checksum, connect_loader, load_members
+from sim.backends.pysim import PysimBus
+from sim.bench import simulate
+from sim.host.driver import Driver
 from tests.bench import plain
 
 
@@ -117,3 +120,16 @@ def array(device: HostSide, cells: dict[tuple[int, int, int], int], *, delay: in
             ctx.set(answer.valid, 0)
 
     return [program, read]
+
+
+def on_host_side(job, hardware=TINY, *, delay=0, programmed=None, monitors=(), patience=1000, limit=60_000):
+    """Run `job(bus, driver, ctx, device)`; an OU takes the array `delay` clocks, and the programmer gives it up after
+    `patience`; `monitors` get the device."""
+    device = HostSide(hardware, limit=patience)
+
+    async def bench(ctx):
+        bus = PysimBus(ctx, device)
+        await job(bus, Driver(bus, hardware), ctx, device)
+
+    background = [*array(device, {}, delay=delay, seen=programmed), *(monitor(device) for monitor in monitors)]
+    simulate(device, bench, background=background, limit=limit)

@@ -16,7 +16,7 @@ from sim.host.bus import BusError
 from sim.host.driver import DeviceError, Driver
 from sim.host.sections import Section, stream_of
 from tests.bench import collector, receive, send, stream_rule
-from tests.rtl.host_bench import HostSide, array
+from tests.rtl.host_bench import HostSide, on_host_side
 
 pytestmark = pytest.mark.rtl
 
@@ -32,18 +32,6 @@ def _words(*sections):
 
 def _beats(words, last=True):
     return [{"data": word, "last": int(last and i == len(words) - 1)} for i, word in enumerate(words)]
-
-
-def _run(job, hardware=TINY, *, delay=0, programmed=None, monitors=(), patience=1000, limit=60_000):
-    """Run `job(bus, driver, ctx, device)` on the host's side of a tile."""
-    device = HostSide(hardware, limit=patience)
-
-    async def bench(ctx):
-        bus = PysimBus(ctx, device)
-        await job(bus, Driver(bus, hardware), ctx, device)
-
-    background = [*array(device, {}, delay=delay, seen=programmed), *(monitor(device) for monitor in monitors)]
-    simulate(device, bench, background=background, limit=limit)
 
 
 async def _error(driver):
@@ -109,7 +97,7 @@ def test_a_memory_is_filled_at_a_word_a_clock():
         assert await bus.read_many([ACTIVATIONS + 4 * i for i in range(20)]) == words
         assert not await _error(driver)
 
-    _run(job)
+    on_host_side(job)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -186,7 +174,7 @@ def test_a_word_that_is_refused_drops_the_rest_of_its_packet_and_no_other(name, 
         assert await bus.read(last) == (7 if written else 0)
         assert await _error(driver)
 
-    _run(job)
+    on_host_side(job)
 
 
 @pytest.mark.parametrize("wrong", [[0x7000000, 1, 1 << 31], [0x2000000, 1, 99]], ids=["legal", "refused"])
@@ -202,7 +190,7 @@ def test_a_refused_last_word_is_told_and_drops_nothing_of_the_next_packet(wrong)
         assert await bus.read(ACTIVATIONS + 4) == 5
         assert await _error(driver) == (wrong[0] == 0x2000000)
 
-    _run(job)
+    on_host_side(job)
 
 
 @pytest.mark.parametrize("words", [[0x7000000], [0x7000000, 3], [0x7000000, 3, 5, 6], [CELL_DATA, 2, 1]])
@@ -215,7 +203,7 @@ def test_a_packet_that_ends_inside_a_section_is_told_and_the_next_one_is_whole(w
         assert await bus.read(ACTIVATIONS + 8) == 3
         assert not await _error(driver)
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_tables_and_cells_are_refused_while_a_network_runs():
@@ -233,7 +221,7 @@ def test_tables_and_cells_are_refused_while_a_network_runs():
         with pytest.raises(DeviceError, match="refused a word of the load stream and dropped the rest"):
             await driver.stream([Section(0xA000000, [1])])
 
-    _run(job, programmed=programmed)
+    on_host_side(job, programmed=programmed)
     assert not programmed
 
 
@@ -255,7 +243,7 @@ def test_a_sender_that_gives_up_inside_a_packet_is_cleared_by_the_host():
         assert await bus.read(ACTIVATIONS) == 4
         assert not await _error(driver)
 
-    _run(job)
+    on_host_side(job)
 
 
 # ---- cells --------------------------------------------------------------------------------------
@@ -277,7 +265,7 @@ def test_cells_and_what_follows_them_wait_for_the_array(delay):
     def monitor(device):
         return collector(device.bank.control.start, device.bank.status.cells_busy, into=starts)
 
-    _run(job, TWO_WORDS, delay=delay, programmed=programmed, monitors=[monitor])
+    on_host_side(job, TWO_WORDS, delay=delay, programmed=programmed, monitors=[monitor])
     assert [unit for _, unit in programmed] == [a | b << 32 for a, b in zip(cells[::2], cells[1::2], strict=True)]
     assert starts == [0]
 
@@ -297,7 +285,7 @@ def test_while_cells_are_streamed_the_bus_may_not_touch_them():
         await bus.stream([2, 3])
         assert not await _error(driver)
 
-    _run(job, programmed=programmed)
+    on_host_side(job, programmed=programmed)
     assert [unit for _, unit in programmed] == [1, 2, 3]
 
 
@@ -309,4 +297,4 @@ def test_an_array_that_is_given_up_ends_the_packet_with_an_error():
         await bus.stream(_words((ACTIVATIONS, [5])))
         assert await bus.read(ACTIVATIONS) == 5
 
-    _run(job, delay=5000, patience=300)
+    on_host_side(job, delay=5000, patience=300)

@@ -20,31 +20,16 @@ from golden_model.registers import (
     reference_entry,
     region_entries,
 )
-from sim.backends.pysim import PysimBus
-from sim.bench import simulate
 from sim.host.bus import BusError
-from sim.host.driver import DeviceError, Driver
+from sim.host.driver import DeviceError
 from sim.host.sections import Section, tables_checksum
 from tests.bench import collector, put
-from tests.rtl.host_bench import HostSide, array
+from tests.rtl.host_bench import on_host_side
 
 pytestmark = pytest.mark.rtl
 
 #: Two bus words for the cells of an OU, of which the second is not full.
 TWO_WORDS = replace(TINY, ou_rows=5, rows=10, crossbar_pairs=3, ou_cols=4)
-
-
-def _run(job, hardware=TINY, limit=60_000, *, delay=0, programmed=None, monitors=(), patience=1000):
-    """Run `job(bus, driver, ctx, device)`; an OU takes the array `delay` clocks, and the programmer gives it up after
-    `patience`; `monitors` get the device."""
-    device = HostSide(hardware, limit=patience)
-
-    async def bench(ctx):
-        bus = PysimBus(ctx, device)
-        await job(bus, Driver(bus, hardware), ctx, device)
-
-    background = [*array(device, {}, delay=delay, seen=programmed), *(monitor(device) for monitor in monitors)]
-    simulate(device, bench, background=background, limit=limit)
 
 
 async def _refused(access):
@@ -58,7 +43,7 @@ def test_identity_and_hardware_hash_read_as_they_should():
         assert await bus.read(REGISTER["HARDWARE_HASH"].offset) == TINY.hash_word
         await driver.identify()
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_read_only_and_write_only_registers_refuse_the_other_access():
@@ -72,7 +57,7 @@ def test_read_only_and_write_only_registers_refuse_the_other_access():
             else:
                 assert await bus.read(register.offset) == 0
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_memories_refuse_the_wrong_direction_and_entries_beyond_their_end():
@@ -90,7 +75,7 @@ def test_memories_refuse_the_wrong_direction_and_entries_beyond_their_end():
                 last = entries - 1 if name != "REFERENCE" else reference_entry(TINY, TINY.max_layers - 1, TINY.ou_rows)
                 await bus.write(region.address(last), 0)
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_addresses_without_a_register_or_memory_are_refused():
@@ -100,7 +85,7 @@ def test_addresses_without_a_register_or_memory_are_refused():
             await _refused(bus.read(address))
             await _refused(bus.write(address, 1))
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_unaligned_addresses_are_refused_and_change_nothing():
@@ -112,7 +97,7 @@ def test_unaligned_addresses_are_refused_and_change_nothing():
             await _refused(bus.write(REGION["ACTIVATIONS"].address(0) + offset, 1))
         assert await bus.read(REGISTER["LAYER_COUNT"].offset) == 3
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_unaligned_writes_reach_no_table_no_command_and_no_cell():
@@ -138,7 +123,7 @@ def test_unaligned_writes_reach_no_table_no_command_and_no_cell():
         strobes += [bank.activations.write.any(), bank.cells.valid, bank.control.as_value().any()]
         return collector(Cat(*strobes).any(), Cat(*strobes), into=effects)
 
-    _run(job, programmed=programmed, monitors=[monitor])
+    on_host_side(job, programmed=programmed, monitors=[monitor])
     assert len(programmed) == 1
 
 
@@ -169,7 +154,7 @@ def test_byte_strobes_work_on_activations_and_are_refused_elsewhere():
         assert await bus.read(REGISTER["LAYER_COUNT"].offset) == 2
         assert await _strobed_write(ctx, device, REGION["BIAS"].address(0), 1, 0b0111) == 2
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_activation_memory_reads_back_what_was_written():
@@ -181,7 +166,7 @@ def test_activation_memory_reads_back_what_was_written():
         await bus.write_many(addresses, words)
         assert await bus.read_many(addresses) == words
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_events_exist_for_the_counters_of_the_table_only():
@@ -191,7 +176,7 @@ def test_events_exist_for_the_counters_of_the_table_only():
         await _refused(bus.read(REGION["EVENTS"].address(2 * 15 + 1)))
         await bus.read(REGION["EVENTS"].address(2 * 16))
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_widths_beyond_the_hardware_are_refused():
@@ -199,14 +184,14 @@ def test_widths_beyond_the_hardware_are_refused():
         await bus.write(REGION["WIDTHS"].address(0), TINY.weight_bits)
         await _refused(bus.write(REGION["WIDTHS"].address(0), TINY.weight_bits + 1))
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_the_pair_machine_has_no_reference_memory():
     async def job(bus, driver, ctx, device):
         await _refused(bus.write(REGION["REFERENCE"].address(0), 0))
 
-    _run(job, PRESETS["tiny-pairs"])
+    on_host_side(job, PRESETS["tiny-pairs"])
 
 
 def test_reference_entries_are_split_into_step_and_count():
@@ -222,7 +207,7 @@ def test_reference_entries_are_split_into_step_and_count():
         write = device.bank.reference_write
         return collector(write.enable, write.layer, write.count, write.level, into=seen)
 
-    _run(job, monitors=[monitor])
+    on_host_side(job, monitors=[monitor])
     assert seen == [(s, c, (s + c) % 8) for s in range(TINY.max_layers) for c in range(TINY.ou_rows + 1)]
 
 
@@ -260,7 +245,7 @@ def test_data_beyond_the_field_is_refused_and_changes_nothing(name):
         strobes = Cat(*(port.enable for port in ports), bank.control.as_value())
         return collector(strobes.any(), strobes, into=effects)
 
-    _run(job, monitors=[monitor])
+    on_host_side(job, monitors=[monitor])
     assert len(effects) == (name not in ("CONTROL", "LAYER_COUNT", "CELL_PAIRS")), "only the legal write had an effect"
 
 
@@ -277,7 +262,7 @@ def test_the_widest_entries_are_written():
         ):
             await bus.write(REGION[name].address(0), word)
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_refused_reads_give_zero():
@@ -293,7 +278,7 @@ def test_refused_reads_give_zero():
         await _refused(bus.read(REGION["ACTIVATIONS"].address(0)))
         assert ctx.get(device.s_axil_rdata) == 0
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_start_while_busy_has_no_effect_and_abort_has():
@@ -312,7 +297,7 @@ def test_start_while_busy_has_no_effect_and_abort_has():
         lambda device: collector(device.bank.control.start, device.running, into=starts),
         lambda device: collector(device.bank.control.abort, device.running, into=aborts),
     ]
-    _run(job, monitors=monitors)
+    on_host_side(job, monitors=monitors)
     assert (starts, aborts) == ([0], [1])
 
 
@@ -340,7 +325,7 @@ def test_the_checksum_of_tables_is_that_of_what_reached_them(streams):
         await bus.write(REGISTER["LAYER_COUNT"].offset, 1)
         assert (await driver.read_register("TABLE_CHECKSUM"))["crc"] == found
 
-    _run(job)
+    on_host_side(job)
 
 
 # ---- interrupt ------------------------------------------------------------------------------------
@@ -368,7 +353,7 @@ def test_an_end_raises_the_interrupt_if_it_is_enabled_until_the_host_clears_it()
             assert await driver.read_register("IRQ_STATUS") == {name: 0, other: 0}
             await driver.write_register("IRQ_ENABLE")
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_an_end_in_the_clock_of_the_clearing_is_kept():
@@ -379,7 +364,7 @@ def test_an_end_in_the_clock_of_the_clearing_is_kept():
         put(ctx, device.ends, {"done": 0, "error": 0})
         assert ctx.get(device.interrupt)
 
-    _run(job)
+    on_host_side(job)
 
 
 # ---- cells --------------------------------------------------------------------------------------
@@ -402,7 +387,7 @@ def test_checksum_read_back_is_that_of_the_words_written(hardware):
             assert await driver.cell_checksum(pairs) == zlib.crc32(part.astype("<u4").tobytes())
         assert await driver.cell_checksum(0) == 0
 
-    _run(job, hardware)
+    on_host_side(job, hardware)
 
 
 def test_one_wrong_cell_changes_the_checksum():
@@ -418,7 +403,7 @@ def test_one_wrong_cell_changes_the_checksum():
         await bus.write(REGISTER["CELL_DATA"].offset, int(words[TINY.ous_per_crossbar, 0]))
         assert await driver.cell_checksum(2) == good
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_cell_addresses_beyond_the_last_pair_are_refused():
@@ -432,7 +417,7 @@ def test_cell_addresses_beyond_the_last_pair_are_refused():
             await bus.write(REGISTER["CELL_DATA"].offset, 0)
         await _refused(bus.write(REGISTER["CELL_DATA"].offset, 0))
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_during_the_cell_check_cells_and_start_are_refused():
@@ -448,7 +433,7 @@ def test_during_the_cell_check_cells_and_start_are_refused():
         assert (await driver.read_register("STATUS"))["cells_busy"] == 1
         assert (await driver.read_register("STATUS"))["busy"] == 0
 
-    _run(job)
+    on_host_side(job)
 
 
 def test_program_memory_has_room_for_every_descriptor():
@@ -467,7 +452,7 @@ def test_a_slow_array_gets_every_ou_once_and_in_its_place(hardware, delay, strea
         driver.streams = streams
         await driver.program_cells(words)
 
-    _run(job, hardware, delay=delay, programmed=programmed)
+    on_host_side(job, hardware, delay=delay, programmed=programmed)
     grid = [(p, r, c) for p in range(2) for r in range(hardware.grid_rows) for c in range(hardware.grid_cols)]
     units = [sum(int(word) << 32 * i for i, word in enumerate(unit)) for unit in words]
     assert programmed == list(zip(grid, units, strict=True))
@@ -495,7 +480,7 @@ def test_while_an_ou_waits_the_bus_answers_and_refuses_what_would_lose_it():
         await bus.poll(REGISTER["STATUS"].offset, REGISTER["STATUS"].pack(cells_busy=1), 0, 1000)
         await driver.write_register("CONTROL", start=1)
 
-    _run(job, delay=200, programmed=programmed)
+    on_host_side(job, delay=200, programmed=programmed)
     assert programmed == [((1, 0, 0), 0x1234), ((1, 0, 1), 0x4321)]
 
 
@@ -517,7 +502,7 @@ def test_an_array_that_takes_no_ou_is_given_up_and_programmed_again_without_a_re
         await bus.write(REGISTER["CELL_DATA"].offset, 0x1234)
         assert (await driver.read_register("STATUS"))["cells_busy"] == 0
 
-    _run(job, delay=800, programmed=programmed, patience=500)
+    on_host_side(job, delay=800, programmed=programmed, patience=500)
     assert programmed == [((1, 0, 0), 0x1234)]
 
 
@@ -531,5 +516,5 @@ def test_cell_data_needs_a_pair_after_reset_and_after_a_check():
         await driver.cell_checksum(1)
         await _refused(bus.write(REGISTER["CELL_DATA"].offset, 3))
 
-    _run(job, programmed=programmed)
+    on_host_side(job, programmed=programmed)
     assert programmed == [((0, 0, 0), 2)]

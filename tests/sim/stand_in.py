@@ -5,6 +5,9 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden_model.registers import ADDRESS_BITS
+from rtl import axi_lite
+from rtl.fpga.serial_link import SerialLink
+from rtl.tile import BUS_PREFIX
 
 WORDS = 8
 #: Address whose word counts clocks since the last write to it.
@@ -83,3 +86,15 @@ class StandIn(wiring.Component):
         with m.If(self.s_axil_rvalid & self.s_axil_rready):
             m.d.sync += self.s_axil_rvalid.eq(0)
         return m
+
+
+def behind_a_link(divisor: int) -> tuple[Module, SerialLink, StandIn]:
+    """A stand-in at the end of a serial line: (what is simulated, the link, the device)."""
+    m = Module()
+    m.submodules.link = link = SerialLink(divisor)
+    m.submodules.device = device = StandIn()
+    for name, member in axi_lite.SIGNALS.items():
+        if hasattr(device, BUS_PREFIX + name):
+            slave, master = getattr(device, BUS_PREFIX + name), getattr(link, name)
+            m.d.comb += slave.eq(master) if member.flow == In else master.eq(slave)
+    return m, link, device

@@ -9,19 +9,14 @@ import tty
 from contextlib import closing
 
 import pytest
-from amaranth.hdl import Module
-from amaranth.lib.wiring import In
 from typer.testing import CliRunner
 
-from rtl import axi_lite
-from rtl.fpga.serial_link import SerialLink
-from rtl.tile import BUS_PREFIX
 from sim import run
 from sim.backends.pysim_line import PysimLine
 from sim.bench import simulate
 from sim.host.bus import BusError, run_now
 from sim.host.serial_bus import PortLine, SerialBus
-from tests.sim.stand_in import StandIn
+from tests.sim.stand_in import behind_a_link
 
 pytest.importorskip("serial")
 pytestmark = pytest.mark.rtl
@@ -49,13 +44,7 @@ def _serve(device, pins, terminal: int, over: threading.Event) -> None:
 @pytest.fixture
 def port():
     """Name of a serial port with eight words behind it."""
-    m = Module()
-    m.submodules.link = link = SerialLink(DIVISOR)
-    m.submodules.device = device = StandIn()
-    for name, member in axi_lite.SIGNALS.items():
-        if hasattr(device, BUS_PREFIX + name):
-            slave, master = getattr(device, BUS_PREFIX + name), getattr(link, name)
-            m.d.comb += slave.eq(master) if member.flow == In else master.eq(slave)
+    m, link, _ = behind_a_link(DIVISOR)
     ours, theirs = pty.openpty()
     tty.setraw(theirs)
     os.set_blocking(ours, False)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import pytest
 from amaranth.hdl import Module
-from amaranth.lib.wiring import In
 
-from rtl import axi_lite
 from rtl.fpga.serial_layouts import END, MAX_WORDS, Status, answer_header, request_header
 from rtl.fpga.serial_link import SerialLink
 from rtl.fpga.serial_system import SerialSystem
-from rtl.tile import BUS_PREFIX
 from sim.backends.pysim_line import PysimLine
 from sim.bench import simulate
 from sim.host.bus import BusError, BusTimeout
@@ -18,7 +15,7 @@ from sim.host.serial_bus import SerialBus, decode, encode
 from sim.host.session import Job, run_job
 from tests.end_to_end.networks import SMALL, loaded
 from tests.golden_model.random_graphs import random_images, random_network
-from tests.sim.stand_in import StandIn
+from tests.sim.stand_in import behind_a_link
 
 pytestmark = pytest.mark.rtl
 
@@ -38,13 +35,7 @@ def run_line(dut, pins, job, *, background=(), limit=200_000):
 
 def on_stand_in(job):
     """Run `job(line, writes)` on a device of eight words behind a link; `writes` fills with what is written to them."""
-    m, writes = Module(), []
-    m.submodules.link = link = SerialLink(DIVISOR)
-    m.submodules.device = device = StandIn()
-    for name, member in axi_lite.SIGNALS.items():
-        if hasattr(device, BUS_PREFIX + name):
-            slave, master = getattr(device, BUS_PREFIX + name), getattr(link, name)
-            m.d.comb += slave.eq(master) if member.flow == In else master.eq(slave)
+    (m, link, device), writes = behind_a_link(DIVISOR), []
 
     async def watch(ctx):
         async for _, _, valid, index in ctx.tick().sample(device.trace.valid, device.trace.index):
@@ -52,6 +43,17 @@ def on_stand_in(job):
                 writes.append(index)
 
     run_line(m, link, lambda line: job(line, writes), background=[watch])
+
+
+def _counted(line, sent):
+    """The line's `send`, which also keeps what it sends."""
+    send = line.send
+
+    async def counted(content):
+        sent.append(content)
+        await send(content)
+
+    return counted
 
 
 def _header(**fields):
@@ -121,17 +123,13 @@ def test_a_damaged_request_is_not_done_and_is_asked_again():
 
 def test_a_write_whose_answer_was_lost_is_not_done_again():
     async def job(line, writes):
-        send, receive, sent = line.send, line.receive, []
-
-        async def counted(content):
-            sent.append(content)
-            await send(content)
+        receive, sent = line.receive, []
 
         async def lossy(seconds):
             content = await receive(seconds)
             return content if len(sent) > 1 else b""
 
-        line.send, line.receive = counted, lossy
+        line.send, line.receive = _counted(line, sent), lossy
         bus = SerialBus(line, patience=0.01)
         with pytest.raises(BusError) as error:
             await bus.write_many(range(20, 48, 4), range(7))
@@ -147,11 +145,7 @@ def test_a_write_whose_answer_was_lost_is_not_done_again():
 
 def test_a_second_answer_that_comes_late_is_not_taken_for_the_next_one():
     async def job(line, writes):
-        send, receive, sent = line.send, line.receive, []
-
-        async def counted(content):
-            sent.append(content)
-            await send(content)
+        receive, sent = line.receive, []
 
         async def late(seconds):
             if len(sent) > 1:
@@ -161,7 +155,7 @@ def test_a_second_answer_that_comes_late_is_not_taken_for_the_next_one():
 
         bus = SerialBus(line, patience=0.01)
         await bus.write_many([4, 8], [11, 22])
-        line.send, line.receive = counted, late
+        line.send, line.receive = _counted(line, sent), late
         assert await bus.read(4) == 11
         assert len(sent) == 2
         assert await bus.read(8) == 22

@@ -47,6 +47,7 @@ class HardwareConfig:
         (docs/pair-machine.md); a power of two. Each has `crossbar_pairs` of its own, with the same cells. 1 in a
         machine of planes.
     sample_places : samples that a converter of a pair machine holds, those that it converts included.
+    comparator_valid : 1: comparators of a pair machine say whether they have decided, and are asked again if not.
 
     Raises
     ------
@@ -75,6 +76,7 @@ class HardwareConfig:
     machine: Literal["planes", "pairs"] = "planes"
     macros: int = 1
     sample_places: int = 6
+    comparator_valid: int = 0
 
     def __post_init__(self) -> None:
         if self.machine not in MACHINES:
@@ -94,7 +96,7 @@ class HardwareConfig:
                 raise ValueError(f"HardwareConfig.{small} must be at most {limit}, got {getattr(self, small)}")
         if self.macros & (self.macros - 1):
             raise ValueError(f"HardwareConfig.macros must be a power of two, got {self.macros}")
-        for name in ("macros", "sample_places"):
+        for name in ("macros", "sample_places", "comparator_valid"):
             if not self.pairs and getattr(self, name) != _LATER[name]:
                 raise ValueError(
                     f"HardwareConfig.{name} must be {_LATER[name]} in a machine of planes, got {getattr(self, name)}"
@@ -226,7 +228,7 @@ MACHINES = ("planes", "pairs")
 #: distance at which the windows of several macros may follow each other.
 REACH = 4
 #: Fields that came later than the first files, with their defaults.
-_LATER: dict[str, Any] = {"machine": "planes", "macros": 1, "sample_places": 6}
+_LATER: dict[str, Any] = {"machine": "planes", "macros": 1, "sample_places": 6, "comparator_valid": 0}
 
 _LIMITS: dict[str, tuple[int, int]] = {
     "rows": (1, 1024),
@@ -249,6 +251,7 @@ _LIMITS: dict[str, tuple[int, int]] = {
     "accumulator_bits": (8, 48),
     "macros": (1, 16),
     "sample_places": (2, 16),
+    "comparator_valid": (0, 1),
 }
 
 #: Smallest useful machine, for exhaustive tests.

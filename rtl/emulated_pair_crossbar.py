@@ -66,6 +66,8 @@ class EmulatedPairCrossbar(Block):
             held = Signal(data.ArrayLayout(differences, config.sample_places))
             counted, counting, place = Signal(differences), Signal(), Signal.like(sample.place)
             m.d.comb += [half.sample.ready.eq(1), read.en.eq(half.sample.valid)]
+            if config.comparator_valid:
+                m.d.comb += half.decided.eq(~0)
             m.d.comb += read.addr.eq(Cat(sample.ou_col, sample.pair))
             m.d.sync += counting.eq(half.sample.valid)
             with m.If(half.sample.valid):

@@ -47,21 +47,19 @@ class GroupPrecision(Block):
         rows = min(config.segments_per_group * config.ou_rows, config.max_k)
         top = (1 << bits) - 1
 
-        # ---- what a clock brings; only the leading one of the maximum matters, so a bitwise OR serves as well
-        values = [Mux(used, value, 0) for used, value in zip(self.bytes.used, self.bytes.values, strict=True)]
+        # ---- what a clock brings: nothing but a register, for the bytes come from a memory through a multiplexer
+        values = [Signal(bits, name=f"value{i}") for i in range(config.values_together)]
         taken, taken_last, taken_count = Signal(), Signal(), Signal(range(len(values) + 1))
-        largest, summed = Signal(bits), Signal(range(len(values) * top + 1))
-        squared = Signal(range(len(values) * top * top + 1))
+        for value, used, byte in zip(values, self.bytes.used, self.bytes.values, strict=True):
+            m.d.sync += value.eq(Mux(used, byte, 0))
         m.d.sync += [
             taken.eq(self.bytes.used[0]),
             taken_last.eq(self.bytes.last),
             taken_count.eq(bit_count(self.bytes.used)),
-            largest.eq(reduce(or_, values)),
-            summed.eq(sum(values)),
-            squared.eq(sum(value * value for value in values)),
         ]
 
-        # ---- sums; `ended` = the sums are those of a whole group
+        # ---- sums; `ended` = the sums are those of a whole group; only the leading one of the maximum matters, so a
+        # bitwise OR serves as well
         first, ended = Signal(init=1), Signal()
         count, counted, group_end = Signal(range(rows + 1)), Signal(range(rows + 1)), Signal()
         maximum = Signal(bits)
@@ -74,9 +72,9 @@ class GroupPrecision(Block):
         with m.If(taken):
             m.d.sync += [
                 count.eq(counted),
-                maximum.eq(Mux(first, 0, maximum) | largest),
-                total.eq(Mux(first, 0, total) + summed),
-                squares.eq(Mux(first, 0, squares) + squared),
+                maximum.eq(Mux(first, 0, maximum) | reduce(or_, values)),
+                total.eq(Mux(first, 0, total) + sum(values)),
+                squares.eq(Mux(first, 0, squares) + sum(value * value for value in values)),
                 first.eq(group_end),
                 ended.eq(group_end),
             ]

@@ -142,6 +142,7 @@ class PairConverter(Block):
                 lane.comparator.eq(self.port.comparators[j]),
                 self.port.thresholds[j].eq(lane.threshold),
                 self.port.places[j].eq(lane.place),
+                self.port.compare[j].eq(lane.busy),
                 column.scale.eq(self.constants.scale),
                 column.converted.eq(lane.converted),
                 column.bank.eq(self.bank),
@@ -151,6 +152,8 @@ class PairConverter(Block):
                 column.clear.eq(self.clear),
                 column.clear_address.eq(clear_address),
             ]
+            if config.comparator_valid:
+                m.d.comb += lane.decided.eq(self.port.decided[j])
         m.d.comb += [
             self.sum.eq(Array(column.data for column in sums)[self.sums_column]),
             self.overflow.eq(Cat(column.overflow for column in sums).any()),

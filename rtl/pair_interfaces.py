@@ -23,8 +23,11 @@ class HalfConversionPort(wiring.Signature):
         Ready must not depend on valid.
     thresholds : signed code t per column. Columns that do not compare hold any value.
     places : the place of each column whose sample is compared. Columns that do not compare hold any value.
+    compare : strobe per column, its answer of this clock counts. Other columns need not compare.
     comparators : bit per column, 1 = c+ - c- >= t - 1/2 of the sample in the column's place: the answer to thresholds
         and places of the same clock, captured at its end by a flip-flop per column before anything depends on it.
+    decided : bit per column, its answer is one. Where it is 0 with `compare`, the lane asks the same once more in the
+        next turn of that sample. Captured as `comparators`. Only with `comparator_valid` of the configuration.
 
     All outputs come straight from registers or, in the payload of `sample`, from a memory that is read.
     """
@@ -35,7 +38,9 @@ class HalfConversionPort(wiring.Signature):
                 "sample": Out(stream.Signature(packs.pair_sample(config))),
                 "thresholds": Out(packs.pair_thresholds(config)),
                 "places": Out(packs.pair_places(config)),
+                "compare": Out(packs.columns(config)),
                 "comparators": In(packs.columns(config)),
+                **({"decided": In(packs.columns(config))} if config.comparator_valid else {}),
             }
         )
 

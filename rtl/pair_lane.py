@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
 
+from golden_model.config import HardwareConfig
 from rtl import pack_layouts as packs
 from rtl import pair_layouts as layouts
 from rtl.block import Block, In, Out
@@ -26,7 +28,7 @@ class PairLane(Block):
     constants : from `SearchSettings`, stable while converting.
     first : threshold of the first decision. inside : the lane's column has an output in the layer's last block column.
     turn : of the next sample, from `SamplePlaces`. contexts : of the samples before.
-    threshold, place, comparator : as in `HalfConversionPort`.
+    threshold, place, comparator, decided : as in `HalfConversionPort`.
     busy : the comparator's answer of this clock counts.
     occupied : the lane has not converted the sample in the place of `turn`. unfinished : it has not converted them all.
     converted : a conversion ends.
@@ -44,6 +46,9 @@ class PairLane(Block):
     occupied: Out(1)
     unfinished: Out(1)
     converted: Out(packs.converted)
+
+    def __init__(self, config: HardwareConfig):
+        super().__init__(config, **({"decided": wiring.In(1)} if config.comparator_valid else {}))
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -81,6 +86,8 @@ class PairLane(Block):
             self.converted.block_col.eq(decided.block_col),
             self.converted.shift.eq(decided.shift),
         ]
+        if config.comparator_valid:
+            m.d.comb += search.decided.eq(self.decided)
         m.d.sync += [place.eq(Mux(start, turn.place, decided_place)), decided_place.eq(place)]
         with m.If(waits & (search.free | ~takes_part)):
             m.d.sync += turn.eq(layouts.next_turn(config, turn))

@@ -39,7 +39,8 @@ class SearchLane(wiring.Component):
     Without `captured` the comparator must answer so early that its answer still leads to the next threshold: one
     sample, a decision a clock. Captured, the answer goes to a flip-flop, and nothing but that depends on the
     comparator. What belongs to the answer is then a register behind what belongs to the threshold, so that the two hold
-    two samples, which take turns clock by clock: each makes a decision every other clock.
+    two samples, which take turns clock by clock: each makes a decision every other clock. A captured answer that was not
+    `decided` changes nothing: the same is asked in the next turn.
 
     Latency: `value` is right in the clock of `last`, combinational from what was answered; without `captured` it holds
     until the next `start`, and in the clock of that it is still right. Throughput: one A/D operation per clock; `start`
@@ -56,6 +57,7 @@ class SearchLane(wiring.Component):
     start : strobe; only if `free`. begin : of `SearchBegin`, with `start`.
     threshold : DAC code t, registered.
     comparator : v >= t - 1/2, answer of the same clock, captured at its end.
+    decided : there is an answer. Only captured, with `comparator_valid` of the configuration.
     busy : a decision is asked for in this clock; the number of these clocks is the number of A/D operations.
     answered : an answer is looked at in this clock. Without `captured`, `busy`.
     last : this answer is the last one of its conversion.
@@ -80,6 +82,7 @@ class SearchLane(wiring.Component):
                 "begin": In(layouts.search_begin(config, pairs)),
                 "threshold": Out(layouts.search_threshold(config, pairs)),
                 "comparator": In(1),
+                **({"decided": In(1)} if captured and config.comparator_valid else {}),
                 "busy": Out(1),
                 "answered": Out(1),
                 "last": Out(1),
@@ -94,27 +97,32 @@ class SearchLane(wiring.Component):
         constants, begin = self.constants, self.begin
         outward = self._mode_is(SearchMode.OUTWARD)
         asked = self._state("")
-        busy, threshold, left, flag, activity = asked
-        yes = self.comparator
+        answered = busy, threshold, left, flag, activity = asked
+        yes, decided = self.comparator, Const(1)
         if self.captured:
             # What the answer belongs to that is looked at in this clock, and the answer.
             answered = busy, threshold, left, flag, activity = self._state("answered_")
             yes = Signal(name="answer", reset_less=True)
             m.d.sync += [register.eq(value) for register, value in zip(answered, asked, strict=True)]
             m.d.sync += yes.eq(self.comparator)
+            if self.config.comparator_valid:
+                decided = Signal(reset_less=True)
+                m.d.sync += decided.eq(self.decided)
         last, threshold_next, left_next, flag_next = Signal(), Signal.like(threshold), Signal.like(left), Signal()
         activity_next = Signal(Activity, init=Activity.SEARCH)
         m.d.comb += [
             self.busy.eq(asked[0]),
             self.threshold.eq(asked[1]),
             self.answered.eq(busy),
-            self.last.eq(busy & last),
-            self.free.eq(~busy | last),
+            self.last.eq(busy & decided & last),
+            self.free.eq(~busy | self.last),
             self.value.eq(Mux(busy, threshold_next, threshold)),
             self.flag.eq(Mux(busy, flag_next, flag)),
         ]
         following = (busy & ~last, self.value, left_next, self.flag, activity_next)
         m.d.sync += [register.eq(value) for register, value in zip(asked, following, strict=True)]
+        with m.If(~decided):
+            m.d.sync += [register.eq(value) for register, value in zip(asked, answered, strict=True)]
 
         # ---- a decision of a search; the comparator, which answers late, only selects what it leaves
         first, end = activity == Activity.FIRST, Mux(flag, constants.r2_end, constants.r1_end)

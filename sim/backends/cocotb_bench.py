@@ -81,6 +81,8 @@ class _Part:
         self.answered: list[int] | None = None  # what the comparators answered last
         getattr(dut, f"{prefix}sample__ready").value = 1
         self.comparators.value = 0
+        if hasattr(dut, f"{prefix}decided"):
+            getattr(dut, f"{prefix}decided").value = (1 << len(self.comparators)) - 1
 
     def inputs(self) -> list[int]:
         """What the comparators answer: step, thresholds and, if there are several, places."""

@@ -203,6 +203,8 @@ def _crossbar_definitions(config: HardwareConfig) -> list[str]:
         prefix = cpp_name(f"crossbar__{name}__" if name else "crossbar__")
         parts.append(f"PART({index},{prefix},{f'top->{prefix}places' if shape.places > 1 else 0})")
     definitions = [f"-D{name}={value}" for name, value in values.items()]
+    if config.comparator_valid:
+        definitions.append("-DCOMPARATOR_VALID")
     return ["-DCROSSBAR", *definitions, f"-DCROSSBAR_PARTS={' '.join(parts)}"]
 
 

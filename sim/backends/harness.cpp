@@ -105,6 +105,13 @@ struct Simulation {
 
     Simulation() : top(new Vdut(&context)) {
 #ifdef CROSSBAR
+#ifdef COMPARATOR_VALID
+        uint32_t all[(CONVERTERS + 63) / 32 + 1] = {};
+        for (int j = 0; j < CONVERTERS; j++) all[j / 32] |= 1u << (j % 32);
+#define PART(index, prefix, places) set_words(top->prefix##decided, all);
+        CROSSBAR_PARTS
+#undef PART
+#endif
 #define PART(index, prefix, places) top->prefix##sample___05Fready = 1;
         CROSSBAR_PARTS
 #undef PART

@@ -177,6 +177,8 @@ def _part_processes(part: Any, array: PackedPort, number: int, layer: Any) -> li
 
     async def sampler(ctx: Any) -> None:
         ctx.set(part.sample.ready, 1)
+        if hasattr(part, "decided"):
+            ctx.set(part.decided, ~0)
         samples, payload = 0, Value.cast(part.sample.payload)
         async for _, _, valid, word, step in ctx.tick().sample(part.sample.valid, payload, layer):
             if valid:

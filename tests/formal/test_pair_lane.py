@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from amaranth.hdl import Array, Assert, Assume, Module, Signal, signed
+from amaranth.hdl import Array, Assert, Assume, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
@@ -36,11 +36,18 @@ class PlacesSpec(wiring.Component):
         adc_bits: int = 4,
         ou_rows: int = 9,
         sample_places: int = 3,
+        comparator_valid: int = 0,
         lane: type = PairLane,
         places: type = SamplePlaces,
     ):
         self.config = replace(
-            TINY, machine="pairs", adc_bits=adc_bits, rows=ou_rows, ou_rows=ou_rows, sample_places=sample_places
+            TINY,
+            machine="pairs",
+            adc_bits=adc_bits,
+            rows=ou_rows,
+            ou_rows=ou_rows,
+            sample_places=sample_places,
+            comparator_valid=comparator_valid,
         )
         self.mode, self.lane, self.places = mode, lane(self.config), places(self.config)
         super().__init__(
@@ -52,6 +59,8 @@ class PlacesSpec(wiring.Component):
                 "sample": In(signed(adc_bits + 1)),
                 "ones": In(layouts.ones_in_ou(self.config)),
                 "others_occupy": In(1),
+                "noise": In(1),
+                "decided": In(1),
             }
         )
 
@@ -64,6 +73,7 @@ class PlacesSpec(wiring.Component):
         m.submodules.places = places = self.places
         held(m, self.registers)
         held(m, self.inside)
+        decides = self.decided | (not config.comparator_valid)
         decoded = Signal(2)
         samples = Array(Signal.like(self.sample, name=f"sample{i}") for i in range(size))
         expected, acquired = Signal(size), Signal(size)  # a place's sample is still to be converted; it can be compared
@@ -86,10 +96,12 @@ class PlacesSpec(wiring.Component):
             lane.inside.eq(self.inside),
             lane.turn.eq(places.turn),
             lane.contexts.eq(contexts),
-            lane.comparator.eq(samples[lane.place] >= lane.threshold),
+            lane.comparator.eq(Mux(decides, samples[lane.place] >= lane.threshold, self.noise)),
             Assert(~lane.busy | acquired.bit_select(lane.place, 1)),
             Assert(lane.unfinished | (expected == 0)),
         ]
+        if config.comparator_valid:
+            m.d.comb += lane.decided.eq(self.decided)
         m.d.sync += acquired.eq(~0)
         with m.If(converted.valid):
             m.d.sync += expected.bit_select(converted.shift, 1).eq(0)
@@ -116,16 +128,25 @@ def test_every_sample_is_given_its_own_value_once(mode, proof):
     proof(PlacesSpec(mode), "pair_lane, sample_places", what, PDR, limit=300)
 
 
+def test_every_sample_is_given_its_own_value_once_by_comparators_that_need_not_decide(proof):
+    what = "R = 3, ou_rows = 4, 2 places, OUTWARD, every k, any comparator undecided in any clock"
+    spec = PlacesSpec(SearchMode.OUTWARD, adc_bits=3, ou_rows=4, sample_places=2, comparator_valid=1)
+    proof(spec, "pair_lane, sample_places", what, PDR, limit=300)
+
+
 @pytest.mark.parametrize(
     ("block", "correct", "wrong"),
     [
         (PairLane, "takes_part.eq(context.whole | self.inside)", "takes_part.eq(1)"),
         (PairLane, "(search.answered & (decided_place == self.turn.place))", "0"),
         (PairLane, "decided_place.eq(place)]", "decided_place.eq(turn.place)]"),
+        (PairLane, "search.decided.eq(self.decided)", "search.decided.eq(1)"),
         (SamplePlaces, "rested & ~self.occupied", "rested"),
     ],
 )
 def test_wrong_block_is_refuted(block, correct, wrong, refutation):
     broken = {"lane" if block is PairLane else "places": mutant(block, correct, wrong)}
-    spec = PlacesSpec(SearchMode.OUTWARD, adc_bits=3, ou_rows=4, sample_places=2, **broken)
+    spec = PlacesSpec(
+        SearchMode.OUTWARD, adc_bits=3, ou_rows=4, sample_places=2, comparator_valid=int("decided." in correct), **broken
+    )
     refutation(spec, block.__name__, f"`{wrong}`", bound(16))

@@ -79,6 +79,18 @@ def test_back_pressure_of_the_array_changes_no_result(seed, hardware):
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("hardware", [ROOMY, MACROS], ids=["one", "macros"])
+def test_comparators_that_have_not_decided_are_asked_again_and_change_no_result(seed, hardware):
+    late = replace(hardware, machine="pairs", comparator_valid=1)
+    check(_case(seed, late, undecided=[0.2, 0.7][seed % 2]), timing=False)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_comparators_that_always_decide_in_time_cost_no_clock(seed):
+    check(_case(seed, replace(ROOMY, machine="pairs", comparator_valid=1)))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("hardware", [ROOMY, MACROS], ids=["one", "macros"])
 def test_a_window_that_is_started_early_begins_when_tables_and_segments_are_there(seed, hardware):
     check(_case(seed, hardware, segment_stall=[0.0, 0.95][seed % 2]), early=True)
 

@@ -35,6 +35,14 @@ class ErrorCode(IntEnum):
     ABORTED = 5  # stopped by CONTROL.abort
 
 
+class PortMode(IntEnum):
+    """Value of TEST_CONTROL.mode: what is between converters and array."""
+
+    NORMAL = 0  # nothing
+    TIED_OFF = 1  # the array is left alone: samples are taken at once, and every comparator answers TEST_CONTROL.answer
+    DRIVEN = 2  # the host samples and compares: TEST_SAMPLE, TEST_CODE, TEST_ANSWERS; no network can run
+
+
 class StepKind(IntEnum):
     """What a step of the program does; field `step` of its descriptor."""
 
@@ -114,7 +122,7 @@ REGISTERS: tuple[Register, ...] = (
             Field("start", 1, "run LAYER_COUNT steps; does nothing while busy"),
             Field("abort", 1, "stop as soon as the array has taken the samples on offer; STATUS.error becomes ABORTED"),
             Field("check_cells", 1, "read the cells of CELL_PAIRS crossbar pairs back into CELL_CHECKSUM"),
-            Field("restart_checksum", 1, "begin TABLE_CHECKSUM anew"),
+            Field("restart_checksum", 1, "begin TABLE_CHECKSUM and CELL_FAILURES anew"),
         ),
         "Commands.",
     ),
@@ -130,6 +138,7 @@ REGISTERS: tuple[Register, ...] = (
             Field("error", 4, "ErrorCode; sticky until start"),
             Field("layer", 16, "step being run, or where the run stopped"),
             Field("cells_error", 1, "the array was given up; cleared by CELL_PAIR and check_cells"),
+            Field("test_busy", 1, "a sample of TEST_SAMPLE waits for the array"),
         ),
         "State of the tile.",
     ),
@@ -215,6 +224,70 @@ REGISTERS: tuple[Register, ...] = (
         ),
         "What reached PROGRAM, WIDTHS, BIAS, MULTIPLIERS, PADS and REFERENCE since restart_checksum, over bus or load "
         "stream, without what was refused. It covers the way to the memories, not what becomes of their contents.",
+    ),
+    Register(
+        "CELL_FAILURES",
+        0x3C,
+        "r",
+        (Field("units", 16, "operation units of which a cell did not take its value; 65535 stays"),),
+        "What the array said while cells were programmed since restart_checksum.",
+    ),
+    Register(
+        "CELL_FAILED",
+        0x40,
+        "r",
+        (
+            Field("pair", 16, "crossbar pair"),
+            Field("ou_row", 8, "OU row, bits 7:0"),
+            Field("ou_col", 8, "OU column, bits 7:0"),
+        ),
+        "The first operation unit of CELL_FAILURES.",
+    ),
+    Register(
+        "TEST_CONTROL",
+        0x44,
+        "rw",
+        (
+            Field("mode", 2, "PortMode"),
+            Field("answer", 1, "what comparators answer in mode TIED_OFF"),
+            Field("place", 4, "pair machine: sample-and-hold place of samples and comparisons in mode DRIVEN"),
+            Field("half", 5, "pair machine: which half samples and answers; 2i and 2i + 1 are those of macro i"),
+            Field("word", 3, "which 32 comparators TEST_ANSWERS shows"),
+        ),
+        "Test of array and converters by the host. Refused while a network runs or a sample waits.",
+    ),
+    Register(
+        "TEST_CODE",
+        0x48,
+        "rw",
+        (Field("code", 9, "DAC code, of the pair machine as two's complement of adc_bits + 1 bits"),),
+        "Threshold of all converters in mode DRIVEN.",
+    ),
+    Register(
+        "TEST_LINES",
+        0x4C,
+        "w",
+        (Field("lines", 32, "the next 32 word lines, from 0 on; the last words written count, as many as there are"),),
+        "Word lines of the next TEST_SAMPLE: of an OU, or of a whole OU column of the pair machine.",
+    ),
+    Register(
+        "TEST_SAMPLE",
+        0x50,
+        "w",
+        (
+            Field("pair", 16, "crossbar pair"),
+            Field("ou_row", 8, "OU row; the pair machine samples an OU column"),
+            Field("ou_col", 8, "OU column"),
+        ),
+        "Offers a sample to the array; only in mode DRIVEN, one at a time, see STATUS.test_busy. Reaches 256 rows and "
+        "columns.",
+    ),
+    Register(
+        "TEST_ANSWERS",
+        0x54,
+        "r",
+        (Field("answers", 32, "comparators 32 * word and up: 1 = the sample is at least the code less half an LSB"),),
+        "What the comparators of the half answered in the clock before.",
     ),
 )
 

@@ -42,7 +42,8 @@ class CellProgrammer(Block):
     busy : an OU waits to be programmed, or a check runs.
     gives_up : strobe, the array is given up. failed : it was; until the next `select` or `check`.
     checksum : result of the last check.
-    program, readback_request, readback : the crossbar's port.
+    restart : strobe, `failures` begins anew. failures : OUs that the array could not program, and the first of them.
+    program, program_failed, readback_request, readback : the crossbar's port.
     """
 
     select: In(tile.pair_select)
@@ -54,7 +55,11 @@ class CellProgrammer(Block):
     gives_up: Out(1)
     failed: Out(1)
     checksum: Out(tile.WORD)
+    restart: In(1)
+    failures: Out(tile.register_fields("CELL_FAILURES"))
+    first_failed: Out(tile.register_fields("CELL_FAILED"))
     program: Out(Stream(layouts.cell_write))
+    program_failed: In(1)
     readback_request: Out(Stream(layouts.readback_address))
     readback: In(Stream(layouts.cells))
 
@@ -96,6 +101,14 @@ class CellProgrammer(Block):
                     m.d.sync += [address.ou_row.eq(0), pair.eq(pair + 1)]
         with m.If(restart):
             m.d.sync += [address.ou_col.eq(0), address.ou_row.eq(0), word.eq(0)]
+
+        # ---- what the array says of an OU that it has programmed
+        with m.If(self.restart):
+            m.d.sync += self.failures.eq(0)
+        with m.Elif(self.program.valid & self.program.ready & self.program_failed):
+            m.d.sync += self.failures.units.eq(self.failures.units + ~self.failures.units.all())
+            with m.If(self.failures.units == 0):
+                m.d.sync += [self.first_failed[name].eq(address[name]) for name in address.shape().members]
 
         waits, waited = Signal(), Signal(range(self.limit))
         m.d.comb += self.gives_up.eq(waits & (waited == self.limit - 1))

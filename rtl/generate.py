@@ -38,6 +38,7 @@ from rtl.event_counters import EventCounters
 from rtl.event_memory import EventMemory
 from rtl.few_ones import FewOnes
 from rtl.group_precision import GroupPrecision
+from rtl.lane_test import LaneTest
 from rtl.layer_sequencer import LayerSequencer
 from rtl.loader import Loader
 from rtl.logit_memory import LogitMemory
@@ -90,6 +91,7 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "descriptor_reader": DescriptorReader,
     "descriptor_check": DescriptorCheck,
     "layer_sequencer": lambda config: LayerSequencer(config, settle_clocks=Tile.settle_clocks(config)),
+    "lane_test": LaneTest,
     "event_memory": EventMemory,
     "logit_memory": LogitMemory,
     "cell_programmer": CellProgrammer,

@@ -53,6 +53,7 @@ class CrossbarPort(wiring.Signature):
     Members beside those of `ConversionPort`
     ----------------------------------------
     program : stream of `layouts.cell_write`, writes the cells of one OU of a pair.
+    program_failed : with a transfer of `program`, a cell did not take its value; an array that does not verify says 0.
     readback_request : stream of `layouts.readback_address`, asks for the cells of one OU.
     readback : stream of `layouts.cells`, one per request, in order.
     reference_write : emulated reference levels; only digital stand-ins use it, no handshake.
@@ -63,6 +64,7 @@ class CrossbarPort(wiring.Signature):
             {
                 **_conversion_members(config),
                 "program": Out(stream.Signature(layouts.cell_write(config))),
+                "program_failed": In(1),
                 "readback_request": Out(stream.Signature(layouts.readback_address(config))),
                 "readback": In(stream.Signature(layouts.cells(config))),
                 "reference_write": Out(layouts.reference_write(config)),

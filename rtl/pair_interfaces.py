@@ -82,6 +82,8 @@ class PairCrossbarPort(wiring.Signature):
     Members beside those of `PairConversionPort`
     --------------------------------------------
     program : stream of `layouts.cell_write`, writes the cells of one OU of a pair, the same ones in every macro.
+    program_failed : with a transfer of `program`, a cell of any macro did not take its value; an array that does not
+        verify says 0.
     readback_request : stream of `layouts.readback_address`, asks for the cells of one OU of a macro.
     readback : stream of `layouts.cells`, one per request, in order.
     """
@@ -91,6 +93,7 @@ class PairCrossbarPort(wiring.Signature):
             {
                 **_conversion_members(config),
                 "program": Out(stream.Signature(layouts.cell_write(config))),
+                "program_failed": In(1),
                 "readback_request": Out(stream.Signature(layouts.readback_address(config))),
                 "readback": In(stream.Signature(layouts.cells(config))),
             }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 
 from golden_model.registers import (
     COUNTER_BITS,
@@ -10,13 +10,15 @@ from golden_model.registers import (
     REGION,
     REGION_SHIFT,
     REGISTERS,
+    PortMode,
     counters_of,
     region_entries,
 )
-from rtl import layouts
+from rtl import lane_test, layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out, Stream
 from rtl.interfaces import ActivationBus, event_read, logit_read
+from rtl.pack_layouts import all_halves
 
 
 class RegisterBank(Block):
@@ -27,9 +29,10 @@ class RegisterBank(Block):
     be), if the data has bits beyond the fields of the register or the entry of the table (descriptors
     aside), if tables, activations, cells, LAYER_COUNT or CELL_PAIRS are written or activations read while
     a network runs, if cells are touched while cells are programmed or checked, if CELL_DATA goes beyond
-    the last crossbar pair, if CELL_PAIR, CELL_PAIRS, a width or a border value is larger than the
-    hardware, or if CONTROL asks for the cell check or for start while cells are programmed or checked,
-    or for both at once. A refused read gives 0. Start while busy does nothing.
+    the last crossbar pair, if CELL_PAIR, CELL_PAIRS, a width, a border value or what a register of the test names
+    is beyond the hardware, if CONTROL asks for the cell check or for start while cells are programmed or checked,
+    or for both at once, or for start in mode DRIVEN, or if a sample of the test is asked for in another mode. A refused
+    read gives 0. Start while busy does nothing.
 
     Throughput: one access of the bus at a time, a write of the load stream a clock; those of the bus go first.
     Latency: a response follows 2 clocks after its request, 3 for a read of a memory; a write of the load stream
@@ -41,7 +44,8 @@ class RegisterBank(Block):
     loads : writes of the load stream. load_refused : strobe, the one taken in the clock before is illegal; the one
         that is taken in this clock is dropped. load_status, load_clear : register LOAD_STATUS.
     table_write : every write of a table. table_checksum : what TABLE_CHECKSUM reads.
-    control : strobes. status, cycles, checksum : what the registers of the same names read.
+    control : strobes. status, cycles, checksum, failures, first_failed : what the registers of these names read.
+    test, test_code, test_lines, test_request, test_answers : registers of the test, see `rtl.lane_test`.
     ends : strobes that set bits of IRQ_STATUS. interrupt : one that is enabled is set.
     layer_count, cell_pairs : values of LAYER_COUNT and CELL_PAIRS; reset to 0.
     cell_select, cells, cells_full : cell programming; `cells` is offered only when it is taken at once.
@@ -64,6 +68,13 @@ class RegisterBank(Block):
     interrupt: Out(1)
     cycles: In(COUNTER_BITS)
     checksum: In(tile.WORD)
+    failures: In(tile.register_fields("CELL_FAILURES"))
+    first_failed: In(tile.register_fields("CELL_FAILED"))
+    test: Out(tile.register_fields("TEST_CONTROL"))
+    test_code: Out(tile.register_fields("TEST_CODE"))
+    test_lines: Out(tile.test_lines())
+    test_request: Out(tile.test_request())
+    test_answers: In(tile.WORD)
     layer_count: Out(tile.register_fields("LAYER_COUNT")["layers"].shape)
     cell_pairs: Out(tile.register_fields("CELL_PAIRS")["pairs"].shape)
     cell_select: Out(tile.pair_select)
@@ -215,12 +226,25 @@ class RegisterBank(Block):
             "IRQ_STATUS": interrupts["pending"],
             "LOAD_STATUS": self.load_status,
             "TABLE_CHECKSUM": self.table_checksum,
+            "CELL_FAILURES": self.failures,
+            "CELL_FAILED": self.first_failed,
+            "TEST_CONTROL": self.test,
+            "TEST_CODE": self.test_code,
+            "TEST_ANSWERS": self.test_answers,
         }
         cells_idle = ~status.busy & ~status.cells_busy
-        command = Signal(tile.control())
-        m.d.comb += command.eq(request.data)
+        command, tested = Signal(tile.control()), Signal(tile.register_fields("TEST_CONTROL"))
+        sampled, driven = self.test_request, self.test.mode == PortMode.DRIVEN
+        m.d.comb += [
+            command.eq(request.data),
+            tested.eq(request.data),
+            Cat(sampled[name] for name in sampled.shape().members if name != "enable").eq(request.data),
+            self.test_lines.lines.eq(request.data),
+        ]
+        test_idle = ~status.busy & ~status.test_busy
         writable = {
-            "CONTROL": ~(command.check_cells & (~cells_idle | command.start)) & ~(command.start & status.cells_busy),
+            "CONTROL": ~(command.check_cells & (~cells_idle | command.start))
+            & ~(command.start & (status.cells_busy | driven)),
             "LAYER_COUNT": ~status.busy,
             "CELL_PAIR": cells_idle & (request.data < config.crossbar_pairs),
             "CELL_DATA": cells_idle & ~self.cells_full,
@@ -228,6 +252,18 @@ class RegisterBank(Block):
             "IRQ_ENABLE": 1,
             "IRQ_STATUS": 1,
             "LOAD_STATUS": 1,
+            "TEST_CONTROL": test_idle
+            & (tested.mode <= max(PortMode))
+            & (tested.place < (config.sample_places if config.pairs else 1))
+            & (tested.half < (all_halves(config) if config.pairs else 1))
+            & (tested.word < lane_test.answer_words(config)),
+            "TEST_CODE": ~request.data[config.converter_bits :].any(),
+            "TEST_LINES": test_idle,
+            "TEST_SAMPLE": test_idle
+            & driven
+            & (sampled.pair < config.crossbar_pairs)
+            & (sampled.ou_row < (1 if config.pairs else config.grid_rows))
+            & (sampled.ou_col < config.grid_cols),
         }
         aligned = request.address[:2] == 0
         with m.Switch(entry):
@@ -266,5 +302,13 @@ class RegisterBank(Block):
                 m.d.comb += interrupts["cleared"].eq(request.data)
             case "LOAD_STATUS":
                 m.d.comb += self.load_clear.eq(request.data)
+            case "TEST_CONTROL":
+                m.d.sync += self.test.eq(request.data)
+            case "TEST_CODE":
+                m.d.sync += self.test_code.eq(request.data)
+            case "TEST_LINES":
+                m.d.comb += self.test_lines.enable.eq(1)
+            case "TEST_SAMPLE":
+                m.d.comb += self.test_request.enable.eq(1)
             case _:
                 raise NotImplementedError(f"register {name} has no effect defined for a write")

@@ -39,8 +39,8 @@ class SearchLane(wiring.Component):
     Without `captured` the comparator must answer so early that its answer still leads to the next threshold: one
     sample, a decision a clock. Captured, the answer goes to a flip-flop, and nothing but that depends on the
     comparator. What belongs to the answer is then a register behind what belongs to the threshold, so that the two hold
-    two samples, which take turns clock by clock: each makes a decision every other clock. A captured answer that was not
-    `decided` changes nothing: the same is asked in the next turn.
+    two samples, which take turns clock by clock: each makes a decision every other clock. A captured answer that was
+    not `decided` changes nothing: the same is asked in the next turn.
 
     Latency: `value` is right in the clock of `last`, combinational from what was answered; without `captured` it holds
     until the next `start`, and in the clock of that it is still right. Throughput: one A/D operation per clock; `start`

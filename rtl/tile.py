@@ -19,11 +19,12 @@ from rtl.dynamic_precision import DynamicPrecision
 from rtl.emulated_crossbar import EmulatedCrossbar
 from rtl.event_memory import EventMemory
 from rtl.interfaces import CrossbarPort, forward
+from rtl.lane_test import LaneTest, parts_of
 from rtl.layer_sequencer import LayerSequencer
 from rtl.loader import Loader
 from rtl.logit_memory import LogitMemory
 from rtl.macro import Macro
-from rtl.pair_interfaces import PairCrossbarPort, halves_of
+from rtl.pair_interfaces import PairCrossbarPort
 from rtl.pair_macros import PairMacros
 from rtl.post_processing import PostProcessing
 from rtl.reduction import Reduction
@@ -189,6 +190,7 @@ class Tile(Block):
         m.submodules.sequencer = sequencer = LayerSequencer(config, settle_clocks=self.settle_clocks(config))
         m.submodules.activations = activations = ActivationMemory(config)
         m.submodules.logits = logits = LogitMemory(config)
+        m.submodules.test = test = LaneTest(config)
         reader, check = DescriptorReader(config), DescriptorCheck(config)
         windows = WindowGenerator(config)
         precisions = [DynamicPrecision(config) for _ in range(config.macros)]
@@ -288,9 +290,18 @@ class Tile(Block):
         wiring.connect(m, registers.activations, activations.bus)
         wiring.connect(m, registers.logits, logits.read)
         wiring.connect(m, registers.events, events.read)
-        forward(m, macro.crossbar, self.crossbar)
-        parts = halves_of(self.crossbar, config) if config.pairs else [self.crossbar]
-        m.d.comb += sequencer.sample_waits.eq(Cat(part.sample.valid & ~part.sample.ready for part in parts).any())
+        wiring.connect(m, macro.crossbar, test.macro)
+        forward(m, test.array, self.crossbar)
+        parts = parts_of(self.crossbar, config)
+        m.d.comb += [
+            test.control.eq(registers.test),
+            test.code.eq(registers.test_code),
+            test.lines.eq(registers.test_lines),
+            test.request.eq(registers.test_request),
+            registers.test_answers.eq(test.answers),
+            registers.status.test_busy.eq(test.busy),
+            sequencer.sample_waits.eq(Cat(part.sample.valid & ~part.sample.ready for part in parts).any()),
+        ]
         return m
 
     def _connect_planes(self, m: Module, macro: Macro, registers, precision, sequencer, post) -> None:
@@ -333,9 +344,10 @@ class Tile(Block):
         wiring.connect(m, programmer.program, wiring.flipped(self.crossbar.program))
         wiring.connect(m, programmer.readback_request, wiring.flipped(self.crossbar.readback_request))
         wiring.connect(m, wiring.flipped(self.crossbar.readback), programmer.readback)
+        # A register between the bus and the reset of all blocks.
+        m.d.sync += sequencer.abort.eq(registers.control.abort)
         m.d.comb += [
             sequencer.start.eq(registers.control.start),
-            sequencer.abort.eq(registers.control.abort),
             sequencer.layer_count.eq(registers.layer_count),
             registers.status.eq(sequencer.status),
             registers.status.cells_error.eq(programmer.failed),
@@ -344,6 +356,10 @@ class Tile(Block):
             self.irq.eq(registers.interrupt),
             registers.cycles.eq(sequencer.cycles),
             registers.checksum.eq(programmer.checksum),
+            registers.failures.eq(programmer.failures),
+            registers.first_failed.eq(programmer.first_failed),
+            programmer.restart.eq(registers.control.restart_checksum),
+            programmer.program_failed.eq(self.crossbar.program_failed),
             registers.cells_full.eq(programmer.full),
             programmer.select.eq(registers.cell_select),
             programmer.check.eq(registers.control.check_cells),

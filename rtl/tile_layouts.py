@@ -188,6 +188,16 @@ def ends() -> data.StructLayout:
     return register_fields("IRQ_STATUS")
 
 
+def test_request() -> data.StructLayout:
+    """With `enable`, a write of register TEST_SAMPLE."""
+    return data.StructLayout({"enable": unsigned(1), **register_fields("TEST_SAMPLE").members})
+
+
+def test_lines() -> data.StructLayout:
+    """With `enable`, a write of register TEST_LINES."""
+    return data.StructLayout({"enable": unsigned(1), **register_fields("TEST_LINES").members})
+
+
 def register_fields(name: str) -> data.StructLayout:
     """The fields of a register of `golden_model.registers` as a layout."""
     return data.StructLayout({field.name: unsigned(field.bits) for field in REGISTER[name].fields})

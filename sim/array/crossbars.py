@@ -143,6 +143,13 @@ class Array:
         for macro in range(self.hardware.macros):
             self._write(self._pair(pair, macro), (row, col), bits)
 
+    def takes(self, pair: int, row: int, col: int, cells: int) -> bool:
+        """Whether all macros can hold these cells of one OU of a pair: what programming with verification says."""
+        self._check_place(pair, row, col)
+        bits = _bits(cells, self.hardware.ou_cells).reshape(self.hardware.lanes, self.hardware.ou_rows)
+        stuck = [self._pair(pair, macro).stuck[row, col] for macro in range(self.hardware.macros)]
+        return all(np.all((one == 0) | ((one > 0) == bits)) for one in stuck)
+
     def load(self, cells: np.ndarray) -> None:
         """Program whole crossbar pairs from 0: bool (pairs, grid_rows, grid_cols, lanes, ou_rows)."""
         for pair, bits in enumerate(np.asarray(cells, dtype=bool)):

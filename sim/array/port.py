@@ -65,6 +65,11 @@ class PackedPort:
         place = unpack(self.write_layout, payload)
         self.crossbar.program(place["pair"], place["ou_row"], place["ou_col"], place["cells"])
 
+    def takes(self, payload: int) -> bool:
+        """Whether all cells of one OU can take these values."""
+        place = unpack(self.write_layout, payload)
+        return self.crossbar.takes(place["pair"], place["ou_row"], place["ou_col"], place["cells"])
+
     def readback(self, payload: int) -> int:
         """The cells of one OU."""
         place = unpack(self.address_layout, payload)

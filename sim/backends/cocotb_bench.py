@@ -120,6 +120,8 @@ class Analog:
                     dut.crossbar__readback__payload.value = pending
                 dut.crossbar__readback__valid.value = int(pending is not None)
                 dut.crossbar__readback_request__ready.value = int(pending is None)
+                written = number(dut.crossbar__program__payload) if number(dut.crossbar__program__valid) else None
+                dut.crossbar__program_failed.value = int(written is not None and not array.takes(written))
             await ReadOnly()
             for index, part in enumerate(self._parts):
                 if number(part.valid):
@@ -129,8 +131,8 @@ class Analog:
                 self._monitor.sample()  # everything has settled
             if not self._programs:
                 continue
-            if number(dut.crossbar__program__valid):
-                array.program(number(dut.crossbar__program__payload))
+            if written is not None:
+                array.program(written)
             if pending is not None:
                 if number(dut.crossbar__readback__ready):
                     pending = None

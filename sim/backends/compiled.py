@@ -209,7 +209,7 @@ def _crossbar_definitions(config: HardwareConfig) -> list[str]:
 
 
 _SAMPLE = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32), ctypes.c_uint32)
-_PROGRAM = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32))
+_PROGRAM = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_uint32))
 _READBACK = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(ctypes.c_uint32))
 
 
@@ -234,20 +234,23 @@ class _Analog:
 
         def guarded(action: Any) -> Any:
             # An exception cannot pass through C++: keep the first one, the bus raises it afterwards.
-            def call(*arguments: Any) -> None:
+            def call(*arguments: Any) -> Any:
                 if self.error is None:
                     try:
-                        action(*arguments)
+                        return action(*arguments)
                     except Exception as error:
                         self.error = error
+                return 0
 
             return call
 
         def take(part: int, payload: Any, step: int) -> None:
             array.sample(part, _integer(payload, array.shape.sample), step)
 
-        def program(payload: Any) -> None:
-            array.program(_integer(payload, array.write_layout))
+        def program(payload: Any) -> int:
+            word = _integer(payload, array.write_layout)
+            array.program(word)
+            return not array.takes(word)
 
         def readback(payload: Any, cells: Any) -> None:
             word = array.readback(_integer(payload, array.address_layout))

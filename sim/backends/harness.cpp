@@ -53,7 +53,7 @@ void set_words(Port& port, const uint32_t* words) {
 
 struct Model {
     void (*sample)(uint32_t part, const uint32_t* payload, uint32_t step);
-    void (*program)(const uint32_t* payload);
+    int (*program)(const uint32_t* payload);  // whether a cell did not take its value
     void (*readback)(const uint32_t* payload, uint32_t* cells);
     const double* held;    // [PARTS][PLACES][CONVERTERS] counts
     const double* limits;  // [steps][1 << CODE_BITS] counts; a comparator answers held >= limit
@@ -213,7 +213,10 @@ struct Simulation {
         if (top->ANALOG(program___05Fvalid)) {
             std::vector<uint32_t> cells(PROGRAM_WORDS);
             for (int i = 0; i < PROGRAM_WORDS; i++) cells[i] = word_of(top->ANALOG(program___05Fpayload), i);
-            model.program(cells.data());
+            if (model.program(cells.data())) {
+                top->ANALOG(program_failed) = 1;
+                top->eval();
+            }
         }
         // Applied after the edge, as a registered answer would be.
         if (top->ANALOG(readback___05Fvalid)) {
@@ -229,6 +232,7 @@ struct Simulation {
     std::vector<uint32_t> cells_read;
 
     void answer_readback() {
+        top->ANALOG(program_failed) = 0;
         top->ANALOG(readback___05Fvalid) = readback_due;
         top->ANALOG(readback_request___05Fready) = !readback_due;
         if (readback_due) set_words(top->ANALOG(readback___05Fpayload), cells_read.data());

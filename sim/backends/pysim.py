@@ -148,6 +148,10 @@ def crossbar_processes(port: Any, crossbar: Crossbar | PairCrossbar) -> list[Cal
             if valid:
                 array.program(word)
 
+    async def verifier(ctx: Any) -> None:
+        async for valid, word in ctx.changed(port.program.valid, Value.cast(port.program.payload)):
+            ctx.set(port.program_failed, valid and not array.takes(word))
+
     async def reader(ctx: Any) -> None:
         request, response = port.readback_request, port.readback
         ctx.set(request.ready, 1)
@@ -165,7 +169,7 @@ def crossbar_processes(port: Any, crossbar: Crossbar | PairCrossbar) -> list[Cal
                 ctx.set(request.ready, 0)
                 pending = True
 
-    return [*processes, programmer, reader]
+    return [*processes, programmer, verifier, reader]
 
 
 def _part_processes(part: Any, array: PackedPort, number: int, layer: Any) -> list[Callable[[Any], Coroutine]]:

@@ -44,13 +44,20 @@ class DeviceError(RuntimeError):
 
 
 class ChecksumError(DeviceError):
-    """The cells read back are not those that were programmed (`expected`, `found`)."""
+    """The cells read back are not those that were programmed (`expected`, `found`).
 
-    def __init__(self, expected: int, found: int):
-        self.expected, self.found = expected, found
+    failures : operation units of which the array said that a cell did not take its value; `first` is the first of them.
+    """
+
+    def __init__(self, expected: int, found: int, failures: int = 0, first: dict[str, int] | None = None):
+        self.expected, self.found, self.failures, self.first = expected, found, failures, first
+        told = "the array reported no cell that did not take its value"
+        if failures and first:
+            place = f"OU row {first['ou_row']}, OU column {first['ou_col']} of crossbar pair {first['pair']}"
+            told = f"cells of {failures} operation units did not take their values, the first in {place}"
         super().__init__(
             f"the cells read back have CRC-32 0x{found:08X}, those programmed have 0x{expected:08X}: "
-            "the crossbars do not hold what was written"
+            f"the crossbars do not hold what was written; {told}"
         )
 
 
@@ -157,7 +164,8 @@ class Driver:
         wanted = cells_checksum(words, self.hardware)
         found = await self.cell_checksum(pairs)
         if found != wanted:
-            raise ChecksumError(wanted, found)
+            failures = (await self.read_register("CELL_FAILURES"))["units"]
+            raise ChecksumError(wanted, found, failures, await self.read_register("CELL_FAILED"))
 
     async def _write_cells(self, words: list[int]) -> None:
         """Write words of cells; those refused because the array still programs the OU before are repeated."""

@@ -147,6 +147,11 @@ def test_every_sample_is_given_its_own_value_once_by_comparators_that_need_not_d
 def test_wrong_block_is_refuted(block, correct, wrong, refutation):
     broken = {"lane" if block is PairLane else "places": mutant(block, correct, wrong)}
     spec = PlacesSpec(
-        SearchMode.OUTWARD, adc_bits=3, ou_rows=4, sample_places=2, comparator_valid=int("decided." in correct), **broken
+        SearchMode.OUTWARD,
+        adc_bits=3,
+        ou_rows=4,
+        sample_places=2,
+        comparator_valid=int("decided." in correct),
+        **broken,
     )
     refutation(spec, block.__name__, f"`{wrong}`", bound(16))

@@ -10,7 +10,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
 from golden_model.config import TINY, HardwareConfig
-from golden_model.registers import IDENTITY, REGION, REGION_SHIFT, REGISTER, counters_of, region_entries
+from golden_model.registers import IDENTITY, REGION, REGION_SHIFT, REGISTER, PortMode, counters_of, region_entries
 from rtl.cell_programmer import CellProgrammer
 from rtl.loader import Loader
 from rtl.register_bank import RegisterBank
@@ -145,7 +145,19 @@ class BankSpec(wiring.Component):
         with m.If(does_register & self._is(request, "IRQ_ENABLE")):
             m.d.sync += enabled.eq(data)
         m.d.comb += Assert(bank.interrupt == (told & enabled).any())
-        for name, port in (("LAYER_COUNT", bank.layer_count), ("CELL_PAIRS", bank.cell_pairs)):
+        lines, asked = bank.test_lines, bank.test_request
+        m.d.comb += [
+            Assert(lines.enable == (does_register & self._is(request, "TEST_LINES"))),
+            Assert(~lines.enable | (lines.lines == data)),
+            Assert(asked.enable == (does_register & self._is(request, "TEST_SAMPLE"))),
+            Assert(~asked.enable | (Cat(asked.pair, asked.ou_row, asked.ou_col) == data)),
+        ]
+        for name, port in (
+            ("LAYER_COUNT", bank.layer_count),
+            ("CELL_PAIRS", bank.cell_pairs),
+            ("TEST_CONTROL", bank.test.as_value()),
+            ("TEST_CODE", bank.test_code.as_value()),
+        ):
             last_written = Signal(len(port), name=f"last_{name.lower()}")
             with m.If(does_register & self._is(request, name)):
                 m.d.sync += last_written.eq(data)
@@ -194,11 +206,19 @@ class BankSpec(wiring.Component):
             "IRQ_STATUS": self.told,
             "LOAD_STATUS": bank.load_status.as_value(),
             "TABLE_CHECKSUM": bank.table_checksum,
+            "CELL_FAILURES": bank.failures.as_value(),
+            "CELL_FAILED": bank.first_failed.as_value(),
+            "TEST_CONTROL": bank.test.as_value(),
+            "TEST_CODE": bank.test_code.as_value(),
+            "TEST_ANSWERS": bank.test_answers,
         }
+        free = ~status.busy & ~status.test_busy
+        parts, places = (2 * config.macros, config.sample_places) if config.pairs else (1, 1)
+        rows = 1 if config.pairs else config.grid_rows
         writable = {
             "CONTROL": (data < 16)
             & (~data[2] | (no_cells & ~data[0]))  # check_cells
-            & (~data[0] | ~status.cells_busy),  # start
+            & (~data[0] | (~status.cells_busy & (bank.test.mode != PortMode.DRIVEN))),  # start
             "LAYER_COUNT": (data < 1 << 16) & ~status.busy,
             "CELL_PAIR": (data < config.crossbar_pairs) & no_cells,
             "CELL_DATA": no_cells & ~bank.cells_full,
@@ -206,6 +226,19 @@ class BankSpec(wiring.Component):
             "IRQ_ENABLE": data < 4,
             "IRQ_STATUS": data < 4,
             "LOAD_STATUS": data < 4,
+            "TEST_CONTROL": free
+            & (data < 1 << 15)
+            & (data[:2] < 3)
+            & (data[3:7] < places)
+            & (data[7:12] < parts)
+            & (data[12:15] == 0),
+            "TEST_CODE": data < 1 << config.converter_bits,
+            "TEST_LINES": free,
+            "TEST_SAMPLE": free
+            & (bank.test.mode == PortMode.DRIVEN)
+            & (data[:16] < config.crossbar_pairs)
+            & (data[16:24] < rows)
+            & (data[24:] < config.grid_cols),
         }
         legal, value = Signal(name="register_legal"), Signal(32, name="register_value")
         assert set(values) == {name for name, register in REGISTER.items() if register.access != "w"}

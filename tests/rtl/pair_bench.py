@@ -341,9 +341,7 @@ def run(
         if rig is None:
             stall, undecided, seed = cases[0].sample_stall, cases[0].undecided, cases[0].seed + half
             background.append(
-                behavioural_array(
-                    port, hardware, cells, sampled[half], stall=stall, undecided=undecided, seed=seed
-                )
+                behavioural_array(port, hardware, cells, sampled[half], stall=stall, undecided=undecided, seed=seed)
             )
     simulate(made.top, control, background=background, processes=made.processes, limit=limit)
     return results

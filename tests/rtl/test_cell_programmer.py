@@ -57,6 +57,35 @@ def test_words_become_units_in_programming_order(hardware, stall, first):
     assert [g["cells"] for g in got] == [sum(w << 32 * i for i, w in enumerate(unit)) & mask for unit in words]
 
 
+def test_units_that_the_array_could_not_program_are_counted_and_the_first_one_is_named():
+    dut = CellProgrammer(ODD)
+    places = _places(ODD, 1)
+    wrong = {3, 4, 9}
+
+    async def host(ctx):
+        put(ctx, dut.select, {"enable": 1, "pair": 1})
+        await ctx.tick()
+        put(ctx, dut.select, {"enable": 0, "pair": 0})
+        await send(ctx, dut.cells, [0] * ODD.cell_words * len(places))
+        await ctx.tick()
+        assert ctx.get(dut.failures.units) == len(wrong)
+        first = dut.first_failed
+        assert (ctx.get(first.pair), ctx.get(first.ou_row), ctx.get(first.ou_col)) == places[3]
+        await strobe(ctx, dut.restart)
+        assert ctx.get(dut.failures.units) == 0
+
+    async def crossbar(ctx):
+        for unit in range(len(places)):
+            ctx.set(dut.program_failed, 1)  # while the array still works it says nothing
+            await ctx.tick().until(dut.program.valid)
+            ctx.set(dut.program_failed, unit in wrong)
+            ctx.set(dut.program.ready, 1)
+            await ctx.tick()
+            ctx.set(dut.program.ready, 0)
+
+    simulate(dut, host, background=[crossbar], limit=20_000)
+
+
 @pytest.mark.parametrize("hardware", [TINY, ODD, MACROS], ids=["tiny", "odd", "macros"])
 @pytest.mark.parametrize("pairs", [0, 1, 3])
 @pytest.mark.parametrize("stall", [0.0, 0.5])

@@ -33,6 +33,7 @@ class ErrorCode(IntEnum):
     LAYER_GEOMETRY = 3  # a size, a base address or a width outside the hardware configuration
     UNSUPPORTED = 4  # a kind of step that this hardware does not have
     ABORTED = 5  # stopped by CONTROL.abort
+    TABLE = 6  # an entry of PROGRAM, WIDTHS, BIAS, MULTIPLIERS or PADS has lost its parity
 
 
 class PortMode(IntEnum):

@@ -9,7 +9,8 @@ from amaranth.lib.memory import Memory
 from golden_model.config import bits_for
 from rtl import layouts
 from rtl.block import Block, In, Out
-from rtl.interfaces import OuLists, connect_write
+from rtl.interfaces import OuLists
+from rtl.table import Table
 
 
 class AddressGenerator(Block):
@@ -37,6 +38,7 @@ class AddressGenerator(Block):
     lists : what the generator found, see `OuLists`.
     out_of_range : from the clock after such a plane was found: the layer needs more crossbar pairs than there
         are. It depends on the settings and the width table only, not on the input.
+    table_error : strobe, a width has lost its parity.
     """
 
     settings: In(layouts.layer_settings)
@@ -44,6 +46,7 @@ class AddressGenerator(Block):
     start: In(1)
     lists: Out(OuLists)
     out_of_range: Out(1)
+    table_error: Out(1)
 
     def _place(self) -> data.StructLayout:
         """A place that may lie behind the last pair, by at most what one block needs."""
@@ -75,16 +78,20 @@ class AddressGenerator(Block):
     def _width_table(self, m: Module) -> Signal:
         """The width table, read one entry ahead; returns the entry to expand."""
         config = self.config
-        m.submodules.widths = widths = Memory(shape=layouts.WIDTH_BITS, depth=config.width_entries, init=[])
-        connect_write(m, widths, self.width_write)
-        read = widths.read_port()
+        m.submodules.widths = widths = Table(self.width_write.shape(), config.width_entries)
+        read = widths.read
         entry = Signal(layouts.width_address(config))
         self._expand = Signal()  # an entry is used up in this clock
+        m.d.comb += [
+            widths.write.eq(self.width_write),
+            read.enable.eq(1),
+            self.table_error.eq(self._expand & widths.wrong),
+        ]
         with m.If(self.start):
-            m.d.comb += read.addr.eq(self.settings.width_base)
+            m.d.comb += read.address.eq(self.settings.width_base)
         with m.Else():
-            m.d.comb += read.addr.eq(entry + self._expand)
-        m.d.sync += entry.eq(read.addr)
+            m.d.comb += read.address.eq(entry + self._expand)
+        m.d.sync += entry.eq(read.address)
         width = Signal(bits_for(config.weight_bits), name="width")
         m.d.comb += width.eq(read.data)
         return width

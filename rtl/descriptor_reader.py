@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal, unsigned
-from amaranth.lib import memory
+from amaranth.hdl import Cat, Module, Signal
 
 from golden_model.config import HardwareConfig
 from golden_model.registers import DESCRIPTOR_STRIDE, descriptor_layout, descriptor_words
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out
-from rtl.interfaces import connect_write
+from rtl.table import Table
 
 
 class DescriptorReader(Block):
@@ -21,13 +20,14 @@ class DescriptorReader(Block):
 
     Members
     -------
-    start : strobe; `layer` must hold until `done`. done : strobe.
+    start : strobe; `layer` must hold until `done`. done : strobe. table_error : strobe, a word has lost its parity.
     settings : the descriptor read last.
     program_write : write port of program memory; between runs.
     """
 
     start: In(1)
     done: Out(1)
+    table_error: Out(1)
     layer: In(layouts.layer_index)
     settings: Out(layouts.layer_settings)
     program_write: In(tile.program_write)
@@ -40,16 +40,16 @@ class DescriptorReader(Block):
     def elaborate(self, platform):
         m = Module()
         count = descriptor_words(self.config)
-        m.submodules.program = program = memory.Memory(
-            shape=unsigned(tile.WORD), depth=self.config.max_layers * DESCRIPTOR_STRIDE, init=[]
-        )
-        connect_write(m, program, self.program_write)
-        read = program.read_port()
+        program = Table(self.program_write.shape(), self.config.max_layers * DESCRIPTOR_STRIDE)
+        m.submodules.program = program
+        read = program.read
         word, arrived_word = Signal(range(DESCRIPTOR_STRIDE)), Signal(range(DESCRIPTOR_STRIDE))
         reading, arrived = Signal(), Signal()
         m.d.comb += [
-            read.en.eq(reading),
-            read.addr.eq(Cat(word, self.layer)),
+            program.write.eq(self.program_write),
+            read.enable.eq(reading),
+            read.address.eq(Cat(word, self.layer)),
+            self.table_error.eq(arrived & program.wrong),
         ]
         with m.If(self.start):
             m.d.sync += [reading.eq(1), word.eq(0)]

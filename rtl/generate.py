@@ -22,7 +22,7 @@ from amaranth.lib.wiring import In
 from golden_model.command import Json, Preset, command, results_console, table_of
 from golden_model.config import PRESETS, HardwareConfig, read_hardware
 from golden_model.files import printable, write_json, write_text
-from rtl import c_header, register_map, sheets
+from rtl import c_header, layouts, register_map, sheets
 from rtl.activation_memory import ActivationMemory
 from rtl.address_generator import AddressGenerator
 from rtl.axi_lite import AxiLite
@@ -63,6 +63,7 @@ from rtl.search_begin import SearchBegin
 from rtl.search_lane import SearchLane
 from rtl.search_settings import SearchSettings
 from rtl.system import System
+from rtl.table import Table
 from rtl.tile import Tile
 from rtl.trq_sar import TrqSar
 from rtl.trq_settings import TrqSettings
@@ -92,6 +93,7 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "descriptor_check": DescriptorCheck,
     "layer_sequencer": lambda config: LayerSequencer(config, settle_clocks=Tile.settle_clocks(config)),
     "lane_test": LaneTest,
+    "table": lambda config: Table(layouts.width_write(config), config.width_entries),
     "event_memory": EventMemory,
     "logit_memory": LogitMemory,
     "cell_programmer": CellProgrammer,

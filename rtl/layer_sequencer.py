@@ -47,6 +47,7 @@ class LayerSequencer(Block):
     flush : strobe, every other block must return to its reset state.
     element : the running step has no crossbars; valid from `check_done` on.
     placement_error : the planes of the running step reach beyond the last crossbar pair.
+    table_error : strobe, an entry of a table that was used has lost its parity; ignored when idle.
     window_loaded : the window can be converted. place : where the window lies that was loaded last.
     post_place : where the one lies that is post-processed. layer_ready : the macro's tables are built (pair machine).
     layer_start, window counters and the pairs of strobes: see the block that each names.
@@ -80,6 +81,7 @@ class LayerSequencer(Block):
     window_start: Out(1)
     window_done: In(1)
     placement_error: In(1)
+    table_error: In(1)
     post_start: Out(1)
     post_done: In(1)
     # events
@@ -98,11 +100,13 @@ class LayerSequencer(Block):
         status, count = self.status, self.layer_count
         run_end, error = Signal(), Signal.like(status.error)
         # Why the run ends, in the clock that says so and while it waits for the array.
-        cause, kept, waited = Signal.like(error), Signal.like(error), Signal(range(self.limit + 1))
+        cause, new, kept = (Signal.like(error, name=name) for name in ("cause", "new", "kept"))
+        waited = Signal(range(self.limit + 1))
         m.d.comb += [
             self.layer.eq(status.layer),
             run_end.eq(self.events_stored & (status.layer + 1 == count)),
-            cause.eq(Mux(kept != ErrorCode.NONE, kept, Mux(self.abort, ErrorCode.ABORTED, error))),
+            cause.eq(Mux(kept != ErrorCode.NONE, kept, new)),
+            new.eq(Mux(self.abort, ErrorCode.ABORTED, Mux(self.table_error, ErrorCode.TABLE, error))),
             self.flush.eq(status.busy & (cause != ErrorCode.NONE) & (~self.sample_waits | (waited == self.limit))),
         ]
         with m.If(status.busy & (cause != ErrorCode.NONE) & ~self.flush):

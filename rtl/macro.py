@@ -45,6 +45,7 @@ class Macro(Block):
     overflow : sticky, a partial sum did not fit `accumulator_bits` and was saturated.
     configuration_error : 1 from the clock after illegal A/D registers (system.md §4.1) are on `settings`
         for as long as they are there; sticky if a window was started with them.
+    table_error : strobe, a width has lost its parity.
     placement_error : the planes of the window's layer reach beyond the last crossbar pair. None of those is sampled
         and `window_done` never comes; the macro must be reset.
     trace : one strobe per OU activation, in order, in the clock after its last A/D operation.
@@ -65,6 +66,7 @@ class Macro(Block):
     overflow: Out(1)
     configuration_error: Out(1)
     placement_error: Out(1)
+    table_error: Out(1)
     trace: Out(layouts.trace)
 
     #: Clocks of a window beside expansion and conversion: reading the first width, then decoding, adding
@@ -97,6 +99,7 @@ class Macro(Block):
             addresses.width_write.eq(self.width_write),
             addresses.start.eq(start),
             self.placement_error.eq(addresses.out_of_range),
+            self.table_error.eq(addresses.table_error),
             scheduler.settings.eq(settings),
             scheduler.start.eq(start),
             # crossbar

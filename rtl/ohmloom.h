@@ -147,6 +147,7 @@
 #define OHM_ERROR_LAYER_GEOMETRY 3
 #define OHM_ERROR_UNSUPPORTED 4
 #define OHM_ERROR_ABORTED 5
+#define OHM_ERROR_TABLE 6
 
 /* Entry i of a memory is at its address + 4 * i. */
 #define OHM_PROGRAM 0x1000000u

@@ -10,6 +10,7 @@ from golden_model.config import HardwareConfig, bits_for
 from rtl import layouts
 from rtl import pack_layouts as packs
 from rtl.block import Block, In, Out
+from rtl.table import Table
 
 
 class Activity(enum.Enum, shape=unsigned(3)):
@@ -77,6 +78,7 @@ class PackBuilder(Block):
     last_pack, last_size : index of the layer's last pack, and its segments. first_pairs : first pair of each half
         that has groups.
     out_of_range : the layer needs more crossbar pairs than there are, and `built` never comes. Cleared by `start`.
+    table_error : strobe, a width has lost its parity.
     """
 
     settings: In(layouts.layer_settings)
@@ -88,6 +90,7 @@ class PackBuilder(Block):
     last_size: Out(packs.pack_size)
     first_pairs: Out(packs.halves_of(layouts.pair_index))
     out_of_range: Out(1)
+    table_error: Out(1)
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -148,18 +151,17 @@ class PackBuilder(Block):
         width, column_read, column_done = Signal(bits_for(config.weight_bits)), Signal(), Signal()
 
         # In a clock, ask for the width of a segment and take that of the segment before it.
-        m.submodules.widths = widths = Memory(shape=layouts.WIDTH_BITS, depth=config.width_entries, init=[])
-        write, read = widths.write_port(), widths.read_port()
+        m.submodules.widths = widths = Table(self.width_write.shape(), config.width_entries)
         m.d.comb += [
-            write.en.eq(self.width_write.enable),
-            write.addr.eq(self.width_write.address),
-            write.data.eq(self.width_write.data),
-            read.addr.eq(entry),
-            width.eq(Mux(asked == 0, 0, read.data)),
+            widths.write.eq(self.width_write),
+            widths.read.enable.eq(1),
+            widths.read.address.eq(entry),
+            width.eq(Mux(asked == 0, 0, widths.read.data)),
             column_read.eq(asked == Mux(activity == Activity.COUNT, settings.segments, self.last_size)),
             last_column.eq(column + 1 == settings.block_cols),
         ]
         with m.If((activity == Activity.COUNT) | (activity == Activity.READ)):
+            m.d.comb += self.table_error.eq((asked != 0) & widths.wrong)
             m.d.sync += asked.eq(Mux(column_read, 0, asked + 1))
             with m.If(~column_read):
                 m.d.sync += entry.eq(entry + settings.block_cols)

@@ -46,6 +46,7 @@ class PairMacros(Block):
     overflow : sticky, a partial sum did not fit `accumulator_bits` and was saturated.
     configuration_error : 1 from the clock after illegal A/D registers for as long as they are there; sticky if a window
         was started with them.
+    table_error : strobe, a width has lost its parity.
     placement_error : the layer needs more crossbar pairs than a macro has. `layer_ready` never comes.
     """
 
@@ -71,6 +72,7 @@ class PairMacros(Block):
     overflow: Out(1)
     configuration_error: Out(1)
     placement_error: Out(1)
+    table_error: Out(1)
 
     def __init__(self, config: HardwareConfig):
         segments = In(Stream(layouts.segment))
@@ -100,6 +102,7 @@ class PairMacros(Block):
             *(tables[name].eq(getattr(builder, name)) for name in tables.shape().members),
             self.layer_ready.eq(builder.built),
             self.placement_error.eq(builder.out_of_range),
+            self.table_error.eq(builder.table_error),
             self.window_filled.eq((filled | ~self.filling).all()),
             self.window_done.eq(done.any() & (done | ~unfinished).all()),
             self.crossbar.layer.eq(self.layer),

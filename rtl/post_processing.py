@@ -10,8 +10,8 @@ from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.bit_count import bit_count
 from rtl.block import Block, In, Out
-from rtl.interfaces import connect_write
 from rtl.requantisation import Requantisation
+from rtl.table import Table
 
 
 class PostProcessing(Block):
@@ -43,6 +43,7 @@ class PostProcessing(Block):
     residual_request, residuals : crossbar step: the next channel's residuals, answered in the next clock.
     bias_write, multiplier_write : write ports of the channel tables; between runs.
     store, logits : where results go. done : strobe.
+    table_error : strobe, a bias or multiplier has lost its parity.
     overflow : sticky, a logit was saturated. clear : strobe, clears it.
     """
 
@@ -62,6 +63,7 @@ class PostProcessing(Block):
     store: Out(tile.activation_write)
     logits: Out(tile.logit_write)
     done: Out(1)
+    table_error: Out(1)
     overflow: Out(1)
     clear: In(1)
 
@@ -74,7 +76,7 @@ class PostProcessing(Block):
         m = Module()
         config, settings = self.config, self.settings
         element = layouts.is_element(settings)
-        bias_port, multiplier_port = self._channel_tables(m)
+        biases, multipliers = self._channel_tables(m)
 
         # ---- step 0: walk the channels of a crossbar step; read their sums and their tables
         active, channel_last = Signal(), Signal()
@@ -85,10 +87,8 @@ class PostProcessing(Block):
             channel_last.eq(channel + 1 == settings.outputs),
             self.residual_request.eq(active),
             self.sums_taken.eq(active & (column_last | channel_last)),
-            bias_port.en.eq(active),
-            bias_port.addr.eq(entry),
-            multiplier_port.en.eq(active),
-            multiplier_port.addr.eq(entry),
+            *(table.read.enable.eq(active) for table in (biases, multipliers)),
+            *(table.read.address.eq(entry) for table in (biases, multipliers)),
         ]
         with m.If(self.start):
             m.d.sync += [active.eq(~element), channel.eq(0), self.sums_column.eq(0), self.sums_address.eq(0)]
@@ -121,8 +121,9 @@ class PostProcessing(Block):
         # ---- steps 1 to 5, on the pair machine 6: the value of every macro
         bias, multiplier = Signal(signed(tile.WORD)), Signal(tile.MULTIPLIER_BITS)
         m.d.comb += [
-            bias.eq(Mux(element, Mux(settings.last, settings.offset_low.as_signed(), 0), bias_port.data)),
-            multiplier.eq(Mux(element, settings.multiplier, multiplier_port.data)),
+            bias.eq(Mux(element, Mux(settings.last, settings.offset_low.as_signed(), 0), biases.read.data)),
+            multiplier.eq(Mux(element, settings.multiplier, multipliers.read.data)),
+            self.table_error.eq(walked & (biases.wrong | multipliers.wrong)),
         ]
         values = [Requantisation(config) for _ in range(config.macros)]
         for macro, (value, reduced) in enumerate(zip(values, self.reduced, strict=True)):
@@ -181,13 +182,10 @@ class PostProcessing(Block):
             m.d.sync += address.eq(address + settings.out_plane)
         return m
 
-    def _channel_tables(self, m: Module):
-        """Bias and multiplier of every channel of every crossbar step; returns their read ports."""
+    def _channel_tables(self, m: Module) -> tuple[Table, Table]:
+        """Bias and multiplier of every channel of every crossbar step."""
         depth = self.config.channel_entries
-        m.submodules.biases = biases = memory.Memory(shape=signed(tile.WORD), depth=depth, init=[])
-        m.submodules.multipliers = multipliers = memory.Memory(
-            shape=unsigned(tile.MULTIPLIER_BITS), depth=depth, init=[]
-        )
-        connect_write(m, biases, self.bias_write)
-        connect_write(m, multipliers, self.multiplier_write)
-        return biases.read_port(), multipliers.read_port()
+        m.submodules.biases = biases = Table(self.bias_write.shape(), depth)
+        m.submodules.multipliers = multipliers = Table(self.multiplier_write.shape(), depth)
+        m.d.comb += [biases.write.eq(self.bias_write), multipliers.write.eq(self.multiplier_write)]
+        return biases, multipliers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal
 
 from golden_model.registers import (
     COUNTER_BITS,
@@ -234,11 +234,12 @@ class RegisterBank(Block):
         }
         cells_idle = ~status.busy & ~status.cells_busy
         command, tested = Signal(tile.control()), Signal(tile.register_fields("TEST_CONTROL"))
-        sampled, driven = self.test_request, self.test.mode == PortMode.DRIVEN
+        sampled, driven = Signal(tile.register_fields("TEST_SAMPLE")), self.test.mode == PortMode.DRIVEN
         m.d.comb += [
             command.eq(request.data),
             tested.eq(request.data),
-            Cat(sampled[name] for name in sampled.shape().members if name != "enable").eq(request.data),
+            sampled.eq(request.data),
+            *(self.test_request[name].eq(sampled[name]) for name in sampled.shape().members),
             self.test_lines.lines.eq(request.data),
         ]
         test_idle = ~status.busy & ~status.test_busy

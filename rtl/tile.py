@@ -229,6 +229,7 @@ class Tile(Block):
             self._connect_pairs(m, macro, sequencer, settings, windows.place, precisions, post)
         else:
             self._connect_planes(m, macro, registers, precisions[0], sequencer, post)
+        m.d.sync += sequencer.table_error.eq(Cat(block.table_error for block in (reader, windows, macro, post)).any())
         m.d.comb += [
             # tables
             reader.program_write.eq(registers.program_write),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
-from amaranth.lib import memory
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Shape, Signal, Value, signed
 
 from golden_model.config import bits_for
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.bit_count import bit_count
 from rtl.block import Block, In, Out
-from rtl.interfaces import activation_read, connect_write
+from rtl.interfaces import activation_read
+from rtl.table import Table
 
 
 class WindowGenerator(Block):
@@ -42,6 +42,7 @@ class WindowGenerator(Block):
     start : strobe, generate the next window, or round of windows.
     read : the activation memory.
     bytes : the activations of every macro's window; there is no ready. Of a macro without a window none are used.
+    table_error : strobe, a border value has lost its parity.
     residual_request : strobe, the residuals of the present channel are to be read in this clock.
     place : where the windows lie; of those started last.
     pad_write : write port of the pad table; between runs.
@@ -54,6 +55,7 @@ class WindowGenerator(Block):
     start: In(1)
     read: Out(activation_read)
     bytes: Out(tile.of_macros(tile.window_bytes))
+    table_error: Out(1)
     residual_request: Out(1)
     place: Out(tile.window_place)
     pad_write: In(tile.pad_write)
@@ -131,9 +133,7 @@ class WindowGenerator(Block):
         config, settings = self.config, self.settings
         element = layouts.is_element(settings)
         coordinate, address_shape = self._coordinate(), layouts.activation_address(config)
-        m.submodules.pads = pads = memory.Memory(shape=unsigned(tile.BYTE), depth=config.pad_entries, init=[])
-        connect_write(m, pads, self.pad_write)
-        pad_port = pads.read_port()
+        m.submodules.pads = pads = Table(self.pad_write.shape(), config.pad_entries)
 
         # ---- where the walk is
         active, leaves_out = Signal(), Signal()  # leaves_out : this clock belongs to the residual
@@ -194,13 +194,16 @@ class WindowGenerator(Block):
 
         # ---- the bytes, one clock after their address
         from_map = Signal.like(inside)
-        border = Mux(settings.pad_enable, pad_port.data, settings.pad_value)
+        border, pad_arrives = Mux(settings.pad_enable, pads.read.data, settings.pad_value), Signal()
+        m.d.sync += pad_arrives.eq(pads.read.enable)
         m.d.comb += [
             needed.eq(Mux(self.place.active == 1, used, used.any().replicate(len(needed)))),
             self.read.enable.eq((needed & inside).any()),
             self.read.address.eq(row + x),
-            pad_port.en.eq((needed & ~inside).any()),
-            pad_port.addr.eq(pad_address),
+            pads.write.eq(self.pad_write),
+            pads.read.enable.eq((needed & ~inside).any() & settings.pad_enable),
+            pads.read.address.eq(pad_address),
+            self.table_error.eq(pad_arrives & pads.wrong),
         ]
         m.d.sync += from_map.eq(inside)
         fetched = [Mux(here, value, border) for here, value in zip(from_map, self.read.data, strict=True)]

@@ -137,7 +137,7 @@ def test_without_the_reset_of_an_abort_it_is_not(refutation):
 @pytest.mark.parametrize(
     ("correct", "wrong"),
     [
-        ("Mux(self.abort, ErrorCode.ABORTED, error)", "error"),
+        ("Mux(self.abort, ErrorCode.ABORTED, Mux(self.table_error, ErrorCode.TABLE, error))", "error"),
         ("(~self.sample_waits | (waited == self.limit))", "~self.sample_waits"),
         ("(~self.sample_waits | (waited == self.limit))", "(waited == self.limit)"),
         ("status.layer.eq(0), self.cycles.eq(0)", "self.cycles.eq(0)"),

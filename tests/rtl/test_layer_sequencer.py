@@ -150,7 +150,7 @@ class Others:
 
 
 def _status(error: ErrorCode = ErrorCode.NONE, **values: int) -> dict[str, int]:
-    cells = {"cells_busy": 0, "cells_error": 0}
+    cells = {"cells_busy": 0, "cells_error": 0, "test_busy": 0}
     return {"busy": 0, "done": 0, "error": int(error), "layer": 0, "overflow": 0, **cells} | values
 
 

@@ -1,7 +1,8 @@
-"""The register map as a C header, from the one table in `golden_model.registers` (rtl/ohmloom.h)."""
+"""The register map as a C header, from the one table in `golden_model.registers` (rtl/ohmloom.h), and for Verilog."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from golden_model.registers import (
@@ -56,3 +57,10 @@ def render() -> str:
     lines += [_define("EVENTS_ENTRY(step, counter)", f"(((step) * {COUNTERS_PER_LAYER}u + (counter)) * 2u)")]
     lines += [_define(f"EVENT_{name.upper()}", str(index)) for index, (name, _) in enumerate(EVENT_COUNTERS)]
     return "\n".join([*lines, "", "#endif", ""])
+
+
+def render_verilog() -> str:
+    """The same for Verilog, as macros."""
+    text = re.sub(r"\b0x([0-9A-F]+)u\b", r"32'h\1", render())
+    text = re.sub(r"\b(\d+)u\b", r"\1", text)
+    return re.sub(r"^#(?=ifndef|define|endif)", "`", text, flags=re.MULTILINE)

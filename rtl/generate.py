@@ -220,7 +220,8 @@ console = results_console(140)
 
 
 def _registers(path: Path, check: bool) -> bool:
-    text = (c_header if path.suffix == ".h" else register_map).render()
+    renderers = {".h": c_header.render, ".vh": c_header.render_verilog}
+    text = renderers.get(path.suffix, register_map.render)()
     if not check:
         write_text(path, text)
         return True
@@ -259,7 +260,10 @@ def app(
     ] = True,
     list_blocks: Annotated[bool, typer.Option("--list", help="list the blocks, write nothing")] = False,
     registers: Annotated[
-        Path | None, typer.Option(help="write the register map to this file, in C if it ends in .h, nothing else")
+        Path | None,
+        typer.Option(
+            help="write the register map to this file, in C if it ends in .h, in Verilog if in .vh, nothing else"
+        ),
     ] = None,
     sheets_of: Annotated[
         Path | None, typer.Option("--sheets", help="write a sheet of every block into this directory, nothing else")

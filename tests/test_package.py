@@ -1,9 +1,14 @@
-"""What is installed: ranges of pyproject.toml, pins of constraints.txt."""
+"""What is installed: ranges of pyproject.toml, pins of constraints.txt, the wheel."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -11,6 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+import golden_model
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -73,3 +80,48 @@ def test_every_dependency_has_its_reason_beside_it():
     for line in (ROOT / "pyproject.toml").read_text("utf-8").splitlines():
         if re.match(r'  "(?!ohmloom)[\w.\-\[\]]+[>=]', line) and '"pytest>' not in line:
             assert re.search(r'",\s+# \w+', line), line
+
+
+# ---- the wheel ----------------------------------------------------------------------------------
+PACKAGES = ("golden_model", "rtl", "quant", "sim")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, of a copy of the sources: a build leaves files beside them."""
+    source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for package in (*PACKAGES, "tests"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(made)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, timeout=300)
+    return next(made.glob("*.whl"))
+
+
+def test_the_wheel_holds_every_file_of_the_packages_and_no_test(wheel):
+    files = {str(path.relative_to(ROOT)) for name in PACKAGES for path in (ROOT / name).rglob("*") if path.is_file()}
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert held == {name for name in files if "__pycache__" not in name}
+
+
+def test_the_wheel_has_the_version_and_is_small(wheel):
+    assert wheel.name == f"ohmloom-{golden_model.__version__}-py3-none-any.whl"
+    assert wheel.stat().st_size < 4_000_000
+
+
+def test_an_installed_wheel_checks_a_network_and_writes_verilog_far_from_the_sources(wheel, tmp_path):
+    place, work = tmp_path / "place", tmp_path / "work"
+    zipfile.ZipFile(wheel).extractall(place)
+    work.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(place), "HOME": str(work)}
+    for words in (
+        ("-c", f"import golden_model, sim; assert golden_model.__file__.startswith({str(place)!r}), sim.__file__"),
+        ("-m", "golden_model", "describe", str(place / "quant/trained/lenet5-s0/network.graph")),
+        ("-m", "golden_model", "verilog", "--hardware", "tiny", "--block", "search_lane", "--output", "out", "--lint"),
+    ):
+        done = subprocess.run(
+            [sys.executable, *words], cwd=work, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+    assert (work / "out/search_lane.v").is_file()

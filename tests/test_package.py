@@ -20,6 +20,7 @@ from packaging.version import Version
 import golden_model
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("golden_model", "rtl", "quant", "sim")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 #: Of every package that pyproject.toml names, what is asked for, wherever it is named.
 NAMED = [
@@ -82,8 +83,27 @@ def test_every_dependency_has_its_reason_beside_it():
             assert re.search(r'",\s+# \w+', line), line
 
 
+def test_extras_that_are_named_anywhere_exist():
+    known = set(PROJECT["project"]["optional-dependencies"])
+    named = set()
+    for path in [
+        ROOT / "README.md",
+        ROOT / "Makefile",
+        *(ROOT / "docs").glob("*.md"),
+        *(path for one in PACKAGES for path in (ROOT / one).rglob("*.py")),
+    ]:
+        for group in re.findall(r"(?:ohmloom|'\.)\[([a-z][a-z, ]*)\]", path.read_text("utf-8")):
+            named |= {one.strip() for one in group.split(",")}
+    assert "quant" in named
+    assert named <= known
+
+
+def test_the_citation_and_the_changelog_have_the_version():
+    assert f"\nversion: {golden_model.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\n## [{golden_model.__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
 # ---- the wheel ----------------------------------------------------------------------------------
-PACKAGES = ("golden_model", "rtl", "quant", "sim")
 
 
 @pytest.fixture(scope="module")

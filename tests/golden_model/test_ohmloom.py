@@ -31,6 +31,12 @@ def test_every_command_has_a_name():
     assert found - WITHOUT_NAME == {module for _, module, _ in COMMANDS}
 
 
+def test_the_page_of_commands_has_both_forms_in_one_line():
+    page = (ROOT / "docs" / "commands.md").read_text("utf-8")
+    rows = [f"| `{name}` | `python -m {module.removesuffix('.__main__')}" for name, module, _ in COMMANDS]
+    assert [row for row in rows if row not in page] == []
+
+
 def test_the_overview_loads_no_command_and_cuts_no_text():
     code = "import atexit; atexit.register(lambda: print(sorted({'torch', 'numpy', 'amaranth'} & set(sys.modules))))"
     done = ohmloom("--help", code=code)

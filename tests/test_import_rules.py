@@ -176,15 +176,19 @@ def test_the_engine_for_gpus_is_refused_in_words_without_torch():
     assert done.stderr.strip().endswith("ValueError: engine 'torch' needs torch, which is not installed"), done.stderr
 
 
-def test_a_command_of_quant_names_the_extra_to_install_where_there_is_no_torch(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['torch'] = None")
+@pytest.mark.parametrize(
+    ("package", "module", "extra"),
+    [("torch", "quant.capture", "quant"), ("matplotlib", "quant.reproduce.trq", "reproduce")],
+)
+def test_a_command_of_quant_names_the_extra_to_install_where_a_package_is_missing(package, module, extra, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{package!r}] = None")
     done = subprocess.run(
-        [sys.executable, "-m", "quant.capture", "lenet5"],
+        [sys.executable, "-m", module, "lenet5"],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "error: the commands of quant need PyTorch, which is not installed: pip install '.[quant]'"
+        f"error: this command needs {package}, which is not installed: pip install 'ohmloom[{extra}]'"
     ]
 
 

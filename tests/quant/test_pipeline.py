@@ -74,6 +74,19 @@ def test_files_of_packages_are_sources_and_nothing_that_is_compiled():
     assert not [name for name in names if name.endswith((".pyc", ".nbi", ".nbc"))]
 
 
+def test_sources_end_at_our_packages_where_others_lie_beside_them(tmp_path: Path, monkeypatch):
+    for name, text in {
+        "quant/a.py": "import other\nfrom golden_model import b",
+        "golden_model/b.py": "",
+        "other/__init__.py": "import quant.c",
+        "quant/c.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(stages, "ROOT", tmp_path)
+    assert stages.sources_of("quant.a") == [tmp_path / "golden_model/b.py", tmp_path / "quant/a.py"]
+
+
 def test_failed_write_leaves_the_old_file(tmp_path: Path):
     file = tmp_path / "file"
     file.write_text("old")

@@ -122,7 +122,7 @@ def collect(
             _machine(one, report, elsewhere) | {"accuracy": share}
             for one, report, share in zip(ladder, priced, reached, strict=True)
         ],
-        "rivals": overall.rivals(network, vectors.images[:count], ours, energy_table, between),
+        "rivals": overall.rivals(network, vectors.images[:count], ladder, energy_table, between),
         "floor": overall.floor(program),
         "crossbars": _crossbars(network, program, rows),
         "memory": memory_map(program),
@@ -577,7 +577,7 @@ ACCURACY_STAGES = {
 
 
 def accuracy_rows(info: dict[str, Any]) -> list[dict[str, Any]]:
-    """The ladder in order, rows {"stage", "accuracy" 0..1, "images" or None}; empty if the image has none.
+    """The ladder in order, rows {"key", "stage", "accuracy" 0..1, "images" or None}; empty if the image has none.
 
     info["accuracy"] maps the keys of `ACCURACY_STAGES` (those that exist; others follow under their own name) to a
     share of info["test_images"].
@@ -589,7 +589,9 @@ def accuracy_rows(info: dict[str, Any]) -> list[dict[str, Any]]:
         raise ValueError(f"info: accuracy must map stages to numbers in 0..1, got {found!r}")
     order = [*(k for k in ACCURACY_STAGES if k in found), *(k for k in found if k not in ACCURACY_STAGES)]
     images = info.get("test_images")
-    return [{"stage": ACCURACY_STAGES.get(k, k), "accuracy": float(found[k]), "images": images} for k in order]
+    return [
+        {"key": k, "stage": ACCURACY_STAGES.get(k, k), "accuracy": float(found[k]), "images": images} for k in order
+    ]
 
 
 def _object(info: dict[str, Any], key: str) -> dict[str, Any]:

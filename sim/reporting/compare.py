@@ -97,24 +97,25 @@ def _bits(layers: list[dict[str, Any]]) -> float:
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"name": key, "a": a.get(key), "b": b.get(key)} for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)
-    ]
+    keys = [key for key in dict.fromkeys([*a, *b]) if key not in ("hash", "pairs", "preset")]
+    return [{"name": key, "a": a.get(key), "b": b.get(key)} for key in keys if a.get(key) != b.get(key)]
 
 
 def _settings(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Layers whose converters, dynamic precision, skipping or activation widths are set in another way."""
+    """Converters, dynamic precision, skipping or activation widths that are set in another way, with their layers."""
 
     def said(layer: dict[str, Any]) -> str:
         adc, dynamic = layer["adc"], layer["dynamic"]
-        parts = [f"{adc['mode']} converter, n_r1 {adc['n_r1']}, n_r2 {adc['n_r2']}, m {adc['m']}, bias {adc['bias']}"]
+        parts = [f"{adc['mode']} conversion, n_r1 {adc['n_r1']}, n_r2 {adc['n_r2']}, m {adc['m']}, bias {adc['bias']}"]
         if dynamic is not None:
             parts.append(f"dynamic precision, l_max {dynamic['l_max']}, τ² {dynamic['tau_sq']}")
         parts += ["zero slices skipped"] * layer["skip_zero_slices"] + [f"{layer['input_bits']} input bits"]
         return "; ".join(parts)
 
-    rows = [(one["name"], said(one), said(other)) for one, other in zip(a, b, strict=True)]
-    return [{"name": name, "a": x, "b": y} for name, x, y in rows if x != y]
+    found: dict[tuple[str, str], list[str]] = {}
+    for one, other in zip(a, b, strict=True):
+        found.setdefault((said(one), said(other)), []).append(one["name"])
+    return [{"layers": names, "a": x, "b": y} for (x, y), names in found.items() if x != y]
 
 
 def _accuracies(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -354,6 +354,10 @@ def _axes(left: float, top: float, width: float, height: float) -> list[str]:
     return [_tag("path", d=d, fill="none", stroke="currentColor", opacity=0.6)]
 
 
+#: Where the number of a point may stand, best first.
+_AROUND = ((0.8, -0.6), (-0.8, -0.6), (0.8, 0.7), (-0.8, 0.7), (0, -1), (0, 1.1), (1, 0), (-1, 0))
+
+
 def scatter(
     points: Sequence[tuple[float, float]], x_name: str, y_name: str, title: str, *, log_y: bool = False
 ) -> Markup:
@@ -370,16 +374,15 @@ def scatter(
         y = top + height * (1 - y_of(value))
         parts.append(_tag("path", d=f"M{left} {_number(y)}h{width}", stroke="currentColor", opacity=0.15))
         parts.append(_text(left - 5, y + 4, shown, "end"))
-    taken: list[tuple[float, float]] = []
-    for i, (x, y) in enumerate(points):
-        px, py = left + x_of(x) * width, top + height * (1 - y_of(y))
+    places = [(left + x_of(x) * width, top + height * (1 - y_of(y))) for x, y in points]
+    taken = [(x, y + 4) for x, y in places]
+    for i, (px, py) in enumerate(places):
         last = i == len(points) - 1
         parts.append(_tag("circle", cx=px, cy=py, r=6 if last else 4.5, fill=R2 if last else R1))
-        tx, ty = px + 9, py - 6
-        while any(abs(tx - a) < 12 and abs(ty - b) < 11 for a, b in taken):
-            tx += 12
-        taken.append((tx, ty))
-        parts.append(_text(tx, ty, str(i + 1), class_="strong"))
+        around = [(px + r * x, py + 4 + r * y) for r in (13, 22, 31) for x, y in _AROUND]
+        spot = next((s for s in around if all(math.dist(s, other) > 12 for other in taken)), around[0])
+        taken.append(spot)
+        parts.append(_text(*spot, str(i + 1), "middle", class_="strong"))
     parts.append(_text(left + width / 2, top + height + 31, x_name, "middle", class_="soft"))
     return _svg(left + width + 20, top + height + 38, parts, title)
 

@@ -74,19 +74,18 @@ def floor(program: Program) -> dict[str, Any]:
 
 
 def rivals(
-    network: Graph, images: np.ndarray, ours: Machine, table: ComponentTable, elsewhere: float
+    network: Graph, images: np.ndarray, ladder: Sequence[Machine], table: ComponentTable, elsewhere: float
 ) -> list[dict[str, Any]]:
     """The baseline, other machines on the same network and pictures, and this one; factors are against the baseline.
 
-    elsewhere : clocks of steps without crossbars, the same for every machine.
+    ladder : from `collect.machines`; this machine is the last. elsewhere : clocks of steps without
+    crossbars, the same for every machine.
     """
     plain = network
     if network.hardware.pairs:  # the others convert every bit line
         plain = with_settings(network, hardware=replace(network.hardware, machine="planes"))
-    rows = [
-        rival(one, energy(one, table), table, elsewhere)
-        for one in [*geometry_machines(plain, images), replace(ours, name="this machine", note=ours.name.lstrip("+ "))]
-    ]
+    ours = replace(ladder[-1], name="this machine", note="; ".join(one.name.lstrip("+ ") for one in ladder[1:]))
+    rows = [rival(one, energy(one, table), table, elsewhere) for one in [*geometry_machines(plain, images), ours]]
     base = rows[0]
     return [
         row | {"faster": base["cycles"] / row["cycles"], "less_energy": base["energy_pj"] / row["energy_pj"]}

@@ -394,13 +394,15 @@ def _shares_view(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
 # ---- the machine as a whole ---------------------------------------------------------------------
 #: Colour of what is no crossbar layer.
 _NO_LAYER = "#8a94a6"
+#: Accuracies beside the last in the summary.
+_FIRST = ("float", "quantised", "eight_bit", "integer")
 #: Classes up to which a table with a number in every cell can be read.
 _MOST_CELLS = 20
 
 
 def _summary_view(data: dict[str, Any]) -> dict[str, Any]:
     rows, found = data["accuracy"], data["area"]
-    said = ", ".join(f"{row['stage']} {percent(row['accuracy'], 1, 2)}" for row in rows[:-1])
+    said = ", ".join(f"{row['stage']} {percent(row['accuracy'], 1, 2)}" for row in rows[:-1] if row["key"] in _FIRST)
     if rows:
         tested = rows[-1]["images"]
         said = rows[-1]["stage"] + (f"; {said}" if said else "")
@@ -530,14 +532,19 @@ def _comparison_view(found: dict[str, Any]) -> dict[str, Any]:
         row = measured[-1]
         shown = [percent(row[side], 1, 2) for side in "ab"]
         head.append({"a": shown[0], "b": shown[1], "words": f"correct, {row['name']}: {row['points']:+.2f} points"})
-    for name in ("energy, nJ", "milliseconds", "TOPS/W", "modelled area, mm²", "magnitude bits a weight"):
+    energies = found["totals"][0]
+    head.append(_headline(energies, [joules(1000 * energies[side]) for side in "ab"], "energy of a picture"))
+    for name in ("milliseconds", "TOPS/W", "modelled area, mm²", "magnitude bits a weight"):
         if name in totals:
-            row = totals[name]
-            change = "the same" if row["a"] == row["b"] else f"{100 * (row['change'] or 0):+.1f} %"
-            head.append({"a": f"{row['a']:,.4g}", "b": f"{row['b']:,.4g}", "words": f"{name}: {change}"})
-    names = [row["name"] for row in found["layers"]]
+            head.append(_headline(totals[name], [f"{totals[name][side]:,.3g}" for side in "ab"], name))
     drawn = []
     for title, key in (("Clocks", "cycles"), ("Energy, pJ", "energy_pj")):
-        a, b = ([row[key][side] for row in found["layers"]] for side in "ab")
-        drawn.append((title, figures.pairs_of_bars(names, a, b, title)))
+        rows = [row for row in found["layers"] if row[key]["a"] or row[key]["b"]]
+        a, b = ([row[key][side] for row in rows] for side in "ab")
+        drawn.append((title, figures.pairs_of_bars([row["name"] for row in rows], a, b, title)))
     return {"labels": labels, "headline": head, "figures": drawn}
+
+
+def _headline(row: dict[str, Any], shown: Sequence[str], name: str) -> dict[str, str]:
+    change = "the same" if row["a"] == row["b"] else f"{100 * (row['change'] or 0):+.1f} %"
+    return {"a": shown[0], "b": shown[1], "words": f"{name}: {change}"}

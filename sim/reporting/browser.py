@@ -1,6 +1,7 @@
 """Look at a report as people do: `python -m sim.reporting.browser REPORT.html FOLDER`.
 
-FOLDER gets a picture of the whole page at three widths in light and in dark colours (390-light.png, ...) and print.pdf.
+FOLDER gets a picture of the whole page at three widths in light and in dark colours (390-light.png, ...) and print.pdf;
+--top FILE also writes what a wide screen shows first, as docs/images/report.png.
 Says what is wrong with the page in plain sentences: messages in the console, requests, things wider than the page.
 
 Needs playwright (`pip install '.[browser]'`) and a Chromium or Chrome on the PATH.
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 WIDTHS = 390, 820, 1440
 #: What A4 leaves between margins of 12 mm, in CSS pixels.
 PRINT_WIDTH = 703
+#: Height of the picture of the first screen.
+TOP_HEIGHT = 1250
 BROWSERS = "chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 #: Elements that reach beyond the page although nothing around them scrolls, deepest first; "TAG.CLASS in #SECTION".
@@ -92,6 +95,13 @@ def examine(browser: Browser, report: Path, folder: Path | None = None) -> Findi
     return found
 
 
+def top(browser: Browser, report: Path, target: Path) -> None:
+    """What a screen of the last of `WIDTHS` shows first, as a picture."""
+    with _page(browser, report, WIDTHS[-1], Findings()) as page:
+        page.set_viewport_size({"width": WIDTHS[-1], "height": TOP_HEIGHT})
+        write_bytes(target, page.screenshot())
+
+
 @contextmanager
 def _page(browser: Browser, report: Path, width: int, found: Findings) -> Iterator[Page]:
     address = report.resolve().as_uri()
@@ -115,10 +125,13 @@ def _requested(url: str, address: str, found: Findings) -> None:
 def app(
     report: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="HTML file.")],
     folder: Annotated[Path, typer.Argument(help="Where pictures and print.pdf go.")],
+    first: Annotated[Path | None, typer.Option("--top", help="PNG file of what a wide screen shows first.")] = None,
 ) -> None:
     """Pictures of a report at three widths, light and dark, and its print; exit status 1 if something is wrong."""
     with opened() as browser:
         found = examine(browser, report, folder)
+        if first is not None:
+            top(browser, report, first)
     print(printable(f"{folder}: {len(WIDTHS)} widths in light and dark, print.pdf of {found.pages} pages"))
     for one in found.wrong:
         print(printable(one))

@@ -30,7 +30,7 @@ WIDTHS = 390, 820, 1440
 #: What A4 leaves between margins of 12 mm, in CSS pixels.
 PRINT_WIDTH = 703
 #: Height of the picture of the first screen.
-TOP_HEIGHT = 1250
+TOP_HEIGHT = 1060
 BROWSERS = "chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 #: Elements that reach beyond the page although nothing around them scrolls, deepest first; "TAG.CLASS in #SECTION".

@@ -76,7 +76,7 @@ def floor(program: Program) -> dict[str, Any]:
 def rivals(
     network: Graph, images: np.ndarray, ladder: Sequence[Machine], table: ComponentTable, elsewhere: float
 ) -> list[dict[str, Any]]:
-    """The baseline, other machines on the same network and pictures, and this one; factors are against the baseline.
+    """The baseline, other machines on the same network and pictures, and this one.
 
     ladder : from `collect.machines`; this machine is the last. elsewhere : clocks of steps without
     crossbars, the same for every machine.
@@ -85,12 +85,7 @@ def rivals(
     if network.hardware.pairs:  # the others convert every bit line
         plain = with_settings(network, hardware=replace(network.hardware, machine="planes"))
     ours = replace(ladder[-1], name="this machine", note="; ".join(one.name.lstrip("+ ") for one in ladder[1:]))
-    rows = [rival(one, energy(one, table), table, elsewhere) for one in [*geometry_machines(plain, images), ours]]
-    base = rows[0]
-    return [
-        row | {"faster": base["cycles"] / row["cycles"], "less_energy": base["energy_pj"] / row["energy_pj"]}
-        for row in rows
-    ]
+    return [rival(one, energy(one, table), table, elsewhere) for one in [*geometry_machines(plain, images), ours]]
 
 
 def rival(machine: Machine, report: EnergyReport, table: ComponentTable, elsewhere: float) -> dict[str, Any]:

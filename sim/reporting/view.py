@@ -126,10 +126,6 @@ def digits(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() or value >= 1e4 else f"{value:,.4g}"
 
 
-def times(ratio: float) -> str:
-    return f"{ratio:.3g}×"
-
-
 def milliseconds(clocks: float, mhz: float) -> str:
     value = clocks / mhz / 1000
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
@@ -183,7 +179,7 @@ def fixed(value: float, form: str) -> str:
 FILTERS = {
     one.__name__: one
     for one in (
-        number, count, factor, percent, nanojoules, joules, times, digits, text, milliseconds, plural, words, span,
+        number, count, factor, percent, nanojoules, joules, digits, text, milliseconds, plural, words, span,
         steps, fixed, figures.short, figures.colour,
     )
 }  # fmt: skip
@@ -428,7 +424,10 @@ def _trade_view(machines: list[dict[str, Any]]) -> dict[str, Any] | None:
     return {"figure": figure, "rows": rows}
 
 
-def _rivals_view(data: dict[str, Any]) -> str:
+def _rivals_view(data: dict[str, Any]) -> str | None:
+    """Energy against time; None under a table that prices nothing."""
+    if not all(row["energy_pj"] for row in data["rivals"]):
+        return None
     points = [(row["cycles"] / data["clock_mhz"] / 1000, row["energy_pj"] / 1000) for row in data["rivals"]]
     names = f"time of a picture at {data['clock_mhz']:g} MHz, ms", "energy of a picture, nJ"
     return figures.scatter(points, *names, "Energy against time of machines", log_y=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from matplotlib.image import imread
 
-from sim.reporting import browser, collect, view
-from tests.sim.test_report import make_image, make_network
+from sim.reporting import browser, collect, compare, view
+from tests.sim.test_report import UNIFORM, make_image, make_network
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +34,21 @@ def test_nothing_is_wrong_at_any_width_in_light_dark_or_print(chromium, page, tm
     assert found.wrong == []
     assert 0 < found.pages <= 15
     assert len(list(tmp_path.glob("*.png"))) == 2 * len(browser.WIDTHS)
+
+
+def test_a_comparison_fits_too(chromium, tmp_path):
+    sides = [
+        collect.collect(make_image(network, tmp_path / f"image-{i}"))
+        for i, network in enumerate((make_network(), make_network(UNIFORM, None, False)))
+    ]
+    page = tmp_path / "compare.html"
+    page.write_text(view.render_comparison(compare.compare(*sides)), "utf-8")
+    assert browser.examine(chromium, page).wrong == []
+
+
+def test_the_first_screen_is_one_picture(chromium, page, tmp_path):
+    browser.top(chromium, page, tmp_path / "top.png")
+    assert imread(tmp_path / "top.png").shape[:2] == (browser.TOP_HEIGHT, browser.WIDTHS[-1])
 
 
 def changed(page, old: str, new: str):

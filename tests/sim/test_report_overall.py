@@ -64,6 +64,18 @@ def test_a_table_without_areas_leaves_area_out(image):
     assert overall.rivals(image.network, image.vectors.images[:1], [machine], bare, 0.0)[0]["mm2"] is None
 
 
+def test_a_table_that_prices_nothing_is_no_error(image, tmp_path):
+    rows = "".join(
+        f'[[component]]\nname = "{one.name}"\ngroup = "{one.group}"\nquantity = "{one.quantity}"\n'
+        f'energy_pj = 0.0\nsource = "none"\nderivation = "none"\nwhy = "free"\n'
+        for one in load_table().components
+    )
+    (tmp_path / "free.toml").write_text(f'base = "isaac-32nm"\ntitle = "free"\n{rows}')
+    found = collect.collect(image, table=str(tmp_path / "free.toml"))
+    assert found["machines"][0]["energy_pj"] == 0
+    assert "Energy and time of a picture" not in view.render(found, image.vectors.images)
+
+
 # ---- floor plan and lanes -----------------------------------------------------------------------
 def test_every_plane_has_its_place_on_the_floor_plan(image, data):
     plan = data["floor"]

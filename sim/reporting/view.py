@@ -358,6 +358,10 @@ def _widths_view(data: dict[str, Any]) -> dict[str, Any]:
             histogram.tolist(), [label for label, _ in legend], [colour for _, colour in legend],
             "planes of a block; above the bars: % of all blocks",
         ),
+        "counts": [
+            (layer["name"], sum(np.bincount(np.ravel(w), minlength=bits + 1) for w in layer["widths"]).tolist())
+            for layer in layers
+        ],
         "rows": [*storage, {"name": "all"} | {k: sum(x[k] for x in storage) for k in keys}],
     }  # fmt: skip
 

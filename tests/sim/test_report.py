@@ -400,8 +400,8 @@ def section(html: str, anchor: str) -> str:
 @pytest.mark.parametrize(
     "anchor",
     [
-        "rtl", "pictures", "network", "accuracy", "work", "ladder", "energy", "widths", "histograms", "dynamic",
-        "memory", "hardware",
+        "origin", "rtl", "pictures", "network", "crossbars", "widths", "histograms", "dynamic", "energy", "ladder",
+        "work", "accuracy", "rivals", "memory", "hardware", "glossary",
     ],
 )  # fmt: skip
 def test_every_section_is_there_and_says_how_to_read_it(html, anchor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -192,6 +193,22 @@ def test_the_summary_says_what_it_means(image, data, html):
     assert "at 100 MHz (assumed)" in head
     assert "not laid out" in head
     assert "<b>Baseline</b> means the same machine everywhere" in head
+
+
+@pytest.mark.parametrize("anchor", ["widths", "histograms", "energy", "memory"])
+def test_figures_have_their_numbers_in_a_table_for_those_who_cannot_see_them(html, anchor):
+    shown = section(html, anchor)
+    assert "<table>" in shown[shown.index("<details>") :]
+
+
+def test_blocks_of_each_width_are_counted(image, html):
+    shown = section(html, "widths")
+    numbers = shown[shown.index("Blocks of each width") :]
+    for node in image.network.crossbars:
+        row = re.search(rf'<tr><td class="text">{node.name}</td>(.*?)</tr>', numbers).group(1)
+        found = [int(n) for n in re.findall(r"<td>(\d+)</td>", row)]
+        assert found == [sum(int((one.block_widths == w).sum()) for one in node.layers) for w in range(len(found))]
+        assert len(found) == image.network.hardware.weight_bits + 1
 
 
 def test_every_word_has_one_sentence(html):

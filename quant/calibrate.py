@@ -47,6 +47,8 @@ from quant.train import read_recipe
 COUNTED_IMAGES = 32
 #: Images that a layer's influence on the logits is measured on.
 _SENSITIVITY_IMAGES = 48
+#: Classes up to which it is kept which were taken for which.
+MOST_CLASSES = 100
 
 #: Event counters that are kept for every step and layer.
 _SHOWN = ("ou_activations", "ad_operations", "input_bits_streamed")
@@ -177,16 +179,28 @@ def choose_precision(
 
 
 def measure(graph: Graph, images: np.ndarray, labels: np.ndarray) -> float:
-    """Accuracy: of plain integers where every converter is lossless and all bits are streamed, else of the golden
-    model."""
+    """Accuracy of `logits_of`."""
+    return accuracy(logits_of(graph, images), labels)
+
+
+def logits_of(graph: Graph, images: np.ndarray) -> np.ndarray:
+    """Of plain integers where every converter is lossless and all bits are streamed, else of the golden model."""
     try:
-        logits = exact_logits(graph, images)
+        return exact_logits(graph, images)
     except ValueError:
         if graph.hardware.pairs and all(lossless(layer.registers, graph.hardware) for layer in graph.layers):
             # The other machine gives the same, and faster.
             graph = with_settings(graph, hardware=redy.arithmetic_twin(graph.hardware))
-        logits = GraphRunner(graph).run(images)[0]
-    return accuracy(logits, labels)
+        return GraphRunner(graph).run(images)[0]
+
+
+def confusion(logits: np.ndarray, labels: np.ndarray) -> list[list[int]] | None:
+    """Pictures by [true class][class chosen]; None for so many classes that nobody would read it."""
+    classes, known = logits.shape[1], (labels >= 0) & (labels < logits.shape[1])
+    if classes > MOST_CLASSES:
+        return None
+    pairs = np.asarray(labels, dtype=np.int64)[known] * classes + logits.argmax(axis=1)[known]
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).tolist()
 
 
 def held_out(dataset: sets.ImageSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -238,10 +252,14 @@ def calibrate(
 
     log("accuracy on the test images")
     test, classes = dataset.test_images, dataset.test_labels
-    ladder = {"integer": measure(plain, test, classes)}
-    ladder["trq"] = ladder["integer"] if exact else measure(twin, test, classes)
+    logits = logits_of(plain, test)
+    ladder = {"integer": accuracy(logits, classes)}
+    if not exact:
+        logits = logits_of(twin, test)
+    ladder["trq"] = accuracy(logits, classes)
     if dynamic is not None:
-        ladder["redy"] = measure(final, test, classes)
+        logits = logits_of(final, test)
+        ladder["redy"] = accuracy(logits, classes)
     log("events in the golden model")
     steps = {"uniform": plain, "trq": adc.apply(plain, unskipped)}
     if dynamic is not None:
@@ -252,6 +270,7 @@ def calibrate(
         "hardware_hash": graph.hardware.hash,
         "lossless": exact,
         "accuracy": ladder,
+        "confusion": confusion(logits, classes),
         "test_images": len(test),
         "counted_images": len(counted),
         "checked_images": len(images),
@@ -402,7 +421,7 @@ def calibrated(
         network = options.fitted(network, options.machine(hardware))
     made, found = calibrate(network, dataset, wanted, log)
     found["accuracy"] = {**network.info.get("accuracy", {}), **accuracies, **found["accuracy"]}
-    more = ("accuracy", "test_images", "events", "lossless")
+    more = ("accuracy", "confusion", "test_images", "events", "lossless")
     info = {**made.info, **{key: found[key] for key in more}, "data": dataset.source}
     made = replace(made, info=json.loads(json.dumps(info)))
     write_atomically(target, lambda temporary: archive.save(made, temporary))

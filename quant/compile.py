@@ -21,6 +21,7 @@ rtl.generate, sim.report) and is skipped when what it would make is there alread
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -91,7 +92,9 @@ def finish(network: Graph, dataset: sets.ImageSet, work: Path, images: int, *, l
         status = _run("sim.run", image, "--backend", "compiled", "--images", simulated, "--json", run)
         named = [word for block in written for word in ("--block", block)]
         _run("rtl.generate", "--hardware", config, "--output", verilog, *named)
-        _run("sim.report", image, "--run", run, "--output", report, "--json", work / "report.json")
+        made = ["--command", shlex.join(["python", *sys.orig_argv[1:]])]
+        made += ["--training", work / "train.json"] if (work / "train.json").is_file() else []
+        _run("sim.report", image, "--run", run, "--output", report, "--json", work / "report.json", *made)
         if status == 0:
             stages.keep_record(record, mark, [run, report, *(verilog / f"{block}.v" for block in written)], {})
     else:

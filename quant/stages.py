@@ -206,6 +206,11 @@ class Cache:
 
 
 def command_line(module: str) -> str:
-    """The running command, with only the names of absolute paths, so that it reads the same on every machine."""
+    """The running command, with only the names of absolute paths, so that it reads the same on every machine.
+
+    module : what to call it where no command of ours is running.
+    """
+    running = getattr(sys.modules["__main__"].__spec__, "name", "")
+    module = running if running.startswith("quant.") else module
     shown = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
     return " ".join([f"python -m {module}", *shown])

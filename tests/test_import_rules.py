@@ -57,6 +57,7 @@ ALLOWED_IN_FILE = {
     "quant/networks/onnx_file.py": {"onnx", "onnxruntime", "qonnx"},
     "golden_model/cost/tables.py": {"rich"},
     "sim/host/serial_bus.py": {"serial"},
+    "sim/reporting/browser.py": {"playwright"},
 }
 #: Only in modules that are commands, that is, have a `__main__` guard or are `__main__.py`.
 COMMAND_LINE = {"typer", "rich", "jinja2", "matplotlib"}

@@ -8,6 +8,7 @@ the program that compute it, so that a depthwise convolution of 64 channels is o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import reduce
@@ -40,8 +41,11 @@ from golden_model.pairs.search import differences, search_of
 from golden_model.registers import COUNTER_NAMES, WIDTH_BITS, StepKind
 from golden_model.searches.histograms import layer_counts
 from golden_model.trq import AdcRegisters
+from sim.reporting import origin, overall
 
 _INDEX = {name: i for i, name in enumerate(COUNTER_NAMES)}
+#: What `python -m sim.report --json` writes.
+SCHEMA, VERSION = "ohmloom-report", 1
 #: Pictures whose bit lines are looked at; each has thousands to millions of conversions.
 HISTOGRAM_IMAGES = 2
 #: Assumption about the clock of a chip, for milliseconds.
@@ -55,6 +59,8 @@ def collect(
     table: str = components.DEFAULT_TABLE,
     images: int = 10,
     clock_mhz: float = CLOCK_MHZ,
+    made: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything the report says, as JSON-able numbers and texts.
 
@@ -65,6 +71,7 @@ def collect(
     table : energy table, name or file.
     images : test vectors to average over, at most as many as the image holds.
     clock_mhz : clock at which clocks are also given as milliseconds.
+    made : from `origin.of_program`. training : content of the train.json of the network's training.
 
     Raises ValueError for an image without test vectors, a run of another image, a clock that is not above 0, and a
     table that cannot be read.
@@ -76,29 +83,47 @@ def collect(
     if not len(vectors.images):
         raise ValueError(f"network {network.name}: the image holds no test vectors to report on")
     count = min(images, len(vectors.images))
+    trained = {} if training is None else origin.of_training(training)
+    shares = {**trained.pop("accuracy", {}), **_object(network.info, "accuracy")}
+    info = {**trained, **network.info, "accuracy": shares}
     steps = step_rows(network, program)
     by_step = np.asarray(vectors.events.counts[:count])
     recorded, elsewhere = by_node(network, program, by_step)
     ladder = machines(network, vectors.images[:count], recorded)
     baseline, ours = ladder[0], ladder[-1]
-    priced = [energy(machine, energy_table) for machine in ladder]
+    priced = [energy(one, energy_table) for one in ladder]
     measured = measure(network, vectors.images[: min(count, HISTOGRAM_IMAGES)])
     layers = [_layer(node, measured[node.name], hardware, ours.events[i]) for i, node in enumerate(network.crossbars)]
     rows = _rows(network, program, steps, elsewhere, (baseline, priced[0]), (ours, priced[-1]))
+    between = sum(elsewhere.values())
+    exact = all(one["adc"]["lossless"] and not one["lossy"] for one in layers)
+    reached = overall.accuracy_of_machines([one.name for one in ladder], shares, exact=exact)
     return {
+        "schema": SCHEMA,
+        "version": VERSION,
         "name": network.name,
         "classes": list(network.classes),
         "images": count,
         "histogram_images": min(count, HISTOGRAM_IMAGES),
         "clock_mhz": float(clock_mhz),
-        "accuracy": accuracy_rows(network.info),
-        "info": {k: v for k, v in network.info.items() if k not in ("accuracy", "test_images")},
+        "accuracy": accuracy_rows(info),
+        "confusion": confusion(network, vectors),
+        "made": made or {},
+        "info": {k: v for k, v in info.items() if k not in ("accuracy", "test_images", "confusion")},
+        "pictures_sha256": hashlib.sha256(vectors.images[:count].tobytes()).hexdigest(),
+        "speed": overall.speed(network, ours.clocks + between, priced[-1].total_pj, clock_mhz),
+        "area": overall.area(ours, energy_table),
         "nodes": _nodes(network, steps),
         "steps": steps,
         "rows": rows,
         "layers": layers,
         "planes": {"baseline": baselines.baseline_planes(hardware), "dense": hardware.weight_bits},
-        "machines": [_machine(m, p, elsewhere) for m, p in zip(ladder, priced, strict=True)],
+        "machines": [
+            _machine(one, report, elsewhere) | {"accuracy": share}
+            for one, report, share in zip(ladder, priced, reached, strict=True)
+        ],
+        "rivals": overall.rivals(network, vectors.images[:count], ladder, energy_table, between),
+        "floor": overall.floor(program),
         "crossbars": _crossbars(network, program, rows),
         "memory": memory_map(program),
         "energy": {
@@ -122,8 +147,9 @@ def collect(
         "run": shown_run,
         "pictures": _pictures(vectors, count, run),
         "hardware": {
-            **hardware.as_dict(),
+            **asdict(hardware),
             "hash": hardware.hash,
+            "preset": origin.preset(hardware),
             "pairs": hardware.pairs,
             "lanes": hardware.lanes,
             "ideal_bits": hardware.ideal_bits,
@@ -288,6 +314,9 @@ def _rows(
             for name in ("ou_activations", "ad_operations", "cycles"):
                 row[prefix + name] = 0.0 if index is None else float(machine.events[index, _INDEX[name]])
             row[prefix + "cycles"] += elsewhere.get(node.name, 0.0)
+            macros = 1 if prefix else hardware.macros
+            decisions = row[prefix + "cycles"] * hardware.lanes * macros
+            row[prefix + "busy"] = row[prefix + "ad_operations"] / decisions if decisions else 0.0
         if index is not None:
             stage = stage_of[node.name]
             placed = chip.place_stage(stage, hardware, [layer.block_widths for layer in stage.layers])
@@ -424,6 +453,7 @@ def _layer(node: Crossbar, measured: Measurement, hardware: HardwareConfig, even
             **asdict(layer.dynamic),
             **{f"{name}_bits": getattr(measured, name) * mean_bits for name in ("streamed", "lossless", "lossy")},
         },
+        "lossy": layer.dynamic is not None and bool(layer.dynamic.tau_sq and layer.dynamic.l_max),
         "skip_zero_slices": layer.skip_zero_slices,
         "input_bits": layer.input_bits,
     }
@@ -540,28 +570,57 @@ ACCURACY_STAGES = {
     "float": "float",
     "quantised": "integers",
     "eight_bit": "8-bit integers",
-    "bwq": "with a width per block (BWQ)",
+    "integer": "integers with a width per block (BWQ)",
     "trq": "with twin-range conversion (TRQ)",
     "redy": "with dynamic precision (ReDy)",
 }
 
 
 def accuracy_rows(info: dict[str, Any]) -> list[dict[str, Any]]:
-    """The ladder in order, rows {"stage", "accuracy" 0..1, "images" or None}; empty if the image has none.
+    """The ladder in order, rows {"key", "stage", "accuracy" 0..1, "images" or None}; empty if the image has none.
 
     info["accuracy"] maps the keys of `ACCURACY_STAGES` (those that exist; others follow under their own name) to a
     share of info["test_images"].
 
     Raises ValueError for anything else.
     """
-    found = info.get("accuracy", {})
-    if not isinstance(found, dict) or any(
-        isinstance(v, bool) or not isinstance(v, int | float) or not 0 <= v <= 1 for v in found.values()
-    ):
+    found = _object(info, "accuracy")
+    if any(isinstance(v, bool) or not isinstance(v, int | float) or not 0 <= v <= 1 for v in found.values()):
         raise ValueError(f"info: accuracy must map stages to numbers in 0..1, got {found!r}")
     order = [*(k for k in ACCURACY_STAGES if k in found), *(k for k in found if k not in ACCURACY_STAGES)]
     images = info.get("test_images")
-    return [{"stage": ACCURACY_STAGES.get(k, k), "accuracy": float(found[k]), "images": images} for k in order]
+    return [
+        {"key": k, "stage": ACCURACY_STAGES.get(k, k), "accuracy": float(found[k]), "images": images} for k in order
+    ]
+
+
+def _object(info: dict[str, Any], key: str) -> dict[str, Any]:
+    found = info.get(key, {})
+    if not isinstance(found, dict):
+        raise ValueError(f"info: {key} must map stages to numbers in 0..1, got {found!r}")
+    return found
+
+
+def confusion(network: Graph, vectors: deployment.Vectors) -> dict[str, Any] | None:
+    """Pictures by [true class][class chosen], of the whole test set if the network knows it, else of its test vectors.
+
+    {"counts", "pictures", "of": "test set" or "test pictures in the image"}; None with fewer labels than classes.
+
+    Raises ValueError for a table of another form.
+    """
+    classes, found = network.output.shape[0], network.info.get("confusion")
+    if found is not None:
+        counts = np.asarray(found)
+        if counts.shape != (classes, classes) or counts.dtype.kind not in "iu" or (counts < 0).any():
+            raise ValueError(f"info: confusion must be {classes} x {classes} numbers of pictures")
+        return {"counts": counts.tolist(), "pictures": int(counts.sum()), "of": "test set"}
+    labels, chosen = np.asarray(vectors.labels), np.asarray(vectors.logits).argmax(axis=1)
+    known = (labels >= 0) & (labels < classes)
+    if known.sum() < classes:
+        return None
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(counts, (labels[known], chosen[known]), 1)
+    return {"counts": counts.tolist(), "pictures": int(known.sum()), "of": "test pictures in the image"}
 
 
 def _pictures(vectors: deployment.Vectors, count: int, run: dict[str, Any] | None) -> dict[str, Any]:

@@ -8,9 +8,11 @@ data addresses. Output depends on the input only.
 from __future__ import annotations
 
 import base64
+import math
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
+from colorsys import hls_to_rgb
 from html import escape
 from typing import Any
 
@@ -27,8 +29,11 @@ _WIDTH_COLOURS = ("#b9bec7", "#d7e8a5", "#a9d67c", "#6cc079", "#35a884", "#1f8c8
 
 
 def colour(index: int) -> str:
-    """A colour for every index, different from all others."""
-    return COLOURS[index] if index < len(COLOURS) else f"hsl({index * 137.508 % 360:.1f} 45% 55%)"
+    """A colour "#rrggbb" for every index, different from all others."""
+    if index < len(COLOURS):
+        return COLOURS[index]
+    lightness = 0.55 - 0.12 * (index // len(COLOURS) % 3 - 1)
+    return "#" + "".join(f"{round(255 * x):02x}" for x in hls_to_rgb(index * 137.508 % 360 / 360, lightness, 0.45))
 
 
 # ---- writing SVG --------------------------------------------------------------------------------
@@ -184,12 +189,12 @@ def width_map(widths: Sequence[np.ndarray], weight_bits: int) -> tuple[Markup, i
         _tag("image", href=png(whole, _WIDTH_COLOURS[: weight_bits + 1]), width=width, height=height,
              preserveAspectRatio="none", style="image-rendering:pixelated"),
     ]  # fmt: skip
-    for every, opacity in ((1, 0.22), (10, 0.6)):
+    for every, opacity in ((1, 0.3), (10, 0.9)):
         if square * every >= 5:
             lines = [f"M{_number(i * square)} 0V{_number(height)}" for i in range(0, columns + 1, every)]
             lines += [f"M0 {_number(i * square)}H{_number(width)}" for i in range(0, rows + 1, every)]
             parts.append(
-                _tag("path", d="".join(lines), stroke="currentColor", stroke_width=0.6, opacity=opacity, fill="none")
+                _tag("path", d="".join(lines), stroke="#1d2430", stroke_width=0.6, opacity=opacity, fill="none")
             )
     return _svg(width, height, parts, "Bit planes of every block"), each
 
@@ -228,7 +233,7 @@ def count_histogram(histogram: np.ndarray, range_flag: np.ndarray, operations: n
     """
     counts, in_r1 = len(histogram), np.asarray(range_flag) == 0
     share = np.asarray(histogram) / max(1, int(np.sum(histogram)))
-    left, right, top, width, height = 34.0, 20.0, 8.0, 256.0, 112.0
+    left, right, top, width, height = 34.0, 20.0, 22.0, 256.0, 112.0
     step, highest = width / counts, max(float(share.max()), 1e-9)
     most = int(np.ceil(max(operations)))
     parts = [
@@ -243,7 +248,7 @@ def count_histogram(histogram: np.ndarray, range_flag: np.ndarray, operations: n
     for i in range(0, counts, every):
         parts.append(_text(left + (i + 0.5) * step, top + height + 13, str(first + i), "middle"))
     for value in (0.0, highest):
-        parts.append(_text(left - 4, top + height * (1 - value / highest) + 4, f"{100 * value:.0f} %", "end"))
+        parts.append(_text(left - 4, top + height * (1 - value / highest) + 4, f"{100 * value:.0f}", "end"))
 
     def level(decisions: float) -> float:
         return top + height * (1 - decisions / (most + 1))
@@ -257,6 +262,8 @@ def count_histogram(histogram: np.ndarray, range_flag: np.ndarray, operations: n
         parts.append(_text(left + width + 4, level(n) + 4, str(n)))
     parts.append(_tag("path", d=f"M{left} {top}V{top + height}H{left + width}V{top}", stroke="currentColor",
                       fill="none", opacity=0.6))  # fmt: skip
+    parts.append(_text(0, 12, "% of conversions", class_="soft"))
+    parts.append(_text(left + width + right, 12, "A/D operations (dashed)", "end", class_="soft"))
     below = "difference of the column pair" if first else "count on the bit line"
     parts.append(_text(left + width / 2, top + height + 28, below, "middle", class_="soft"))
     what = "Differences of column pairs" if first else "Counts on the bit lines and the conversion ranges"
@@ -267,6 +274,169 @@ def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
     """First and last index of every run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], np.asarray(mask, dtype=int), [0]])))
     return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+# ---- the machine --------------------------------------------------------------------------------
+#: Crossbar pairs up to which each has a figure of its own, with its number and its filling below it.
+_MOST_PLANS = 128
+
+
+def floor_plan(pairs: Sequence[dict[str, Any]], colours: Sequence[str]) -> list[Markup]:
+    """Every crossbar pair as a box of places for OUs, in the colour of the node whose planes lie there.
+
+    pairs : from `overall.floor`. colours : of its nodes. Returns a figure each, or one of very many.
+    """
+    rows, columns = np.array(pairs[0]["places"]).shape
+    if len(pairs) > _MOST_PLANS:
+        across = max(1, 640 // (2 * columns + 4))
+        drawn = [
+            part
+            for i, pair in enumerate(pairs)
+            for part in _plan(pair, colours, 2, i % across * (2 * columns + 4), i // across * (2 * rows + 4))
+        ]
+        high = -(-len(pairs) // across) * (2 * rows + 4)
+        return [_svg(across * (2 * columns + 4), high, drawn, "Floor plan of the crossbar pairs")]
+    size, made = min(5.0, max(2.0, 70 / columns)), []
+    wide, high = max(columns * size + 1, 56), rows * size + 1
+    for index, pair in enumerate(pairs):
+        filled = f"{index}: {100 * pair['ous'] / (rows * columns):.0f} %"
+        parts = [*_plan(pair, colours, size, 0, 0), _text(wide / 2, high + 12, filled, "middle", font_size=10)]
+        made.append(_svg(wide, high + 16, parts, f"Crossbar pair {filled} taken"))
+    return made
+
+
+def _plan(pair: dict[str, Any], colours: Sequence[str], size: float, x: float, y: float) -> list[str]:
+    places = np.array(pair["places"])
+    used = np.unique(places[places >= 0])
+    pixels = np.where(places < 0, len(used), np.searchsorted(used, places))
+    box: dict[str, Any] = {"x": x + 0.5, "y": y + 0.5, "width": size * len(places[0]), "height": size * len(places)}
+    return [
+        _tag("image", href=png(pixels, [colours[int(node)] for node in used]), preserveAspectRatio="none",
+             style="image-rendering:pixelated", **box),
+        _tag("rect", fill="none", stroke="currentColor", stroke_width=0.7, opacity=0.6, **box),
+    ]  # fmt: skip
+
+
+def lanes_over_time(rows: Sequence[dict[str, Any]], lanes: int, colours: Sequence[str]) -> Markup:
+    """How many converters are busy on average, one block per row: as wide as its clocks, as high as its busy lanes.
+
+    rows : with "node", "cycles" and "busy", the share of converter clocks that are used.
+    """
+    left, top, width, height = 40.0, 20.0, 640.0, 150.0
+    total = sum(row["cycles"] for row in rows) or 1.0
+    parts, x = [_text(0, 12, f"A/D lanes busy, of {lanes}", class_="soft")], left
+    for row, fill in zip(rows, colours, strict=True):
+        wide, high = row["cycles"] / total * width, row["busy"] * height
+        tip = f"{row['node']}: {row['busy'] * lanes:.1f} lanes busy for {row['cycles']:,.0f} clocks"
+        parts.append(
+            f'<rect x="{_number(x)}" y="{_number(top + height - high)}" width="{_number(max(wide, 0.3))}" '
+            f'height="{_number(high)}" fill="{fill}">{_tag("title", tip)}</rect>'
+        )
+        shown = _cut(row["node"], max(2, int(wide / 6.2)))
+        if wide > 26:
+            parts.append(_text(x + wide / 2, top + height - high - 4, shown, "middle", font_size=10))
+        x += wide
+    mean = sum(row["busy"] * row["cycles"] for row in rows) / total
+    level = top + height * (1 - mean)
+    parts.append(_tag("path", d=f"M{left} {_number(level)}H{left + width}", stroke="currentColor",
+                      stroke_dasharray="4 3", opacity=0.8))  # fmt: skip
+    parts += _axes(left, top, width, height)
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(_text(left - 5, top + height * (1 - share) + 4, f"{share * lanes:g}", "end"))
+        anchor = "start" if share == 0 else "end" if share == 1 else "middle"
+        parts.append(_text(left + share * width, top + height + 14, short(share * total), anchor))
+    parts.append(_text(left + width / 2, top + height + 30, "clocks of one picture", "middle", class_="soft"))
+    return _svg(left + width + 8, top + height + 36, parts, "A/D lanes that are busy, over the layers")
+
+
+def _axes(left: float, top: float, width: float, height: float) -> list[str]:
+    d = f"M{_number(left)} {_number(top)}V{_number(top + height)}H{_number(left + width)}"
+    return [_tag("path", d=d, fill="none", stroke="currentColor", opacity=0.6)]
+
+
+#: Where the number of a point may stand, best first.
+_AROUND = ((0.8, -0.6), (-0.8, -0.6), (0.8, 0.7), (-0.8, 0.7), (0, -1), (0, 1.1), (1, 0), (-1, 0))
+
+
+def scatter(
+    points: Sequence[tuple[float, float]], x_name: str, y_name: str, title: str, *, log_y: bool = False
+) -> Markup:
+    """Numbered points, in the order of a table beside them; x is logarithmic, y if `log_y`. The last one stands out."""
+    left, top, width, height = 58.0, 24.0, 420.0, 200.0
+    x_of, x_ticks = _scale([x for x, _ in points], log=True)
+    y_of, y_ticks = _scale([y for _, y in points], log=log_y)
+    parts = [_text(0, 12, y_name, class_="soft"), *_axes(left, top, width, height)]
+    for value, shown in x_ticks:
+        x = left + x_of(value) * width
+        parts.append(_tag("path", d=f"M{_number(x)} {top}v{height}", stroke="currentColor", opacity=0.15))
+        parts.append(_text(x, top + height + 14, shown, "middle"))
+    for value, shown in y_ticks:
+        y = top + height * (1 - y_of(value))
+        parts.append(_tag("path", d=f"M{left} {_number(y)}h{width}", stroke="currentColor", opacity=0.15))
+        parts.append(_text(left - 5, y + 4, shown, "end"))
+    places = [(left + x_of(x) * width, top + height * (1 - y_of(y))) for x, y in points]
+    taken = [(x, y + 4) for x, y in places]
+    for i, (px, py) in enumerate(places):
+        last = i == len(points) - 1
+        parts.append(_tag("circle", cx=px, cy=py, r=6 if last else 4.5, fill=R2 if last else R1))
+        around = [(px + r * x, py + 4 + r * y) for r in (13, 22, 31) for x, y in _AROUND]
+        spot = next((s for s in around if all(math.dist(s, other) > 12 for other in taken)), around[0])
+        taken.append(spot)
+        parts.append(_text(*spot, str(i + 1), "middle", class_="strong"))
+    parts.append(_text(left + width / 2, top + height + 31, x_name, "middle", class_="soft"))
+    return _svg(left + width + 20, top + height + 38, parts, title)
+
+
+def _scale(values: Sequence[float], *, log: bool) -> tuple[Any, list[tuple[float, str]]]:
+    """Value -> 0..1, and ticks; the ends lie a little outside the values."""
+    if not log:
+        margin = max(0.1, 0.15 * (max(values) - min(values)))
+        low, high = min(values) - margin, max(values) + margin
+        each = 10 ** math.floor(math.log10((high - low) / 2))
+        each = next(each * k for k in (1, 2, 5, 10) if (high - low) / (each * k) <= 6)
+        ticks = [i * each for i in range(math.ceil(low / each), math.floor(high / each) + 1)]
+        digits = max(0, -math.floor(math.log10(each)))
+        return lambda v: (v - low) / (high - low), [(v, f"{v:.{digits}f}") for v in ticks]
+    low, high = math.log10(min(values)), math.log10(max(values))
+    margin = max(0.1, 0.08 * (high - low))
+    low, high = low - margin, high + margin
+    factors = (
+        (1,) if high - low > 3 else (1, 3) if high - low > 1.2 else (1, 2, 5) if high - low > 0.6 else range(1, 10)
+    )
+    ticks = [k * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for k in factors]
+    inside = [v for v in ticks if low <= math.log10(v) <= high]
+    return lambda v: (math.log10(v) - low) / (high - low), [(v, short(v)) for v in inside]
+
+
+def pairs_of_bars(names: Sequence[str], a: Sequence[float], b: Sequence[float], title: str) -> Markup:
+    """Two bars to the right for every name, on one scale, with their values."""
+    left, width, each, most = 130.0, 300.0, 26.0, max([*a, *b, 1e-9])
+    parts = []
+    for i, (name, *values) in enumerate(zip(names, a, b, strict=True)):
+        parts.append(_text(left - 6, i * each + 16, _cut(name, 20), "end"))
+        for j, (value, fill) in enumerate(zip(values, (COLOURS[2], COLOURS[1]), strict=True)):
+            y, wide = i * each + 3 + 10 * j, value / most * width
+            parts.append(_tag("rect", x=left, y=y, width=wide, height=9, fill=fill))
+            parts.append(_text(left + wide + 4, y + 8, short(value), font_size=9))
+    parts.append(_tag("path", d=f"M{left} 0V{_number(len(names) * each)}", stroke="currentColor", opacity=0.6))
+    return _svg(left + width + 60, len(names) * each + 2, parts, title)
+
+
+def confusion(counts: Sequence[Sequence[int]]) -> Markup:
+    """Table of many classes as a picture: true classes downward, chosen ones to the right, dark is often."""
+    whole = np.asarray(counts, dtype=float)
+    share = whole / np.maximum(1, whole.sum(axis=1, keepdims=True))
+    shades = 16
+    ramp = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in np.linspace((238, 243, 241), (12, 92, 78), shades).astype(int)]
+    size = max(2.0, min(8.0, 480.0 / len(whole)))
+    left, top, edge = 26.0, 20.0, len(whole) * size
+    parts = [
+        _tag("image", href=png(np.ceil(share * (shades - 1)), ramp), x=left, y=top, width=edge, height=edge,
+             preserveAspectRatio="none", style="image-rendering:pixelated"),
+        _text(left, 12, f"true class, 0 to {len(whole) - 1} downward", class_="soft"),
+        _text(left + edge / 2, top + edge + 16, "class that was chosen, to the right", "middle", class_="soft"),
+    ]  # fmt: skip
+    return _svg(left + edge + 8, top + edge + 24, parts, "Which classes are taken for which")
 
 
 # ---- memory -------------------------------------------------------------------------------------

@@ -80,6 +80,21 @@ def test_the_calibrated_network_holds_the_registers_and_the_same_integers(finish
         assert new.dynamic == DynamicPrecision(**layer["dynamic"])
 
 
+def test_the_calibrated_network_knows_which_test_pictures_were_taken_for_what(finished: Path):
+    graph = archive.load(finished / "calibrated.graph")
+    dataset = calibrate.dataset_of(finished, archive.load(finished / "network.graph"), None)
+    chosen = calibrate.logits_of(graph, np.array(dataset.test_images)).argmax(axis=1)
+    found = np.array(graph.info["confusion"])
+    for true, row in enumerate(found):
+        for one, count in enumerate(row):
+            assert count == np.sum((dataset.test_labels == true) & (chosen == one))
+    assert found.trace() / found.sum() == pytest.approx(graph.info["accuracy"]["redy"])
+
+
+def test_very_many_classes_are_not_counted():
+    assert calibrate.confusion(np.zeros((2, calibrate.MOST_CLASSES + 1)), np.array([0, 1])) is None
+
+
 def test_every_step_saves_work(finished: Path):
     steps = record(finished)["events"]["per_image"]
     assert list(steps) == ["baseline", "uniform", "trq", "redy_lossless", "redy", "all"]

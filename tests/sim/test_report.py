@@ -400,8 +400,8 @@ def section(html: str, anchor: str) -> str:
 @pytest.mark.parametrize(
     "anchor",
     [
-        "rtl", "pictures", "network", "accuracy", "work", "ladder", "energy", "widths", "histograms", "dynamic",
-        "memory", "hardware",
+        "origin", "rtl", "pictures", "network", "crossbars", "widths", "histograms", "dynamic", "energy", "ladder",
+        "work", "accuracy", "rivals", "memory", "hardware", "glossary",
     ],
 )  # fmt: skip
 def test_every_section_is_there_and_says_how_to_read_it(html, anchor):
@@ -411,11 +411,11 @@ def test_every_section_is_there_and_says_how_to_read_it(html, anchor):
 def test_every_node_is_drawn_with_its_shape_and_steps(image, html):
     drawn = section(html, "network")
     for node in image.network.nodes:
-        assert f">{node.name}</text>" in drawn
-        assert " × ".join(map(str, node.shape)) in drawn
+        assert f">{node.name} → {' × '.join(map(str, node.shape))}</text>" in drawn
     assert "depthwise" not in drawn
     first = next(i for i, step in enumerate(image.program.steps) if step.node == "groups")
-    assert f"grouped convolution → 4 × 6 × 6, steps {first}–{first + 1}" in drawn
+    assert ">groups → 4 × 6 × 6<" in drawn
+    assert f"grouped convolution, 8 bits, steps {first}–{first + 1}, " in drawn
 
 
 def test_page_shows_the_source_of_every_row_that_costs_something_and_no_row_of_zeros(data, html):
@@ -446,7 +446,7 @@ def test_milliseconds_follow_from_the_stated_clock(image, data):
 
 
 def test_provenance_shows_what_is_known_and_nothing_else(html):
-    shown = section(html, "hardware")
+    shown = section(html, "origin")
     assert shown.index(">command<") < shown.index(">seed<") < shown.index(">calibration<")
     assert ">commit<" not in shown
     assert "<th>error</th>" in shown  # records as a table

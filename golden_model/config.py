@@ -47,6 +47,8 @@ class HardwareConfig:
         (docs/pair-machine.md); a power of two. Each has `crossbar_pairs` of its own, with the same cells. 1 in a
         machine of planes.
     sample_places : samples that a converter of a pair machine holds, those that it converts included.
+    activation_tables : activation functions that the tile can hold as tables, over all steps; 0 for a tile without the
+        look-up, whose post-processing is a clock shorter.
 
     Raises
     ------
@@ -75,6 +77,7 @@ class HardwareConfig:
     machine: Literal["planes", "pairs"] = "planes"
     macros: int = 1
     sample_places: int = 6
+    activation_tables: int = 0
 
     def __post_init__(self) -> None:
         if self.machine not in MACHINES:
@@ -131,6 +134,17 @@ class HardwareConfig:
         """Neighbouring activations that a read of the activation memory brings: enough for the windows of all macros,
         each `REACH` behind the one before."""
         return REACH * self.macros if self.pairs else 1
+
+    # ---- activation functions -------------------------------------------------------------
+    @property
+    def looks_up(self) -> bool:
+        """Whether post-processing has tables of activation functions."""
+        return self.activation_tables > 0
+
+    @property
+    def table_entries(self) -> int:
+        """Entries of the table of an activation function: one for every code."""
+        return 1 << self.input_bits
 
     # ---- geometry -------------------------------------------------------------------------
     @property
@@ -226,7 +240,7 @@ MACHINES = ("planes", "pairs")
 #: distance at which the windows of several macros may follow each other.
 REACH = 4
 #: Fields that came later than the first files, with their defaults.
-_LATER: dict[str, Any] = {"machine": "planes", "macros": 1, "sample_places": 6}
+_LATER: dict[str, Any] = {"machine": "planes", "macros": 1, "sample_places": 6, "activation_tables": 0}
 
 _LIMITS: dict[str, tuple[int, int]] = {
     "rows": (1, 1024),
@@ -249,6 +263,7 @@ _LIMITS: dict[str, tuple[int, int]] = {
     "accumulator_bits": (8, 48),
     "macros": (1, 16),
     "sample_places": (2, 16),
+    "activation_tables": (0, 255),
 }
 
 #: Smallest useful machine, for exhaustive tests.

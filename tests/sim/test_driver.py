@@ -12,7 +12,6 @@ from sim.host.bus import Bus, BusError, BusTimeout, Response, run_now
 from sim.host.driver import ChecksumError, DeviceError, Driver, poke_words
 from tests.golden_model.random_graphs import SMALL, SMALL_PAIRS, SMALL_TABLES, random_network
 
-
 #: Regions whose words TABLE_CHECKSUM covers.
 TABLES = {*range(REGION["PROGRAM"].index, REGION["ACTIVATIONS"].index), REGION["LOOKUPS"].index}
 

@@ -48,6 +48,8 @@ class HardwareConfig:
         machine of planes.
     sample_places : samples that a converter of a pair machine holds, those that it converts included.
     comparator_valid : 1: comparators of a pair machine say whether they have decided, and are asked again if not.
+    activation_tables : activation functions that the tile can hold as tables, over all steps; 0 for a tile without the
+        look-up, whose post-processing is a clock shorter.
 
     Raises
     ------
@@ -77,6 +79,7 @@ class HardwareConfig:
     macros: int = 1
     sample_places: int = 6
     comparator_valid: int = 0
+    activation_tables: int = 0
 
     def __post_init__(self) -> None:
         if self.machine not in MACHINES:
@@ -133,6 +136,17 @@ class HardwareConfig:
         """Neighbouring activations that a read of the activation memory brings: enough for the windows of all macros,
         each `REACH` behind the one before."""
         return REACH * self.macros if self.pairs else 1
+
+    # ---- activation functions -------------------------------------------------------------
+    @property
+    def looks_up(self) -> bool:
+        """Whether post-processing has tables of activation functions."""
+        return self.activation_tables > 0
+
+    @property
+    def table_entries(self) -> int:
+        """Entries of the table of an activation function: one for every code."""
+        return 1 << self.input_bits
 
     # ---- geometry -------------------------------------------------------------------------
     @property
@@ -228,7 +242,13 @@ MACHINES = ("planes", "pairs")
 #: distance at which the windows of several macros may follow each other.
 REACH = 4
 #: Fields that came later than the first files, with their defaults.
-_LATER: dict[str, Any] = {"machine": "planes", "macros": 1, "sample_places": 6, "comparator_valid": 0}
+_LATER: dict[str, Any] = {
+    "machine": "planes",
+    "macros": 1,
+    "sample_places": 6,
+    "comparator_valid": 0,
+    "activation_tables": 0,
+}
 
 _LIMITS: dict[str, tuple[int, int]] = {
     "rows": (1, 1024),
@@ -252,6 +272,7 @@ _LIMITS: dict[str, tuple[int, int]] = {
     "macros": (1, 16),
     "sample_places": (2, 16),
     "comparator_valid": (0, 1),
+    "activation_tables": (0, 255),
 }
 
 #: Smallest useful machine, for exhaustive tests.

@@ -33,7 +33,7 @@ class ErrorCode(IntEnum):
     LAYER_GEOMETRY = 3  # a size, a base address or a width outside the hardware configuration
     UNSUPPORTED = 4  # a kind of step that this hardware does not have
     ABORTED = 5  # stopped by CONTROL.abort
-    TABLE = 6  # an entry of PROGRAM, WIDTHS, BIAS, MULTIPLIERS or PADS has lost its parity
+    TABLE = 6  # an entry of PROGRAM, WIDTHS, BIAS, MULTIPLIERS, PADS or LOOKUPS has lost its parity
 
 
 class PortMode(IntEnum):
@@ -223,8 +223,9 @@ REGISTERS: tuple[Register, ...] = (
                 "crc", 32, "CRC-32 (as zlib) of address and data of every word, 4 bytes each, little-endian, in order"
             ),
         ),
-        "What reached PROGRAM, WIDTHS, BIAS, MULTIPLIERS, PADS and REFERENCE since restart_checksum, over bus or load "
-        "stream, without what was refused. It covers the way to the memories, not what becomes of their contents.",
+        "What reached PROGRAM, WIDTHS, BIAS, MULTIPLIERS, PADS, REFERENCE and LOOKUPS since restart_checksum, over bus "
+        "or load stream, without what was refused. It covers the way to the memories, not what becomes of their "
+        "contents.",
     ),
     Register(
         "CELL_FAILURES",
@@ -325,6 +326,13 @@ REGIONS: tuple[Region, ...] = (
     Region("ACTIVATIONS", 7, "rw", 4, "activations, 4 bytes a word; entry = address / 4"),
     Region("LOGITS", 8, "r", 4, "signed 32-bit result of the last step, one per output"),
     Region("EVENTS", 9, "r", 4, "event counters: entry = (step * 16 + counter) * 2, low word then high word"),
+    Region(
+        "LOOKUPS",
+        10,
+        "w",
+        4,
+        "tables of activation functions, below 2**input_bits: entry = (table - 1) * 2**input_bits + code",
+    ),
 )
 
 REGION: dict[str, Region] = {r.name: r for r in REGIONS}
@@ -347,6 +355,7 @@ def region_entries(config: HardwareConfig) -> dict[str, int]:
         "ACTIVATIONS": -(-config.activation_bytes // 4),
         "LOGITS": config.max_n,
         "EVENTS": config.max_layers * COUNTERS_PER_LAYER * 2,
+        "LOOKUPS": config.activation_tables * config.table_entries,
     }
 
 
@@ -406,7 +415,7 @@ def descriptor_fields(config: HardwareConfig) -> tuple[Field, ...]:
         Field("pad_value", 8, "what lies outside the map or the channels, where pad_enable is 0; below 2**input_bits"),
         Field("in_plane", _ADDRESS, "height * width"),
         Field("stream_bits", 4, "bits of the input activations, 1..input_bits"),
-        Field("out_bits", 4, "a, width of the output activations, 1..input_bits"),
+        Field("out_bits", 4, "a, width of the output activations, or of what a table is indexed by, 1..input_bits"),
         *([Field("out_ones", 4, "most ones of an output activation, up to input_bits; 0: any")] * config.pairs),
         Field("out_plane", _ADDRESS, "out_height * out_width"),
         Field("stride_y", 8, "rows from a window to the next, at least 1"),
@@ -441,6 +450,10 @@ def descriptor_fields(config: HardwareConfig) -> tuple[Field, ...]:
         Field("channel_base", _ADDRESS, "first entry in the bias and multiplier tables"),
         Field("last_rows", 8, "valid rows of the last segment, 1..ou_rows"),
         Field("pad_base", _ADDRESS, "first entry in the pad table"),
+        *(
+            [Field("lookup", 8, "1..activation_tables: outputs are looked up in this table, before pooling; 0: none")]
+            * config.looks_up
+        ),
         Field("last_cols", 8, "valid columns of the last block column, 1..ou_cols"),
         Field("residual_value", 8, "residual of the output channels that have none"),
         Field("shift", 6, "S of the requantisation"),

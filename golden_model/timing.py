@@ -52,21 +52,26 @@ def c_group(hardware: HardwareConfig) -> int:
     return 0
 
 
+def c_post(hardware: HardwareConfig) -> int:
+    """Clocks of post-processing from the sum of a channel to its store: 6, one more on the pair machine, which can
+    round to levels with few ones, and one more to look up an activation function."""
+    return 6 + hardware.pairs + hardware.looks_up
+
+
 def c_window(hardware: HardwareConfig) -> int:
     """Clocks of a window of BWQ's machine outside loading, conversion and post-processing: the latencies of the blocks.
 
-    Window generator 2, dynamic precision 9, macro 4, post-processing 6, of which one falls on the last channel.
+    Window generator 2, dynamic precision 9, macro 4, post-processing, of which one falls on the last channel.
     """
-    return 2 + 9 + 4 + 6 - 1
+    return 2 + 9 + 4 + c_post(hardware) - 1
 
 
 def c_element(hardware: HardwareConfig) -> int:
     """Clocks of a window of an element step outside its walk: the latencies of the blocks.
 
-    Window generator 2, reduction 1, post-processing 6, of which two fall on the last channel. The pair machine's
-    post-processing takes 7: it can round to levels with few ones.
+    Window generator 2, reduction 1, post-processing, of which two fall on the last channel.
     """
-    return 2 + 1 + 6 + hardware.pairs - 2
+    return 2 + 1 + c_post(hardware) - 2
 
 
 def element_cycles(hardware: HardwareConfig, kernel_area: int, outputs: int, *, residual: bool) -> int:
@@ -113,7 +118,7 @@ def c_convert(hardware: HardwareConfig) -> int:
 
 def c_drain(hardware: HardwareConfig) -> int:
     """Clocks of the drain of a window outside its N outputs: post-processing."""
-    return 6 + hardware.pairs
+    return c_post(hardware)
 
 
 def abreast(hardware: HardwareConfig, columns: int, *, residual_columns: int = 1, last: bool = False) -> int:

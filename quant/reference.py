@@ -86,7 +86,7 @@ def _compute(node: Node, inputs: list[Tensor]) -> Tensor:
     if isinstance(node, Concat):
         return torch.cat([x if r is None else _rescale(r, [x]) for x, r in zip(inputs, node.rescales, strict=True)], 1)
     if isinstance(node, Add):
-        return _rescale(node.rescale, inputs)
+        return _looked_up(_rescale(node.rescale, inputs), node.table)
     if isinstance(node, Border):
         above, below, left, right = node.border
         zero = torch.from_numpy(node.values).float()[None, :, None, None]
@@ -106,6 +106,11 @@ def _rescale(r: Rescale, inputs: list[Tensor]) -> Tensor:
     total = sum(x.to(torch.int64) * m for x, m in zip(inputs, r.multipliers, strict=True)) + r.offset
     y = _shift(total, r.shift).clamp(0, r.top)  # type: ignore[arg-type]
     return nearest_level(y, r.top.bit_length(), r.ones).float()
+
+
+def _looked_up(y: Tensor, table: np.ndarray | None) -> Tensor:
+    """What a table holds for whole numbers, of the same type; the numbers themselves without one."""
+    return y if table is None else torch.from_numpy(table).to(y)[y.to(torch.int64)]
 
 
 def _shift(x: Tensor, shift: int) -> Tensor:
@@ -141,7 +146,8 @@ def _crossbar(node: Crossbar, inputs: list[Tensor]) -> Tensor:
     if len(inputs) > 1:
         acc += inputs[1].reshape(acc.shape).to(torch.int64) * node.residual_multiplier
     y = _shift(acc, first.shift).clamp_(0, (1 << first.output_bits) - 1)
-    y = nearest_level(y, first.output_bits, first.output_ones).float()
+    y = nearest_level(y, first.output_bits, first.output_ones)
+    y = _looked_up(y, first.table).float()
     return F.max_pool2d(y, first.pool) if first.pool > 1 else y
 
 

@@ -35,6 +35,11 @@ def Stream(shape: Any) -> Callable[[HardwareConfig], stream.Signature]:
     return lambda config: stream.Signature(_sized(shape, config))
 
 
+def Where(has: Callable[[HardwareConfig], bool], port: Port) -> Callable[[HardwareConfig], wiring.Member | None]:
+    """`port` for configurations that have what it is for, none for others."""
+    return lambda config: port(config) if has(config) else None
+
+
 class Block(wiring.Component):
     """A component sized by one `HardwareConfig`. Subclasses state their ports as annotations:
 
@@ -50,4 +55,5 @@ class Block(wiring.Component):
     def __init__(self, config: HardwareConfig, **more_ports: wiring.Member):
         self.config = config
         ports = inspect.get_annotations(type(self), eval_str=True)
-        super().__init__(more_ports | {name: port(config) for name, port in ports.items()})
+        made = {name: port(config) for name, port in ports.items()}
+        super().__init__(more_ports | {name: port for name, port in made.items() if port is not None})

@@ -163,6 +163,7 @@ class DescriptorCheck(Block):
             *(size.any() for size in sizes),
             *(field.any() & (field <= config.input_bits) for field in (s.stream_bits, s.out_bits)),
             *([s.out_ones <= config.input_bits] if config.pairs else []),
+            *([s.lookup <= config.activation_tables] if config.looks_up else []),
             ~s.last | ~s.residual & no_pool,
             ~s.residual | s.residual_channels.any() & no_pool,
             Mux(s.pad_enable, s.pad_base + border <= config.pad_entries, s.pad_value < 1 << config.input_bits),

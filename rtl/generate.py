@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,7 @@ from rtl.lane_test import LaneTest
 from rtl.layer_sequencer import LayerSequencer
 from rtl.loader import Loader
 from rtl.logit_memory import LogitMemory
+from rtl.lookup import Lookup
 from rtl.macro import Macro
 from rtl.ou_former import OuFormer
 from rtl.ou_scheduler import OuScheduler
@@ -89,6 +91,7 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "reduction": Reduction,
     "post_processing": PostProcessing,
     "requantisation": Requantisation,
+    "lookup": lambda config: Lookup(config if config.looks_up else replace(config, activation_tables=1)),
     "descriptor_reader": DescriptorReader,
     "descriptor_check": DescriptorCheck,
     "layer_sequencer": lambda config: LayerSequencer(config, settle_clocks=Tile.settle_clocks(config)),

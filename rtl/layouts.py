@@ -38,6 +38,11 @@ def is_element(settings: data.View) -> Value:
     return settings.step != StepKind.CROSSBAR
 
 
+def looks_up(config: HardwareConfig) -> bool:
+    """Whether the hardware has tables of activation functions."""
+    return config.looks_up
+
+
 # ---- indices and addresses ----------------------------------------------------------------------
 def _index_of(count: Callable[[HardwareConfig], int]) -> Sized:
     """Index of one of `count(config)` things."""
@@ -73,6 +78,8 @@ width_address = _index_of(lambda config: config.width_entries)
 channel_entry = _index_of(lambda config: config.channel_entries)
 #: An entry of the pad table.
 pad_entry = _index_of(lambda config: config.pad_entries)
+#: An entry of the tables of activation functions: (table - 1) * 2**input_bits + code.
+lookup_entry = _index_of(lambda config: region_entries(config)["LOOKUPS"])
 #: A byte of the activation memory.
 activation_address = _index_of(lambda config: config.activation_bytes)
 #: A word of four bytes of the activation memory.

@@ -159,6 +159,7 @@
 #define OHM_ACTIVATIONS 0x7000000u
 #define OHM_LOGITS 0x8000000u
 #define OHM_EVENTS 0x9000000u
+#define OHM_LOOKUPS 0xA000000u
 
 /* First word of a step in PROGRAM. */
 #define OHM_PROGRAM_ENTRY(step) ((step) * 32u)

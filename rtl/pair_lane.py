@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import wiring
 
-from golden_model.config import HardwareConfig
 from rtl import pack_layouts as packs
 from rtl import pair_layouts as layouts
-from rtl.block import Block, In, Out
+from rtl.block import Block, In, Out, Where
 from rtl.search_lane import SearchLane
 
 
@@ -45,10 +43,8 @@ class PairLane(Block):
     busy: Out(1)
     occupied: Out(1)
     unfinished: Out(1)
+    decided: Where(lambda config: bool(config.comparator_valid), In(1))
     converted: Out(packs.converted)
-
-    def __init__(self, config: HardwareConfig):
-        super().__init__(config, **({"decided": wiring.In(1)} if config.comparator_valid else {}))
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -1,4 +1,4 @@
-"""Post-processing: requantisation, residual, max pooling, store (system.md §3, §5a)."""
+"""Post-processing: requantisation, residual, activation function, max pooling, store (system.md §3, §5a)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from golden_model.config import HardwareConfig
 from rtl import layouts
 from rtl import tile_layouts as tile
 from rtl.bit_count import bit_count
-from rtl.block import Block, In, Out
+from rtl.block import Block, In, Out, Where
+from rtl.lookup import Lookup
 from rtl.requantisation import Requantisation
 from rtl.table import Table
 
@@ -18,7 +19,8 @@ class PostProcessing(Block):
     """Turns the N values of a window, or of each window of a round, into activations, or into logits in the last step.
 
     A value is requantised (rtl/requantisation.py): the partial sum with bias and M of the channel in a crossbar step,
-    the reduced value with M = multiplier in an element step, and the residual. In a crossbar step then the maximum over
+    the reduced value with M = multiplier in an element step, and the residual. Then, where the hardware has tables and
+    the step names one, the activation function (rtl/lookup.py). In a crossbar step then the maximum over
     the windows of a pooling window, kept per channel until the pooling window is complete. The result goes to byte
     target + n·out_plane + position, by running counters. The last step stores, saturated to 32 bits, v as
     logit n·out_plane + position, with offset_low, a signed number, in place of an element step's bias.
@@ -41,9 +43,10 @@ class PostProcessing(Block):
         answered in the next clock. sums_taken : strobe, no other column of the block column will be asked for.
     reduced : the channels of an element step's windows, with their residuals, those of all macros together; no ready.
     residual_request, residuals : crossbar step: the next channel's residuals, answered in the next clock.
-    bias_write, multiplier_write : write ports of the channel tables; between runs.
+    bias_write, multiplier_write : write ports of the channel tables; between runs. lookup_write : that of the tables
+        of activation functions, where there are any.
     store, logits : where results go. done : strobe.
-    table_error : strobe, a bias or multiplier has lost its parity.
+    table_error : strobe, a bias, a multiplier or an entry of a function's table has lost its parity.
     overflow : sticky, a logit was saturated. clear : strobe, clears it.
     """
 
@@ -60,6 +63,7 @@ class PostProcessing(Block):
     residuals: In(tile.of_macros(tile.BYTE))
     bias_write: In(tile.bias_write)
     multiplier_write: In(tile.multiplier_write)
+    lookup_write: Where(layouts.looks_up, In(tile.lookup_write))
     store: Out(tile.activation_write)
     logits: Out(tile.logit_write)
     done: Out(1)
@@ -70,7 +74,7 @@ class PostProcessing(Block):
     @staticmethod
     def latency(config: HardwareConfig) -> int:
         """Clocks from `start` to the store of channel 0 of a crossbar step."""
-        return 2 + Requantisation.latency(config)
+        return 2 + Requantisation.latency(config) + (Lookup.latency if config.looks_up else 0)
 
     def elaborate(self, platform):
         m = Module()
@@ -118,12 +122,13 @@ class PostProcessing(Block):
         for i in range(1, last):
             m.d.sync += [valid[i + 1].eq(valid[i]), final[i + 1].eq(final[i]), index[i + 1].eq(index[i])]
 
-        # ---- steps 1 to 5, on the pair machine 6: the value of every macro
-        bias, multiplier = Signal(signed(tile.WORD)), Signal(tile.MULTIPLIER_BITS)
+        # ---- from step 1 on: the value of every macro
+        bias, multiplier, lost = Signal(signed(tile.WORD)), Signal(tile.MULTIPLIER_BITS), Signal()
         m.d.comb += [
             bias.eq(Mux(element, Mux(settings.last, settings.offset_low.as_signed(), 0), biases.read.data)),
             multiplier.eq(Mux(element, settings.multiplier, multipliers.read.data)),
-            self.table_error.eq(walked & (biases.wrong | multipliers.wrong)),
+            lost.eq(walked & (biases.wrong | multipliers.wrong)),
+            self.table_error.eq(lost),
         ]
         values = [Requantisation(config) for _ in range(config.macros)]
         for macro, (value, reduced) in enumerate(zip(values, self.reduced, strict=True)):
@@ -147,6 +152,19 @@ class PostProcessing(Block):
         with m.Elif(self.logits.enable & values[0].saturated):
             m.d.sync += self.overflow.eq(1)
 
+        # ---- the step before the last one, where there are tables: the activation function
+        made = [value.made for value in values]
+        if config.looks_up:
+            m.submodules.lookup = lookup = Lookup(config)
+            m.d.comb += [
+                lookup.settings.eq(settings),
+                lookup.enable.eq(valid[last - 1]),
+                lookup.codes.eq(Cat(made)),
+                lookup.write.eq(self.lookup_write),
+                self.table_error.eq(lost | lookup.table_error),
+            ]
+            made = list(lookup.made)
+
         # ---- the last step: pool, store
         pooled = Signal(data.ArrayLayout(unsigned(config.input_bits), config.macros))
         m.submodules.pool = pool = memory.Memory(shape=pooled.shape(), depth=config.max_n, init=[])
@@ -161,10 +179,10 @@ class PostProcessing(Block):
             self.store.enable.eq(Mux(keep, self.place.active, 0)),
             self.done.eq(valid[last] & final[last]),
         ]
-        for macro, value in enumerate(values):
+        for macro, value in enumerate(made):
             before = pool_read.data[macro]
             m.d.comb += [
-                pooled[macro].eq(Mux(self.place.pool_first | (value.made > before), value.made, before)),
+                pooled[macro].eq(Mux(self.place.pool_first | (value > before), value, before)),
                 self.store.data[macro].eq(pooled[macro]),
             ]
 

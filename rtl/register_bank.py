@@ -16,7 +16,7 @@ from golden_model.registers import (
 )
 from rtl import lane_test, layouts
 from rtl import tile_layouts as tile
-from rtl.block import Block, In, Out, Stream
+from rtl.block import Block, In, Out, Stream, Where
 from rtl.interfaces import ActivationBus, event_read, logit_read
 from rtl.pack_layouts import all_halves
 
@@ -49,7 +49,7 @@ class RegisterBank(Block):
     ends : strobes that set bits of IRQ_STATUS. interrupt : one that is enabled is set.
     layer_count, cell_pairs : values of LAYER_COUNT and CELL_PAIRS; reset to 0.
     cell_select, cells, cells_full : cell programming; `cells` is offered only when it is taken at once.
-    program_write ... reference_write : write ports of the tables.
+    program_write ... lookup_write : write ports of the tables; the last one where there are activation functions.
     activations : the activation memory.
     logits, events : read ports of the results.
     """
@@ -86,6 +86,7 @@ class RegisterBank(Block):
     multiplier_write: Out(tile.multiplier_write)
     pad_write: Out(tile.pad_write)
     reference_write: Out(layouts.reference_write)
+    lookup_write: Where(layouts.looks_up, Out(tile.lookup_write))
     activations: Out(ActivationBus)
     logits: Out(logit_read)
     events: Out(event_read)
@@ -119,6 +120,8 @@ class RegisterBank(Block):
             "MULTIPLIERS": self.multiplier_write,
             "PADS": self.pad_write,
         }
+        if config.looks_up:
+            writes["LOOKUPS"] = self.lookup_write
         for port in writes.values():
             m.d.comb += [port.address.eq(entry), port.data.eq(request.data)]
 

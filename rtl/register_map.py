@@ -35,7 +35,7 @@ _ERRORS = {
     "or planes lie beyond the last crossbar pair",
     ErrorCode.UNSUPPORTED: "a kind of step that this hardware does not have",
     ErrorCode.ABORTED: "stopped by CONTROL.abort",
-    ErrorCode.TABLE: "an entry of PROGRAM, WIDTHS, BIAS, MULTIPLIERS or PADS that was used has lost its parity",
+    ErrorCode.TABLE: "an entry of PROGRAM, WIDTHS, BIAS, MULTIPLIERS, PADS or LOOKUPS was used and has lost its parity",
 }
 
 _RULES = f"""\

@@ -286,6 +286,8 @@ class Tile(Block):
             events.cycles.eq(sequencer.layer_cycles),
             sequencer.events_stored.eq(events.done),
         ]
+        if config.looks_up:
+            m.d.comb += post.lookup_write.eq(registers.lookup_write)
         wiring.connect(m, windows.read, activations.window_read)
         wiring.connect(m, residual.read, activations.residual_read)
         wiring.connect(m, registers.activations, activations.bus)

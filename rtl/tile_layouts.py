@@ -52,6 +52,16 @@ multiplier_write = layouts.table_write(layouts.channel_entry, unsigned(MULTIPLIE
 pad_write = layouts.table_write(layouts.pad_entry, unsigned(BYTE))
 
 
+def activation(config: HardwareConfig) -> Shape:
+    """An activation, or the code that stands for one in a table."""
+    return unsigned(config.input_bits)
+
+
+def lookup_write(config: HardwareConfig) -> data.StructLayout:
+    """Write port of the tables of activation functions."""
+    return layouts.table_write(layouts.lookup_entry, activation(config))(config)
+
+
 def element_bits(config: HardwareConfig) -> int:
     """Bits of the reduced value of an element step: the sum of 65535 activations, the largest kernel."""
     return config.input_bits + 16

@@ -1,4 +1,4 @@
-"""From partial sums to activations: bias, residual, requantisation, pooling (system.md §3)."""
+"""From partial sums to activations: bias, residual, requantisation, table, pooling (system.md §3)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def requantised(
     layer: Layer, sums: np.ndarray, residual: np.ndarray | None = None, residual_multiplier: int = 0
 ) -> np.ndarray:
     """clamp(round_half_up_shift((acc + bias) * M + r * M_r, S), 0, 2**a - 1), then the nearest level if those of the
-    layer have few ones (golden_model/few_ones.py); before any pooling.
+    layer have few ones (golden_model/few_ones.py); before any table and pooling.
 
     sums : integers (windows, N). residual : r, integers (windows, N) or None; residual_multiplier : M_r.
     Returns int64 (windows, N).
@@ -33,7 +33,7 @@ def requantised(
 def finish(
     layer: Layer, sums: np.ndarray, residual: np.ndarray | None = None, residual_multiplier: int = 0
 ) -> np.ndarray:
-    """`requantised` sums of one image, then the maximum of pools.
+    """`requantised` sums of one image, looked up in the layer's table if it has one, then the maximum of pools.
 
     sums : integers (windows, columns >= N). residual : r, uint8 (N, H', W') or None; residual_multiplier : M_r.
     Returns uint8 (N, H', W'), or acc + bias int64 (N,) of a last layer.
@@ -42,6 +42,9 @@ def finish(
     if layer.last:
         return sums[0].astype(np.int64) + layer.bias
     rows = None if residual is None else residual.reshape(layer.outputs, -1).T
-    y = requantised(layer, sums, rows, residual_multiplier).astype(np.uint8)
+    y = requantised(layer, sums, rows, residual_multiplier)
+    if layer.table is not None:
+        y = layer.table[y]
+    y = y.astype(np.uint8)
     pooled = y.reshape(layer.out_height * layer.out_width, layer.pool**2, layer.outputs).max(axis=1)
     return np.ascontiguousarray(pooled.T).reshape(layer.outputs, layer.out_height, layer.out_width)

@@ -34,9 +34,9 @@ def _finish(sums, bias, multipliers, shift, top, residual, residual_multiplier, 
 def finish(layer: Layer, sums: np.ndarray, residual: np.ndarray | None, residual_multiplier: int) -> np.ndarray:
     """One image's sums, integers (windows, columns >= N) -> uint8 (N, H', W'); not for a last layer."""
     places = layer.out_height * layer.out_width
-    output = np.empty((layer.outputs, places), dtype=np.uint8)
-    if layer.pool > 1:  # M >= 0, so requantisation never changes which of several sums is the largest
+    if layer.pool > 1 and layer.table is None:  # M >= 0: requantisation never changes which of several sums is largest
         sums = sums.reshape(places, layer.pool**2, -1).max(axis=1)
+    output = np.empty((layer.outputs, len(sums)), dtype=np.uint8)
     bias, multipliers = (np.asarray(x, dtype=np.int64) for x in (layer.bias, layer.multipliers))
     rows = np.zeros((0, places), dtype=np.uint8) if residual is None else residual.reshape(layer.outputs, places)
     top = (1 << layer.output_bits) - 1
@@ -45,4 +45,6 @@ def finish(layer: Layer, sums: np.ndarray, residual: np.ndarray | None, residual
         residual_multiplier, output,
     )  # fmt: skip
     output = nearest_level(output, layer.output_bits, layer.output_ones)
+    if layer.table is not None:  # a table may fall, so pooling comes after it
+        output = layer.table.astype(np.uint8)[output].reshape(layer.outputs, places, -1).max(axis=2)
     return output.reshape(layer.outputs, layer.out_height, layer.out_width)

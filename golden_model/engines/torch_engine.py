@@ -553,6 +553,8 @@ def finish(layer: Layer, sums: Tensor, residual: Tensor | None = None, residual_
         sums += residual.flatten(2).transpose(1, 2).to(torch.int64) * residual_multiplier
     y = round_half_up_shift(sums, layer.shift).clamp_(0, (1 << layer.output_bits) - 1).to(torch.uint8)
     y = nearest_level(y, layer.output_bits, layer.output_ones)
+    if layer.table is not None:
+        y = upload(layer.table.astype(np.uint8), y.device)[y.to(torch.int64)]
     y = y.view(images, layer.out_height * layer.out_width, layer.pool**2, layer.outputs).amax(dim=2)
     return y.transpose(1, 2).reshape(images, layer.outputs, layer.out_height, layer.out_width)
 

@@ -82,6 +82,7 @@ def check_sizes(layer: Layer, hardware: HardwareConfig) -> None:
         "block_widths": (layer.segments(hardware), layer.block_cols(hardware)),
         "min_count": ((1 << hardware.adc_bits) - 1,),
         "pad_values": (layer.channels,),
+        "table": (1 << layer.output_bits,),
     }
     for name, shape in shapes.items():
         values = getattr(layer, name)
@@ -99,6 +100,10 @@ def check_layer(layer: Layer, hardware: HardwareConfig) -> None:
     _integers(where, "multipliers", layer.multipliers, 0, MULTIPLIER_TOP)
     if layer.pad_values is not None:
         _integers(where, "pad_values", layer.pad_values, 0, (1 << layer.input_bits) - 1)
+    if layer.table is not None:
+        _integers(where, "table", layer.table, 0, (1 << hardware.input_bits) - 1)
+        if layer.last:
+            raise ValueError(f"{where}: a last layer makes sums and looks nothing up")
     try:
         mapping.check_widths(layer.block_widths, layer.weights, hardware)
         layer.registers.check_on(hardware)

@@ -10,7 +10,7 @@ import numpy as np
 
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import Layer
-from golden_model.graph.numbers import NO_RESCALE, Encoding, Rescale, Window, fixed_point
+from golden_model.graph.numbers import NO_RESCALE, Encoding, Lookup, Rescale, Window, fixed_point
 from golden_model.optional import array_library
 from golden_model.trq import AdcRegisters
 
@@ -72,12 +72,15 @@ class Crossbar(Node):
         outputs. Integers of bias, multipliers, shift and border come from `derived`.
     step : real value per integer weight, float64 (N,). bias : real bias, float64 (N,).
     residual_multiplier : M_r, 0..2**32 - 1.
+    lookup : a function of the sum, residual included, looked up before pooling; y is then a code that indexes its
+        table. None for a clamp at the ends of the encoding.
     """
 
     layers: tuple[Layer, ...]
     step: np.ndarray
     bias: np.ndarray
     residual_multiplier: int = 0
+    lookup: Lookup | None = field(default=None, metadata={"optional": True})
 
     @property
     def last(self) -> bool:
@@ -99,10 +102,13 @@ class Crossbar(Node):
         """Bias, multipliers, shift and border of every layer.
 
         A real pre-activation is step * s_x * (counts - sum w * z_x) + bias. In units of Delta_R1 the integer bias
-        also holds the zero points: -sum w * z_x of the input, +z_y * 2**S / M of the output, -z_r * M_r / M of the
-        residual.
+        also holds the zero points: -sum w * z_x of the input, +z_y * 2**S / M of the output, or of a table's codes,
+        -z_r * M_r / M of the residual.
         """
         x, residual = inputs[0], inputs[1] if len(inputs) > 1 else None
+        made, table = self.encoding, None
+        if self.lookup is not None:
+            made, table = self.lookup.code, self.lookup.table(self.encoding)
         channels = self.layers[0].channels * len(self.layers)
         zeros, border = x.channel_zeros(channels), x.border(channels)
         try:
@@ -119,11 +125,11 @@ class Crossbar(Node):
             bias = (real - correction) / unit
             multipliers, shift, residual_multiplier = np.zeros(len(bias), dtype=np.int64), 0, 0
             if not self.last:
-                scale = self.encoding.scale
+                scale = made.scale
                 multipliers, shift, residual_multiplier = fixed_point(
                     count * unit / scale, residual=0.0 if residual is None else residual.scale / scale
                 )
-                zero = self.encoding.zero * 2.0**shift
+                zero = made.zero * 2.0**shift
                 if residual is not None:
                     zero -= residual.zero * residual_multiplier
                 bias = bias + zero / np.maximum(multipliers, 1)
@@ -147,8 +153,9 @@ class Crossbar(Node):
                     shift=shift,
                     pad_values=None if border is None or layer.pad == 0 else border[inside],
                     input_bits=x.bits,
-                    output_bits=self.encoding.bits,
-                    output_ones=self.encoding.ones,
+                    output_bits=made.bits,
+                    output_ones=made.ones,
+                    table=table,
                 )
             )
         return replace(self, layers=tuple(layers), residual_multiplier=residual_multiplier)
@@ -260,13 +267,21 @@ class Concat(Node):
 class Add(Node):
     """Sum of inputs that no crossbar layer's post-processing can take up; with one input it changes the encoding.
 
-    A range that starts at 0 makes it a ReLU, because the result is clamped to 0..2**a - 1.
+    A range that starts at 0 makes it a ReLU, because the result is clamped to 0..2**a - 1. lookup : a function of the
+    sum; the rescaling then gives a code that indexes its table.
     """
 
     rescale: Rescale = NO_RESCALE
+    lookup: Lookup | None = field(default=None, metadata={"optional": True})
+
+    @property
+    def table(self) -> np.ndarray | None:
+        """The activation of every code, int64; None without a function."""
+        return None if self.lookup is None else self.lookup.table(self.encoding)
 
     def derived(self, inputs: Sequence[Encoding], hardware: HardwareConfig) -> Node:
-        return replace(self, rescale=Rescale.between(inputs, self.encoding))
+        made = self.encoding if self.lookup is None else self.lookup.code
+        return replace(self, rescale=Rescale.between(inputs, made))
 
     def expected_shape(self, inputs: Sequence[Shape]) -> Shape:
         if len(set(inputs)) > 1:
@@ -274,7 +289,11 @@ class Add(Node):
         return inputs[0]
 
     def compute(self, *activations: Any) -> Any:
-        return self.rescale(*activations)
+        made, table = self.rescale(*activations), self.table
+        if table is None:
+            return made
+        xp = array_library(made)
+        return xp.asarray(table, dtype=xp.uint8)[xp.asarray(made, dtype=xp.int64)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import floor, frexp
 from typing import Any
@@ -130,6 +130,34 @@ class Rescale:
 
 
 NO_RESCALE = Rescale((0,), 0, 0, 0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lookup:
+    """Any function of one real number as a table: a sum is requantised to `code`, which saturates at its ends, and the
+    table holds the activation of every code.
+
+    values : the function of the real number that each code stands for, float64 (2**code.bits,); `of` makes them.
+    """
+
+    code: Encoding
+    values: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.code.ones or self.code.zeros:
+            raise ValueError("the codes of a table must be any integers with one zero")
+        if np.shape(self.values) != (self.code.top + 1,):
+            raise ValueError(f"a table of {self.code.bits} bits must have {self.code.top + 1} values")
+
+    @classmethod
+    def of(cls, code: Encoding, function: Callable[[np.ndarray], np.ndarray]) -> Lookup:
+        """The table of a function of real numbers, float64 arrays to float64 arrays."""
+        return cls(code=code, values=function(code.scale * (np.arange(code.top + 1) - code.zero)))
+
+    def table(self, encoding: Encoding) -> np.ndarray:
+        """The nearest activation of `encoding` for every code, halves up, saturated: int64 (2**code.bits,)."""
+        nearest = np.floor(np.clip(self.values / encoding.scale, -256, 256) + 0.5).astype(np.int64) + encoding.zero
+        return nearest_level(np.clip(nearest, 0, encoding.top), encoding.bits, encoding.ones)
 
 
 @dataclass(frozen=True, kw_only=True)

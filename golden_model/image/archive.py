@@ -24,7 +24,7 @@ import typing
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from math import isfinite
 from pathlib import Path
@@ -75,7 +75,8 @@ _NAME_LENGTH = 1000
 def _encode(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
     """`value` as JSON-able data; arrays go to `arrays` under `where` and leave {"array": where}."""
     if is_dataclass(value):
-        return {f.name: _encode(getattr(value, f.name), f"{where}.{f.name}", arrays) for f in fields(value)}
+        held = {f.name: getattr(value, f.name) for f in fields(value) if not _left_out(value, f)}
+        return {name: _encode(x, f"{where}.{name}", arrays) for name, x in held.items()}
     if isinstance(value, np.ndarray):
         arrays[where] = _narrow(value, where)
         return {"array": where}
@@ -92,6 +93,11 @@ def _encode(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
             raise ValueError(f"{where} must be finite, got {value}")
         return float(value)
     raise TypeError(f"{where} cannot be stored, its type is {type(value).__name__}")
+
+
+def _left_out(value: Any, one: Field) -> bool:
+    """Whether a field is not written: one that is "optional", where it is None, as in files from before it."""
+    return bool(one.metadata.get("optional")) and getattr(value, one.name) is None
 
 
 def _narrow(array: np.ndarray, where: str) -> np.ndarray:

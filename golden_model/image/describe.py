@@ -17,7 +17,7 @@ from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import Layer
 from golden_model.files import write_json
 from golden_model.graph.network import Graph
-from golden_model.graph.nodes import Crossbar
+from golden_model.graph.nodes import Add, Crossbar
 from golden_model.image import archive
 from golden_model.image.lowering import Step
 from golden_model.image.program import Program
@@ -68,6 +68,8 @@ def describe(graph: Graph) -> dict[str, Any]:
             "scale": node.encoding.scale,
             "zero": list(node.encoding.zeros) or node.encoding.zero,
         }
+        if isinstance(node, Crossbar | Add) and node.lookup is not None:
+            one["lookup"] = asdict(node.lookup.code)  # of what indexes the table
         if isinstance(node, Crossbar):
             first = node.layers[0]
             one |= {

@@ -41,6 +41,8 @@ SCHEMA = "ohmloom-image"
 VERSION = 3
 ARCHIVE = "image.archive"
 HEX_FILES = ("cells.hex", "widths.hex", "bias.hex", "multipliers.hex", "pads.hex", "reference.hex", "program.hex")
+#: Tables of activation functions; not in an image without them.
+LOOKUPS = "lookups.hex"
 FILES = (ARCHIVE, *HEX_FILES)
 _PARTS = (*NETWORK_PARTS, "counters", "steps", "image_base", "logits", "cell_pairs", "cell_checksum", "vectors")
 #: First parts of the names of arrays that are not the network's.
@@ -134,6 +136,7 @@ def hex_files(tables: Tables, hardware: HardwareConfig) -> dict[str, bytes]:
         "pads.hex": _hex_lines(tables.pads, 8),
         "reference.hex": _hex_lines(tables.levels.ravel(), 8),
         "program.hex": _hex_lines(tables.program.ravel(), 32),
+        **({LOOKUPS: _hex_lines(tables.lookups.ravel(), 8)} if len(tables.lookups) else {}),
     }
 
 
@@ -217,7 +220,8 @@ def _program_parts(program: Program) -> dict[str, Any]:
 
 def _table_arrays(program: Program) -> dict[str, np.ndarray]:
     """The tables as arrays of the archive."""
-    tables = {f"tables.{name}": getattr(program.tables, name) for name in _TABLES}
+    names = (*_TABLES, "lookups") if len(program.tables.lookups) else _TABLES
+    tables = {f"tables.{name}": getattr(program.tables, name) for name in names}
     return tables | {"tables.cells": np.packbits(program.tables.cells)}
 
 
@@ -302,7 +306,7 @@ def _read(directory: Path, hardware: HardwareConfig | None) -> Image:
             raise ValueError(older_version(SCHEMA, 1, VERSION))
         raise ValueError(f"not a deployment image, {ARCHIVE} is missing")
     for path in sorted(directory.iterdir()):
-        if path.name not in FILES:
+        if path.name not in (*FILES, LOOKUPS):
             raise ValueError(f"{path.name} does not belong to the image")
     try:
         archive = Archive(read_file(directory / ARCHIVE), SCHEMA, VERSION, _PARTS)
@@ -312,7 +316,10 @@ def _read(directory: Path, hardware: HardwareConfig | None) -> Image:
         vectors = _read_vectors(archive, network, program)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{ARCHIVE}: {error}") from None
-    for name, text in hex_files(program.tables, network.hardware).items():
+    derived = hex_files(program.tables, network.hardware)
+    if LOOKUPS not in derived and (directory / LOOKUPS).exists():
+        raise ValueError(f"{LOOKUPS} does not belong to the image")
+    for name, text in derived.items():
         _check_file(directory / name, text)
     return Image(network, program, vectors, archive.manifest)
 

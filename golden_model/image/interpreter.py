@@ -78,6 +78,8 @@ class Interpreter:
         for index, values in enumerate(self.fields):
             if code := check_descriptor(hardware, values):
                 raise ValueError(f"step {index}: the hardware refuses its descriptor with {code.name}")
+            if values.get("lookup", 0) > len(tables.lookups):
+                raise ValueError(f"step {index}: there is no table {values['lookup']} of an activation function")
         self._layers = {
             index: _layer(index, values, tables, hardware)
             for index, values in enumerate(self.fields)
@@ -151,7 +153,7 @@ class Interpreter:
             logits = total + (low - (1 << 32) if low >> 31 else low)
             return _saturated(logits.reshape(len(memory), outputs * values["out_plane"])), counts
         residual = self._residual(values, memory)
-        return _requantised(total * values["multiplier"], residual, values), counts
+        return self._activated(total * values["multiplier"], residual, values), counts
 
     def _crossbar(self, index: int, values: dict[str, int], memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What a crossbar step writes, and its counters (B, counters)."""
@@ -191,7 +193,12 @@ class Interpreter:
         residual = self._residual(values, memory)
         if residual is not None:
             residual = residual[..., None]
-        return np.ascontiguousarray(_requantised(total, residual, values).max(axis=-1)), counts
+        return np.ascontiguousarray(self._activated(total, residual, values).max(axis=-1)), counts
+
+    def _activated(self, total: np.ndarray, residual: np.ndarray | None, values: dict[str, int]) -> np.ndarray:
+        """Activations of sums, uint8: requantised, and looked up if the step has a table."""
+        made, table = _requantised(total, residual, values), values.get("lookup", 0)
+        return self.tables.lookups[table - 1][made] if table else made
 
     def _rounds(self, values: dict[str, int]) -> np.ndarray:
         """Windows of a step that run at the same time."""

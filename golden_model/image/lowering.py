@@ -20,8 +20,8 @@ from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar,
 from golden_model.graph.numbers import Rescale
 from golden_model.registers import StepKind, descriptor_fields
 
-#: Descriptor fields that follow from placing; everything else follows from lowering.
-PLACED = ("source", "target", "residual_base", "crossbar_base", "width_base", "channel_base", "pad_base")
+#: Descriptor fields that follow from placing, as far as a machine has them; everything else follows from lowering.
+PLACED = ("source", "target", "residual_base", "crossbar_base", "width_base", "channel_base", "pad_base", "lookup")
 #: Fields of a crossbar step that its layer or its registers have under the same name.
 _OF_LAYER = (
     *("last", "skip_zero_slices", "channels", "height", "width", "kernel_height", "kernel_width", "pool", "shift"),
@@ -45,8 +45,8 @@ class Step:
     node : node of the network whose tensor it makes, whole or in part. layer : of a crossbar step, else None.
     fields : all descriptor fields; after lowering those but `PLACED`, with signed or too large values as they are.
     source, residual : what it reads; target : what it writes, None for logits. pads : border value per channel, empty
-    if all are `pad_value`. shape : (C, H, W) of what it writes. cycles : clocks of an element step, None for a
-    crossbar step, whose clocks depend on its activations.
+    if all are `pad_value`. table : what its outputs are looked up in, empty for nothing. shape : (C, H, W) of what it
+    writes. cycles : clocks of an element step, None for a crossbar step, whose clocks depend on its activations.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Step:
     target: Place | None
     residual: Place | None
     pads: tuple[int, ...]
+    table: tuple[int, ...]
     shape: Shape
     cycles: int | None
 
@@ -206,6 +207,8 @@ class _Lowering:
     def _bits(self, node: Node) -> int:
         """Bits that hold every value of a node's tensor."""
         inputs = [self.bits[name] for name in node.inputs]
+        if isinstance(node, Crossbar | Add) and node.lookup is not None:
+            return node.encoding.bits
         if isinstance(node, Crossbar):
             return max(layer.output_bits for layer in node.layers)
         if isinstance(node, Add) or (isinstance(node, AveragePool) and not node.sums):
@@ -241,6 +244,7 @@ class _Lowering:
                 stream_bits=layer.input_bits,
                 out_bits=layer.output_bits,
                 ones=layer.output_ones,
+                table=layer.table,
                 stride_y=layer.stride,
                 stride_x=layer.stride,
                 pad_top=layer.pad,
@@ -281,7 +285,7 @@ class _Lowering:
             scaling |= view
             scaling["multiplier"] = node.rescale.multipliers[source]
             scaling["residual_multiplier"] = node.rescale.multipliers[residual]
-        self._element(node, StepKind.SUM, source=node.inputs[source], second=second, **scaling)
+        self._element(node, StepKind.SUM, source=node.inputs[source], second=second, table=node.table, **scaling)
 
     def _border(self, node: Border) -> None:
         (above, _, left, _), (stride_y, stride_x) = node.border, node.stride
@@ -359,10 +363,11 @@ class _Lowering:
         second: Place | None = None,
         border: Any = (0,),
         ones: int = 0,
+        table: np.ndarray | None = None,
         **values: int,
     ) -> None:
-        """A step; second : its residual. ones : most ones of what it writes, 0 for any. values : descriptor fields that
-        do not follow from the rest, or 0."""
+        """A step; second : its residual. ones : most ones of what it writes, 0 for any. table : what that is looked up
+        in. values : descriptor fields that do not follow from the rest, or 0."""
         name = f"{node.name}.{suffix}" if suffix else node.name
         while suffix and name in self.names:
             name += "'"
@@ -408,6 +413,7 @@ class _Lowering:
                 target=None if fields["last"] else target,
                 residual=second,
                 pads=() if one_value else pads,
+                table=() if table is None else tuple(table.tolist()),
                 shape=shape,
                 cycles=cycles,
             )

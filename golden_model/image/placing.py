@@ -51,12 +51,14 @@ class Layout:
     """A lowered network with addresses, before anything is checked against capacities.
 
     steps : with all fields, `offset` still in one piece. placement : of the crossbar steps' planes. pads : the pad
-    table. buffers : the memory map. image_base : where the image lies. needs : by field of `HardwareConfig`.
+    table. lookups : the tables of activation functions. buffers : the memory map. image_base : where the image lies.
+    needs : by field of `HardwareConfig`.
     """
 
     steps: tuple[Step, ...]
     placement: mapping.Placement
     pads: tuple[int, ...]
+    lookups: tuple[tuple[int, ...], ...]
     buffers: tuple[Buffer, ...]
     image_base: int
     needs: dict[str, Need]
@@ -183,6 +185,7 @@ def place(lowering: Lowering) -> Layout:
 
     pads: list[int] = []
     pad_bases: dict[tuple[int, ...], int] = {(): 0}  # equal vectors are stored once
+    lookups: dict[tuple[int, ...], int] = {(): 0}  # and equal tables
     placed: list[mapping.LayerPlacement] = []
     made: list[Step] = []
     pairs = widths = channels = 0
@@ -195,7 +198,10 @@ def place(lowering: Lowering) -> Layout:
             "target": address(step.target),
             "residual_base": address(step.residual),
             "pad_base": pad_bases[step.pads],
+            "lookup": lookups.setdefault(step.table, len(lookups)),
         }
+        if not hardware.looks_up:
+            del fields["lookup"]
         if step.layer is not None:
             fields |= {"crossbar_base": pairs, "width_base": widths, "channel_base": channels}
             placed.append(place_layer(step.layer.block_widths, hardware, crossbar_base=pairs))
@@ -219,11 +225,12 @@ def place(lowering: Lowering) -> Layout:
         "width_entries": Need(widths, most(lambda x: x.layer.block_widths.size if x.layer else 0).step),
         "channel_entries": Need(channels, most(lambda x: x.shape[0] if x.layer else 0).step),
         "pad_entries": Need(len(pads), most(lambda x: len(x.pads)).step),
+        "activation_tables": Need(len(lookups) - 1, most(lambda x: lookups[x.table]).step),
         "accumulator_bits": most(lambda x: accumulator_bits_needed(x.layer, hardware) if x.layer else 0),
     }
     placement = mapping.Placement(tuple(placed), pairs)
     image_base = address(Place(lowering.network.image.name))
-    return Layout(tuple(made), placement, tuple(pads), buffers, image_base, needs)
+    return Layout(tuple(made), placement, tuple(pads), tuple(lookups)[1:], buffers, image_base, needs)
 
 
 # ---- limits -------------------------------------------------------------------------------------

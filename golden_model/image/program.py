@@ -29,6 +29,7 @@ CAPACITIES = (
     "width_entries",
     "channel_entries",
     "pad_entries",
+    "activation_tables",
     "accumulator_bits",
 )
 
@@ -40,7 +41,8 @@ class Tables:
     program : (steps, DESCRIPTOR_STRIDE) uint32 descriptor words. widths : (entries,) uint8.
     bias, multipliers : (channels,) int64. pads : (entries,) uint8. levels : (steps, ou_rows + 1) uint8,
     sampled level of every count. cells : bool (pairs, grid_rows, grid_cols, lanes, ou_rows).
-    cell_words : (OUs, cell_words) uint32 in programming order. checksum : CRC-32 of the cell words.
+    cell_words : (OUs, cell_words) uint32 in programming order. checksum : CRC-32 of the cell words. lookups : uint8
+    (tables, 2**input_bits), activation of every code; table 1 comes first.
     """
 
     program: np.ndarray
@@ -52,6 +54,7 @@ class Tables:
     cells: np.ndarray
     cell_words: np.ndarray
     checksum: int
+    lookups: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,6 +156,9 @@ def _tables(layout: Layout, steps: Sequence[Step], hardware: HardwareConfig) -> 
             reference[index] = levels(hardware.adc_bits, hardware.ou_rows, step.layer.min_count)
             mapping.program_layer(cells, next(placed), step.layer.weights, hardware)
     layers = [step.layer for step in steps if step.layer is not None]
+    lookups = np.zeros((len(layout.lookups), hardware.table_entries), dtype=np.uint8)
+    for row, table in zip(lookups, layout.lookups, strict=True):
+        row[: len(table)] = table
     return Tables(
         program=program,
         widths=np.concatenate([np.ravel(layer.block_widths) for layer in layers]).astype(np.uint8),
@@ -163,4 +169,5 @@ def _tables(layout: Layout, steps: Sequence[Step], hardware: HardwareConfig) -> 
         cells=cells,
         cell_words=mapping.cell_words(cells, hardware),
         checksum=mapping.checksum(cells, hardware),
+        lookups=lookups,
     )

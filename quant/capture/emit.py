@@ -13,7 +13,7 @@ from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.mapping import block_widths
 from golden_model.graph import nodes
 from golden_model.graph.network import Graph, build
-from golden_model.graph.numbers import Encoding
+from golden_model.graph.numbers import Encoding, Lookup
 from golden_model.graph.settings import lossless_registers
 from golden_model.trq import min_count
 from quant.capture.errors import UnsupportedOperator
@@ -78,11 +78,42 @@ class Emitter:
         return source
 
     def _encoding(self, op: Op) -> Encoding:
-        low, high = min(0.0, op.low), max(0.0, op.high)
+        low, high = self._ends(op, op.low, op.high)
+        return Encoding(low=low, high=high, bits=op.bits or self.activation_bits, ones=op.ones)
+
+    def _lookup(self, op: Op, encoding: Encoding) -> Lookup | None:
+        """The table of an op's function, whose activations have this encoding. Its codes have all bits of the machine.
+
+        They cover what was seen, but for an end where the function stays within half a step of the activation
+        (Hardswish far below 0): there saturation gives the same, and codes are finer elsewhere.
+        """
+        if op.function is None:
+            return None
+        function = op.function
+
+        def sampled(x: np.ndarray) -> np.ndarray:
+            return function(torch.from_numpy(x).float()).double().numpy()
+
+        low, high = self._ends(op, *op.code)
+        places = np.linspace(low, high, 4097)
+        values = sampled(places)
+        below, above = (np.flatnonzero(np.abs(values - values[end]) > encoding.scale / 2) for end in (0, -1))
+        if len(below):
+            low, high = min(0.0, places[below[0] - 1]), places[above[-1] + 1]
+        code = Encoding(low=float(low), high=float(max(high, (high - low) / 255)), bits=self.hardware.input_bits)
+        lookup = Lookup.of(code, sampled)
+        if not np.isfinite(lookup.values).all():
+            raise UnsupportedOperator(
+                f"layer {op.name!r}: its function has no value for some inputs between {low:g} and {high:g}"
+            )
+        return lookup
+
+    def _ends(self, op: Op, low: float, high: float) -> tuple[float, float]:
+        """The range of an encoding that covers low..high, of an op."""
+        low, high = min(0.0, low), max(0.0, high)
         if max(high, -low) < _NOTHING * (usual := self._usual(op)):  # 0 on all calibration images
             low, high = 0.0, usual
-        high = high if high > 0 else max(1e-6, -low / 255)
-        return Encoding(low=low, high=high, bits=op.bits or self.activation_bits, ones=op.ones)
+        return low, high if high > 0 else max(1e-6, -low / 255)
 
     def _usual(self, op: Op) -> float:
         """A magnitude that an op's output could have, for one that was never seen to be other than 0."""
@@ -143,8 +174,11 @@ class Emitter:
         if not (np.isfinite(weight).all() and bool(torch.isfinite(op.bias).all())):
             raise ValueError(f"layer {op.name!r}: a weight or bias is not a finite number")
         base = self._base(op, source.name, *op.inputs[1:])
-        last = op.name == self.output and not op.relu and (len(op.inputs), op.groups, op.shape[1:]) == (1, 1, (1, 1))
-        integers, steps = self._integers(op, weight.reshape(outputs, -1), last, base["encoding"])
+        plain = not op.relu and op.function is None
+        last = op.name == self.output and plain and (len(op.inputs), op.groups, op.shape[1:]) == (1, 1, (1, 1))
+        lookup = self._lookup(op, base["encoding"])
+        encoding = base["encoding"] if lookup is None else lookup.code  # of the sums
+        integers, steps = self._integers(op, weight.reshape(outputs, -1), last, encoding)
         per_group = outputs // op.groups
         registers = lossless_registers(self.hardware)
         layers = []
@@ -173,7 +207,8 @@ class Emitter:
                     last=last,
                 )
             )
-        return nodes.Crossbar(**base, layers=tuple(layers), step=steps, bias=op.bias.numpy().astype(np.float64))
+        bias = op.bias.numpy().astype(np.float64)
+        return nodes.Crossbar(**base, layers=tuple(layers), step=steps, bias=bias, lookup=lookup)
 
     def _integers(self, op: Op, weight: np.ndarray, last: bool, encoding: Encoding) -> tuple[np.ndarray, np.ndarray]:
         """(integers int64 (N, K), step per output (N,)) of real weights (N, K), or those that were trained."""
@@ -204,7 +239,9 @@ class Emitter:
         if op.kind == "border":
             return nodes.Border(**base, stride=op.steps, border=op.border, channels=op.channels)
         if op.window is None:
-            return {"cat": nodes.Concat, "add": nodes.Add, "reshape": nodes.Reshape}[op.kind](**base)
+            if op.kind == "add":
+                return nodes.Add(**base, lookup=self._lookup(op, base["encoding"]))
+            return {"cat": nodes.Concat, "reshape": nodes.Reshape}[op.kind](**base)
         if op.kind == "max":
             return nodes.MaxPool(**base, window=op.window)
         return nodes.AveragePool(**base, window=op.window, sums=op.name == self.output and not op.relu)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -19,9 +20,12 @@ from quant.networks.layers import QuantActivation, QuantMatrix
 from quant.networks.refused import because
 
 Shape = tuple[int, int, int]
+#: Of any tensor, value by value.
+Function = Callable[[Tensor], Tensor]
 
 SUPPORTED = (
-    "Conv2d, Linear, BatchNorm, ReLU, ReLU6, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, addition, cat, flatten,"
+    "Conv2d, Linear, BatchNorm, ReLU, ReLU6, Hardswish, SiLU, GELU, LeakyReLU, Sigmoid, Tanh and other functions of one"
+    " number, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, addition, cat, flatten,"
     " view, reshape, mean over height and width, split, chunk and shuffles of channels, Dropout, Identity"
 )
 #: Kinds whose output holds values of their input (and zeros), so that scale and sign pass through.
@@ -32,9 +36,10 @@ TRANSPARENT = ("max", "border", "reshape")
 class Op:
     """One operator of the float network.
 
-    kind : image, matrix, norm, relu, max, mean, cat, add, border or reshape. inputs : names of ops; the second
-    input of a matrix is a residual. shape : (C, H, W) of the output; low, high : its real range.
+    kind : image, matrix, norm, relu, function, max, mean, cat, add, border or reshape. inputs : names of ops; the
+    second input of a matrix is a residual. shape : (C, H, W) of the output; low, high : its real range.
     relu : clamped at 0 after it. cap : its upper clamp (ReLU6), None for none.
+    function : of every value, after that and before any pooling; None for none. code : real range of what goes into it.
     integers, scale : a trained integer weight, shaped as `weight`, and its real step per output (N,), negative where
     a batch norm turns the sign; None and empty for a weight that is still to be quantised.
     bits : of a trained activation, whose range is exactly 0..cap; None otherwise. ones : most ones of one of its
@@ -52,6 +57,8 @@ class Op:
     high: float
     relu: bool = False
     cap: float | None = None
+    function: Function | None = None
+    code: tuple[float, float] = (0.0, 0.0)
     weight: Tensor = field(default_factory=lambda: torch.zeros(0))  # (N, C / groups, kh, kw)
     bias: Tensor = field(default_factory=lambda: torch.zeros(0))
     linear: bool = False
@@ -83,7 +90,6 @@ class Op:
                 x = F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
             else:
                 x = F.conv2d(x, weight, bias, self.stride, self.pad, groups=self.groups)
-            x = F.max_pool2d(x, self.pool)
             x = sum(inputs[1:], x)
         elif self.kind == "add":
             x = sum(inputs[1:], x)
@@ -96,8 +102,21 @@ class Op:
             w = self.window
             pooled = F.max_pool2d if self.kind == "max" else F.avg_pool2d
             x = pooled(x, w.kernel, w.stride, w.pad, ceil_mode=w.ceil_mode)
-        x = x.reshape(len(x), *self.shape)
-        return x.clamp(0, self.cap) if self.relu else x
+        x = x.clamp(0, self.cap) if self.relu else x
+        x = x if self.function is None else self.function(x)
+        return (F.max_pool2d(x, self.pool) if self.pool > 1 else x).reshape(len(x), *self.shape)
+
+    @property
+    def elementwise(self) -> Function | None:
+        """What the op does to every value of its only input, whichever channel it is of; None if that is not so."""
+        if self.kind == "function":
+            return self.function
+        if self.kind == "relu" and self.bits is None:
+            return partial(torch.clamp, min=0, max=self.cap)
+        if self.kind == "norm" and all(bool((x == x[0]).all()) for x in (self.weight, self.bias)):
+            scale, shift = float(self.weight[0]), float(self.bias[0])
+            return lambda x: x * scale + shift
+        return None
 
     def clamp(self, relu: Op) -> None:
         """Take over what a ReLU does."""
@@ -105,6 +124,15 @@ class Op:
         self.high = max(0.0, self.high)
         if relu.cap is not None:
             self.high = relu.cap if relu.bits is not None else min(self.high, relu.cap)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def after(second: Function, first: Function) -> Function:
+    """One function after the other."""
+    return lambda x: second(first(x))
 
 
 def from_image(ops: dict[str, Op], name: str) -> bool:
@@ -352,6 +380,47 @@ class Translator:
     def hardtanh(self, x: Ref, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Ref:
         return self.clamp(x, min_val, max_val)
 
+    # ---- activation functions ---------------------------------------------------------------------
+    def function(self, x: Ref, *arguments: Any, **options: Any) -> Ref:
+        """Any function of one number."""
+        node = self.node
+        self._require(isinstance(x, Ref), "its first operand must be made from the network's input")
+        others = (*arguments, *options.values())
+        self._require(not any(isinstance(value, Ref) for value in others), "only of one tensor of the network")
+        if node.op == "call_module":
+            called: Any = self.module.get_submodule(str(node.target))
+        else:
+            called = getattr(Tensor, node.target) if isinstance(node.target, str) else node.target
+        slopes = (*others, getattr(called, "weight", None))
+        self._require(
+            all(not isinstance(value, Tensor) or value.numel() == 1 for value in slopes),
+            "a slope per channel is no function of one number; one slope for all channels is supported",
+        )
+        return self._add("function", x, function=lambda v: called(v.clone(), *arguments, **options).detach())
+
+    def _common(self, a: Any, b: Any) -> tuple[Ref, Function, Function, bool] | None:
+        """(x, f, g, whether one is more than a clamp or a constant) where a = f(x) and b = g(x), of the nearest x."""
+        if not (isinstance(a, Ref) and isinstance(b, Ref)) or a.rank != b.rank:
+            return None
+        ways = self._ways(a.op)
+        for name, (g, more) in self._ways(b.op).items():
+            if name in ways:
+                f, also = ways[name]
+                return Ref(name, a.rank), f, g, more or also
+        return None
+
+    def _ways(self, name: str) -> dict[str, tuple[Function, bool]]:
+        """Ops whose values make those of an op, one by one, itself first: by name how, and whether that is more than
+        clamps and constants."""
+        whole: Function = _same
+        found: dict[str, tuple[Function, bool]] = {name: (whole, False)}
+        more = False
+        while (one := self.ops[name].elementwise) is not None:
+            more |= self.ops[name].kind == "function"
+            whole, name = after(whole, one), self.ops[name].inputs[0]
+            found[name] = whole, more
+        return found
+
     # ---- pooling ----------------------------------------------------------------------------------
     def max_pool2d(
         self, x: Ref, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
@@ -411,6 +480,9 @@ class Translator:
         self._require(alpha == 1, f"alpha must be 1, got {alpha}")
         if not (isinstance(a, Ref) and isinstance(other, Ref)):
             return self._channelwise(a, other, lambda x, c: (x, c))
+        if (common := self._common(a, other)) is not None and common[3]:
+            x, f, g, _ = common
+            return self._add("function", x, function=lambda v: f(v) + g(v))
         shapes = self._shape(a), self._shape(other)
         self._require(shapes[0] == shapes[1], f"shapes differ: {shapes[0]} and {shapes[1]}")
         self._require(a.rank == other.rank, "a map (B, C, 1, 1) and a vector (B, C) do not add up one by one; flatten")
@@ -423,6 +495,9 @@ class Translator:
         return self._channelwise(a, other, lambda one, c: (-one, c))
 
     def mul(self, a: Any, other: Any) -> Ref:
+        if (common := self._common(a, other)) is not None:
+            x, f, g, _ = common
+            return self._add("function", x, function=lambda v: f(v) * g(v))
         return self._channelwise(a, other, lambda one, c: (one * c, 0 * c))
 
     def div(self, a: Ref, other: Any, rounding_mode: Any = None) -> Ref:
@@ -433,7 +508,8 @@ class Translator:
         """x * scale + shift, (scale, shift) = line(1, c), of a tensor x of the network and a constant c per channel."""
         x, constant = (a, b) if isinstance(a, Ref) else (b, a)
         self._require(
-            isinstance(x, Ref) and not isinstance(constant, Ref), "only a constant, not a second tensor of the network"
+            isinstance(x, Ref) and not isinstance(constant, Ref),
+            "only a constant, not a second tensor of the network that is no function of the first",
         )
         shape = (1, *self._shape(x)) if x.rank == 4 else (1, int(np.prod(self._shape(x))))
         constant = torch.as_tensor(constant).detach().double()
@@ -570,6 +646,12 @@ def node_label(node: fx.Node, module: fx.GraphModule) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
+#: Modules that are a function of one number.
+FUNCTIONS: tuple[type[nn.Module], ...] = (
+    nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid,
+    nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink,
+    nn.Threshold,
+)  # fmt: skip
 _NORM = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 #: Module -> method of `Translator`, and the module's attributes that it takes behind the tensor, in its order.
 MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
@@ -579,6 +661,7 @@ MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.BatchNorm1d: ("batch_norm", _NORM),
     nn.ReLU: ("relu", ()),
     nn.Hardtanh: ("hardtanh", ("min_val", "max_val")),  # ReLU6 is one
+    **dict.fromkeys(FUNCTIONS, ("function", ())),
     nn.MaxPool2d: ("max_pool2d", ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")),
     nn.AvgPool2d: (
         "avg_pool2d",
@@ -606,6 +689,53 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "relu6": (F.relu6,),
     "hardtanh": (F.hardtanh,),
     "clamp": (torch.clamp, "clamp", "clamp_"),
+    "function": (
+        F.leaky_relu,
+        F.leaky_relu_,
+        F.prelu,
+        torch.prelu,
+        F.rrelu,
+        F.elu,
+        F.elu_,
+        F.selu,
+        torch.selu,
+        F.celu,
+        F.gelu,
+        F.silu,
+        F.mish,
+        F.hardswish,
+        F.hardsigmoid,
+        F.sigmoid,
+        torch.sigmoid,
+        torch.sigmoid_,
+        F.tanh,
+        torch.tanh,
+        torch.tanh_,
+        F.softplus,
+        F.softsign,
+        F.logsigmoid,
+        F.hardshrink,
+        F.softshrink,
+        F.tanhshrink,
+        F.threshold,
+        torch.erf,
+        torch.exp,
+        torch.abs,
+        torch.square,
+        torch.sign,
+        torch.pow,
+        operator.pow,
+        "sigmoid",
+        "sigmoid_",
+        "tanh",
+        "tanh_",
+        "erf",
+        "exp",
+        "abs",
+        "square",
+        "sign",
+        "pow",
+    ),
     "max_pool2d": (F.max_pool2d, torch.max_pool2d),
     "avg_pool2d": (F.avg_pool2d,),
     "adaptive_avg_pool2d": (F.adaptive_avg_pool2d,),
@@ -637,6 +767,8 @@ MACHINE: dict[str, str] = {
     "relu6": "the clamp of the post-processing, with an upper end",
     "hardtanh": "the clamp of the post-processing, from 0",
     "clamp": "the clamp of the post-processing, from 0",
+    "function": "a table, in the post-processing of the layer or addition before, otherwise a step; functions of one"
+    " tensor that are multiplied or added (x * sigmoid(x)) become one",
     "quantised_matrix": "a crossbar layer with the integers that were trained",
     "quantised_activation": "the clamp of the post-processing, its width and range as given",
     "max_pool2d": "in the layer's walk where kernel and stride are equal, otherwise a step",
@@ -646,7 +778,7 @@ MACHINE: dict[str, str] = {
     "mean": "as average pooling, over height and width",
     "add": "a residual in the post-processing of the larger convolution; a constant goes into the layer before",
     "sub": "a constant per channel: into the layer before",
-    "mul": "a constant per channel: into the layer before",
+    "mul": "a constant per channel: into the layer before; functions of one tensor: a table",
     "div": "a constant per channel: into the layer before",
     "cat": "a concatenation of channels, brought to one scale",
     "getitem": "a step that picks rows and columns; channels (also of split, chunk) go into the convolution behind",

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from golden_model.few_ones import nearest_level
 from quant.capture.errors import UnsupportedOperator
-from quant.capture.operators import TRANSPARENT, Op, from_image
+from quant.capture.operators import TRANSPARENT, Function, Op, after, from_image
 from quant.capture.trace import Seen, differs
 
 
@@ -23,8 +23,8 @@ class Simplifier:
         while self.ops[self.output].kind == "reshape":  # logits are a vector anyway
             self.output = self.ops[self.output].inputs[0]
         for step in (
-            self._drop_unused, self._fold_picks, self._fold_norms, self._fold_relus, self._fold_additions,
-            self._fold_pooling,
+            self._drop_unused, self._fold_picks, self._join_functions, self._fold_norms, self._fold_relus,
+            self._fold_functions, self._fold_additions, self._fold_pooling,
         ):  # fmt: skip
             step()
         self._sort()
@@ -72,6 +72,22 @@ class Simplifier:
                     user.inputs = [before.name]
         self._drop_unused()
 
+    def _join_functions(self) -> None:
+        """Functions of one number after each other become one; of constants only those that no layer can take up."""
+        for op in list(self.ops.values()):
+            while op.inputs and (joined := self._joined(op, self.ops[op.inputs[0]])) is not None:
+                before = self.ops.pop(op.inputs[0])
+                op.kind, op.function, op.inputs = "function", joined, before.inputs
+
+    def _joined(self, op: Op, before: Op) -> Function | None:
+        """What two ops, one behind the other, do to every value; None if they stay two."""
+        outer, inner = op.elementwise, before.elementwise
+        if outer is None or inner is None or len(self._users(before.name)) > 1:
+            return None
+        layer = self.ops[before.inputs[0]]
+        taken_up = before.kind == "norm" and layer.kind == "matrix" and len(self._users(layer.name)) == 1
+        return after(outer, inner) if before.kind == "function" or (op.kind == "function" and not taken_up) else None
+
     def _fold_norms(self) -> None:
         for op in [o for o in self.ops.values() if o.kind == "norm"]:
             before = self.ops[op.inputs[0]]
@@ -116,12 +132,25 @@ class Simplifier:
             else:
                 op.kind, op.relu = "add", True  # an addition of one input that clamps
 
+    def _fold_functions(self) -> None:
+        """Behind a layer or an addition, in its post-processing; elsewhere an addition of one input."""
+        for op in [o for o in self.ops.values() if o.kind == "function"]:
+            base = self.ops[op.inputs[0]]
+            op.code = base.low, base.high
+            if base.kind in ("matrix", "add") and len(self._users(base.name)) == 1 and not base.relu:
+                base.function, base.code, base.low, base.high = op.function, op.code, op.low, op.high
+                base.picked = None  # it does more now
+                self._replace(op.name, base.name)
+            else:
+                op.kind = "add"
+
     def _fold_additions(self) -> None:
         for op in [o for o in self.ops.values() if o.kind == "add" and len(o.inputs) == 2]:
             candidates = [
                 b
                 for b in (self.ops[name] for name in op.inputs)
-                if b.kind == "matrix" and not b.relu and len(b.inputs) == 1 and len(self._users(b.name)) == 1
+                if (b.kind, b.relu, b.function, len(b.inputs)) == ("matrix", False, None, 1)
+                and len(self._users(b.name)) == 1
             ]
             if not candidates:
                 continue
@@ -130,7 +159,7 @@ class Simplifier:
             other = op.inputs[1] if op.inputs[0] == chosen.name else op.inputs[0]
             chosen.inputs = [chosen.inputs[0], other]
             chosen.relu, chosen.cap, chosen.low, chosen.high = op.relu, op.cap, op.low, op.high
-            chosen.bits, chosen.ones = op.bits, op.ones
+            chosen.bits, chosen.ones, chosen.function, chosen.code = op.bits, op.ones, op.function, op.code
             self._replace(op.name, chosen.name)
 
     def _fold_pooling(self) -> None:

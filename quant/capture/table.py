@@ -82,7 +82,7 @@ def torch_names(method: str) -> list[str]:
     """Modules, functions, `.methods` of tensors and signs, without those that write in place."""
     found = [module.__name__ for module, (name, _) in MODULES.items() if name == method]
     for call in CALLS.get(method, ()):
-        name = f".{call}" if isinstance(call, str) else call.__name__
+        name = f".{call}" if isinstance(call, str) else call.__name__.lstrip("_")
         if getattr(call, "__module__", "") == "_operator":
             name = _SIGNS.get(name, "_")
         found += [] if name.endswith("_") else [name]
@@ -96,7 +96,10 @@ def onnx_names(method: str) -> list[str]:
 #: Method of `Reader` -> what it means: a method of `Translator`.
 MEANT: dict[Callable[..., Any], str] = {
     Reader.conv: "conv2d", Reader.gemm: "linear", Reader.matmul: "linear", Reader.batch_norm: "batch_norm",
-    Reader.relu: "relu", Reader.clip: "hardtanh", Reader.quant: "quantised_activation",
+    Reader.relu: "relu", Reader.leaky_relu: "function", Reader.prelu: "function", Reader.thresholded_relu: "function",
+    Reader.hard_sigmoid: "hardtanh", Reader.elu: "function", Reader.selu: "function", Reader.gelu: "function",
+    Reader.swish: "function", Reader.function: "function", Reader.formula: "function", Reader.power: "function",
+    Reader.clip: "hardtanh", Reader.quant: "quantised_activation",
     Reader.quantize_linear: "quantised_activation", Reader.dequantize_linear: "quantised_activation",
     Reader.max_pool: "max_pool2d", Reader.average_pool: "avg_pool2d", Reader.global_average_pool: "adaptive_avg_pool2d",
     Reader.global_max_pool: "adaptive_max_pool2d", Reader.reduce_mean: "mean", Reader.add: "add", Reader.total: "add",

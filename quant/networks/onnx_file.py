@@ -39,6 +39,16 @@ _INFINITE = 3e38
 _STANDARD = ("", "ai.onnx")
 #: Where `Quant` is defined.
 _QONNX = ("qonnx.custom_op.general", "onnx.brevitas")
+#: alpha and gamma of SELU, as the standard gives them and PyTorch has them.
+_SELU = (1.6732632423543772, 1.0507009873554805)
+_FUNCTIONS: dict[str, type[nn.Module]] = {
+    "HardSwish": nn.Hardswish,
+    "Mish": nn.Mish,
+    "Sigmoid": nn.Sigmoid,
+    "Softplus": nn.Softplus,
+    "Softsign": nn.Softsign,
+    "Tanh": nn.Tanh,
+}
 _ROUNDINGS = ("ROUND", "HALF_EVEN", "HALF_UP")  # they differ at ties only
 
 
@@ -472,6 +482,47 @@ class Reader:
         self._require(ends[0] == 0 and ends[1] > 0, f"only a clamp from 0 upwards, got {ends[0]:g}..{ends[1]:g}")
         return self._layer(nn.Hardtanh(0.0, ends[1]), x)
 
+    # ---- activation functions ---------------------------------------------------------------------
+    def leaky_relu(self, x: fx.Node, *, alpha: float = 0.01) -> fx.Node:
+        return self._layer(nn.LeakyReLU(alpha), x)
+
+    def prelu(self, x: fx.Node, slope: Any) -> fx.Node:
+        weight = self._array(slope, "slope").reshape(-1)
+        return self._layer(nn.PReLU(len(weight)), x, weight=weight)
+
+    def thresholded_relu(self, x: fx.Node, *, alpha: float = 1.0) -> fx.Node:
+        return self._layer(nn.Threshold(alpha, 0.0), x)
+
+    def hard_sigmoid(self, x: fx.Node, *, alpha: float = 0.2, beta: float = 0.5) -> fx.Node:
+        x = self._call(torch.mul, x, alpha, part="_alpha")
+        return self._layer(nn.Hardtanh(0.0, 1.0), self._call(torch.add, x, beta, part="_beta"))
+
+    def selu(self, x: fx.Node, *, alpha: float = _SELU[0], gamma: float = _SELU[1]) -> fx.Node:
+        self._require(np.allclose((alpha, gamma), _SELU, rtol=1e-6), "only with the standard's alpha and gamma")
+        return self._layer(nn.SELU(), x)
+
+    def elu(self, x: fx.Node, *, alpha: float = 1.0) -> fx.Node:
+        return self._layer((nn.CELU if self.node.op_type == "Celu" else nn.ELU)(alpha), x)
+
+    def gelu(self, x: fx.Node, *, approximate: str = "none") -> fx.Node:
+        return self._layer(nn.GELU(approximate), x)
+
+    def swish(self, x: fx.Node, *, alpha: float = 1.0) -> fx.Node:
+        self._require(alpha == 1, f"alpha must be 1, got {alpha:g}")
+        return self._layer(nn.SiLU(), x)
+
+    def function(self, x: fx.Node) -> fx.Node:
+        return self._layer(_FUNCTIONS[self.node.op_type](), x)
+
+    def formula(self, x: fx.Node) -> fx.Node:
+        return self._call(getattr(torch, self.node.op_type.lower()), x)
+
+    def power(self, x: fx.Node, exponent: Any) -> fx.Node:
+        self._require(isinstance(x, fx.Node), "its first input must be made from the picture")
+        exponent = self._array(exponent, "exponent")
+        self._require(exponent.size == 1, "its exponent must be one number")
+        return self._call(torch.pow, x, float(exponent.item()))
+
     # ---- quantisers -------------------------------------------------------------------------------
     def quant(self, x: fx.Node, scale: Any, zero: Any, bits: Any, **attributes: Any) -> fx.Node:
         rounding = self._rounding()
@@ -568,7 +619,9 @@ class Reader:
     def _arithmetic(self, function: Callable[..., Tensor], a: Any, b: Any) -> fx.Node:
         if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)):
             return self._call(function, a, b)
-        self._require(function is torch.add, "only with a constant per channel, not of two tensors of the network")
+        self._require(
+            function in (torch.add, torch.mul), "only with a constant per channel, not of two tensors of the network"
+        )
         self._require(self._size(a) == self._size(b), f"shapes differ: {self._size(a)} and {self._size(b)}")
         return self._call(function, a, b)
 
@@ -725,6 +778,18 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "BatchNormalization": Reader.batch_norm,
     "Relu": Reader.relu,
     "Clip": Reader.clip,
+    "LeakyRelu": Reader.leaky_relu,
+    "PRelu": Reader.prelu,
+    "ThresholdedRelu": Reader.thresholded_relu,
+    "HardSigmoid": Reader.hard_sigmoid,
+    "Elu": Reader.elu,
+    "Celu": Reader.elu,
+    "Selu": Reader.selu,
+    "Gelu": Reader.gelu,
+    "Swish": Reader.swish,
+    **dict.fromkeys(_FUNCTIONS, Reader.function),
+    **dict.fromkeys(("Abs", "Erf", "Exp", "Sign"), Reader.formula),
+    "Pow": Reader.power,
     "QuantizeLinear": Reader.quantize_linear,
     "DequantizeLinear": Reader.dequantize_linear,
     "MaxPool": Reader.max_pool,

@@ -5,10 +5,12 @@ from __future__ import annotations
 #: (why, names); a name stands for all its spellings (LeakyReLU, leaky_relu, LeakyRelu) and dimensions.
 REFUSED: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
-        "the post-processing clamps from 0 upwards and has no other curve",
-        ("LeakyReLU", "PReLU", "RReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Swish", "Mish", "Hardswish",
-         "Hardsigmoid", "Sigmoid", "Tanh", "Softplus", "Softsign", "LogSigmoid", "Hardshrink", "Softshrink",
-         "Threshold", "ThresholdedReLU", "Erf", "Exp", "Log", "Sqrt", "Pow", "Abs", "Sign"),
+        "a table covers inputs of both signs, and it has no value at 0 or below",
+        ("Log", "Log2", "Log10", "Log1p", "Sqrt", "Rsqrt", "Reciprocal"),
+    ),
+    (
+        "a function may depend on one number only, not on other channels",
+        ("GLU", "Softmin", "Maxout"),
     ),
     (
         "statistics of the picture itself are not computed, only BatchNorm with running ones is folded",

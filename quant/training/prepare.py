@@ -167,6 +167,11 @@ class _Surgeon:
         unsigned: set[str] = set()
         for op in self.ops.values():
             passes = all(name in unsigned for name in op.inputs)
+            if op.kind == "function":
+                raise UnsupportedOperator(
+                    f"layer {op.name!r}: networks whose activation function is not a ReLU cannot be trained here, only"
+                    f" quantised after training (python -m quant.capture, or quant.compile without training)"
+                )
             if op.kind == "matrix":
                 self._matrix(op, unsigned)
             elif op.kind == "relu" or (op.kind == "cat" and passes):

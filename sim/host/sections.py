@@ -54,6 +54,8 @@ def tables_of(tables: Tables, hardware: HardwareConfig) -> Iterator[Section]:
     yield _section("BIAS", tables.bias)
     yield _section("MULTIPLIERS", tables.multipliers)
     yield _section("PADS", tables.pads)
+    if len(tables.lookups):
+        yield _section("LOOKUPS", tables.lookups.ravel())
     if not hardware.pairs:
         for step, levels in enumerate(tables.levels):
             yield _section("REFERENCE", levels, reference_entry(hardware, step))

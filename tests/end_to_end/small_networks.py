@@ -141,6 +141,22 @@ class Mlp(nn.Module):
         return self.layers(x)
 
 
+class Curves(nn.Module):
+    """Activation functions other than ReLU: behind a batch norm, with pooling, of a sum, written as a formula."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.SiLU())
+        self.body, self.pool = nn.Conv2d(8, 8, 3, padding=1), nn.MaxPool2d(2)
+        self.narrow = nn.Sequential(nn.Conv2d(8, 16, 3), nn.LeakyReLU(0.1), nn.MaxPool2d(2))
+        self.classifier = nn.Linear(16 * 2 * 2, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.body(x) + x
+        return self.classifier(self.narrow(self.pool(y * torch.sigmoid(1.5 * y))).flatten(1))
+
+
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:
     """A network with random weights and batch norms as after training; the same every time."""
     with torch.random.fork_rng():
@@ -180,4 +196,8 @@ def mlp() -> nn.Module:
     return seeded(Mlp)
 
 
-NAMES = ("vgg", "mobile", "squeeze", "dense", "residual", "mlp")
+def curves() -> nn.Module:
+    return seeded(Curves)
+
+
+NAMES = ("vgg", "mobile", "squeeze", "dense", "residual", "mlp", "curves")

@@ -35,7 +35,11 @@ def call(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["squeeze", *(pytest.param(n, marks=pytest.mark.slow) for n in small_networks.NAMES if n != "squeeze")]
+    "name",
+    [
+        *("squeeze", "curves"),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in small_networks.NAMES if n not in ("squeeze", "curves")),
+    ],
 )
 def test_a_network_of_a_users_file_runs_on_the_hardware_as_in_the_golden_model(name, pictures, tmp_path):
     result = tmp_path / "result.json"

@@ -19,6 +19,8 @@ from tests.golden_model.random_graphs import (
     NINE_PAIRS,
     SMALL_MACROS,
     SMALL_PAIRS,
+    SMALL_TABLES,
+    SMALL_TABLES_MACROS,
     Maker,
     random_images,
     random_network,
@@ -46,6 +48,16 @@ def test_any_network_equals_golden(hardware):
     inner()
 
 
+@pytest.mark.parametrize("hardware", [SMALL_TABLES, SMALL_TABLES_MACROS], ids=["planes", "macros"])
+def test_networks_with_activation_functions_equal_golden(hardware):
+    @settings(max_examples=25)
+    @given(random_networks(hardware), st.integers(0, 99))
+    def inner(network, seed):
+        check(network, seed)
+
+    inner()
+
+
 @pytest.mark.slow
 @MACHINES
 def test_many_networks_equal_golden(hardware):
@@ -63,8 +75,13 @@ def test_many_networks_equal_golden(hardware):
     [
         *(NINE, SLOW, WIDE, NINE_PAIRS, replace(SLOW, machine="pairs")),
         *(replace(SMALL_PAIRS, macros=count) for count in (2, 8, 16)),
+        *(replace(SMALL_TABLES_MACROS, macros=count) for count in (1, 2, 8)),
+        replace(WIDE, activation_tables=40),
     ],
-    ids=["nine", "slow", "wide", "nine pairs", "slow pairs", "two macros", "eight macros", "sixteen macros"],
+    ids=[
+        *("nine", "slow", "wide", "nine pairs", "slow pairs", "two macros", "eight macros", "sixteen macros"),
+        *("tables of one macro", "of two", "of eight", "wide tables"),
+    ],
 )
 def test_networks_on_other_machines_equal_golden(hardware):
     @settings(max_examples=40)

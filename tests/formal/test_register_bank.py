@@ -30,6 +30,8 @@ TABLES = {
     "MULTIPLIERS": "multiplier_write",
     "PADS": "pad_write",
 }
+#: A machine with activation functions.
+FUNCTIONS = replace(TINY, activation_tables=3)
 
 
 class BankSpec(wiring.Component):
@@ -79,6 +81,7 @@ class BankSpec(wiring.Component):
             "REFERENCE": (data < 1 << config.adc_bits)
             & ((entry & ((1 << len(bank.reference_write.count)) - 1)) <= config.ou_rows),
             "ACTIVATIONS": Const(1),
+            "LOOKUPS": data < 1 << config.input_bits,
         }
         for name, here in regions.items():
             m.d.comb += here.eq((index == REGION[name].index) & (entry < entries[name]))
@@ -98,7 +101,8 @@ class BankSpec(wiring.Component):
 
         # ---- effects: those of a legal access in its clock, and no others
         does = executing & legal & write
-        for name, port_name in TABLES.items():
+        written_tables = TABLES | ({"LOOKUPS": "lookup_write"} if config.looks_up else {})
+        for name, port_name in written_tables.items():
             port = getattr(bank, port_name)
             m.d.comb += Assert(port.enable == (does & regions[name]))
             with m.If(port.enable):
@@ -303,7 +307,7 @@ class CellsSpec(wiring.Component):
         return m
 
 
-@pytest.mark.parametrize("config", [TINY, PAIRS], ids=["tiny", "tiny-pairs"])
+@pytest.mark.parametrize("config", [TINY, PAIRS, FUNCTIONS], ids=["tiny", "tiny-pairs", "functions"])
 def test_every_access_does_and_answers_what_the_table_says(config, proof):
     proof(BankSpec(config), "register_bank", f"tiny, {config.machine}, any accesses", PDR)
 

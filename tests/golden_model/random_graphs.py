@@ -30,7 +30,7 @@ from golden_model.graph.nodes import (
     Node,
     Reshape,
 )
-from golden_model.graph.numbers import Encoding, Window
+from golden_model.graph.numbers import Encoding, Lookup, Window
 from golden_model.trq import AdcRegisters
 
 #: TINY and a 9 x 8 machine, with room for every network of this file.
@@ -61,6 +61,8 @@ NINE = HardwareConfig(
 #: Pair machines of the same sizes.
 SMALL_PAIRS, NINE_PAIRS = (replace(hardware, machine="pairs") for hardware in (SMALL, NINE))
 SMALL_MACROS = replace(SMALL_PAIRS, macros=4)
+#: Machines with activation functions.
+SMALL_TABLES, SMALL_TABLES_MACROS = (replace(x, activation_tables=40) for x in (SMALL, SMALL_MACROS))
 
 #: An integer of low..high.
 Pick = Callable[[int, int], int]
@@ -121,6 +123,16 @@ class Maker:
         low = -high * self.pick(1, 8) / 4 if self.chance(3) else 0.0
         ones = self.pick(0, 3) if self.hardware.pairs and not low else 0
         return Encoding(high=high * self.pick(1, 4) / 2, low=low, bits=bits, ones=ones)
+
+    def lookup(self, reach: float) -> Lookup | None:
+        """A function of values of about -reach..reach, rising or not, where the machine has tables; None for none."""
+        if not self.hardware.activation_tables or self.chance():
+            return None
+        bits = self.hardware.input_bits if self.chance() else self.pick(1, self.hardware.input_bits)
+        code = Encoding(low=-reach * self.pick(0, 4) / 4, high=reach * self.pick(1, 4) / 4, bits=bits)
+        if self.chance():
+            return Lookup(code=code, values=self.rng.uniform(-reach, reach, 1 << bits))
+        return Lookup.of(code, lambda x: x / (1 + np.exp(-8 * x / reach)))  # falls, then rises
 
     def add(self, node: Node) -> Node | None:
         """Append a node with the shape that it makes; None if that is no legal map or a large one."""
@@ -210,6 +222,7 @@ class Maker:
             layers=tuple(layers),
             step=step,
             bias=rng.normal(0, reach / 4, outputs),
+            lookup=None if given.get("last") else self.lookup(reach),
         )
         return self.add(node)
 
@@ -356,7 +369,9 @@ class Maker:
             other = self.tensor(lambda node: self.plain(node) and node.shape == first.shape)
             assert other is not None
             parts.append(other)
-        return self.add(Add(**self.base("add", *parts, encoding=self.encoding(sum(p.encoding.high for p in parts)))))
+        high = sum(p.encoding.high for p in parts)
+        base = self.base("add", *parts, encoding=self.encoding(high))
+        return self.add(Add(**base, lookup=self.lookup(high)))
 
     def border(self) -> Node | None:
         source = self.tensor()

@@ -18,7 +18,15 @@ from golden_model.files import InputError
 from golden_model.image import archive, image
 from golden_model.image.program import plan
 from golden_model.registers import COUNTER_NAMES, descriptor_words, unpack_descriptor
-from tests.golden_model.random_graphs import NINE, NINE_PAIRS, SMALL, SMALL_PAIRS, random_images, random_network
+from tests.golden_model.random_graphs import (
+    NINE,
+    NINE_PAIRS,
+    SMALL,
+    SMALL_PAIRS,
+    SMALL_TABLES,
+    random_images,
+    random_network,
+)
 
 LABELS = np.array([0, 2, -1])
 
@@ -267,6 +275,52 @@ def test_a_truncated_oversized_or_changed_file_is_refused(directory, name):
 def test_a_file_that_does_not_belong_is_refused(directory, name):
     (directory / name).write_text("")
     refused(directory, f"{name} does not belong to the image")
+
+
+# ---- tables of activation functions -------------------------------------------------------------
+@pytest.fixture
+def with_tables(tmp_path):
+    """An image of a network that looks up activation functions."""
+    network, seed = sample(hardware=SMALL_TABLES), 4
+    while not len(plan(network).tables.lookups):
+        seed += 1
+        network = sample(seed, SMALL_TABLES)
+    image.write(tmp_path / "tables", network, random_images(5, network, 3), LABELS)
+    return tmp_path / "tables"
+
+
+def test_tables_come_back_and_are_there_as_text(with_tables):
+    tables = image.read(with_tables).program.tables.lookups
+    lines = (with_tables / image.LOOKUPS).read_text().split()
+    assert [int(line, 16) for line in lines] == tables.ravel().tolist()
+
+
+def test_a_table_that_does_not_follow_from_the_network_is_refused(with_tables):
+    def change(manifest, arrays):
+        arrays["tables.lookups"][0, 0] ^= 1
+
+    forge(with_tables, change)
+    refused(with_tables, "image.archive: tables.lookups does not follow from the network")
+
+
+def test_a_missing_or_changed_file_of_tables_is_refused(with_tables):
+    data = bytearray((with_tables / image.LOOKUPS).read_bytes())
+    data[0] ^= 1
+    (with_tables / image.LOOKUPS).write_bytes(data)
+    refused(with_tables, "lookups.hex was changed, it does not follow from image.archive")
+    (with_tables / image.LOOKUPS).unlink()
+    refused(with_tables, "lookups.hex is missing")
+
+
+def test_a_file_of_tables_does_not_belong_to_an_image_without_them(directory):
+    (directory / image.LOOKUPS).write_text("")
+    refused(directory, "lookups.hex does not belong to the image")
+
+
+def test_an_image_without_tables_does_not_speak_of_them(directory):
+    content = members(directory / image.ARCHIVE)
+    assert not any("lookup" in name for name in content)
+    assert b"lookup" not in content["manifest.json"]
 
 
 # ---- refusals: the archive ----------------------------------------------------------------------

@@ -10,7 +10,7 @@ from golden_model.config import TINY
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import Graph, build
 from golden_model.graph.nodes import Add, Concat, Crossbar, Image
-from golden_model.graph.numbers import Encoding
+from golden_model.graph.numbers import Encoding, Lookup
 from golden_model.image import placing
 from golden_model.image import program as program_module
 from golden_model.image.archive import load
@@ -19,7 +19,16 @@ from golden_model.image.lowering import lower
 from golden_model.image.program import fitting, needs, plan
 from golden_model.registers import StepKind, pack_descriptor
 from golden_model.trq import AdcRegisters
-from tests.golden_model.random_graphs import KINDS, NINE, SMALL, random_images, random_network, random_networks
+from tests.golden_model.random_graphs import (
+    KINDS,
+    NINE,
+    SMALL,
+    SMALL_TABLES,
+    SMALL_TABLES_MACROS,
+    random_images,
+    random_network,
+    random_networks,
+)
 from tests.golden_model.test_graph import convolution, everything, head
 from tests.strategies import make_network
 
@@ -73,6 +82,12 @@ def test_interpreter_and_runner_agree_on_any_network(network, seed):
 @settings(max_examples=30)
 @given(random_networks(NINE), st.integers(0, 99))
 def test_interpreter_and_runner_agree_on_nine_rows(network, seed):
+    check(network, random_images(seed, network, 3))
+
+
+@settings(max_examples=60)
+@given(random_networks(SMALL_TABLES) | random_networks(SMALL_TABLES_MACROS), st.integers(0, 99))
+def test_interpreter_and_runner_agree_on_any_network_with_tables(network, seed):
     check(network, random_images(seed, network, 3))
 
 
@@ -283,6 +298,39 @@ def test_equal_border_vectors_are_stored_once():
     assert [step.name for step in program.steps] == ["first", "second", "head"]  # the concatenation needs no step
 
 
+def two_functions(hardware=SMALL_TABLES):
+    """A network of three layers, whose first and last look up the same function."""
+    rng = np.random.default_rng(0)
+    code = Encoding(low=-1.0, high=1.0, bits=4)
+    falling, rising = (Lookup.of(code, function) for function in (np.negative, np.tanh))
+    nodes = [Image(name="image", shape=(2, 4, 4), encoding=Encoding(high=1.0, bits=4))]
+    for name, lookup in (("first", falling), ("second", rising), ("third", falling)):
+        node = convolution(rng, name, (nodes[-1].name,), (2, 4, 4), 2, hardware=SMALL, input_bits=4)
+        nodes.append(replace(node, lookup=lookup, encoding=Encoding(low=-1.0, high=1.0, bits=4)))
+    return build("n", hardware, [*nodes, narrow_head(rng, "third", (2, 4, 4))])
+
+
+def test_equal_tables_are_stored_once():
+    network = two_functions()
+    program = plan(network)
+    assert [step.fields["lookup"] for step in program.steps] == [1, 2, 1, 0]
+    for table, layer in zip(program.tables.lookups, network.layers[:2], strict=True):
+        assert table.tolist() == layer.table.tolist()
+
+
+def test_functions_on_a_machine_without_tables_are_refused_by_name():
+    refused = r"^network n: it needs activation_tables = 2, most of all for step second, the hardware has 0$"
+    with pytest.raises(ValueError, match=refused):
+        plan(two_functions(SMALL))
+    assert fitting(two_functions(SMALL), SMALL).activation_tables == 2
+
+
+def test_a_table_that_is_not_there_is_refused():
+    program = plan(two_functions())
+    with pytest.raises(ValueError, match=r"^step 1: there is no table 2 of an activation function$"):
+        Interpreter(replace(program.tables, lookups=program.tables.lookups[:1]), SMALL_TABLES)
+
+
 # ---- a planner with a fault ---------------------------------------------------------------------
 def differs(network: Graph) -> bool:
     """Whether runner and interpreter differ on some image, or a layer gets activations that it cannot read."""
@@ -333,6 +381,20 @@ def test_a_planner_with_a_wrong_field_is_found(change, monkeypatch):
     assert not any(differs(network) for network in networks[:5])
     mutated(monkeypatch, change)
     assert sum(map(differs, networks)) >= 1
+
+
+@pytest.mark.parametrize("wrong", [lambda table: 3 - table if table else 0, lambda table: 0], ids=["neighbour", "none"])
+def test_a_planner_that_names_another_table_is_found(wrong, monkeypatch):
+    placed, network = program_module.place, two_functions()
+
+    def faulty(lowering):
+        layout = placed(lowering)
+        steps = tuple(replace(x, fields={**x.fields, "lookup": wrong(x.fields["lookup"])}) for x in layout.steps)
+        return replace(layout, steps=steps)
+
+    assert not differs(network)
+    monkeypatch.setattr(program_module, "place", faulty)
+    assert differs(network)
 
 
 def test_every_layer_starts_a_fresh_pair_and_its_own_part_of_the_tables():

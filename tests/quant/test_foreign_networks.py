@@ -25,7 +25,7 @@ from quant.reference import _compute
 
 pytestmark = pytest.mark.slow
 NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-CURVE, GROW = "has no other curve", "a map cannot grow"
+PRODUCT, GROW = "not a second tensor of the network", "a map cannot grow"
 STATISTICS, AXES = "statistics of the picture itself", "axes can only be exchanged to shuffle channels"
 BORDER, SIZE = "count_include_pad", "must divide its input's"
 
@@ -35,18 +35,18 @@ TORCHVISION = {
     "wide_resnet50_2": "", "resnext50_32x4d": "", "squeezenet1_0": "", "squeezenet1_1": "", "densenet121": "",
     "googlenet": "", "inception_v3": "", "mobilenet_v2": "", "mnasnet0_5": "", "mnasnet1_0": "",
     "shufflenet_v2_x0_5": "", "shufflenet_v2_x1_0": "", "regnet_x_400mf": "", "regnet_x_800mf": "",
-    "mobilenet_v3_small": CURVE, "regnet_y_400mf": CURVE, "efficientnet_b0": CURVE, "efficientnet_v2_s": CURVE,
-    "convnext_tiny": AXES, "swin_t": AXES,
+    "mobilenet_v3_small": PRODUCT, "regnet_y_400mf": PRODUCT, "efficientnet_b0": PRODUCT,
+    "efficientnet_v2_s": "stochastic_depth", "convnext_tiny": AXES, "swin_t": AXES,
 }  # fmt: skip
 TIMM = {
     "resnet10t": "", "resnet14t": "", "resnet18d": "", "resnet26": "", "resnet26d": "", "dla34": "", "dla46_c": "",
     "dla60x_c": "", "repvgg_a0": "", "vovnet39a": "", "selecsls42b": "", "xception41": "", "mobilenetv2_050": "",
     "mobilenetv2_100": "", "spnasnet_100": "", "fbnetc_100": "", "efficientnet_lite0": "", "regnetx_002": "",
     "regnetx_004": "", "gernet_s": "", "res2net50_14w_8s": "", "nf_resnet26": "", "resnetv2_50": "", "test_resnet": "",
-    "seresnet18": CURVE, "darknet17": CURVE, "cspresnet50": CURVE, "hardcorenas_a": CURVE, "mnasnet_small": CURVE,
-    "tinynet_e": CURVE, "ghostnet_050": CURVE, "lcnet_050": CURVE, "mixnet_s": CURVE, "regnety_002": CURVE,
-    "resnext26ts": CURVE, "dpn48b": CURVE, "fasternet_t0": CURVE, "legacy_seresnet18": CURVE, "rexnet_100": CURVE,
-    "ese_vovnet19b_dw": CURVE, "hrnet_w18_small": GROW, "inception_v4": BORDER, "skresnet18": "dilation",
+    "seresnet18": PRODUCT, "darknet17": "", "cspresnet50": "", "hardcorenas_a": PRODUCT, "mnasnet_small": PRODUCT,
+    "tinynet_e": PRODUCT, "ghostnet_050": PRODUCT, "lcnet_050": PRODUCT, "mixnet_s": PRODUCT, "regnety_002": PRODUCT,
+    "resnext26ts": "", "dpn48b": "", "fasternet_t0": "", "legacy_seresnet18": PRODUCT, "rexnet_100": PRODUCT,
+    "ese_vovnet19b_dw": PRODUCT, "hrnet_w18_small": GROW, "inception_v4": BORDER, "skresnet18": "dilation",
     "resnetblur18": "only a border of zeros",
 }  # fmt: skip
 #: Light versions of public files, which come with the package onnx: the shapes of the network, constant weights.

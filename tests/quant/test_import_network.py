@@ -383,9 +383,12 @@ def refused(match: str, forward_or_model, **modules: nn.Module) -> None:
 
 
 def test_operators_that_are_not_supported_are_named_with_their_layer():
-    refused("layer 'act': Sigmoid is not supported", Net(lambda s, x: s.act(s.a(x)), a=conv(3, 4), act=nn.Sigmoid()))
+    norm = nn.GroupNorm(2, 4)
+    refused("layer 'act': GroupNorm is not supported", Net(lambda s, x: s.act(s.a(x)), a=conv(3, 4), act=norm))
     refused("layer 'mul': mul: only a constant", lambda s, x: s.a(x) * s.a(x), a=conv(3, 4))
-    refused("layer 'pow_1': pow is not supported", lambda s, x: s.a(x) ** 2, a=conv(3, 4))
+    refused("layer 'pow_1': pow: its first operand must be made from", lambda s, x: 2 ** s.a(x), a=conv(3, 4))
+    both = "layer 'pow_1': pow: only of one tensor of the network"
+    refused(both, lambda s, x: torch.exp(s.a(x)) ** s.a(x), a=conv(3, 4))
     refused(
         "layer 'softmax': softmax is supported only", lambda s, x: s.b(s.a(x).softmax(1)), a=conv(3, 4), b=conv(4, 4)
     )
@@ -408,9 +411,9 @@ def test_operators_that_are_not_supported_are_named_with_their_layer():
 def test_an_operator_inside_a_block_is_named_with_the_block():
     class Block(nn.Module):
         def forward(self, x):
-            return torch.tanh(x)
+            return torch.cumsum(x, 1)
 
-    refused("layer 'block.tanh': tanh is not supported", lambda s, x: s.block(s.a(x)), a=conv(3, 4), block=Block())
+    refused("layer 'block.cumsum': cumsum is not supported", lambda s, x: s.block(s.a(x)), a=conv(3, 4), block=Block())
 
 
 def test_a_network_that_cannot_be_traced_is_refused():

@@ -72,6 +72,7 @@ class Program:
         self.hardware = hardware
         self.steps: list[Step] = []
         self.pads: list[int] = []
+        self.tables: list[list[int]] = []  # of activation functions; step field `lookup` counts from 1
         self.cells = mapping.empty_cells(hardware, hardware.crossbar_pairs)
         self._pairs = self._widths = self._channels = 0
 
@@ -161,6 +162,8 @@ class Program:
                 )
                 await driver.write_region("MULTIPLIERS", made.multipliers, first=made.fields["channel_base"])
         await driver.write_region("PADS", self.pads)
+        for index, entries in enumerate(self.tables):
+            await driver.write_region("LOOKUPS", entries, first=index * hardware.table_entries)
         await driver.program_cells(mapping.cell_words(self.cells[: self._pairs], hardware))
 
     # ---- as it must be ------------------------------------------------------------------------
@@ -200,7 +203,7 @@ class Program:
                     outcome.overflow |= lost
                     continue
                 r = step_model.residual(fields, before, n, oy, ox)
-                y = step_model.activation(fields, values[n], multipliers[n], r)
+                y = step_model.activation(fields, values[n], multipliers[n], r, self.tables)
                 at += fields["target"]
                 outcome.memory[at] = y if (py, px) == (0, 0) else max(outcome.memory[at], y)
         if conversions:

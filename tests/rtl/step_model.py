@@ -114,12 +114,15 @@ def with_offset(value: int) -> dict[str, int]:
     return {"offset_low": value & 0xFFFFFFFF, "offset_high": value >> 32 & 0xFFFF}
 
 
-def activation(fields: dict[str, int], value: int, multiplier: int, r: int) -> int:
-    """The output byte of a value (acc, or acc + bias)."""
+def activation(
+    fields: dict[str, int], value: int, multiplier: int, r: int, tables: Sequence[Sequence[int]] = ()
+) -> int:
+    """The output byte of a value (acc, or acc + bias); tables : of activation functions."""
     total = value * multiplier + r * fields["residual_multiplier"] + offset(fields)
     clamped = min(max(round_half_up_shift(total, fields["shift"]), 0), (1 << fields["out_bits"]) - 1)
     levels = [level for level in range(1 << fields["out_bits"]) if level.bit_count() <= (fields.get("out_ones") or 8)]
-    return min(levels, key=lambda level: (abs(level - clamped), -level))
+    code = min(levels, key=lambda level: (abs(level - clamped), -level))
+    return int(tables[fields["lookup"] - 1][code]) if fields.get("lookup") else code
 
 
 def logit(value: int) -> tuple[int, bool]:

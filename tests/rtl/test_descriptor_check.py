@@ -49,7 +49,8 @@ ODD = replace(
 )
 #: All addresses that a descriptor can name are there.
 FULL = replace(ODD, activation_bytes=1 << 24)
-MACHINES = {"tiny": TINY, "odd": ODD, "full": FULL, "pairs": PRESETS["tiny-pairs"]}
+TABLES = replace(TINY, activation_tables=5)
+MACHINES = {"tiny": TINY, "odd": ODD, "full": FULL, "pairs": PRESETS["tiny-pairs"], "tables": TABLES}
 
 
 def _crossbar(hardware: HardwareConfig, **sizes: int) -> dict[str, int]:
@@ -212,6 +213,10 @@ def _boundaries(hardware: HardwareConfig) -> dict[str, tuple[dict[str, int], dic
             pair(f"{kind}: {name} <= input_bits", base, {name: hardware.input_bits}, {name: hardware.input_bits + 1})
         if hardware.pairs:
             pair(f"{kind}: out_ones", base, {"out_ones": hardware.input_bits}, {"out_ones": hardware.input_bits + 1})
+        if hardware.looks_up:
+            most = hardware.activation_tables
+            pair(f"{kind}: table", base, {"lookup": most}, {"lookup": most + 1})
+            pair(f"{kind}: any table", base, {"lookup": 0}, {"lookup": 255})
         pair(f"{kind}: H * W = in_plane", base, {}, {"in_plane": base["in_plane"] - 1})
         last_source = memory - 2 * base["in_plane"]
         pair(f"{kind}: end of the source", base, {"source": last_source}, {"source": last_source + 1})

@@ -23,8 +23,18 @@ pytestmark = pytest.mark.rtl
 WIDE = replace(TINY, input_bits=8)
 PAIRS = replace(WIDE, machine="pairs")
 MACROS = replace(PAIRS, macros=4)
+#: Tables of activation functions that rise, fall and jump.
+TABLES = [random.Random(i).choices(range(256), k=256) for i in range(3)]
 #: A machine and the most ones of an activation that it may be asked for.
 MACHINES = st.one_of(st.just((WIDE, 0)), st.tuples(st.sampled_from([PAIRS, MACROS]), st.integers(0, 8)))
+LOOKUPS = st.none() | st.integers(0, len(TABLES))
+
+
+def with_tables(hardware, lookup):
+    """The machine, and the descriptor field of a table, 0 for no table; None : neither has tables."""
+    if lookup is None:
+        return hardware, {}
+    return replace(hardware, activation_tables=len(TABLES)), {"lookup": lookup}
 
 
 def ones_field(ones):
@@ -80,6 +90,8 @@ def _run(fields, values, residuals, bias=(), multipliers=(), *, hardware=WIDE, s
         put(ctx, dut.settings, fields)
         await write_table(ctx, dut.bias_write, bias, fields["channel_base"])
         await write_table(ctx, dut.multiplier_write, multipliers, fields["channel_base"])
+        if hardware.looks_up:
+            await write_table(ctx, dut.lookup_write, [entry for table in TABLES for entry in table])
         await strobe(ctx, dut.clear)
         await strobe(ctx, dut.layer_start)
         inside = fields["pool"] ** 2
@@ -156,7 +168,7 @@ def _expected(fields, values, residuals, bias, multipliers):
             for row, beside in zip(values[part], residuals[part], strict=True):
                 biased = row[n] if element else row[n] + bias[n]
                 multiplier = fields["multiplier"] if element else multipliers[n]
-                made.append(step_model.activation(fields, biased, multiplier, beside[n]))
+                made.append(step_model.activation(fields, biased, multiplier, beside[n], TABLES))
                 if fields["last"]:
                     stored, lost = step_model.logit(biased + (step_model.low_offset(fields) if element else 0))
                     logits.append((n * fields["out_plane"] + position, stored))
@@ -189,10 +201,14 @@ _offsets = st.one_of(st.integers(-(1 << 47), (1 << 47) - 1), st.integers(-5000, 
     size=st.integers(1, 31),
     offset=_offsets,
     machine=MACHINES,
+    lookup=LOOKUPS,
 )
-@settings(max_examples=30)
-def test_crossbar_steps_of_random_sums_equal_the_model(seed, shift, bits, pool, outputs, width, size, offset, machine):
+@settings(max_examples=40)
+def test_crossbar_steps_of_random_sums_equal_the_model(
+    seed, shift, bits, pool, outputs, width, size, offset, machine, lookup
+):
     hardware, ones = machine
+    hardware, table = with_tables(hardware, lookup)
     rng = random.Random(seed)
     top = 1 << size
     residual = int(pool == 1 and rng.random() < 0.7)
@@ -200,7 +216,7 @@ def test_crossbar_steps_of_random_sums_equal_the_model(seed, shift, bits, pool, 
         hardware, outputs=outputs, out_height=2, out_width=width, pool=pool, shift=shift, out_bits=bits,
         residual=residual, residual_multiplier=rng.randrange(1 << rng.randint(1, 32)), channel_base=rng.randrange(24),
         target=rng.randint(0, WIDE.activation_bytes - 2 * width * outputs), **step_model.with_offset(offset),
-        **ones_field(ones),
+        **ones_field(ones), **table,
     )  # fmt: skip
     windows = 2 * width * pool * pool
     _check(
@@ -224,12 +240,14 @@ def test_crossbar_steps_of_random_sums_equal_the_model(seed, shift, bits, pool, 
     last=st.booleans(),
     stall=st.sampled_from([0.0, 0.4]),
     machine=MACHINES,
+    lookup=LOOKUPS,
 )
 @settings(max_examples=40)
 def test_element_steps_of_random_values_equal_the_model(
-    seed, kind, shift, bits, outputs, size, offset, last, stall, machine
+    seed, kind, shift, bits, outputs, size, offset, last, stall, machine, lookup
 ):
     hardware, ones = machine
+    hardware, table = with_tables(hardware, lookup)
     rng = random.Random(seed)
     height = rng.randint(1, max(1, WIDE.max_n // outputs)) if last else 2
     width = 1 if last else rng.randint(1, 6)
@@ -238,7 +256,7 @@ def test_element_steps_of_random_values_equal_the_model(
         multiplier=rng.randrange(65536), residual=int(not last), last=int(last),
         residual_multiplier=rng.randrange(1 << rng.randint(1, 32)),
         target=rng.randint(0, WIDE.activation_bytes - height * width * outputs), **step_model.with_offset(offset),
-        **ones_field(ones),
+        **ones_field(ones), **table,
     )  # fmt: skip
     _check(
         fields,
@@ -275,6 +293,22 @@ def test_saturated_element_step_equals_the_model(kind, shift):
         **step_model.with_offset((1 << 47) - 1),
     )  # fmt: skip
     _check(fields, [[(1 << 24) - 1] * 2], [[255] * 2])
+
+
+def test_pooling_takes_the_largest_activation_not_that_of_the_largest_code():
+    hardware, table = with_tables(WIDE, 1)
+    fields = step_model.step(hardware, outputs=1, pool=2, **table)
+    falling = next((a, b) for a in range(255) for b in range(a + 1, 256) if TABLES[0][a] > TABLES[0][b])
+    sums = [[falling[0]], [falling[1]], [falling[0]], [falling[0]]]
+    stores = _run(fields, sums, [[0]] * 4, [0], [1], hardware=hardware)[0]
+    assert stores == [(0, TABLES[0][falling[0]])]
+
+
+def test_codes_saturate_at_both_ends_of_a_table():
+    hardware, table = with_tables(WIDE, 2)
+    fields = step_model.step(hardware, outputs=2, out_bits=7, **table)
+    stores = _run(fields, [[-5, 200]], [[0] * 2], [0] * 2, [1] * 2, hardware=hardware)[0]
+    assert stores == [(0, TABLES[1][0]), (1, TABLES[1][127])]
 
 
 def test_a_residual_of_one_step_is_not_seen_by_a_channel_beside_it():

@@ -28,6 +28,8 @@ from tests.rtl.host_bench import on_host_side
 
 pytestmark = pytest.mark.rtl
 
+#: Three activation functions of 16 entries.
+FUNCTIONS = replace(TINY, activation_tables=3)
 #: Two bus words for the cells of an OU, of which the second is not full.
 TWO_WORDS = replace(TINY, ou_rows=5, rows=10, crossbar_pairs=3, ou_cols=4)
 
@@ -60,13 +62,16 @@ def test_read_only_and_write_only_registers_refuse_the_other_access():
     on_host_side(job)
 
 
-def test_memories_refuse_the_wrong_direction_and_entries_beyond_their_end():
+@pytest.mark.parametrize("hardware", [TINY, FUNCTIONS], ids=["tiny", "functions"])
+def test_memories_refuse_the_wrong_direction_and_entries_beyond_their_end(hardware):
     async def job(bus, driver, ctx, device):
-        for name, entries in region_entries(TINY).items():
+        for name, entries in region_entries(hardware).items():
             region = REGION[name]
             for entry in (entries, entries + 1, (1 << 22) - 1):
                 await _refused(bus.read(region.address(entry)))
                 await _refused(bus.write(region.address(entry), 0))
+            if not entries:  # activation functions that the tile does not have
+                continue
             if "r" not in region.access:
                 await _refused(bus.read(region.address(0)))
             if "w" not in region.access:
@@ -75,13 +80,13 @@ def test_memories_refuse_the_wrong_direction_and_entries_beyond_their_end():
                 last = entries - 1 if name != "REFERENCE" else reference_entry(TINY, TINY.max_layers - 1, TINY.ou_rows)
                 await bus.write(region.address(last), 0)
 
-    on_host_side(job)
+    on_host_side(job, hardware)
 
 
 def test_addresses_without_a_register_or_memory_are_refused():
     async def job(bus, driver, ctx, device):
         beyond = max(r.offset for r in REGISTER.values()) + 4
-        for address in (beyond, 0x0FFFFFC, 0xA000000, 0xF000000, (1 << ADDRESS_BITS) - 4):
+        for address in (beyond, 0x0FFFFFC, 0xB000000, 0xF000000, (1 << ADDRESS_BITS) - 4):
             await _refused(bus.read(address))
             await _refused(bus.write(address, 1))
 
@@ -106,7 +111,8 @@ def test_unaligned_writes_reach_no_table_no_command_and_no_cell():
     async def job(bus, driver, ctx, device):
         await driver.write_register("CELL_PAIR", pair=0)
         places = [REGISTER[r].offset for r in ("CONTROL", "CELL_PAIR", "CELL_DATA", "CELL_PAIRS", "LAYER_COUNT")]
-        places += [region.address(0) for region in REGION.values() if "w" in region.access]
+        there = region_entries(TINY)
+        places += [region.address(0) for region in REGION.values() if "w" in region.access and there[region.name]]
         effects.clear()
         for address in places:
             for offset in (1, 2, 3):
@@ -249,6 +255,25 @@ def test_data_beyond_the_field_is_refused_and_changes_nothing(name):
     assert len(effects) == (name not in ("CONTROL", "LAYER_COUNT", "CELL_PAIRS")), "only the legal write had an effect"
 
 
+def test_entries_of_activation_functions_are_written_up_to_the_widest():
+    seen = []
+
+    async def job(bus, driver, ctx, device):
+        for entry, value in ((0, 0), (17, 15), (47, 9)):
+            await bus.write(REGION["LOOKUPS"].address(entry), value)
+            await _refused(bus.write(REGION["LOOKUPS"].address(entry), 16))
+        await _refused(bus.write(REGION["LOOKUPS"].address(48), 1))
+        ctx.set(device.running, 1)
+        await _refused(bus.write(REGION["LOOKUPS"].address(3), 1))
+
+    def monitor(device):
+        write = device.bank.lookup_write
+        return collector(write.enable, write.address, write.data, into=seen)
+
+    on_host_side(job, FUNCTIONS, monitors=[monitor])
+    assert seen == [(0, 0), (17, 15), (47, 9)]
+
+
 def test_the_widest_entries_are_written():
     async def job(bus, driver, ctx, device):
         for name, word in (("LAYER_COUNT", 65535), ("CELL_PAIRS", TINY.crossbar_pairs)):
@@ -305,7 +330,7 @@ def test_start_while_busy_has_no_effect_and_abort_has():
 @pytest.mark.parametrize("streams", [False, True], ids=["bus", "stream"])
 def test_the_checksum_of_tables_is_that_of_what_reached_them(streams):
     rng = random.Random(5)
-    names = ("PROGRAM", "WIDTHS", "BIAS", "MULTIPLIERS", "PADS", "REFERENCE")
+    names = ("PROGRAM", "WIDTHS", "BIAS", "MULTIPLIERS", "PADS", "REFERENCE", "LOOKUPS")
     sections = [Section(REGION[name].address(1), np.array([rng.randrange(4) for _ in range(3)])) for name in names]
 
     async def job(bus, driver, ctx, device):
@@ -325,7 +350,7 @@ def test_the_checksum_of_tables_is_that_of_what_reached_them(streams):
         await bus.write(REGISTER["LAYER_COUNT"].offset, 1)
         assert (await driver.read_register("TABLE_CHECKSUM"))["crc"] == found
 
-    on_host_side(job)
+    on_host_side(job, FUNCTIONS)
 
 
 # ---- interrupt ------------------------------------------------------------------------------------

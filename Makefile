@@ -49,7 +49,7 @@ NETWORK ?= resnet20
 WEIGHTS ?=
 REPRODUCE ?=
 
-.PHONY: demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq reproduce-search verilog synth fpga lint format formal coverage regs sheets clean
+.PHONY: docs demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq reproduce-search verilog synth fpga lint format formal coverage regs sheets clean
 demo: $(VENV)/.demo ## train, calibrate, map, simulate a whole network in RTL, report (first README command)
 	$(if $(DATA)$(filter-out lenet5,$(MODEL)),$(OHMLOOM) '.[fast]')
 	$(RUN) -m quant.compile $(MODEL) $(TRAIN) --work "$(DEMO)" --hardware $(HARDWARE) --images $(IMAGES) \
@@ -135,6 +135,11 @@ regs: setup ## write rtl/REGISTERS.md and rtl/ohmloom.h from the register table
 
 sheets: setup ## write docs/blocks, a sheet per block, from the code
 	$(RUN) -m rtl.generate --sheets docs/blocks
+
+docs: setup ## the documentation as pages in build/site, every link checked
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 clean: ## delete what was built, keep the virtual environment
 	rm -rf build

@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: Sheets of blocks are made from the code, and looked at by tests/rtl/test_sheets.py.
+PAGES = [
+    ROOT / "README.md",
+    *sorted(p for p in (ROOT / "docs").rglob("*.md") if p.parent.name != "blocks"),
+]
 IDS = [str(p.relative_to(ROOT)) for p in PAGES]
 #: Written by a make target or command, not kept in the repository.
 GENERATED = ("build/",)
@@ -120,13 +124,29 @@ def test_python_examples_import(page):
 
 
 def test_every_page_is_in_the_overview():
-    overview = (ROOT / "docs" / "README.md").read_text("utf-8")
-    for path in (ROOT / "docs").glob("*.md"):
-        assert path.name == "README.md" or f"({path.name})" in overview
+    for folder, overview in ((".", "README.md"), ("tutorials", "tutorials/README.md"), ("results", "results.md")):
+        text = (ROOT / "docs" / overview).read_text("utf-8")
+        for path in (ROOT / "docs" / folder).glob("*.md"):
+            assert path.name == "README.md" or f"({path.relative_to((ROOT / 'docs' / overview).parent)})" in text, path
 
 
-def test_every_public_block_of_the_hardware_is_in_the_readme_or_the_architecture():
-    text = (ROOT / "README.md").read_text("utf-8") + (ROOT / "docs" / "architecture.md").read_text("utf-8")
+@pytest.mark.parametrize("results", sorted((ROOT / "docs" / "results").glob("*.md")), ids=lambda p: p.name)
+def test_a_page_of_results_has_at_most_120_lines(results):
+    assert len(results.read_text("utf-8").splitlines()) <= 120
+
+
+def test_tables_of_results_are_those_of_the_kept_json():
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "site" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    for name, page in tables.PAGES.items():
+        assert (ROOT / "docs" / name).read_text("utf-8") == page(), "run python docs/site/tables.py"
+
+
+def test_every_public_block_of_the_hardware_is_in_the_table_of_blocks_or_the_architecture():
+    text = "".join((ROOT / "docs" / name).read_text("utf-8") for name in ("where.md", "architecture.md"))
     helpers = {"__init__", "layouts", "tile_layouts", "bit_count", "block", "generate", "register_map", "c_header"}
     missing = [
         p.name for p in sorted((ROOT / "rtl").glob("*.py")) if p.stem not in helpers and f"rtl/{p.name}" not in text

@@ -119,13 +119,13 @@ def _distances(path: Path) -> dict[Path, int]:
 class Campaign:
     """A run of pytest in which tests are executed in children, on one mutant each.
 
-    order, quotas : see `chosen`. folder : results, and what is known of tests and designs. again : keys of mutants
-    that are tried once more.
+    order, quotas : see `chosen`. results : file to which records are added. again : keys of mutants that are tried once
+    more. show : see `golden_model.command.progress_bar`.
     """
 
     order: list[Mutant]
     quotas: dict[str, int]
-    folder: Path
+    results: Path
     workers: int = 1
     again: frozenset[str] = frozenset()
     show: Callable[[str, int, int], None] = lambda what, done, total: None
@@ -134,10 +134,6 @@ class Campaign:
     spent: dict[str, float] = field(default_factory=dict)
     kills: Counter[Any] = field(default_factory=Counter)
     designs: list[Design] = field(default_factory=list)
-
-    @property
-    def results(self) -> Path:
-        return self.folder / "results.jsonl"
 
     def run(self) -> None:
         """All mutants that have no result yet."""
@@ -151,7 +147,7 @@ class Campaign:
         for item in session.items:
             if item.path.name not in NO_JUDGES and not any(word in item.name for word in REFUTED):
                 self.items[designs.relative(item.path)].append(item)
-        self.designs = designs.designs(self.folder / "designs.pickle")
+        self.designs = designs.designs(self.results.with_name("designs.pickle"))
         for record in read_results(self.results).values():
             self.kills[record["file"], record.get("by")] += 1
         gc.collect()

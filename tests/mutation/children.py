@@ -53,7 +53,7 @@ def _work(job: Callable[[Report], None], writer: int, folder: str) -> None:
     try:
         job(report)
     except BaseException:
-        report({"crash": traceback.format_exc()}, 0)
+        report({"crash": traceback.format_exc()}, 30)
     finally:
         sys.stdout.flush()
         os._exit(0)

@@ -199,7 +199,7 @@ class Campaign:
             process.start()
         what, total = ("mutants", sum(self.quotas.values())) if first else ("further tests, proofs", len(order))
         while any(process.is_alive() for process in processes):
-            self.show(what, sum(counts), total)
+            self.show(what, sum(counts[:]), total)
             time.sleep(1)
         if any(process.exitcode for process in processes):
             raise RuntimeError("a worker ended early; what it has done is kept")
@@ -224,7 +224,7 @@ class Campaign:
 
     def _in_child(self, mutant: Mutant, job: Callable[[Report], None]) -> dict[str, Any]:
         last: dict[str, Any] = {}
-        for record in in_child(job, 300):
+        for record in in_child(job, 100):
             if record.get("timeout"):
                 return {"outcome": KILLED, "by": last.get("at", ""), "stage": "no end"}
             last = record
@@ -252,7 +252,7 @@ class Campaign:
             return report({"outcome": KILLED, "by": by, "stage": "own"}, 10)
         with tempfile.TemporaryDirectory() as folder:
             for number, design in enumerate(looked_at[at:]):
-                report({"at": "equivalence"}, 600)
+                report({"at": "equivalence"}, 100)
                 text = designs.text_of(design.name, design.config)
                 verdict = equivalence.compare(design.text, text, Path(folder) / str(number), 60)
                 if verdict != equivalence.EQUIVALENT:
@@ -293,7 +293,7 @@ class Campaign:
         """The name of the first test that fails, or "" if none does in `limit` seconds of a processor."""
         begin = _cpu_seconds()
         for test, following in zip(tests, [*tests[1:], None], strict=True):
-            report({"at": test.nodeid}, 120 + 20 * self.spent.get(test.nodeid, 10))
+            report({"at": test.nodeid}, 10 + 5 * self.spent.get(test.nodeid, 8))
             before = _cpu_seconds()
             reports = runtestprotocol(test, log=False, nextitem=following)
             if any(one.failed for one in reports):

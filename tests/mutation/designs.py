@@ -163,8 +163,7 @@ def smallest(mutant: Mutant, among: list[Design]) -> list[Design]:
     for design in among:
         if design.config not in found and covers(design.lines, mutant):
             found[design.config] = design
-    first, *more = found.values() if found else [None]
-    return [] if first is None else [first, *(design for design in more if len(design.text) < LARGE)]
+    return [one for i, one in enumerate(found.values()) if not i or len(one.text) < LARGE]
 
 
 def relative(path: Path) -> str:

@@ -76,7 +76,7 @@ def mutants(file: str, source: bytes) -> list[Mutant]:
     found = []
     for name, function in _functions(ast.parse(source)):
         found += _Finder(file, name, source).of(function)
-    return sorted(found, key=lambda mutant: (mutant.start, mutant.end, mutant.becomes))
+    return sorted(dict.fromkeys(found), key=lambda mutant: (mutant.start, mutant.end, mutant.becomes))
 
 
 def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -171,6 +171,9 @@ class _Finder:
                 self._symbol("comparison", node.left, node.comparators[0], *COMPARISONS[type(operator)])
             case ast.BinOp() if type(node.op) in ARITHMETIC:
                 self._symbol("operator", node.left, node.right, *ARITHMETIC[type(node.op)])
+                if isinstance(node.op, ast.BitAnd | ast.BitOr):
+                    self._add("operand dropped", node, self._text(node.left))
+                    self._add("operand dropped", node, self._text(node.right))
             case ast.UnaryOp(op=ast.Invert()):
                 self._add("inversion dropped", node, self._text(node.operand))
             case ast.Call(func=ast.Name(id="Mux"), args=[condition, one, other]):

@@ -64,6 +64,8 @@ def test_page_lists_the_survivors():
 def test_every_kind_of_change_is_made_where_it_belongs():
     assert changes() == {
         ("&", "|"),
+        ("a & ~b", "a"),
+        ("a & ~b", "~b"),
         ("~b", "b"),
         ("==", "!="),
         ("1", "2"),
@@ -96,18 +98,25 @@ def test_installed_mutant_changes_the_block_in_the_child_only():
     assert designs.text_of("trq_sar", "tiny") == before
 
 
-def test_child_that_does_not_report_in_time_is_ended():
+def test_child_that_computes_for_too_long_is_ended():
+    def busy(send):
+        while True:
+            pass
+
     begin = time.monotonic()
-    assert [*in_child(lambda send: time.sleep(60), 0.2)] == [{"timeout": True}]
-    assert time.monotonic() - begin < 30
+    assert [*in_child(busy, 0.2)] == [{"timeout": True}]
+    assert time.monotonic() - begin < 60
 
 
 def test_child_that_fails_says_why():
-    (record,) = in_child(lambda send: 1 // 0, 60)
+    def fails(send):
+        raise ZeroDivisionError
+
+    (record,) = in_child(fails, 60)
     assert "ZeroDivisionError" in record["crash"]
 
 
-class Counter(wiring.Component):
+class Count(wiring.Component):
     """1 in the clock after the counter has reached `last`."""
 
     def __init__(self, last: int, bits: int):
@@ -127,7 +136,7 @@ class Counter(wiring.Component):
     ids=["a register is wider", "a difference after seven clocks"],
 )
 def test_verdict_of_the_comparison(last, bits, verdict, tmp_path: Path):
-    texts = [rtlil.convert(block, name="block") for block in (Counter(5, 3), Counter(last, bits))]
+    texts = [rtlil.convert(block, name="block") for block in (Count(5, 3), Count(last, bits))]
     assert equivalence.compare(*texts, tmp_path, 60) == verdict
 
 

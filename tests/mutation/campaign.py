@@ -11,7 +11,7 @@ import random
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,8 +29,9 @@ from tests.mutation.operators import ROOT, Mutant, mutants
 NO_JUDGES = {"test_generate.py", "test_synthesis.py", "test_sheets.py", "test_block.py"}
 #: Of a proof that a bug is found, the bug is the answer.
 REFUTED = ("refuted", "can_have_a_beat", "it_is_not")
-#: Processor seconds that a block's own tests, further ones, and the proofs may take together for one mutant.
-OWN_TESTS, MORE_TESTS, PROOFS = 60.0, 40.0, 60.0
+#: Seconds of a processor after which a mutant is looked at by the next means: a block's first tests and, if the mutant
+#: is not equivalent, the rest of them; further tests; proofs.
+FIRST_TESTS, OWN_TESTS, MORE_TESTS, PROOFS = 6.0, 40.0, 40.0, 60.0
 #: Least of each block.
 LEAST = 4
 
@@ -248,21 +249,32 @@ class Campaign:
             return report({"outcome": BROKEN, "by": f"{type(error).__name__}: {error}"[:200]}, 10)
         if at is None:
             return report({"outcome": SAME}, 10)
-        if by := self._first_failure(own, OWN_TESTS, report):
+        left = iter(own)
+        if by := self._first_failure(left, FIRST_TESTS, report):
             return report({"outcome": KILLED, "by": by, "stage": "own"}, 10)
+        report({"at": "equivalence"}, 100)
+        verdict = self._verdict(looked_at[at:])
+        if verdict == equivalence.EQUIVALENT:
+            where = ", ".join(f"{design.name} {design.config}" for design in looked_at)
+            return report({"outcome": EQUIVALENT, "by": where}, 10)
+        if by := self._first_failure(left, OWN_TESTS, report):
+            return report({"outcome": KILLED, "by": by, "stage": "own"}, 10)
+        return report({"outcome": SURVIVED, "miter": verdict}, 10)
+
+    def _verdict(self, looked_at: list[Design]) -> str:
+        """Of the installed mutant in every design; of the first one that is not equivalent, with its name."""
         with tempfile.TemporaryDirectory() as folder:
-            for number, design in enumerate(looked_at[at:]):
-                report({"at": "equivalence"}, 100)
+            for number, design in enumerate(looked_at):
                 text = designs.text_of(design.name, design.config)
                 verdict = equivalence.compare(design.text, text, Path(folder) / str(number), 60)
                 if verdict != equivalence.EQUIVALENT:
-                    return report({"outcome": SURVIVED, "miter": f"{design.name} {design.config} {verdict}"}, 10)
-        return report({"outcome": EQUIVALENT, "by": ", ".join(f"{one.name} {one.config}" for one in looked_at)}, 10)
+                    return f"{design.name} {design.config} {verdict}"
+        return equivalence.EQUIVALENT
 
     def _use(self, mutant: Mutant, tests: list[Any], stage: str, report: Report) -> None:
         """Second pass."""
         designs.install(mutant)
-        if by := self._first_failure(tests, MORE_TESTS if stage == "more" else PROOFS, report):
+        if by := self._first_failure(iter(tests), MORE_TESTS if stage == "more" else PROOFS, report):
             return report({"outcome": KILLED, "by": by, "stage": stage}, 10)
         report({"outcome": SURVIVED, "stage": "all"}, 10)
 
@@ -289,18 +301,16 @@ class Campaign:
         items = [item for file in sorted(files, key=far.__getitem__) for item in self.items[file]]
         return sorted(items, key=worth) if stage == "own" else sorted(items, key=lambda item: worth(item) > 0.5)
 
-    def _first_failure(self, tests: list[Any], limit: float, report: Report) -> str:
+    def _first_failure(self, tests: Iterator[Any], limit: float, report: Report) -> str:
         """The name of the first test that fails, or "" if none does in `limit` seconds of a processor."""
         begin = _cpu_seconds()
-        for test, following in zip(tests, [*tests[1:], None], strict=True):
+        while _cpu_seconds() - begin < limit and (test := next(tests, None)):
             report({"at": test.nodeid}, 10 + 5 * self.spent.get(test.nodeid, 8))
             before = _cpu_seconds()
-            reports = runtestprotocol(test, log=False, nextitem=following)
+            reports = runtestprotocol(test, log=False, nextitem=None)
             if any(one.failed for one in reports):
                 return test.nodeid
             report({"passed": test.nodeid, "spent": round(_cpu_seconds() - before, 2)}, 60)
-            if _cpu_seconds() - begin > limit:
-                break
         return ""
 
 

@@ -57,8 +57,8 @@ def compare(one: str, other: str, directory: Path, limit: int) -> str:
     assert package.submodule_search_locations is not None
     abc = Path(package.submodule_search_locations[0]) / "yosys-abc"
     # Equal registers are found by induction and merged; what is left is searched for an invariant or a difference.
-    script = f"read_aiger miter.aig; strash; scorr; print_stats; pdr -T {limit}"
-    _, log = _run([str(abc), "-c", script], directory, 2 * limit)
+    script = f"read_aiger miter.aig; strash; scorr; print_stats; pdr -T {limit // 4}"
+    _, log = _run([str(abc), "-c", script], directory, limit)
     if "was asserted in frame" in log:
         return DIFFERENT
     # Nothing left to search: the output is constant, and it was not 1.

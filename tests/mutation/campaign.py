@@ -29,9 +29,11 @@ from tests.mutation.operators import ROOT, Mutant, mutants
 NO_JUDGES = {"test_generate.py", "test_synthesis.py", "test_sheets.py", "test_block.py"}
 #: Of a proof that a bug is found, the bug is the answer.
 REFUTED = ("refuted", "can_have_a_beat", "it_is_not")
+#: Of a failure that only says that a limit on the clock was too short: of a prover, of a tool, of pytest-timeout.
+NO_ANSWER = ("did not end within", "TimeoutExpired", "Failed: Timeout")
 #: Seconds of a processor after which a mutant is looked at by the next means: a block's first tests and, if the mutant
 #: is not equivalent, the rest of them; further tests; proofs.
-FIRST_TESTS, OWN_TESTS, MORE_TESTS, PROOFS = 6.0, 40.0, 40.0, 60.0
+FIRST_TESTS, OWN_TESTS, MORE_TESTS, PROOFS = 5.0, 15.0, 40.0, 60.0
 #: Least of each block.
 LEAST = 4
 
@@ -214,8 +216,9 @@ class Campaign:
         if first:
             last = self._in_child(mutant, lambda report: self._look(mutant, self._judges(mutant, "own"), report))
         else:
+            passed = set(read_results(self.results)[key_of(mutant)].get("passed", ()))
             for stage in ("more", "formal"):
-                tests = self._judges(mutant, stage)
+                tests = [test for test in self._judges(mutant, stage) if test.nodeid not in passed]
                 last = self._in_child(mutant, lambda report: self._use(mutant, tests, stage, report))  # noqa: B023
                 if last["outcome"] == KILLED:
                     break
@@ -225,15 +228,17 @@ class Campaign:
 
     def _in_child(self, mutant: Mutant, job: Callable[[Report], None]) -> dict[str, Any]:
         last: dict[str, Any] = {}
+        passed: list[str] = []
         for record in in_child(job, 100):
             if record.get("timeout"):
                 return {"outcome": KILLED, "by": last.get("at", ""), "stage": "no end"}
             last = record
             if "passed" in record:
                 self.spent[record["passed"]] = record["spent"]
+                passed.append(record["passed"])
         if "outcome" not in last:
             raise RuntimeError(f"{mutant}: {last}")
-        return last
+        return last | ({"passed": passed} if last["outcome"] == SURVIVED else {})
 
     def _look(self, mutant: Mutant, own: list[Any], report: Report) -> None:
         """First pass: is it one, do the block's own tests notice, does it make a difference at all."""
@@ -291,7 +296,7 @@ class Campaign:
             case "own":
                 files = own
             case "more":
-                files = [file for file in tests if file not in own]
+                files = list(tests)
             case _:
                 files = [file for file in far if file not in tests]
 
@@ -308,7 +313,8 @@ class Campaign:
             report({"at": test.nodeid}, 10 + 5 * self.spent.get(test.nodeid, 8))
             before = _cpu_seconds()
             reports = runtestprotocol(test, log=False, nextitem=None)
-            if any(one.failed for one in reports):
+            failures = [str(one.longrepr) for one in reports if one.failed]
+            if any(not any(words in failure for words in NO_ANSWER) for failure in failures):
                 return test.nodeid
             report({"passed": test.nodeid, "spent": round(_cpu_seconds() - before, 2)}, 60)
         return ""

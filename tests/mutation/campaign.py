@@ -30,7 +30,7 @@ NO_JUDGES = {"test_generate.py", "test_synthesis.py", "test_sheets.py", "test_bl
 #: Of a proof that a bug is found, the bug is the answer.
 REFUTED = ("refuted", "can_have_a_beat", "it_is_not")
 #: Of a failure that only says that a limit on the clock was too short: of a prover, of a tool, of pytest-timeout.
-NO_ANSWER = ("did not end within", "TimeoutExpired", "Failed: Timeout")
+NO_ANSWER = ("the prover did not end within", "TimeoutExpired", "Failed: Timeout")
 #: Seconds of a processor after which a mutant is looked at by the next means: a block's first tests and, if the mutant
 #: is not equivalent, the rest of them; further tests; proofs.
 FIRST_TESTS, OWN_TESTS, MORE_TESTS, PROOFS = 5.0, 15.0, 40.0, 60.0

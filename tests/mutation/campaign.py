@@ -26,7 +26,7 @@ from tests.mutation.designs import FILES, Design
 from tests.mutation.operators import ROOT, Mutant, mutants
 
 #: Tests of what is written from all blocks, not of what one does.
-NO_JUDGES = {"test_generate.py", "test_synthesis.py", "test_sheets.py", "test_block.py"}
+NO_JUDGES = {"test_generate.py", "test_synthesis.py", "test_sheets.py", "test_block.py", "test_build.py"}
 #: Of a proof that a bug is found, the bug is the answer.
 REFUTED = ("refuted", "can_have_a_beat", "it_is_not")
 #: Of a failure that only says that a limit on the clock was too short: of a prover, of a tool, of pytest-timeout.
@@ -104,7 +104,7 @@ def _imports(path: Path) -> frozenset[Path]:
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     files = {ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith(("rtl.", "tests."))}
-    return frozenset(file for file in files if file.is_file())
+    return frozenset(file for file in files if file.is_file() and file.stem not in designs.NO_HARDWARE)
 
 
 @cache

@@ -300,11 +300,15 @@ class Campaign:
             case _:
                 files = [file for file in far if file not in tests]
 
-        def worth(item: Any) -> float:
-            return self.spent.get(item.nodeid, 1.0) / (1 + 4 * self.kills[mutant.file, item.nodeid])
-
         items = [item for file in sorted(files, key=far.__getitem__) for item in self.items[file]]
-        return sorted(items, key=worth) if stage == "own" else sorted(items, key=lambda item: worth(item) > 0.5)
+        functions: Counter[tuple[Path, str]] = Counter()
+        ranked = []
+        for item in items:
+            function = (item.path, item.originalname)
+            functions[function] += 1  # one case of every test before further cases of any
+            kills = self.kills[mutant.file, item.nodeid]
+            ranked.append(functions[function] * self.spent.get(item.nodeid, 1.0) / (1 + 4 * kills))
+        return [item for _, item in sorted(zip(ranked, items, strict=True), key=lambda one: one[0])]
 
     def _first_failure(self, tests: Iterator[Any], limit: float, report: Report) -> str:
         """The name of the first test that fails, or "" if none does in `limit` seconds of a processor."""

@@ -270,6 +270,8 @@ class Campaign:
         """Of the installed mutant in every design; of the first one that is not equivalent, with its name."""
         with tempfile.TemporaryDirectory() as folder:
             for number, design in enumerate(looked_at):
+                if len(design.text) > designs.LARGE:
+                    return f"{design.name} {design.config} is too large"
                 text = designs.text_of(design.name, design.config)
                 verdict = equivalence.compare(design.text, text, Path(folder) / str(number), 60)
                 if verdict != equivalence.EQUIVALENT:

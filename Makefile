@@ -49,7 +49,7 @@ NETWORK ?= resnet20
 WEIGHTS ?=
 REPRODUCE ?=
 
-.PHONY: docs demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq reproduce-search verilog synth fpga lint format formal coverage regs sheets clean
+.PHONY: docs demo test test-all sim bench reproduce-trq reproduce-redy reproduce-bwq reproduce-search verilog synth fpga lint format formal mutate coverage regs sheets clean
 demo: $(VENV)/.demo ## train, calibrate, map, simulate a whole network in RTL, report (first README command)
 	$(if $(DATA)$(filter-out lenet5,$(MODEL)),$(OHMLOOM) '.[fast]')
 	$(RUN) -m quant.compile $(MODEL) $(TRAIN) --work "$(DEMO)" --hardware $(HARDWARE) --images $(IMAGES) \
@@ -121,6 +121,14 @@ format: setup ## let ruff format the code
 
 formal: setup ## the formal proofs, with a table of what was proved; TABLE=docs/formal.md writes it there
 	$(PYTEST) -n 2 --dist worksteal tests/formal $(if $(TABLE),--table $(TABLE))
+
+# make mutate BLOCKS="trq_sar macro" COUNT=500 SEED=0     goes on where it was stopped
+# make mutate MUTATE="--again"                          survivors once more, after new tests
+COUNT ?= 500
+SEED ?= 0
+MUTATE ?=
+mutate: setup ## small changes of the hardware, one at a time: does a test notice? BLOCKS="NAME ...", COUNT, SEED
+	OMP_NUM_THREADS=1 $(RUN) -m tests.mutation $(BLOCKS) --count $(COUNT) --seed $(SEED) $(MUTATE)
 
 # make coverage COVERED="tests/end_to_end/test_networks.py"     other simulations
 COVERED ?= tests/end_to_end/test_networks.py tests/end_to_end/test_faults.py

@@ -274,6 +274,13 @@ def test_halves_round_up_for_both_signs(shift):
     _check(fields, sums, bias=[0, 8, 40, 100], multipliers=[1, 1, 3, 5])
 
 
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_a_half_above_the_largest_level_is_that_level(bits):
+    largest = (1 << bits) - 1
+    fields = step_model.step(WIDE, outputs=4, shift=1, out_bits=bits)
+    _check(fields, [[2 * largest + i for i in (-1, 0, 1, 2)]], bias=[0] * 4, multipliers=[1] * 4)
+
+
 @pytest.mark.parametrize("value", [LARGEST, SMALLEST])
 @pytest.mark.parametrize("sign", [0, 1])
 @pytest.mark.parametrize("shift", [0, 31, 48, 63])

@@ -8,7 +8,7 @@ import pytest
 
 from rtl.fpga.frame_receiver import FrameReceiver
 from rtl.fpga.frame_transmitter import FrameTransmitter
-from rtl.fpga.serial_layouts import END, ESCAPE, ESCAPED_END
+from rtl.fpga.serial_layouts import END, ESCAPE, ESCAPED_END, Status, answer_header, request_header
 from sim.bench import simulate
 from sim.host.serial_bus import decode, encode
 from tests.bench import receive, send
@@ -37,6 +37,15 @@ def _received(content: bytes, discarded: range = range(0)) -> list[list[int] | N
 
     simulate(dut, bench)
     return frames
+
+
+def test_headers_are_words_with_the_fields_of_the_protocol_at_their_places():
+    fields = {"number": 0x12, "count": 0x34, "write": 1, "fixed": 0}
+    assert request_header().const(fields).as_bits() == 0x00013412
+    assert request_header().const(fields | {"write": 0, "fixed": 1}).as_bits() == 0x00023412
+    answer = answer_header().const({"number": 0x12, "count": 0x34, "status": Status.MALFORMED})
+    assert answer.as_bits() == 0x00803412
+    assert request_header().size == answer_header().size == 32
 
 
 @pytest.mark.parametrize("count", [1, 2, len(WORDS)])

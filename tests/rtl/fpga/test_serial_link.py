@@ -143,6 +143,16 @@ def test_a_write_whose_answer_was_lost_is_not_done_again():
     on_stand_in(job)
 
 
+def test_the_answer_to_a_write_has_no_words_and_neither_has_its_repetition():
+    async def job(line, writes):
+        request = encode([_header(count=2, write=1), 8, 5, 6])
+        for _ in range(2):
+            assert await _answers(line, request) == [(1, 2, Status.OKAY, [])]
+        assert writes == [2, 3]
+
+    on_stand_in(job)
+
+
 def test_a_second_answer_that_comes_late_is_not_taken_for_the_next_one():
     async def job(line, writes):
         receive, sent = line.receive, []

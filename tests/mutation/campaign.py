@@ -1,0 +1,331 @@
+"""Puts mutants into the running program, one after the other, and looks which test notices."""
+
+from __future__ import annotations
+
+import ast
+import gc
+import json
+import multiprocessing
+import os
+import random
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from tests.mutation import designs, equivalence
+from tests.mutation.children import Report, in_child
+from tests.mutation.designs import FILES, Design
+from tests.mutation.operators import ROOT, Mutant, mutants
+
+#: Tests of what is written from all blocks, not of what one does.
+NO_JUDGES = {"test_generate.py", "test_synthesis.py", "test_sheets.py", "test_block.py", "test_build.py"}
+#: Of a proof that a bug is found, the bug is the answer.
+REFUTED = ("refuted", "can_have_a_beat", "it_is_not")
+#: Of a failure that only says that a limit on the clock was too short: of a prover, of a tool, of pytest-timeout.
+NO_ANSWER = ("the prover did not end within", "TimeoutExpired", "Failed: Timeout")
+#: Seconds of a processor after which a mutant is looked at by the next means: a block's first tests and, if the mutant
+#: is not equivalent, the rest of them; further tests; proofs.
+FIRST_TESTS, OWN_TESTS, MORE_TESTS, PROOFS = 5.0, 15.0, 40.0, 60.0
+#: Least of each block.
+LEAST = 4
+
+KILLED, SURVIVED, EQUIVALENT = "killed", "survived", "equivalent"
+#: No mutants: what is generated does not change, or is not generated at all.
+SAME, BROKEN = "no hardware", "not buildable"
+REAL = (KILLED, SURVIVED, EQUIVALENT)
+
+
+def chosen(count: int, seed: int, blocks: Iterable[str] = ()) -> tuple[list[Mutant], dict[str, int]]:
+    """Mutants in the order in which they are tried, and how many real ones are wanted of each file, in proportion to
+    what can be changed in it."""
+    by_file = {file: mutants(file, (ROOT / file).read_bytes()) for file in FILES}
+    known = {Path(file).stem for file in FILES}
+    if unknown := set(blocks) - known:
+        raise ValueError(f"there is no block {sorted(unknown)[0]!r}; there are {', '.join(sorted(known))}")
+    total = sum(len(found) for found in by_file.values())
+    quotas = {
+        file: min(len(found), max(LEAST, -(-count * len(found) // total)))
+        for file, found in by_file.items()
+        if found and (not blocks or Path(file).stem in set(blocks))
+    }
+    ranked = []
+    for file, quota in quotas.items():
+        found = by_file[file]
+        random.Random(f"{seed} {file}").shuffle(found)
+        ranked += [((rank + 0.5) / quota, file, mutant) for rank, mutant in enumerate(found)]
+    ranked.sort(key=lambda one: one[:2])
+    return [mutant for _, _, mutant in ranked], quotas
+
+
+# ---- results ------------------------------------------------------------------------------------
+def key_of(mutant: Mutant) -> str:
+    return f"{_hash(mutant.file)} {mutant.file} {mutant.start}-{mutant.end} {mutant.becomes}"
+
+
+@cache
+def _hash(file: str) -> str:
+    return designs.source_hash(file)
+
+
+def read_results(path: Path) -> dict[str, dict[str, Any]]:
+    """The last record of every mutant."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return {record["key"]: record for record in map(json.loads, lines)}
+
+
+def selected(order: list[Mutant], quotas: dict[str, int], results: dict[str, Any]) -> list[tuple[Mutant, dict]]:
+    """The first real mutants of every file, as many as are wanted, with their results."""
+    taken: Counter[str] = Counter()
+    found = []
+    for mutant in order:
+        record = results.get(key_of(mutant))
+        if record and record["outcome"] in REAL and taken[mutant.file] < quotas[mutant.file]:
+            taken[mutant.file] += 1
+            found.append((mutant, record))
+    return found
+
+
+# ---- which test looks at what -------------------------------------------------------------------
+@cache
+def _imports(path: Path) -> frozenset[Path]:
+    """Files of rtl/ and tests/ that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    files = {ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith(("rtl.", "tests."))}
+    return frozenset(file for file in files if file.is_file() and file.stem not in designs.NO_HARDWARE)
+
+
+@cache
+def _distances(path: Path) -> dict[Path, int]:
+    """Files that a file imports, directly (1) or by others."""
+    found, left, distance = {}, {path}, 0
+    while left:
+        distance += 1
+        left = {file for one in left for file in _imports(one)} - set(found)
+        found |= dict.fromkeys(left, distance)
+    return found
+
+
+@dataclass
+class Campaign:
+    """A run of pytest in which tests are executed in children, on one mutant each.
+
+    order, quotas : see `chosen`. results : file to which records are added. again : keys of mutants that are tried once
+    more. show : see `golden_model.command.progress_bar`.
+    """
+
+    order: list[Mutant]
+    quotas: dict[str, int]
+    results: Path
+    workers: int = 1
+    again: frozenset[str] = frozenset()
+    show: Callable[[str, int, int], None] = lambda what, done, total: None
+    items: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    #: Seconds of a processor that a test took, and mutants of a file that it killed.
+    spent: dict[str, float] = field(default_factory=dict)
+    kills: Counter[Any] = field(default_factory=Counter)
+    designs: list[Design] = field(default_factory=list)
+
+    def run(self) -> None:
+        """All mutants that have no result yet."""
+        os.environ["HYPOTHESIS_PROFILE"] = "mutants"  # see tests/conftest.py
+        options = ["-qq", "-s", "-m", "not slow", "-p", "no:cacheprovider", "--no-header", "--no-summary"]
+        options += ["--tb=native", "--assert=plain"]  # nobody reads why a test fails
+        pytest.main([*options, str(ROOT / "tests/rtl"), str(ROOT / "tests/formal")], plugins=[self])
+
+    # ---- hooks of pytest
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        for item in session.items:
+            if item.path.name not in NO_JUDGES and not any(word in item.name for word in REFUTED):
+                self.items[designs.relative(item.path)].append(item)
+        self.designs = designs.designs(self.results.with_name("designs.pickle"))
+        for record in read_results(self.results).values():
+            self.kills[record["file"], record.get("by")] += 1
+        gc.collect()
+        gc.freeze()  # children share what is there
+        self._work()
+        return True
+
+    def _work(self) -> None:
+        kept = {key: record for key, record in read_results(self.results).items() if key not in self.again}
+        counts = Counter(mutant.file for mutant, _ in selected(self.order, self.quotas, kept))
+        self._pass([mutant for mutant in self.order if key_of(mutant) not in kept], counts, first=True)
+        kept = read_results(self.results)
+        left = [
+            mutant
+            for mutant, record in selected(self.order, self.quotas, kept)
+            if record["outcome"] == SURVIVED and record.get("stage") != "all"
+        ]
+        self._pass(left, Counter(), first=False)
+
+    def _pass(self, order: list[Mutant], before: Counter[str], first: bool) -> None:
+        """The workers take mutants in order, in the first pass as long as there are not enough of their file."""
+        files = {file: i for i, file in enumerate(self.quotas)}
+        context = multiprocessing.get_context("fork")
+        place, counts = context.Value("l", 0), context.Array("l", [before[file] for file in files])
+
+        def take() -> Mutant | None:
+            with place.get_lock():
+                while place.value < len(order):
+                    mutant = order[place.value]
+                    place.value += 1
+                    if not first or counts[files[mutant.file]] < self.quotas[mutant.file]:
+                        return mutant
+            return None
+
+        def worker() -> None:
+            while mutant := take():
+                record = self._judge(mutant, first)
+                with place.get_lock():
+                    counts[files[mutant.file]] += record["outcome"] in REAL
+                    with self.results.open("a") as file:
+                        file.write(json.dumps(record) + "\n")
+                if record["outcome"] == SURVIVED:
+                    number, line = mutant.place((ROOT / mutant.file).read_bytes())
+                    change = f"{mutant.was!r} -> {mutant.becomes!r}"
+                    print(f"survives: {mutant.file}:{number}: {line[:90]}   {change[:90]}", flush=True)
+
+        processes = [context.Process(target=worker) for _ in range(self.workers)]
+        for process in processes:
+            process.start()
+        what, total = ("mutants", sum(self.quotas.values())) if first else ("further tests, proofs", len(order))
+        while any(process.is_alive() for process in processes):
+            self.show(what, sum(counts[:]), total)
+            time.sleep(1)
+        if any(process.exitcode for process in processes):
+            raise RuntimeError("a worker ended early; what it has done is kept")
+
+    # ---- one mutant
+    def _judge(self, mutant: Mutant, first: bool) -> dict[str, Any]:
+        """The record of a mutant: of the first pass, or of the second."""
+        begin = time.monotonic()
+        record = {"key": key_of(mutant), "operator": mutant.operator}
+        record |= mutant.entry((ROOT / mutant.file).read_bytes())
+        if first:
+            last = self._in_child(mutant, lambda report: self._look(mutant, self._judges(mutant, "own"), report))
+        else:
+            passed = set(read_results(self.results)[key_of(mutant)].get("passed", ()))
+            for stage in ("more", "formal"):
+                tests = [test for test in self._judges(mutant, stage) if test.nodeid not in passed]
+                last = self._in_child(mutant, lambda report: self._use(mutant, tests, stage, report))  # noqa: B023
+                if last["outcome"] == KILLED:
+                    break
+        if last["outcome"] == KILLED:
+            self.kills[mutant.file, last["by"]] += 1
+        return record | last | {"seconds": round(time.monotonic() - begin, 1)}
+
+    def _in_child(self, mutant: Mutant, job: Callable[[Report], None]) -> dict[str, Any]:
+        last: dict[str, Any] = {}
+        passed: list[str] = []
+        for record in in_child(job, 100):
+            if record.get("timeout"):
+                return {"outcome": KILLED, "by": last.get("at", ""), "stage": "no end"}
+            last = record
+            if "passed" in record:
+                self.spent[record["passed"]] = record["spent"]
+                passed.append(record["passed"])
+        if "outcome" not in last:
+            raise RuntimeError(f"{mutant}: {last}")
+        return last | ({"passed": passed} if last["outcome"] == SURVIVED else {})
+
+    def _look(self, mutant: Mutant, own: list[Any], report: Report) -> None:
+        """First pass: is it one, do the block's own tests notice, does it make a difference at all."""
+        looked_at = designs.smallest(mutant, self.designs)
+
+        def differs(design: Design) -> bool:
+            return designs.text_of(design.name, design.config) != design.text
+
+        try:
+            designs.install(mutant)
+            at = next((i for i, design in enumerate(looked_at) if differs(design)), None)
+        except Exception as error:
+            return report({"outcome": BROKEN, "by": f"{type(error).__name__}: {error}"[:200]}, 10)
+        if at is None:
+            return report({"outcome": SAME}, 10)
+        left = iter(own)
+        if by := self._first_failure(left, FIRST_TESTS, report):
+            return report({"outcome": KILLED, "by": by, "stage": "own"}, 10)
+        report({"at": "equivalence"}, 100)
+        verdict = self._verdict(looked_at[at:])
+        if verdict == equivalence.EQUIVALENT:
+            where = ", ".join(f"{design.name} {design.config}" for design in looked_at)
+            return report({"outcome": EQUIVALENT, "by": where}, 10)
+        if by := self._first_failure(left, OWN_TESTS, report):
+            return report({"outcome": KILLED, "by": by, "stage": "own"}, 10)
+        return report({"outcome": SURVIVED, "miter": verdict}, 10)
+
+    def _verdict(self, looked_at: list[Design]) -> str:
+        """Of the installed mutant in every design; of the first one that is not equivalent, with its name."""
+        with tempfile.TemporaryDirectory() as folder:
+            for number, design in enumerate(looked_at):
+                if len(design.text) > designs.LARGE:
+                    return f"{design.name} {design.config} is too large"
+                text = designs.text_of(design.name, design.config)
+                verdict = equivalence.compare(design.text, text, Path(folder) / str(number), 60)
+                if verdict != equivalence.EQUIVALENT:
+                    return f"{design.name} {design.config} {verdict}"
+        return equivalence.EQUIVALENT
+
+    def _use(self, mutant: Mutant, tests: list[Any], stage: str, report: Report) -> None:
+        """Second pass."""
+        designs.install(mutant)
+        if by := self._first_failure(iter(tests), MORE_TESTS if stage == "more" else PROOFS, report):
+            return report({"outcome": KILLED, "by": by, "stage": stage}, 10)
+        report({"outcome": SURVIVED, "stage": "all"}, 10)
+
+    # ---- tests
+    def _judges(self, mutant: Mutant, stage: str) -> list[Any]:
+        """Tests that may look at the mutant's file, the best first. The block's own ("own") are those of the same name,
+        or those that are nearest to it; then all others ("more"), or the proofs ("formal")."""
+        path = ROOT / mutant.file
+        far = {file: _distances(ROOT / file)[path] for file in self.items if path in _distances(ROOT / file)}
+        tests = {file: distance for file, distance in far.items() if "/formal/" not in file}
+        named = [file for file in tests if Path(file).name == f"test_{mutant.block}.py"]
+        own = named or [file for file in tests if tests[file] == min(tests.values())]
+        match stage:
+            case "own":
+                files = own
+            case "more":
+                files = list(tests)
+            case _:
+                files = [file for file in far if file not in tests]
+
+        items = [item for file in sorted(files, key=far.__getitem__) for item in self.items[file]]
+        functions: Counter[tuple[Path, str]] = Counter()
+        ranked = []
+        for item in items:
+            function = (item.path, item.originalname)
+            functions[function] += 1  # one case of every test before further cases of any
+            kills = self.kills[mutant.file, item.nodeid]
+            ranked.append(functions[function] * self.spent.get(item.nodeid, 1.0) / (1 + 4 * kills))
+        return [item for _, item in sorted(zip(ranked, items, strict=True), key=lambda one: one[0])]
+
+    def _first_failure(self, tests: Iterator[Any], limit: float, report: Report) -> str:
+        """The name of the first test that fails, or "" if none does in `limit` seconds of a processor."""
+        begin = _cpu_seconds()
+        while _cpu_seconds() - begin < limit and (test := next(tests, None)):
+            report({"at": test.nodeid}, 10 + 5 * self.spent.get(test.nodeid, 8))
+            before = _cpu_seconds()
+            reports = runtestprotocol(test, log=False, nextitem=None)
+            failures = [str(one.longrepr) for one in reports if one.failed]
+            if any(not any(words in failure for words in NO_ANSWER) for failure in failures):
+                return test.nodeid
+            report({"passed": test.nodeid, "spent": round(_cpu_seconds() - before, 2)}, 60)
+        return ""
+
+
+def _cpu_seconds() -> float:
+    """Of this process and those that it waited for."""
+    return sum(os.times()[:4])

@@ -32,8 +32,9 @@ class AddressGenerator(Block):
 
     Members
     -------
-    settings : layer descriptor, stable from `start` to the end of the window.
-    width_write : write port of the width table; entries are 0..weight_bits.
+    settings : layer descriptor, stable from two clocks before `start` to the end of the window.
+    width_write : write port of the width table; entries are 0..weight_bits. Its last write is two clocks before
+        `start` at the latest.
     start : strobe, begins a window: back to the first segment. Not while a window is running.
     lists : what the generator found, see `OuLists`.
     out_of_range : from the clock after such a plane was found: the layer needs more crossbar pairs than there
@@ -76,24 +77,30 @@ class AddressGenerator(Block):
         return m
 
     def _width_table(self, m: Module) -> Signal:
-        """The width table, read one entry ahead; returns the entry to expand."""
+        """The width table, read two entries ahead; returns the entry to expand, from a register.
+
+        Between windows the first entry is read again and again, and the register follows it.
+        """
         config = self.config
         m.submodules.widths = widths = Table(self.width_write.shape(), config.width_entries)
         read = widths.read
-        entry = Signal(layouts.width_address(config))
-        self._expand = Signal()  # an entry is used up in this clock
+        following = Signal(layouts.width_address(config))  # the entry behind the one in the register
+        width, wrong = Signal(bits_for(config.weight_bits), name="width"), Signal()
+        # No window is running; an entry is used up in this clock.
+        self._idle, self._expand = Signal(), Signal()
         m.d.comb += [
             widths.write.eq(self.width_write),
             read.enable.eq(1),
-            self.table_error.eq(self._expand & widths.wrong),
+            self.table_error.eq(self._expand & wrong),
         ]
-        with m.If(self.start):
-            m.d.comb += read.address.eq(self.settings.width_base)
+        with m.If(self._idle):
+            m.d.comb += read.address.eq(self.settings.width_base + self.start)
+            m.d.sync += following.eq(self.settings.width_base + 1)
         with m.Else():
-            m.d.comb += read.address.eq(entry + self._expand)
-        m.d.sync += entry.eq(read.address)
-        width = Signal(bits_for(config.weight_bits), name="width")
-        m.d.comb += width.eq(read.data)
+            m.d.comb += read.address.eq(following + self._expand)
+            m.d.sync += following.eq(read.address)
+        with m.If(self._idle | self._expand):
+            m.d.sync += [width.eq(read.data), wrong.eq(widths.wrong)]
         return width
 
     def _fill(self, m: Module, items: Memory, width: Signal, bank: Signal, next_count: Signal, next_base) -> None:
@@ -104,6 +111,7 @@ class AddressGenerator(Block):
         last = Signal()
         free = Signal(self._place())  # first OU that no expanded block owns
         m.d.comb += [
+            self._idle.eq((left == 0) | self.out_of_range),
             self._expand.eq((left != 0) & (~lists.next_ready | lists.switch) & ~self.out_of_range),
             last.eq(column + 1 == self.settings.block_cols),
         ]

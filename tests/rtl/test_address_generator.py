@@ -66,6 +66,7 @@ def _walk(hardware: HardwareConfig, widths: np.ndarray, *, base: int, width_base
         await _load(ctx, dut, widths, base, width_base)
         for _ in range(2):  # a second window must see the same
             seen.clear()
+            await ctx.tick().repeat(2)  # the first width is in its register
             ctx.set(dut.start, 1)
             await ctx.tick()
             ctx.set(dut.start, 0)
@@ -140,6 +141,7 @@ def test_one_block_column_is_expanded_per_clock(block_cols):
 
     async def bench(ctx):
         await _load(ctx, dut, widths, 0, 0)
+        await ctx.tick().repeat(2)  # the first width is in its register
         ctx.set(dut.start, 1)
         ctx.set(dut.lists.from_next, 1)
         for clock in range(block_cols + 1):
@@ -160,6 +162,7 @@ def test_one_block_column_is_expanded_per_clock(block_cols):
 
 async def _segments_offered(ctx, dut: AddressGenerator, segments: int) -> int:
     """Switch through the segments of a window, as fast as they become ready; how many did."""
+    await ctx.tick().repeat(2)
     await strobe(ctx, dut.start)
     ctx.set(dut.lists.from_next, 1)
     for segment in range(segments):

@@ -28,6 +28,7 @@ from amaranth.hdl._ir import Fragment
 from golden_model.command import Json, command, results_console, table_of
 from golden_model.files import write_json
 from rtl.block import Block
+from sim.backends import functional
 
 KINDS = ("line", "branch", "toggle")
 #: A point of Verilator's file: its kind and module, its line, what it is, and how often it was met.
@@ -161,7 +162,8 @@ def app(
     directory: Annotated[Path, typer.Argument(help="What OHMLOOM_COVERAGE named.")],
     json_file: Json = None,
 ) -> None:
-    """Lines, branches and bits that simulations exercised, by block."""
+    """Lines, branches and bits that simulations exercised, by block; and which uses of the hardware were found equal to
+    the golden model, in steps, by machine."""
     found = summary(directory)
     if not found:
         raise ValueError(f"{directory}: nothing is there; set OHMLOOM_COVERAGE={directory} and run simulations")
@@ -169,12 +171,17 @@ def app(
     for kind in KINDS:
         pairs = [kinds[kind] for kinds in found.values() if kind in kinds]
         total[kind] = sum(met for met, _ in pairs), sum(every for _, every in pairs)
+    uses = functional.summary(directory)
     if json_file is not None:
-        write_json(json_file, found | {"all": total})
+        write_json(json_file, found | {"all": total, "uses": uses})
     columns: list[tuple[str, Any]] = [("block", lambda row: row[0])]
     for kind, plural in zip(KINDS, ("lines", "branches", "toggles"), strict=True):
         columns.append((plural, lambda row, kind=kind: _share(row[1], kind)))
     results_console().print(table_of(None, columns, (found | {"all": total}).items()))
+    machines = sorted({machine for counts in uses.values() for machine in counts})
+    columns = [("steps that ask for", lambda row: row[0])]
+    columns += [(machine, lambda row, machine=machine: f"{row[1].get(machine, '-')}") for machine in machines]
+    results_console().print(table_of("uses, compared and equal", columns, uses.items(), right=True))
 
 
 if __name__ == "__main__":

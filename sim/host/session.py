@@ -21,6 +21,7 @@ from golden_model.crossbar.windows import windows
 from golden_model.image.image import Image
 from golden_model.image.interpreter import Interpreter
 from golden_model.registers import COUNTER_NAMES
+from sim.backends import coverage, functional
 from sim.host.bus import Bus, BusTimeout
 from sim.host.driver import ChecksumError, DeviceError, Driver, poke_words
 
@@ -153,6 +154,8 @@ async def run_job(
                 break
     if progress:
         progress("running", ended, total)
+    if (gathered := coverage.folder()) is not None and job.judge and outcome.difference is None and outcome.results:
+        functional.note(program, gathered)
     return outcome
 
 

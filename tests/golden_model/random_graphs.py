@@ -68,6 +68,8 @@ SMALL_TABLES, SMALL_TABLES_MACROS = (replace(x, activation_tables=40) for x in (
 Pick = Callable[[int, int], int]
 #: What a network of this file may consist of, besides the image.
 KINDS = ("convolution", "residual", "shortcut", "linear", "max", "mean", "concat", "add", "border", "reshape")
+#: Kinds of networks in which functions stand everywhere: behind pooling, groups, residuals, in steps of their own.
+WITH_FUNCTIONS = ("convolution", "convolution", "convolution", "residual", "shortcut", "add", "concat", "max")
 _LARGEST = 160  # values of a tensor
 
 

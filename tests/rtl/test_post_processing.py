@@ -305,10 +305,10 @@ def test_saturated_element_step_equals_the_model(kind, shift):
 def test_pooling_takes_the_largest_activation_not_that_of_the_largest_code():
     hardware, table = with_tables(WIDE, 1)
     fields = step_model.step(hardware, outputs=1, pool=2, **table)
-    falling = next((a, b) for a in range(255) for b in range(a + 1, 256) if TABLES[0][a] > TABLES[0][b])
-    sums = [[falling[0]], [falling[1]], [falling[0]], [falling[0]]]
-    stores = _run(fields, sums, [[0]] * 4, [0], [1], hardware=hardware)[0]
-    assert stores == [(0, TABLES[0][falling[0]])]
+    made = TABLES[0]
+    low, high = next((a, b) for a in range(255) for b in range(a + 1, 256) if b > made[a] > made[b])
+    stores = _run(fields, [[low], [high], [high], [high]], [[0]] * 4, [0], [1], hardware=hardware)[0]
+    assert stores == [(0, made[low])]
 
 
 def test_codes_saturate_at_both_ends_of_a_table():

@@ -40,7 +40,7 @@ def modules() -> list[str]:
 
 
 def on_config(config):
-    """Names in the navigation what FOLDER/* stands for."""
+    """Names in the navigation what FOLDER/* stands for, and pages of docs that it leaves out."""
 
     def expand(entries: list) -> list:
         return [{name: listed(value)} for entry in entries for name, value in entry.items()]
@@ -59,6 +59,10 @@ def on_config(config):
         return value
 
     config.nav = expand(config.nav)
+    named = re.findall(r"[\w./-]+\.md", str(config.nav))
+    others = sorted(p.name for p in (ROOT / "docs").glob("*.md") if p.name not in named)
+    if others:
+        config.nav.append({"More": [{name.removesuffix(".md"): name} for name in others]})
     return config
 
 

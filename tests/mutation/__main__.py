@@ -42,9 +42,10 @@ def app(
     found = selected(order, quotas, records)
     for row in report.table(found):
         typer.echo("  ".join(cell.rjust(8) if i else cell.ljust(24) for i, cell in enumerate(row)))
-    typer.echo(report.summary(found, records))
+    sentence = report.summary(found, records, sum(quotas.values()))
+    typer.echo(sentence)
     if table is not None:
-        report.write(table, found, records)
+        report.write(table, found, sentence)
     if sentences := report.complaints(found, whole=not blocks):
         for sentence in sentences:
             typer.echo(f"error: {sentence}", err=True)

@@ -74,24 +74,24 @@ def table(found: Found) -> list[tuple[str, ...]]:
     return [(name, *(str(rows[name][kind] or "") for kind in kinds)) for name in names]
 
 
-def summary(found: Found, results: dict[str, Any]) -> str:
-    """One sentence."""
+def summary(found: Found, results: dict[str, Any], wanted: int) -> str:
+    """What a campaign of that many mutants has found so far, in a line."""
     outcomes = Counter(record["outcome"] for _, record in found)
     others = Counter(record["outcome"] for record in results.values())
     seconds = sum(record["seconds"] for record in results.values())
     return (
-        f"{len(found)} mutants: {outcomes[KILLED]} killed, {outcomes[EQUIVALENT]} proved equivalent, "
+        f"{len(found)} of {wanted} mutants tried: {outcomes[KILLED]} killed, {outcomes[EQUIVALENT]} proved equivalent, "
         f"{outcomes[SURVIVED]} survivors; {100 * rate(found):.1f} % of those that are not equivalent are killed. Not "
         f"counted: {others[SAME]} changes that make the same hardware, {others[BROKEN]} that make none. "
-        f"{seconds / max(1, len(results)):.1f} s each."
+        f"{seconds / max(1, len(results)):.0f} s each."
     )
 
 
-def write(page: Path, found: Found, results: dict[str, Any]) -> None:
+def write(page: Path, found: Found, sentence: str) -> None:
     """Put table and survivors into a page of the documentation."""
     head = [_COLUMNS, ("---", *(["--:"] * (len(_COLUMNS) - 1)))]
     lines = ["| " + " | ".join(row) + " |" for row in [*head, *table(found)]]
-    text = _between(page.read_text(), "mutants", [summary(found, results), "", *lines])
+    text = _between(page.read_text(), "mutants", [sentence, "", *lines])
     write_text(page, _between(text, "survivors", survivor_lines()))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from amaranth.hdl import Module
 
@@ -205,6 +207,23 @@ def test_a_request_that_begins_while_another_one_runs_is_not_answered(count):
         assert writes == []
 
     on_stand_in(job)
+
+
+def test_busy_is_1_while_a_request_is_worked_on():
+    (m, link, _), busy = behind_a_link(DIVISOR), []
+
+    async def watch(ctx):
+        async for _, _, now, reading in ctx.tick().sample(link.busy, link.arvalid):
+            assert now >= reading
+            busy.append(now)
+
+    async def job(line):
+        for number in (1, 2):
+            assert await _answers(line, encode([_header(number=number), 0])) == [(number, 1, Status.OKAY, [0])]
+            assert busy[-1] == 0
+
+    run_line(m, link, job, background=[watch])
+    assert sum(now > before for before, now in pairwise(busy)) == 2
 
 
 def test_a_line_without_a_device_times_out():

@@ -13,7 +13,7 @@ from golden_model.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Commands for those who change OhmLoom: they write a page of docs, or measure tests.
-WITHOUT_NAME = {"golden_model.__main__", "quant.capture.table", "sim.backends.coverage"}
+WITHOUT_NAME = {"golden_model.__main__", "quant.capture.table", "sim.backends.coverage", "sim.reporting.browser"}
 
 
 def ohmloom(*words: str, code: str = "") -> subprocess.CompletedProcess:

@@ -80,14 +80,10 @@ def _compute(node: Node, inputs: list[Tensor]) -> Tensor:
         return F.max_pool2d(x, w.kernel, w.stride, w.pad, ceil_mode=w.ceil_mode)
     if isinstance(node, AveragePool):
         w = node.window
-        below, right = (  # as far as the last window reaches
-            max(pad, (places - 1) * step + kernel - size - pad)
-            for pad, places, step, kernel, size in zip(
-                w.pad, node.shape[1:], w.stride, w.kernel, x.shape[2:], strict=True
-            )
-        )
-        x = F.pad(x.double(), (w.pad[1], right, w.pad[0], below), value=node.input_zero)
-        sums = F.avg_pool2d(x, w.kernel, w.stride, divisor_override=1)[:, :, : node.shape[1], : node.shape[2]]
+        (top, left), (height, width) = w.pad, x.shape[2:]
+        right, below = w.room(width, 1) - left - width, w.room(height, 0) - top - height
+        x = F.pad(x.double(), (left, right, top, below), value=node.input_zero)
+        sums = F.avg_pool2d(x, w.kernel, w.stride, divisor_override=1)
         return sums - node.area * node.input_zero if node.sums else _rescale(node.rescale, [sums])
     if isinstance(node, Concat):
         return torch.cat([x if r is None else _rescale(r, [x]) for x, r in zip(inputs, node.rescales, strict=True)], 1)

@@ -6,6 +6,7 @@ macro's ports that is the digital part, the macro or the tile.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from amaranth.hdl import Module
@@ -15,7 +16,9 @@ from amaranth.lib.wiring import In, Out
 from golden_model.config import HardwareConfig
 from golden_model.registers import COUNTER_BITS
 from rtl import layouts
+from rtl import pack_layouts as packs
 from rtl import tile_layouts as tile
+from rtl.pair_interfaces import PairConversionPort, half_names
 
 
 def _conversion_members(config: HardwareConfig) -> dict:
@@ -70,6 +73,40 @@ class CrossbarPort(wiring.Signature):
                 "reference_write": Out(layouts.reference_write(config)),
             }
         )
+
+
+@dataclass(frozen=True)
+class PortShape:
+    """What the analog port of a machine consists of.
+
+    parts : members that sample and convert on their own, each with `sample`, `thresholds` and `comparators`; "" is the
+        port itself. places : samples that a converter holds; of more than one, `places` tells which it compares.
+    converters : of each part. sample : payload of a sample request.
+    """
+
+    parts: tuple[str, ...]
+    places: int
+    converters: int
+    sample: data.StructLayout
+
+
+def port_shape(hardware: HardwareConfig) -> PortShape:
+    """That of the machine's macros: `ConversionPort`, or `PairConversionPort` for the pair machine."""
+    if hardware.pairs:
+        return PortShape(
+            tuple(half_names(hardware)), hardware.sample_places, hardware.ou_cols, packs.pair_sample(hardware)
+        )
+    return PortShape(("",), 1, hardware.lanes, layouts.sample(hardware))
+
+
+def conversion_port(config: HardwareConfig) -> wiring.Signature:
+    """The port of the machine's macros that samples and converts."""
+    return (PairConversionPort if config.pairs else ConversionPort)(config)
+
+
+def parts_of(port: Any, config: HardwareConfig) -> list[Any]:
+    """What samples and converts on its own: the halves of the pair machine, or the port."""
+    return [getattr(port, name) if name else port for name in port_shape(config).parts]
 
 
 class OuLists(wiring.Signature):

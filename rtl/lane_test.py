@@ -10,23 +10,12 @@ from golden_model.config import HardwareConfig
 from golden_model.registers import PortMode
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out
-from rtl.interfaces import ConversionPort
-from rtl.pair_interfaces import PairConversionPort, halves_of
-
-
-def conversion_port(config: HardwareConfig) -> Any:
-    """The port of the machine's macros that samples and converts."""
-    return (PairConversionPort if config.pairs else ConversionPort)(config)
-
-
-def parts_of(port: Any, config: HardwareConfig) -> list[Any]:
-    """What samples and converts on its own: the halves of the pair machine, or the port."""
-    return halves_of(port, config) if config.pairs else [port]
+from rtl.interfaces import conversion_port, parts_of, port_shape
 
 
 def answer_words(config: HardwareConfig) -> int:
     """Words of TEST_ANSWERS."""
-    return -(-(config.ou_cols if config.pairs else config.lanes) // tile.WORD)
+    return -(-port_shape(config).converters // tile.WORD)
 
 
 class LaneTest(Block):

@@ -17,8 +17,7 @@ from golden_model.registers import (
 from rtl import lane_test, layouts
 from rtl import tile_layouts as tile
 from rtl.block import Block, In, Out, Stream, Where
-from rtl.interfaces import ActivationBus, event_read, logit_read
-from rtl.pack_layouts import all_halves
+from rtl.interfaces import ActivationBus, event_read, logit_read, port_shape
 
 
 class RegisterBank(Block):
@@ -245,7 +244,7 @@ class RegisterBank(Block):
             *(self.test_request[name].eq(sampled[name]) for name in sampled.shape().members),
             self.test_lines.lines.eq(request.data),
         ]
-        test_idle = ~status.busy & ~status.test_busy
+        port, test_idle = port_shape(config), ~status.busy & ~status.test_busy
         writable = {
             "CONTROL": ~(command.check_cells & (~cells_idle | command.start))
             & ~(command.start & (status.cells_busy | driven)),
@@ -258,8 +257,8 @@ class RegisterBank(Block):
             "LOAD_STATUS": 1,
             "TEST_CONTROL": test_idle
             & (tested.mode <= max(PortMode))
-            & (tested.place < (config.sample_places if config.pairs else 1))
-            & (tested.half < (all_halves(config) if config.pairs else 1))
+            & (tested.place < port.places)
+            & (tested.half < len(port.parts))
             & (tested.word < lane_test.answer_words(config)),
             "TEST_CODE": ~request.data[config.converter_bits :].any(),
             "TEST_LINES": test_idle,

@@ -18,8 +18,8 @@ from rtl.descriptor_reader import DescriptorReader
 from rtl.dynamic_precision import DynamicPrecision
 from rtl.emulated_crossbar import EmulatedCrossbar
 from rtl.event_memory import EventMemory
-from rtl.interfaces import CrossbarPort, forward
-from rtl.lane_test import LaneTest, parts_of
+from rtl.interfaces import CrossbarPort, forward, parts_of
+from rtl.lane_test import LaneTest
 from rtl.layer_sequencer import LayerSequencer
 from rtl.loader import Loader
 from rtl.logit_memory import LogitMemory

@@ -183,14 +183,18 @@ class Window:
         places = (-(-span // stride) if self.ceil_mode else span // stride) + 1
         return places - 1 if self.ceil_mode and (places - 1) * stride >= size + pad else places
 
+    def room(self, size: int, axis: int) -> int:
+        """What the windows need along an axis: the leading border, the map, and as far as the last one reaches."""
+        reach = (self.out(size, axis) - 1) * self.stride[axis] + self.kernel[axis]
+        return max(reach, self.pad[axis] + size)
+
     def shifted(self, q: Any, border: int):
         """The map under each kernel position: yields arrays (B, C, H', W'), `border` outside the map."""
         height, width = q.shape[2:]
         out = [self.out(size, axis) for axis, size in enumerate((height, width))]
-        reach = [(o - 1) * s + k for o, s, k in zip(out, self.stride, self.kernel, strict=True)]
-        if any(self.pad) or reach[0] > height or reach[1] > width:
+        room = self.room(height, 0), self.room(width, 1)
+        if room != (height, width):
             top, left = self.pad
-            room = (max(reach[0], top + height), max(reach[1], left + width))
             padded = array_library(q).full((*q.shape[:2], *room), border, dtype=q.dtype)
             padded[:, :, top : top + height, left : left + width] = q
             q = padded

@@ -3,40 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from amaranth.lib import data
 
-from golden_model.config import HardwareConfig, bits_for
-from rtl import layouts, pack_layouts
-from rtl.pair_interfaces import half_names
+from golden_model.config import bits_for
+from rtl import layouts
+from rtl.interfaces import port_shape
 from sim.array.crossbars import Crossbar, PairCrossbar
 from sim.host.records import unpack
-
-
-@dataclass(frozen=True)
-class PortShape:
-    """What the analog port of a machine consists of.
-
-    parts : members that sample and convert on their own, each with `sample`, `thresholds` and `comparators`; "" is the
-        port itself. places : samples that a converter holds; of more than one, `places` tells which it compares.
-    converters : of each part. sample : payload of a sample request.
-    """
-
-    parts: tuple[str, ...]
-    places: int
-    converters: int
-    sample: data.StructLayout
-
-
-def port_shape(hardware: HardwareConfig) -> PortShape:
-    """The port of `rtl.interfaces`, or of `rtl.pair_interfaces` for the pair machine."""
-    if hardware.pairs:
-        return PortShape(
-            tuple(half_names(hardware)), hardware.sample_places, hardware.ou_cols, pack_layouts.pair_sample(hardware)
-        )
-    return PortShape(("",), 1, hardware.lanes, layouts.sample(hardware))
 
 
 class PackedPort:

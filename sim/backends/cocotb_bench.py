@@ -70,7 +70,7 @@ class TraceMonitor(Recorder):
 
 
 class _Part:
-    """Signals of one part of the analog port (see `sim.array.port.PortShape`)."""
+    """Signals of one part of the analog port (see `rtl.interfaces.PortShape`)."""
 
     def __init__(self, dut: Any, name: str, places: bool):
         prefix = f"crossbar__{name}__" if name else "crossbar__"

@@ -26,8 +26,9 @@ from amaranth.hdl import Shape, UnusedElaboratable
 
 from golden_model.config import HardwareConfig, bits_for
 from rtl import generate, layouts
+from rtl.interfaces import port_shape
 from sim.array.crossbars import Crossbar, PairCrossbar
-from sim.array.port import PackedPort, port_shape
+from sim.array.port import PackedPort
 from sim.backends import coverage, toolchain
 from sim.host.bus import Bus, BusError, BusTimeout
 from sim.host.records import TraceLayout

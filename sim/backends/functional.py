@@ -14,9 +14,10 @@ from pathlib import Path
 from golden_model.image.lowering import Step
 from golden_model.image.program import Program
 from golden_model.registers import StepKind
+from golden_model.trq import RTL_MODES
 
-#: adc_mode of a descriptor.
-MODES = ("uniform", "twin range", "bounded", "outward")
+#: By adc_mode of a descriptor.
+MODES = RTL_MODES["pairs"]
 _FILE = "functional.jsonl"
 
 #: What a step may ask for, and whether it does. Converter modes are those of crossbar steps.

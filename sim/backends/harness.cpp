@@ -152,6 +152,7 @@ struct Simulation {
 #endif
 #ifdef CROSSBAR
         answer_readback();
+        top->ANALOG(program_failed) = 0;
 #endif
         clocks++;
     }
@@ -232,7 +233,6 @@ struct Simulation {
     std::vector<uint32_t> cells_read;
 
     void answer_readback() {
-        top->ANALOG(program_failed) = 0;
         top->ANALOG(readback___05Fvalid) = readback_due;
         top->ANALOG(readback_request___05Fready) = !readback_due;
         if (readback_due) set_words(top->ANALOG(readback___05Fpayload), cells_read.data());

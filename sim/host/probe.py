@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from golden_model.registers import PortMode
-from rtl.pack_layouts import all_halves
+from rtl.interfaces import port_shape
 from sim.host.driver import DeviceError, Driver
 
 _WORD = 32
@@ -25,8 +25,8 @@ class ArrayProbe:
     def __init__(self, driver: Driver):
         hardware = driver.hardware
         self._driver = driver
-        self.parts = all_halves(hardware) if hardware.pairs else 1
-        self.converters = hardware.ou_cols if hardware.pairs else hardware.lanes
+        shape = port_shape(hardware)
+        self.parts, self.converters = len(shape.parts), shape.converters
         self.word_lines = hardware.ou_rows * (hardware.grid_rows if hardware.pairs else 1)
         self.codes = range(-(1 << hardware.adc_bits) if hardware.pairs else 0, 1 << hardware.adc_bits)
         self._where: dict[str, int] = {}

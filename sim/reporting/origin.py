@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 from dataclasses import fields
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from golden_model import __version__
 from golden_model.config import PRESETS, HardwareConfig
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -18,10 +17,8 @@ _MOST_DIFFERENCES = 4
 
 
 def of_program(command: str) -> dict[str, str]:
-    """{"command", "date", and where known "version", "commit"} of this program, now."""
-    found = {"command": command, "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        found["version"] = metadata.version("ohmloom")
+    """{"command", "date", "version", and where known "commit"} of this program, now."""
+    found = {"command": command, "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "version": __version__}
     commit = _git("rev-parse", "HEAD") if (_ROOT / ".git").exists() else None
     if commit:
         found["commit"] = commit + (" and changes that are not committed" if _git("status", "--porcelain") else "")

@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from golden_model.config import TINY, HardwareConfig
 from golden_model.registers import ErrorCode, PortMode
+from rtl.interfaces import parts_of
 from rtl.layer_sequencer import LayerSequencer
 from rtl.tile import Tile
 from rtl.tile_layouts import register_fields, status
@@ -104,8 +105,7 @@ class FlushSpec(wiring.Component):
         wiring.connect(m, wiring.flipped(self.outer), tile)
         flushed = Signal()
         m.d.sync += flushed.eq(self.flush)
-        crossbar = tile.crossbar
-        samples = [crossbar.half0.sample, crossbar.half1.sample] if tile.config.pairs else [crossbar.sample]
+        samples = [part.sample for part in parts_of(tile.crossbar, tile.config)]
         with m.If(flushed):
             m.d.comb += [Assert(~sample.valid | (self.mode.mode == PortMode.DRIVEN)) for sample in samples]
             m.d.comb += Assert(~self.status.busy)

@@ -26,7 +26,7 @@ from golden_model.trq import AdcRegisters
 from rtl.block import Block, In
 from rtl.emulated_crossbar import EmulatedCrossbar
 from rtl.emulated_pair_crossbar import EmulatedPairCrossbar
-from rtl.pair_interfaces import halves_of
+from rtl.interfaces import parts_of
 from rtl.tile import BUS_PREFIX, Tile, bus_members, connect_bus
 from sim.host.bus import BusError
 from sim.host.driver import DeviceError
@@ -477,7 +477,7 @@ class HeldSystem(Block):
 
     def __init__(self, config):
         self.tile = Tile(config)
-        self.parts = halves_of(self.tile.crossbar, config) if config.pairs else [self.tile.crossbar]
+        self.parts = parts_of(self.tile.crossbar, config)
         super().__init__(config, **bus_members())
 
     def elaborate(self, platform):

@@ -6,10 +6,10 @@ import pytest
 
 from golden_model.config import TINY
 from rtl import layouts, pack_layouts
-from rtl.interfaces import CrossbarPort
+from rtl.interfaces import CrossbarPort, port_shape
 from rtl.pair_interfaces import PairCrossbarPort
 from sim.array.crossbars import Crossbar, PairCrossbar
-from sim.array.port import PackedPort, port_shape
+from sim.array.port import PackedPort
 
 PAIRS = replace(TINY, machine="pairs")
 

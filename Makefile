@@ -132,10 +132,10 @@ mutate: setup ## small changes of the hardware, one at a time: does a test notic
 
 # make coverage COVERED="tests/end_to_end/test_networks.py"     other simulations
 COVERED ?= tests/end_to_end/test_networks.py tests/end_to_end/test_faults.py
-coverage: setup ## lines, branches and bits of the Verilog that simulations exercise, by block
+coverage: setup ## what simulations exercise of the Verilog, by block; TABLE=docs/coverage.md writes it there
 	rm -rf build/coverage
 	OHMLOOM_COVERAGE=build/coverage OHMLOOM_BUILD=build/covered $(PYTEST) -n 2 -m "not slow" -k "not macros" $(COVERED)
-	$(RUN) -m sim.backends.coverage build/coverage
+	$(RUN) -m sim.backends.coverage build/coverage $(if $(TABLE),--table $(TABLE))
 
 regs: setup ## write rtl/REGISTERS.md and rtl/ohmloom.h from the register table
 	$(RUN) -m rtl.generate --registers rtl/REGISTERS.md

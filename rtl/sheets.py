@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from amaranth.lib.wiring import In
 
 from golden_model.config import PRESETS
 from golden_model.files import write_text
+from golden_model.pages import rows_of
 from rtl import layouts
 
 #: A module's port: name in the Verilog, "in" or "out", bits, and its shape.
@@ -86,9 +88,81 @@ def _prose(text: str) -> list[str]:
     return made
 
 
-def sheet(name: str, component: Any, hardware: str) -> str:
-    """The sheet of a block; hardware : name of the configuration that its widths are of."""
+# ---- what is known of a block -------------------------------------------------------------------
+#: Sizes that changes are compared with (rtl/synthesis.py), the smaller machine first.
+BASELINES = Path(__file__).with_name("baseline")
+#: Pages that `make formal`, `make mutate` and `make coverage` write.
+DOCS = Path(__file__).parents[1] / "docs"
+SIZES = ("tiny", "tiny-pairs", "sky130-paper", "sky130-paper-pairs")
+
+
+def known() -> dict[str, list[tuple[str, str]]]:
+    """(kind, sentence) of everything that is kept about blocks, by block: sizes, proofs, mutants, coverage."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for of_block in (_sizes(), _proofs(), _mutants(), _covered()):
+        for block, lines in of_block.items():
+            found.setdefault(block, []).extend(lines)
+    return found
+
+
+def _sizes() -> dict[str, list[tuple[str, str]]]:
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name in SIZES:
+        report = json.loads((BASELINES / f"{name}.json").read_text("utf-8"))
+        for one in report["blocks"]:
+            flip_flops = f"{one['flip_flops']:,} flip-flops"
+            if report["liberty"] is None:
+                line = f"size of `{name}`", f"{one['area']:,.0f} NAND2 gates, {flip_flops}, {one['depth']} gates deep"
+            else:
+                library, preset = name.split("-", 1)
+                delay = f", {one['delay']:.2f} ns between registers" if one["delay"] else ""
+                line = f"size of `{preset}` in {library}", f"{one['area']:,.0f} µm², {flip_flops}{delay}"
+            found.setdefault(one["block"], []).append(line)
+    return found
+
+
+def _proofs() -> dict[str, list[tuple[str, str]]]:
+    found: dict[str, dict[str, list[str]]] = {}
+    for row in rows_of(DOCS / "formal.md", "proofs"):
+        if row["method"].startswith("refuted"):
+            continue
+        for block in row["block"].removesuffix(" of pairs").replace(" of pairs,", ",").split(", "):
+            name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", block).lower()
+            methods = found.setdefault(name, {}).setdefault(row["property"], [])
+            if row["method"] not in methods:
+                methods.append(row["method"])
+    return {
+        block: [("proved", "; ".join(f"{what} ({', '.join(methods)})" for what, methods in proofs.items()))]
+        for block, proofs in found.items()
+    }
+
+
+def _mutants() -> dict[str, list[tuple[str, str]]]:
+    found = {}
+    for row in rows_of(DOCS / "mutants.md", "mutants"):
+        tried, equivalent, survivors = (int(row[name] or 0) for name in ("mutants", "equivalent", "survivors"))
+        killed = tried - equivalent - survivors
+        same = f", {equivalent} proved to make no difference" if equivalent else ""
+        found[row["block"]] = [("mutants", f"{tried} tried: {killed} killed{same}, {survivors} survive")]
+    return found
+
+
+def _covered() -> dict[str, list[tuple[str, str]]]:
+    return {
+        row["block"]: [("exercised by networks", ", ".join(f"{row[kind]} {kind}" for kind in list(row)[1:]))]
+        for row in rows_of(DOCS / "coverage.md", "blocks")
+    }
+
+
+def sheet(name: str, component: Any, hardware: str, lines: Collection[tuple[str, str]]) -> str:
+    """The sheet of a block.
+
+    hardware : name of the configuration that its widths are of. lines : what is `known` of it.
+    """
     made = [f"# {name}", "", *_prose(type(component).__doc__ or ""), ""]
+    if lines:
+        made += ["**What is known of it**", "", "| | |", "|---|---|"]
+        made += [*(f"| {kind} | {sentence.replace('|', chr(92) + '|')} |" for kind, sentence in lines), ""]
     module = type(component).__module__
     made += [f"Source: `{module.replace('.', '/')}.py`. Ports of the Verilog module for `{hardware}`, beside `clk` and"]
     made += ["`rst` (synchronous, active high):", "", "| port | direction | bits |", "|---|---|---|"]
@@ -119,17 +193,20 @@ def sheets(components: Mapping[str, Any], of_pairs: Collection[str]) -> dict[str
 
     components : how each is made for a configuration. of_pairs : those that only the pair machine has.
     """
+    facts = known()
     made, rows = {"settings.md": _settings()}, []
     for name, make in components.items():
         hardware = "paper-pairs" if name in of_pairs else "paper"
         component = make(PRESETS[hardware])
-        made[f"{name}.md"] = sheet(name, component, hardware)
+        made[f"{name}.md"] = sheet(name, component, hardware, facts.get(name, ()))
         first = inspect.cleandoc(type(component).__doc__ or "").splitlines()[0]
         rows.append(f"| [{name}]({name}.md) | {first} |")
     head = [
         "# Blocks",
         "",
-        "Made by `make sheets` from the code. How they work together: [rtl/README.md](../../rtl/README.md).",
+        "Made by `make sheets` from the code and from what was found of it: sizes (`make synth`; `tiny` in generic gates,",
+        "`paper` in sky130's standard cells), [proofs](../formal.md), [mutants](../mutants.md), [coverage](../coverage.md).",
+        "How blocks work together: [rtl/README.md](../../rtl/README.md).",
         "",
     ]
     made["README.md"] = "\n".join([*head, "| block | does |", "|---|---|", *rows]) + "\n"

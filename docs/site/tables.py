@@ -6,19 +6,14 @@ docs/results/trained.md is of quant/trained/*/train.json, docs/results/blocks.md
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from golden_model.pages import lines_of
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("tiny", "tiny-pairs")
 HEAD = "Written by `python docs/site/tables.py`"
-
-
-def table(heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    heads = list(heads)
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def trained() -> str:
@@ -40,13 +35,14 @@ def trained() -> str:
             )
         )
     heads = ("network", "float", "integers", "test pictures", "bits a weight", "compression", "activation bits")
+    table = "\n".join(lines_of([heads, *rows]))
     return f"""# Trained networks
 
 {HEAD} from `quant/trained/*/train.json`, the records of their training.
 Compression is 32 bits over magnitude bits / with sign bits / and width table ([numbers](../numbers.md)); activation
 bits are the widths that occur. Recipes: [bwq.md](../bwq.md).
 
-{table(heads, rows)}
+{table}
 """
 
 
@@ -65,13 +61,14 @@ def blocks() -> str:
             cells += ["", "", ""] if one is None else [f"{one['area']:,.0f}", one["flip_flops"], one["depth"]]
         rows.append(cells)
     heads = ["block", *(f"{name}: {what}" for name in NAMES for what in ("NAND2 gates", "flip-flops", "depth"))]
+    table = "\n".join(lines_of([heads, *rows]))
     return f"""# Size of the blocks
 
 {HEAD} from `rtl/baseline`, which `python -m rtl.synthesis --hardware tiny --json FILE`
 and the same with `tiny-pairs` made: generic gates, without memories, depth in gates. `--check FILE` compares a change
 with them. Blocks of the machine of the papers in standard cells: [rtl/README.md](../../rtl/README.md).
 
-{table(heads, rows)}
+{table}
 """
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import typer
 from amaranth.hdl._ir import Fragment
 
+from golden_model import pages
 from golden_model.command import Json, command, results_console, table_of
 from golden_model.files import write_json
 from rtl.block import Block
@@ -161,6 +162,7 @@ def _share(kinds: dict[str, tuple[int, int]], kind: str) -> str:
 def app(
     directory: Annotated[Path, typer.Argument(help="What OHMLOOM_COVERAGE named.")],
     json_file: Json = None,
+    page: Annotated[Path | None, typer.Option("--table", help="write both tables into this Markdown file")] = None,
 ) -> None:
     """Lines, branches and bits that simulations exercised, by block; and which uses of the hardware were found equal to
     the golden model, in steps, by machine."""
@@ -174,14 +176,18 @@ def app(
     uses = functional.summary(directory)
     if json_file is not None:
         write_json(json_file, found | {"all": total, "uses": uses})
-    columns: list[tuple[str, Any]] = [("block", lambda row: row[0])]
-    for kind, plural in zip(KINDS, ("lines", "branches", "toggles"), strict=True):
-        columns.append((plural, lambda row, kind=kind: _share(row[1], kind)))
-    results_console().print(table_of(None, columns, (found | {"all": total}).items()))
+    exercised = [(block, *(_share(kinds, kind) for kind in KINDS)) for block, kinds in (found | {"all": total}).items()]
     machines = sorted({machine for counts in uses.values() for machine in counts})
-    columns = [("steps that ask for", lambda row: row[0])]
-    columns += [(machine, lambda row, machine=machine: f"{row[1].get(machine, '-')}") for machine in machines]
-    results_console().print(table_of("uses, compared and equal", columns, uses.items(), right=True))
+    equal = [(use, *(str(counts.get(machine, "-")) for machine in machines)) for use, counts in uses.items()]
+    tables = {
+        "blocks": (("block", "lines", "branches", "toggles"), exercised),
+        "uses": (("steps that ask for", *machines), equal),
+    }
+    for head, rows in tables.values():
+        columns: list[tuple[str, Any]] = [(name, lambda row, i=i: row[i]) for i, name in enumerate(head)]
+        results_console().print(table_of(None, columns, rows, right=True))
+    if page is not None:
+        pages.put(page, **{name: pages.lines_of([head, *rows], right=True) for name, (head, rows) in tables.items()})
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from golden_model.files import write_atomically
+from golden_model import pages
 from tests.formal.prove import Method, ProofError, prove
 
-_BEGIN, _END = "<!-- proofs -->", "<!-- end of proofs -->"
 _HEAD = ("property", "block", "configuration", "method", "seconds")
 
 
@@ -71,7 +70,7 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
     for row in [_HEAD, *rows]:
         terminalreporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
     if path := config.getoption("--table"):
-        _write(Path(path), rows)
+        pages.put(Path(path), proofs=pages.lines_of([_HEAD, *_short(rows)]))
 
 
 def _short(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -90,11 +89,3 @@ def _short(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
     return [joined(group) for group in groups.values()]
 
-
-def _write(path: Path, rows: list[tuple[str, ...]]) -> None:
-    before, rest = path.read_text().split(_BEGIN)
-    behind = rest.split(_END)[1]
-    table = (_HEAD, ("---",) * len(_HEAD), *_short(rows))
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in table]
-    text = "\n".join([before + _BEGIN, *lines, _END + behind])
-    write_atomically(path, lambda temporary: temporary.write_text(text))

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from golden_model.files import write_text
+from golden_model import pages
 from tests.mutation.campaign import BROKEN, EQUIVALENT, KILLED, SAME, SURVIVED
 from tests.mutation.operators import ROOT, Mutant, mutants
 
@@ -16,7 +16,6 @@ KNOWN = Path(__file__).with_name("survivors.json")
 #: Least share of those killed among mutants that are not proved equivalent.
 LEAST_KILLED = 0.97
 _NAMES = ("file", "function", "line", "was", "becomes", "before")
-_BEGIN, _END = "<!-- {} -->", "<!-- end of {} -->"
 _COLUMNS = ("block", "mutants", "own tests", "further tests", "proofs", "no end", "equivalent", "survivors")
 
 Found = list[tuple[Mutant, dict[str, Any]]]
@@ -89,29 +88,21 @@ def summary(found: Found, results: dict[str, Any], wanted: int) -> str:
 
 def write(page: Path, found: Found, sentence: str) -> None:
     """Put table and survivors into a page of the documentation."""
-    head = [_COLUMNS, ("---", *(["--:"] * (len(_COLUMNS) - 1)))]
-    lines = ["| " + " | ".join(row) + " |" for row in [*head, *table(found)]]
-    text = _between(page.read_text(), "mutants", [sentence, "", *lines])
-    write_text(page, _between(text, "survivors", survivor_lines()))
+    tried = pages.lines_of([_COLUMNS, *table(found)], right=True)
+    pages.put(page, mutants=[sentence, "", *tried], survivors=survivor_lines())
 
 
 def survivor_lines() -> list[str]:
     """The list of known survivors as a Markdown table, equal reasons together."""
-    rows = [("block", "function", "line", "change", "reason"), ("---",) * 5]
+    rows = [("block", "function", "line", "change", "reason")]
     for entry in known_survivors():
         change = f"`{short(entry['was'])}` → `{short(entry['becomes'])}`"
         name = entry["file"].removeprefix("rtl/").removesuffix(".py")
         rows.append((name, f"`{entry['function']}`", f"`{entry['line']}`", change, entry["reason"]))
-    return ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+    return pages.lines_of(rows)
 
 
 def short(text: str, most: int = 60) -> str:
     """Program text in one line."""
     text = {"[]": "nothing", "*[]": "nothing", "pass": "nothing"}.get(text, " ".join(text.split()))
     return text if len(text) <= most else f"{text[: most - 2]} …"
-
-
-def _between(text: str, name: str, lines: list[str]) -> str:
-    before, rest = text.split(_BEGIN.format(name))
-    behind = rest.split(_END.format(name))[1]
-    return "\n".join([before + _BEGIN.format(name), *lines, _END.format(name) + behind])

@@ -48,6 +48,7 @@ class HardwareConfig:
         machine of planes.
     sample_places : samples that a converter of a pair machine holds, those that it converts included.
     comparator_valid : 1: comparators of a pair machine say whether they have decided, and are asked again if not.
+    early_stop : 1: lanes of a pair machine stop converting outputs that are certainly 0 (docs/pair-machine.md).
     activation_tables : activation functions that the tile can hold as tables, over all steps; 0 for a tile without the
         look-up, whose post-processing is a clock shorter.
 
@@ -79,6 +80,7 @@ class HardwareConfig:
     macros: int = 1
     sample_places: int = 6
     comparator_valid: int = 0
+    early_stop: int = 0
     activation_tables: int = 0
 
     def __post_init__(self) -> None:
@@ -99,7 +101,7 @@ class HardwareConfig:
                 raise ValueError(f"HardwareConfig.{small} must be at most {limit}, got {getattr(self, small)}")
         if self.macros & (self.macros - 1):
             raise ValueError(f"HardwareConfig.macros must be a power of two, got {self.macros}")
-        for name in ("macros", "sample_places", "comparator_valid"):
+        for name in ("macros", "sample_places", "comparator_valid", "early_stop"):
             if not self.pairs and getattr(self, name) != _LATER[name]:
                 raise ValueError(
                     f"HardwareConfig.{name} must be {_LATER[name]} in a machine of planes, got {getattr(self, name)}"
@@ -247,6 +249,7 @@ _LATER: dict[str, Any] = {
     "macros": 1,
     "sample_places": 6,
     "comparator_valid": 0,
+    "early_stop": 0,
     "activation_tables": 0,
 }
 
@@ -272,6 +275,7 @@ _LIMITS: dict[str, tuple[int, int]] = {
     "macros": (1, 16),
     "sample_places": (2, 16),
     "comparator_valid": (0, 1),
+    "early_stop": (0, 1),
     "activation_tables": (0, 255),
 }
 

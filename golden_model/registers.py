@@ -378,13 +378,15 @@ EVENT_COUNTERS: tuple[tuple[str, str], ...] = (
     ("prefix_counts", "pair machine: OUs that are formed"),
     ("prefix_rows", "pair machine: rows of the packs that OUs are formed of"),
     ("mask_bits_read", "pair machine: segments of all masks that are looked at"),
+    ("stop_checks", "pair machine with early stop: outputs that are checked"),
 )
 COUNTER_NAMES: tuple[str, ...] = tuple(name for name, _ in EVENT_COUNTERS)
 
 
 def counters_of(config: HardwareConfig) -> tuple[str, ...]:
     """Counters that a machine has, the first ones of `COUNTER_NAMES`."""
-    return COUNTER_NAMES if config.pairs else COUNTER_NAMES[: COUNTER_NAMES.index("cycles") + 1]
+    last = "cycles" if not config.pairs else "stop_checks" if config.early_stop else "mask_bits_read"
+    return COUNTER_NAMES[: COUNTER_NAMES.index(last) + 1]
 
 
 # ---- descriptor of a step -----------------------------------------------------------------------

@@ -14,6 +14,7 @@ from golden_model.crossbar.prepared import Prepared
 from golden_model.crossbar.windows import windows
 from golden_model.events import Events
 from golden_model.pairs import gather
+from golden_model.pairs.early_stop import EarlyStop, find_stops
 from golden_model.pairs.machine import CONVERT, build_clocks, window_clocks
 from golden_model.pairs.packs import Packing, pack
 from golden_model.pairs.search import search_of
@@ -58,7 +59,7 @@ def run_layer(
     if rounds is None:
         abreast = timing.abreast(prepared.hardware, layer.pool * layer.stride, last=layer.last)
         rounds = timing.rounds(layer.out_height, layer.out_width, layer.pool, abreast)
-    sums, counters = _run(prepared, rows, len(activations), kernel, rounds, plain)
+    sums, counters = _run(prepared, rows, len(activations), kernel, rounds, plain, layer)
     return sums.reshape(len(activations), layer.windows, layer.outputs), counters
 
 
@@ -77,14 +78,15 @@ def _run(
     kernel: tuple[int, int, int],
     rounds: np.ndarray,
     plain: bool,
+    layer: Layer | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Windows (images * windows, K): sums (images * windows, N), counters (images, COUNTER_NAMES).
 
-    kernel : channels, rows, columns.
+    kernel : channels, rows, columns. layer : the layer that says after which bits outputs may stop, None for none.
     """
     hardware, packing = prepared.hardware, packing_of(prepared)
     size = max(1, _CHUNK_BYTES // (9 * len(prepared.widths) * (prepared.bits + hardware.ou_rows)))
-    parts = [_windows(packing, rows[begin : begin + size], plain) for begin in range(0, len(rows), size)]
+    parts = [_windows(packing, rows[begin : begin + size], plain, layer) for begin in range(0, len(rows), size)]
     sums, counted, clocks = (np.concatenate(part) for part in zip(*parts, strict=True))
     of_images = counted.reshape(images, -1, len(gather.COUNTED)).sum(axis=1)
     by_image = clocks.reshape(images, -1)
@@ -92,14 +94,21 @@ def _run(
     return sums, Events.of(**dict(zip(gather.COUNTED, of_images.T, strict=True)), cycles=cycles).counts
 
 
-def _windows(packing: Packing, rows: np.ndarray, plain: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _windows(
+    packing: Packing, rows: np.ndarray, plain: bool, layer: Layer | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sums (P, N), counters (P, COUNTED), and conversion clocks (P,) of windows (P, K)."""
     search = search_of(packing.prepared.registers, packing.hardware)
+    stops = None
+    if layer is not None and layer.stop_bits:
+        stop = EarlyStop(after=tuple(bit for bit in reversed(range(layer.input_bits)) if layer.stop_bits >> bit & 1))
+        stops = find_stops(layer, packing.prepared, rows, stop)
     if plain:
-        sums, spent = gather.matmul(packing, rows, search)
-        counted = np.stack([*spent.counters(packing.hardware.ou_rows).values()], axis=-1)
-        return sums[0], counted, window_clocks(packing, rows, search, plain=True).window
+        sums, spent = gather.matmul(packing, rows, search, stops)
+        counters = spent.counters(packing.hardware.ou_rows, None if stops is None else stops.checks)
+        clocks = window_clocks(packing, rows, search, stops, plain=True).window
+        return sums[0], np.stack([*counters.values()], axis=-1), clocks
     from golden_model.pairs import machine_compiled
 
-    ran = machine_compiled.run(packing, *packing.streams(rows), search)
+    ran = machine_compiled.run(packing, *packing.streams(rows), search, stops)
     return ran.sums, ran.counted, ran.over.max(axis=1) + CONVERT

@@ -13,6 +13,9 @@ and q(acc) itself is then its value: nothing but the stop has to be stored. The 
 whatever comes after it, maximum or sum pooling or another layer, sees what it would have seen. A last layer, whose
 results are sums, never stops.
 
+A window is checked after those of the chosen bits that it streams, if it streams a lower one, too. Outputs without
+weights are not checked.
+
 "limit" multiplies nothing and agrees with "zero" wherever r = 0; other outputs are not checked. Sums start at
 -(limit[n] + P+[n] + 1) in place of 0, a stored word that post-processing takes back with its bias. With stored bounds a
 check is then one addition and a look at a sign:
@@ -31,7 +34,7 @@ what could be gained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -170,6 +173,16 @@ def starts(layer: Layer) -> np.ndarray:
     return -(limits(layer) + np.maximum(layer.weights, 0).sum(axis=0, dtype=np.int64) + 1)
 
 
+def checked_after(streamed: np.ndarray, after: Collection[int]) -> np.ndarray:
+    """Whether windows check their outputs after a bit: bool (P, bits).
+
+    streamed : bool (P, segments, bits), bits that segments stream. after : bits that were chosen.
+    """
+    bits = streamed.any(axis=1)
+    lower = np.cumsum(bits, axis=1) - bits > 0
+    return bits & lower & np.isin(np.arange(bits.shape[1]), list(after))
+
+
 def find_stops(
     layer: Layer,
     prepared: Prepared,
@@ -182,7 +195,7 @@ def find_stops(
 
     Conversions must be lossless. With dynamic precision x is what its unit streams (system.md §6).
     """
-    streamed = streams(prepared, activations)[0]
+    streamed, positions = streams(prepared, activations)
     x = streamed.reshape(len(activations), -1)[:, : prepared.k].astype(np.float64)
     weights = layer.weights.astype(np.float64)  # sums below 2**53 are exact
     magnitudes = _magnitudes(layer.weights, prepared.hardware, stop.bounds)
@@ -190,29 +203,31 @@ def find_stops(
     live, last_bit = np.ones(shape, dtype=bool), np.zeros(shape, dtype=np.int64)
     sums, checks = np.zeros(shape, dtype=np.int64), np.zeros(len(x), dtype=np.int64)
     acc, limit = np.zeros(shape, dtype=np.int64), limits(layer)
-    checked = np.full(shape, not layer.last)
+    checked = np.broadcast_to(np.repeat(prepared.widths.any(axis=0), prepared.hardware.ou_cols)[: shape[1]], shape)
     if stop.condition == "limit" and residual is not None:
-        checked &= residual == 0
+        checked = checked & (residual == 0)
     after = stop.bits(layer)
+    checking = checked_after(positions, after)
     for j in reversed(range(prepared.bits)):
         slices = np.floor(x / (1 << j)) % 2
         acc = acc + ((slices @ weights).astype(np.int64) << j)
         sums[live] = acc[live]
         if j not in after:
             continue
-        checks += (live & checked).sum(axis=1)
+        asked = live & checked & checking[:, j, None]
+        checks += asked.sum(axis=1)
         if stop.bounds == "stored":
             high, low = magnitudes * ((1 << j) - 1)
         else:
             high, low = (_segment_bound(prepared, streamed, side, j) for side in magnitudes)
         if stop.condition == "limit":
-            final = checked & (acc + high <= limit)
+            final = acc + high <= limit
         else:
             top = requantised(layer, acc + high, residual, residual_multiplier)
             bottom = 0 if stop.condition == "zero" else requantised(layer, acc - low, residual, residual_multiplier)
             final = top == bottom
-        last_bit[live & final] = j
-        live &= ~final
+        last_bit[asked & final] = j
+        live &= ~(asked & final)
     return Stops(last_bit, sums, checks, after, checked)
 
 

@@ -333,6 +333,8 @@ REGIONS: tuple[Region, ...] = (
         4,
         "tables of activation functions, below 2**input_bits: entry = (table - 1) * 2**input_bits + code",
     ),
+    Region("STOP_BOUNDS", 11, "w", 4, "early stop: sum of the positive weights per output channel"),
+    Region("STOP_STARTS", 12, "w", 4, "early stop: signed 32-bit -(limit + bound + 1) per output channel"),
 )
 
 REGION: dict[str, Region] = {r.name: r for r in REGIONS}
@@ -356,6 +358,8 @@ def region_entries(config: HardwareConfig) -> dict[str, int]:
         "LOGITS": config.max_n,
         "EVENTS": config.max_layers * COUNTERS_PER_LAYER * 2,
         "LOOKUPS": config.activation_tables * config.table_entries,
+        "STOP_BOUNDS": config.early_stop * config.channel_entries,
+        "STOP_STARTS": config.early_stop * config.channel_entries,
     }
 
 
@@ -455,6 +459,10 @@ def descriptor_fields(config: HardwareConfig) -> tuple[Field, ...]:
         *(
             [Field("lookup", 8, "1..activation_tables: outputs are looked up in this table, before pooling; 0: none")]
             * config.looks_up
+        ),
+        *(
+            [Field("stop_bits", 8, "input bits after which outputs that are certainly 0 stop: bit j for input bit j")]
+            * config.early_stop
         ),
         Field("last_cols", 8, "valid columns of the last block column, 1..ou_cols"),
         Field("residual_value", 8, "residual of the output channels that have none"),

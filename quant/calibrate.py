@@ -27,6 +27,7 @@ from golden_model.cost import machines
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
 from golden_model.crossbar.layer import DynamicPrecision
+from golden_model.engines.pair_stop_bits import stop_bits
 from golden_model.engines.run_network import GraphRunner
 from golden_model.files import file_hash, read_json, write_atomically, write_json
 from golden_model.graph.network import Graph
@@ -49,6 +50,9 @@ COUNTED_IMAGES = 32
 _SENSITIVITY_IMAGES = 48
 #: Classes up to which it is kept which were taken for which.
 MOST_CLASSES = 100
+
+#: Price of a check of early stop in conversions: what it costs in energy, and the clocks that its block column waits.
+_CHECK_PRICE = 0.8
 
 #: Event counters that are kept for every step and layer.
 _SHOWN = ("ou_activations", "ad_operations", "input_bits_streamed")
@@ -249,6 +253,8 @@ def calibrate(
         if not exact:
             dynamic = _holding(twin, dynamic, wanted, images[few], labels[few], log)
     final = with_settings(twin, dynamic=dynamic, skip_zero_slices=wanted.skip_zero_slices)
+    if graph.hardware.early_stop:
+        final = with_settings(final, stop_bits=stop_bits(final, counted[: wanted.adc_images], price=_CHECK_PRICE))
 
     log("accuracy on the test images")
     test, classes = dataset.test_images, dataset.test_labels
@@ -325,6 +331,7 @@ def _layer_record(graph: Graph, name: str, chosen: adc.Chosen, counts: LayerCoun
         "operations_per_conversion": operations,
         "mean_squared_error": error,
         "dynamic": None if layer.dynamic is None else asdict(layer.dynamic),
+        "stop_bits": layer.stop_bits,
         **counted,
     }
 

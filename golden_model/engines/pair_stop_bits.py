@@ -88,6 +88,18 @@ def conversions(packing: Packing, activations: np.ndarray) -> np.ndarray:
     return found
 
 
+def stop_bits(graph: Graph, images: np.ndarray, price: float = PRICE) -> dict[str, int | None]:
+    """`stop_bits` of every crossbar node as the tile has them, that of `choose_bits`; None where no check pays, and of
+    layers with a residual."""
+    chosen = choose_bits(graph, images, price=price)
+    return {
+        node.name: sum(1 << bit for bit in chosen[node.name].bits(node.layers[0]))
+        if node.name in chosen and len(node.inputs) == 1
+        else None
+        for node in graph.crossbars
+    }
+
+
 def choose_bits(
     graph: Graph,
     images: np.ndarray,

@@ -183,6 +183,48 @@ def checked_after(streamed: np.ndarray, after: Collection[int]) -> np.ndarray:
     return bits & lower & np.isin(np.arange(bits.shape[1]), list(after))
 
 
+@dataclass(frozen=True, eq=False)
+class StopWords:
+    """What the hardware keeps of a layer whose outputs may stop, condition "limit".
+
+    after : input bits after which outputs are checked, falling. starts : see `starts`, bounds : P+, int64 (N,).
+    """
+
+    after: tuple[int, ...]
+    starts: np.ndarray
+    bounds: np.ndarray
+
+    @classmethod
+    def of(cls, layer: Layer) -> StopWords | None:
+        """None for a layer without `stop_bits`."""
+        if not layer.stop_bits:
+            return None
+        after = tuple(bit for bit in reversed(range(layer.input_bits)) if layer.stop_bits >> bit & 1)
+        return cls(after, starts(layer), np.maximum(layer.weights, 0).sum(axis=0, dtype=np.int64))
+
+    @classmethod
+    def nothing(cls, outputs: int) -> StopWords:
+        """Of a layer without any."""
+        return cls((), *np.zeros((2, outputs), dtype=np.int64))
+
+    def find(self, prepared: Prepared, activations: np.ndarray) -> Stops:
+        """When the outputs of windows (P, K) stop, as `find_stops` finds it; conversions must be lossless."""
+        streamed, positions = streams(prepared, activations)
+        x = streamed.reshape(len(activations), -1)[:, : prepared.k].astype(np.float64)
+        weights, checking = prepared.weights.astype(np.float64), checked_after(positions, self.after)
+        shape = (len(x), prepared.outputs)
+        used = np.repeat(prepared.widths.any(axis=0), prepared.hardware.ou_cols)[: prepared.outputs]
+        (last_bit, sums), checks = np.zeros((2, *shape), dtype=np.int64), np.zeros(len(x), dtype=np.int64)
+        for j in (*self.after, 0):
+            acc = (np.floor(x / (1 << j)) @ weights).astype(np.int64) << j
+            live = last_bit == 0
+            sums[live] = acc[live]
+            asked = live & used & checking[:, j, None]
+            checks += asked.sum(axis=1)
+            last_bit[asked & (acc + self.starts + (self.bounds << j) < 0)] = j
+        return Stops(last_bit, sums, checks, self.after, np.broadcast_to(used, shape))
+
+
 def find_stops(
     layer: Layer,
     prepared: Prepared,

@@ -53,7 +53,7 @@ STOP = 3
 
 # ---- tables -------------------------------------------------------------------------------------
 def build_clocks(packing: Packing) -> int:
-    """Clocks from `layer_start` to `layer_ready`.
+    """Clocks from `layer_start` until masks and groups are built.
 
     1; for every block column, segments + 1. For every pack: for every block column, its segments + 1; for every group,
     the place of its mask among the masks of the pack, counted from 1, + 1; and 1.
@@ -64,6 +64,12 @@ def build_clocks(packing: Packing) -> int:
         searched = sum((place + 1) * len(mask.groups) for place, mask in enumerate(pack.masks, 1))
         clocks += block_cols * (pack.segments + 1) + searched + 1
     return clocks
+
+
+def ready_clocks(packing: Packing, checks: bool = False) -> int:
+    """Clocks from `layer_start` to `layer_ready`: the tables; and, where the step checks its outputs, the words of early
+    stop beside them, a clock for each output and 2."""
+    return max(build_clocks(packing), packing.prepared.outputs + 2 if checks else 0)
 
 
 # ---- windows ------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from rtl.pair_layouts import SearchMode
 from rtl.pair_macros import PairMacros
 from sim.bench import simulate
 from tests.bench import put
-from tests.rtl.pair_bench import Case, check, layer_settings, random_hardware, random_layer, run, wide_layer
+from tests.rtl.pair_bench import Case, check, layer_settings, random_hardware, random_layer, random_words, run, wide_layer
 from tests.strategies import make_layer
 
 pytestmark = pytest.mark.rtl
@@ -58,6 +58,23 @@ def test_rounds_of_several_macros_equal_the_golden_model_clock_by_clock(seed, ma
 @pytest.mark.parametrize("seed", range(100, 120))
 def test_random_hardware_equals_the_golden_model_clock_by_clock(seed):
     check(_case(seed, random_hardware(random.Random(seed))))
+
+
+@pytest.mark.parametrize("seed", range(200, 230))
+def test_early_stop_equals_the_golden_model_clock_by_clock(seed):
+    check(_stopping(seed, replace(random_hardware(random.Random(seed)), early_stop=1, channel_entries=64)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_early_stop_on_several_macros_equals_the_golden_model_clock_by_clock(seed):
+    check(_stopping(seed, replace(MACROS, macros=2, early_stop=1)))
+
+
+def _stopping(seed: int, hardware, **options) -> Case:
+    """A random layer of which outputs may stop early."""
+    case = _case(seed, hardware, **options)
+    words = random_words(seed, random_layer(seed, hardware)[1])
+    return replace(case, words=words, channel_base=random.Random(seed).randint(0, 10))
 
 
 @pytest.mark.parametrize("places", [2, 4, 8])

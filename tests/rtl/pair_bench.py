@@ -95,15 +95,18 @@ def layer_settings(packing: Packing, *, crossbar_base: int = 0, width_base: int 
     }
 
 
-def random_words(seed: int, layer: Layer) -> StopWords:
-    """Words of early stop of a layer with any scales, so that some outputs stop early, and bits of any choice."""
+def random_words(seed: int, layer: Layer) -> StopWords | None:
+    """Words of early stop of a layer with any scales, so that some outputs stop early, and bits of any choice; None if
+    there is but one input bit."""
     numbers = np.random.default_rng(seed)
+    if layer.input_bits == 1:
+        return None
     scales = {
         "multipliers": numbers.integers(0, 50, layer.outputs),
         "bias": numbers.integers(-40, 40, layer.outputs),
         "shift": int(numbers.integers(1, 12)),
     }
-    return StopWords.of(replace(layer, **scales, stop_bits=int(numbers.integers(1, 1 << layer.input_bits)) & ~1))
+    return StopWords.of(replace(layer, **scales, stop_bits=2 * int(numbers.integers(1, 1 << (layer.input_bits - 1)))))
 
 
 # ---- the macro ----------------------------------------------------------------------------------

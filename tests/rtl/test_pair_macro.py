@@ -62,7 +62,7 @@ def test_random_hardware_equals_the_golden_model_clock_by_clock(seed):
 
 @pytest.mark.parametrize("seed", range(200, 230))
 def test_early_stop_equals_the_golden_model_clock_by_clock(seed):
-    check(_stopping(seed, replace(random_hardware(random.Random(seed)), early_stop=1, channel_entries=64)))
+    check(_stopping(seed, replace(random_hardware(random.Random(seed)), input_bits=5, early_stop=1, channel_entries=64)))
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -327,11 +327,12 @@ LARGE = HardwareConfig(
 )
 
 _PLANES = {"tiny": TINY, "fpga": FPGA, "paper": PAPER, "isaac": ISAAC, "cifar": CIFAR, "large": LARGE}
-#: Presets by name; a pair machine of the same sizes has "-pairs" behind it. That for FPGAs has smaller crossbars, for
-#: every half counts the word lines of a whole column.
+#: Presets by name; a pair machine of the same sizes has "-pairs" behind it, with early stop "-stop". That for FPGAs has
+#: smaller crossbars, for every half counts the word lines of a whole column.
 PRESETS: dict[str, HardwareConfig] = _PLANES | {
     f"{name}-pairs": replace(hardware, machine="pairs") for name, hardware in _PLANES.items()
 }
+PRESETS["cifar-pairs-stop"] = replace(PRESETS["cifar-pairs"], early_stop=1)
 PRESETS["fpga-pairs"] = replace(PRESETS["fpga-pairs"], rows=36, cols=64, crossbar_pairs=64, sample_places=4)
 
 

@@ -27,7 +27,6 @@ from golden_model.cost import machines
 from golden_model.cost.components import load_table
 from golden_model.cost.energy import energy
 from golden_model.crossbar.layer import DynamicPrecision
-from golden_model.engines.pair_stop_bits import stop_bits
 from golden_model.engines.run_network import GraphRunner
 from golden_model.files import file_hash, read_json, write_atomically, write_json
 from golden_model.graph.network import Graph
@@ -41,6 +40,7 @@ from quant.data import sets
 from quant.networks.source import check_fits, dataset_of_graph
 from quant.reference import accuracy, exact_logits
 from quant.search import adc, redy
+from quant.search.stop import with_early_stop
 from quant.settings import check, setting
 from quant.train import read_recipe
 
@@ -50,9 +50,6 @@ COUNTED_IMAGES = 32
 _SENSITIVITY_IMAGES = 48
 #: Classes up to which it is kept which were taken for which.
 MOST_CLASSES = 100
-
-#: Price of a check of early stop in conversions: what it costs in energy, and the clocks that its block column waits.
-_CHECK_PRICE = 0.8
 
 #: Event counters that are kept for every step and layer.
 _SHOWN = ("ou_activations", "ad_operations", "input_bits_streamed")
@@ -253,8 +250,7 @@ def calibrate(
         if not exact:
             dynamic = _holding(twin, dynamic, wanted, images[few], labels[few], log)
     final = with_settings(twin, dynamic=dynamic, skip_zero_slices=wanted.skip_zero_slices)
-    if graph.hardware.early_stop:
-        final = with_settings(final, stop_bits=stop_bits(final, counted[: wanted.adc_images], price=_CHECK_PRICE))
+    final = with_early_stop(final, dataset)
 
     log("accuracy on the test images")
     test, classes = dataset.test_images, dataset.test_labels

@@ -105,7 +105,7 @@ def layer_tables(config: HardwareConfig) -> data.StructLayout:
     """What macros take from the pack builder: writes to the tables of each half, and what it has found of the layer.
 
     built : the other ones are complete. last_pack, last_size : index of the layer's last pack, and its segments.
-    first_pairs : first pair of each half that has groups. With early stop, columns : the block columns of each half that
+    first_pairs : first pair of each half that has groups. With early stop, columns : block columns of each half that
     store anything.
     """
     members = {

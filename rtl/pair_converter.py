@@ -39,8 +39,8 @@ class PairConverter(Block):
     bank, read_bank, sums_address, sums_column, sums_taken : see `PartialSums`.
     sum : of block column `sums_address`, in column `sums_column`, combinational.
     clear : 1 for at least as many clocks as the layer has block columns, before its first window: all sums become 0.
-    columns, stop_write, begin : with early stop, block columns of the half that store anything, words of the outputs, and
-        a strobe at the begin of a window.
+    columns, stop_write, begin : with early stop, block columns of the half that store anything, words of the outputs,
+        and a strobe at the begin of a window.
     ous : from the walker. port : to the analog macro.
     idle : no OU is held, none is converting, no check is pending, and `sample_interval` has passed.
     overflow : strobe, a partial sum did not fit `accumulator_bits` and was saturated.

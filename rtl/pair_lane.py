@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
 
-from rtl import pack_layouts as packs
 from rtl import layouts as common
+from rtl import pack_layouts as packs
 from rtl import pair_layouts as layouts
 from rtl.block import Block, In, Out, Where
 from rtl.search_lane import SearchLane

@@ -50,7 +50,8 @@ def run_layer(
     """Images through one layer.
 
     activations : uint8 (B, C, H, W). plain : NumPy alone. rounds : windows that run at the same time, as from
-    `timing.rounds`; by default what the layer's shape asks for. stop_words : of early stop; by default those of the layer.
+    `timing.rounds`; by default what the layer's shape asks for. stop_words : of early stop; by default those
+    of the layer.
 
     Returns (sums, counters): sums int64 (B, windows, N) in hardware order; counters int64 (B, COUNTER_NAMES), `cycles`
     those of a step without c_layer.

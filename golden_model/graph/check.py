@@ -193,7 +193,7 @@ def check_nodes(name: str, hardware: HardwareConfig, nodes: Sequence[Node], clas
                 raise ValueError(f"{where}: all groups must share one shift")
             for layer in node.layers:
                 check_layer(layer, hardware)
-                if layer.stop_bits and len(node.inputs) > 1:
+                if layer.stop_bits and node.inputs[1:]:
                     raise ValueError(f"{where}: outputs with a residual do not stop early (stop_bits)")
                 if layer.input_bits != widths[node.inputs[0]]:
                     raise ValueError(

@@ -114,7 +114,7 @@ def lossless_registers(hardware: HardwareConfig) -> AdcRegisters:
 
 
 def on_machine(graph: Graph, hardware: HardwareConfig) -> Graph:
-    """The network on a machine, with lossless uniform converters, all bits of all slices streamed, and no early stop."""
+    """The network on a machine, with lossless uniform converters, all bits of all slices streamed, no early stop."""
     names = [node.name for node in graph.crossbars]
     nothing = dict.fromkeys(names)
     changed = with_settings(graph, hardware=hardware, dynamic=nothing, stop_bits=nothing, skip_zero_slices=False)

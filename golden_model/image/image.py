@@ -42,7 +42,11 @@ VERSION = 3
 ARCHIVE = "image.archive"
 HEX_FILES = ("cells.hex", "widths.hex", "bias.hex", "multipliers.hex", "pads.hex", "reference.hex", "program.hex")
 #: Tables that not every image has, by name of `Tables`: file, bits of an entry.
-_OPTIONAL = {"lookups": ("lookups.hex", 8), "stop_bounds": ("stop_bounds.hex", 32), "stop_starts": ("stop_starts.hex", 32)}
+_OPTIONAL = {
+    "lookups": ("lookups.hex", 8),
+    "stop_bounds": ("stop_bounds.hex", 32),
+    "stop_starts": ("stop_starts.hex", 32),
+}
 FILES = (ARCHIVE, *HEX_FILES)
 _PARTS = (*NETWORK_PARTS, "counters", "steps", "image_base", "logits", "cell_pairs", "cell_checksum", "vectors")
 #: First parts of the names of arrays that are not the network's.

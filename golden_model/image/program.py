@@ -43,8 +43,8 @@ class Tables:
     bias, multipliers : (channels,) int64. pads : (entries,) uint8. levels : (steps, ou_rows + 1) uint8,
     sampled level of every count. cells : bool (pairs, grid_rows, grid_cols, lanes, ou_rows).
     cell_words : (OUs, cell_words) uint32 in programming order. checksum : CRC-32 of the cell words. lookups : uint8
-    (tables, 2**input_bits), activation of every code; table 1 comes first. stop_bounds, stop_starts : (channels,) int64,
-    words of early stop; empty where the machine has none.
+    (tables, 2**input_bits), activation of every code; table 1 comes first. stop_bounds, stop_starts : (channels,)
+    int64, words of early stop; empty where the machine has none.
     """
 
     program: np.ndarray

@@ -47,6 +47,8 @@ from golden_model.crossbar.prepared import Prepared, streams
 
 Bounds = Literal["stored", "segments"]
 Condition = Literal["limit", "zero", "final"]
+#: Clocks from a lane's taking a check until it is known whether its output has stopped (rtl/early_stop.py).
+STOP = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,7 @@ def checked_after(streamed: np.ndarray, after: Collection[int]) -> np.ndarray:
 
     streamed : bool (P, segments, bits), bits that segments stream. after : bits that were chosen.
     """
-    bits = streamed.any(axis=1)
+    bits = np.logical_or.reduce(streamed, axis=1)
     lower = np.cumsum(bits, axis=1) - bits > 0
     return bits & lower & np.isin(np.arange(bits.shape[1]), list(after))
 
@@ -205,7 +207,8 @@ class StopWords:
     @classmethod
     def nothing(cls, outputs: int) -> StopWords:
         """Of a layer without any."""
-        return cls((), *np.zeros((2, outputs), dtype=np.int64))
+        zeros = np.zeros(outputs, dtype=np.int64)
+        return cls((), zeros, zeros)
 
     def find(self, prepared: Prepared, activations: np.ndarray) -> Stops:
         """When the outputs of windows (P, K) stop, as `find_stops` finds it; conversions must be lossless."""
@@ -214,7 +217,7 @@ class StopWords:
         weights, checking = prepared.weights.astype(np.float64), checked_after(positions, self.after)
         shape = (len(x), prepared.outputs)
         used = np.repeat(prepared.widths.any(axis=0), prepared.hardware.ou_cols)[: prepared.outputs]
-        (last_bit, sums), checks = np.zeros((2, *shape), dtype=np.int64), np.zeros(len(x), dtype=np.int64)
+        last_bit, sums, checks = (np.zeros(size, dtype=np.int64) for size in (shape, shape, len(x)))
         for j in (*self.after, 0):
             acc = (np.floor(x / (1 << j)) @ weights).astype(np.int64) << j
             live = last_bit == 0

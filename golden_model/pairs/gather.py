@@ -5,10 +5,11 @@ bit of a pack, and an OU former. For every window it walks (packs.py)
 
     for bit from the highest: for pack: latch the slice; for mask: for OU of slice & mask: for group of the mask
 
-and skips what is not there: bits that dynamic precision does not stream, packs in which the half has no mask. The OUs of a mask are the first `ou_rows` 1s of `slice & mask`, the
-next `ou_rows`, and so on; no OU is formed without a 1. k, the 1s of an OU, comes with its prefix count and is known to
-every search. Each activation of an OU on one group converts all columns that have not stopped; the value is added as
-value << (bit + plane), so that sums equal W . x with a lossless search.
+and skips what is not there: bits that dynamic precision does not stream, packs in which the half has no mask. The OUs
+of a mask are the first `ou_rows` 1s of `slice & mask`, the next `ou_rows`, and so on; no OU is formed without a 1. k,
+the 1s of an OU, comes with its prefix count and is known to every search. Each activation of an OU on one group
+converts all columns that have not stopped; the value is added as value << (bit + plane), so that sums equal W . x with
+a lossless search.
 
 Clocks, by `MODES`, of the conversions of one window:
 
@@ -236,7 +237,7 @@ class Spent:
         return cls(*(np.zeros(shape, dtype=np.int64) for shape in shapes))
 
     def counters(self, ou_rows: int, checks: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """`COUNTED` of every window under the first setting: (P,) by counter. checks : of early stop (P,), None for 0."""
+        """`COUNTED` of every window under the first setting: (P,) by counter. checks : of early stop, (P,)."""
         return dict(
             zip(
                 COUNTED,

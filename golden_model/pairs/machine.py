@@ -19,11 +19,11 @@ makes OUs of masks, its converters sample them:
   belong to even and to odd clocks: a sample is taken in a clock of a free slot. A decision takes two clocks. A lane is
   done with a sample, and its slot is free, two clocks for every decision after it was taken.
 
-* Early stop (early_stop.py). After an input bit with a check the walker sends a mark as it sends an OU, as soon as it has
-  had all OUs of the bit taken, and goes on in the clock behind. For every block column of the half that stores anything,
-  ascending, the converters hand out a check as they hand out a sample; a lane takes it a clock after both of its slots
-  are free at the earliest, and is done with it. Nothing of the block column is sampled or checked again before the
-  clock `STOP` clocks after that in which the last lane took its check.
+* Early stop (early_stop.py). After an input bit with a check the walker sends a mark as it sends an OU, as soon as it
+  has had all OUs of the bit taken, and goes on in the clock behind. For every block column of the half that stores
+  anything, ascending, the converters hand out a check as they hand out a sample; a lane takes it a clock after both of
+  its slots are free at the earliest, and is done with it. Nothing of the block column is sampled or checked again
+  before the clock `STOP` clocks after that in which the last lane took its check.
 
 The window ends `CONVERT` clocks after both halves have nothing left to do.
 """
@@ -40,15 +40,13 @@ import numpy as np
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.prepared import check_activations, streams
 from golden_model.optional import numba_installed
-from golden_model.pairs.early_stop import Stops, checked_after
+from golden_model.pairs.early_stop import STOP, Stops, checked_after
 from golden_model.pairs.gather import Activated, Formed, Latched, walk
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
 
 #: Clocks from the clock in which both halves of a window have nothing left to do to `window_done`.
 CONVERT = 1
-#: Clocks from a lane's taking a check until it is known whether its output has stopped (rtl/early_stop.py).
-STOP = 3
 
 
 # ---- tables -------------------------------------------------------------------------------------
@@ -67,8 +65,8 @@ def build_clocks(packing: Packing) -> int:
 
 
 def ready_clocks(packing: Packing, checks: bool = False) -> int:
-    """Clocks from `layer_start` to `layer_ready`: the tables; and, where the step checks its outputs, the words of early
-    stop beside them, a clock for each output and 2."""
+    """Clocks from `layer_start` to `layer_ready`: the tables; where the step checks its outputs, beside them its words
+    of early stop, a clock for each output and 2."""
     return max(build_clocks(packing), packing.prepared.outputs + 2 if checks else 0)
 
 
@@ -193,9 +191,7 @@ def window_clocks(
         nothing = np.zeros(packing.prepared.outputs, dtype=np.int64)
         for w, half in np.ndindex(over.shape):
             last_bit, after = (nothing, ()) if stops is None else (stops.last_bit[w], stops.after)
-            over[w, half], converting[w, half] = _half_clocks(
-                packing, x[w], streamed[w], search, half, last_bit, after
-            )
+            over[w, half], converting[w, half] = _half_clocks(packing, x[w], streamed[w], search, half, last_bit, after)
     else:
         from golden_model.pairs import machine_compiled
 

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from golden_model.compiled import njit as _njit
-from golden_model.pairs.early_stop import Stops
+from golden_model.pairs.early_stop import STOP, Stops
 from golden_model.pairs.gather import COUNTED
 from golden_model.pairs.gather_compiled import Flat, difference, flatten, latch, take_ones
-from golden_model.pairs.machine import STOP
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
 
@@ -30,9 +29,9 @@ class Ran(NamedTuple):
 
 @_njit
 def _run(
-    x, last_bit, checked, stop, positions, bits, ou_rows, columns, places, shortest, segments, first_segment, bits_of_mask, first_mask,
-    mask_words, first_group, group_half, plane, first_column, output, positive, negative, operations, value, sums,
-    counted, over, converting,
+    x, last_bit, checked, stop, positions, bits, ou_rows, columns, places, shortest, segments, first_segment,
+    bits_of_mask, first_mask, mask_words, first_group, group_half, plane, first_column, output, positive, negative,
+    operations, value, sums, counted, over, converting,
 ):  # fmt: skip
     packs, size, outputs = len(segments), mask_words.shape[1], last_bit.shape[1]
     block_cols = (outputs + columns - 1) // columns
@@ -144,9 +143,7 @@ def _run(
             over[w, half] = max(walker, moved + 1, rested, converted + 1)
 
 
-def run(
-    packing: Packing, x: np.ndarray, streamed: np.ndarray, search: Search, stops: Stops | None = None
-) -> Ran:
+def run(packing: Packing, x: np.ndarray, streamed: np.ndarray, search: Search, stops: Stops | None = None) -> Ran:
     """Windows on aligned packs with a search of differences: sums and events of `gather.matmul`, clocks of machine.py.
 
     x : uint8 (P, segments, ou_rows), streamed : bool (P, segments, bits), as from `packing.streams`.
@@ -162,7 +159,8 @@ def run(
     )
     _run(
         np.ascontiguousarray(x.reshape(len(x), -1)), np.ascontiguousarray(last_bit),
-        0 if stops is None else sum(1 << bit for bit in stops.after), STOP, streamed.astype(np.int64) @ (1 << np.arange(bits)), bits,
+        0 if stops is None else sum(1 << bit for bit in stops.after), STOP,
+        streamed.astype(np.int64) @ (1 << np.arange(bits)), bits,
         hardware.ou_rows, hardware.ou_cols, hardware.sample_places, max(1, hardware.sample_interval), flat.segments,
         flat.first_segment, flat.bits_of_mask, flat.first_mask, flat.mask_words, flat.first_group, flat.half,
         flat.plane, flat.first_column, flat.output, flat.positive, flat.negative, search.operations, search.value,

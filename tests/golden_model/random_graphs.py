@@ -199,9 +199,9 @@ class Maker:
         skip = self.chance()
         bits = source.encoding.bits
         stop_bits = None
-        if hardware.early_stop and bits > 1 and residual is None and not given.get("last"):
-            if search_of(registers, hardware).lossless and not self.chance(4):
-                stop_bits = 2 * self.pick(1, (1 << (bits - 1)) - 1)
+        may_stop = hardware.early_stop and bits > 1 and residual is None and not given.get("last")
+        if may_stop and search_of(registers, hardware).lossless and not self.chance(4):
+            stop_bits = 2 * self.pick(1, (1 << (bits - 1)) - 1)
         for group in range(groups):
             weights = self.weights(k, n)
             layers.append(

@@ -105,9 +105,9 @@ def test_a_lane_passes_over_a_sample_that_it_has_no_part_in():
 
 
 def test_a_check_waits_for_the_lanes_and_the_next_sample_of_its_column_for_the_check():
-    # Bit 3: pack 1, mask 2, step 2 in 3, OU 4, sampled in 5, taken in 6, done with 1 decision in 8. The mark follows the
-    # OU in 5, the check is handed out in 6, and taken a clock after the lane is done, in 9: decided in 12. Bit 2: pack
-    # in 6, its OU waits meanwhile, and is sampled in 12, taken in 13, done in 15.
+    # Bit 3: pack 1, mask 2, step 2 in 3, OU 4, sampled in 5, taken in 6, done with 1 decision in 8. The mark follows
+    # the OU in 5, the check is handed out in 6, and taken a clock after the lane is done, in 9: decided in 12. Bit 2:
+    # pack in 6, its OU waits meanwhile, and is sampled in 12, taken in 13, done in 15.
     packing, windows = _case([[1]], [[12]])
     stops = Stops(*np.zeros((3, 1, 1), dtype=np.int64), after=(3,), checked=np.ones((1, 1), dtype=bool))
     assert _clocks(packing, windows, stops) == 15 + 1 + CONVERT

@@ -14,7 +14,16 @@ from rtl.pair_layouts import SearchMode
 from rtl.pair_macros import PairMacros
 from sim.bench import simulate
 from tests.bench import put
-from tests.rtl.pair_bench import Case, check, layer_settings, random_hardware, random_layer, random_words, run, wide_layer
+from tests.rtl.pair_bench import (
+    Case,
+    check,
+    layer_settings,
+    random_hardware,
+    random_layer,
+    random_words,
+    run,
+    wide_layer,
+)
 from tests.strategies import make_layer
 
 pytestmark = pytest.mark.rtl
@@ -62,7 +71,9 @@ def test_random_hardware_equals_the_golden_model_clock_by_clock(seed):
 
 @pytest.mark.parametrize("seed", range(200, 230))
 def test_early_stop_equals_the_golden_model_clock_by_clock(seed):
-    check(_stopping(seed, replace(random_hardware(random.Random(seed)), input_bits=5, early_stop=1, channel_entries=64)))
+    check(
+        _stopping(seed, replace(random_hardware(random.Random(seed)), input_bits=5, early_stop=1, channel_entries=64))
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))

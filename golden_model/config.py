@@ -101,7 +101,7 @@ class HardwareConfig:
                 raise ValueError(f"HardwareConfig.{small} must be at most {limit}, got {getattr(self, small)}")
         if self.macros & (self.macros - 1):
             raise ValueError(f"HardwareConfig.macros must be a power of two, got {self.macros}")
-        for name in ("macros", "sample_places", "comparator_valid", "early_stop"):
+        for name in _OF_PAIRS:
             if not self.pairs and getattr(self, name) != _LATER[name]:
                 raise ValueError(
                     f"HardwareConfig.{name} must be {_LATER[name]} in a machine of planes, got {getattr(self, name)}"
@@ -122,6 +122,11 @@ class HardwareConfig:
     def pairs(self) -> bool:
         """Whether this is the pair machine."""
         return self.machine == "pairs"
+
+    @property
+    def of_planes(self) -> HardwareConfig:
+        """The machine of planes of the same sizes."""
+        return replace(self, machine="planes", **{name: _LATER[name] for name in _OF_PAIRS})
 
     @property
     def converter_bits(self) -> int:
@@ -252,6 +257,9 @@ _LATER: dict[str, Any] = {
     "early_stop": 0,
     "activation_tables": 0,
 }
+
+#: Fields that only a pair machine has, others their defaults.
+_OF_PAIRS = ("macros", "sample_places", "comparator_valid", "early_stop")
 
 _LIMITS: dict[str, tuple[int, int]] = {
     "rows": (1, 1024),

@@ -92,14 +92,17 @@ def conversions(packing: Packing, activations: np.ndarray) -> np.ndarray:
     return found
 
 
-def stop_bits(graph: Graph, images: np.ndarray, price: float = PRICE_IN_TILE) -> dict[str, int | None]:
-    """`stop_bits` of every crossbar node for the tile, those of `choose_bits`; None where no check pays, and of layers
-    with a residual."""
-    chosen = choose_bits(graph, images, price=price)
+def as_in_the_tile(graph: Graph, images: np.ndarray, *, by: By = "blocks") -> dict[str, EarlyStop]:
+    """What `choose_bits` finds for a machine that has a unit in every column, and none for layers with a residual."""
+    chosen = choose_bits(graph, images, EarlyStop(at="column"), by=by, price=PRICE_IN_TILE)
+    return {node.name: chosen[node.name] for node in graph.crossbars if node.name in chosen and len(node.inputs) == 1}
+
+
+def stop_bits(graph: Graph, images: np.ndarray) -> dict[str, int | None]:
+    """The same as `stop_bits` of every crossbar node; None where no check pays."""
+    chosen = as_in_the_tile(graph, images)
     return {
-        node.name: sum(1 << bit for bit in chosen[node.name].bits(node.layers[0]))
-        if node.name in chosen and len(node.inputs) == 1
-        else None
+        node.name: sum(1 << bit for bit in chosen[node.name].bits(node.layers[0])) if node.name in chosen else None
         for node in graph.crossbars
     }
 

@@ -55,12 +55,15 @@ STOP = 3
 class EarlyStop:
     """How it is found out that an output is final.
 
-    after : input bits after which outputs are checked, falling; None for all but the last.
+    after : input bits after which outputs are checked, falling; None for all but the last. at : which checks there are
+        units for. "half": one in each half; sums start at their stored word. "column": one in each column, as the tile
+        has them, condition "limit"; the stored word is added by the check.
     """
 
     bounds: Bounds = "stored"
     condition: Condition = "limit"
     after: tuple[int, ...] | None = None
+    at: Literal["half", "column"] = "half"
 
     def __post_init__(self) -> None:
         for name, allowed in (("bounds", ("stored", "segments")), ("condition", ("limit", "zero", "final"))):
@@ -69,6 +72,13 @@ class EarlyStop:
         after = list(self.after or ())
         if after != sorted(set(after), reverse=True) or min(after, default=1) < 1:
             raise ValueError(f"EarlyStop.after must be falling bits of at least 1, got {self.after}")
+
+    @classmethod
+    def in_tile(cls, layer: Layer) -> EarlyStop | None:
+        """Early stop of a layer as its `stop_bits` say, None without."""
+        bits = layer.stop_bits or 0
+        after = tuple(bit for bit in reversed(range(1, layer.input_bits)) if bits >> bit & 1)
+        return cls(after=after, at="column") if after else None
 
     def bits(self, layer: Layer) -> tuple[int, ...]:
         """Input bits of a layer after which outputs are checked, falling; none of a last layer."""
@@ -82,8 +92,8 @@ class EarlyStop:
 
     @property
     def adders(self) -> int:
-        """Adders of a unit: with a limit for the sum, else for the multiplication by 2**j - 1, too."""
-        return 1 if self.condition == "limit" else 2
+        """Adders of a unit: for the sum; another one for the stored word, or for the multiplication by 2**j - 1."""
+        return 1 if self.condition == "limit" and self.at == "half" else 2
 
     def stored_bits(self, layer: Layer, hardware: HardwareConfig) -> int:
         """Bits of the stored words of a layer, bounds and limits as wide as its largest need; 0 if it has no check."""
@@ -109,14 +119,15 @@ class EarlyStop:
         checks, outputs = int(stops.checks.sum()), stops.sums.size
         words = checks * self.words(layer, hardware)
         bound, start = self._widths(layer, hardware)
+        begun = {"half": outputs, "column": checks}[self.at] if self.condition == "limit" else 0
         requantised = {"limit": 0, "zero": 1, "final": 2}[self.condition] * checks
         return {
             "stop_checks": checks,
             "bound_words_read": words,
-            "limit_words_read": outputs if self.condition == "limit" else 0,
+            "limit_words_read": begun,
             "stop_additions": words * self.adders,
             "stop_requantisations": requantised,
-            "stop_word_bits": words * bound + outputs * start + residual_bits * (2 * outputs + requantised),
+            "stop_word_bits": words * bound + begun * start + residual_bits * (2 * outputs + requantised),
         }
 
 
@@ -199,10 +210,9 @@ class StopWords:
     @classmethod
     def of(cls, layer: Layer) -> StopWords | None:
         """None for a layer without `stop_bits`."""
-        if not layer.stop_bits:
+        if (stop := EarlyStop.in_tile(layer)) is None:
             return None
-        after = tuple(bit for bit in reversed(range(layer.input_bits)) if layer.stop_bits >> bit & 1)
-        return cls(after, starts(layer), np.maximum(layer.weights, 0).sum(axis=0, dtype=np.int64))
+        return cls(stop.bits(layer), starts(layer), np.maximum(layer.weights, 0).sum(axis=0, dtype=np.int64))
 
     @classmethod
     def nothing(cls, outputs: int) -> StopWords:

@@ -23,6 +23,7 @@ from tests.golden_model.random_graphs import (
     NINE_PAIRS,
     SMALL,
     SMALL_PAIRS,
+    SMALL_STOP,
     SMALL_TABLES,
     random_images,
     random_network,
@@ -122,7 +123,7 @@ def refused(directory, words, hardware=None):
 
 
 # ---- round trip ---------------------------------------------------------------------------------
-@pytest.mark.parametrize("hardware", [SMALL, NINE, SMALL_PAIRS, NINE_PAIRS])
+@pytest.mark.parametrize("hardware", [SMALL, NINE, SMALL_PAIRS, NINE_PAIRS, SMALL_STOP])
 def test_an_image_reads_back_as_the_network_that_was_written(tmp_path, hardware):
     net = sample(4, hardware)
     images = random_images(5, net, 3)

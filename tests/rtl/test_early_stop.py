@@ -124,3 +124,27 @@ def test_every_output_has_its_words_in_its_column(outputs, base):
     simulate(dut, bench, background=[watch], limit=200)
     expected = [(n // config.ou_cols, n % config.ou_cols, *words[base + n]) for n in range(outputs)]
     assert written == expected
+
+
+@pytest.mark.parametrize("table", [0, 1])
+def test_a_word_that_lost_a_bit_is_told(table):
+    dut = StopTable(replace(TINY, machine="pairs", early_stop=1))
+    told = []
+
+    async def bench(ctx):
+        for write in (dut.bound_write, dut.start_write):
+            for entry in range(3):
+                put(ctx, write, {"enable": 1, "address": entry, "data": 5})
+                await ctx.tick()
+            ctx.set(write.enable, 0)
+        memory = dut.tables[table].memory
+        ctx.set(memory.data[1], ctx.get(memory.data[1]) ^ 4)
+        ctx.set(dut.settings.outputs, 3)
+        ctx.set(dut.settings.stop_bits, 2)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        await clocks_until(ctx, dut.ready, limit=50)
+
+    simulate(dut, bench, background=[collector(dut.table_error, dut.write.column, into=told)], limit=200)
+    assert told == [(1,)]

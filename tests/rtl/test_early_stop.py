@@ -147,4 +147,4 @@ def test_a_word_that_lost_a_bit_is_told(table):
         await clocks_until(ctx, dut.ready, limit=50)
 
     simulate(dut, bench, background=[collector(dut.table_error, dut.write.column, into=told)], limit=200)
-    assert told == [(1,)]
+    assert told == [1]

@@ -24,6 +24,10 @@ ARRAY_LIMIT = 1 << 20
 WIDTH_BITS = 4
 
 
+#: Regions that the host writes between runs and whose entries have a parity bit. REFERENCE has none.
+PARITY_TABLES = ("PROGRAM", "WIDTHS", "BIAS", "MULTIPLIERS", "PADS", "LOOKUPS", "STOP_BOUNDS", "STOP_STARTS")
+
+
 class ErrorCode(IntEnum):
     """Value of STATUS.error; sticky until the next start."""
 
@@ -33,7 +37,7 @@ class ErrorCode(IntEnum):
     LAYER_GEOMETRY = 3  # a size, a base address or a width outside the hardware configuration
     UNSUPPORTED = 4  # a kind of step that this hardware does not have
     ABORTED = 5  # stopped by CONTROL.abort
-    TABLE = 6  # an entry of PROGRAM, WIDTHS, BIAS, MULTIPLIERS, PADS or LOOKUPS has lost its parity
+    TABLE = 6  # an entry of one of `PARITY_TABLES` was used and has lost its parity
 
 
 class PortMode(IntEnum):
@@ -223,9 +227,8 @@ REGISTERS: tuple[Register, ...] = (
                 "crc", 32, "CRC-32 (as zlib) of address and data of every word, 4 bytes each, little-endian, in order"
             ),
         ),
-        "What reached PROGRAM, WIDTHS, BIAS, MULTIPLIERS, PADS, REFERENCE and LOOKUPS since restart_checksum, over bus "
-        "or load stream, without what was refused. It covers the way to the memories, not what becomes of their "
-        "contents.",
+        f"What reached {', '.join(PARITY_TABLES)} and REFERENCE since restart_checksum, over bus or load stream, "
+        "without what was refused. It covers the way to the memories, not what becomes of their contents.",
     ),
     Register(
         "CELL_FAILURES",

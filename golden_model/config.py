@@ -48,6 +48,7 @@ class HardwareConfig:
         machine of planes.
     sample_places : samples that a converter of a pair machine holds, those that it converts included.
     comparator_valid : 1: comparators of a pair machine say whether they have decided, and are asked again if not.
+    early_stop : 1: lanes of a pair machine stop converting outputs that are certainly 0 (docs/pair-machine.md).
     activation_tables : activation functions that the tile can hold as tables, over all steps; 0 for a tile without the
         look-up, whose post-processing is a clock shorter.
 
@@ -79,6 +80,7 @@ class HardwareConfig:
     macros: int = 1
     sample_places: int = 6
     comparator_valid: int = 0
+    early_stop: int = 0
     activation_tables: int = 0
 
     def __post_init__(self) -> None:
@@ -99,7 +101,7 @@ class HardwareConfig:
                 raise ValueError(f"HardwareConfig.{small} must be at most {limit}, got {getattr(self, small)}")
         if self.macros & (self.macros - 1):
             raise ValueError(f"HardwareConfig.macros must be a power of two, got {self.macros}")
-        for name in ("macros", "sample_places", "comparator_valid"):
+        for name in _OF_PAIRS:
             if not self.pairs and getattr(self, name) != _LATER[name]:
                 raise ValueError(
                     f"HardwareConfig.{name} must be {_LATER[name]} in a machine of planes, got {getattr(self, name)}"
@@ -120,6 +122,11 @@ class HardwareConfig:
     def pairs(self) -> bool:
         """Whether this is the pair machine."""
         return self.machine == "pairs"
+
+    @property
+    def of_planes(self) -> HardwareConfig:
+        """The machine of planes of the same sizes."""
+        return replace(self, machine="planes", **{name: _LATER[name] for name in _OF_PAIRS})
 
     @property
     def converter_bits(self) -> int:
@@ -247,8 +254,12 @@ _LATER: dict[str, Any] = {
     "macros": 1,
     "sample_places": 6,
     "comparator_valid": 0,
+    "early_stop": 0,
     "activation_tables": 0,
 }
+
+#: Fields that only a pair machine has, others their defaults.
+_OF_PAIRS = ("macros", "sample_places", "comparator_valid", "early_stop")
 
 _LIMITS: dict[str, tuple[int, int]] = {
     "rows": (1, 1024),
@@ -272,6 +283,7 @@ _LIMITS: dict[str, tuple[int, int]] = {
     "macros": (1, 16),
     "sample_places": (2, 16),
     "comparator_valid": (0, 1),
+    "early_stop": (0, 1),
     "activation_tables": (0, 255),
 }
 
@@ -323,11 +335,12 @@ LARGE = HardwareConfig(
 )
 
 _PLANES = {"tiny": TINY, "fpga": FPGA, "paper": PAPER, "isaac": ISAAC, "cifar": CIFAR, "large": LARGE}
-#: Presets by name; a pair machine of the same sizes has "-pairs" behind it. That for FPGAs has smaller crossbars, for
-#: every half counts the word lines of a whole column.
+#: Presets by name; a pair machine of the same sizes has "-pairs" behind it, with early stop "-stop". That for FPGAs has
+#: smaller crossbars, for every half counts the word lines of a whole column.
 PRESETS: dict[str, HardwareConfig] = _PLANES | {
     f"{name}-pairs": replace(hardware, machine="pairs") for name, hardware in _PLANES.items()
 }
+PRESETS["cifar-pairs-stop"] = replace(PRESETS["cifar-pairs"], early_stop=1)
 PRESETS["fpga-pairs"] = replace(PRESETS["fpga-pairs"], rows=36, cols=64, crossbar_pairs=64, sample_places=4)
 
 

@@ -24,6 +24,10 @@ ARRAY_LIMIT = 1 << 20
 WIDTH_BITS = 4
 
 
+#: Regions that the host writes between runs and whose entries have a parity bit. REFERENCE has none.
+PARITY_TABLES = ("PROGRAM", "WIDTHS", "BIAS", "MULTIPLIERS", "PADS", "LOOKUPS", "STOP_BOUNDS", "STOP_STARTS")
+
+
 class ErrorCode(IntEnum):
     """Value of STATUS.error; sticky until the next start."""
 
@@ -33,7 +37,7 @@ class ErrorCode(IntEnum):
     LAYER_GEOMETRY = 3  # a size, a base address or a width outside the hardware configuration
     UNSUPPORTED = 4  # a kind of step that this hardware does not have
     ABORTED = 5  # stopped by CONTROL.abort
-    TABLE = 6  # an entry of PROGRAM, WIDTHS, BIAS, MULTIPLIERS, PADS or LOOKUPS has lost its parity
+    TABLE = 6  # an entry of one of `PARITY_TABLES` was used and has lost its parity
 
 
 class PortMode(IntEnum):
@@ -223,9 +227,8 @@ REGISTERS: tuple[Register, ...] = (
                 "crc", 32, "CRC-32 (as zlib) of address and data of every word, 4 bytes each, little-endian, in order"
             ),
         ),
-        "What reached PROGRAM, WIDTHS, BIAS, MULTIPLIERS, PADS, REFERENCE and LOOKUPS since restart_checksum, over bus "
-        "or load stream, without what was refused. It covers the way to the memories, not what becomes of their "
-        "contents.",
+        f"What reached {', '.join(PARITY_TABLES)} and REFERENCE since restart_checksum, over bus or load stream, "
+        "without what was refused. It covers the way to the memories, not what becomes of their contents.",
     ),
     Register(
         "CELL_FAILURES",
@@ -333,6 +336,8 @@ REGIONS: tuple[Region, ...] = (
         4,
         "tables of activation functions, below 2**input_bits: entry = (table - 1) * 2**input_bits + code",
     ),
+    Region("STOP_BOUNDS", 11, "w", 4, "early stop: sum of the positive weights per output channel"),
+    Region("STOP_STARTS", 12, "w", 4, "early stop: signed 32-bit -(limit + bound + 1) per output channel"),
 )
 
 REGION: dict[str, Region] = {r.name: r for r in REGIONS}
@@ -356,6 +361,8 @@ def region_entries(config: HardwareConfig) -> dict[str, int]:
         "LOGITS": config.max_n,
         "EVENTS": config.max_layers * COUNTERS_PER_LAYER * 2,
         "LOOKUPS": config.activation_tables * config.table_entries,
+        "STOP_BOUNDS": config.early_stop * config.channel_entries,
+        "STOP_STARTS": config.early_stop * config.channel_entries,
     }
 
 
@@ -378,13 +385,15 @@ EVENT_COUNTERS: tuple[tuple[str, str], ...] = (
     ("prefix_counts", "pair machine: OUs that are formed"),
     ("prefix_rows", "pair machine: rows of the packs that OUs are formed of"),
     ("mask_bits_read", "pair machine: segments of all masks that are looked at"),
+    ("stop_checks", "pair machine with early stop: outputs that are checked"),
 )
 COUNTER_NAMES: tuple[str, ...] = tuple(name for name, _ in EVENT_COUNTERS)
 
 
 def counters_of(config: HardwareConfig) -> tuple[str, ...]:
     """Counters that a machine has, the first ones of `COUNTER_NAMES`."""
-    return COUNTER_NAMES if config.pairs else COUNTER_NAMES[: COUNTER_NAMES.index("cycles") + 1]
+    last = "cycles" if not config.pairs else "stop_checks" if config.early_stop else "mask_bits_read"
+    return COUNTER_NAMES[: COUNTER_NAMES.index(last) + 1]
 
 
 # ---- descriptor of a step -----------------------------------------------------------------------
@@ -453,6 +462,10 @@ def descriptor_fields(config: HardwareConfig) -> tuple[Field, ...]:
         *(
             [Field("lookup", 8, "1..activation_tables: outputs are looked up in this table, before pooling; 0: none")]
             * config.looks_up
+        ),
+        *(
+            [Field("stop_bits", 8, "input bits after which outputs that are certainly 0 stop: bit j for input bit j")]
+            * config.early_stop
         ),
         Field("last_cols", 8, "valid columns of the last block column, 1..ou_cols"),
         Field("residual_value", 8, "residual of the output channels that have none"),

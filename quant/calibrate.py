@@ -40,6 +40,7 @@ from quant.data import sets
 from quant.networks.source import check_fits, dataset_of_graph
 from quant.reference import accuracy, exact_logits
 from quant.search import adc, redy
+from quant.search.stop import with_early_stop
 from quant.settings import check, setting
 from quant.train import read_recipe
 
@@ -249,6 +250,7 @@ def calibrate(
         if not exact:
             dynamic = _holding(twin, dynamic, wanted, images[few], labels[few], log)
     final = with_settings(twin, dynamic=dynamic, skip_zero_slices=wanted.skip_zero_slices)
+    final = with_early_stop(final, dataset)
 
     log("accuracy on the test images")
     test, classes = dataset.test_images, dataset.test_labels
@@ -325,6 +327,7 @@ def _layer_record(graph: Graph, name: str, chosen: adc.Chosen, counts: LayerCoun
         "operations_per_conversion": operations,
         "mean_squared_error": error,
         "dynamic": None if layer.dynamic is None else asdict(layer.dynamic),
+        "stop_bits": layer.stop_bits,
         **counted,
     }
 

@@ -20,6 +20,7 @@ from golden_model.graph.settings import with_settings
 from golden_model.image import archive, image
 from quant import options, stages
 from quant.networks.source import dataset_of_graph
+from quant.search.stop import with_early_stop
 
 
 def export(
@@ -75,6 +76,8 @@ def app(
     if skip_zero_slices is not None:
         network = with_settings(network, skip_zero_slices=skip_zero_slices)
     dataset = dataset_of_graph(network, data)
+    if not any(layer.stop_bits for layer in network.layers):  # not calibrated for this machine
+        network = with_early_stop(network, dataset)
     if count > len(dataset.test_images):
         raise ValueError(f"--images must be at most {len(dataset.test_images)}, the test images there are, got {count}")
     vectors = dataset.test_images[:count], dataset.test_labels[:count]

@@ -164,6 +164,7 @@ class DescriptorCheck(Block):
             *(field.any() & (field <= config.input_bits) for field in (s.stream_bits, s.out_bits)),
             *([s.out_ones <= config.input_bits] if config.pairs else []),
             *([s.lookup <= config.activation_tables] if config.looks_up else []),
+            *([~s.stop_bits.any() | (~s.last & ~s.residual)] if config.early_stop else []),
             ~s.last | ~s.residual & no_pool,
             ~s.residual | s.residual_channels.any() & no_pool,
             Mux(s.pad_enable, s.pad_base + border <= config.pad_entries, s.pad_value < 1 << config.input_bits),

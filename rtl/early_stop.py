@@ -1,72 +1,72 @@
-"""Early stop: which outputs are certainly 0 before all input bits have been converted."""
+"""Early stop of one column: which of its outputs are certainly 0 before all input bits have been converted."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Shape, Signal, signed, unsigned
-from amaranth.lib import data
+from amaranth.hdl import Module, Signal, signed
+from amaranth.lib.memory import Memory
 
-from golden_model.config import HardwareConfig, bits_for
 from rtl import layouts
+from rtl import pack_layouts as packs
 from rtl.block import Block, In, Out
 
 
-def magnitude_sum(config: HardwareConfig) -> Shape:
-    """P+: sum of the positive magnitudes of an output's weights."""
-    return unsigned(bits_for(config.max_k * ((1 << config.weight_bits) - 1)))
-
-
-def checked_output(config: HardwareConfig) -> data.StructLayout:
-    """An output to be checked.
-
-    partial : its sum so far, which started at -(limit + P+ + 1). positive : P+. bits_left : input bits to come.
-    """
-    return data.StructLayout(
-        {
-            "output": layouts.logit_index(config),
-            "partial": signed(config.accumulator_bits),
-            "positive": magnitude_sum(config),
-            "bits_left": unsigned(bits_for(config.input_bits)),
-        }
-    )
-
-
 class EarlyStop(Block):
-    """Finds outputs whose activation is certainly 0 (*ours*; docs/pair-machine.md).
+    """Checks the sums of a column of a half (*ours*; docs/pair-machine.md).
 
     Input bits run from the highest to the lowest. With j of them to come, the sum acc of an output ends at most at
     acc + (2**j - 1) P+. Its activation, requantised, never falls while the sum rises, and without a residual is 0 up to
-    a limit that is known beforehand. So the output is final if acc + (2**j - 1) P+ <= limit. The sum starts at
-    -(limit + P+ + 1) in place of 0, a stored word that post-processing takes back with its bias; then
+    a limit that is known beforehand. With the stored word start = -(limit + P+ + 1) an output is certainly 0 if
 
-        final = partial + P+ * 2**j < 0
+        acc + start + P+ * 2**j < 0
 
-    is one shift, one addition and a sign. What has been summed has the activation 0, too: nothing but the stop is
-    stored. An output with a residual other than 0 is not given, nor is a step whose results are sums.
+    What has been summed has the activation 0, too: nothing but the stop is stored.
 
-    Throughput: one output a clock; it cannot stall. Latency: 1 clock. Reset: no decision.
+    Latency: `latency` clocks from `checked` to `stopped` and `pending`. Throughput: a check a clock. Reset: nothing has
+    stopped, no check is pending.
 
     Members
     -------
-    check : strobe, `given` is to be checked.
-    decision : strobe, `output` has been checked. final : it is certainly 0.
+    begin : strobe, a window begins: nothing has stopped. No check may be pending.
+    write : words of an output of this column; between layers.
+    asked : strobe, a check of block column `asked_col` was handed out to the lane. checked : it has come to the sums.
+    stopped : block columns whose output is certainly 0. pending : those with a check that is not decided.
     """
 
-    check: In(1)
-    given: In(checked_output)
-    decision: Out(1)
-    output: Out(layouts.logit_index)
-    final: Out(1)
+    begin: In(1)
+    write: In(packs.stop_write)
+    asked: In(1)
+    asked_col: In(layouts.block_column)
+    checked: In(packs.checked_sum)
+    stopped: Out(packs.block_columns)
+    pending: Out(packs.block_columns)
 
-    #: Clocks from a check to its decision.
-    latency = 1
+    #: Clocks from a check to its decision: into a register, added.
+    latency = 2
 
     def elaborate(self, platform):
         m = Module()
-        config, given = self.config, self.given
-        width = max(config.accumulator_bits, len(given.positive) + config.input_bits + 1) + 1
-        largest = Signal(signed(width))  # less limit + 1
-        m.d.comb += largest.eq(given.partial + (given.positive << given.bits_left))
-        m.d.sync += self.decision.eq(self.check)
-        with m.If(self.check):
-            m.d.sync += [self.output.eq(given.output), self.final.eq(largest < 0)]
+        config = self.config
+        m.submodules.words = memory = Memory(shape=packs.stop_words(config), depth=config.max_block_cols, init=[])
+        write, read = memory.write_port(), memory.read_port()
+        checked = Signal.like(self.checked)
+        m.d.comb += [
+            write.en.eq(self.write.enable),
+            write.addr.eq(self.write.address),
+            write.data.eq(self.write.words),
+            read.addr.eq(self.checked.block_col),
+        ]
+        m.d.sync += checked.eq(self.checked)
+
+        bound, start = read.data.bound, read.data.start
+        width = 2 + max(config.accumulator_bits, len(start), len(bound) + config.input_bits)
+        largest = Signal(signed(width))  # that the sum can become, less limit + 1
+        m.d.comb += largest.eq(checked.sum + start + (bound << checked.bits_left))
+        with m.If(checked.valid):
+            m.d.sync += self.pending.bit_select(checked.block_col, 1).eq(0)
+            with m.If(largest < 0):
+                m.d.sync += self.stopped.bit_select(checked.block_col, 1).eq(1)
+        with m.If(self.asked):
+            m.d.sync += self.pending.bit_select(self.asked_col, 1).eq(1)
+        with m.If(self.begin):
+            m.d.sync += self.stopped.eq(0)
         return m

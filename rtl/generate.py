@@ -64,6 +64,7 @@ from rtl.sample_places import SamplePlaces
 from rtl.search_begin import SearchBegin
 from rtl.search_lane import SearchLane
 from rtl.search_settings import SearchSettings
+from rtl.stop_table import StopTable
 from rtl.system import System
 from rtl.table import Table
 from rtl.tile import Tile
@@ -109,6 +110,7 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "search_settings": SearchSettings,
     "ou_former": OuFormer,
     "early_stop": EarlyStop,
+    "stop_table": lambda config: StopTable(config if config.early_stop else replace(config, early_stop=1)),
     "pair_macros": PairMacros,
     "pair_macro": PairMacro,
     "window_register": WindowRegister,
@@ -125,7 +127,7 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
 
 #: Those that only the pair machine has.
 OF_PAIRS = {name for name in COMPONENTS if name.startswith(("pair_", "pack_"))} | {
-    *("search_lane", "search_begin", "search_settings", "ou_former", "early_stop", "few_ones"),
+    *("search_lane", "search_begin", "search_settings", "ou_former", "early_stop", "stop_table", "few_ones"),
     *("window_register", "sample_places", "partial_sums", "emulated_pair_crossbar"),
 }
 

@@ -43,6 +43,11 @@ def looks_up(config: HardwareConfig) -> bool:
     return config.looks_up
 
 
+def early_stop(config: HardwareConfig) -> bool:
+    """Whether lanes stop converting outputs that are certainly 0."""
+    return bool(config.early_stop)
+
+
 # ---- indices and addresses ----------------------------------------------------------------------
 def _index_of(count: Callable[[HardwareConfig], int]) -> Sized:
     """Index of one of `count(config)` things."""
@@ -233,6 +238,21 @@ def table_write(
     """Write port of a table: with `enable`, entry `address` becomes `data`; no handshake."""
     return lambda config: data.StructLayout({"enable": unsigned(1), "address": address(config), "data": entry})
 
+
+#: What the sum of an output that may stop early counts from, -(limit + P+ + 1).
+STOP_START = signed(32)
+
+
+def stop_bound(config: HardwareConfig) -> Shape:
+    """P+: sum of the positive weights of an output."""
+    return unsigned(bits_for(config.max_k * ((1 << config.weight_bits) - 1)))
+
+
+#: Write port of the table of P+, and of what sums count from.
+bound_write: Callable[[HardwareConfig], data.StructLayout] = lambda config: table_write(  # noqa: E731
+    channel_entry, stop_bound(config)
+)(config)
+start_write = table_write(channel_entry, STOP_START)
 
 #: Write port of the width table.
 width_write = table_write(width_address, unsigned(WIDTH_BITS))

@@ -160,6 +160,8 @@
 #define OHM_LOGITS 0x8000000u
 #define OHM_EVENTS 0x9000000u
 #define OHM_LOOKUPS 0xA000000u
+#define OHM_STOP_BOUNDS 0xB000000u
+#define OHM_STOP_STARTS 0xC000000u
 
 /* First word of a step in PROGRAM. */
 #define OHM_PROGRAM_ENTRY(step) ((step) * 32u)
@@ -178,5 +180,6 @@
 #define OHM_EVENT_PREFIX_COUNTS 9
 #define OHM_EVENT_PREFIX_ROWS 10
 #define OHM_EVENT_MASK_BITS_READ 11
+#define OHM_EVENT_STOP_CHECKS 12
 
 #endif

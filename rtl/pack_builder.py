@@ -9,7 +9,7 @@ from amaranth.lib.memory import Memory, ReadPort, WritePort
 from golden_model.config import HardwareConfig, bits_for
 from rtl import layouts
 from rtl import pack_layouts as packs
-from rtl.block import Block, In, Out
+from rtl.block import Block, In, Out, Where
 from rtl.table import Table
 
 
@@ -77,6 +77,7 @@ class PackBuilder(Block):
     built : the tables and the next three members are complete; 0 from the clock after `start`.
     last_pack, last_size : index of the layer's last pack, and its segments. first_pairs : first pair of each half
         that has groups.
+    columns : with early stop, the block columns of each half that store anything.
     out_of_range : the layer needs more crossbar pairs than there are, and `built` never comes. Cleared by `start`.
     table_error : strobe, a width has lost its parity.
     """
@@ -89,6 +90,7 @@ class PackBuilder(Block):
     last_pack: Out(packs.pack_index)
     last_size: Out(packs.pack_size)
     first_pairs: Out(packs.halves_of(layouts.pair_index))
+    columns: Where(layouts.early_stop, Out(packs.halves_of(packs.block_columns)))
     out_of_range: Out(1)
     table_error: Out(1)
 
@@ -133,6 +135,8 @@ class PackBuilder(Block):
                 left.eq(settings.segments),
             ]
             m.d.sync += [register.eq(0) for half in halves for register in half.registers]
+            if config.early_stop:
+                m.d.sync += self.columns.as_value().eq(0)
         return m
 
     def _memory(self, m: Module, name: str, shape: data.Layout) -> tuple[WritePort, ReadPort]:
@@ -166,7 +170,7 @@ class PackBuilder(Block):
             with m.If(~column_read):
                 m.d.sync += entry.eq(entry + settings.block_cols)
         with m.If(activity == Activity.COUNT):
-            self._count(m, halves, column_halves.bit_select(column, 1), width, column_read)
+            self._count(m, halves, column_halves.bit_select(column, 1), column, width, column_read)
             m.d.comb += column_done.eq(column_read)
         self._find_masks(m, activity, halves, column, column_halves, asked, width, column_read, column_done)
 
@@ -188,7 +192,9 @@ class PackBuilder(Block):
         with m.If(self.start | column_done):
             m.d.sync += [entry.eq(next_entry), column_entry.eq(next_entry)]
 
-    def _count(self, m: Module, halves: list[_Half], takes_1: Value, width: Signal, column_read: Signal) -> None:
+    def _count(
+        self, m: Module, halves: list[_Half], takes_1: Value, column: Signal, width: Signal, column_read: Signal
+    ) -> None:
         """Add up the planes of a column; at its end give it to a half."""
         so_far, total = Signal.like(halves[0].load), Signal.like(halves[0].load)
         less_in_1 = halves[1].load < halves[0].load
@@ -196,9 +202,11 @@ class PackBuilder(Block):
         m.d.sync += so_far.eq(Mux(column_read, 0, total))
         with m.If(column_read):
             m.d.sync += takes_1.eq(less_in_1)
-            for half, takes in zip(halves, (~less_in_1, less_in_1), strict=True):
+            for number, (half, takes) in enumerate(zip(halves, (~less_in_1, less_in_1), strict=True)):
                 with m.If(takes):
                     m.d.sync += half.load.eq(half.load + total)
+                if self.config.early_stop:
+                    m.d.sync += self.columns[number].bit_select(column, 1).eq(takes & (total != 0))
 
     def _find_masks(
         self, m: Module, activity: Signal, halves: list[_Half], column: Signal, column_halves: Signal,

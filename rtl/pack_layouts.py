@@ -105,17 +105,17 @@ def layer_tables(config: HardwareConfig) -> data.StructLayout:
     """What macros take from the pack builder: writes to the tables of each half, and what it has found of the layer.
 
     built : the other ones are complete. last_pack, last_size : index of the layer's last pack, and its segments.
-    first_pairs : first pair of each half that has groups.
+    first_pairs : first pair of each half that has groups. With early stop, columns : block columns of each half that
+    store anything.
     """
-    return data.StructLayout(
-        {
-            "writes": halves_of(table_writes)(config),
-            "built": unsigned(1),
-            "last_pack": pack_index(config),
-            "last_size": pack_size(config),
-            "first_pairs": halves_of(layouts.pair_index)(config),
-        }
-    )
+    members = {
+        "writes": halves_of(table_writes)(config),
+        "built": unsigned(1),
+        "last_pack": pack_index(config),
+        "last_size": pack_size(config),
+        "first_pairs": halves_of(layouts.pair_index)(config),
+    }
+    return data.StructLayout(members | ({"columns": halves_of(block_columns)(config)} if config.early_stop else {}))
 
 
 # ---- windows and OUs ----------------------------------------------------------------------------
@@ -161,9 +161,17 @@ def slice_context(config: HardwareConfig) -> data.StructLayout:
 
 
 def gathered_ou(config: HardwareConfig) -> data.StructLayout:
-    """An OU: the word lines that are on, how many, and what its slice belongs to."""
+    """An OU: the word lines that are on, how many, and what its slice belongs to.
+
+    With early stop, check : in place of an OU, a mark that outputs are to be checked after `input_bit`.
+    """
     formed = formed_ou(config).members
-    return data.StructLayout({"lines": formed["lines"], "ones": formed["ones"], **slice_context(config).members})
+    made = {"lines": formed["lines"], "ones": formed["ones"], **slice_context(config).members}
+    return data.StructLayout(made | _check(config))
+
+
+def _check(config: HardwareConfig) -> dict[str, Shape]:
+    return {"check": unsigned(1)} if config.early_stop else {}
 
 
 def pair_sample(config: HardwareConfig) -> data.StructLayout:
@@ -180,16 +188,16 @@ def sample_context(config: HardwareConfig) -> data.StructLayout:
     """What converters must know of a sample.
 
     left : `search_begin`'s. whole : all columns of the block column have an output. value << shift is added to the sums
-    of the block column.
+    of the block column. With early stop, check : it is no sample, the sums of the block column are to be checked, with
+    `shift` input bits to come.
     """
-    return data.StructLayout(
-        {
-            "left": search_left(config, True),
-            "whole": unsigned(1),
-            "block_col": layouts.block_column(config),
-            "shift": layouts.bit_position(config),
-        }
-    )
+    members = {
+        "left": search_left(config, True),
+        "whole": unsigned(1),
+        "block_col": layouts.block_column(config),
+        "shift": layouts.bit_position(config),
+    }
+    return data.StructLayout(members | _check(config))
 
 
 def sample_contexts(config: HardwareConfig) -> data.ArrayLayout:
@@ -198,14 +206,48 @@ def sample_contexts(config: HardwareConfig) -> data.ArrayLayout:
 
 
 def converted(config: HardwareConfig) -> data.StructLayout:
-    """A conversion that ends in this clock: `value`, and its context."""
+    """A conversion that ends in this clock: `value`, and its context. With early stop, check : a check, of value 0."""
     context = sample_context(config).members
+    members = {
+        "valid": unsigned(1),
+        "value": search_threshold(config, True),
+        "block_col": context["block_col"],
+        "shift": context["shift"],
+    }
+    return data.StructLayout(members | _check(config))
+
+
+# ---- early stop ---------------------------------------------------------------------------------
+def block_columns(config: HardwareConfig) -> Shape:
+    """A bit per block column."""
+    return unsigned(config.max_block_cols)
+
+
+def stop_words(config: HardwareConfig) -> data.StructLayout:
+    """What is stored of an output. bound : P+, the sum of its positive weights. start : -(limit + P+ + 1)."""
+    return data.StructLayout({"bound": layouts.stop_bound(config), "start": layouts.STOP_START})
+
+
+def stop_write(config: HardwareConfig) -> data.StructLayout:
+    """The words of an output: its block column, and its column in it."""
+    return data.StructLayout(
+        {
+            "enable": unsigned(1),
+            "address": layouts.block_column(config),
+            "column": layouts.column(config),
+            "words": stop_words(config),
+        }
+    )
+
+
+def checked_sum(config: HardwareConfig) -> data.StructLayout:
+    """A partial sum that is to be checked, with `bits_left` input bits to come."""
     return data.StructLayout(
         {
             "valid": unsigned(1),
-            "value": search_threshold(config, True),
-            "block_col": context["block_col"],
-            "shift": context["shift"],
+            "sum": layouts.accumulator(config),
+            "block_col": layouts.block_column(config),
+            "bits_left": layouts.bit_position(config),
         }
     )
 
@@ -230,8 +272,12 @@ def walk_events(config: HardwareConfig) -> data.StructLayout:
 
 
 def conversion_events(config: HardwareConfig) -> data.StructLayout:
-    """activation : strobe, an OU was sampled. started : converters that sample with it. busy : those that compare."""
-    return data.StructLayout({"activation": unsigned(1), "started": columns(config), "busy": columns(config)})
+    """activation : strobe, an OU was sampled. started : converters that sample with it. busy : those that compare.
+
+    With early stop, checked : converters whose output is to be checked.
+    """
+    members = {"activation": unsigned(1), "started": columns(config), "busy": columns(config)}
+    return data.StructLayout(members | ({"checked": columns(config)} if config.early_stop else {}))
 
 
 #: What the macros count; names and meaning as in golden_model/engines/pair_switches.py.
@@ -244,6 +290,7 @@ PAIR_COUNTERS = (
     "prefix_counts",
     "prefix_rows",
     "mask_bits_read",
+    "stop_checks",
 )
 
 
@@ -252,4 +299,5 @@ def pair_counters(config: HardwareConfig) -> data.StructLayout:
 
     input_bits_streamed : segments whose slice was latched. cycles : clocks from the begin of a window to `window_done`.
     """
-    return data.StructLayout({name: unsigned(COUNTER_BITS) for name in PAIR_COUNTERS})
+    names = PAIR_COUNTERS if config.early_stop else PAIR_COUNTERS[:-1]
+    return data.StructLayout({name: unsigned(COUNTER_BITS) for name in names})

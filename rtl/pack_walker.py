@@ -6,9 +6,9 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
 
+from rtl import layouts, pair_layouts
 from rtl import pack_layouts as packs
-from rtl import pair_layouts
-from rtl.block import Block, In, Out, Stream
+from rtl.block import Block, In, Out, Stream, Where
 from rtl.ou_former import OuFormer
 
 
@@ -18,6 +18,8 @@ class PackWalker(Block):
     Bits that no segment of the window streams are left out. A pack's slice of a bit is latched, unless no segment of
     the pack streams it or the half has no mask there. Mask by mask the latch goes to the OU former.
 
+    With early stop, a mark follows the OUs of an input bit after which outputs are checked, unless it is the last one.
+
     Throughput: one clock a pack and bit, latched or skipped; then, as the former takes them, one clock a mask.
     Latency: the first pack in the clock after `start`; `OuFormer.latency` clocks from a mask to its first OU.
     Handshake: `ous` holds valid and payload until ready; nothing else stalls. Reset: finished.
@@ -25,6 +27,7 @@ class PackWalker(Block):
     Members
     -------
     start : strobe, begins a window; not while one is walked. bits : positions that it streams, in the clock of `start`.
+    checks : with early stop, input bits after which outputs are checked, stable while walking.
     last_pack, last_size : from the pack builder, stable while walking.
     writes : to the half's tables; packs and masks are kept here.
     address, row : read of the window register: the row of the pack follows by one clock.
@@ -34,6 +37,7 @@ class PackWalker(Block):
 
     start: In(1)
     bits: In(lambda config: config.input_bits)
+    checks: Where(layouts.early_stop, In(lambda config: config.input_bits))
     last_pack: In(packs.pack_index)
     last_size: In(packs.pack_size)
     writes: In(packs.table_writes)
@@ -106,11 +110,12 @@ class PackWalker(Block):
             context.first_group.eq(mask.first_group),
             context.last_group.eq(mask.last_group),
         ]
+        marks = Signal()  # a mark follows the OUs
         with m.If(taken):
             m.d.comb += mask_read.addr.eq(mask_index + 1)
             m.d.sync += [contexts[tag].eq(context), tag.eq(~tag)]
             with m.If(mask_index == last_mask):
-                m.d.sync += [masking.eq(0), latching.eq(left.any())]
+                m.d.sync += [masking.eq(0), latching.eq(left.any() & ~marks)]
         m.d.sync += mask_index.eq(mask_read.addr)
 
         # ---- OUs
@@ -123,11 +128,28 @@ class PackWalker(Block):
             self.ous.payload.lines.eq(formed.lines),
             self.ous.payload.ones.eq(formed.ones),
             *(self.ous.payload[name].eq(of_slice[name]) for name in packs.slice_context(config).members),
-            self.finished.eq(~latching & ~masking & settled & ~former.ous.valid),
+            self.finished.eq(~latching & ~masking & settled & ~former.ous.valid & ~marks),
             self.events.latched.eq(Mux(latched, size, 0)),
             self.events.looked.eq(Mux(taken, segments, 0)),
-            self.events.formed.eq(Mux(self.ous.valid & self.ous.ready, of_slice.segments, 0)),
+            self.events.formed.eq(Mux(former.ous.valid & self.ous.ready, of_slice.segments, 0)),
         ]
+        if config.early_stop:
+            marked, offered = Signal.like(input_bit), Signal()  # marked : the bit
+            wanted = last & (self.checks & highest).any() & (left != highest)
+            with m.If(latching & wanted):
+                m.d.sync += [marks.eq(1), latching.eq(0)]
+                for bit in range(config.input_bits):
+                    with m.If(highest[bit]):
+                        m.d.sync += marked.eq(bit)
+            m.d.comb += offered.eq(marks & ~masking & settled & ~former.ous.valid)
+            with m.If(offered):
+                m.d.comb += [
+                    self.ous.valid.eq(1),
+                    self.ous.payload.check.eq(1),
+                    self.ous.payload.input_bit.eq(marked),
+                ]
+                with m.If(self.ous.ready):
+                    m.d.sync += [marks.eq(0), latching.eq(1)]
         return m
 
     def _tables(self, m: Module) -> tuple:

@@ -7,7 +7,8 @@ from amaranth.lib.memory import Memory
 
 from rtl import layouts, pair_layouts
 from rtl import pack_layouts as packs
-from rtl.block import Block, In, Out, Stream
+from rtl.block import Block, In, Out, Stream, Where
+from rtl.early_stop import EarlyStop
 from rtl.pair_interfaces import HalfConversionPort
 from rtl.pair_lane import PairLane
 from rtl.partial_sums import PartialSums
@@ -24,6 +25,9 @@ class PairConverter(Block):
     its own column (rtl/partial_sums.py). A sample is offered when all lanes have converted the one before in its
     place, `sample_interval` clocks after the last one at the earliest.
 
+    With early stop, a mark in place of an OU asks for a check of every block column of the half, ascending. A check is
+    handed out as a sample is, and passes the lanes in order; until it is decided, its block column is not sampled.
+
     Latency: `PartialSums.latency` clocks from the last answer to its sum.
     Handshake: `ous.ready` and `port.sample` as streams; `ous.ready` is registered. Reset: idle.
 
@@ -35,8 +39,10 @@ class PairConverter(Block):
     bank, read_bank, sums_address, sums_column, sums_taken : see `PartialSums`.
     sum : of block column `sums_address`, in column `sums_column`, combinational.
     clear : 1 for at least as many clocks as the layer has block columns, before its first window: all sums become 0.
+    columns, stop_write, begin : with early stop, block columns of the half that store anything, words of the outputs,
+        and a strobe at the begin of a window.
     ous : from the walker. port : to the analog macro.
-    idle : no OU is held, none is converting, and `sample_interval` has passed.
+    idle : no OU is held, none is converting, no check is pending, and `sample_interval` has passed.
     overflow : strobe, a partial sum did not fit `accumulator_bits` and was saturated.
     events : of this clock.
     """
@@ -52,6 +58,9 @@ class PairConverter(Block):
     sums_taken: In(1)
     sum: Out(layouts.accumulator)
     clear: In(1)
+    columns: Where(layouts.early_stop, In(packs.block_columns))
+    stop_write: Where(layouts.early_stop, In(packs.stop_write))
+    begin: Where(layouts.early_stop, In(1))
     ous: In(Stream(packs.gathered_ou))
     port: Out(HalfConversionPort)
     idle: Out(1)
@@ -70,6 +79,8 @@ class PairConverter(Block):
         held, waits = Signal(), Signal()
         group = Signal(packs.group_index(config))
         activation, used_up, take = Signal(), Signal(), Signal()
+        checked = Signal()  # a check is handed out
+        pending = Signal()  # the block column that is next has a check that is not decided
         following = Mux(waits, waiting.as_value(), self.ous.payload.as_value())
         next_ou = Signal(packs.gathered_ou(config))
         m.d.comb += [
@@ -77,7 +88,6 @@ class PairConverter(Block):
             next_ou.eq(following),
             used_up.eq(activation & (group == ou.last_group)),
             take.eq((~held | used_up) & (waits | self.ous.valid)),
-            self.idle.eq(~held & places.rested & ~unfinished.any()),
         ]
         with m.If(take):
             m.d.sync += [ou.eq(next_ou), held.eq(1), waits.eq(0)]
@@ -95,7 +105,7 @@ class PairConverter(Block):
             write.addr.eq(self.writes.groups.address),
             write.data.eq(self.writes.groups.data),
             read.addr.eq(Mux(take, next_ou.first_group, group + activation)),
-            sample.valid.eq(held & places.free),
+            sample.valid.eq(held & places.free & ~pending),
             sample.payload.pair.eq(self.first_pair + group_place.pair),
             sample.payload.ou_col.eq(group_place.ou_col),
             sample.payload.lines.eq(ou.lines),
@@ -108,24 +118,26 @@ class PairConverter(Block):
         m.submodules.begin = begin = SearchBegin(config)
         contexts = Signal(packs.sample_contexts(config))
         context = contexts[places.turn.place]
-        whole = Signal()
+        whole, block_col, shift = Signal(), Signal.like(group_place.block_col), Signal.like(context.shift)
+        takes_part = Cat(whole | self._inside(j) for j in range(config.ou_cols))
         m.d.comb += [
-            places.sampled.eq(activation),
+            places.sampled.eq(activation | checked),
             places.occupied.eq(Cat(lane.occupied for lane in lanes).any()),
             begin.constants.eq(self.constants),
             begin.constants.signed.eq(1),
             begin.ones.eq(ou.ones),
-            whole.eq(group_place.block_col + 1 != self.settings.block_cols),
+            whole.eq(block_col + 1 != self.settings.block_cols),
+            block_col.eq(group_place.block_col),
+            shift.eq(ou.input_bit + group_place.plane),
             self.events.activation.eq(activation),
-            self.events.started.eq(Mux(activation, Cat(whole | self._inside(j) for j in range(config.ou_cols)), 0)),
             self.events.busy.eq(Cat(lane.busy for lane in lanes)),
         ]
-        with m.If(activation):
+        with m.If(activation | checked):
             m.d.sync += [
                 context.left.eq(begin.begin.left),
                 context.whole.eq(whole),
-                context.block_col.eq(group_place.block_col),
-                context.shift.eq(ou.input_bit + group_place.plane),
+                context.block_col.eq(block_col),
+                context.shift.eq(shift),
             ]
         clear_address = Signal.like(self.sums_address)
         m.d.sync += clear_address.eq(Mux(self.clear, clear_address + 1, 0))
@@ -154,7 +166,46 @@ class PairConverter(Block):
             ]
             if config.comparator_valid:
                 m.d.comb += lane.decided.eq(self.port.decided[j])
+
+        # ---- early stop
+        if config.early_stop:
+            stops = [EarlyStop(config) for _ in lanes]
+            left, last_check = Signal.like(self.columns), Signal()  # block columns to check
+            m.d.comb += [
+                pending.eq(Cat(stop.pending.bit_select(block_col, 1) for stop in stops).any()),
+                checked.eq(held & ou.check & places.free & ~pending),
+                last_check.eq((left & (left - 1)) == 0),
+            ]
+            with m.If(ou.check):
+                m.d.comb += [sample.valid.eq(0), shift.eq(ou.input_bit), used_up.eq(checked & last_check)]
+                for column in reversed(range(len(left))):  # the lowest one wins
+                    with m.If(left[column]):
+                        m.d.comb += block_col.eq(column)
+            with m.If(take):
+                m.d.sync += left.eq(self.columns)
+            with m.Elif(checked):
+                m.d.sync += left.eq(left & (left - 1))
+            with m.If(activation | checked):
+                m.d.sync += context.check.eq(checked)
+            for j, (lane, column, stop) in enumerate(zip(lanes, sums, stops, strict=True)):
+                m.submodules[f"stop{j}"] = stop
+                m.d.comb += [
+                    stop.begin.eq(self.begin),
+                    stop.write.eq(self.stop_write),
+                    stop.write.enable.eq(self.stop_write.enable & (self.stop_write.column == j)),
+                    stop.asked.eq(checked),
+                    stop.asked_col.eq(block_col),
+                    stop.checked.eq(column.checked),
+                    lane.stopped.eq(stop.stopped),
+                ]
+            takes_part &= ~Cat(stop.stopped.bit_select(block_col, 1) for stop in stops)
+            no_check = ~Cat(stop.pending.any() for stop in stops).any()
+            m.d.comb += self.events.checked.eq(Mux(checked, takes_part, 0))
+        else:
+            no_check = 1
         m.d.comb += [
+            self.idle.eq(~held & places.rested & ~unfinished.any() & no_check),
+            self.events.started.eq(Mux(activation, takes_part, 0)),
             self.sum.eq(Array(column.data for column in sums)[self.sums_column]),
             self.overflow.eq(Cat(column.overflow for column in sums).any()),
         ]

@@ -33,7 +33,7 @@ class PairCounters(Block):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        counters = {name: Signal(COUNTER_BITS, name=name) for name in packs.PAIR_COUNTERS}
+        counters = {name: Signal(COUNTER_BITS, name=name) for name in self.counters.shape().members}
         m.d.comb += [self.counters[name].eq(counter) for name, counter in counters.items()]
 
         # One clock of registers in front of the sums, and one behind them.
@@ -50,6 +50,8 @@ class PairCounters(Block):
             "prefix_rows": sum(formed) * self.config.ou_rows,
             "mask_bits_read": looked,
         }
+        if self.config.early_stop:
+            amounts["stop_checks"] = sum(bit_count(half.checked) for half in conversions)
         for name, amount in amounts.items():
             amount = Value.cast(amount)
             added = Signal(amount.shape(), name=f"{name}_added")

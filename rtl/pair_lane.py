@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
 
+from rtl import layouts as common
 from rtl import pack_layouts as packs
 from rtl import pair_layouts as layouts
 from rtl.block import Block, In, Out, Where
@@ -18,6 +19,9 @@ class PairLane(Block):
     comparator works in every clock (rtl/search_lane.py). A sample that the lane has no part in is passed over in a
     clock. Conversions may end in another order than they began.
 
+    With early stop, a check comes in order with the samples: when all of them have been converted, it is passed on as a
+    conversion of value 0. A sample whose output has stopped is passed over.
+
     Latency: a sample is taken in the clock after its transfer at the earliest, and compared for the first time in the
     clock after that. Throughput: one A/D operation per clock. Reset: idle.
 
@@ -28,6 +32,7 @@ class PairLane(Block):
     turn : of the next sample, from `SamplePlaces`. contexts : of the samples before.
     threshold, place, comparator, decided : as in `HalfConversionPort`.
     busy : the comparator's answer of this clock counts.
+    stopped : block columns whose output has stopped.
     occupied : the lane has not converted the sample in the place of `turn`. unfinished : it has not converted them all.
     converted : a conversion ends.
     """
@@ -44,6 +49,7 @@ class PairLane(Block):
     occupied: Out(1)
     unfinished: Out(1)
     decided: Where(lambda config: bool(config.comparator_valid), In(1))
+    stopped: Where(common.early_stop, In(packs.block_columns))
     converted: Out(packs.converted)
 
     def elaborate(self, platform) -> Module:
@@ -56,7 +62,6 @@ class PairLane(Block):
         waits, takes_part, start, before = Signal(), Signal(), Signal(), Signal.like(turn)
         m.d.comb += [
             waits.eq(turn.as_value() != self.turn.as_value()),
-            takes_part.eq(context.whole | self.inside),
             start.eq(waits & takes_part & search.free),
             # conversion
             search.constants.eq(self.constants),
@@ -82,9 +87,27 @@ class PairLane(Block):
             self.converted.block_col.eq(decided.block_col),
             self.converted.shift.eq(decided.shift),
         ]
+        inside, passes = context.whole | self.inside, Signal()  # passes : what is next needs no slot
+        if config.early_stop:
+            check, stopped = Signal(), self.stopped.bit_select(context.block_col, 1)
+            m.d.comb += [
+                takes_part.eq(inside & ~context.check & ~stopped),
+                check.eq(waits & context.check & ~search.busy & ~search.answered),
+                passes.eq(Mux(context.check, check, ~takes_part)),
+                self.converted.check.eq(check),
+            ]
+            with m.If(check):
+                m.d.comb += [
+                    self.converted.valid.eq(1),
+                    self.converted.value.eq(0),
+                    self.converted.block_col.eq(context.block_col),
+                    self.converted.shift.eq(context.shift),
+                ]
+        else:
+            m.d.comb += [takes_part.eq(inside), passes.eq(~takes_part)]
         if config.comparator_valid:
             m.d.comb += search.decided.eq(self.decided)
         m.d.sync += [place.eq(Mux(start, turn.place, decided_place)), decided_place.eq(place)]
-        with m.If(waits & (search.free | ~takes_part)):
+        with m.If(waits & (start | passes)):
             m.d.sync += turn.eq(layouts.next_turn(config, turn))
         return m

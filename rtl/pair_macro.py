@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
 from rtl import layouts, pair_layouts
 from rtl import pack_layouts as packs
-from rtl.block import Block, In, Out, Stream
+from rtl.block import Block, In, Out, Stream, Where
 from rtl.pack_walker import PackWalker
 from rtl.pair_converter import PairConverter
 from rtl.pair_interfaces import HalfConversionPort
@@ -35,6 +35,7 @@ class PairMacro(Block):
         window at the strobe before. The window after it must not begin before they have been read.
     sums_address, sums_column, sum : an output's block column, its column in it, and in the next clock its partial sum.
         sums_taken : strobe, no other column of the block column will be read. All block columns of a window must be.
+    stop_write : with early stop, words of the outputs, between layers.
     half0, half1 : to the analog macro.
     walks, conversions : events of the halves. running : a window is running.
     overflow : strobe, a partial sum did not fit `accumulator_bits` and was saturated.
@@ -52,6 +53,7 @@ class PairMacro(Block):
     sums_column: In(layouts.column)
     sums_taken: In(1)
     sum: Out(layouts.accumulator)
+    stop_write: Where(layouts.early_stop, In(packs.stop_write))
     half0: Out(HalfConversionPort)
     half1: Out(HalfConversionPort)
     walks: Out(packs.halves_of(packs.walk_events))
@@ -107,6 +109,14 @@ class PairMacro(Block):
                 self.walks[half].eq(walker.events),
                 self.conversions[half].eq(converter.events),
             ]
+            if config.early_stop:
+                columns = tables.columns[half]
+                m.d.comb += [
+                    walker.checks.eq(Mux(columns.any(), settings.stop_bits, 0)),
+                    converter.columns.eq(columns),
+                    converter.stop_write.eq(self.stop_write),
+                    converter.begin.eq(begin),
+                ]
             wiring.connect(m, walker.ous, converter.ous)
             wiring.connect(m, converter.port, wiring.flipped(port))
 

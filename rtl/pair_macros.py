@@ -9,12 +9,13 @@ from golden_model.config import HardwareConfig
 from rtl import layouts, pair_layouts
 from rtl import pack_layouts as packs
 from rtl import tile_layouts as tile
-from rtl.block import Block, In, Out, Stream
+from rtl.block import Block, In, Out, Stream, Where
 from rtl.pack_builder import PackBuilder
 from rtl.pair_counters import PairCounters
 from rtl.pair_interfaces import PairConversionPort, halves_of
 from rtl.pair_macro import PairMacro
 from rtl.search_settings import SearchSettings
+from rtl.stop_table import StopTable
 
 
 class PairMacros(Block):
@@ -29,7 +30,7 @@ class PairMacros(Block):
         clocks before `window_start`, until the layer's last `window_done`.
     layer : index of the running layer, forwarded to the crossbar.
     layer_start : strobe, builds the layer's masks and groups; not while a window is running. layer_ready : they are
-        built, `build_clocks` of golden_model/pairs/machine.py later.
+        built, `ready_clocks` of golden_model/pairs/machine.py later.
     active : which macros have a window in the round that starts. filling : which ones in the round that is loaded.
     window_start : strobe, accepted while no window is running, at the earliest in the clock of `window_done`. Ignored
         if `configuration_error` is 1. A window begins in this clock, or as soon as the layer is ready and the last one
@@ -39,14 +40,15 @@ class PairMacros(Block):
         be taken and the counters are up to date.
     window_filled : all segments of the next round have been taken.
     sums_take, sums_address, sums_column, sums, sums_taken : of all macros, see `PairMacro`.
-    width_write : write port of the width table; not while a layer is being built.
+    width_write : write port of the width table; not while a layer is being built. bound_write, start_write : with early
+        stop, those of its tables.
     crossbar : the analog macros, or a model of them.
     counters : event counters. counters_clear : strobe, clears `counters`, `overflow` and the sticky part of
         `configuration_error`; may come with `window_start` but not during a window.
     overflow : sticky, a partial sum did not fit `accumulator_bits` and was saturated.
     configuration_error : 1 from the clock after illegal A/D registers for as long as they are there; sticky if a window
         was started with them.
-    table_error : strobe, a width has lost its parity.
+    table_error : strobe, a width or a word of early stop has lost its parity.
     placement_error : the layer needs more crossbar pairs than a macro has. `layer_ready` never comes.
     """
 
@@ -66,6 +68,8 @@ class PairMacros(Block):
     sums_taken: In(1)
     sums: Out(tile.of_macros(layouts.accumulator))
     width_write: In(layouts.width_write)
+    bound_write: Where(layouts.early_stop, In(layouts.bound_write))
+    start_write: Where(layouts.early_stop, In(layouts.start_write))
     crossbar: Out(PairConversionPort)
     counters: Out(packs.pair_counters)
     counters_clear: In(1)
@@ -100,9 +104,8 @@ class PairMacros(Block):
             builder.width_write.eq(self.width_write),
             builder.start.eq(self.layer_start),
             *(tables[name].eq(getattr(builder, name)) for name in tables.shape().members),
-            self.layer_ready.eq(builder.built),
+            self.layer_ready.eq(tables.built),
             self.placement_error.eq(builder.out_of_range),
-            self.table_error.eq(builder.table_error),
             self.window_filled.eq((filled | ~self.filling).all()),
             self.window_done.eq(done.any() & (done | ~unfinished).all()),
             self.crossbar.layer.eq(self.layer),
@@ -110,6 +113,19 @@ class PairMacros(Block):
             events.running.eq(running.any()),
             self.counters.eq(events.counters),
         ]
+        if config.early_stop:
+            m.submodules.stops = stops = StopTable(config)
+            m.d.comb += [
+                stops.settings.eq(self.settings),
+                stops.bound_write.eq(self.bound_write),
+                stops.start_write.eq(self.start_write),
+                stops.start.eq(self.layer_start),
+                tables.built.eq(builder.built & stops.ready),
+                self.table_error.eq(builder.table_error | stops.table_error),
+                *(macro.stop_write.eq(stops.write) for macro in macros),
+            ]
+        else:
+            m.d.comb += self.table_error.eq(builder.table_error)
         with m.If(start):
             m.d.sync += unfinished.eq(self.active)
         with m.Else():

@@ -9,7 +9,7 @@ from amaranth.lib.memory import Memory
 
 from rtl import layouts
 from rtl import pack_layouts as packs
-from rtl.block import Block, In, Out
+from rtl.block import Block, In, Out, Where
 from rtl.decode_shift_add import needed_bits
 from rtl.pair_layouts import search_constants
 
@@ -35,6 +35,7 @@ class PartialSums(Block):
     address, data : sum of a block column, combinational. taken : strobe, it becomes 0.
     clear : strobe, the sums of block column `clear_address` in both banks become 0; not while anything is added.
     overflow : strobe, the sum did not fit `accumulator_bits` and was saturated.
+    checked : with early stop, the sum that `converted` says is to be checked, a clock after it.
     """
 
     scale: In(lambda config: search_constants(config, True)["scale"].shape)
@@ -47,6 +48,7 @@ class PartialSums(Block):
     clear: In(1)
     clear_address: In(layouts.block_column)
     overflow: Out(1)
+    checked: Where(layouts.early_stop, Out(packs.checked_sum))
 
     #: Clocks from the end of a conversion until its sum can be read: shift, add.
     latency = 2
@@ -80,6 +82,10 @@ class PartialSums(Block):
                 write.addr.eq(Mux(self.clear, self.clear_address, read.addr)),
                 write.data.eq(Mux(added, total, 0)),
             ]
+        if config.early_stop:
+            checked = self.checked
+            m.d.comb += [checked.sum.eq(Mux(self.bank, before[1], before[0])), checked.block_col.eq(add_col)]
+            m.d.sync += [checked.valid.eq(converted.valid & converted.check), checked.bits_left.eq(converted.shift)]
         return m
 
     def _narrowed(self, total: Value) -> tuple[Any, Any]:

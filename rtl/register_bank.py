@@ -48,7 +48,7 @@ class RegisterBank(Block):
     ends : strobes that set bits of IRQ_STATUS. interrupt : one that is enabled is set.
     layer_count, cell_pairs : values of LAYER_COUNT and CELL_PAIRS; reset to 0.
     cell_select, cells, cells_full : cell programming; `cells` is offered only when it is taken at once.
-    program_write ... lookup_write : write ports of the tables; the last one where there are activation functions.
+    program_write ... start_write : write ports of the tables; some where the machine has what they are for.
     activations : the activation memory.
     logits, events : read ports of the results.
     """
@@ -86,6 +86,8 @@ class RegisterBank(Block):
     pad_write: Out(tile.pad_write)
     reference_write: Out(layouts.reference_write)
     lookup_write: Where(layouts.looks_up, Out(tile.lookup_write))
+    bound_write: Where(layouts.early_stop, Out(layouts.bound_write))
+    start_write: Where(layouts.early_stop, Out(layouts.start_write))
     activations: Out(ActivationBus)
     logits: Out(logit_read)
     events: Out(event_read)
@@ -121,6 +123,8 @@ class RegisterBank(Block):
         }
         if config.looks_up:
             writes["LOOKUPS"] = self.lookup_write
+        if config.early_stop:
+            writes |= {"STOP_BOUNDS": self.bound_write, "STOP_STARTS": self.start_write}
         for port in writes.values():
             m.d.comb += [port.address.eq(entry), port.data.eq(request.data)]
 

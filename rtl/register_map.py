@@ -11,6 +11,7 @@ from golden_model.registers import (
     DESCRIPTOR_STRIDE,
     EVENT_COUNTERS,
     IDENTITY,
+    PARITY_TABLES,
     REGIONS,
     REGISTERS,
     ErrorCode,
@@ -35,7 +36,7 @@ _ERRORS = {
     "or planes lie beyond the last crossbar pair",
     ErrorCode.UNSUPPORTED: "a kind of step that this hardware does not have",
     ErrorCode.ABORTED: "stopped by CONTROL.abort",
-    ErrorCode.TABLE: "an entry of PROGRAM, WIDTHS, BIAS, MULTIPLIERS, PADS or LOOKUPS was used and has lost its parity",
+    ErrorCode.TABLE: f"an entry of {', '.join(PARITY_TABLES)} was used and has lost its parity",
 }
 
 _RULES = f"""\

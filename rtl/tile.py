@@ -288,6 +288,8 @@ class Tile(Block):
         ]
         if config.looks_up:
             m.d.comb += post.lookup_write.eq(registers.lookup_write)
+        if config.early_stop:
+            m.d.comb += [macro.bound_write.eq(registers.bound_write), macro.start_write.eq(registers.start_write)]
         wiring.connect(m, windows.read, activations.window_read)
         wiring.connect(m, residual.read, activations.residual_read)
         wiring.connect(m, registers.activations, activations.bus)

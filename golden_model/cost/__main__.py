@@ -7,7 +7,6 @@ NETWORK is a deployment image (a directory) or the file of a graph (golden_model
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,7 +87,7 @@ def app(
     components = load_table(table)
     loaded, pictures = load_network(network)
     if loaded.hardware.pairs:  # all machines of the tables are made from one that converts every bit line
-        loaded = with_settings(loaded, hardware=replace(loaded.hardware, machine="planes"))
+        loaded = with_settings(loaded, hardware=loaded.hardware.of_planes)
     most = count + calibration if pairs_ladder else count
     if images is not None:
         pictures = load_images(images, most)

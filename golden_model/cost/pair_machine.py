@@ -17,7 +17,7 @@ import numpy as np
 
 from golden_model.cost import baselines, machines
 from golden_model.cost.work import Machine, Reads, dynamic_precision_events, stages
-from golden_model.engines.pair_stop_bits import choose_bits
+from golden_model.engines.pair_stop_bits import as_in_the_tile, choose_bits
 from golden_model.engines.pair_switches import Measured, Switches, measure
 from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
@@ -48,11 +48,13 @@ class Step:
     window_streams: bool = True
 
 
-def steps(graph: Graph, trees: Mapping[str, Any], stops: Mapping[By, Stopping]) -> list[Step]:
+def steps(
+    graph: Graph, trees: Mapping[str, Any], stops: Mapping[By, Stopping], tile: Mapping[By, Stopping]
+) -> list[Step]:
     """Ours, each on top of the one before unless indented, then the SRE-like machine with the same.
 
     trees : the optimal trees of every layer, by name of the crossbar node. stops : early stop after the bits that pay,
-    of both ways to pack.
+    of both ways to pack. tile : the same as the tile has it.
     """
     hardware = graph.hardware
     low_first = counts_search("low counts first", searches.low_first([""], hardware)[""], hardware)
@@ -86,6 +88,10 @@ def steps(graph: Graph, trees: Mapping[str, Any], stops: Mapping[By, Stopping]) 
             Step(f"{prefix}+ checks that pay", paying, "only after bits that were chosen on other pictures"),
             Step(f"{prefix}  halves", replace(paying, clocks="halves"), "each half has its own pace"),
             Step(f"{prefix}  lanes 2", replace(paying, clocks="lanes 2"), "two places in every lane"),
+            Step(
+                f"{prefix}  lanes 2, as in the tile", replace(side, clocks="lanes 2", stop=tile[switches.by]),
+                "checks in every column, not in layers with a residual",
+            ),
         ]  # fmt: skip
 
     aligned = Switches(search=low_first, split="one", **_PLAIN)
@@ -140,7 +146,7 @@ def machine(graph: Graph, measured: Measured, name: str, note: str = "", *, wind
         units["input_register_bits"] = none
     if found("subtractions").any():
         units["subtractors"] = none + measured.converters
-    units["stop_adders"] = np.array([_stop_adders(node, switches) for node in graph.crossbars], dtype=np.float64)
+    units["stop_adders"] = np.array([_stop_adders(graph, node, switches) for node in graph.crossbars], dtype=np.float64)
     return Machine(
         graph,
         measured.events,
@@ -157,12 +163,13 @@ def machine(graph: Graph, measured: Measured, name: str, note: str = "", *, wind
     )
 
 
-def _stop_adders(node: Crossbar, switches: Switches) -> int:
+def _stop_adders(graph: Graph, node: Crossbar, switches: Switches) -> int:
     """Adders for early stop of a macro of a stage."""
     stop = stop_of(switches.stop, node.name)
     if stop is None or not any(stop.bits(layer) for layer in node.layers):
         return 0
-    return stop.adders * (1 if switches.split == "one" else 2)
+    units = graph.hardware.ou_cols if stop.at == "column" else 1
+    return stop.adders * units * (1 if switches.split == "one" else 2)
 
 
 def _gathering_units(graph: Graph, latches: np.ndarray, *, halves: int, by_rows: bool) -> dict[str, np.ndarray]:
@@ -238,7 +245,8 @@ def ladder(
     ours, rival = _today(graph, images, told("gathered machines"))
     kinds: tuple[By, ...] = ("blocks", "rows")
     stops: dict[By, Stopping] = {by: choose_bits(graph, calibration, by=by) for by in kinds}
-    wanted = steps(graph, trees, stops)
+    tile: dict[By, Stopping] = {by: as_in_the_tile(graph, calibration, by=by) for by in kinds}
+    wanted = steps(graph, trees, stops, tile)
     found = measure(graph, images, {step.name: step.switches for step in wanted}, progress=told("pair machine"))
     made = [
         machine(graph, found[step.name], step.name, step.note, window_streams=step.window_streams) for step in wanted

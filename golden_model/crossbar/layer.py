@@ -91,6 +91,8 @@ class Layer(Geometry):
     dynamic : dynamic-precision registers, or None to stream all of input_bits.
     input_bits / output_bits : width of this layer's and the next layer's activations. output_ones : most ones of one of
         the next layer's (golden_model/few_ones.py), 0 for any.
+    stop_bits : input bits after which outputs that are certainly 0 stop (golden_model/pairs/early_stop.py), bit j for
+        input bit j; None for none.
     table : (2**output_bits,) int64, the activation that each requantised value stands for, looked up before pooling;
         None where it is the activation itself. With a table, output_bits is the width of what indexes it.
     """
@@ -109,6 +111,7 @@ class Layer(Geometry):
     input_bits: int = 8
     output_bits: int = 8
     output_ones: int = 0
+    stop_bits: int | None = field(default=None, metadata={"optional": True})
     table: np.ndarray | None = field(default=None, metadata={"optional": True})
     last: bool = False
     #: For people and reports only: real scales (e.g. {"weight": ..., "input": ..., "output": ...}).

@@ -14,7 +14,8 @@ from golden_model.crossbar.prepared import Prepared
 from golden_model.crossbar.windows import windows
 from golden_model.events import Events
 from golden_model.pairs import gather
-from golden_model.pairs.machine import CONVERT, build_clocks, window_clocks
+from golden_model.pairs.early_stop import StopWords
+from golden_model.pairs.machine import CONVERT, ready_clocks, window_clocks
 from golden_model.pairs.packs import Packing, pack
 from golden_model.pairs.search import search_of
 
@@ -44,21 +45,24 @@ def run_layer(
     *,
     plain: bool = False,
     rounds: np.ndarray | None = None,
+    stop_words: StopWords | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images through one layer.
 
     activations : uint8 (B, C, H, W). plain : NumPy alone. rounds : windows that run at the same time, as from
-    `timing.rounds`; by default what the layer's shape asks for.
+    `timing.rounds`; by default what the layer's shape asks for. stop_words : of early stop; by default those
+    of the layer.
 
     Returns (sums, counters): sums int64 (B, windows, N) in hardware order; counters int64 (B, COUNTER_NAMES), `cycles`
     those of a step without c_layer.
     """
     rows = windows(layer, activations).reshape(-1, layer.k)
     kernel = layer.channels, layer.kernel_height, layer.kernel_width
+    words = StopWords.of(layer) if stop_words is None else stop_words
     if rounds is None:
         abreast = timing.abreast(prepared.hardware, layer.pool * layer.stride, last=layer.last)
         rounds = timing.rounds(layer.out_height, layer.out_width, layer.pool, abreast)
-    sums, counters = _run(prepared, rows, len(activations), kernel, rounds, plain)
+    sums, counters = _run(prepared, rows, len(activations), kernel, rounds, plain, words)
     return sums.reshape(len(activations), layer.windows, layer.outputs), counters
 
 
@@ -66,7 +70,7 @@ def run_matrix(prepared: Prepared, activations: np.ndarray, *, plain: bool = Fal
     """Windows (P, K) of one step with K channels and a row of P outputs: sums int64 (P, N), and its counters,
     (COUNTER_NAMES,), as those of `run_layer`."""
     rounds = timing.rounds(1, len(activations), 1, timing.abreast(prepared.hardware, 1))
-    sums, counters = _run(prepared, activations, 1, (prepared.k, 1, 1), rounds, plain)
+    sums, counters = _run(prepared, activations, 1, (prepared.k, 1, 1), rounds, plain, None)
     return sums, counters[0]
 
 
@@ -77,29 +81,34 @@ def _run(
     kernel: tuple[int, int, int],
     rounds: np.ndarray,
     plain: bool,
+    words: StopWords | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Windows (images * windows, K): sums (images * windows, N), counters (images, COUNTER_NAMES).
 
-    kernel : channels, rows, columns.
+    kernel : channels, rows, columns. words : of early stop.
     """
     hardware, packing = prepared.hardware, packing_of(prepared)
     size = max(1, _CHUNK_BYTES // (9 * len(prepared.widths) * (prepared.bits + hardware.ou_rows)))
-    parts = [_windows(packing, rows[begin : begin + size], plain) for begin in range(0, len(rows), size)]
+    parts = [_windows(packing, rows[begin : begin + size], plain, words) for begin in range(0, len(rows), size)]
     sums, counted, clocks = (np.concatenate(part) for part in zip(*parts, strict=True))
     of_images = counted.reshape(images, -1, len(gather.COUNTED)).sum(axis=1)
-    by_image = clocks.reshape(images, -1)
-    cycles = timing.pair_beats(hardware, kernel, prepared.outputs, build_clocks(packing), by_image, rounds)
+    by_image, ready = clocks.reshape(images, -1), ready_clocks(packing, words is not None)
+    cycles = timing.pair_beats(hardware, kernel, prepared.outputs, ready, by_image, rounds)
     return sums, Events.of(**dict(zip(gather.COUNTED, of_images.T, strict=True)), cycles=cycles).counts
 
 
-def _windows(packing: Packing, rows: np.ndarray, plain: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _windows(
+    packing: Packing, rows: np.ndarray, plain: bool, words: StopWords | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sums (P, N), counters (P, COUNTED), and conversion clocks (P,) of windows (P, K)."""
     search = search_of(packing.prepared.registers, packing.hardware)
+    stops = None if words is None else words.find(packing.prepared, rows)
     if plain:
-        sums, spent = gather.matmul(packing, rows, search)
-        counted = np.stack([*spent.counters(packing.hardware.ou_rows).values()], axis=-1)
-        return sums[0], counted, window_clocks(packing, rows, search, plain=True).window
+        sums, spent = gather.matmul(packing, rows, search, stops)
+        counters = spent.counters(packing.hardware.ou_rows, None if stops is None else stops.checks)
+        clocks = window_clocks(packing, rows, search, stops, plain=True).window
+        return sums[0], np.stack([*counters.values()], axis=-1), clocks
     from golden_model.pairs import machine_compiled
 
-    ran = machine_compiled.run(packing, *packing.streams(rows), search)
+    ran = machine_compiled.run(packing, *packing.streams(rows), search, stops)
     return ran.sums, ran.counted, ran.over.max(axis=1) + CONVERT

@@ -2,7 +2,8 @@
 
 An output that would stop after bit s if every bit had a check stops after the highest checked bit that is at most s. So
 for any set of bits, what is converted and checked follows from two tables of a layer, `Tally`, and all sets can be
-compared: 2**(bits - 1) of them. Nothing is lost whatever set is chosen.
+compared: 2**(bits - 1) of them. (With dynamic precision, which leaves bits and their checks out, that is an estimate.)
+Nothing is lost whatever set is chosen.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from golden_model.pairs.packs import By, Packing, pack_layer
 #: Price of a check, and of the word that a sum starts from, in conversions of a column pair: about 0.3 in `isaac-32nm`,
 #: 0.15 in `trq-adc`, 0.8 in `mixed-45nm` (golden_model/cost/data).
 PRICE = 0.3
+
+#: The same in the tile, where the next sample of a block column waits for its check.
+PRICE_IN_TILE = 0.8
 
 _IMAGES = 4  # images that are computed at a time
 
@@ -86,6 +90,21 @@ def conversions(packing: Packing, activations: np.ndarray) -> np.ndarray:
             units[~streamed[:, inside, bit].any(axis=1)] = 0
             found[bit] += (units @ columns).astype(np.int64)
     return found
+
+
+def as_in_the_tile(graph: Graph, images: np.ndarray, *, by: By = "blocks") -> dict[str, EarlyStop]:
+    """What `choose_bits` finds for a machine that has a unit in every column, and none for layers with a residual."""
+    chosen = choose_bits(graph, images, EarlyStop(at="column"), by=by, price=PRICE_IN_TILE)
+    return {node.name: chosen[node.name] for node in graph.crossbars if node.name in chosen and len(node.inputs) == 1}
+
+
+def stop_bits(graph: Graph, images: np.ndarray) -> dict[str, int | None]:
+    """The same as `stop_bits` of every crossbar node; None where no check pays."""
+    chosen = as_in_the_tile(graph, images)
+    return {
+        node.name: sum(1 << bit for bit in chosen[node.name].bits(node.layers[0])) if node.name in chosen else None
+        for node in graph.crossbars
+    }
 
 
 def choose_bits(

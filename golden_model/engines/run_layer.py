@@ -14,6 +14,7 @@ from golden_model.crossbar.windows import windows
 from golden_model.engines import pair_layer
 from golden_model.engines.choice import EngineName, compiled_engine, compiled_tables, engine_of, load_torch, on_torch
 from golden_model.events import Events
+from golden_model.pairs.early_stop import StopWords
 from golden_model.registers import COUNTER_NAMES
 
 
@@ -28,6 +29,7 @@ def run_layer(
     residual_multiplier: int = 0,
     finish: Finish | None = None,
     rounds: np.ndarray | None = None,
+    stop_words: StopWords | None = None,
 ) -> tuple[np.ndarray, Events]:
     """Run one layer.
 
@@ -35,7 +37,7 @@ def run_layer(
     engine : one of `layer.matmul`; "auto" takes a GPU or the compiled engine where they exist and pay.
     residuals : uint8 (B, N, H', W') that post-processing adds, times residual_multiplier.
     finish : other post-processing than `post_processing.finish`, called image by image.
-    rounds : of the pair machine, as for `pair_layer.run_layer`.
+    rounds, stop_words : of the pair machine, as for `pair_layer.run_layer`.
 
     Returns (output, events): output of all images' post-processing; events (B,), `cycles` with c_layer.
     """
@@ -55,7 +57,9 @@ def run_layer(
         if done_there:
             return sums, Events(counters)
     elif hardware.pairs:
-        sums, counters = pair_layer.run_layer(layer, prepared, activations, plain=chosen != "compiled", rounds=rounds)
+        sums, counters = pair_layer.run_layer(
+            layer, prepared, activations, plain=chosen != "compiled", rounds=rounds, stop_words=stop_words
+        )
     elif chosen == "compiled":
         sums, counters = compiled_engine(hardware).run_layer(layer, prepared, compiled_tables(prepared), activations)
     else:

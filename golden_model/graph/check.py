@@ -13,6 +13,7 @@ from golden_model.crossbar import redy as dynamic_precision
 from golden_model.crossbar.layer import Layer
 from golden_model.graph.nodes import Add, AveragePool, Crossbar, Image, Node, Shape
 from golden_model.graph.numbers import MULTIPLIER_TOP, RESIDUAL_MULTIPLIER_TOP, SHIFT_TOP
+from golden_model.pairs.early_stop import starts
 from golden_model.pairs.search import search_of
 from golden_model.trq import check_min_count, check_search
 
@@ -104,6 +105,8 @@ def check_layer(layer: Layer, hardware: HardwareConfig) -> None:
         _integers(where, "table", layer.table, 0, (1 << hardware.input_bits) - 1)
         if layer.last:
             raise ValueError(f"{where}: a last layer makes sums and looks nothing up")
+    if layer.stop_bits is not None:
+        _check_stop(layer, hardware)
     try:
         mapping.check_widths(layer.block_widths, layer.weights, hardware)
         layer.registers.check_on(hardware)
@@ -119,6 +122,21 @@ def check_layer(layer: Layer, hardware: HardwareConfig) -> None:
             f"{where}: its partial sums need {needed} bits, the hardware has "
             f"accumulator_bits = {hardware.accumulator_bits}"
         )
+
+
+def _check_stop(layer: Layer, hardware: HardwareConfig) -> None:
+    where, top = f"layer {layer.name}", (1 << layer.input_bits) - 2
+    if not hardware.early_stop:
+        raise ValueError(f"{where}: early stop (stop_bits) needs a machine with early_stop = 1")
+    if isinstance(layer.stop_bits, bool) or not isinstance(layer.stop_bits, int):
+        raise TypeError(f"{where}: stop_bits must be an integer, got {layer.stop_bits!r}")
+    if not 0 < layer.stop_bits <= top or layer.stop_bits & 1:
+        raise ValueError(f"{where}: stop_bits must be even and in 2..{top}, got {layer.stop_bits}")
+    if layer.last:
+        raise ValueError(f"{where}: a last layer makes sums, none of which stops early")
+    if not search_of(layer.registers, hardware).lossless:
+        raise ValueError(f"{where}: early stop (stop_bits) needs a lossless search")
+    _integers(where, "words of early stop", starts(layer), -(1 << 31), (1 << 31) - 1)
 
 
 def check_structure(name: str, nodes: Sequence[Node]) -> None:
@@ -175,6 +193,8 @@ def check_nodes(name: str, hardware: HardwareConfig, nodes: Sequence[Node], clas
                 raise ValueError(f"{where}: all groups must share one shift")
             for layer in node.layers:
                 check_layer(layer, hardware)
+                if layer.stop_bits and node.inputs[1:]:
+                    raise ValueError(f"{where}: outputs with a residual do not stop early (stop_bits)")
                 if layer.input_bits != widths[node.inputs[0]]:
                     raise ValueError(
                         f"{where}: input_bits must be {widths[node.inputs[0]]}, the width of node {node.inputs[0]}, "

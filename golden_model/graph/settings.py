@@ -21,6 +21,7 @@ def with_settings(
     registers: Mapping[str, AdcRegisters] | None = None,
     counts_per_lsb: Mapping[str, float] | None = None,
     dynamic: Mapping[str, DynamicPrecision | None] | None = None,
+    stop_bits: Mapping[str, int | None] | None = None,
     skip_zero_slices: bool | None = None,
     activation_bits: Mapping[str, int] | None = None,
     activation_ones: Mapping[str, int] | None = None,
@@ -33,13 +34,20 @@ def with_settings(
         `lossless_registers` where `registers` says nothing.
     registers, counts_per_lsb (lambda), dynamic : by name of the crossbar node, for all its groups; nodes that are
         not named keep what they have, except that new registers without a lambda get lambda = 1.
+    stop_bits : input bits after which outputs may stop, by name of the crossbar node, None for none; a machine without
+        early stop has none.
     skip_zero_slices : for all layers. activation_bits : width of a node's output, 1..input_bits. activation_ones : most
         ones of one of its values (golden_model/few_ones.py), 0 for any.
 
     Raises ValueError for a name that the graph does not have or a setting that is not legal.
     """
     crossbars = {node.name for node in graph.crossbars}
-    for what, names in (("registers", registers), ("counts_per_lsb", counts_per_lsb), ("dynamic", dynamic)):
+    for what, names in (
+        ("registers", registers),
+        ("counts_per_lsb", counts_per_lsb),
+        ("dynamic", dynamic),
+        ("stop_bits", stop_bits),
+    ):
         unknown = [name for name in names or {} if name not in crossbars]
         if unknown:
             raise ValueError(f"{what}: the graph has no crossbar layer {unknown[0]!r}")
@@ -72,6 +80,10 @@ def with_settings(
                 changes["counts_per_lsb"] = counts_per_lsb[node.name]
             if dynamic and node.name in dynamic:
                 changes["dynamic"] = dynamic[node.name]
+            if stop_bits and node.name in stop_bits:
+                changes["stop_bits"] = stop_bits[node.name]
+            if not machine.early_stop:
+                changes["stop_bits"] = None
             if skip_zero_slices is not None:
                 changes["skip_zero_slices"] = skip_zero_slices
             if "registers" in changes:
@@ -102,7 +114,8 @@ def lossless_registers(hardware: HardwareConfig) -> AdcRegisters:
 
 
 def on_machine(graph: Graph, hardware: HardwareConfig) -> Graph:
-    """The network on a machine, with lossless uniform converters and all bits of all slices streamed."""
+    """The network on a machine, with lossless uniform converters, all bits of all slices streamed, no early stop."""
     names = [node.name for node in graph.crossbars]
-    changed = with_settings(graph, hardware=hardware, dynamic=dict.fromkeys(names), skip_zero_slices=False)
+    nothing = dict.fromkeys(names)
+    changed = with_settings(graph, hardware=hardware, dynamic=nothing, stop_bits=nothing, skip_zero_slices=False)
     return with_settings(changed, registers=dict.fromkeys(names, lossless_registers(hardware)))

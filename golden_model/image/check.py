@@ -75,6 +75,7 @@ def _common(config: HardwareConfig, f: dict[str, int]) -> list[bool]:
         1 <= f["out_bits"] <= config.input_bits,
         f.get("out_ones", 0) <= config.input_bits,
         f.get("lookup", 0) <= config.activation_tables,
+        not f.get("stop_bits", 0) or not (f["last"] or f["residual"]),
         f["height"] * f["width"] == f["in_plane"],
         f["source"] + f["channels"] * f["in_plane"] <= config.activation_bytes,
         f["out_height"] * f["out_width"] == f["out_plane"],

@@ -41,8 +41,12 @@ SCHEMA = "ohmloom-image"
 VERSION = 3
 ARCHIVE = "image.archive"
 HEX_FILES = ("cells.hex", "widths.hex", "bias.hex", "multipliers.hex", "pads.hex", "reference.hex", "program.hex")
-#: Tables of activation functions; not in an image without them.
-LOOKUPS = "lookups.hex"
+#: Tables that not every image has, by name of `Tables`: file, bits of an entry.
+_OPTIONAL = {
+    "lookups": ("lookups.hex", 8),
+    "stop_bounds": ("stop_bounds.hex", 32),
+    "stop_starts": ("stop_starts.hex", 32),
+}
 FILES = (ARCHIVE, *HEX_FILES)
 _PARTS = (*NETWORK_PARTS, "counters", "steps", "image_base", "logits", "cell_pairs", "cell_checksum", "vectors")
 #: First parts of the names of arrays that are not the network's.
@@ -136,7 +140,11 @@ def hex_files(tables: Tables, hardware: HardwareConfig) -> dict[str, bytes]:
         "pads.hex": _hex_lines(tables.pads, 8),
         "reference.hex": _hex_lines(tables.levels.ravel(), 8),
         "program.hex": _hex_lines(tables.program.ravel(), 32),
-        **({LOOKUPS: _hex_lines(tables.lookups.ravel(), 8)} if len(tables.lookups) else {}),
+        **{
+            file: _hex_lines(getattr(tables, name).ravel(), bits)
+            for name, (file, bits) in _OPTIONAL.items()
+            if len(getattr(tables, name))
+        },
     }
 
 
@@ -220,7 +228,7 @@ def _program_parts(program: Program) -> dict[str, Any]:
 
 def _table_arrays(program: Program) -> dict[str, np.ndarray]:
     """The tables as arrays of the archive."""
-    names = (*_TABLES, "lookups") if len(program.tables.lookups) else _TABLES
+    names = [*_TABLES, *(name for name in _OPTIONAL if len(getattr(program.tables, name)))]
     tables = {f"tables.{name}": getattr(program.tables, name) for name in names}
     return tables | {"tables.cells": np.packbits(program.tables.cells)}
 
@@ -305,8 +313,9 @@ def _read(directory: Path, hardware: HardwareConfig | None) -> Image:
         if _is_version_1(directory):
             raise ValueError(older_version(SCHEMA, 1, VERSION))
         raise ValueError(f"not a deployment image, {ARCHIVE} is missing")
+    optional = [file for file, _ in _OPTIONAL.values()]
     for path in sorted(directory.iterdir()):
-        if path.name not in (*FILES, LOOKUPS):
+        if path.name not in (*FILES, *optional):
             raise ValueError(f"{path.name} does not belong to the image")
     try:
         archive = Archive(read_file(directory / ARCHIVE), SCHEMA, VERSION, _PARTS)
@@ -317,8 +326,9 @@ def _read(directory: Path, hardware: HardwareConfig | None) -> Image:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{ARCHIVE}: {error}") from None
     derived = hex_files(program.tables, network.hardware)
-    if LOOKUPS not in derived and (directory / LOOKUPS).exists():
-        raise ValueError(f"{LOOKUPS} does not belong to the image")
+    for name in optional:
+        if name not in derived and (directory / name).exists():
+            raise ValueError(f"{name} does not belong to the image")
     for name, text in derived.items():
         _check_file(directory / name, text)
     return Image(network, program, vectors, archive.manifest)
@@ -349,7 +359,8 @@ def _check_file(path: Path, expected: bytes) -> None:
 def _check_program(archive: Archive, program: Program) -> None:
     """The stored program and tables must be those that follow from the network."""
     for name, value in _program_parts(program).items():
-        if archive.manifest[name] != value:
+        held = archive.manifest[name]
+        if held != (value[: len(held)] if name == "counters" and isinstance(held, list) else value):
             raise ValueError(f"{name} does not follow from the network")
     expected, stand_ins = _table_arrays(program), archive.stand_ins()
     for name, values in expected.items():
@@ -376,7 +387,7 @@ def _read_vectors(archive: Archive, network: Graph, program: Program) -> Vectors
         "images": (batch, *network.image.shape),
         "labels": (batch,),
         "logits": (batch, program.logits),
-        "events": (batch, len(program.steps), len(COUNTER_NAMES)),
+        "events": (batch, len(program.steps), len(archive.manifest["counters"])),
         "cycles": (batch,),
     }
     stand_ins = archive.stand_ins()
@@ -395,7 +406,8 @@ def _read_vectors(archive: Archive, network: Graph, program: Program) -> Vectors
     _check_labels(arrays["labels"], program.logits)
     if images.size and not 0 <= images.min() <= images.max() <= top:
         raise ValueError(f"vectors.images must be in 0..{top}, got {int(images.min())}..{int(images.max())}")
-    logits, events = arrays["logits"], Events(arrays["events"])
+    later = len(COUNTER_NAMES) - len(archive.manifest["counters"])  # counters that came after the image
+    logits, events = arrays["logits"], Events(np.pad(arrays["events"], ((0, 0), (0, 0), (0, later))))
     if logits.size and (logits.min() < -(1 << 31) or logits.max() >= 1 << 31):
         raise ValueError("vectors.logits must fit 32 bits")
     elements = np.array([step.layer is None for step in program.steps])

@@ -23,6 +23,7 @@ from golden_model.few_ones import nearest_level
 from golden_model.image.check import check_descriptor, check_placement
 from golden_model.image.places import place_layer
 from golden_model.image.program import Tables
+from golden_model.pairs.early_stop import StopWords
 from golden_model.registers import COUNTER_NAMES, OFFSET_BITS, StepKind, unpack_descriptor
 from golden_model.rounding import round_half_up_shift
 from golden_model.trq import AdcRegisters
@@ -182,6 +183,7 @@ class Interpreter:
                 engine=self.engine,
                 finish=lambda image, one: one[:, : layer.outputs].astype(np.int64),
                 rounds=self._rounds(values),
+                stop_words=self._stop_words(values),
             )
             counts[part] = events.counts
         first = values["channel_base"]
@@ -194,6 +196,14 @@ class Interpreter:
         if residual is not None:
             residual = residual[..., None]
         return np.ascontiguousarray(self._activated(total, residual, values).max(axis=-1)), counts
+
+    def _stop_words(self, values: dict[str, int]) -> StopWords | None:
+        """Words of early stop of a crossbar step, None if it has none."""
+        if not (bits := values.get("stop_bits", 0)):
+            return None
+        channels = slice(values["channel_base"], values["channel_base"] + values["outputs"])
+        after = tuple(bit for bit in reversed(range(1, values["stream_bits"])) if bits >> bit & 1)
+        return StopWords(after, self.tables.stop_starts[channels], self.tables.stop_bounds[channels])
 
     def _activated(self, total: np.ndarray, residual: np.ndarray | None, values: dict[str, int]) -> np.ndarray:
         """Activations of sums, uint8: requantised, and looked up if the step has a table."""

@@ -245,6 +245,7 @@ class _Lowering:
                 out_bits=layer.output_bits,
                 ones=layer.output_ones,
                 table=layer.table,
+                **({"stop_bits": layer.stop_bits or 0} if hardware.early_stop else {}),
                 stride_y=layer.stride,
                 stride_x=layer.stride,
                 pad_top=layer.pad,

@@ -16,6 +16,7 @@ from golden_model.graph.nodes import Shape
 from golden_model.graph.settings import with_settings
 from golden_model.image.lowering import Step, lower
 from golden_model.image.placing import Buffer, Layout, place, problems_of
+from golden_model.pairs.early_stop import StopWords
 from golden_model.registers import DESCRIPTOR_STRIDE, OFFSET_BITS, pack_descriptor
 from golden_model.trq import levels
 
@@ -42,7 +43,8 @@ class Tables:
     bias, multipliers : (channels,) int64. pads : (entries,) uint8. levels : (steps, ou_rows + 1) uint8,
     sampled level of every count. cells : bool (pairs, grid_rows, grid_cols, lanes, ou_rows).
     cell_words : (OUs, cell_words) uint32 in programming order. checksum : CRC-32 of the cell words. lookups : uint8
-    (tables, 2**input_bits), activation of every code; table 1 comes first.
+    (tables, 2**input_bits), activation of every code; table 1 comes first. stop_bounds, stop_starts : (channels,)
+    int64, words of early stop; empty where the machine has none.
     """
 
     program: np.ndarray
@@ -55,6 +57,8 @@ class Tables:
     cell_words: np.ndarray
     checksum: int
     lookups: np.ndarray
+    stop_bounds: np.ndarray
+    stop_starts: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -159,6 +163,9 @@ def _tables(layout: Layout, steps: Sequence[Step], hardware: HardwareConfig) -> 
     lookups = np.zeros((len(layout.lookups), hardware.table_entries), dtype=np.uint8)
     for row, table in zip(lookups, layout.lookups, strict=True):
         row[: len(table)] = table
+    none, stops = np.zeros(0, dtype=np.int64), []
+    if hardware.early_stop:
+        stops = [StopWords.of(layer) or StopWords.nothing(layer.outputs) for layer in layers]
     return Tables(
         program=program,
         widths=np.concatenate([np.ravel(layer.block_widths) for layer in layers]).astype(np.uint8),
@@ -170,4 +177,6 @@ def _tables(layout: Layout, steps: Sequence[Step], hardware: HardwareConfig) -> 
         cell_words=mapping.cell_words(cells, hardware),
         checksum=mapping.checksum(cells, hardware),
         lookups=lookups,
+        stop_bounds=np.concatenate([words.bounds for words in stops] or [none]),
+        stop_starts=np.concatenate([words.starts for words in stops] or [none]),
     )

@@ -13,6 +13,9 @@ and q(acc) itself is then its value: nothing but the stop has to be stored. The 
 whatever comes after it, maximum or sum pooling or another layer, sees what it would have seen. A last layer, whose
 results are sums, never stops.
 
+A window is checked after those of the chosen bits that it streams, if it streams a lower one, too. Outputs without
+weights are not checked.
+
 "limit" multiplies nothing and agrees with "zero" wherever r = 0; other outputs are not checked. Sums start at
 -(limit[n] + P+[n] + 1) in place of 0, a stored word that post-processing takes back with its bias. With stored bounds a
 check is then one addition and a look at a sign:
@@ -31,7 +34,7 @@ what could be gained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,18 +47,23 @@ from golden_model.crossbar.prepared import Prepared, streams
 
 Bounds = Literal["stored", "segments"]
 Condition = Literal["limit", "zero", "final"]
+#: Clocks from a lane's taking a check until it is known whether its output has stopped (rtl/early_stop.py).
+STOP = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStop:
     """How it is found out that an output is final.
 
-    after : input bits after which outputs are checked, falling; None for all but the last.
+    after : input bits after which outputs are checked, falling; None for all but the last. at : which checks there are
+        units for. "half": one in each half; sums start at their stored word. "column": one in each column, as the tile
+        has them, condition "limit"; the stored word is added by the check.
     """
 
     bounds: Bounds = "stored"
     condition: Condition = "limit"
     after: tuple[int, ...] | None = None
+    at: Literal["half", "column"] = "half"
 
     def __post_init__(self) -> None:
         for name, allowed in (("bounds", ("stored", "segments")), ("condition", ("limit", "zero", "final"))):
@@ -64,6 +72,13 @@ class EarlyStop:
         after = list(self.after or ())
         if after != sorted(set(after), reverse=True) or min(after, default=1) < 1:
             raise ValueError(f"EarlyStop.after must be falling bits of at least 1, got {self.after}")
+
+    @classmethod
+    def in_tile(cls, layer: Layer) -> EarlyStop | None:
+        """Early stop of a layer as its `stop_bits` say, None without."""
+        bits = layer.stop_bits or 0
+        after = tuple(bit for bit in reversed(range(1, layer.input_bits)) if bits >> bit & 1)
+        return cls(after=after, at="column") if after else None
 
     def bits(self, layer: Layer) -> tuple[int, ...]:
         """Input bits of a layer after which outputs are checked, falling; none of a last layer."""
@@ -77,8 +92,8 @@ class EarlyStop:
 
     @property
     def adders(self) -> int:
-        """Adders of a unit: with a limit for the sum, else for the multiplication by 2**j - 1, too."""
-        return 1 if self.condition == "limit" else 2
+        """Adders of a unit: for the sum; another one for the stored word, or for the multiplication by 2**j - 1."""
+        return 1 if self.condition == "limit" and self.at == "half" else 2
 
     def stored_bits(self, layer: Layer, hardware: HardwareConfig) -> int:
         """Bits of the stored words of a layer, bounds and limits as wide as its largest need; 0 if it has no check."""
@@ -104,14 +119,15 @@ class EarlyStop:
         checks, outputs = int(stops.checks.sum()), stops.sums.size
         words = checks * self.words(layer, hardware)
         bound, start = self._widths(layer, hardware)
+        begun = {"half": outputs, "column": checks}[self.at] if self.condition == "limit" else 0
         requantised = {"limit": 0, "zero": 1, "final": 2}[self.condition] * checks
         return {
             "stop_checks": checks,
             "bound_words_read": words,
-            "limit_words_read": outputs if self.condition == "limit" else 0,
+            "limit_words_read": begun,
             "stop_additions": words * self.adders,
             "stop_requantisations": requantised,
-            "stop_word_bits": words * bound + outputs * start + residual_bits * (2 * outputs + requantised),
+            "stop_word_bits": words * bound + begun * start + residual_bits * (2 * outputs + requantised),
         }
 
 
@@ -170,6 +186,58 @@ def starts(layer: Layer) -> np.ndarray:
     return -(limits(layer) + np.maximum(layer.weights, 0).sum(axis=0, dtype=np.int64) + 1)
 
 
+def checked_after(streamed: np.ndarray, after: Collection[int]) -> np.ndarray:
+    """Whether windows check their outputs after a bit: bool (P, bits).
+
+    streamed : bool (P, segments, bits), bits that segments stream. after : bits that were chosen.
+    """
+    bits = np.logical_or.reduce(streamed, axis=1)
+    lower = np.cumsum(bits, axis=1) - bits > 0
+    return bits & lower & np.isin(np.arange(bits.shape[1]), list(after))
+
+
+@dataclass(frozen=True, eq=False)
+class StopWords:
+    """What the hardware keeps of a layer whose outputs may stop, condition "limit".
+
+    after : input bits after which outputs are checked, falling. starts : see `starts`, bounds : P+, int64 (N,).
+    """
+
+    after: tuple[int, ...]
+    starts: np.ndarray
+    bounds: np.ndarray
+
+    @classmethod
+    def of(cls, layer: Layer) -> StopWords | None:
+        """None for a layer without `stop_bits`."""
+        if (stop := EarlyStop.in_tile(layer)) is None:
+            return None
+        return cls(stop.bits(layer), starts(layer), np.maximum(layer.weights, 0).sum(axis=0, dtype=np.int64))
+
+    @classmethod
+    def nothing(cls, outputs: int) -> StopWords:
+        """Of a layer without any."""
+        zeros = np.zeros(outputs, dtype=np.int64)
+        return cls((), zeros, zeros)
+
+    def find(self, prepared: Prepared, activations: np.ndarray) -> Stops:
+        """When the outputs of windows (P, K) stop, as `find_stops` finds it; conversions must be lossless."""
+        streamed, positions = streams(prepared, activations)
+        x = streamed.reshape(len(activations), -1)[:, : prepared.k].astype(np.float64)
+        weights, checking = prepared.weights.astype(np.float64), checked_after(positions, self.after)
+        shape = (len(x), prepared.outputs)
+        used = np.repeat(prepared.widths.any(axis=0), prepared.hardware.ou_cols)[: prepared.outputs]
+        last_bit, sums, checks = (np.zeros(size, dtype=np.int64) for size in (shape, shape, len(x)))
+        for j in (*self.after, 0):
+            acc = (np.floor(x / (1 << j)) @ weights).astype(np.int64) << j
+            live = last_bit == 0
+            sums[live] = acc[live]
+            asked = live & used & checking[:, j, None]
+            checks += asked.sum(axis=1)
+            last_bit[asked & (acc + self.starts + (self.bounds << j) < 0)] = j
+        return Stops(last_bit, sums, checks, self.after, np.broadcast_to(used, shape))
+
+
 def find_stops(
     layer: Layer,
     prepared: Prepared,
@@ -182,7 +250,7 @@ def find_stops(
 
     Conversions must be lossless. With dynamic precision x is what its unit streams (system.md §6).
     """
-    streamed = streams(prepared, activations)[0]
+    streamed, positions = streams(prepared, activations)
     x = streamed.reshape(len(activations), -1)[:, : prepared.k].astype(np.float64)
     weights = layer.weights.astype(np.float64)  # sums below 2**53 are exact
     magnitudes = _magnitudes(layer.weights, prepared.hardware, stop.bounds)
@@ -190,29 +258,31 @@ def find_stops(
     live, last_bit = np.ones(shape, dtype=bool), np.zeros(shape, dtype=np.int64)
     sums, checks = np.zeros(shape, dtype=np.int64), np.zeros(len(x), dtype=np.int64)
     acc, limit = np.zeros(shape, dtype=np.int64), limits(layer)
-    checked = np.full(shape, not layer.last)
+    checked = np.broadcast_to(np.repeat(prepared.widths.any(axis=0), prepared.hardware.ou_cols)[: shape[1]], shape)
     if stop.condition == "limit" and residual is not None:
-        checked &= residual == 0
+        checked = checked & (residual == 0)
     after = stop.bits(layer)
+    checking = checked_after(positions, after)
     for j in reversed(range(prepared.bits)):
         slices = np.floor(x / (1 << j)) % 2
         acc = acc + ((slices @ weights).astype(np.int64) << j)
         sums[live] = acc[live]
         if j not in after:
             continue
-        checks += (live & checked).sum(axis=1)
+        asked = live & checked & checking[:, j, None]
+        checks += asked.sum(axis=1)
         if stop.bounds == "stored":
             high, low = magnitudes * ((1 << j) - 1)
         else:
             high, low = (_segment_bound(prepared, streamed, side, j) for side in magnitudes)
         if stop.condition == "limit":
-            final = checked & (acc + high <= limit)
+            final = acc + high <= limit
         else:
             top = requantised(layer, acc + high, residual, residual_multiplier)
             bottom = 0 if stop.condition == "zero" else requantised(layer, acc - low, residual, residual_multiplier)
             final = top == bottom
-        last_bit[live & final] = j
-        live &= ~final
+        last_bit[asked & final] = j
+        live &= ~(asked & final)
     return Stops(last_bit, sums, checks, after, checked)
 
 

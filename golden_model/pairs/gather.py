@@ -5,11 +5,11 @@ bit of a pack, and an OU former. For every window it walks (packs.py)
 
     for bit from the highest: for pack: latch the slice; for mask: for OU of slice & mask: for group of the mask
 
-and skips what is not there: bits that dynamic precision does not stream, groups whose outputs have all stopped, masks
-without such a group, packs without such a mask. The OUs of a mask are the first `ou_rows` 1s of `slice & mask`, the
-next `ou_rows`, and so on; no OU is formed without a 1. k, the 1s of an OU, comes with its prefix count and is known to
-every search. Each activation of an OU on one group converts all columns that have not stopped; the value is added as
-value << (bit + plane), so that sums equal W . x with a lossless search.
+and skips what is not there: bits that dynamic precision does not stream, packs in which the half has no mask. The OUs
+of a mask are the first `ou_rows` 1s of `slice & mask`, the next `ou_rows`, and so on; no OU is formed without a 1. k,
+the 1s of an OU, comes with its prefix count and is known to every search. Each activation of an OU on one group
+converts all columns that have not stopped; the value is added as value << (bit + plane), so that sums equal W . x with
+a lossless search.
 
 Clocks, by `MODES`, of the conversions of one window:
 
@@ -40,7 +40,7 @@ from typing import NamedTuple
 import numpy as np
 
 from golden_model.optional import numba_installed
-from golden_model.pairs.early_stop import Stops
+from golden_model.pairs.early_stop import Stops, checked_after
 from golden_model.pairs.packs import Group, Packing
 from golden_model.pairs.search import Search
 
@@ -56,6 +56,7 @@ COUNTED = (
     "prefix_counts",
     "prefix_rows",
     "mask_bits_read",
+    "stop_checks",
 )
 #: Clocks from the last conversion of an input bit to the decision of early stop.
 CHECK = 2
@@ -91,7 +92,9 @@ class Activated(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """A half decides which of its outputs stop."""
+    """A half decides which of its outputs stop. left : it has any that had not stopped."""
+
+    left: bool
 
 
 def walk(
@@ -102,21 +105,18 @@ def walk(
     half: int,
     bit: int,
     *,
-    after: Sequence[int] = (),
+    decides: bool = False,
 ) -> Iterator[Latched | Formed | Activated | Decided]:
     """What a half does for one input bit of one window, in order.
 
     x : (segments, ou_rows) unsigned, what is streamed. streamed : bool (segments,), whether this bit is.
-    last_bit : (N,), lowest bit for which an output is converted. after : bits after which outputs are checked.
+    last_bit : (N,), lowest bit for which an output is converted. decides : outputs are checked after this bit.
     """
     left = False
     for index, pack in enumerate(packing.packs):
         inside = slice(pack.first, pack.first + pack.segments)
-        found = [
-            [group for group in mask.groups if group.half == half and (last_bit[group.columns] <= bit).any()]
-            for mask in pack.masks
-        ]
-        left |= any(found)
+        found = [[group for group in mask.groups if group.half == half] for mask in pack.masks]
+        left |= any((last_bit[group.columns] <= bit).any() for groups in found for group in groups)
         if not streamed[inside].any():
             continue
         masks = tuple(i for i, groups in enumerate(found) if groups)
@@ -135,8 +135,8 @@ def walk(
                     live = last_bit[group.columns] <= bit
                     counts = ((cells & rows).sum(axis=1) for cells in (group.positive, group.negative))
                     yield Activated(group, k, live, *counts)
-    if bit in after and left:
-        yield Decided()
+    if decides:
+        yield Decided(left)
 
 
 class _Lanes:
@@ -236,14 +236,15 @@ class Spent:
         shapes = [(windows,)] * 7 + [(settings, windows), (settings, len(MODES), windows), (ou_rows + 1,) * 3]
         return cls(*(np.zeros(shape, dtype=np.int64) for shape in shapes))
 
-    def counters(self, ou_rows: int) -> dict[str, np.ndarray]:
-        """`COUNTED` of every window under the first setting: (P,) by counter."""
+    def counters(self, ou_rows: int, checks: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """`COUNTED` of every window under the first setting: (P,) by counter. checks : of early stop, (P,)."""
         return dict(
             zip(
                 COUNTED,
                 (
                     *(self.ou_activations, self.pairs_converted, self.operations[0], self.latched_lines // ou_rows),
                     *(self.prefix_counts, self.prefix_rows, self.mask_bits),
+                    np.zeros_like(self.mask_bits) if checks is None else checks,
                 ),
                 strict=True,
             )
@@ -274,10 +275,11 @@ def _window(
     hardware = packing.hardware
     shortest = max(1, hardware.sample_interval)
     clocks = [_Clocks(packing.halves, search.conversions * hardware.ou_cols, shortest) for search in searches]
+    decides = checked_after(streamed[None], after)[0]
     for bit in reversed(range(packing.prepared.bits)):
         for half in range(packing.halves):
             latched, lines = False, 0
-            for what in walk(packing, x, streamed[:, bit], last_bit, half, bit, after=after):
+            for what in walk(packing, x, streamed[:, bit], last_bit, half, bit, decides=decides[bit]):
                 if isinstance(what, Latched | Decided) and latched:
                     for one in clocks:
                         one.leave(half)
@@ -292,8 +294,9 @@ def _window(
                 elif isinstance(what, Decided):
                     latched = False
                     for one in clocks:
-                        one.decide(half)
-                else:
+                        if what.left:
+                            one.decide(half)
+                elif isinstance(what, Activated):
                     group, k, live, positive, negative = what
                     made.ou_activations[w] += 1
                     made.pairs_converted[w] += live.sum()

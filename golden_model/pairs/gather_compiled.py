@@ -178,7 +178,7 @@ def _spend(
     first_count = np.zeros(ou_cols, dtype=np.int64)
     second_count = np.zeros(ou_cols, dtype=np.int64)
     for w in range(windows):
-        latch(x[w], positions[w], first_segment, segments, ou_rows, words, streamed)
+        anywhere = latch(x[w], positions[w], first_segment, segments, ou_rows, words, streamed)
         for g in range(len(group_half)):
             group_last[g] = bits
             for c in range(first_column[g], first_column[g + 1]):
@@ -195,10 +195,10 @@ def _spend(
                     started = np.int64(0)
                     decisions[:] = 0
                     for m in range(first_mask[p], first_mask[p + 1]):
-                        live = False
+                        mine = False
                         for g in range(first_group[m], first_group[m + 1]):
-                            live |= group_half[g] == half and group_last[g] <= i
-                        if not live:
+                            mine |= group_half[g] == half
+                        if not mine:
                             continue
                         looked += 1
                         for k in range(size):
@@ -210,7 +210,7 @@ def _spend(
                             prefix_counts[w] += 1
                             prefix_rows[w] += lines_of_pack[p]
                             for g in range(first_group[m], first_group[m + 1]):
-                                if group_half[g] != half or group_last[g] > i:
+                                if group_half[g] != half:
                                     continue
                                 ou_activations[w] += 1
                                 started += 1
@@ -271,7 +271,7 @@ def _spend(
                                 following[s, half, q] += 1
                     if not started:
                         steps[half] += 1
-                if (checked >> i) & 1 and decides:
+                if decides and (checked & anywhere) >> i & 1 and anywhere & ((1 << i) - 1):
                     for s in range(settings):
                         paces[s, half, steps[half]] = check
                         own[s, half] += check

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from golden_model.compiled import njit as _njit
+from golden_model.pairs.early_stop import STOP, Stops
 from golden_model.pairs.gather import COUNTED
 from golden_model.pairs.gather_compiled import Flat, difference, flatten, latch, take_ones
 from golden_model.pairs.packs import Packing
@@ -28,11 +29,16 @@ class Ran(NamedTuple):
 
 @_njit
 def _run(
-    x, positions, bits, ou_rows, columns, places, shortest, segments, first_segment, bits_of_mask, first_mask,
-    mask_words, first_group, group_half, plane, first_column, output, positive, negative, operations, value, sums,
-    counted, over, converting,
+    x, last_bit, checked, stop, positions, bits, ou_rows, columns, places, shortest, segments, first_segment,
+    bits_of_mask, first_mask, mask_words, first_group, group_half, plane, first_column, output, positive, negative,
+    operations, value, sums, counted, over, converting,
 ):  # fmt: skip
-    packs, size = len(segments), mask_words.shape[1]
+    packs, size, outputs = len(segments), mask_words.shape[1], last_bit.shape[1]
+    block_cols = (outputs + columns - 1) // columns
+    owner = np.full(block_cols, -1, dtype=np.int64)  # half of a block column, -1 if it stores nothing
+    for g in range(len(group_half)):
+        owner[output[first_column[g]] // columns] = group_half[g]
+    decided = np.zeros(block_cols, dtype=np.int64)
     words = np.zeros((packs, 8, size), dtype=np.uint64)
     left = np.zeros(size, dtype=np.uint64)
     taken_rows = np.zeros(size, dtype=np.uint64)
@@ -42,6 +48,7 @@ def _run(
     streamed = np.zeros(packs, dtype=np.int64)
     for w in range(len(x)):
         anywhere = latch(x[w], positions[w], first_segment, segments, ou_rows, words, streamed)
+        decided[:] = 0
         for half in range(over.shape[1]):
             walker, moved, free, formed, rested = 1, 0, 0, 0, 0
             sampled_before, sampled, place, converted = 0, 0, 0, -1
@@ -81,15 +88,16 @@ def _run(
                             for g in range(first_group[mask], first_group[mask + 1]):
                                 if group_half[g] != half:
                                     continue
-                                start = max(start, rested, done[place] + 1)
+                                b = output[first_column[g]] // columns
+                                start = max(start, rested, done[place] + 1, decided[b])
                                 rested = start + shortest
                                 end = start
                                 counted[w, 0] += 1
-                                counted[w, 1] += first_column[g + 1] - first_column[g]
                                 for lane in range(columns):
                                     clock = max(start, taken[lane]) + 1
                                     c = first_column[g] + lane
-                                    if c < first_column[g + 1]:
+                                    if c < first_column[g + 1] and last_bit[w, output[c]] <= i:
+                                        counted[w, 1] += 1
                                         found = ou_rows + difference(taken_rows, positive[c], negative[c])
                                         counted[w, 2] += operations[on, found]
                                         sums[w, output[c]] += value[on, found] << (i + plane[g])
@@ -107,23 +115,52 @@ def _run(
                     if looked:
                         counted[w, 3] += segments[p]
                         counted[w, 6] += bits_of_mask[p] * looked
+                if not ((checked & anywhere) >> i & 1 and anywhere & ((1 << i) - 1)):
+                    continue
+                start = max(walker, moved + 1, formed + 1, sampled_before + 1)
+                marked = False
+                for b in range(block_cols):
+                    if owner[b] != half:
+                        continue
+                    if not marked:
+                        formed, walker, marked = start, start + 1, True
+                        start += 1
+                    start = max(start, rested, done[place] + 1, decided[b])
+                    rested = start + shortest
+                    end = start
+                    for lane in range(columns):
+                        taken[lane] = max(start, taken[lane], slots[lane, 0], slots[lane, 1]) + 1
+                        end = max(end, taken[lane])
+                    for n in range(b * columns, min((b + 1) * columns, outputs)):
+                        counted[w, 7] += last_bit[w, n] <= i
+                    done[place] = end
+                    place = (place + 1) % places
+                    converting[w, half] += max(0, end - max(start, converted))
+                    decided[b] = end + stop
+                    converted = max(converted, decided[b] - 1)
+                if marked:
+                    sampled_before, sampled = sampled, start
             over[w, half] = max(walker, moved + 1, rested, converted + 1)
 
 
-def run(packing: Packing, x: np.ndarray, streamed: np.ndarray, search: Search) -> Ran:
+def run(packing: Packing, x: np.ndarray, streamed: np.ndarray, search: Search, stops: Stops | None = None) -> Ran:
     """Windows on aligned packs with a search of differences: sums and events of `gather.matmul`, clocks of machine.py.
 
     x : uint8 (P, segments, ou_rows), streamed : bool (P, segments, bits), as from `packing.streams`.
+    stops : of these windows, None without early stop.
     """
     hardware, bits = packing.hardware, packing.prepared.bits
     flat: Flat = flatten(packing)
+    last_bit = np.zeros((len(x), packing.prepared.outputs), dtype=np.int64) if stops is None else stops.last_bit
     made = Ran(
         np.zeros((len(x), packing.prepared.outputs), dtype=np.int64),
         np.zeros((len(x), len(COUNTED)), dtype=np.int64),
         *np.zeros((2, len(x), packing.halves), dtype=np.int64),
     )
     _run(
-        np.ascontiguousarray(x.reshape(len(x), -1)), streamed.astype(np.int64) @ (1 << np.arange(bits)), bits,
+        np.ascontiguousarray(x.reshape(len(x), -1)), np.ascontiguousarray(last_bit),
+        0 if stops is None else sum(1 << bit for bit in stops.after), STOP,
+        streamed.astype(np.int64) @ (1 << np.arange(bits)), bits,
         hardware.ou_rows, hardware.ou_cols, hardware.sample_places, max(1, hardware.sample_interval), flat.segments,
         flat.first_segment, flat.bits_of_mask, flat.first_mask, flat.mask_words, flat.first_group, flat.half,
         flat.plane, flat.first_column, flat.output, flat.positive, flat.negative, search.operations, search.value,

@@ -118,7 +118,7 @@ def arithmetic_twin(hardware: HardwareConfig) -> HardwareConfig:
     The golden model is much faster on it. The machine itself if it has few rows, or if no such machine exists; never a
     pair machine.
     """
-    hardware = replace(hardware, machine="planes")
+    hardware = hardware.of_planes
     rows = group_rows(hardware)
     divisors = [r for r in range(4, PATTERN_ROWS + 1) if rows % r == 0]
     if hardware.ou_rows <= PATTERN_ROWS or not divisors:

@@ -56,6 +56,9 @@ def tables_of(tables: Tables, hardware: HardwareConfig) -> Iterator[Section]:
     yield _section("PADS", tables.pads)
     if len(tables.lookups):
         yield _section("LOOKUPS", tables.lookups.ravel())
+    if hardware.early_stop:
+        yield _section("STOP_BOUNDS", tables.stop_bounds)
+        yield _section("STOP_STARTS", tables.stop_starts)
     if not hardware.pairs:
         for step, levels in enumerate(tables.levels):
             yield _section("REFERENCE", levels, reference_entry(hardware, step))

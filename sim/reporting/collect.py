@@ -35,6 +35,7 @@ from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar,
 from golden_model.graph.settings import with_settings
 from golden_model.image import image as deployment
 from golden_model.image.program import Program
+from golden_model.pairs.early_stop import EarlyStop
 from golden_model.pairs.gather import spend
 from golden_model.pairs.packs import pack_layer
 from golden_model.pairs.search import differences, search_of
@@ -516,9 +517,10 @@ def machines(network: Graph, images: np.ndarray, final: np.ndarray) -> list[Mach
 
 def _pair_machines(network: Graph, images: np.ndarray, final: np.ndarray) -> list[Machine]:
     """The same of a network of the pair machine, whose energy comes from `golden_model.cost.pair_machine`."""
-    plain = with_settings(network, hardware=replace(network.hardware, machine="planes"))
+    plain = with_settings(network, hardware=network.hardware.of_planes)
     switches = Switches(
         search={node.name: search_of(node.registers, network.hardware) for node in network.crossbars},
+        stop={node.name: stop for node in network.crossbars if (stop := EarlyStop.in_tile(node.layers[0]))},
         clocks="lanes 2",
         keeps="nothing",
         words=False,

@@ -83,7 +83,7 @@ def rivals(
     """
     plain = network
     if network.hardware.pairs:  # the others convert every bit line
-        plain = with_settings(network, hardware=replace(network.hardware, machine="planes"))
+        plain = with_settings(network, hardware=network.hardware.of_planes)
     ours = replace(ladder[-1], name="this machine", note="; ".join(one.name.lstrip("+ ") for one in ladder[1:]))
     return [rival(one, energy(one, table), table, elsewhere) for one in [*geometry_machines(plain, images), ours]]
 

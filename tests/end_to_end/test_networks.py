@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import build
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Image, MaxPool, Reshape
 from golden_model.graph.numbers import Encoding, Window
-from golden_model.registers import StepKind
+from golden_model.graph.settings import with_settings
+from golden_model.registers import COUNTER_NAMES, StepKind
 from sim.host.session import Job
 from tests.end_to_end.networks import NINE, SLOW, SMALL, WIDE, assert_equal, loaded, run
 from tests.golden_model.random_graphs import (
@@ -19,6 +21,8 @@ from tests.golden_model.random_graphs import (
     NINE_PAIRS,
     SMALL_MACROS,
     SMALL_PAIRS,
+    SMALL_STOP,
+    SMALL_STOP_MACROS,
     SMALL_TABLES,
     SMALL_TABLES_MACROS,
     WITH_FUNCTIONS,
@@ -38,6 +42,29 @@ def check(network, seed, count=2):
     image = loaded(network, random_images(seed, network, count))
     assert_equal(image, run(image))
     return image
+
+
+STOPPING = [SMALL_STOP, SMALL_STOP_MACROS]
+
+
+@pytest.mark.parametrize("hardware", STOPPING, ids=["one", "macros"])
+def test_networks_of_which_outputs_stop_early_equal_golden(hardware):
+    checked, stopped = 0, 0
+
+    @settings(max_examples=15)
+    @given(random_networks(hardware, ("convolution", "linear", "max", "concat")), st.integers(0, 99))
+    def inner(network, seed):
+        nonlocal checked, stopped
+        image = check(network, seed)
+        plain = with_settings(network, stop_bits=dict.fromkeys(node.name for node in network.crossbars))
+        checked += image.vectors.events.counts[..., COUNTER_NAMES.index("stop_checks")].sum()
+        converted = COUNTER_NAMES.index("conversions_r2")
+        full = GraphRunner(plain).run(image.vectors.images)[1]
+        stopped += full.counts[..., converted].sum() - image.vectors.events.counts[..., converted].sum()
+
+    inner()
+    assert checked > 0
+    assert stopped > 0
 
 
 @MACHINES
@@ -90,11 +117,13 @@ def test_many_networks_equal_golden(hardware):
         *(NINE, SLOW, WIDE, NINE_PAIRS, replace(SLOW, machine="pairs")),
         *(replace(SMALL_PAIRS, macros=count) for count in (2, 8, 16)),
         *(replace(SMALL_TABLES_MACROS, macros=count) for count in (1, 2, 8)),
+        *STOPPING,
+        replace(NINE_PAIRS, early_stop=1),
         replace(WIDE, activation_tables=40),
     ],
     ids=[
         *("nine", "slow", "wide", "nine pairs", "slow pairs", "two macros", "eight macros", "sixteen macros"),
-        *("tables of one macro", "of two", "of eight", "wide tables"),
+        *("tables of one macro", "of two", "of eight", "early stop", "on two macros", "of nine", "wide tables"),
     ],
 )
 def test_networks_on_other_machines_equal_golden(hardware):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from amaranth.hdl import Array, Assert, Assume, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Assert, Assume, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
@@ -37,6 +37,7 @@ class PlacesSpec(wiring.Component):
         ou_rows: int = 9,
         sample_places: int = 3,
         comparator_valid: int = 0,
+        early_stop: int = 0,
         lane: type = PairLane,
         places: type = SamplePlaces,
     ):
@@ -48,6 +49,7 @@ class PlacesSpec(wiring.Component):
             ou_rows=ou_rows,
             sample_places=sample_places,
             comparator_valid=comparator_valid,
+            early_stop=early_stop,
         )
         self.mode, self.lane, self.places = mode, lane(self.config), places(self.config)
         super().__init__(
@@ -61,6 +63,8 @@ class PlacesSpec(wiring.Component):
                 "others_occupy": In(1),
                 "noise": In(1),
                 "decided": In(1),
+                "check": In(1),
+                "stopped": In(1),
             }
         )
 
@@ -103,7 +107,30 @@ class PlacesSpec(wiring.Component):
         if config.comparator_valid:
             m.d.comb += lane.decided.eq(self.decided)
         m.d.sync += acquired.eq(~0)
-        with m.If(converted.valid):
+        check, takes_part = Signal(), Signal()
+        m.d.comb += [check.eq(self.check & config.early_stop), takes_part.eq((self.whole | self.inside) & ~check)]
+        of_check = Const(0)
+        if config.early_stop:
+            # A check comes when every sample before it has been converted, and has value 0.
+            held(m, self.stopped)
+            of_check = converted.valid & converted.check
+            before = Array(Signal(size, name=f"before{i}") for i in range(size))
+            asked = Signal(size)
+            done = Mux(converted.valid & ~of_check, 1 << converted.shift, 0)
+            m.d.comb += lane.stopped.eq(self.stopped)
+            m.d.sync += [one.eq(one & ~done) for one in before]
+            with m.If(of_check):
+                m.d.comb += [Assert(asked.bit_select(converted.shift, 1)), Assert(before[converted.shift] == 0)]
+                m.d.comb += Assert(converted.value == 0)
+                m.d.sync += asked.bit_select(converted.shift, 1).eq(0)
+            with m.If(self.sampled):
+                m.d.sync += [contexts[place].check.eq(check), before[place].eq(expected & ~done)]
+                m.d.sync += asked.bit_select(place, 1).eq(check)
+                m.d.comb += Assert(~asked.bit_select(place, 1))
+                with m.If(self.stopped):
+                    m.d.comb += takes_part.eq(0)
+            m.d.comb += Assert(lane.unfinished | (asked == 0))
+        with m.If(converted.valid & ~of_check):
             m.d.sync += expected.bit_select(converted.shift, 1).eq(0)
             m.d.comb += [
                 Assert(expected.bit_select(converted.shift, 1)),
@@ -112,11 +139,12 @@ class PlacesSpec(wiring.Component):
         with m.If(self.sampled):
             m.d.sync += [
                 samples[place].eq(self.sample),
-                expected.bit_select(place, 1).eq(self.whole | self.inside),
+                expected.bit_select(place, 1).eq(takes_part),
                 acquired.bit_select(place, 1).eq(0),
                 contexts[place].left.eq(begin.begin.left),
                 contexts[place].whole.eq(self.whole),
                 contexts[place].shift.eq(place),
+                contexts[place].block_col.eq(0),
             ]
             m.d.comb += [Assert(~expected.bit_select(place, 1)), Assert(place < size)]
         return m
@@ -134,10 +162,18 @@ def test_every_sample_is_given_its_own_value_once_by_comparators_that_need_not_d
     proof(spec, "pair_lane, sample_places", what, PDR, limit=300)
 
 
+def test_every_sample_is_given_its_own_value_once_and_a_check_comes_behind_the_samples_before_it(proof):
+    what = "R = 3, ou_rows = 4, 3 places, OUTWARD, every k, any samples and checks"
+    spec = PlacesSpec(SearchMode.OUTWARD, adc_bits=3, ou_rows=4, sample_places=3, early_stop=1)
+    proof(spec, "pair_lane, sample_places", what, PDR, limit=300)
+
+
 @pytest.mark.parametrize(
     ("block", "correct", "wrong"),
     [
-        (PairLane, "takes_part.eq(context.whole | self.inside)", "takes_part.eq(1)"),
+        (PairLane, "takes_part.eq(inside), ", "takes_part.eq(1), "),
+        (PairLane, "& ~search.busy & ~search.answered", "& search.free"),
+        (PairLane, "inside & ~context.check & ~stopped", "inside & ~context.check"),
         (PairLane, "(search.answered & (decided_place == self.turn.place))", "0"),
         (PairLane, "decided_place.eq(place)]", "decided_place.eq(turn.place)]"),
         (PairLane, "search.decided.eq(self.decided)", "search.decided.eq(1)"),
@@ -152,6 +188,7 @@ def test_wrong_block_is_refuted(block, correct, wrong, refutation):
         ou_rows=4,
         sample_places=2,
         comparator_valid=int("decided." in correct),
+        early_stop=int("search.answered" in correct or "stopped" in correct),
         **broken,
     )
     refutation(spec, block.__name__, f"`{wrong}`", bound(16))

@@ -31,6 +31,7 @@ from golden_model.graph.nodes import (
     Reshape,
 )
 from golden_model.graph.numbers import Encoding, Lookup, Window
+from golden_model.pairs.search import search_of
 from golden_model.trq import AdcRegisters
 
 #: TINY and a 9 x 8 machine, with room for every network of this file.
@@ -61,6 +62,8 @@ NINE = HardwareConfig(
 #: Pair machines of the same sizes.
 SMALL_PAIRS, NINE_PAIRS = (replace(hardware, machine="pairs") for hardware in (SMALL, NINE))
 SMALL_MACROS = replace(SMALL_PAIRS, macros=4)
+#: Those on which outputs may stop early.
+SMALL_STOP, SMALL_STOP_MACROS = (replace(SMALL_PAIRS, macros=count, early_stop=1) for count in (1, 2))
 #: Machines with activation functions.
 SMALL_TABLES, SMALL_TABLES_MACROS = (replace(x, activation_tables=40) for x in (SMALL, SMALL_MACROS))
 
@@ -194,6 +197,11 @@ class Maker:
             return None
         layers = []
         skip = self.chance()
+        bits = source.encoding.bits
+        stop_bits = None
+        may_stop = hardware.early_stop and bits > 1 and residual is None and not given.get("last")
+        if may_stop and search_of(registers, hardware).lossless and not self.chance(4):
+            stop_bits = 2 * self.pick(1, (1 << (bits - 1)) - 1)
         for group in range(groups):
             weights = self.weights(k, n)
             layers.append(
@@ -210,6 +218,7 @@ class Maker:
                     counts_per_lsb=scale,
                     dynamic=dynamic,
                     skip_zero_slices=skip,
+                    stop_bits=stop_bits,
                     **given,
                 )
             )

@@ -23,6 +23,7 @@ from tests.golden_model.random_graphs import (
     NINE_PAIRS,
     SMALL,
     SMALL_PAIRS,
+    SMALL_STOP,
     SMALL_TABLES,
     random_images,
     random_network,
@@ -122,7 +123,7 @@ def refused(directory, words, hardware=None):
 
 
 # ---- round trip ---------------------------------------------------------------------------------
-@pytest.mark.parametrize("hardware", [SMALL, NINE, SMALL_PAIRS, NINE_PAIRS])
+@pytest.mark.parametrize("hardware", [SMALL, NINE, SMALL_PAIRS, NINE_PAIRS, SMALL_STOP])
 def test_an_image_reads_back_as_the_network_that_was_written(tmp_path, hardware):
     net = sample(4, hardware)
     images = random_images(5, net, 3)
@@ -291,7 +292,7 @@ def with_tables(tmp_path):
 
 def test_tables_come_back_and_are_there_as_text(with_tables):
     tables = image.read(with_tables).program.tables.lookups
-    lines = (with_tables / image.LOOKUPS).read_text().split()
+    lines = (with_tables / "lookups.hex").read_text().split()
     assert [int(line, 16) for line in lines] == tables.ravel().tolist()
 
 
@@ -304,16 +305,16 @@ def test_a_table_that_does_not_follow_from_the_network_is_refused(with_tables):
 
 
 def test_a_missing_or_changed_file_of_tables_is_refused(with_tables):
-    data = bytearray((with_tables / image.LOOKUPS).read_bytes())
+    data = bytearray((with_tables / "lookups.hex").read_bytes())
     data[0] ^= 1
-    (with_tables / image.LOOKUPS).write_bytes(data)
+    (with_tables / "lookups.hex").write_bytes(data)
     refused(with_tables, "lookups.hex was changed, it does not follow from image.archive")
-    (with_tables / image.LOOKUPS).unlink()
+    (with_tables / "lookups.hex").unlink()
     refused(with_tables, "lookups.hex is missing")
 
 
 def test_a_file_of_tables_does_not_belong_to_an_image_without_them(directory):
-    (directory / image.LOOKUPS).write_text("")
+    (directory / "lookups.hex").write_text("")
     refused(directory, "lookups.hex does not belong to the image")
 
 

@@ -7,25 +7,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from golden_model.config import TINY
 from golden_model.optional import numba_installed
+from golden_model.pairs.early_stop import Stops
 from golden_model.pairs.machine import CONVERT, build_clocks, window_clocks
 from golden_model.pairs.packs import pack_layer
 from golden_model.pairs.search import bounded, counts_search, outward
 from golden_model.trq import AdcRegisters
-from tests.golden_model.test_pairs import cases
+from tests.golden_model.test_pairs import ALONE, cases, early_stops, stops_of
 from tests.strategies import make_layer
 
 
 @pytest.mark.skipif(not numba_installed(), reason="needs numba")
-@given(cases())
-@settings(max_examples=60, deadline=None)
-def test_the_compiled_loop_keeps_the_same_time(case):
-    packing, _, windows = case
+@given(cases(), early_stops | st.none())
+@settings(max_examples=100, deadline=None)
+def test_the_compiled_loop_keeps_the_same_time(case, stop):
+    packing, layer, windows = case
+    stops = stops_of(packing, layer, windows, stop) if stop and packing.split in ALONE else None
     for search in (outward(packing.hardware), bounded(packing.hardware)):
-        plain = window_clocks(packing, windows, search, plain=True)
-        for found, wanted in zip(window_clocks(packing, windows, search), plain, strict=True):
+        plain = window_clocks(packing, windows, search, stops, plain=True)
+        for found, wanted in zip(window_clocks(packing, windows, search, stops), plain, strict=True):
             np.testing.assert_array_equal(found, wanted)
 
 
@@ -49,9 +52,10 @@ def _case(weights, windows, **fields):
     return pack_layer(layer, hardware), np.array(windows, dtype=np.uint8)
 
 
-def _clocks(packing, windows) -> int:
+def _clocks(packing, windows, stops=None) -> int:
     """Of one window with outward search, by the definition and by the compiled loop."""
-    plain, fast = (window_clocks(packing, windows, outward(packing.hardware), plain=plain) for plain in (True, False))
+    search = outward(packing.hardware)
+    plain, fast = (window_clocks(packing, windows, search, stops, plain=plain) for plain in (True, False))
     assert plain.window == fast.window
     return int(plain.window[0])
 
@@ -98,6 +102,15 @@ def test_a_lane_passes_over_a_sample_that_it_has_no_part_in():
     weights = np.stack([[0, -1, 1, 1, 1], [0, -1, 1, 1, -1]] * 2)
     packing, windows = _case(weights, [[1] * 4])
     assert _clocks(packing, windows) == 12 + 5 * 2 + 1 + CONVERT
+
+
+def test_a_check_waits_for_the_lanes_and_the_next_sample_of_its_column_for_the_check():
+    # Bit 3: pack 1, mask 2, step 2 in 3, OU 4, sampled in 5, taken in 6, done with 1 decision in 8. The mark follows
+    # the OU in 5, the check is handed out in 6, and taken a clock after the lane is done, in 9: decided in 12. Bit 2:
+    # pack in 6, its OU waits meanwhile, and is sampled in 12, taken in 13, done in 15.
+    packing, windows = _case([[1]], [[12]])
+    stops = Stops(*np.zeros((3, 1, 1), dtype=np.int64), after=(3,), checked=np.ones((1, 1), dtype=bool))
+    assert _clocks(packing, windows, stops) == 15 + 1 + CONVERT
 
 
 def test_samples_keep_their_interval():

@@ -158,6 +158,26 @@ def test_a_pair_machine_keeps_its_search_and_gets_dynamic_precision(copied: Path
     assert "everything" in shown
 
 
+def test_a_machine_with_early_stop_gets_bits_for_its_checks_and_loses_nothing(copied: Path):
+    succeed(calibrate, "--work", copied, "--hardware", "cifar-pairs-stop", *QUICK)
+    made, found = archive.load(copied / "calibrated.graph"), record(copied)
+    chosen = [layer.stop_bits for layer in made.layers]
+    assert any(chosen)
+    assert chosen[-1] is None
+    assert [layer["stop_bits"] for layer in found["layers"]] == chosen
+    images = np.random.default_rng(0).integers(0, 256, (5, *made.image.shape)).astype(np.uint8)
+    plain = with_settings(made, stop_bits=dict.fromkeys(node.name for node in made.crossbars))
+    (stopping, events), (logits, whole) = (GraphRunner(graph).run(images) for graph in (made, plain))
+    np.testing.assert_array_equal(stopping, logits)
+    assert events.ad_operations.sum() < whole.ad_operations.sum()
+
+
+def test_early_stop_goes_with_its_machine(copied: Path):
+    succeed(calibrate, "--work", copied, "--hardware", "cifar-pairs-stop", *QUICK)
+    made = archive.load(copied / "calibrated.graph")
+    assert not any(layer.stop_bits for layer in with_settings(made, hardware=PRESETS["cifar-pairs"]).layers)
+
+
 def test_dynamic_precision_gives_both_machines_the_same_accuracy(copied: Path):
     network = archive.load(copied / "network.graph")
     lossy = with_settings(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,13 @@ import numpy as np
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.crossbar.prepared import Prepared, streams
+from golden_model.pairs.early_stop import Stops, StopWords
 from golden_model.pairs.gather import Activated, Formed, matmul, walk
-from golden_model.pairs.machine import build_clocks, window_clocks
+from golden_model.pairs.machine import ready_clocks, window_clocks
 from golden_model.pairs.packs import Packing, pack_layer
 from golden_model.pairs.search import Search, bounded, outward
 from golden_model.registers import descriptor_fields
-from rtl.pack_layouts import HALVES, PAIR_COUNTERS
+from rtl.pack_layouts import HALVES, pair_counters
 from rtl.pair_interfaces import halves_of
 from rtl.pair_layouts import SearchMode
 from rtl.pair_macros import PairMacros
@@ -89,7 +90,23 @@ def layer_settings(packing: Packing, *, crossbar_base: int = 0, width_base: int 
         "last_cols": prepared.outputs - (block_cols - 1) * hardware.ou_cols,
         "crossbar_base": crossbar_base,
         "width_base": width_base,
+        "outputs": prepared.outputs,
+        **({"stop_bits": 0} if hardware.early_stop else {}),
     }
+
+
+def random_words(seed: int, layer: Layer) -> StopWords | None:
+    """Words of early stop of a layer with any scales, so that some outputs stop early, and bits of any choice; None if
+    there is but one input bit."""
+    numbers = np.random.default_rng(seed)
+    if layer.input_bits == 1:
+        return None
+    scales = {
+        "multipliers": numbers.integers(0, 50, layer.outputs),
+        "bias": numbers.integers(-40, 40, layer.outputs),
+        "shift": int(numbers.integers(1, 12)),
+    }
+    return StopWords.of(replace(layer, **scales, stop_bits=2 * int(numbers.integers(1, 1 << (layer.input_bits - 1)))))
 
 
 # ---- the macro ----------------------------------------------------------------------------------
@@ -97,6 +114,7 @@ def layer_settings(packing: Packing, *, crossbar_base: int = 0, width_base: int 
 class Case:
     """A layer and the windows (P, K) to run on it. mode : search of the lanes.
 
+    words : of early stop, None for none; channel_base : where they lie.
     sample_stall, segment_stall : share of clocks in which the crossbar, or the source of segments, is not ready.
     undecided : share of comparisons without an answer; needs `comparator_valid`.
     """
@@ -106,6 +124,8 @@ class Case:
     mode: SearchMode = SearchMode.OUTWARD
     crossbar_base: int = 0
     width_base: int = 0
+    words: StopWords | None = None
+    channel_base: int = 0
     sample_stall: float = 0.0
     undecided: float = 0.0
     segment_stall: float = 0.0
@@ -115,6 +135,14 @@ class Case:
     def search(self) -> Search:
         makers = {SearchMode.OUTWARD: outward, SearchMode.BOUNDED: bounded}
         return makers[self.mode](self.packing.hardware)
+
+    @property
+    def stops(self) -> Stops | None:
+        return None if self.words is None else self.words.find(self.packing.prepared, self.windows)
+
+    @property
+    def sums(self) -> np.ndarray:
+        return matmul(self.packing, self.windows, self.search, self.stops)[0][0]
 
     def registers(self) -> dict[str, int]:
         bits = self.packing.hardware.adc_bits + 1
@@ -133,12 +161,13 @@ class Case:
     def samples(self, half: int) -> list[list[tuple[int, int, int]]]:
         """(pair, OU column, word of rows) of every activation of a half, by window."""
         prepared, found = self.packing.prepared, []
-        never = np.zeros(prepared.outputs, dtype=np.int64)
-        for x, streamed in zip(*streams(prepared, self.windows), strict=True):
+        never = np.zeros((len(self.windows), prepared.outputs), dtype=np.int64)
+        stopped = never if self.stops is None else self.stops.last_bit
+        for x, streamed, last_bit in zip(*streams(prepared, self.windows), stopped, strict=True):
             found.append([])
             rows = 0
             for bit in reversed(range(prepared.bits)):
-                for what in walk(self.packing, x, streamed[:, bit], never, half, bit):
+                for what in walk(self.packing, x, streamed[:, bit], last_bit, half, bit):
                     if isinstance(what, Formed):
                         rows = _word(what.rows)
                     elif isinstance(what, Activated):
@@ -147,9 +176,11 @@ class Case:
 
     def counters(self) -> list[dict[str, int]]:
         """Event counters of every window, by the golden model."""
-        _, spent = matmul(self.packing, self.windows, self.search)
-        clocks = window_clocks(self.packing, self.windows, self.search, plain=True).window
-        counted = spent.counters(self.packing.hardware.ou_rows) | {"cycles": clocks}
+        stops = self.stops
+        _, spent = matmul(self.packing, self.windows, self.search, stops)
+        clocks = window_clocks(self.packing, self.windows, self.search, stops, plain=True).window
+        counted = spent.counters(self.packing.hardware.ou_rows, None if stops is None else stops.checks)
+        counted = {name: (counted | {"cycles": clocks})[name] for name in pair_counters(self.packing.hardware).members}
         return [{name: int(values[w]) for name, values in counted.items()} for w in range(len(self.windows))]
 
 
@@ -276,14 +307,23 @@ def run(
             await ctx.tick()
         ctx.set(dut.width_write.enable, 0)
         ctx.set(dut.counters_clear, 0)
-        put(ctx, dut.settings, layer_settings(packing, crossbar_base=case.crossbar_base, width_base=case.width_base))
+        fields = layer_settings(packing, crossbar_base=case.crossbar_base, width_base=case.width_base)
+        if case.words is not None:
+            for n, (bound, begin) in enumerate(zip(case.words.bounds, case.words.starts, strict=True)):
+                put(ctx, dut.bound_write, {"enable": 1, "address": case.channel_base + n, "data": int(bound)})
+                put(ctx, dut.start_write, {"enable": 1, "address": case.channel_base + n, "data": int(begin)})
+                await ctx.tick()
+            ctx.set(dut.bound_write.enable, 0)
+            ctx.set(dut.start_write.enable, 0)
+            fields["stop_bits"] = sum(1 << bit for bit in case.words.after)
+        put(ctx, dut.settings, fields | {"channel_base": case.channel_base})
         put(ctx, dut.search, case.registers())
         ctx.set(dut.layer_start, 1)
         await ctx.tick()
         ctx.set(dut.layer_start, 0)
         if not early:
             result.built = await clocks_until(ctx, dut.layer_ready, limit=limit)
-        before, last = dict.fromkeys(PAIR_COUNTERS, 0), []
+        before, last = dict.fromkeys(dut.counters.shape().members, 0), []
         for first in range(0, len(case.windows), hardware.macros):
             windows = min(hardware.macros, len(case.windows) - first)
             ctx.set(dut.filling, mask(windows))
@@ -364,14 +404,13 @@ def _of_round(windows: list[dict[str, int]]) -> dict[str, int]:
 
 def _compare(case: Case, actual: Run, *, timing: bool, early: bool, samples: bool) -> None:
     if not early:
-        assert actual.built == build_clocks(case.packing)
+        assert actual.built == ready_clocks(case.packing, bool(case.words and case.words.after))
     macros = case.packing.hardware.macros
     for half, samples_of in enumerate(actual.samples) if samples else ():
         expected_samples = case.samples(half % HALVES)[half // HALVES :: macros]
         for window, (found, wanted) in enumerate(zip(samples_of, expected_samples, strict=True)):
             assert found == wanted, f"half {half}, window {window}"
-    sums, _ = matmul(case.packing, case.windows, case.search)
-    assert actual.sums == sums[0].tolist()
+    assert actual.sums == case.sums.tolist()
     windows = case.counters()
     expected = [_of_round(windows[first : first + macros]) for first in range(0, len(windows), macros)]
     clocks = [counted["cycles"] for counted in expected]

@@ -50,7 +50,8 @@ ODD = replace(
 #: All addresses that a descriptor can name are there.
 FULL = replace(ODD, activation_bytes=1 << 24)
 TABLES = replace(TINY, activation_tables=5)
-MACHINES = {"tiny": TINY, "odd": ODD, "full": FULL, "pairs": PRESETS["tiny-pairs"], "tables": TABLES}
+STOP = replace(PRESETS["tiny-pairs"], early_stop=1)
+MACHINES = {"tiny": TINY, "odd": ODD, "full": FULL, "pairs": PRESETS["tiny-pairs"], "tables": TABLES, "stop": STOP}
 
 
 def _crossbar(hardware: HardwareConfig, **sizes: int) -> dict[str, int]:
@@ -217,6 +218,10 @@ def _boundaries(hardware: HardwareConfig) -> dict[str, tuple[dict[str, int], dic
             most = hardware.activation_tables
             pair(f"{kind}: table", base, {"lookup": most}, {"lookup": most + 1})
             pair(f"{kind}: any table", base, {"lookup": 0}, {"lookup": 255})
+        if hardware.early_stop:
+            most = (1 << 8) - 1
+            free = {} if base["last"] or base["residual"] else {"stop_bits": most}
+            pair(f"{kind}: stop_bits", base, free, {"stop_bits": most, "last": 1} if free else {"stop_bits": 1})
         pair(f"{kind}: H * W = in_plane", base, {}, {"in_plane": base["in_plane"] - 1})
         last_source = memory - 2 * base["in_plane"]
         pair(f"{kind}: end of the source", base, {"source": last_source}, {"source": last_source + 1})

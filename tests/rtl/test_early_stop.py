@@ -1,86 +1,150 @@
-"""Early stop against the golden model, and against its definition at the ends of its range."""
+"""Early stop of a column against the golden model, and against its definition at the ends of its range."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from golden_model.config import PAPER, TINY, HardwareConfig
+from golden_model.pairs.early_stop import STOP, StopWords, find_stops
 from golden_model.pairs.early_stop import EarlyStop as GoldenStop
-from golden_model.pairs.early_stop import find_stops, starts
-from rtl.early_stop import EarlyStop, magnitude_sum
+from rtl import layouts
+from rtl.early_stop import EarlyStop
+from rtl.partial_sums import PartialSums
+from rtl.stop_table import StopTable
 from sim.bench import simulate
-from tests.bench import collector, put
-from tests.golden_model.test_pairs import ALONE, cases, streamed
+from tests.bench import clocks_until, collector, put
+from tests.golden_model.test_pairs import ALONE, cases
 
 pytestmark = pytest.mark.rtl
 
 
-def decide(config: HardwareConfig, checks: list[dict[str, int]], gaps: int = 0) -> list[tuple[int, int]]:
-    """(output, final) of every check, `gaps` clocks without a check after each of them."""
-    dut = EarlyStop(config)
-    decisions: list[tuple[int, int]] = []
+@given(cases(ALONE), st.integers(1, 127))
+@settings(max_examples=50, deadline=None)
+def test_stored_words_stop_what_the_limit_stops(case, chosen):
+    packing, layer, windows = case
+    after = tuple(bit for bit in reversed(range(1, layer.input_bits)) if chosen >> (bit - 1) & 1)
+    words = StopWords.of(replace(layer, stop_bits=sum(1 << bit for bit in after) or None))
+    if words is None:
+        return
+    found = words.find(packing.prepared, windows)
+    wanted = find_stops(layer, packing.prepared, windows, GoldenStop(after=after))
+    for name in ("last_bit", "sums", "checks", "checked"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
+
+
+# ---- the column ---------------------------------------------------------------------------------
+Check = tuple[int, int, int]  # block column, sum, bits left
+
+
+def decide(config: HardwareConfig, words: list[tuple[int, int]], checks: list[Check]) -> list[tuple[int, int]]:
+    """(stopped, pending) after every check; words : (bound, start) by block column."""
+    dut, found = EarlyStop(config), []
 
     async def bench(ctx):
-        for one in checks:
-            ctx.set(dut.check, 1)
-            put(ctx, dut.given, one)
+        for column, (bound, start) in enumerate(words):
+            put(
+                ctx, dut.write, {"enable": 1, "address": column, "column": 0, "words": {"bound": bound, "start": start}}
+            )
             await ctx.tick()
-            ctx.set(dut.check, 0)
-            for _ in range(gaps):
-                await ctx.tick()
-        await ctx.tick().repeat(dut.latency)
+        ctx.set(dut.write.enable, 0)
+        for column, partial, left in checks:
+            put(ctx, dut.asked_col, column)
+            ctx.set(dut.asked, 1)
+            await ctx.tick()
+            ctx.set(dut.asked, 0)
+            assert ctx.get(dut.pending) == 1 << column
+            put(ctx, dut.checked, {"valid": 1, "sum": partial, "block_col": column, "bits_left": left})
+            await ctx.tick()
+            ctx.set(dut.checked.valid, 0)
+            assert ctx.get(dut.pending) == 1 << column
+            await ctx.tick().repeat(EarlyStop.latency - 1)
+            found.append((ctx.get(dut.stopped), ctx.get(dut.pending)))
+        ctx.set(dut.begin, 1)
+        await ctx.tick()
+        ctx.set(dut.begin, 0)
+        found.append((ctx.get(dut.stopped), ctx.get(dut.pending)))
 
-    watch = collector(dut.decision, dut.output, dut.final, into=decisions)
-    simulate(dut, bench, background=[watch], limit=(gaps + 1) * len(checks) + 10)
-    return decisions
-
-
-@given(cases(ALONE))
-@settings(max_examples=25, deadline=None)
-def test_outputs_stop_after_the_bits_of_the_golden_model(case):
-    packing, layer, windows = case
-    x = streamed(packing, layer, windows)
-    positive = np.maximum(layer.weights, 0).sum(axis=0)
-    stops = find_stops(layer, packing.prepared, windows, GoldenStop())
-    checks, expected = [], []
-    for window, last_bit in zip(x, stops.last_bit, strict=True):
-        for bit in reversed(range(1, layer.input_bits)):
-            partial = starts(layer) + (window >> bit << bit) @ layer.weights
-            for n in np.flatnonzero(last_bit <= bit):
-                sums = {"partial": int(partial[n]), "positive": int(positive[n])}
-                checks.append({"output": int(n), "bits_left": bit} | sums)
-                expected.append((int(n), int(last_bit[n] == bit)))
-    assert decide(PAPER, checks) == expected
+    simulate(dut, bench, limit=len(words) + 5 * len(checks) + 10)
+    return found
 
 
 @pytest.mark.parametrize("config", [PAPER, TINY])
-@pytest.mark.parametrize("gaps", [0, 2])
-def test_an_output_is_final_exactly_when_its_largest_sum_is_negative(config, gaps):
-    most, largest = 1 << (config.accumulator_bits - 1), (1 << magnitude_sum(config).width) - 1
-    checks = [
-        {"output": i % config.max_n, "partial": partial, "positive": positive, "bits_left": left}
-        for i, (positive, left) in enumerate((p, j) for p in (0, 1, largest) for j in range(config.input_bits + 1))
-        for partial in (-most, -(positive << left) - 1, -(positive << left), most - 1)
-        if partial >= -most
-    ]
-    expected = [(c["output"], int(c["partial"] + (c["positive"] << c["bits_left"]) < 0)) for c in checks]
-    assert decide(config, checks, gaps) == expected
-    assert {final for _, final in expected} == {0, 1}
+def test_an_output_stops_exactly_when_its_largest_sum_is_negative(config):
+    most, bound = 1 << (config.accumulator_bits - 1), (1 << layouts.stop_bound(config).width) - 1
+    for start in (-(1 << 31), -1, 0, (1 << 31) - 1):
+        for left in (0, 1, config.input_bits - 1):
+            needed = -start - (bound << left)
+            sums = [partial for partial in (-most, needed - 1, needed, most - 1) if -most <= partial < most]
+            for partial in sums:
+                (stopped, _), _ = decide(config, [(bound, start)], [(0, partial, left)])
+                assert stopped == (partial < needed), (start, left, partial)
 
 
-def test_a_decision_comes_after_the_latency():
-    dut = EarlyStop(TINY)
-    seen = []
+def test_what_has_stopped_stays_stopped_until_the_next_window():
+    words, checks = [(0, 0), (2, 1), (3, -1)], [(2, 3, 1), (1, -9, 1), (2, -9, 1), (1, 100, 0)]
+    assert decide(TINY, words, checks) == [(0, 0), (0b010, 0), (0b110, 0), (0b110, 0), (0, 0)]
+
+
+def test_a_check_is_known_after_its_way_through_sums_and_column():
+    assert 1 + EarlyStop.latency == STOP  # PartialSums says which sum is to be checked a clock after the lane
+    assert PartialSums.latency >= 2
+
+
+# ---- the table ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("base", [0, 3])
+@pytest.mark.parametrize("outputs", [1, 2, 7])
+def test_every_output_has_its_words_in_its_column(outputs, base):
+    config = replace(TINY, machine="pairs", early_stop=1)
+    dut, written = StopTable(config), []
+    words = [(5 * n + 1, 100 - 70 * n) for n in range(base + outputs + 1)]
 
     async def bench(ctx):
-        ctx.set(dut.check, 1)
-        for _ in range(3):
-            seen.append(ctx.get(dut.decision))
+        for entry, (bound, start) in enumerate(words):
+            put(ctx, dut.bound_write, {"enable": 1, "address": entry, "data": bound})
+            put(ctx, dut.start_write, {"enable": 1, "address": entry, "data": start})
             await ctx.tick()
-            ctx.set(dut.check, 0)
+        ctx.set(dut.bound_write.enable, 0)
+        ctx.set(dut.start_write.enable, 0)
+        for bits in (2, 0):
+            fields = {"outputs": outputs, "channel_base": base, "stop_bits": bits}
+            for name, value in fields.items():
+                ctx.set(dut.settings[name], value)
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            assert await clocks_until(ctx, dut.ready, limit=50) == (outputs + 2 if bits else 1)
 
-    simulate(dut, bench, limit=10)
-    assert seen.index(1) == dut.latency
-    assert seen == [0, 1, 0]
+    one = dut.write
+    watch = collector(one.enable, one.address, one.column, one.words.bound, one.words.start, into=written)
+    simulate(dut, bench, background=[watch], limit=200)
+    expected = [(n // config.ou_cols, n % config.ou_cols, *words[base + n]) for n in range(outputs)]
+    assert written == expected
+
+
+@pytest.mark.parametrize("table", [0, 1])
+def test_a_word_that_lost_a_bit_is_told(table):
+    dut = StopTable(replace(TINY, machine="pairs", early_stop=1))
+    told = []
+
+    async def bench(ctx):
+        for write in (dut.bound_write, dut.start_write):
+            for entry in range(3):
+                put(ctx, write, {"enable": 1, "address": entry, "data": 5})
+                await ctx.tick()
+            ctx.set(write.enable, 0)
+        memory = dut.tables[table].memory
+        ctx.set(memory.data[1], ctx.get(memory.data[1]) ^ 4)
+        ctx.set(dut.settings.outputs, 3)
+        ctx.set(dut.settings.stop_bits, 2)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        await clocks_until(ctx, dut.ready, limit=50)
+
+    simulate(dut, bench, background=[collector(dut.table_error, dut.write.column, into=told)], limit=200)
+    assert told == [1]

@@ -9,12 +9,22 @@ import numpy as np
 import pytest
 
 from golden_model.config import PAPER, TINY, HardwareConfig
+from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.pairs.packs import Packing, pack_layer
 from rtl.pair_layouts import SearchMode
 from rtl.pair_macros import PairMacros
 from sim.bench import simulate
 from tests.bench import put
-from tests.rtl.pair_bench import Case, check, layer_settings, random_hardware, random_layer, run, wide_layer
+from tests.rtl.pair_bench import (
+    Case,
+    check,
+    layer_settings,
+    random_hardware,
+    random_layer,
+    random_words,
+    run,
+    wide_layer,
+)
 from tests.strategies import make_layer
 
 pytestmark = pytest.mark.rtl
@@ -58,6 +68,28 @@ def test_rounds_of_several_macros_equal_the_golden_model_clock_by_clock(seed, ma
 @pytest.mark.parametrize("seed", range(100, 120))
 def test_random_hardware_equals_the_golden_model_clock_by_clock(seed):
     check(_case(seed, random_hardware(random.Random(seed))))
+
+
+@pytest.mark.parametrize("seed", range(200, 230))
+def test_early_stop_equals_the_golden_model_clock_by_clock(seed):
+    check(
+        _stopping(seed, replace(random_hardware(random.Random(seed)), input_bits=5, early_stop=1, channel_entries=64))
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_early_stop_on_several_macros_equals_the_golden_model_clock_by_clock(seed):
+    check(_stopping(seed, replace(MACROS, macros=2, early_stop=1)))
+
+
+def _stopping(seed: int, hardware, **options) -> Case:
+    """A random layer of which outputs may stop early, every third with low bits that dynamic precision leaves out."""
+    case = _case(seed, hardware, **options)
+    words = random_words(seed, random_layer(seed, hardware)[1])
+    if seed % 3 == 0:
+        prepared = replace(case.packing.prepared, redy=DynamicPrecision(l_max=3, tau_sq=65535))
+        case = replace(case, packing=replace(case.packing, prepared=prepared, tables={}))
+    return replace(case, words=words, channel_base=random.Random(seed).randint(0, 10))
 
 
 @pytest.mark.parametrize("places", [2, 4, 8])

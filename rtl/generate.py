@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,7 +111,7 @@ COMPONENTS: dict[str, Callable[[HardwareConfig], Any]] = {
     "search_settings": SearchSettings,
     "ou_former": OuFormer,
     "early_stop": EarlyStop,
-    "stop_table": lambda config: StopTable(config if config.early_stop else replace(config, early_stop=1)),
+    "stop_table": lambda config: StopTable(replace(config, machine="pairs", early_stop=1)),
     "pair_macros": PairMacros,
     "pair_macro": PairMacro,
     "window_register": WindowRegister,
@@ -162,25 +163,48 @@ def component(name: str, config: HardwareConfig) -> Any:
     return COMPONENTS[name](config)
 
 
+class ResetInput(StrEnum):
+    """What the reset input of a module is."""
+
+    #: Active high, synchronous to the clock.
+    RST = "rst"
+    #: Active low, synchronous to the clock.
+    RST_N = "rst_n"
+    #: Active low; begins without the clock, ends with it.
+    ASYNC_RST_N = "async_rst_n"
+
+
 class RegisteredReset(wiring.Component):
-    """A component behind one flip-flop for its reset input.
+    """A component behind flip-flops for its reset input.
 
     Amaranth merges reset into the logic in front of every register. With the reset taken straight from
     an input, a compiled model works all of that logic out once more whenever an input may have changed.
 
-    Latency: reset takes effect one clock after `rst`. Ports: those of the component, `clk` and `rst`.
+    The component itself is reset with the clock. Behind an asynchronous input two flip-flops are set by it and pass a 0
+    on when it has ended, so that the component leaves reset with the clock, whenever the input ends.
+
+    Latency: reset takes effect one clock after `rst` or `rst_n`, and ends one clock after it; an asynchronous one takes
+    effect with the next clock, and ends two clocks after it. Ports: those of the component, `clk`, `rst` or `rst_n`.
     """
 
-    def __init__(self, component: Any):
-        self._component = component
-        super().__init__({**component.signature.members, "clk": In(1), "rst": In(1)})
+    def __init__(self, component: Any, kind: ResetInput = ResetInput.RST):
+        self._component, self._kind = component, kind
+        self._port = "rst" if kind == ResetInput.RST else "rst_n"
+        super().__init__({**component.signature.members, "clk": In(1), self._port: In(1)})
 
     def elaborate(self, platform):
         m = Module()
         m.domains.sync = domain = ClockDomain("sync", reset_less=True)
         domain.clk = self.clk
+        given = getattr(self, self._port)
         reset = Signal(init=1)
-        m.d.sync += reset.eq(self.rst)
+        if self._kind == ResetInput.ASYNC_RST_N:
+            m.domains.released = released = ClockDomain("released", async_reset=True)
+            before = Signal(init=1)
+            m.d.comb += [released.clk.eq(self.clk), released.rst.eq(~given)]
+            m.d.released += [before.eq(0), reset.eq(before)]
+        else:
+            m.d.sync += reset.eq(given ^ (self._kind == ResetInput.RST_N))
         m.submodules.core = ResetInserter(reset)(self._component)
         for path, member, inner in self._component.signature.flatten(self._component):
             outer: Any = self
@@ -190,7 +214,7 @@ class RegisteredReset(wiring.Component):
         return m
 
 
-def to_verilog(elaboratable: Any, name: str, *, initial_values: bool = True) -> str:
+def to_verilog(elaboratable: Any, name: str, *, initial_values: bool = True, reset: ResetInput = ResetInput.RST) -> str:
     """Verilog text of any component as module `name`; the same on every machine, without source paths.
 
     Memories whose initial contents are all zero come without initial contents. initial_values : of registers; cell
@@ -198,16 +222,16 @@ def to_verilog(elaboratable: Any, name: str, *, initial_values: bool = True) -> 
     """
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
     with without_initial_zeros():
-        text = rtlil.convert(RegisteredReset(elaboratable), name=name, emit_src=False)
+        text = rtlil.convert(RegisteredReset(elaboratable, reset), name=name, emit_src=False)
     if not initial_values:
         text = re.sub(r"^\s*attribute \\init .*\n", "", text, flags=re.MULTILINE)
     # The step between RTLIL and Verilog that `verilog.convert` takes; it has no public name.
     return amaranth_verilog._convert_rtlil_text(text, strip_internal_attrs=True)
 
 
-def verilog(name: str, config: HardwareConfig, *, top: str | None = None, initial_values: bool = True) -> str:
-    """Verilog text of the block `name` of `COMPONENTS`; its module is called `top`, or `name`."""
-    return to_verilog(component(name, config), top or name, initial_values=initial_values)
+def verilog(name: str, config: HardwareConfig, *, top: str | None = None, **options: Any) -> str:
+    """Verilog text of the block `name` of `COMPONENTS`; its module is called `top`, or `name`. options : as there."""
+    return to_verilog(component(name, config), top or name, **options)
 
 
 def lint(path: Path, top: str) -> list[str]:
@@ -237,13 +261,13 @@ def _registers(path: Path, check: bool) -> bool:
 
 
 def _generate(
-    config: HardwareConfig, output: Path, names: list[str], with_lint: bool, initial_values: bool
+    config: HardwareConfig, output: Path, names: list[str], with_lint: bool, **options: Any
 ) -> list[dict[str, Any]]:
     results = []
     for name in names:
         started = time.monotonic()
         path = output / f"{name}.v"
-        text = verilog(name, config, initial_values=initial_values)
+        text = verilog(name, config, **options)
         write_text(path, text)
         messages = lint(path, name) if with_lint else []
         seconds = time.monotonic() - started
@@ -263,6 +287,10 @@ def app(
     initial_values: Annotated[
         bool, typer.Option(help="of registers; without them for cell libraries, which need two clocks of reset instead")
     ] = True,
+    reset: Annotated[
+        ResetInput,
+        typer.Option(help="the reset input: rst, rst_n (active low), async_rst_n (rst_n, begins without a clock)"),
+    ] = ResetInput.RST,
     list_blocks: Annotated[bool, typer.Option("--list", help="list the blocks, write nothing")] = False,
     registers: Annotated[
         Path | None,
@@ -306,7 +334,7 @@ def app(
     for name in names:
         if name not in COMPONENTS:
             raise ValueError(f"there is no block {name!r}; there are {', '.join(COMPONENTS)}")
-    results = _generate(config, output, names, with_lint, initial_values)
+    results = _generate(config, output, names, with_lint, initial_values=initial_values, reset=reset)
     if json_file is not None:
         write_json(json_file, {"hardware": config.as_dict(), "hardware_hash": config.hash, "blocks": results})
     if any(result["messages"] for result in results):

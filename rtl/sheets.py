@@ -93,7 +93,7 @@ def _prose(text: str) -> list[str]:
 BASELINES = Path(__file__).with_name("baseline")
 #: Pages that `make formal`, `make mutate` and `make coverage` write.
 DOCS = Path(__file__).parents[1] / "docs"
-SIZES = ("tiny", "tiny-pairs", "sky130-paper", "sky130-paper-pairs")
+SIZES = ("tiny", "tiny-pairs")
 
 
 def known() -> dict[str, list[tuple[str, str]]]:
@@ -204,8 +204,9 @@ def sheets(components: Mapping[str, Any], of_pairs: Collection[str]) -> dict[str
     head = [
         "# Blocks",
         "",
-        "Made by `make sheets` from the code and from what was found of it: sizes (`make synth`; `tiny` in generic gates,",
-        "`paper` in sky130's standard cells), [proofs](../formal.md), [mutants](../mutants.md), [coverage](../coverage.md).",
+        "Made by `make sheets` from the code and from what was found of it: sizes (`make synth`; `tiny` in generic",
+        "gates, `paper` in sky130's standard cells), [proofs](../formal.md), [mutants](../mutants.md),",
+        "[coverage](../coverage.md).",
         "How blocks work together: [rtl/README.md](../../rtl/README.md).",
         "",
     ]

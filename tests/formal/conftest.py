@@ -88,4 +88,3 @@ def _short(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
         return name, ", ".join(blocks), "; ".join(what), method, f"{seconds:.1f}"
 
     return [joined(group) for group in groups.values()]
-

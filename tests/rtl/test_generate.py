@@ -8,11 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
+from amaranth.sim import Simulator
 from typer.testing import CliRunner
 
 from golden_model.config import PRESETS, TINY
 from golden_model.registers import EVENT_COUNTERS, REGIONS, REGISTERS, descriptor_fields
 from rtl import c_header, generate, register_map
+from rtl.generate import RegisteredReset, ResetInput
 from rtl.system import System
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,3 +196,63 @@ def test_registers_have_no_initial_values_where_a_cell_library_is_meant():
     bare = generate.verilog("macro", TINY, initial_values=False)
     assert not initial.search(bare)
     assert "posedge clk" in bare
+
+
+# ---- reset ----------------------------------------------------------------------------------------
+class _Counter(wiring.Component):
+    def __init__(self):
+        super().__init__({"count": Out(8)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.sync += self.count.eq(self.count + 1)
+        return m
+
+
+def _counts(kind: ResetInput, resets: list[tuple[int, int]]) -> list[int]:
+    """Counts before every rising edge of the clock. resets : (begin, end) in half clocks; it rises at 2, 4, ..."""
+    dut, found = RegisteredReset(_Counter(), kind), []
+    port = dut.rst if kind == ResetInput.RST else dut.rst_n
+    idle = int(kind != ResetInput.RST)
+
+    async def bench(ctx):
+        ctx.set(port, idle)
+        for half in range(1, 41):
+            ctx.set(dut.clk, 0)
+            await ctx.delay(1e-9)
+            for begin, end in resets:
+                if half in (begin, end):
+                    ctx.set(port, idle ^ (half == begin))
+            await ctx.delay(1e-9)
+            if half % 2 == 0:
+                found.append(ctx.get(dut.count))
+                ctx.set(dut.clk, 1)
+                await ctx.delay(1e-9)
+
+    simulator = Simulator(dut)
+    simulator.add_testbench(bench)
+    simulator.run()
+    return found
+
+
+@pytest.mark.parametrize("kind", [ResetInput.RST, ResetInput.RST_N])
+def test_a_synchronous_reset_holds_from_the_clock_behind_it_to_the_clock_behind_its_end(kind):
+    free = _counts(kind, [])
+    assert free == [0, *range(19)]  # the flip-flop begins in reset
+    found = _counts(kind, [(20, 24)])  # rising edges 20 and 22 see it
+    assert found == [*free[:11], 0, 0, *range(1, 8)]
+
+
+def test_a_reset_without_a_clock_is_kept_and_ends_with_the_second_clock():
+    found = _counts(ResetInput.ASYNC_RST_N, [(19, 20)])  # no rising edge sees it
+    assert found == [*_counts(ResetInput.ASYNC_RST_N, [])[:10], 0, 0, *range(1, 9)]
+    assert _counts(ResetInput.RST_N, [(19, 20)]) == _counts(ResetInput.RST_N, [])
+
+
+@pytest.mark.parametrize("kind", list(ResetInput))
+def test_a_module_has_the_reset_input_that_was_asked_for(tmp_path, kind):
+    result = _call("--hardware", "tiny", "--block", "trq_sar", "--output", tmp_path, "--reset", kind.value, "--lint")
+    assert result.exit_code == 0, result.stdout
+    text = (tmp_path / "trq_sar.v").read_text()
+    assert re.findall(r"input (rst\w*)", text) == ["rst" if kind == ResetInput.RST else "rst_n"]
+    assert bool(re.search(r"posedge clk, (pos|neg)edge", text)) == (kind == ResetInput.ASYNC_RST_N)

@@ -33,7 +33,7 @@ REFUTED = ("refuted", "can_have_a_beat", "it_is_not")
 NO_ANSWER = ("the prover did not end within", "TimeoutExpired", "Failed: Timeout")
 #: Seconds of a processor after which a mutant is looked at by the next means: a block's first tests and, if the mutant
 #: is not equivalent, the rest of them; further tests; proofs.
-FIRST_TESTS, OWN_TESTS, MORE_TESTS, PROOFS = 5.0, 15.0, 40.0, 60.0
+FIRST_TESTS, OWN_TESTS, MORE_TESTS, PROOFS = 12.0, 12.0, 40.0, 60.0
 #: Least of each block.
 LEAST = 4
 
@@ -153,6 +153,7 @@ class Campaign:
         self.designs = designs.designs(self.results.with_name("designs.pickle"))
         for record in read_results(self.results).values():
             self.kills[record["file"], record.get("by")] += 1
+            self.spent |= record.get("passed", {})
         gc.collect()
         gc.freeze()  # children share what is there
         self._work()
@@ -228,17 +229,18 @@ class Campaign:
 
     def _in_child(self, mutant: Mutant, job: Callable[[Report], None]) -> dict[str, Any]:
         last: dict[str, Any] = {}
-        passed: list[str] = []
+        passed: dict[str, float] = {}
         for record in in_child(job, 100):
             if record.get("timeout"):
-                return {"outcome": KILLED, "by": last.get("at", ""), "stage": "no end"}
+                last = {"outcome": KILLED, "by": last.get("at", ""), "stage": "no end"}
+                break
             last = record
             if "passed" in record:
-                self.spent[record["passed"]] = record["spent"]
-                passed.append(record["passed"])
+                passed[record["passed"]] = record["spent"]
+        self.spent |= passed
         if "outcome" not in last:
             raise RuntimeError(f"{mutant}: {last}")
-        return last | ({"passed": passed} if last["outcome"] == SURVIVED else {})
+        return last | {"passed": passed}
 
     def _look(self, mutant: Mutant, own: list[Any], report: Report) -> None:
         """First pass: is it one, do the block's own tests notice, does it make a difference at all."""
@@ -316,7 +318,7 @@ class Campaign:
         """The name of the first test that fails, or "" if none does in `limit` seconds of a processor."""
         begin = _cpu_seconds()
         while _cpu_seconds() - begin < limit and (test := next(tests, None)):
-            report({"at": test.nodeid}, 10 + 5 * self.spent.get(test.nodeid, 8))
+            report({"at": test.nodeid}, 10 + 3 * self.spent.get(test.nodeid, 8))
             before = _cpu_seconds()
             reports = runtestprotocol(test, log=False, nextitem=None)
             failures = [str(one.longrepr) for one in reports if one.failed]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import gc
+import inspect
 import json
 import multiprocessing
 import os
 import random
+import re
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -116,6 +118,16 @@ def _distances(path: Path) -> dict[Path, int]:
         left = {file for one in left for file in _imports(one)} - set(found)
         found |= dict.fromkeys(left, distance)
     return found
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(word for word in re.findall("[a-z]+", text.lower()) if len(word) > 2)
+
+
+@cache
+def _words_of(test: Callable[..., Any]) -> frozenset[str]:
+    """Of a test's name and text."""
+    return _words(inspect.getsource(inspect.unwrap(test)))
 
 
 @dataclass
@@ -289,13 +301,18 @@ class Campaign:
 
     # ---- tests
     def _judges(self, mutant: Mutant, stage: str) -> list[Any]:
-        """Tests that may look at the mutant's file, the best first. The block's own ("own") are those of the same name,
-        or those that are nearest to it; then all others ("more"), or the proofs ("formal")."""
+        """Tests that may look at the mutant's file, the best first: those that killed before, are short, and use the
+        words of the changed line. The block's own ("own") are those of the same name, or else those that are nearest
+        to it, without those of a block that does not execute the statement; then all others ("more"), or the proofs
+        ("formal")."""
         path = ROOT / mutant.file
         far = {file: _distances(ROOT / file)[path] for file in self.items if path in _distances(ROOT / file)}
         tests = {file: distance for file, distance in far.items() if "/formal/" not in file}
         named = [file for file in tests if Path(file).name == f"test_{mutant.block}.py"]
-        own = named or [file for file in tests if tests[file] == min(tests.values())]
+        makers = {design.name: False for design in self.designs}
+        makers |= {design.name: True for design in self.designs if designs.covers(design.lines, mutant)}
+        able = [file for file in tests if makers.get(Path(file).stem.removeprefix("test_"), True)]
+        own = named or [file for file in able if tests[file] == min(tests[one] for one in able)]
         match stage:
             case "own":
                 files = own
@@ -306,12 +323,15 @@ class Campaign:
 
         items = [item for file in sorted(files, key=far.__getitem__) for item in self.items[file]]
         functions: Counter[tuple[Path, str]] = Counter()
+        said = _words(f"{mutant.function} {mutant.was} {mutant.place(path.read_bytes())[1]}")
+        common = Counter(word for item in items for word in _words_of(item.function) & said)
         ranked = []
         for item in items:
             function = (item.path, item.originalname)
             functions[function] += 1  # one case of every test before further cases of any
             kills = self.kills[mutant.file, item.nodeid]
-            ranked.append(functions[function] * self.spent.get(item.nodeid, 1.0) / (1 + 4 * kills))
+            fit = len(items) * sum(1 / common[word] for word in _words_of(item.function) & said)
+            ranked.append(functions[function] * self.spent.get(item.nodeid, 1.0) / (1 + 4 * kills) / (1 + fit))
         return [item for _, item in sorted(zip(ranked, items, strict=True), key=lambda one: one[0])]
 
     def _first_failure(self, tests: Iterator[Any], limit: float, report: Report) -> str:

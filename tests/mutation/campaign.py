@@ -121,13 +121,14 @@ def _distances(path: Path) -> dict[Path, int]:
 
 
 def _words(text: str) -> frozenset[str]:
-    return frozenset(word for word in re.findall("[a-z]+", text.lower()) if len(word) > 2)
+    """Those that its names consist of, too."""
+    return frozenset(word.lower() for word in re.findall("[A-Z]?[a-z]{2,}|[A-Z]{3,}", text))
 
 
 @cache
 def _words_of(test: Callable[..., Any]) -> frozenset[str]:
-    """Of a test's name and text."""
-    return _words(inspect.getsource(inspect.unwrap(test)))
+    """Of a test's text and its file's name."""
+    return _words(f"{test.__module__} {inspect.getsource(inspect.unwrap(test))}")
 
 
 @dataclass
@@ -323,7 +324,7 @@ class Campaign:
 
         items = [item for file in sorted(files, key=far.__getitem__) for item in self.items[file]]
         functions: Counter[tuple[Path, str]] = Counter()
-        said = _words(f"{mutant.function} {mutant.was} {mutant.place(path.read_bytes())[1]}")
+        said = _words(f"{mutant.block} {mutant.function} {mutant.was} {mutant.place(path.read_bytes())[1]}")
         common = Counter(word for item in items for word in _words_of(item.function) & said)
         ranked = []
         for item in items:

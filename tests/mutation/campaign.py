@@ -283,11 +283,15 @@ class Campaign:
 
     def _verdict(self, looked_at: list[Design]) -> str:
         """Of the installed mutant in every design; of the first one that is not equivalent, with its name."""
+        seen = set()
         with tempfile.TemporaryDirectory() as folder:
             for number, design in enumerate(looked_at):
                 if len(design.text) > designs.LARGE:
                     return f"{design.name} {design.config} is too large"
                 text = designs.text_of(design.name, design.config)
+                if (design.text, text) in seen:
+                    continue
+                seen.add((design.text, text))
                 verdict = equivalence.compare(design.text, text, Path(folder) / str(number), 60)
                 if verdict != equivalence.EQUIVALENT:
                     return f"{design.name} {design.config} {verdict}"

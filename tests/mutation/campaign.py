@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import gc
+import inspect
 import json
 import multiprocessing
 import os
 import random
+import re
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -33,7 +35,7 @@ REFUTED = ("refuted", "can_have_a_beat", "it_is_not")
 NO_ANSWER = ("the prover did not end within", "TimeoutExpired", "Failed: Timeout")
 #: Seconds of a processor after which a mutant is looked at by the next means: a block's first tests and, if the mutant
 #: is not equivalent, the rest of them; further tests; proofs.
-FIRST_TESTS, OWN_TESTS, MORE_TESTS, PROOFS = 5.0, 15.0, 40.0, 60.0
+FIRST_TESTS, OWN_TESTS, MORE_TESTS, PROOFS = 12.0, 12.0, 40.0, 60.0
 #: Least of each block.
 LEAST = 4
 
@@ -118,6 +120,17 @@ def _distances(path: Path) -> dict[Path, int]:
     return found
 
 
+def _words(text: str) -> frozenset[str]:
+    """Those that its names consist of, too."""
+    return frozenset(word.lower() for word in re.findall("[A-Z]?[a-z]{2,}|[A-Z]{3,}", text))
+
+
+@cache
+def _words_of(test: Callable[..., Any]) -> frozenset[str]:
+    """Of a test's text and its file's name."""
+    return _words(f"{test.__module__} {inspect.getsource(inspect.unwrap(test))}")
+
+
 @dataclass
 class Campaign:
     """A run of pytest in which tests are executed in children, on one mutant each.
@@ -153,6 +166,7 @@ class Campaign:
         self.designs = designs.designs(self.results.with_name("designs.pickle"))
         for record in read_results(self.results).values():
             self.kills[record["file"], record.get("by")] += 1
+            self.spent |= record.get("passed", {})
         gc.collect()
         gc.freeze()  # children share what is there
         self._work()
@@ -228,17 +242,18 @@ class Campaign:
 
     def _in_child(self, mutant: Mutant, job: Callable[[Report], None]) -> dict[str, Any]:
         last: dict[str, Any] = {}
-        passed: list[str] = []
+        passed: dict[str, float] = {}
         for record in in_child(job, 100):
             if record.get("timeout"):
-                return {"outcome": KILLED, "by": last.get("at", ""), "stage": "no end"}
+                last = {"outcome": KILLED, "by": last.get("at", ""), "stage": "no end"}
+                break
             last = record
             if "passed" in record:
-                self.spent[record["passed"]] = record["spent"]
-                passed.append(record["passed"])
+                passed[record["passed"]] = record["spent"]
+        self.spent |= passed
         if "outcome" not in last:
             raise RuntimeError(f"{mutant}: {last}")
-        return last | ({"passed": passed} if last["outcome"] == SURVIVED else {})
+        return last | {"passed": passed}
 
     def _look(self, mutant: Mutant, own: list[Any], report: Report) -> None:
         """First pass: is it one, do the block's own tests notice, does it make a difference at all."""
@@ -268,11 +283,15 @@ class Campaign:
 
     def _verdict(self, looked_at: list[Design]) -> str:
         """Of the installed mutant in every design; of the first one that is not equivalent, with its name."""
+        seen = set()
         with tempfile.TemporaryDirectory() as folder:
             for number, design in enumerate(looked_at):
                 if len(design.text) > designs.LARGE:
                     return f"{design.name} {design.config} is too large"
                 text = designs.text_of(design.name, design.config)
+                if (design.text, text) in seen:
+                    continue
+                seen.add((design.text, text))
                 verdict = equivalence.compare(design.text, text, Path(folder) / str(number), 60)
                 if verdict != equivalence.EQUIVALENT:
                     return f"{design.name} {design.config} {verdict}"
@@ -287,13 +306,18 @@ class Campaign:
 
     # ---- tests
     def _judges(self, mutant: Mutant, stage: str) -> list[Any]:
-        """Tests that may look at the mutant's file, the best first. The block's own ("own") are those of the same name,
-        or those that are nearest to it; then all others ("more"), or the proofs ("formal")."""
+        """Tests that may look at the mutant's file, the best first: those that killed before, are short, and use the
+        words of the changed line. The block's own ("own") are those of the same name, or else those that are nearest
+        to it, without those of a block that does not execute the statement; then all others ("more"), or the proofs
+        ("formal")."""
         path = ROOT / mutant.file
         far = {file: _distances(ROOT / file)[path] for file in self.items if path in _distances(ROOT / file)}
         tests = {file: distance for file, distance in far.items() if "/formal/" not in file}
         named = [file for file in tests if Path(file).name == f"test_{mutant.block}.py"]
-        own = named or [file for file in tests if tests[file] == min(tests.values())]
+        makers = {design.name: False for design in self.designs}
+        makers |= {design.name: True for design in self.designs if designs.covers(design.lines, mutant)}
+        able = [file for file in tests if makers.get(Path(file).stem.removeprefix("test_"), True)]
+        own = named or [file for file in able if tests[file] == min(tests[one] for one in able)]
         match stage:
             case "own":
                 files = own
@@ -304,19 +328,22 @@ class Campaign:
 
         items = [item for file in sorted(files, key=far.__getitem__) for item in self.items[file]]
         functions: Counter[tuple[Path, str]] = Counter()
+        said = _words(f"{mutant.block} {mutant.function} {mutant.was} {mutant.place(path.read_bytes())[1]}")
+        common = Counter(word for item in items for word in _words_of(item.function) & said)
         ranked = []
         for item in items:
             function = (item.path, item.originalname)
             functions[function] += 1  # one case of every test before further cases of any
             kills = self.kills[mutant.file, item.nodeid]
-            ranked.append(functions[function] * self.spent.get(item.nodeid, 1.0) / (1 + 4 * kills))
+            fit = len(items) * sum(1 / common[word] for word in _words_of(item.function) & said)
+            ranked.append(functions[function] * self.spent.get(item.nodeid, 1.0) / (1 + 4 * kills) / (1 + fit))
         return [item for _, item in sorted(zip(ranked, items, strict=True), key=lambda one: one[0])]
 
     def _first_failure(self, tests: Iterator[Any], limit: float, report: Report) -> str:
         """The name of the first test that fails, or "" if none does in `limit` seconds of a processor."""
         begin = _cpu_seconds()
         while _cpu_seconds() - begin < limit and (test := next(tests, None)):
-            report({"at": test.nodeid}, 10 + 5 * self.spent.get(test.nodeid, 8))
+            report({"at": test.nodeid}, 10 + 3 * self.spent.get(test.nodeid, 8))
             before = _cpu_seconds()
             reports = runtestprotocol(test, log=False, nextitem=None)
             failures = [str(one.longrepr) for one in reports if one.failed]

@@ -70,7 +70,7 @@ DESIGNS = COMPONENTS | _FPGA
 #: Large ones that are looked at in the smaller configurations only.
 WHOLE = {"system", "tile", "serial_system", "registered_system"}
 #: Characters of RTLIL of a large one.
-LARGE = 300_000
+LARGE = 350_000
 
 #: File -> lines of it that were executed.
 Lines = dict[str, set[int]]

@@ -215,8 +215,9 @@ def test_a_check_ends_when_the_array_does_not_answer_and_a_late_answer_is_droppe
     simulate(dut, host, limit=1000)
 
 
-def test_an_array_that_takes_nearly_the_limit_for_everything_is_waited_for():
-    dut = CellProgrammer(TINY, limit=LIMIT)
+@pytest.mark.parametrize("hardware", [TINY, MACROS], ids=["tiny", "macros"])
+def test_an_array_that_takes_nearly_the_limit_for_everything_is_waited_for(hardware):
+    dut = CellProgrammer(hardware, limit=LIMIT)
 
     async def host(ctx):
         await _select(ctx, dut, 0)
@@ -226,7 +227,9 @@ def test_an_array_that_takes_nearly_the_limit_for_everything_is_waited_for():
             assert (await receive(ctx, dut.program, 1))[0]["cells"] == word
         ctx.set(dut.pairs, 1)
         await strobe(ctx, dut.check)
-        for _ in range(TINY.ous_per_crossbar):
+        for _ in range(hardware.macros * hardware.ous_per_crossbar):
+            while not ctx.get(dut.readback_request.valid):
+                await ctx.tick()
             await ctx.tick().repeat(LIMIT - 1)
             await receive(ctx, dut.readback_request, 1)
             await ctx.tick().repeat(LIMIT - 1)
@@ -234,4 +237,4 @@ def test_an_array_that_takes_nearly_the_limit_for_everything_is_waited_for():
         await ctx.tick().until(~dut.busy)
         assert not ctx.get(dut.failed)
 
-    simulate(dut, host, limit=2000)
+    simulate(dut, host, limit=5000)

@@ -220,6 +220,24 @@ def test_first_window_waits_until_the_reference_has_settled():
     assert others.settled == [SETTLE] * len(MIXED)
 
 
+def test_first_window_of_a_pair_step_is_converted_when_it_is_loaded_and_the_tables_are_built():
+    others = Others([Step(windows=2)], PAIRS)
+    dut = others.dut
+    del others.answers["layer_start"]
+
+    async def bench(ctx):
+        await others.start(ctx)
+        await expect_within(ctx, dut.window_loaded, 100)
+        for _ in range(20):
+            assert not ctx.get(dut.window_start)
+            await ctx.tick()
+        ctx.set(dut.layer_ready, 1)
+        await expect_within(ctx, dut.window_start, 2)
+        assert await others.idle(ctx) == _status(done=1)
+
+    others.simulate(bench)
+
+
 def test_start_while_busy_changes_nothing():
     others = Others(MIXED, slowest=3)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from golden_model.config import TINY
 from golden_model.registers import StepKind
 from rtl.post_processing import PostProcessing
+from rtl.requantisation import Requantisation
 from sim.bench import simulate
 from tests.bench import collector, fetch, put
 from tests.rtl import step_model
@@ -358,3 +359,25 @@ def test_clear_forgets_an_overflow():
         assert fetch(ctx, dut.overflow) == 0
 
     simulate(dut, bench, limit=100)
+
+
+@pytest.mark.parametrize("hardware", [WIDE, PAIRS], ids=["planes", "pairs"])
+def test_a_step_of_the_requantisation_that_is_left_out_holds_what_it_has(hardware):
+    dut = Requantisation(hardware)
+
+    async def give(ctx, value, without=None):
+        ctx.set(dut.value, value)
+        for step in range(Requantisation.latency(hardware)):
+            ctx.set(dut.steps, 1 << step if step != without else 0)
+            await ctx.tick()
+        return ctx.get(dut.made)
+
+    async def bench(ctx):
+        put(ctx, dut.settings, step_model.step(hardware))
+        ctx.set(dut.multiplier, 1)
+        assert await give(ctx, 5) == 5
+        for step in range(len(dut.steps)):
+            assert await give(ctx, 10 + step, without=step) == 5
+            assert await give(ctx, 5) == 5
+
+    simulate(dut, bench, limit=200)

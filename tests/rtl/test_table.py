@@ -51,6 +51,26 @@ def test_every_entry_is_read_as_written_and_every_single_wrong_bit_is_told():
     simulate(dut, bench, limit=1000)
 
 
+def test_an_entry_stays_until_the_next_read():
+    dut = Table(layouts.width_write(TINY), TINY.width_entries)
+
+    async def bench(ctx):
+        for address in range(2):
+            put(ctx, dut.write, {"enable": 1, "address": address, "data": address + 1})
+            await ctx.tick()
+        ctx.set(dut.write.enable, 0)
+        for address in range(2):
+            ctx.set(dut.read.enable, 1)
+            ctx.set(dut.read.address, address)
+            await ctx.tick()
+            ctx.set(dut.read.enable, 0)
+            ctx.set(dut.read.address, 1 - address)
+            await ctx.tick().repeat(2)
+            assert ctx.get(dut.read.data) == address + 1
+
+    simulate(dut, bench, limit=100)
+
+
 @pytest.fixture
 def tables(monkeypatch):
     """All tables of the design that is simulated, by the number of their entries."""

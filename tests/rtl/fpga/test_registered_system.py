@@ -54,5 +54,5 @@ def test_every_access_is_answered_once_while_the_tile_stands_still_now_and_then(
             read.append(True)
         assert await driver.cycles() == image.vectors.cycles[0]
 
-    _run("pairs", job)
+    _run("planes", job)
     assert len(read) > 20

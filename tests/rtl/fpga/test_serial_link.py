@@ -1,4 +1,4 @@
-"""The host's bus over a serial line, on a small device and on a whole machine."""
+"""The host's bus over a serial line, on a small device."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from amaranth.hdl import Module
 
 from rtl.fpga.serial_layouts import END, MAX_WORDS, Status, answer_header, request_header
 from rtl.fpga.serial_link import SerialLink
-from rtl.fpga.serial_system import SerialSystem
 from sim.backends.pysim_line import PysimLine
 from sim.bench import simulate
 from sim.host.bus import BusError, BusTimeout
 from sim.host.serial_bus import SerialBus, decode, encode
-from sim.host.session import Job, run_job
-from tests.end_to_end.networks import SMALL, loaded
-from tests.golden_model.random_graphs import random_images, random_network
 from tests.sim.stand_in import behind_a_link
 
 pytestmark = pytest.mark.rtl
@@ -235,17 +231,3 @@ def test_a_line_without_a_device_times_out():
             await SerialBus(line, patience=0.005).read(4)
 
     run_line(m, link, job)
-
-
-@pytest.mark.slow
-def test_a_network_over_the_serial_line_gives_the_golden_logits_events_and_cycles():
-    network = random_network(4, SMALL, ("convolution", "max"), 3)
-    image = loaded(network, random_images(4, network, 1))
-    device, outcomes = SerialSystem(image.program.hardware, DIVISOR), []
-
-    async def job(line):
-        outcomes.append(await run_job(SerialBus(line), image, Job((0,))))
-
-    run_line(device, device, job, limit=500_000)
-    assert outcomes[0].difference is None
-    assert outcomes[0].results[0].logits == image.vectors.logits[0].tolist()

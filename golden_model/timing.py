@@ -23,6 +23,7 @@ row of the kernel and of one segment. A window of an element step, too, is a rou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,14 @@ def rounds(rows: int, columns: int, pool: int, abreast: int) -> np.ndarray:
     column = np.arange(chunks * abreast).reshape(chunks, 1, abreast)
     window = (np.arange(rows)[:, None, None, None] * columns + column) * pool**2 + np.arange(pool**2)[:, None]
     return np.where(column < columns, window, -1).reshape(-1, abreast)
+
+
+def step_rounds(hardware: HardwareConfig, fields: Mapping[str, int]) -> np.ndarray:
+    """`rounds` of a step by the fields of its descriptor."""
+    residual_columns = fields["residual_column"] if fields["residual"] else 1
+    columns, last = fields["pool"] * fields["stride_x"], bool(fields["last"])
+    together = abreast(hardware, columns, residual_columns=residual_columns, last=last)
+    return rounds(fields["out_height"], fields["out_width"], fields["pool"], together)
 
 
 def fetches(hardware: HardwareConfig, channels: int, kernel_height: int, kernel_width: int) -> int:

@@ -120,7 +120,7 @@ def compile_network(
     *,
     name: str | None = None,
     normalisation: Normalisation | None = None,
-    hardware: HardwareConfig | None = None,
+    hardware: HardwareConfig | str = options.Automatic.AUTO,
     calibration: calibrate.Options | None = None,
     images: int = 1,
     log: Log = print,
@@ -133,7 +133,7 @@ def compile_network(
     dataset : for calibration, accuracy, and the pictures that are simulated.
     work : directory of everything that is made.
     normalisation : what the network expects of pixel / 255; None for pixel / 255 itself.
-    hardware : None for a machine that is just large enough.
+    hardware : a machine, or what `--hardware` says.
     images : test pictures through the simulated hardware.
 
     Returns what the command writes with --json: `simulated` pictures, how many are `equal`, `clocks` of each,
@@ -142,20 +142,21 @@ def compile_network(
     plain = Normalisation.none(dataset.shape[0]) if normalisation is None else normalisation
     source = Source(name=name or type(model).__name__, model=copied(model), dataset=dataset, normalisation=plain)
     work = Path(work)
-    captured(source, work, hardware, log=log)
+    machine = options.machine(hardware) if isinstance(hardware, str) else hardware
+    captured(source, work, machine, log=log)
     log("calibrate: converters and dynamic precision")
     network = calibrate.calibrated(work, dataset, calibration or calibrate.Options(), log=log)
     return finish(network, dataset, work, images, log=log)
 
 
-def _train(given: dict[str, Any], hardware: HardwareConfig | None, work: Path, *, log: Log) -> sets.ImageSet:
+def _train(given: dict[str, Any], hardware: options.Machine, work: Path, *, log: Log) -> sets.ImageSet:
     """WORK/network.graph by training with the options `given`; returns the data.
 
-    hardware : None for a machine that is made to fit afterwards. What the network needs of a given one, whatever its
-    block widths become, is checked before anything is trained; it has fewer planes, so fewer crossbars, afterwards.
+    What the network needs of a machine that is given, whatever its block widths become, is checked before anything is
+    trained; it has fewer planes, so fewer crossbars, afterwards. One that is made is made to fit afterwards.
     """
     asked, dataset = train.complete(given)
-    if hardware is not None:
+    if isinstance(hardware, HardwareConfig):
         weights = None if asked["weights"] is None else Path(asked["weights"])
         model, normalisation = float_network(asked["model"], dataset, weights)
         name = name_of(asked["model"])
@@ -175,7 +176,7 @@ def app(
     model: options.ModelArgument,
     inputs: Inputs,
     work: options.Work = options.DEFAULT_WORK,
-    hardware: options.Hardware = "auto",
+    hardware: options.HardwareNeeded = "auto",
     with_training: Annotated[
         bool, typer.Option("--train", help="Train block-wise widths (BWQ-A) in place of 8 bits after training.")
     ] = False,
@@ -197,8 +198,8 @@ def app(
         given |= {"model": model, "threads": threads}
         given |= {key: str(path) for key in ("weights", "data") if (path := getattr(inputs, key)) is not None}
         given |= {key: value for key in ("size", "channels") if (value := getattr(inputs, key)) is not None}
-        if machine is not None:
-            given["hardware"] = str(hardware)
+        if isinstance(machine, HardwareConfig):
+            given["hardware"] = hardware
         dataset = _train(given, machine, work, log=log)
     else:
         if recipe is not None:

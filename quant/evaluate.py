@@ -18,7 +18,6 @@ from typing import Any
 import typer
 
 from golden_model.command import command, console, progress_bar
-from golden_model.config import PAPER, HardwareConfig
 from golden_model.engines import torch_engine
 from golden_model.engines.run_network import GraphRunner
 from golden_model.files import write_json
@@ -83,11 +82,11 @@ def _device_words(engine: str) -> str:
 
 
 def evaluate(
-    source: Source, hardware: HardwareConfig | None, wanted: Options, progress: Callable[[str, int, int], None]
+    source: Source, hardware: options.Machine, wanted: Options, progress: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
     """Everything that the command prints, JSON-able.
 
-    hardware : None for a machine that is just large enough. progress : called with (what is done, images done, images).
+    progress : called with (what is done, images done, images).
     """
     dataset = source.dataset
     check_outputs(source.model, dataset, source.normalisation)
@@ -96,14 +95,15 @@ def evaluate(
     graph = from_torch(
         source.model,
         dataset.shape,
-        hardware or PAPER,
+        options.preset(hardware),
         dataset.calibration(),
         normalisation=source.normalisation,
         weight_bits=wanted.weight_bits,
         activation_bits=wanted.activation_bits,
         name=source.name,
     )
-    graph = graph if hardware is not None else options.fitted(graph, None)
+    if isinstance(hardware, options.Automatic):
+        graph = options.fitted(graph, hardware)
     exact = exact_logits(graph, test, progress=partial(progress, "integer network"))
     result: dict[str, Any] = {
         "network": source.name,
@@ -140,7 +140,7 @@ def app(
     model: options.ModelNeeded,
     inputs: Inputs,
     wanted: Options,
-    hardware: options.Hardware = "paper",
+    hardware: options.HardwareNeeded = "paper",
     json_file: options.Json = None,
 ) -> None:
     """Accuracy of a network in floating point and as integers, and its events per image."""

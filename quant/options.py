@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -35,8 +36,12 @@ ModelNeeded = Annotated[str, typer.Option("--model", help=MODEL)]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)]
 Data = Annotated[Path | None, option(Inputs, "data")]
 Work = Annotated[Path, typer.Option(help="Working directory of the pipeline.")]
-HARDWARE = f"auto: just large enough; {', '.join(PRESETS)}; or a .json file with what differs from a preset."
+HARDWARE = (
+    f"auto, auto-pairs: just large enough, of planes or pairs; {', '.join(PRESETS)};"
+    " or a .json file with what differs from a preset."
+)
 Hardware = Annotated[str | None, typer.Option(help=HARDWARE)]
+HardwareNeeded = Annotated[str, typer.Option(help=HARDWARE)]
 Recipe = Annotated[Path | None, typer.Option(help="TOML file with options of training; those given here override it.")]
 THREADS = "Threads of PyTorch; other numbers add in another order."
 Threads = Annotated[int, typer.Option(min=1, help=THREADS)]
@@ -44,25 +49,44 @@ Force = Annotated[bool, typer.Option(help="Make everything again, even if it is 
 
 
 # ---- --hardware ---------------------------------------------------------------------------------
-def machine(text: str | None) -> HardwareConfig | None:
-    """The hardware that `--hardware` names; None for "auto", which is made to fit the network."""
-    return None if text in (None, "auto") else read_hardware(text)
+class Automatic(StrEnum):
+    """Machines that are made just large enough for a network."""
+
+    AUTO = "auto"  # the main data path of the network's machine; planes, if it has none yet
+    PAIRS = "auto-pairs"
 
 
-def fitted(network: Graph, hardware: HardwareConfig | None) -> Graph:
-    """The network on `hardware`, or on a machine that is just large enough where it is None.
+#: What `--hardware` says.
+Machine = HardwareConfig | Automatic
 
-    Converters keep their registers if OUs and A/D converters are the same, and are lossless ones otherwise. A machine
-    that is made has the main data path of the network's.
+
+def machine(text: str) -> Machine:
+    """The hardware that `--hardware` names."""
+    return Automatic(text) if text in set(Automatic) else read_hardware(text)
+
+
+def preset(hardware: Machine) -> HardwareConfig:
+    """Hardware of a network that is still to be made: where a machine that is made starts from."""
+    if isinstance(hardware, HardwareConfig):
+        return hardware
+    return PRESETS["paper-pairs"] if hardware is Automatic.PAIRS else PAPER
+
+
+def fitted(network: Graph, hardware: Machine) -> Graph:
+    """The network on `hardware`; one that is made has OUs and converters of `paper`, or of `paper-pairs`.
+
+    Converters keep their registers if OUs and A/D converters are the same, and are lossless ones otherwise.
     Raises ValueError that names every limit which is too small, and how to get a machine that fits.
     """
-    base = PRESETS["paper-pairs"] if network.hardware.pairs else PAPER
-    wanted = program.fitting(network, base) if hardware is None else hardware
+    if hardware is Automatic.AUTO and network.hardware.pairs:
+        hardware = Automatic.PAIRS
+    wanted = hardware if isinstance(hardware, HardwareConfig) else program.fitting(network, preset(hardware))
+    fits = f"(--hardware {Automatic.PAIRS if wanted.pairs else Automatic.AUTO} makes a machine that fits)"
     for layer in network.layers:
         if (bits := int(np.abs(layer.weights).max(initial=0)).bit_length()) > wanted.weight_bits:
             raise ValueError(
                 f"layer {layer.name}: its weights have {bits} bits and a sign, the hardware has weight_bits ="
-                f" {wanted.weight_bits} (--hardware auto makes a machine that fits)"
+                f" {wanted.weight_bits} {fits}"
             )
     if wanted != network.hardware:
         kept: dict[str, Any] = {}
@@ -73,7 +97,7 @@ def fitted(network: Graph, hardware: HardwareConfig | None) -> Graph:
     try:
         program.plan(network)
     except ValueError as error:
-        raise ValueError(f"{error} (--hardware auto makes a machine that fits)") from None
+        raise ValueError(f"{error} {fits}") from None
     return network
 
 

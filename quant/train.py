@@ -30,7 +30,6 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from golden_model.command import command, console
-from golden_model.config import PAPER
 from golden_model.files import file_hash, write_atomically, write_json
 from golden_model.graph.network import Graph
 from golden_model.image import archive
@@ -282,7 +281,8 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
 
     asked : every option, see `complete`.
     """
-    machine = options.machine(asked["hardware"]) or PAPER
+    wanted = options.machine(asked["hardware"])
+    machine, fits = options.preset(wanted), isinstance(wanted, options.Automatic)
     check(Options(**asked))
     values = {f.name: asked[f.name] for f in fields(Settings) if f.name in asked}
     values |= {"weight_bits": machine.weight_bits, "start_bits": min(asked["start_bits"], machine.weight_bits)}
@@ -305,7 +305,7 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
     decides = {"settings": asdict(settings), "block": asked["block"], "hardware": machine.as_dict()}
     mark = stages.fingerprint(
         "train",
-        {**decides, "threads": asked["threads"], "device": device, "fitted": asked["hardware"] == "auto"},
+        {**decides, "threads": asked["threads"], "device": device, "fitted": fits},
         stages.sources_of("quant.train"),
         data=dataset.sha256,
         weights="" if weights is None else file_hash(weights),
@@ -339,8 +339,8 @@ def train(asked: Mapping[str, Any], dataset: sets.ImageSet, work: Path, *, force
     with _screen() as screen:
         training.run(keep, screen)
     graph = training.graph()
-    if asked["hardware"] == "auto":
-        graph = options.fitted(graph, None)
+    if fits:
+        graph = options.fitted(graph, wanted)
     results = training.results(graph)
     write_atomically(made, lambda temporary: archive.save(graph, temporary))
     about = {

@@ -276,8 +276,7 @@ def search(config: HardwareConfig) -> data.StructLayout:
     twin : detection before the search. two_detections : bias != 0. r1_is_point : n_r1 = 0.
     first : threshold of the first decision, whatever it is. low : threshold of the second detection.
     r1_first, r2_first : threshold of the first search decision in R1 and R2.
-    r1_step, r2_step : weight of that decision in LSB, one-hot. r1_unit, r2_unit : Delta_R1, Delta_R2 in
-        LSB, one-hot; the search ends with the decision of this weight.
+    r1_steps, r2_steps : weights of all search decisions in LSB, down to Delta_R1 and Delta_R2; 0 if R1 is a point.
     window_low : lo = bias << n_r1, in Delta_R1. m : R2 codes are shifted left by m.
     """
     word = code(config)
@@ -290,10 +289,8 @@ def search(config: HardwareConfig) -> data.StructLayout:
             "low": word,
             "r1_first": word,
             "r2_first": word,
-            "r1_step": word,
-            "r2_step": word,
-            "r1_unit": word,
-            "r2_unit": word,
+            "r1_steps": word,
+            "r2_steps": word,
             "window_low": word,
             "m": code_shift(config),
         }

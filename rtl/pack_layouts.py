@@ -262,6 +262,30 @@ def pair_places(config: HardwareConfig) -> data.ArrayLayout:
     return data.ArrayLayout(sample_place(config), config.ou_cols)
 
 
+# ---- trace --------------------------------------------------------------------------------------
+def pair_trace(config: HardwareConfig) -> data.StructLayout:
+    """What all halves sample and convert in a clock; `valid` if any does.
+
+    layer : the running step. sampled, pair, ou_col, lines, place : of every half, a sample was taken, `pair_sample`;
+    lines, of all halves a bit per word line. converted, value, converted_place : of every column of every half, a
+    conversion ends, with its result in LSB, of the sample in that place.
+    """
+    halves, sample = all_halves(config), pair_sample(config).members
+    lines, lanes = config.grid_rows * config.ou_rows, halves * config.ou_cols
+    return data.StructLayout(
+        {
+            "valid": unsigned(1),
+            "layer": layouts.layer_index(config),
+            "sampled": data.ArrayLayout(1, halves),
+            **{name: data.ArrayLayout(sample[name], halves) for name in ("pair", "ou_col", "place")},
+            "lines": data.ArrayLayout(1, halves * lines),
+            "converted": data.ArrayLayout(1, lanes),
+            "value": data.ArrayLayout(search_threshold(config, True), lanes),
+            "converted_place": data.ArrayLayout(sample_place(config), lanes),
+        }
+    )
+
+
 # ---- events -------------------------------------------------------------------------------------
 def walk_events(config: HardwareConfig) -> data.StructLayout:
     """What a half does in a clock, in segments of the pack that it does it to, 0 if it does not.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 
+from golden_model.config import HardwareConfig
 from rtl import layouts, pair_layouts
 from rtl import pack_layouts as packs
 from rtl.block import Block, In, Out, Stream, Where
@@ -67,11 +68,14 @@ class PairConverter(Block):
     overflow: Out(1)
     events: Out(packs.conversion_events)
 
+    def __init__(self, config: HardwareConfig):
+        self.lanes = [PairLane(config) for _ in range(config.ou_cols)]
+        super().__init__(config)
+
     def elaborate(self, platform) -> Module:
         m = Module()
-        config = self.config
+        config, lanes = self.config, self.lanes
         m.submodules.places = places = SamplePlaces(config)
-        lanes = [PairLane(config) for _ in range(config.ou_cols)]
         unfinished = Cat(lane.unfinished for lane in lanes)
 
         # ---- the OU that is sampled, and the next one

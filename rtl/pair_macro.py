@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
+from golden_model.config import HardwareConfig
 from rtl import layouts, pair_layouts
 from rtl import pack_layouts as packs
 from rtl.block import Block, In, Out, Stream, Where
@@ -61,12 +62,15 @@ class PairMacro(Block):
     running: Out(1)
     overflow: Out(1)
 
+    def __init__(self, config: HardwareConfig):
+        self.converters = [PairConverter(config) for _ in range(packs.HALVES)]
+        super().__init__(config)
+
     def elaborate(self, platform) -> Module:
         m = Module()
-        config, settings, tables = self.config, self.settings, self.tables
+        config, settings, tables, converters = self.config, self.settings, self.tables, self.converters
         m.submodules.window = window = WindowRegister(config)
         walkers = [PackWalker(config) for _ in range(packs.HALVES)]
-        converters = [PairConverter(config) for _ in range(packs.HALVES)]
 
         begin, bank, running = self._window(
             m,

@@ -79,16 +79,16 @@ class PairMacros(Block):
     table_error: Out(1)
 
     def __init__(self, config: HardwareConfig):
+        self.macros = [PairMacro(config) for _ in range(config.macros)]
         segments = In(Stream(layouts.segment))
         super().__init__(config, **{f"segments{macro}": segments(config) for macro in range(config.macros)})
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        config = self.config
+        config, macros = self.config, self.macros
         m.submodules.search_settings = search = SearchSettings(config)
         m.submodules.builder = builder = PackBuilder(config)
         m.submodules.events = events = PairCounters(config)
-        macros = [PairMacro(config) for _ in range(config.macros)]
         ports = halves_of(self.crossbar, config)
 
         done, filled, running, overflow = (Signal(config.macros) for _ in range(4))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import EnableInserter, Module
+from amaranth.hdl import Cat, EnableInserter, Module, Signal
 from amaranth.lib import wiring
 
 from golden_model.config import HardwareConfig
 from rtl.block import Block, Out
 from rtl.emulated_crossbar import EmulatedCrossbar
 from rtl.emulated_pair_crossbar import EmulatedPairCrossbar
+from rtl.pack_layouts import pair_trace
+from rtl.pair_interfaces import halves_of
+from rtl.pair_macros import PairMacros
 from rtl.tile import BUS_PREFIX, Tile, bus_members, connect_bus, connect_load, load_members, trace_members
 
 #: What the tile drives of the handshakes outside.
@@ -28,14 +31,16 @@ class System(Block):
 
     Members
     -------
-    s_axil_*, s_axis_*, irq : see `rtl.tile.Tile`. trace : one record per OU activation, not of the pair machine.
+    s_axil_*, s_axis_*, irq : see `rtl.tile.Tile`. trace : one record per OU activation; of the pair machine, whose tile
+        has no such port, what its halves sample and convert in a clock.
     """
 
     irq: Out(1)
 
     def __init__(self, config: HardwareConfig, *, registered: bool = False):
         self.registered = registered and not config.pairs
-        super().__init__(config, **bus_members(), **load_members(), **trace_members(config))
+        trace = {"trace": wiring.Out(pair_trace(config))} if config.pairs else trace_members(config)
+        super().__init__(config, **bus_members(), **load_members(), **trace)
 
     def elaborate(self, platform):
         m = Module()
@@ -53,6 +58,31 @@ class System(Block):
             m.submodules.crossbar = crossbar = array(self.config)
             m.submodules.tile = core
         wiring.connect(m, core.crossbar, crossbar.port)
-        for name in trace_members(self.config):
-            m.d.comb += getattr(self, name).eq(getattr(core, name))
+        if isinstance(core.macro, PairMacros):
+            self._watch(m, core, core.macro)
+        else:
+            m.d.comb += self.trace.eq(core.trace)
         return m
+
+    def _watch(self, m: Module, core: Tile, macros: PairMacros) -> None:
+        """The trace of the pair machine, from what the tile samples and from inside of its lanes."""
+        trace = self.trace
+        converters = [converter for macro in macros.macros for converter in macro.converters]
+        lanes = [lane for converter in converters for lane in converter.lanes]
+        samples = [half.sample for half in halves_of(core.crossbar, self.config)]
+        m.d.comb += [
+            trace.layer.eq(core.crossbar.layer),
+            trace.lines.eq(Cat(sample.payload.lines for sample in samples)),
+            trace.valid.eq(trace.sampled.as_value().any() | trace.converted.as_value().any()),
+        ]
+        for half, sample in enumerate(samples):
+            m.d.comb += trace.sampled[half].eq(sample.valid & sample.ready)
+            m.d.comb += (trace[name][half].eq(sample.payload[name]) for name in ("pair", "ou_col", "place"))
+        for i, lane in enumerate(lanes):
+            place = Signal.like(lane.place)
+            m.d.sync += place.eq(lane.place)  # compared in the clock before, looked at in this one
+            m.d.comb += [
+                trace.converted[i].eq(lane.converted.valid),
+                trace.value[i].eq(lane.converted.value),
+                trace.converted_place[i].eq(place),
+            ]

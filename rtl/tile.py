@@ -124,6 +124,7 @@ class Tile(Block):
     crossbar: Out(lambda config: (PairCrossbarPort if config.pairs else CrossbarPort)(config))
 
     def __init__(self, config: HardwareConfig):
+        self.macro: Macro | PairMacros = (PairMacros if config.pairs else Macro)(config)
         super().__init__(config, **bus_members(), **load_members(), **trace_members(config))
 
     # ---- constants of the timing formula ------------------------------------------------------
@@ -194,8 +195,7 @@ class Tile(Block):
         reader, check = DescriptorReader(config), DescriptorCheck(config)
         windows = WindowGenerator(config)
         precisions = [DynamicPrecision(config) for _ in range(config.macros)]
-        macro: Macro | PairMacros = (PairMacros if config.pairs else Macro)(config)
-        post, events = PostProcessing(config), EventMemory(config)
+        post, events, macro = PostProcessing(config), EventMemory(config), self.macro
         reductions = [Reduction(config) for _ in range(config.macros)]
         residual = ResidualView(config)
         # An abort or an error returns all of these to their reset state in one clock.

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
-from amaranth.lib import enum
+from amaranth.hdl import Module, Mux, Signal, Value
 
 from rtl import layouts
 from rtl.block import Block, In, Out
-
-
-class Activity(enum.Enum, shape=unsigned(2)):
-    """What a lane decides in this clock."""
-
-    IDLE = 0  # nothing
-    FIRST = 1  # detection at the top of the R1 window, or in uniform mode the first search step
-    LOW = 2  # detection at the bottom of the R1 window
-    SEARCH = 3  # a step of the binary search in R1 or R2
 
 
 class TrqSar(Block):
@@ -24,7 +14,10 @@ class TrqSar(Block):
     `start` presets the first threshold; each clock after it makes one decision, so a conversion takes
     exactly its number of A/D operations in clocks: n_r2 in uniform mode, nu + n_r1 in R1, nu + n_r2 in
     R2, nu = 1 or 2 detections. `start` in the clock of `last` gives conversions without a bubble.
-    A search decision of weight `step` moves the threshold by step / 2 up or down: one adder.
+
+    A search needs no adder. In bits, the threshold of a decision of weight 2**j on a grid of 2**s is what was found so
+    far, and 1s at j - 1..s - 1 (s > 0) or at j (s = 0). So an answer makes the next threshold by bit j := answer and
+    bit j - 1 := not bit j - 1.
 
     Latency: `code` and `range_flag` are registers that change at the end of the clock with `last` and
     hold until the end of the first decision of the next conversion, so that they can be read in the
@@ -53,59 +46,64 @@ class TrqSar(Block):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        search = self.search
-        activity = Signal(Activity)
-        step = Signal(self.config.adc_bits)  # weight of the decision in LSB, one-hot
+        search, start, answer, bits = self.search, self.start, self.comparator, self.config.adc_bits
+        steps = Signal(bits)  # weights of the search decisions that are left, from the present one down to the grid's
+        first = Signal()  # this decision is the first one
+        low = Signal()  # it is the detection at the bottom of the R1 window
+        threshold, code = (Signal(bits, name=name, reset_less=True) for name in ("register", "found"))
+        range_flag = Signal(name="is_r2", reset_less=True)
 
-        with m.Switch(activity):
-            with m.Case(Activity.FIRST):
-                with m.If(~search.twin):
-                    m.d.sync += self.range_flag.eq(1)
-                    self._search_step(m, activity, step, self.comparator, search.r2_unit)
-                with m.Elif(search.two_detections):
-                    # The flag remembers "above the window" until the second detection.
-                    m.d.sync += [
-                        self.range_flag.eq(self.comparator),
-                        self.threshold.eq(search.low),
-                        activity.eq(Activity.LOW),
-                    ]
-                with m.Else():
-                    self._enter_range(m, activity, step, self.comparator)
-            with m.Case(Activity.LOW):
-                self._enter_range(m, activity, step, self.range_flag | ~self.comparator)
-            with m.Case(Activity.SEARCH):
-                code = (self.code << 1) | self.comparator
-                unit = Mux(self.range_flag, search.r2_unit, search.r1_unit)
-                self._search_step(m, activity, step, code, unit)
-
-        with m.If(self.start):
-            m.d.sync += [
-                activity.eq(Activity.FIRST),
-                self.threshold.eq(search.first),
-                step.eq(search.r2_step),
-            ]
-        m.d.comb += self.busy.eq(activity != Activity.IDLE)
-        return m
-
-    def _search_step(self, m: Module, activity: Signal, step: Signal, code, unit) -> None:
-        """Keep the decided bit and move half a step; `unit` is the weight of the last decision."""
-        half = step >> 1
-        m.d.comb += self.last.eq((step & unit).any())
-        m.d.sync += [
-            self.code.eq(code),
-            self.threshold.eq(Mux(self.comparator, self.threshold + half, self.threshold - half)),
-            step.eq(half),
-            activity.eq(Mux(self.last, Activity.IDLE, Activity.SEARCH)),
+        # ---- detections
+        names = ("detects", "again", "flag", "outside", "inside", "searches")
+        detects, again, flag, outside, inside, searches = (Signal(name=name) for name in names)
+        m.d.comb += [
+            detects.eq((first & search.twin) | low),
+            again.eq(first & search.twin & search.two_detections),
+            # Between two detections the flag remembers "above the window".
+            flag.eq(Mux(first, answer | ~search.twin, range_flag | (low & ~answer))),
+            outside.eq(detects & ~again & flag),
+            inside.eq(detects & ~again & ~flag),
         ]
 
-    def _enter_range(self, m: Module, activity: Signal, step: Signal, outside) -> None:
-        """End of the detection: search R2 if the sample is `outside` the R1 window, else R1."""
-        search = self.search
-        m.d.sync += [self.code.eq(0), self.range_flag.eq(outside), activity.eq(Activity.SEARCH)]
-        with m.If(outside):
-            m.d.sync += [self.threshold.eq(search.r2_first), step.eq(search.r2_step)]
-        with m.Else():
-            m.d.sync += [self.threshold.eq(search.r1_first), step.eq(search.r1_step)]
-            with m.If(search.r1_is_point):
-                m.d.comb += self.last.eq(1)
-                m.d.sync += activity.eq(Activity.IDLE)
+        # ---- a decision of the search
+        step, rest, moved = (Signal(bits, name=name) for name in ("step", "rest", "moved"))
+        m.d.comb += [
+            step.eq(steps & ~(steps >> 1)),
+            rest.eq(steps & (steps >> 1)),
+            moved.eq((answer.replicate(bits) & step) | ((threshold ^ (step >> 1)) & ~step)),
+            searches.eq(self.busy & ~detects),
+        ]
+
+        # ---- what follows; one condition at a time, so that nothing has to choose between them
+        enters = inside & ~start  # a point is found without a search
+        m.d.sync += [
+            first.eq(start),
+            low.eq(again),
+            range_flag.eq(flag),
+            threshold.eq(
+                _if(start, search.first)
+                | _if(again, search.low)
+                | _if(outside, search.r2_first)
+                | _if(enters, search.r1_first)
+                | _if(~detects & ~start, moved)
+            ),
+            steps.eq(
+                _if(start, search.r2_steps)
+                | _if(enters, search.r1_steps)
+                | (steps & ((again | outside).replicate(bits) | _if(~detects, steps >> 1)))
+            ),
+            code.eq(_if(searches & ~first, code << 1) | (searches & answer) | _if(~self.busy, code)),
+        ]
+        m.d.comb += [
+            self.threshold.eq(threshold),
+            self.busy.eq(steps.any()),
+            self.last.eq((searches & ~rest.any()) | (inside & search.r1_is_point)),
+            self.code.eq(code),
+            self.range_flag.eq(range_flag),
+        ]
+        return m
+
+
+def _if(condition: Value, value: Value) -> Value:
+    """`value`, or 0."""
+    return condition.replicate(len(value)) & value

@@ -89,10 +89,8 @@ class TrqSettings(Block):
             search.low.eq(low),
             search.r1_first.eq(low + (length >> 1)),
             search.r2_first.eq(r2_first),
-            search.r1_step.eq(length >> 1),
-            search.r2_step.eq(half),
-            search.r1_unit.eq(unit1),
-            search.r2_unit.eq(unit2),
+            search.r1_steps.eq(length - unit1),
+            search.r2_steps.eq((1 << bits) - unit2),
             search.window_low.eq(window_low),
             search.m.eq(registers.m),
         ]

@@ -147,7 +147,7 @@ class Interpreter:
         assert total is not None
         area = values["kernel_height"] * values["kernel_width"]
         window = timing.element_cycles(self.hardware, area, outputs, residual=bool(values["residual"]))
-        cycles = timing.c_layer(self.hardware) + len(self._rounds(values)) * window
+        cycles = timing.c_layer(self.hardware) + len(timing.step_rounds(self.hardware, values)) * window
         counts = Events.of(cycles=np.full(len(memory), cycles)).counts
         if values["last"]:
             low = values["offset_low"]
@@ -182,7 +182,7 @@ class Interpreter:
                 prepared=self._prepared[index],
                 engine=self.engine,
                 finish=lambda image, one: one[:, : layer.outputs].astype(np.int64),
-                rounds=self._rounds(values),
+                rounds=timing.step_rounds(self.hardware, values),
                 stop_words=self._stop_words(values),
             )
             counts[part] = events.counts
@@ -209,16 +209,6 @@ class Interpreter:
         """Activations of sums, uint8: requantised, and looked up if the step has a table."""
         made, table = _requantised(total, residual, values), values.get("lookup", 0)
         return self.tables.lookups[table - 1][made] if table else made
-
-    def _rounds(self, values: dict[str, int]) -> np.ndarray:
-        """Windows of a step that run at the same time."""
-        abreast = timing.abreast(
-            self.hardware,
-            values["pool"] * values["stride_x"],
-            residual_columns=values["residual_column"] if values["residual"] else 1,
-            last=bool(values["last"]),
-        )
-        return timing.rounds(values["out_height"], values["out_width"], values["pool"], abreast)
 
     # ---- what a step reads ----------------------------------------------------------------------
     def _map(self, values: dict[str, int], memory: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from golden_model.command import command, console
-from golden_model.config import PAPER, HardwareConfig
+from golden_model.config import HardwareConfig
 from golden_model.files import write_atomically, write_json
 from golden_model.graph.network import Graph
 from golden_model.image import archive
@@ -22,10 +22,9 @@ from quant.networks.source import Inputs, Source, check_outputs
 from quant.reference import accuracy, exact_logits
 
 
-def captured(source: Source, work: Path, hardware: HardwareConfig | None, *, log: Callable[[str], None]) -> Graph:
+def captured(source: Source, work: Path, hardware: options.Machine, *, log: Callable[[str], None]) -> Graph:
     """WORK/network.graph: the network as 8-bit integers after training, on a machine that holds it.
 
-    hardware : None for one that is just large enough.
     Raises UnsupportedOperator or ValueError in one sentence where that cannot be done; every limit that is too
     small is named.
     """
@@ -35,7 +34,7 @@ def captured(source: Source, work: Path, hardware: HardwareConfig | None, *, log
         {
             "name": source.name,
             "normalisation": asdict(source.normalisation),
-            "hardware": "auto" if hardware is None else hardware.hash,
+            "hardware": hardware.hash if isinstance(hardware, HardwareConfig) else hardware,
             "classes": list(dataset.names),
         },
         stages.sources_of("quant.capture.capture"),
@@ -53,7 +52,7 @@ def captured(source: Source, work: Path, hardware: HardwareConfig | None, *, log
     network = from_torch(
         source.model,
         dataset.shape,
-        PAPER if hardware is None else hardware,
+        options.preset(hardware),
         dataset.calibration(),
         normalisation=source.normalisation,
         name=source.name,
@@ -82,7 +81,7 @@ def app(
     model: options.ModelArgument,
     inputs: Inputs,
     work: options.Work = options.DEFAULT_WORK,
-    hardware: options.Hardware = "auto",
+    hardware: options.HardwareNeeded = "auto",
     threads: options.Threads = 2,
     json_file: options.Json = None,
 ) -> None:

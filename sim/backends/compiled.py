@@ -174,13 +174,14 @@ def _compile(
 def _trace_definitions(trace: TraceLayout | None) -> list[str]:
     if trace is None:
         return []
-    valid = trace["valid"]
-    port = cpp_name(trace.ports[valid.port].name)
     ports = " ".join(f"PORT({cpp_name(port.name)}, {port.words})" for port in trace.ports)
-    return [
-        f"-DTRACE_VALID=(word_of(top->{port},{valid.offset // 32})>>{valid.offset % 32}&1)",
-        f"-DTRACE_PORTS={ports}",
-    ]
+    definitions = [f"-DTRACE_PORTS={ports}"]
+    for field in trace.fields:
+        if field.name in ("valid", "layer"):
+            port, (word, bit) = cpp_name(trace.ports[field.port].name), divmod(field.offset, 32)
+            value = f"bits_of<{bit + field.width > 32:d}>(top->{port},{word},{bit},{field.width})"
+            definitions.append(f"-DTRACE_{field.name.upper()}={value}")
+    return definitions
 
 
 def _crossbar_definitions(config: HardwareConfig) -> list[str]:
@@ -422,10 +423,10 @@ class CompiledBus(Bus):
         self._check("read", status, [address], 0)
         return word.value
 
-    def trace(self, enable: bool, *, skip: int = 0) -> None:
+    def trace(self, enable: bool, *, step: int | None = None) -> None:
         if enable and self._trace_layout is None:
             raise ValueError("the compiled design has no trace port")
-        self._library.sim_trace(self._sim, int(enable), ctypes.c_uint64(skip))
+        self._library.sim_trace(self._sim, int(enable), -1 if step is None else step)
 
     def records(self) -> dict[str, np.ndarray]:
         if self._trace_layout is None:

@@ -39,6 +39,13 @@ uint32_t word_of(const Port& port, int index) {
     }
 }
 
+// A number inside a port, from bit `bit` of a word on; whether it goes on in the next one.
+template <bool crosses, typename Port>
+uint32_t bits_of(const Port& port, int word, int bit, int width) {
+    const uint64_t next = crosses ? word_of(port, word + crosses) : 0;
+    return (word_of(port, word) | next << 32) >> bit & ((1ull << width) - 1);
+}
+
 template <typename Port>
 void set_words(Port& port, const uint32_t* words) {
     if constexpr (std::is_integral_v<Port>) {
@@ -100,7 +107,7 @@ struct Simulation {
     std::string coverage;  // file that takes what was covered, at the end
     uint64_t clocks = 0;
     bool tracing = false;
-    uint64_t skip = 0;  // records that are still to be left out
+    int step = -1;  // records of other steps are left out; -1: none is
     std::vector<uint32_t> trace;
 
     Simulation() : top(new Vdut(&context)) {
@@ -295,10 +302,9 @@ struct Simulation {
 void Simulation::record() {
 #ifdef TRACE_VALID
     if (TRACE_VALID) {
-        if (skip) {
-            skip--;
-            return;
-        }
+#ifdef TRACE_LAYER
+        if (step >= 0 && TRACE_LAYER != static_cast<uint32_t>(step)) return;
+#endif
 #define PORT(name, words) \
     for (int i = 0; i < words; i++) trace.push_back(word_of(top->name, i));
         TRACE_PORTS
@@ -409,9 +415,9 @@ int sim_poll(Simulation* sim, uint32_t address, uint32_t mask, uint32_t value, u
     }
 }
 
-void sim_trace(Simulation* sim, int enable, uint64_t skip) {
+void sim_trace(Simulation* sim, int enable, int step) {
     sim->tracing = enable != 0;
-    sim->skip = skip;
+    sim->step = step;
     if (enable) sim->trace.clear();
 }
 

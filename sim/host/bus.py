@@ -104,8 +104,8 @@ class Bus(ABC):
         """Read words in order."""
         return [await self.read(int(address)) for address in addresses]
 
-    def trace(self, enable: bool, *, skip: int = 0) -> None:
-        """Start (with an empty list), but for the first `skip` records, or stop recording the device's trace port.
+    def trace(self, enable: bool, *, step: int | None = None) -> None:
+        """Start (with an empty list), or stop recording the device's trace port; step : records of this one only.
 
         ValueError if it has none.
         """
@@ -113,7 +113,7 @@ class Bus(ABC):
             raise ValueError("this device has no trace port")
         self.recorder.enabled = enable
         if enable:
-            self.recorder.clear(skip)
+            self.recorder.clear(step)
 
     def records(self) -> dict[str, np.ndarray]:
         """What was recorded since `trace(True)`, by field (see `sim.host.records`); ValueError without a trace port."""

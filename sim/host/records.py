@@ -84,8 +84,7 @@ class TraceLayout:
     def strobe(self, component: Any, member: str = "trace") -> Value:
         """The valid bit as a value."""
         valid = self["valid"]
-        bit = 32 * sum(port.words for port in self.ports[: valid.port]) + valid.offset
-        return self.value(component, member)[bit]
+        return self.value(component, member)[self._offset(valid)]
 
     def __getitem__(self, name: str) -> TraceField:
         for field in self.fields:
@@ -93,17 +92,30 @@ class TraceLayout:
                 return field
         raise KeyError(f"the trace has no field {name}; it has {', '.join(f.name for f in self.fields)}")
 
+    def number(self, record: int, name: str) -> int:
+        """A plain field of a record that is an unsigned integer, see `to_words`."""
+        field = self[name]
+        return record >> self._offset(field) & ((1 << field.width) - 1)
+
+    def _offset(self, field: TraceField) -> int:
+        return 32 * sum(port.words for port in self.ports[: field.port]) + field.offset
+
     def decode(self, words: np.ndarray) -> dict[str, np.ndarray]:
-        """uint32 words (records, `words`) -> int64 arrays (records,) or (records, count), by field name."""
+        """uint32 words (records, `words`) -> arrays (records,) or (records, count), by field name.
+
+        int64, but uint8 where a number is a single bit.
+        """
         words = np.ascontiguousarray(words, dtype="<u4").reshape(-1, self.words)
         bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
-        starts = np.cumsum([0, *(32 * port.words for port in self.ports)])
         decoded = {}
         for field in self.fields:
             count = 1 if field.count is None else field.count
-            first = int(starts[field.port]) + field.offset
-            part = bits[:, first : first + count * field.width].reshape(-1, count, field.width).astype(np.int64)
-            values = part @ (1 << np.arange(field.width, dtype=np.int64))
+            first = self._offset(field)
+            values = bits[:, first : first + count * field.width].reshape(-1, count, field.width)
+            if field.width == 1:
+                values = values[..., 0]
+            else:
+                values = values.astype(np.int64) @ (1 << np.arange(field.width, dtype=np.int64))
             decoded[field.name] = values[:, 0] if field.count is None else values
         return decoded
 
@@ -120,18 +132,16 @@ class Recorder:
         self.layout = layout
         self.enabled = False
         self._taken: list[int] = []
-        self._skip = 0
+        self._step: int | None = None
 
-    def clear(self, skip: int = 0) -> None:
-        """Forget all records; the next `skip` are left out."""
+    def clear(self, step: int | None = None) -> None:
+        """Forget all records; from now on take those of a step, or all."""
         self._taken.clear()
-        self._skip = skip
+        self._step = step
 
     def take(self, record: int) -> None:
         """A record as an unsigned integer, see `TraceLayout.to_words`."""
-        if self._skip:
-            self._skip -= 1
-        else:
+        if self._step is None or self.layout.number(record, "layer") == self._step:
             self._taken.append(record)
 
     def records(self) -> dict[str, np.ndarray]:

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from golden_model.crossbar.layer import Layer
+from golden_model.crossbar.mapping import LayerPlacement
 from golden_model.crossbar.trace import OuRecord, window_trace
 from golden_model.crossbar.windows import windows
 from golden_model.image.image import Image
@@ -24,6 +26,7 @@ from golden_model.registers import COUNTER_NAMES
 from sim.backends import coverage, functional
 from sim.host.bus import Bus, BusTimeout
 from sim.host.driver import ChecksumError, DeviceError, Driver, poke_words
+from sim.host.pair_trace import first_difference
 
 #: Called with (stage, done, all); clocks while a network runs.
 Progress = Callable[[str, int, int], None]
@@ -196,7 +199,7 @@ async def locate(driver: Driver, image: Image, index: int) -> tuple[str, dict[st
         if step.layer is None:
             known = "it uses no crossbar"
         elif driver.bus.traces:
-            driver.bus.trace(True, skip=int(golden.events.ou_activations[0, :number].sum()))
+            driver.bus.trace(True, step=number)
             with suppress(DeviceError, BusTimeout):
                 await again()
             records = driver.bus.records()
@@ -227,11 +230,14 @@ async def locate(driver: Driver, image: Image, index: int) -> tuple[str, dict[st
 def first_record(
     image: Image, number: int, pixels: np.ndarray, records: dict[str, np.ndarray]
 ) -> tuple[str, dict[str, Any]] | None:
-    """First OU activation of a crossbar step whose trace record is not the golden one; None if all agree.
+    """First OU activation of a crossbar step whose trace is not the golden one; None if all agree.
 
     pixels : the image, uint8 (C, H, W). records : the step's trace, by field (see `sim.host.records`).
     """
-    at, available = 0, len(records["valid"])
+    at, available, hardware = 0, len(records["valid"]), image.program.hardware
+    if hardware.pairs:
+        _, placed, rows = _step_windows(image, number, pixels)
+        return first_difference(image.program.steps[number], hardware, placed.crossbar_base, rows, records)
     for window, golden in step_trace(image, number, pixels):
         place = {"window": window, "ou": golden.index}
         if at >= available:
@@ -247,7 +253,15 @@ def first_record(
 
 
 def step_trace(image: Image, number: int, pixels: np.ndarray) -> Iterator[tuple[int, OuRecord]]:
-    """(window, OU activation) of a crossbar step in the hardware's order, on one image, uint8 (C, H, W)."""
+    """(window, OU activation) of a crossbar step of a machine of planes in the hardware's order, on one image."""
+    layer, placed, rows = _step_windows(image, number, pixels)
+    for window, row in enumerate(rows):
+        for golden in window_trace(layer, image.program.hardware, placed, row):
+            yield window, golden
+
+
+def _step_windows(image: Image, number: int, pixels: np.ndarray) -> tuple[Layer, LayerPlacement, np.ndarray]:
+    """Layer of a crossbar step, where it lies, and what its windows (windows, K) read of one image, uint8 (C, H, W)."""
     program, step = image.program, image.program.steps[number]
     layer = step.layer
     if layer is None:
@@ -260,9 +274,7 @@ def step_trace(image: Image, number: int, pixels: np.ndarray) -> Iterator[tuple[
         memory = before.trace(pixels[None]).memory[0]
     source, shape = step.fields["source"], (layer.channels, layer.height, layer.width)
     maps = memory[source : source + int(np.prod(shape))].reshape(1, *shape)
-    for window, rows in enumerate(windows(layer, maps)[0]):
-        for golden in window_trace(layer, program.hardware, placed, rows):
-            yield window, golden
+    return layer, placed, windows(layer, maps)[0]
 
 
 def _record_difference(golden: OuRecord, records: dict[str, np.ndarray], at: int) -> tuple[str, dict[str, Any]] | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from golden_model.config import PRESETS, HardwareConfig
 from tests.end_to_end import small_networks
 
 pytestmark = pytest.mark.rtl
@@ -59,16 +60,18 @@ def test_a_network_of_a_users_file_runs_on_the_hardware_as_in_the_golden_model(n
 
 
 @pytest.mark.slow
-def test_a_network_of_a_users_file_runs_on_the_pair_machine(pictures, tmp_path):
+@pytest.mark.parametrize(("name", "hardware"), [("squeeze", "cifar-pairs"), ("curves", "auto-pairs")])
+def test_a_network_of_a_users_file_runs_on_the_pair_machine(name, hardware, pictures, tmp_path):
     result = tmp_path / "result.json"
     done = call(
-        f"{Path(small_networks.__file__)}:squeeze",
+        f"{Path(small_networks.__file__)}:{name}",
         *("--data", pictures, "--work", tmp_path / "work", "--images", 2, "--json", result),
-        *("--hardware", "cifar-pairs"),
+        *("--hardware", hardware),
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(result.read_text())
     assert found["equal"] == found["simulated"] == 2
+    assert (HardwareConfig.from_dict(found["hardware"]) in PRESETS.values()) == (hardware in PRESETS)
     assert "Differences of column pairs" in (tmp_path / "work/report.html").read_text()
     assert {file.stem for file in (tmp_path / "work/verilog").glob("*.v")} == {"tile", "system", "pair_macros"}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from golden_model import trq
+from golden_model import timing, trq
 from golden_model.crossbar.windows import windows
 from golden_model.graph.network import build
 from golden_model.graph.nodes import AveragePool, Border, Concat, Image, MaxPool, Reshape
@@ -11,6 +11,8 @@ from golden_model.graph.numbers import Encoding, Window
 from golden_model.graph.settings import with_settings
 from golden_model.image import image as deployment
 from golden_model.image.interpreter import Interpreter
+from golden_model.pairs.packs import pack_layer
+from golden_model.pairs.trace import window_trace
 from golden_model.registers import (
     DESCRIPTOR_STRIDE,
     REGION,
@@ -19,10 +21,16 @@ from golden_model.registers import (
     pack_descriptor,
     reference_entry,
 )
+from rtl.block import Out
+from rtl.system import System
+from sim.array.crossbars import CrossbarSettings
 from sim.backends.choice import BACKENDS, Request
-from sim.host.session import Job, step_trace
+from sim.backends.compiled import CompiledBus
+from sim.backends.compiled import build as build_library
+from sim.host.bus import run_now
+from sim.host.session import Job, run_job, step_trace
 from tests.end_to_end.networks import SMALL, loaded, run
-from tests.golden_model.random_graphs import SMALL_PAIRS, Maker, random_images
+from tests.golden_model.random_graphs import SMALL_MACROS, SMALL_PAIRS, Maker, random_images
 
 pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
@@ -93,12 +101,12 @@ def records(image, index):
 def window_rows(image, index):
     """Input rows of a crossbar step's windows, (windows, K)."""
     program, layer = image.program, image.program.steps[index].layer
-    memory = np.zeros((1, SMALL.activation_bytes), dtype=np.uint8)
+    memory = np.zeros((1, program.hardware.activation_bytes), dtype=np.uint8)
     pixels = image.vectors.images[0].ravel()
     memory[0, program.image_base : program.image_base + pixels.size] = pixels
     if index:
         memory = (
-            Interpreter(program.tables, SMALL, image_base=program.image_base, steps=index)
+            Interpreter(program.tables, program.hardware, image_base=program.image_base, steps=index)
             .trace(image.vectors.images[:1])
             .memory
         )
@@ -122,7 +130,7 @@ def cell_pokes(image, pair, ou_row, ou_col, lane, row):
 def descriptor_pokes(image, index, **changes):
     """Bus writes that change fields of a loaded descriptor."""
     fields = image.program.steps[index].fields | changes
-    for i, word in enumerate(pack_descriptor(SMALL, fields)):
+    for i, word in enumerate(pack_descriptor(image.program.hardware, fields)):
         yield REGION["PROGRAM"].address(index * DESCRIPTOR_STRIDE + i), word
 
 
@@ -282,11 +290,109 @@ def test_the_other_simulators_name_the_same_place(backend, network, tmp_path):
     assert places[0]["lane"] == 1
 
 
+# ---- the pair machine ---------------------------------------------------------------------------
+def pair_image(network, hardware):
+    return loaded(with_settings(network, hardware=hardware), random_images(21, network, 1))
+
+
+def pair_records(image, number):
+    """(window, half of all macros, OU on a group) of the `number`-th crossbar step, in the order of rounds."""
+    hardware, (index, one) = image.program.hardware, step(image, StepKind.CROSSBAR, number)
+    packing, rows = pack_layer(one.layer, hardware), window_rows(image, index)
+    return [
+        (window, 2 * macro + half, record)
+        for of_round in timing.step_rounds(hardware, one.fields).tolist()
+        for macro, window in enumerate(of_round)
+        for half in range(packing.halves if window >= 0 else 0)
+        for record in window_trace(packing, rows[window], half)
+    ]
+
+
+def assert_found(outcome, name, window, half, record, column):
+    """The difference is in the value of a column pair, one from what is right."""
+    found = outcome.where["found"]
+    place = {"window": window, "half": half, "pack": record.pack, "input_bit": record.input_bit, "ou": record.index}
+    place |= {"block_col": record.block_col, "plane": record.plane, "column": column, "field": "value"}
+    assert outcome.where == {**outcome.where, "step": name, **place, "expected": record.values[column]}
+    assert abs(found - record.values[column]) == 1
+    assert (
+        f"step {name}, window {window}, half {half}, pack {record.pack}, input bit {record.input_bit},"
+        f" OU {record.index}, block column {record.block_col}, plane {record.plane}:"
+        f" column pair {column} is {found} instead of {record.values[column]}"
+    ) in outcome.difference
+
+
+@pytest.mark.parametrize("hardware", [SMALL_PAIRS, SMALL_MACROS], ids=["one macro", "four macros"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_flipped_cell_of_a_pair_is_found_where_its_row_is_first_driven(number, hardware, network):
+    image = pair_image(network, hardware)
+    index, one = step(image, StepKind.CROSSBAR, number)
+    made = Interpreter(image.program.tables, hardware).outputs(image.vectors.images)[index][0]
+    block_col, column = divmod(int(np.argmax(made.std(axis=(1, 2)))), hardware.ou_cols)
+    records = pair_records(image, number)
+    target = max((record for _, _, record in records if record.block_col == block_col), key=lambda r: r.plane)
+    place = target.pair, target.ou_col
+    driven = [one for one in records if (one[2].pair, one[2].ou_col) == place]
+    line = int(np.argmax(sum(record.lines.astype(int) << record.input_bit for _, _, record in driven)))
+    ou_row, row = divmod(line, hardware.ou_rows)
+    pair = image.program.placement.layers[number].crossbar_base + target.pair
+    outcome = faulty(image, cell_pokes(image, pair, ou_row, target.ou_col, column, row))
+    first = next(one for one in driven if one[2].lines[line])
+    assert_found(outcome, one.name, *first, column)
+
+
+class WrongSystem(System):
+    """Results of lane 1 of half 1 have no bit 0."""
+
+    irq: Out(1)
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        lane = m.submodules.tile.macro.macros[0].converters[1].lanes[1]
+        right = lane.elaborate
+
+        def wrong(platform):
+            made = right(platform)
+            made.d.comb += lane.converted.value[0].eq(0)
+            return made
+
+        lane.elaborate = wrong
+        return m
+
+
+def test_a_lane_that_converts_wrongly_is_found_at_its_first_odd_value(network):
+    image = pair_image(network, SMALL_PAIRS)
+    _, one = step(image, StepKind.CROSSBAR, 1)  # the step before has no output for that lane
+    first = next(r for r in pair_records(image, 1) if r[1] == 1 and len(r[2].values) > 1 and r[2].values[1] & 1)
+    with CompiledBus(build_library(WrongSystem(SMALL_PAIRS))) as bus:
+        outcome = run_now(run_job(bus, image, Job((0,))))
+    assert_found(outcome, one.name, *first, 1)
+
+
+def test_a_wrong_pair_of_the_first_half_is_named(network):
+    image = pair_image(network, SMALL_PAIRS)
+    index, one = step(image, StepKind.CROSSBAR, 1)
+    base = one.fields["crossbar_base"]
+    where = faulty(image, descriptor_pokes(image, index, crossbar_base=base + 1)).where
+    assert (where["step"], where["window"], where["half"], where["ou"]) == (one.name, 0, 0, 0)
+    assert (where["field"], where["found"], where["expected"]) == ("pair", base + 1, base)
+
+
+def test_a_wrong_bias_of_the_pair_machine_is_found_behind_its_conversions(network):
+    image = pair_image(network, SMALL_PAIRS)
+    _, one = step(image, StepKind.CROSSBAR, 2)
+    base = one.fields["channel_base"]
+    bias = int(image.program.tables.bias[base + 3])
+    outcome = faulty(image, [(REGION["BIAS"].address(base + 3), (bias + 1) & 0xFFFFFFFF)])
+    assert (outcome.where["step"], outcome.where["output"]) == (one.name, 3)
+    assert "every A/D conversion agrees" in outcome.difference
+
+
 def test_a_machine_without_a_trace_port_names_the_step_and_says_so(network):
-    image = loaded(with_settings(network, hardware=SMALL_PAIRS), random_images(21, network, 1))
+    image = pair_image(network, SMALL_PAIRS)
     _, one = step(image, StepKind.CROSSBAR)
     words = np.zeros(SMALL_PAIRS.ous_per_crossbar * SMALL_PAIRS.cell_words, dtype=int)
     pokes = [(REGISTER["CELL_PAIR"].offset, 0), *((REGISTER["CELL_DATA"].offset, int(word)) for word in words)]
-    outcome = faulty(image, pokes)
+    outcome = run(image, Job((0,), pokes=tuple(pokes)), CrossbarSettings())
     assert outcome.where["step"] == one.name
     assert outcome.difference.endswith("; this machine has no trace port, which would name the operation unit")

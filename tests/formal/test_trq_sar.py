@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In
 
 from golden_model.config import TINY
 from rtl import layouts
-from rtl.trq_sar import Activity, TrqSar
+from rtl.trq_sar import TrqSar
 from rtl.trq_settings import TrqSettings
 from tests.formal.mutants import mutant
 from tests.formal.prove import bound, held, induction
@@ -19,7 +19,7 @@ from tests.formal.prove import bound, held, induction
 pytestmark = [pytest.mark.rtl, pytest.mark.slow]
 
 #: Registers of the lane that the invariant speaks of.
-PROBES = {"step": "lane.step", "activity": "lane.activity"}
+PROBES = {"steps": "lane.steps", "first": "lane.first", "low": "lane.low"}
 
 
 class SarSpec(wiring.Component):
@@ -37,8 +37,9 @@ class SarSpec(wiring.Component):
                 "registers": In(layouts.adc_registers(self.config)),
                 "level": In(adc_bits),
                 "start": In(1),
-                "step": In(adc_bits),
-                "activity": In(Activity),
+                "steps": In(adc_bits),
+                "first": In(1),
+                "low": In(1),
             }
         )
 
@@ -136,29 +137,27 @@ class SarSpec(wiring.Component):
         # Invariant.
         with m.If(lane.busy):
             m.d.comb += [Assert(lane.threshold != 0), Assert(legal), Assert(allowed.all())]
-        with m.Switch(self.activity):
-            with m.Case(Activity.FIRST):
-                first = Mux(registers.mode, high - half1, (1 << (bits - 1)) - half)
-                m.d.comb += [
-                    Assert(clocks == 0),
-                    Assert(lane.threshold == first),
-                    Assert(self.step == 1 << (bits - 1)),
-                ]
-            with m.Case(Activity.LOW):
-                m.d.comb += [
-                    Assert(clocks == 1),
-                    Assert(registers.mode & (registers.bias != 0)),
-                    Assert(lane.threshold == low - half1),
-                    Assert(lane.range_flag == above),
-                ]
-            with m.Case(Activity.SEARCH):
-                middle = origin + (((lane.code << 1) | 1) << weight >> 1)
-                m.d.comb += [
-                    Assert(clocks >= detections),
-                    Assert(right & (decided < n)),
-                    Assert((self.step << 1) == 1 << weight),
-                    Assert(lane.threshold == middle - half),
-                ]
+        m.d.comb += Assert(lane.busy == self.steps.any())
+        with m.If(self.first | self.low):
+            m.d.comb += Assert(self.steps == (1 << bits) - (1 << s2))
+        with m.If(self.first):
+            first = Mux(registers.mode, high - half1, (1 << (bits - 1)) - half)
+            m.d.comb += [Assert(~self.low), Assert(clocks == 0), Assert(lane.threshold == first)]
+        with m.Elif(self.low):
+            m.d.comb += [
+                Assert(clocks == 1),
+                Assert(registers.mode & (registers.bias != 0)),
+                Assert(lane.threshold == low - half1),
+                Assert(lane.range_flag == above),
+            ]
+        with m.Elif(lane.busy):
+            middle = origin + (((lane.code << 1) | 1) << weight >> 1)
+            m.d.comb += [
+                Assert(clocks >= detections),
+                Assert(right & (decided < n)),
+                Assert(self.steps == (1 << weight) - (1 << shift)),
+                Assert(lane.threshold == middle - half),
+            ]
         return m
 
 
@@ -171,9 +170,11 @@ def test_code_and_operations_are_those_of_the_definition(adc_bits, proof):
 @pytest.mark.parametrize(
     ("correct", "wrong"),
     [
-        ("self.threshold - half)", "self.threshold - step)"),
-        ("self.range_flag | ~self.comparator)", "~self.comparator)"),
-        ("search.r1_is_point):", "search.two_detections):"),
+        ("(threshold ^ (step >> 1))", "(threshold ^ step)"),
+        ("range_flag | (low & ~answer)", "low & ~answer"),
+        ("inside & search.r1_is_point", "inside & search.two_detections"),
+        ("enters = inside & ~start", "enters = inside"),
+        ("searches & ~first, code << 1", "searches, code << 1"),
     ],
 )
 def test_wrong_lane_is_refuted(correct, wrong, refutation):

@@ -18,6 +18,7 @@ from quant.capture.capture import from_torch
 from quant.networks import zoo as networks
 from quant.networks.source import Inputs, Source
 from quant.networks.weights import load_weights
+from quant.options import Automatic
 from quant.reference import exact_logits
 
 
@@ -205,7 +206,7 @@ class N(nn.Module):
         for name in ("own_net", "neighbour"):
             sys.modules.pop(name, None)
         source = Source.open(f"{file}:N", Inputs(data=tmp_path / "d.npz"))
-        captured(source, tmp_path / "work", None, log=said.append)
+        captured(source, tmp_path / "work", Automatic.AUTO, log=said.append)
 
     def again() -> bool:
         said.clear()

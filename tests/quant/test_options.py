@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from golden_model.command import command
-from golden_model.config import PAPER, TINY
+from golden_model.config import PAPER, PRESETS, TINY
 from golden_model.graph.settings import on_machine, with_settings
 from golden_model.image import program
 from quant import options
@@ -118,8 +118,19 @@ def test_what_cannot_be_printed_is_spelled_out_in_errors():
 def test_a_machine_that_is_made_keeps_the_main_data_path_of_the_network():
     planes = random_network(3)
     pairs = with_settings(planes, hardware=replace(planes.hardware, machine="pairs"))
-    assert options.fitted(planes, None).hardware.machine == "planes"
-    assert options.fitted(pairs, None).hardware.machine == "pairs"
+    assert options.fitted(planes, options.Automatic.AUTO).hardware.machine == "planes"
+    assert options.fitted(pairs, options.Automatic.AUTO).hardware.machine == "pairs"
+
+
+@pytest.mark.parametrize("machine", ["planes", "pairs"])
+def test_auto_pairs_makes_a_pair_machine_for_a_network_that_fits_none(machine):
+    planes = on_machine(random_network(3), replace(PAPER, max_k=1, crossbar_pairs=1))
+    network = with_settings(planes, hardware=replace(planes.hardware, machine=machine))
+    with pytest.raises(ValueError, match=f"--hardware auto{'-pairs' if machine == 'pairs' else ''} makes"):
+        options.fitted(network, network.hardware)
+    made = options.fitted(network, options.machine("auto-pairs"))
+    assert made.hardware == program.fitting(network, PRESETS["paper-pairs"])
+    assert program.plan(made).hardware.machine == "pairs"
 
 
 def test_converters_of_the_other_machine_are_not_kept():

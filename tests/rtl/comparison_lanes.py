@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import partial
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -110,46 +110,53 @@ class OwnOutward(_Lane):
 
 
 class OwnTwin(_Lane):
-    """Twin-range and uniform search of a lane that starts when it likes, without an adder.
+    """Twin-range and uniform search of a lane that starts when it likes: `rtl.trq_sar`, whose result is the threshold.
 
-    In bits, the threshold of a step of weight 2**j and unit 2**s is what was found so far, and ones at j - 1..s - 1
-    (s > 0) or at j (s = 0). So an answer a makes the next one, at last the result, by bit j := a and bit j - 1 := not
-    bit j - 1. `steps` holds the weights of the steps to come. first_steps : not 0 for two detections.
+    Of bit lines: the window of a pair lies around 0, so that its first decision changes more than two bits.
+    point : R1 is one.
     """
 
-    def __init__(self, config: HardwareConfig, pairs: bool = False):
-        value, step = layouts.search_threshold(config, pairs), layouts.search_left(config, pairs)
-        thresholds = dict.fromkeys(("first", "low", "r1_first", "r2_first"), value)
-        super().__init__(
-            config, pairs, twin=1, two=1, **thresholds, **dict.fromkeys(("first_steps", "r1_steps", "r2_steps"), step)
-        )
-        self.sign = len(self.register) - 1 if pairs else None
+    def __init__(self, config: HardwareConfig):
+        value = layouts.search_threshold(config, False)
+        words = dict.fromkeys(("first", "low", "r1_first", "r2_first", "r1_steps", "r2_steps"), value)
+        super().__init__(config, False, twin=1, two=1, point=1, **words)
 
     def elaborate(self, platform):
         m = Module()
-        register, outside = self.register, Signal()
-        detecting, again, above = Signal(), Signal(), Signal(reset_less=True)
-        steps, rest = Signal(len(register)), Signal(len(register))
-        step = steps & ~(steps >> 1)
-        answer = self.comparator.replicate(len(step)) ^ (0 if self.sign is None else 1 << self.sign)
+        start, answer, register, bits = self.start, self.comparator, self.register, self.config.adc_bits
+        steps, first, low, above = Signal(bits), Signal(), Signal(), Signal(reset_less=True)
+        detects, again, outside, inside = Signal(), Signal(), Signal(), Signal()
+        step, rest, moved = Signal(bits), Signal(bits), Signal(bits)
         m.d.comb += [
-            self.threshold.eq(register),
-            self.busy.eq(detecting | steps.any()),
-            self.last.eq(self.busy & ~again & ~rest.any()),
+            detects.eq(first & self.twin | low),
+            again.eq(first & self.twin & self.two),
+            outside.eq(detects & ~again & self.flag),
+            inside.eq(detects & ~again & ~self.flag),
+            step.eq(steps & ~(steps >> 1)),
             rest.eq(steps & (steps >> 1)),
-            self.value.eq((register ^ step >> 1) & ~step | answer & step),
-            outside.eq(Mux(self.two, above | ~self.comparator, self.comparator)),
-            self.flag.eq(above),
+            moved.eq(answer.replicate(bits) & step | (register ^ step >> 1) & ~step),
+            self.value.eq(
+                _if(again, self.low) | _if(outside, self.r2_first) | _if(inside, self.r1_first) | _if(~detects, moved)
+            ),
+            self.flag.eq(Mux(first, answer | ~self.twin, above | low & ~answer)),
+            self.threshold.eq(register),
+            self.busy.eq(steps.any()),
+            self.last.eq(self.busy & ~detects & ~rest.any() | inside & self.point),
         ]
-        with m.If(detecting & steps.any()):
-            m.d.comb += [self.value.eq(self.low), rest.eq(0), again.eq(1), self.flag.eq(self.comparator)]
-        with m.Elif(detecting):
-            m.d.comb += [self.value.eq(Mux(outside, self.r2_first, self.r1_first)), self.flag.eq(outside)]
-            m.d.comb += rest.eq(Mux(outside, self.r2_steps, self.r1_steps))
-        m.d.sync += [register.eq(self.value), steps.eq(rest), detecting.eq(again), above.eq(self.flag)]
-        with m.If(self.start):
-            m.d.sync += [register.eq(self.first), steps.eq(self.first_steps), detecting.eq(self.twin), above.eq(1)]
+        following = steps & ((again | outside).replicate(bits) | _if(~detects, steps >> 1))
+        m.d.sync += [
+            first.eq(start),
+            low.eq(again),
+            above.eq(self.flag),
+            register.eq(Mux(start, self.first, self.value)),
+            steps.eq(_if(start, self.r2_steps) | _if(inside & ~start, self.r1_steps) | following),
+        ]
         return m
+
+
+def _if(condition: Value, value: Value) -> Value:
+    """`value`, or 0."""
+    return condition.replicate(len(value)) & value
 
 
 class Held(wiring.Component):
@@ -225,7 +232,6 @@ def _held(make: Callable) -> Callable:
 
 
 bit_line_lane = partial(SearchLane, pairs=False)
-own_twin_pairs = partial(OwnTwin, pairs=True)
 classic_held, plain_held = _held(ClassicSar), _held(PlainSar)
 outward_held, twin_held = _held(OwnOutward), _held(OwnTwin)
 

@@ -65,7 +65,9 @@ def test_lane_of_its_own_searches_outward(make, ones):
     assert found == [(value, operations) for value, _, operations in expected]
 
 
-@pytest.mark.parametrize(("n_r1", "n_r2", "m", "bias"), [(1, 4, 0, 0), (0, 3, 1, 5), (2, 2, 2, 1), (1, 2, 0, 0)])
+@pytest.mark.parametrize(
+    ("n_r1", "n_r2", "m", "bias"), [(1, 4, 0, 0), (0, 3, 1, 5), (2, 2, 2, 1), (1, 2, 0, 0), (2, 3, 0, 0)]
+)
 @pytest.mark.parametrize("make", [lanes.OwnTwin, lanes.twin_held])
 def test_lane_of_its_own_searches_twin_ranges(make, n_r1, n_r2, m, bias):
     s2, s1 = R - n_r2, R - n_r2 - m
@@ -74,16 +76,14 @@ def test_lane_of_its_own_searches_twin_ranges(make, n_r1, n_r2, m, bias):
     inputs = {
         "twin": 1,
         "two": bias != 0,
+        "point": n_r1 == 0,
         "first": low + length - fine,
         "low": max(low - fine, 0),
         "r1_first": low + length // 2 - fine,
         "r2_first": 8 - coarse,
-        "first_steps": 8 * (bias != 0),
         "r1_steps": length - (1 << s1),
         "r2_steps": 16 - (1 << s2),
     }
-    if n_r1:
-        inputs["r1_steps"] = sum(1 << j for j in range(s1, s1 + n_r1))
     golden = convert(range(16), R, AdcRegisters(mode="twin", n_r1=n_r1, n_r2=n_r2, m=m, bias=bias))
     expected = [(int(v) << s1, int(n)) for v, n in zip(golden.value, golden.operations, strict=True)]
     assert _convert(make(PAPER), range(16), inputs) == expected

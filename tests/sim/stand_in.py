@@ -44,7 +44,7 @@ class StandIn(wiring.Component):
                 "s_axil_rready": In(1),
                 "irq": Out(1),
                 "trace": Out(
-                    data.StructLayout({"valid": 1, "index": 5, "started": 4, "codes": data.ArrayLayout(15, 4)})
+                    data.StructLayout({"valid": 1, "layer": 5, "started": 4, "codes": data.ArrayLayout(15, 4)})
                 ),
             }
         )
@@ -65,7 +65,7 @@ class StandIn(wiring.Component):
             m.d.sync += [self.s_axil_bvalid.eq(1), self.s_axil_bresp.eq(0)]
             with m.If(address < 4 * WORDS):
                 m.d.sync += words[address[2:5]].eq(value)
-                m.d.comb += [self.trace.valid.eq(1), self.trace.index.eq(address[2:]), self.trace.started.eq(value)]
+                m.d.comb += [self.trace.valid.eq(1), self.trace.layer.eq(address[2:]), self.trace.started.eq(value)]
                 for i in range(4):
                     m.d.comb += self.trace.codes[i].eq(value + i)
             with m.Elif(address == COUNTER):

@@ -30,6 +30,6 @@ async def trace(dut):
     await bus.write(20, 0b1001)
     await bus.wait(4)
     records = bus.records()
-    assert records["index"].tolist() == [5]
+    assert records["layer"].tolist() == [5]
     assert records["started"].tolist() == [[1, 0, 0, 1]]
     assert records["codes"].tolist() == [[9, 10, 11, 12]]

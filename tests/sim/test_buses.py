@@ -110,16 +110,18 @@ def test_trace_records_arrive_with_every_field_and_only_while_recording():
         bus.trace(False)
         run_now(bus.write(8, 9))
         records = bus.records()
-    assert records["index"].tolist() == [1, 7]
+    assert records["layer"].tolist() == [1, 7]
     assert records["started"].tolist() == [[1, 1, 1, 1], [0, 1, 1, 0]]
     assert records["codes"].tolist() == [[0x7FFF, 0, 1, 2], [6, 7, 8, 9]]
 
 
-def test_skipped_trace_records_are_left_out():
+def test_trace_records_of_other_steps_are_left_out():
     with compiled.CompiledBus(compiled.build(StandIn())) as bus:
-        bus.trace(True, skip=2)
-        run_now(bus.write_many([0, 4, 8, 12], [1, 2, 3, 4]))
-        assert bus.records()["index"].tolist() == [2, 3]
+        bus.trace(True, step=2)
+        run_now(bus.write_many([0, 8, 12, 8], [1, 2, 3, 4]))
+        records = bus.records()
+    assert records["layer"].tolist() == [2, 2]
+    assert records["codes"][:, 0].tolist() == [2, 4]
 
 
 def test_a_bus_that_is_told_to_stop_ends_what_runs():
@@ -141,7 +143,7 @@ def test_trace_layout_decodes_what_amaranth_packs():
     dut, decoded = Unconnected(), []
     layout = TraceLayout.of(dut)
     assert layout is not None
-    value = {"valid": 1, "index": 21, "started": 0b1010, "codes": [1, 0x7FFF, 0x4000, 3]}
+    value = {"valid": 1, "layer": 21, "started": 0b1010, "codes": [1, 0x7FFF, 0x4000, 3]}
 
     async def testbench(ctx):
         bench.put(ctx, dut.trace, value)
@@ -151,7 +153,7 @@ def test_trace_layout_decodes_what_amaranth_packs():
     simulate(dut, testbench)
     assert decoded[0]["codes"].tolist() == [value["codes"]] * 2
     assert decoded[0]["started"].tolist() == [[0, 1, 0, 1]] * 2
-    assert decoded[0]["index"].tolist() == [21, 21]
+    assert decoded[0]["layer"].tolist() == [21, 21]
 
 
 def test_a_second_build_comes_from_the_cache(monkeypatch):

@@ -36,7 +36,7 @@ def on_stand_in(job):
     (m, link, device), writes = behind_a_link(DIVISOR), []
 
     async def watch(ctx):
-        async for _, _, valid, index in ctx.tick().sample(device.trace.valid, device.trace.index):
+        async for _, _, valid, index in ctx.tick().sample(device.trace.valid, device.trace.layer):
             if valid:
                 writes.append(index)
 

@@ -82,7 +82,7 @@ class System(Block):
             place = Signal.like(lane.place)
             m.d.sync += place.eq(lane.place)  # compared in the clock before, looked at in this one
             m.d.comb += [
-                trace.converted[i].eq(lane.converted.valid),
+                trace.converted[i].eq(lane.converted.valid & ~(lane.converted.check if self.config.early_stop else 0)),
                 trace.value[i].eq(lane.converted.value),
                 trace.converted_place[i].eq(place),
             ]

@@ -11,6 +11,7 @@ import numpy as np
 from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.image.lowering import Step
+from golden_model.pairs.early_stop import StopWords
 from golden_model.pairs.packs import pack_layer
 from golden_model.pairs.trace import PairRecord, window_trace
 from rtl.pack_layouts import HALVES, all_halves
@@ -79,13 +80,13 @@ def first_difference(
     base : crossbar pair that the layer's pairs count from. rows : (windows, K), what its windows read.
     """
     assert step.layer is not None
-    packing, registers = pack_layer(step.layer, hardware), step.layer.registers
+    packing, registers, words = pack_layer(step.layer, hardware), step.layer.registers, StopWords.of(step.layer)
     scale = hardware.converter_bits - registers.n_r2 - registers.m
     found = [samples_of(hardware, records, half) for half in range(all_halves(hardware))]
     at = [0] * len(found)
     for window, half in _order(step, hardware):
         samples = found[half]
-        for golden in window_trace(packing, rows[window], half % HALVES):
+        for golden in window_trace(packing, rows[window], half % HALVES, words):
             difference = _difference(golden, samples, at[half], base, scale)
             if difference is not None:
                 sentence, more = difference
@@ -119,6 +120,10 @@ def _difference(golden: PairRecord, samples: Samples, at: int, base: int, scale:
         found, wanted = (np.flatnonzero(one).tolist() for one in (lines, golden.lines))
         return f"word lines {found} are on instead of {wanted}", _field("lines", found, wanted)
     for column, wanted in enumerate(golden.values.tolist()):
+        if not golden.live[column]:
+            if samples.converted[at, column]:
+                return f"column pair {column} was converted, its output has stopped", {"column": column}
+            continue
         found = int(samples.values[at, column]) >> scale if samples.converted[at, column] else None
         if found != wanted:
             made = "has no value" if found is None else f"is {found}"

@@ -11,6 +11,7 @@ from golden_model.graph.numbers import Encoding, Window
 from golden_model.graph.settings import with_settings
 from golden_model.image import image as deployment
 from golden_model.image.interpreter import Interpreter
+from golden_model.pairs.early_stop import StopWords
 from golden_model.pairs.packs import pack_layer
 from golden_model.pairs.trace import window_trace
 from golden_model.registers import (
@@ -30,7 +31,7 @@ from sim.backends.compiled import build as build_library
 from sim.host.bus import run_now
 from sim.host.session import Job, run_job, step_trace
 from tests.end_to_end.networks import SMALL, loaded, run
-from tests.golden_model.random_graphs import SMALL_MACROS, SMALL_PAIRS, Maker, random_images
+from tests.golden_model.random_graphs import SMALL_MACROS, SMALL_PAIRS, SMALL_STOP, Maker, random_images
 
 pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
@@ -367,6 +368,28 @@ def test_a_lane_that_converts_wrongly_is_found_at_its_first_odd_value(network):
     with CompiledBus(build_library(WrongSystem(SMALL_PAIRS))) as bus:
         outcome = run_now(run_job(bus, image, Job((0,))))
     assert_found(outcome, one.name, *first, 1)
+
+
+def test_an_output_that_does_not_stop_is_named(network):
+    graph = with_settings(network, hardware=SMALL_STOP)
+    alone = [node for node in graph.crossbars if len(node.inputs) == 1 and not node.layers[0].last]
+    graph = with_settings(graph, stop_bits={node.name: (1 << node.layers[0].input_bits) - 2 for node in alone})
+    image = loaded(graph, random_images(21, network, 1))
+    for index, one in enumerate(image.program.steps):
+        words = None if one.layer is None else StopWords.of(one.layer)
+        if words is None:
+            continue
+        packing, rows = pack_layer(one.layer, SMALL_STOP), window_rows(image, index)
+        trace = [(w, h, r) for w in range(len(rows)) for h in (0, 1) for r in window_trace(packing, rows[w], h, words)]
+        if found := [(w, h, r, int(np.argmin(r.live))) for w, h, r in trace if not r.live.all()]:
+            break
+    window, half, record, column = found[0]
+    output = record.block_col * SMALL_STOP.ou_cols + column
+    never = REGION["STOP_STARTS"].address(one.fields["channel_base"] + output), (1 << 31) - 1
+    outcome = faulty(image, [never])
+    place = {"window": window, "half": half, "ou": record.index, "block_col": record.block_col, "column": column}
+    assert outcome.where == outcome.where | {"step": one.name, **place}
+    assert f"column pair {column} was converted, its output has stopped" in outcome.difference
 
 
 def test_a_wrong_pair_of_the_first_half_is_named(network):

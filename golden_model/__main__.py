@@ -29,6 +29,7 @@ COMMANDS = (
     ("synth", "rtl.synthesis", "cells, area, flip-flops and delay of blocks"),
     ("fpga", "rtl.fpga.__main__", "the bit stream of a board"),
     ("replay", "golden_model.run", "run an image in the golden model, or describe it"),
+    ("presets", "golden_model.presets", "the configurations that --hardware knows by name"),
     ("describe", "golden_model.image.describe", "check the file of a network and say what it holds"),
     ("loading", "sim.host.loading", "clocks of loading; what a host in C loads"),
     ("cost", "golden_model.cost.__main__", "energy, clocks and area beside other machines"),

@@ -72,10 +72,10 @@ def with_settings(
                 raise ValueError(f"node {node.name}: {error}") from None
         if isinstance(node, Crossbar):
             changes: dict[str, Any] = {}
-            if changed_machine:
-                changes |= {"registers": lossless_registers(machine), "counts_per_lsb": 1.0}
             if registers and node.name in registers:
                 changes |= {"registers": registers[node.name], "counts_per_lsb": 1.0}
+            elif changed_machine:
+                changes |= {"registers": lossless_registers(machine), "counts_per_lsb": 1.0}
             if counts_per_lsb and node.name in counts_per_lsb:
                 changes["counts_per_lsb"] = counts_per_lsb[node.name]
             if dynamic and node.name in dynamic:

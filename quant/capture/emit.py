@@ -97,16 +97,20 @@ class Emitter:
         low, high = self._ends(op, *op.code)
         places = np.linspace(low, high, 4097)
         values = sampled(places)
+        self._check_values(op, values, low, high)
         below, above = (np.flatnonzero(np.abs(values - values[end]) > encoding.scale / 2) for end in (0, -1))
         if len(below):
             low, high = min(0.0, places[below[0] - 1]), places[above[-1] + 1]
         code = Encoding(low=float(low), high=float(max(high, (high - low) / 255)), bits=self.hardware.input_bits)
         lookup = Lookup.of(code, sampled)
-        if not np.isfinite(lookup.values).all():
+        self._check_values(op, lookup.values, low, high)
+        return lookup
+
+    def _check_values(self, op: Op, values: np.ndarray, low: float, high: float) -> None:
+        if not np.isfinite(values).all():
             raise UnsupportedOperator(
                 f"layer {op.name!r}: its function has no value for some inputs between {low:g} and {high:g}"
             )
-        return lookup
 
     def _ends(self, op: Op, low: float, high: float) -> tuple[float, float]:
         """The range of an encoding that covers low..high, of an op."""

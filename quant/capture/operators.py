@@ -177,6 +177,10 @@ class Translator:
     def translate(self) -> tuple[dict[str, Op], str]:
         """All ops by name in order of computation, and the name of the output's."""
         output = None
+        for node in self.module.graph.nodes:  # what cannot be had in any form is told before what leads to it
+            self.node = node
+            if node.op == "call_module" and because(type(self.module.get_submodule(str(node.target))).__name__):
+                raise self._refused(node_label(node, self.module))
         for node in self.module.graph.nodes:
             self.node = node
             seen = self.seen.get(node)

@@ -168,7 +168,11 @@ def run_eager(model: nn.Module, module: fx.GraphModule, images: np.ndarray, norm
     made: dict[str, list[Tensor]] = {}
 
     def keep(name: str) -> Any:
-        return lambda m, given, result: made.setdefault(name, []).append(result.clone())
+        def hook(m: nn.Module, given: Any, result: Any) -> None:
+            if isinstance(result, Tensor):  # what gives more is refused by its operator
+                made.setdefault(name, []).append(result.clone())
+
+        return hook
 
     for name in {str(n.target) for n in module.graph.nodes if n.op == "call_module"}:
         network.get_submodule(name).register_forward_hook(keep(name))

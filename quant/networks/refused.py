@@ -24,7 +24,8 @@ REFUSED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "weights are programmed before the picture comes, so two tensors of the network cannot be multiplied",
-        ("MultiheadAttention", "scaled_dot_product_attention", "Attention", "bmm", "einsum", "Bilinear"),
+        ("MultiheadAttention", "TransformerEncoderLayer", "TransformerDecoderLayer", "scaled_dot_product_attention",
+         "Attention", "bmm", "einsum", "Bilinear"),
     ),
     ("nothing is kept from one picture to the next", ("RNN", "LSTM", "GRU")),
     ("maps have two dimensions", ("Conv1d", "Conv3d", "MaxPool1d", "MaxPool3d", "AvgPool1d", "AvgPool3d")),

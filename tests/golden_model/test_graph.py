@@ -19,6 +19,7 @@ from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar,
 from golden_model.graph.numbers import Encoding, Rescale, Window, fixed_point
 from golden_model.graph.settings import with_settings
 from golden_model.trq import AdcRegisters
+from tests.golden_model.random_graphs import random_network
 from tests.strategies import make_layer
 
 SMALL = HardwareConfig(rows=12, cols=8, ou_rows=5, ou_cols=3, adc_bits=3, weight_bits=4)
@@ -510,3 +511,13 @@ def test_multipliers_are_as_fine_as_they_can_be(factors, residual):
     assert abs(residual_multiplier / 2.0**shift - residual) <= 0.5 / 2.0**shift
     twice = max(factors) * 2.0 ** (shift + 1)
     assert twice > 65535 or residual * 2.0 ** (shift + 1) > (1 << 32) - 1 or shift == 62 or multipliers.max() >= 32768
+
+
+def test_a_machine_with_too_few_converter_bits_takes_registers_that_are_given():
+    network = random_network(3)
+    coarse = replace(network.hardware, adc_bits=network.hardware.ideal_bits - 1)
+    with pytest.raises(ValueError, match="to be lossless"):
+        with_settings(network, hardware=coarse)
+    registers = AdcRegisters(mode="uniform", n_r2=coarse.adc_bits)
+    changed = with_settings(network, hardware=coarse, registers={node.name: registers for node in network.crossbars})
+    assert {layer.registers for layer in changed.layers} == {registers}

@@ -234,6 +234,30 @@ def test_weights_made_from_the_image_are_refused():
     refused("linear: its weights must be parameters", network(lambda s, x: F.linear(x.flatten(1), x.flatten(1))))
 
 
+class _Tokens(nn.Module):
+    """A layer of sequences on the pixels of a map."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.conv, self.layer, self.fc = nn.Conv2d(SHAPE[0], 8, 3, stride=2), layer, nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        made = self.layer(x, x, x) if isinstance(self.layer, nn.MultiheadAttention) else self.layer(x)
+        return self.fc(made[0].mean(1))
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        (nn.MultiheadAttention(8, 2, batch_first=True), "two tensors of the network cannot be multiplied"),
+        (nn.LSTM(8, 8, batch_first=True), "nothing is kept from one picture to the next"),
+    ],
+)
+def test_a_layer_that_gives_several_tensors_is_refused_with_its_reason(layer, why):
+    refused(rf"layer 'layer': .* is not supported: .*{why}", _Tokens(layer))
+
+
 # ---- nothing left of a layer --------------------------------------------------------------------
 @pytest.mark.parametrize("bias", [0.0, 0.3, -0.3])
 def test_a_layer_whose_weights_are_all_zero_works(bias):

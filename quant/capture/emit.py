@@ -103,7 +103,7 @@ class Emitter:
             low, high = min(0.0, places[below[0] - 1]), places[above[-1] + 1]
         code = Encoding(low=float(low), high=float(max(high, (high - low) / 255)), bits=self.hardware.input_bits)
         lookup = Lookup.of(code, sampled)
-        self._check_values(op, lookup.values, low, high)
+        self._check_values(op, lookup.values, float(low), float(high))
         return lookup
 
     def _check_values(self, op: Op, values: np.ndarray, low: float, high: float) -> None:

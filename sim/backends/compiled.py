@@ -284,6 +284,8 @@ class CompiledBus(Bus):
 
     waves : VCD file to write (the library must have been built with waves), or None.
     crossbar : the model behind the analog port; needed if and only if the library has that port.
+    busy : share of the clocks in which the array takes no sample, no cells to write and no request, on each of these
+        streams by chance; with `crossbar` only, below 1.
     stop : once another thread sets it, what runs here ends soon, with `Stopped`.
     Use as a context manager, or call `close`: the waveform file is complete only then.
     """
@@ -294,6 +296,7 @@ class CompiledBus(Bus):
         *,
         waves: str | Path | None = None,
         crossbar: Crossbar | PairCrossbar | None = None,
+        busy: float = 0.0,
         stop: threading.Event | None = None,
     ):
         super().__init__()
@@ -317,6 +320,7 @@ class CompiledBus(Bus):
         self._analog = None if crossbar is None else _Analog(crossbar)
         if self._analog is not None:
             lib.sim_model(self._sim, ctypes.byref(self._analog.model))
+            lib.sim_busy(self._sim, ctypes.c_uint32(int(busy * 2**32)))
         lib.sim_reset(self._sim)
 
     def __enter__(self) -> CompiledBus:

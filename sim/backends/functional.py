@@ -57,13 +57,13 @@ def machine_of(program: Program) -> str:
     return f"{hardware.machine} {hardware.ou_rows} x {hardware.ou_cols}{several}"
 
 
-def note(program: Program, where: Path) -> None:
-    """Add the uses of a program whose runs equalled the golden model."""
+def note(program: Program, where: Path, *, waits: bool = False) -> None:
+    """Add the uses of a program whose runs equalled the golden model. waits : the array held its streams up."""
     used = Counter(name for step in program.steps for name, has in USES.items() if has(step))
     where.mkdir(parents=True, exist_ok=True)
     with (where / _FILE).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(json.dumps({"machine": machine_of(program), "steps": used}) + "\n")
+        file.write(json.dumps({"machine": machine_of(program) + ", array busy" * waits, "steps": used}) + "\n")
 
 
 def summary(where: Path) -> dict[str, dict[str, int]]:

@@ -139,6 +139,7 @@ struct Simulation {
 
     void settle() {
 #ifdef CROSSBAR
+        if (busy) be_busy();
         compare();
 #endif
         top->clk = 0;
@@ -168,8 +169,25 @@ struct Simulation {
 
 #ifdef CROSSBAR
     Model model{};
+    uint32_t busy = 0;  // share of clocks, of 2**32, in which the array takes nothing, on every stream
+    uint64_t random = 0x9E3779B97F4A7C15;
     bool readback_due = false;  // a cell read was answered by `readback`, to be taken by the design
     Compared compared[PARTS];
+
+    bool takes() {  // xorshift64
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        return (random >> 32) >= busy;
+    }
+
+    void be_busy() {
+#define PART(index, prefix, places) top->prefix##sample___05Fready = takes();
+        CROSSBAR_PARTS
+#undef PART
+        top->ANALOG(program___05Fready) = takes();
+        top->ANALOG(readback_request___05Fready) = !readback_due && takes();
+    }
 
     // Comparators of this clock: what they depend on are registers, so it is known before logic settles.
     void compare() {
@@ -214,11 +232,12 @@ struct Simulation {
     void transfer() {
         if (!model.held) return;
 #define PART(index, prefix, places) \
-    sample(index, top->prefix##sample___05Fvalid, top->prefix##sample___05Fpayload);
+    sample(index, top->prefix##sample___05Fvalid && top->prefix##sample___05Fready, \
+           top->prefix##sample___05Fpayload);
         CROSSBAR_PARTS
 #undef PART
         uint32_t payload[ADDRESS_WORDS];
-        if (top->ANALOG(program___05Fvalid)) {
+        if (top->ANALOG(program___05Fvalid) && top->ANALOG(program___05Fready)) {
             std::vector<uint32_t> cells(PROGRAM_WORDS);
             for (int i = 0; i < PROGRAM_WORDS; i++) cells[i] = word_of(top->ANALOG(program___05Fpayload), i);
             if (model.program(cells.data())) {
@@ -229,7 +248,7 @@ struct Simulation {
         // Applied after the edge, as a registered answer would be.
         if (top->ANALOG(readback___05Fvalid)) {
             if (top->ANALOG(readback___05Fready)) readback_due = false;
-        } else if (top->ANALOG(readback_request___05Fvalid)) {
+        } else if (top->ANALOG(readback_request___05Fvalid) && top->ANALOG(readback_request___05Fready)) {
             for (int i = 0; i < ADDRESS_WORDS; i++) payload[i] = word_of(top->ANALOG(readback_request___05Fpayload), i);
             cells_read.assign(CELL_WORDS + 2, 0);
             model.readback(payload, cells_read.data());
@@ -332,6 +351,8 @@ void sim_reset(Simulation* sim) {
 
 #ifdef CROSSBAR
 void sim_model(Simulation* sim, const Model* model) { sim->model = *model; }
+
+void sim_busy(Simulation* sim, uint32_t share) { sim->busy = share; }
 #endif
 
 // 0 if this library was compiled with waveforms and the file is open, else -1.

@@ -14,6 +14,7 @@ from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Image, Ma
 from golden_model.graph.numbers import Encoding, Window
 from golden_model.graph.settings import with_settings
 from golden_model.registers import COUNTER_NAMES, StepKind
+from sim.array.crossbars import CrossbarSettings
 from sim.host.session import Job
 from tests.end_to_end.networks import NINE, SLOW, SMALL, WIDE, assert_equal, loaded, run
 from tests.golden_model.random_graphs import (
@@ -65,6 +66,22 @@ def test_networks_of_which_outputs_stop_early_equal_golden(hardware):
     inner()
     assert checked > 0
     assert stopped > 0
+
+
+@pytest.mark.parametrize("hardware", [SMALL, SMALL_PAIRS, SMALL_STOP_MACROS], ids=["planes", "pairs", "macros"])
+def test_an_array_that_takes_its_time_changes_scores_and_events_of_no_network(hardware):
+    slower = []
+
+    @settings(max_examples=12)
+    @given(random_networks(hardware), st.integers(0, 99), st.sampled_from([0.1, 0.5, 0.9]))
+    def inner(network, seed, busy):
+        image = loaded(network, random_images(seed, network, 2))
+        outcome = run(image, Job((0, 1), waits=True), CrossbarSettings(), busy=busy)
+        assert outcome.difference is None, outcome.difference
+        slower.append(sum(one.cycles for one in outcome.results) > image.vectors.cycles.sum())
+
+    inner()
+    assert any(slower)
 
 
 @MACHINES

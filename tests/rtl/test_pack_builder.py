@@ -44,7 +44,7 @@ def build(packing: Packing, *, crossbar_base: int = 0, width_base: int = 0, agai
         for h in range(2)
         for i, name in enumerate(names)
     ]
-    simulate(dut, bench, background=background)
+    simulate(dut, bench, background=background, limit=100 + widths.size + 3 * build_clocks(packing))
     tables = [{name: {w["address"]: w["data"] for w in written[h][i]} for i, name in enumerate(names)} for h in (0, 1)]
     return tables, seen
 

@@ -48,8 +48,8 @@ class Samples:
 
 def samples_of(hardware: HardwareConfig, records: Mapping[str, np.ndarray], half: int) -> Samples:
     """From the records of a step, by field. A conversion is of the sample that its place took last."""
-    count, columns = len(records["valid"]), hardware.ou_cols
-    halves, lanes = all_halves(hardware), slice(half * columns, (half + 1) * columns)
+    columns, lines = hardware.ou_cols, hardware.grid_rows * hardware.ou_rows
+    lanes = slice(half * columns, (half + 1) * columns)
     clock = np.flatnonzero(records["sampled"][:, half])
     place = records["place"][clock, half]
     values, converted = np.zeros((2, len(clock), columns), dtype=np.int64)
@@ -66,7 +66,7 @@ def samples_of(hardware: HardwareConfig, records: Mapping[str, np.ndarray], half
     return Samples(
         records["pair"][clock, half],
         records["ou_col"][clock, half],
-        records["lines"].reshape(count, halves, -1)[clock, half],
+        records["lines"][clock, half * lines : (half + 1) * lines],
         values,
         converted,
     )

@@ -29,9 +29,18 @@ from sim.backends.choice import BACKENDS, Request
 from sim.backends.compiled import CompiledBus
 from sim.backends.compiled import build as build_library
 from sim.host.bus import run_now
-from sim.host.session import Job, run_job, step_trace
-from tests.end_to_end.networks import SMALL, loaded, run
-from tests.golden_model.random_graphs import SMALL_MACROS, SMALL_PAIRS, SMALL_STOP, Maker, random_images
+from sim.host.driver import Driver
+from sim.host.session import Job, first_record, run_job, step_trace
+from tests.end_to_end.networks import SMALL, library, loaded, run
+from tests.golden_model.random_graphs import (
+    SMALL_MACROS,
+    SMALL_PAIRS,
+    SMALL_STOP,
+    SMALL_STOP_MACROS,
+    Maker,
+    random_images,
+    random_network,
+)
 
 pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
@@ -390,6 +399,28 @@ def test_an_output_that_does_not_stop_is_named(network):
     place = {"window": window, "half": half, "ou": record.index, "block_col": record.block_col, "column": column}
     assert outcome.where == outcome.where | {"step": one.name, **place}
     assert f"column pair {column} was converted, its output has stopped" in outcome.difference
+
+
+@pytest.mark.parametrize("hardware", [SMALL_STOP, SMALL_STOP_MACROS], ids=["one macro", "two macros"])
+def test_a_trace_of_outputs_that_stop_agrees_until_a_value_is_changed(hardware):
+    network = random_network(1, hardware, ("convolution", "linear"), most=3)
+    image = loaded(network, random_images(1, network, 1))
+    program, pixels = image.program, image.vectors.images[0]
+    with CompiledBus(library(hardware, analog=False)) as bus:
+        driver = Driver(bus, hardware)
+        run_now(driver.load(program.tables))
+        for number, _ in enumerate(network.layers):
+            index, _ = step(image, StepKind.CROSSBAR, number)
+            bus.trace(True, step=index)
+            run_now(driver.run(program, pixels, expected_cycles=int(image.vectors.cycles[0])))
+            records = bus.records()
+            assert first_record(image, index, pixels, records) is None
+            if not records["converted"].any():  # a layer without weights
+                continue
+            clock, lane = np.argwhere(records["converted"])[-1]
+            records["value"][clock, lane] ^= 1
+            _, where = first_record(image, index, pixels, records)
+            assert where["column"] == lane % hardware.ou_cols
 
 
 def test_a_wrong_pair_of_the_first_half_is_named(network):

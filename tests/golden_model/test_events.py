@@ -57,7 +57,7 @@ def test_unknown_counters_are_named():
 
 
 def test_wrong_shapes_and_types_are_refused():
-    with pytest.raises(ValueError, match="last axis must hold 12 counters"):
+    with pytest.raises(ValueError, match="last axis must hold 13 counters"):
         Events(np.zeros((2, 8), dtype=int))
     with pytest.raises(TypeError, match="must be integers, got dtype float64"):
         Events(np.zeros(9))

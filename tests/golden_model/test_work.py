@@ -144,5 +144,5 @@ def test_a_unit_that_drops_no_low_bits_only_needs_the_largest_input(redy):
 
 def test_events_of_another_network_are_refused():
     made = everything()
-    with pytest.raises(ValueError, match=r"events must have shape \(5, 12\) or \(images, 5, 12\), got \(3, 9\)"):
+    with pytest.raises(ValueError, match=r"events must have shape \(5, 13\) or \(images, 5, 13\), got \(3, 9\)"):
         work.per_image(np.zeros((3, 9)), made)

@@ -109,12 +109,14 @@ class OuFormer(wiring.Component):
     def _begin(self, m: Module, counted, formed, begins: Signal) -> None:
         """Where an OU begins in every segment."""
         rows, residue = self.config.ou_rows, counted.up_to[0].shape()
+        largest = (1 << residue.width) - 1
         *befores, total = [Const(0, residue), *prefixes(m, counted.up_to, residue, self._add, begin=_BLOCK)]
         m.d.comb += [formed.tail.eq(Mux(total == 0, rows, total)), formed.tag.eq(counted.tag)]
         for segment, before in enumerate(befores):
             lines = counted.lines[segment]
             # Bit q: at most q more 1s up to the begin. It is the next 1 if the OU before is full (0 or ou_rows).
-            left = Cat(0, *((before == 0) | (before > rows - q) for q in range(1, rows)), 1)
+            full = (before > rows - q if rows - q < largest else 0 for q in range(1, rows))
+            left = Cat(0, *((before == 0) | one for one in full), 1)
             for line in range(rows):
                 reached = Signal(rows + 1, name=f"reached{segment}_{line}")
                 m.d.comb += [

@@ -100,8 +100,8 @@ def test_every_1_of_a_real_ou_is_in_exactly_one_ou(proof):
 
 
 @pytest.mark.parametrize(
-    ("correct", "wrong"), [("before > rows - q)", "before >= rows - q)"), ("rest ^ (rest - 1)", "rest")]
+    ("correct", "wrong"), [("before > rows - q if", "before >= rows - q if"), ("rest ^ (rest - 1)", "rest")]
 )
 def test_wrong_former_is_refuted(correct, wrong, refutation):
-    spec = FormerSpec(2, 3, mutant(OuFormer, correct, wrong))
+    spec = FormerSpec(3, 3, mutant(OuFormer, correct, wrong))
     refutation(spec, "ou_former", f"`{wrong}`", bound(12))

@@ -93,7 +93,7 @@ def _prose(text: str) -> list[str]:
 BASELINES = Path(__file__).with_name("baseline")
 #: Pages that `make formal`, `make mutate` and `make coverage` write.
 DOCS = Path(__file__).parents[1] / "docs"
-SIZES = ("tiny", "tiny-pairs")
+SIZES = ("tiny", "tiny-pairs", "sky130-paper-pairs")
 
 
 def known() -> dict[str, list[tuple[str, str]]]:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from amaranth.hdl import ShapeCastable
+from amaranth.hdl import ShapeCastable, Value
 from amaranth.lib import stream, wiring
 
 from golden_model.config import HardwareConfig
@@ -38,6 +38,12 @@ def Stream(shape: Any) -> Callable[[HardwareConfig], stream.Signature]:
 def Where(has: Callable[[HardwareConfig], bool], port: Port) -> Callable[[HardwareConfig], wiring.Member | None]:
     """`port` for configurations that have what it is for, none for others."""
     return lambda config: port(config) if has(config) else None
+
+
+def where(condition: Value, value: Value) -> Value:
+    """The bits of `value` where a condition of one bit holds, else 0. Values whose conditions exclude each other are
+    joined by `|`: smaller than a choice by multiplexers."""
+    return condition.replicate(len(value)) & value.as_unsigned()
 
 
 class Block(wiring.Component):

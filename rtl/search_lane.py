@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
 from rtl import pair_layouts as layouts
+from rtl.block import where
 from rtl.pair_layouts import SearchMode, check_modes
 
 
@@ -128,31 +129,44 @@ class SearchLane(wiring.Component):
         first, end = activity == Activity.FIRST, Mux(flag, constants.r2_end, constants.r1_end)
         less, rest, step, carry = Signal.like(left), Signal.like(left), Signal.like(left), Signal()
         last_no, last_yes = Signal(), Signal()
+        moved, kept = Signal.like(threshold, name="moved"), Signal.like(left, name="kept")
         m.d.comb += [
             less.eq(left - 1),
             last_no.eq(Mux(outward & flag, ~first, (less & ~end) == 0)),
             last_yes.eq(Mux(outward, ~flag | (less == 0), (left & ~end) == 0)),
-            last.eq(Mux(yes, last_yes, last_no)),
             rest.eq(Mux(Mux(yes, ~outward, outward & first), left, less)),
-            left_next.eq(Mux(outward, rest, rest >> 1)),
+            kept.eq(Mux(outward, rest, rest >> 1)),
             step.eq(Mux(outward, 0, rest >> 2)),
             carry.eq(yes & Mux(outward, flag & ~last_yes, (rest >> 1)[0])),
-            threshold_next.eq(threshold + (step ^ (~yes).replicate(len(step))) + carry),
+            moved.eq(threshold + (step ^ (~yes).replicate(len(step))) + carry),
+        ]
+        m.d.comb += [
+            threshold_next.eq(moved),
+            left_next.eq(kept),
             flag_next.eq(flag & (yes | ~outward)),
+            last.eq(Mux(yes, last_yes, last_no)),
         ]
         if SearchMode.TWIN in self.modes:
-            with m.If(self._mode_is(SearchMode.TWIN) & (activity != Activity.SEARCH)):
-                outside = Signal()
-                m.d.comb += [
-                    outside.eq(Mux(first, yes, flag | ~yes)),
-                    threshold_next.eq(Mux(outside, constants.r2_first, constants.r1_first)),
-                    left_next.eq(Mux(outside, left, constants.r1_left)),
-                    flag_next.eq(outside),
-                    last.eq(~outside & constants.r1_is_point),
-                ]
-                with m.If(first & constants.two_detections):
-                    m.d.comb += [threshold_next.eq(constants.low), left_next.eq(left), last.eq(0)]
-                    m.d.comb += activity_next.eq(Activity.LOW)
+            names = ("detects", "again", "above", "outside", "inside")
+            detects, again, above, outside, inside = (Signal(name=name) for name in names)
+            m.d.comb += [
+                detects.eq(self._mode_is(SearchMode.TWIN) & (activity != Activity.SEARCH)),
+                again.eq(detects & first & constants.two_detections),
+                above.eq(Mux(first, yes, flag | ~yes)),
+                outside.eq(detects & ~again & above),
+                inside.eq(detects & ~again & ~above),
+                threshold_next.eq(
+                    where(again, constants.low)
+                    | where(outside, constants.r2_first)
+                    | where(inside, constants.r1_first)
+                    | where(~detects, moved)
+                ),
+                left_next.eq(where(again | outside, left) | where(inside, constants.r1_left) | where(~detects, kept)),
+                flag_next.eq(Mux(detects, above, flag & (yes | ~outward))),
+                last.eq(Mux(detects, inside & constants.r1_is_point, Mux(yes, last_yes, last_no))),
+            ]
+            with m.If(again):
+                m.d.comb += activity_next.eq(Activity.LOW)
 
         with m.If(self.start):
             started = (1, begin.threshold, begin.left, 1, Activity.FIRST)

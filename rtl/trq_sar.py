@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal
 
 from rtl import layouts
-from rtl.block import Block, In, Out
+from rtl.block import Block, In, Out, where
 
 
 class TrqSar(Block):
@@ -81,18 +81,18 @@ class TrqSar(Block):
             low.eq(again),
             range_flag.eq(flag),
             threshold.eq(
-                _if(start, search.first)
-                | _if(again, search.low)
-                | _if(outside, search.r2_first)
-                | _if(enters, search.r1_first)
-                | _if(~detects & ~start, moved)
+                where(start, search.first)
+                | where(again, search.low)
+                | where(outside, search.r2_first)
+                | where(enters, search.r1_first)
+                | where(~detects & ~start, moved)
             ),
             steps.eq(
-                _if(start, search.r2_steps)
-                | _if(enters, search.r1_steps)
-                | (steps & ((again | outside).replicate(bits) | _if(~detects, steps >> 1)))
+                where(start, search.r2_steps)
+                | where(enters, search.r1_steps)
+                | (steps & ((again | outside).replicate(bits) | where(~detects, steps >> 1)))
             ),
-            code.eq(_if(searches & ~first, code << 1) | (searches & answer) | _if(~self.busy, code)),
+            code.eq(where(searches & ~first, code << 1) | (searches & answer) | where(~self.busy, code)),
         ]
         m.d.comb += [
             self.threshold.eq(threshold),
@@ -102,8 +102,3 @@ class TrqSar(Block):
             self.range_flag.eq(range_flag),
         ]
         return m
-
-
-def _if(condition: Value, value: Value) -> Value:
-    """`value`, or 0."""
-    return condition.replicate(len(value)) & value

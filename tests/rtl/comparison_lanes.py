@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import partial
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig, bits_for
 from rtl import pair_layouts as layouts
+from rtl.block import where
 from rtl.pair_layouts import SearchMode
 from rtl.search_begin import SearchBegin
 from rtl.search_lane import SearchLane
@@ -136,27 +137,25 @@ class OwnTwin(_Lane):
             rest.eq(steps & (steps >> 1)),
             moved.eq(answer.replicate(bits) & step | (register ^ step >> 1) & ~step),
             self.value.eq(
-                _if(again, self.low) | _if(outside, self.r2_first) | _if(inside, self.r1_first) | _if(~detects, moved)
+                where(again, self.low)
+                | where(outside, self.r2_first)
+                | where(inside, self.r1_first)
+                | where(~detects, moved)
             ),
             self.flag.eq(Mux(first, answer | ~self.twin, above | low & ~answer)),
             self.threshold.eq(register),
             self.busy.eq(steps.any()),
             self.last.eq(self.busy & ~detects & ~rest.any() | inside & self.point),
         ]
-        following = steps & ((again | outside).replicate(bits) | _if(~detects, steps >> 1))
+        following = steps & ((again | outside).replicate(bits) | where(~detects, steps >> 1))
         m.d.sync += [
             first.eq(start),
             low.eq(again),
             above.eq(self.flag),
             register.eq(Mux(start, self.first, self.value)),
-            steps.eq(_if(start, self.r2_steps) | _if(inside & ~start, self.r1_steps) | following),
+            steps.eq(where(start, self.r2_steps) | where(inside & ~start, self.r1_steps) | following),
         ]
         return m
-
-
-def _if(condition: Value, value: Value) -> Value:
-    """`value`, or 0."""
-    return condition.replicate(len(value)) & value
 
 
 class Held(wiring.Component):

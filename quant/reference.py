@@ -1,8 +1,8 @@
 """Integer graphs computed a second time with plain PyTorch operators, for lossless converters only.
 
-Nothing is shared with golden_model.layer but the work of the host: sums come from torch's convolution on whole numbers, pooling from
-torch's pooling. So equal results mean that mapping, conversion, accumulation and post-processing are all right;
-and because no conversion is simulated, a whole test set takes seconds.
+Nothing is shared with golden_model.layer but the work of the host: sums come from torch's convolution on whole
+numbers, pooling from torch's pooling. So equal results mean that mapping, conversion, accumulation and post-processing
+are all right; and because no conversion is simulated, a whole test set takes seconds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Integer graphs computed a second time with plain PyTorch operators, for lossless converters only.
 
-Nothing is shared with golden_model.layer: sums come from torch's convolution on whole numbers, pooling from
-torch's pooling. So equal results mean that mapping, conversion, accumulation and post-processing are all right;
-and because no conversion is simulated, a whole test set takes seconds.
+Nothing is shared with golden_model.layer but the work of the host: sums come from torch's convolution on whole
+numbers, pooling from torch's pooling. So equal results mean that mapping, conversion, accumulation and post-processing
+are all right; and because no conversion is simulated, a whole test set takes seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from golden_model.engines.run_network import Progress
 from golden_model.few_ones import nearest_level
+from golden_model.graph.host import Host
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, MaxPool, Node, Reshape
 from golden_model.graph.numbers import Rescale
@@ -99,6 +100,8 @@ def _compute(node: Node, inputs: list[Tensor]) -> Tensor:
         sides = [zero[:, :before], zero[:, before + inner.shape[1] :]]
         first, last = (z.expand(len(x), -1, *x.shape[2:]) for z in sides)
         return torch.cat([first, x, last], 1) if before or after else x
+    if isinstance(node, Host):
+        return torch.from_numpy(node.compute(x.to(torch.uint8).numpy())).float()
     if isinstance(node, Reshape):
         return x.reshape(len(x), *node.shape)
     raise TypeError(f"node {node.name}: {type(node).__name__} is not known here")

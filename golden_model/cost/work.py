@@ -390,7 +390,7 @@ def _stage_work(machine: Machine, index: int, stage: Stage) -> Work:
 
 
 def _node_work(node: Node, inputs: list[Node], hardware: HardwareConfig, own_input_bits: bool) -> Work | None:
-    """Work of a node between crossbar nodes; None if it moves nothing (Reshape, the image)."""
+    """Work of a node between crossbar nodes; None if it moves nothing (Reshape, the image) or is the host's."""
 
     def wide(one: Node) -> int:
         return one.encoding.bits if own_input_bits else hardware.input_bits

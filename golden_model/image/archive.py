@@ -35,6 +35,7 @@ import numpy as np
 from golden_model.config import HardwareConfig
 from golden_model.files import InputError, write_bytes
 from golden_model.graph.check import check_sizes
+from golden_model.graph.host import AddConstant, Attention, LayerNorm
 from golden_model.graph.network import Graph, build, check_graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
 from golden_model.trq import min_count
@@ -53,6 +54,9 @@ KINDS: dict[str, type[Node]] = {
     "add": Add,
     "border": Border,
     "reshape": Reshape,
+    "layer_norm": LayerNorm,
+    "attention": Attention,
+    "add_constant": AddConstant,
 }
 #: And the name of a kind.
 KIND_NAMES = {kind: name for name, kind in KINDS.items()}

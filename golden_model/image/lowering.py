@@ -15,6 +15,7 @@ import numpy as np
 from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.graph.host import Host
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape, Shape
 from golden_model.graph.numbers import Rescale
@@ -116,6 +117,11 @@ class _Lowering:
         self.steps: list[Step] = []
         self.residuals: dict[str, int] = {}  # which input of a node is its residual
         for index, node in enumerate(network.nodes):
+            if isinstance(node, Host):
+                raise ValueError(
+                    f"node {node.name}: the tile cannot compute it, it is work of a host; the golden model runs such"
+                    f" a network, a program of one tile cannot"
+                )
             if len(node.inputs) > 1 and isinstance(node, Crossbar | Add):
                 self.residuals[node.name] = self._residual_input(node, index)
         self.folded = self._folded_borders()

@@ -11,13 +11,13 @@ import torch
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import Layer
 from golden_model.crossbar.mapping import block_widths
-from golden_model.graph import nodes
+from golden_model.graph import host, nodes
 from golden_model.graph.network import Graph, build
 from golden_model.graph.numbers import Encoding, Lookup
 from golden_model.graph.settings import lossless_registers
 from golden_model.trq import min_count
 from quant.capture.errors import UnsupportedOperator
-from quant.capture.operators import Op, from_image
+from quant.capture.operators import HOST, Op, from_image
 from quant.networks.pixels import PIXEL_LEVELS, Normalisation
 
 
@@ -143,7 +143,7 @@ class Emitter:
         return len(set(self.normalisation.std)) > 1 or any(self.normalisation.mean)
 
     def _base(self, op: Op, *inputs: str) -> dict[str, Any]:
-        if op.kind in ("mean", "cat", "add", "reshape") or len(inputs) > 1:
+        if op.kind in ("mean", "cat", "add", "reshape", *HOST) or len(inputs) > 1:
             for name in inputs if op.kind != "matrix" else inputs[1:]:
                 if self._per_channel() and from_image(self.ops, name):
                     raise UnsupportedOperator(
@@ -242,6 +242,12 @@ class Emitter:
         base = self._base(op, *op.inputs)
         if op.kind == "border":
             return nodes.Border(**base, stride=op.steps, border=op.border, channels=op.channels)
+        if op.kind == "layer_norm":
+            return host.LayerNorm(**base, gain=op.weight.numpy(), bias=op.bias.numpy(), eps=op.eps)
+        if op.kind == "attention":
+            return host.Attention(**base, heads=op.heads)
+        if op.kind == "add_constant":
+            return host.AddConstant(**base, values=op.bias.numpy())
         if op.window is None:
             if op.kind == "add":
                 return nodes.Add(**base, lookup=self._lookup(op, base["encoding"]))

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from golden_model.graph.numbers import Window
 from quant.capture.errors import UnsupportedOperator
-from quant.capture.trace import Seen, node_name
+from quant.capture.trace import Seen, as_map, node_name
 from quant.networks.layers import QuantActivation, QuantMatrix
 from quant.networks.refused import because
+from quant.networks.tokens import SelfAttention
 
 Shape = tuple[int, int, int]
 #: Of any tensor, value by value.
@@ -30,13 +31,16 @@ SUPPORTED = (
 )
 #: Kinds whose output holds values of their input (and zeros), so that scale and sign pass through.
 TRANSPARENT = ("max", "border", "reshape")
+#: Kinds that are work of the host (golden_model/graph/host.py).
+HOST = ("layer_norm", "attention", "add_constant")
 
 
 @dataclass(eq=False)
 class Op:
     """One operator of the float network.
 
-    kind : image, matrix, norm, relu, function, max, mean, cat, add, border or reshape. inputs : names of ops; the
+    kind : image, matrix, norm, relu, function, max, mean, cat, add, border or reshape, or one of
+    `HOST`. inputs : names of ops; the
     second input of a matrix is a residual. shape : (C, H, W) of the output; low, high : its real range.
     relu : clamped at 0 after it. cap : its upper clamp (ReLU6), None for none.
     function : of every value, after that and before any pooling; None for none. code : real range of what goes into it.
@@ -45,6 +49,8 @@ class Op:
     bits : of a trained activation, whose range is exactly 0..cap; None otherwise. ones : most ones of one of its
         integers (golden_model/few_ones.py), 0 for any.
     border_value : (C,) what a trained layer takes for a border, None for zeros.
+    weight, bias : of a layer norm (C,), its gain and bias; of an added constant, bias (C, H, W).
+    eps : of a layer norm. heads : of attention.
     picked : (N,) of a layer that only passes on channels of its input: which.
     value_of : the torch.fx node that gives the same values; None where there is none.
     """
@@ -76,6 +82,8 @@ class Op:
     ones: int = 0
     border_value: Tensor | None = None
     picked: Tensor | None = None
+    heads: int = 0
+    eps: float = 0.0
     value_of: fx.Node | None = None
 
     def compute(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -95,6 +103,13 @@ class Op:
             x = sum(inputs[1:], x)
         elif self.kind == "cat":
             x = torch.cat(list(inputs), 1)
+        elif self.kind == "layer_norm":
+            x = F.layer_norm(x.movedim(1, 3), self.weight.shape, self.weight.float(), self.bias.float(), self.eps)
+            x = x.movedim(3, 1)
+        elif self.kind == "attention":
+            x = as_map(SelfAttention(self.heads)(x[..., 0].transpose(1, 2)))
+        elif self.kind == "add_constant":
+            x = x + self.bias.float()
         elif self.kind == "border":
             above, below, left, right = self.border
             x = F.pad(x[:, :, :: self.steps[0], :: self.steps[1]], (left, right, above, below, *self.channels))
@@ -145,6 +160,8 @@ def from_image(ops: dict[str, Op], name: str) -> bool:
 class Ref:
     """The tensor that an operator gives.
 
+    rank : 4 of a map (B, C, H, W), 2 of a vector (B, C), 3 of tokens (B, T, C), which are a map (B, C, T, 1).
+    flat : it is (B, C, H * W), a map on its way to tokens or back.
     softmax : name of a softmax before it, which may only end the network. grouped : channels of `op` in rows and
     columns, where the tensor (B, rows, columns, H, W) is on its way through a shuffle of channels.
     """
@@ -152,6 +169,7 @@ class Ref:
     op: str
     rank: int
     softmax: str = ""
+    flat: bool = False
     grouped: Tensor | None = field(default=None, compare=False)
 
 
@@ -187,7 +205,10 @@ class Translator:
             if node.op == "output":
                 if not isinstance(node.args[0], fx.Node) or node.args[0] not in self.refs:
                     raise UnsupportedOperator("the network must return exactly one tensor, made from its input")
-                output = self.refs[node.args[0]].op
+                ref = self.refs[node.args[0]]
+                if ref.rank == 3:
+                    raise UnsupportedOperator("the network must not return tokens (B, T, C); take their mean")
+                output = ref.op
             elif node.op == "placeholder":
                 self.label = "input"
                 self.refs[node] = self._add("image")
@@ -278,12 +299,14 @@ class Translator:
         seen = self.seen[self.node]
         shape: tuple[int, ...] = seen.shape or ()
         self._require(
-            len(shape) in (2, 4),
-            f"its output has {len(shape)} dimensions; maps (B, C, H, W) and vectors (B, F) are supported",
+            len(shape) in (2, 3, 4),
+            f"its output has {len(shape)} dimensions; maps (B, C, H, W), tokens (B, T, C), vectors (B, F) are possible",
         )
         for ref in inputs:
             self._require(isinstance(ref, Ref), "an operand is not made from the network's input")
-        c, h, w = (*shape, 1, 1)[1:4]
+            flat = ref.flat and kind != "reshape"
+            self._require(not flat, "a map (B, C, H * W) must become tokens first, by transpose(1, 2)")
+        c, h, w = (shape[2], shape[1], 1) if len(shape) == 3 else (*shape, 1, 1)[1:4]
         name, count = node_name(self.node), 1
         while name in self.ops:  # a module that is called again
             count += 1
@@ -334,11 +357,28 @@ class Translator:
         return self._add("matrix", x, weight=weight, bias=bias.double(), stride=step[0], pad=pad, groups=int(groups))
 
     def linear(self, x: Ref, weight: Tensor, bias: Any = None) -> Ref:
-        self._require(isinstance(x, Ref) and x.rank == 2, "it needs a vector (B, F); flatten the map before it")
+        self._require(isinstance(x, Ref) and x.rank in (2, 3), "it needs a vector (B, F); flatten the map before it")
         self._are_constant(weight, bias)
         bias = torch.zeros(len(weight)) if bias is None else bias.detach()
         weight = weight.detach().double()[:, :, None, None]
-        return self._add("matrix", x, weight=weight, bias=bias.double(), linear=True)
+        return self._add("matrix", x, weight=weight, bias=bias.double(), linear=x.rank == 2)
+
+    # ---- work of the host -------------------------------------------------------------------------
+    def layer_norm(
+        self, x: Ref, normalized_shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5
+    ) -> Ref:
+        self._are_constant(weight, bias)
+        channels, shape = self._shape(x)[0], tuple(normalized_shape)
+        self._require(
+            x.rank in (2, 3) and shape == (channels,),
+            f"only over the channels of tokens (B, T, C) or of a vector, got normalized_shape {shape}",
+        )
+        gain = torch.ones(channels) if weight is None else weight.detach()
+        shift = torch.zeros(channels) if bias is None else bias.detach()
+        return self._add("layer_norm", x, weight=gain.double(), bias=shift.double(), eps=eps)
+
+    def attention(self, x: Ref, heads: int) -> Ref:
+        return self._add("attention", x, heads=heads)
 
     def batch_norm(
         self, x: Ref, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
@@ -473,6 +513,11 @@ class Translator:
         return x if window.kernel == (1, 1) else self._add("max", x, window=window)
 
     def mean(self, x: Ref, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Ref:
+        if x.rank == 3:
+            mean = dim in (1, -2, (1,), [1]) and not keepdim
+            self._require(mean, f"of tokens only the mean over all of them, dim=1, is supported, got dim={dim}")
+            tokens = (self._shape(x)[1], 1)
+            return self._add("mean", x, window=Window(kernel=tokens, stride=tokens))
         self._is_map(x)
         dims = sorted(d % 4 for d in ((dim,) if isinstance(dim, int) else tuple(dim or ())))
         self._require(dims == [2, 3], f"only the mean over height and width is supported, got dim={dim}")
@@ -515,6 +560,8 @@ class Translator:
             isinstance(x, Ref) and not isinstance(constant, Ref),
             "only a constant, not a second tensor of the network that is no function of the first",
         )
+        if x.rank == 3:
+            return self._tokenwise(x, constant, line)
         shape = (1, *self._shape(x)) if x.rank == 4 else (1, int(np.prod(self._shape(x))))
         constant = torch.as_tensor(constant).detach().double()
         per_channel = constant.ndim <= len(shape) and all(
@@ -527,14 +574,33 @@ class Translator:
         scale, shift = line(one, constant.flatten().expand(shape[1]) if constant.numel() == 1 else constant.flatten())
         return self._add("norm", x, weight=scale, bias=shift)
 
+    def _tokenwise(self, x: Ref, constant: Any, line: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Ref:
+        """What `_channelwise` does to tokens (B, T, C); a constant that differs from token to token can be added."""
+        channels, tokens, _ = self._shape(x)
+        constant = torch.as_tensor(constant).detach().double()
+        self._require(
+            constant.numel() == 1 or tuple(constant.shape) in ((channels,), (tokens, channels), (1, tokens, channels)),
+            f"a constant must hold one value per channel, or per token and channel, got shape {tuple(constant.shape)}",
+        )
+        constant = constant.reshape(-1, constant.shape[-1] if constant.ndim else 1).expand(tokens, channels)
+        scale, shift = line(torch.ones(tokens, channels, dtype=torch.float64), constant)
+        if bool((constant == constant[0]).all()):
+            return self._add("norm", x, weight=scale[0].clone(), bias=shift[0].clone())
+        self._require(bool((scale == 1).all()), "a constant that differs from token to token can only be added")
+        return self._add("add_constant", x, bias=shift.t()[..., None].contiguous())
+
     def cat(self, tensors: Sequence[Ref], dim: int = 0) -> Ref:
         rank = tensors[0].rank
+        self._require(rank != 3, "tokens cannot be concatenated")
         self._require(dim % rank == 1, f"only channels (dim=1) can be concatenated, got dim={dim}")
         return self._add("cat", *tensors)
 
     def reshape(self, x: Ref, *arguments: Any, **options: Any) -> Ref:
         """flatten, view, reshape, squeeze: the same numbers in the same order."""
         before, after = self._shape(x), self.seen[self.node].shape or ()
+        if x.rank == 4 and len(after) == 3 and after[1] == before[0]:
+            return Ref(x.op, 3, flat=True)
+        self._require(x.rank != 3 or x.flat, "tokens stay (B, T, C); transpose(1, 2) makes a map of them")
         if x.grouped is not None:
             self._require(after[1:] == before, "only a shuffle of channels may go through 5 dimensions")
             return self._pick(x, x.grouped.flatten())
@@ -616,6 +682,8 @@ class Translator:
 
     def permute(self, x: Ref, *dims: Any) -> Ref:
         order = [d % x.rank for d in (dims[0] if isinstance(dims[0], tuple | list) else dims)]
+        if x.rank == 3 and order == [0, 2, 1]:
+            return self._add("reshape", x) if x.flat else Ref(x.op, 3, flat=True)
         self._require(
             x.grouped is not None and order == [0, 2, 1, 3, 4],
             "axes can only be exchanged to shuffle channels: (B, g, C / g, H, W) to (B, C / g, g, H, W)",
@@ -673,6 +741,8 @@ MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     ),
     nn.AdaptiveAvgPool2d: ("adaptive_avg_pool2d", ("output_size",)),
     nn.AdaptiveMaxPool2d: ("adaptive_max_pool2d", ("output_size", "return_indices")),
+    nn.LayerNorm: ("layer_norm", ("normalized_shape", "weight", "bias", "eps")),
+    SelfAttention: ("attention", ("heads",)),
     nn.ZeroPad2d: ("pad", ("padding",)),
     nn.Flatten: ("reshape", ()),
     nn.ChannelShuffle: ("channel_shuffle", ("groups",)),
@@ -689,6 +759,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "conv2d": (F.conv2d, torch.conv2d),
     "linear": (F.linear,),
     "batch_norm": (F.batch_norm,),
+    "layer_norm": (F.layer_norm, torch.layer_norm),
     "relu": (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"),
     "relu6": (F.relu6,),
     "hardtanh": (F.hardtanh,),
@@ -765,8 +836,10 @@ _PARTS = (torch.split, torch.chunk, "split", "chunk")
 #: Method of `Translator` -> what it becomes on the machine (docs/operators.md).
 MACHINE: dict[str, str] = {
     "conv2d": "crossbar layers, one per group; unequal borders are a step before",
-    "linear": "a crossbar layer whose kernel is the whole map",
+    "linear": "a crossbar layer whose kernel is the whole map, or one pixel for tokens (B, T, C)",
     "batch_norm": "folded into the layer before; elsewhere a depthwise layer of one pixel",
+    "layer_norm": "work of the host, for tokens (B, T, C)",
+    "attention": "work of the host; of one tensor that holds q, k and v (quant/networks/tokens.py)",
     "relu": "the clamp of the post-processing",
     "relu6": "the clamp of the post-processing, with an upper end",
     "hardtanh": "the clamp of the post-processing, from 0",

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from golden_model.few_ones import nearest_level
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.operators import TRANSPARENT, Function, Op, after, from_image
-from quant.capture.trace import Seen, differs
+from quant.capture.trace import Seen, as_map, differs
 
 
 class Simplifier:
@@ -242,6 +242,7 @@ def compare_with_network(ops: dict[str, Op], module: fx.GraphModule, seen: dict[
     values: dict[str, Tensor] = {}
     for op in ops.values():
         given = None if op.value_of is None else seen[op.value_of].values
+        given = None if given is None else as_map(given)
         if op.kind == "image":
             assert given is not None
             made = given

@@ -20,6 +20,7 @@ from quant.capture.errors import UnsupportedOperator
 from quant.networks import onnx_file, user
 from quant.networks.layers import QuantActivation, QuantMatrix
 from quant.networks.pixels import Normalisation
+from quant.networks.tokens import SelfAttention
 
 #: Largest difference between captured operators and the network, as a share of the range of values.
 TOLERANCE = 1e-3
@@ -40,13 +41,15 @@ for _operation in (operator.iadd, operator.isub, operator.imul, operator.itruedi
 
 
 class _Tracer(fx.Tracer):
-    """Keeps quantised layers whole."""
+    """Keeps quantised layers and attention whole."""
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, QuantMatrix | QuantActivation) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, QuantMatrix | QuantActivation | SelfAttention) or super().is_leaf_module(
+            m, module_qualified_name
+        )
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -241,6 +244,11 @@ def compare_with_file(model: nn.Module, images: np.ndarray, normalisation: Norma
     pixels = normalisation.apply(torch.tensor(images[:_BESIDE], dtype=torch.float32))
     network = trace(model)
     _Beside(network, onnx_file.node_values(model, pixels)).run(pixels)
+
+
+def as_map(values: Tensor) -> Tensor:
+    """Values of a node as a map (B, C, H, W): tokens (B, T, C) are pixels (B, C, T, 1)."""
+    return values.transpose(1, 2)[..., None] if values.ndim == 3 else values
 
 
 def node_name(node: fx.Node) -> str:

@@ -14,7 +14,7 @@ REFUSED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "statistics of the picture itself are not computed, only BatchNorm with running ones is folded",
-        ("GroupNorm", "GroupNormalization", "LayerNorm", "LayerNormalization", "InstanceNorm", "InstanceNormalization",
+        ("GroupNorm", "GroupNormalization", "LayerNormalization", "InstanceNorm", "InstanceNormalization",
          "RMSNorm", "LocalResponseNorm", "LRN", "LpNormalization", "MeanVarianceNormalization", "normalize"),
     ),
     (

@@ -30,6 +30,7 @@ from golden_model.engines.pair_switches import Switches
 from golden_model.engines.pair_switches import measure as switched
 from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
+from golden_model.graph.host import AddConstant, Attention, LayerNorm
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
 from golden_model.graph.settings import with_settings
@@ -250,6 +251,8 @@ def kind_of(node: Node) -> str:
     words = {
         Image: "image", MaxPool: "maximum pooling", AveragePool: "average pooling", Concat: "concatenation",
         Border: "border", Reshape: "reshape",
+        LayerNorm: "layer norm, on the host", Attention: "attention, on the host",
+        AddConstant: "added constant, on the host",
     }  # fmt: skip
     return words[type(node)]
 

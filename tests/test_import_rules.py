@@ -21,6 +21,7 @@ ALLOWED = {
         "golden_model.config",
         "golden_model.registers",
         "golden_model.files",
+        "golden_model.pages",
         "golden_model.command",
     },
     "quant": {
@@ -195,10 +196,10 @@ def test_a_command_of_quant_names_the_extra_to_install_where_a_package_is_missin
 
 # ---- circles and layers -------------------------------------------------------------------------
 #: Folders of the golden model and what each may import besides itself; modules beside them form the bottom or the top.
-BOTTOM = {"few_ones", "files", "command", "compiled", "config", "registers", "events", "rounding"}
+BOTTOM = {"few_ones", "files", "command", "compiled", "config", "registers", "events", "rounding", "pages"}
 BOTTOM |= {"timing", "trees", "trq", "optional"}
 LAYERS = [BOTTOM, {"crossbar"}, {"pairs"}, {"graph"}, {"engines"}, {"image"}, {"searches"}, {"cost"}]
-FRONT_DOORS = {"layer", "network", "run", "bench"}
+FRONT_DOORS = {"layer", "network", "run", "bench", "presets"}
 #: The same of `quant`; commands, and the options that they share, stand on top.
 COMMANDS = {"options", "train", "calibrate", "evaluate", "export", "compile", "capture.__main__"}
 QUANT_LAYERS = [

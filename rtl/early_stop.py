@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib.memory import Memory
 
 from rtl import layouts
@@ -61,12 +61,15 @@ class EarlyStop(Block):
         width = 2 + max(config.accumulator_bits, len(start), len(bound) + config.input_bits)
         largest = Signal(signed(width))  # that the sum can become, less limit + 1
         m.d.comb += largest.eq(checked.sum + start + (bound << checked.bits_left))
-        with m.If(checked.valid):
-            m.d.sync += self.pending.bit_select(checked.block_col, 1).eq(0)
-            with m.If(largest < 0):
-                m.d.sync += self.stopped.bit_select(checked.block_col, 1).eq(1)
-        with m.If(self.asked):
-            m.d.sync += self.pending.bit_select(self.asked_col, 1).eq(1)
+        size = config.max_block_cols
+        of_check, of_asked = Signal(size), Signal(size)
+        m.d.comb += [
+            of_check.eq(Mux(checked.valid, 1 << checked.block_col, 0)),
+            of_asked.eq(Mux(self.asked, 1 << self.asked_col, 0)),
+        ]
+        m.d.sync += self.pending.eq((self.pending & ~of_check) | of_asked)
         with m.If(self.begin):
             m.d.sync += self.stopped.eq(0)
+        with m.Elif(largest < 0):
+            m.d.sync += self.stopped.eq(self.stopped | of_check)
         return m

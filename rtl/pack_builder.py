@@ -206,7 +206,8 @@ class PackBuilder(Block):
                 with m.If(takes):
                     m.d.sync += half.load.eq(half.load + total)
                 if self.config.early_stop:
-                    m.d.sync += self.columns[number].bit_select(column, 1).eq(takes & (total != 0))
+                    mine = Mux(takes & (total != 0), 1 << column, 0)
+                    m.d.sync += self.columns[number].eq(self.columns[number] | mine)
 
     def _find_masks(
         self, m: Module, activity: Signal, halves: list[_Half], column: Signal, column_halves: Signal,

@@ -52,7 +52,9 @@ def keep_blocks(library: Path, component: Any) -> None:
     def walk(fragment: Any, path: str) -> None:
         for origin in fragment.origins or ():
             if isinstance(origin, Block):
-                found[path] = type(origin).__module__.removeprefix("rtl.")
+                found[path] = next(
+                    one.__module__[4:] for one in type(origin).__mro__ if one.__module__.startswith("rtl.")
+                )
         for inner, name, _ in fragment.subfragments:
             walk(inner, f"{path}.{name}")
 

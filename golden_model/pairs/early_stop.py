@@ -66,7 +66,11 @@ class EarlyStop:
     at: Literal["half", "column"] = "half"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("bounds", ("stored", "segments")), ("condition", ("limit", "zero", "final"))):
+        for name, allowed in (
+            ("bounds", ("stored", "segments")),
+            ("condition", ("limit", "zero", "final")),
+            ("at", ("half", "column")),
+        ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"EarlyStop.{name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}")
         after = list(self.after or ())

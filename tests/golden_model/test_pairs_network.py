@@ -196,6 +196,8 @@ def test_bits_that_do_not_fall_are_refused(after):
 def test_unknown_bounds_are_refused():
     with pytest.raises(ValueError, match=r"EarlyStop\.bounds must be stored or segments, got 'none'"):
         EarlyStop(bounds="none")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"EarlyStop\.at must be half or column, got 'lane'"):
+        EarlyStop(at="lane")  # type: ignore[arg-type]
 
 
 # ---- few ones -----------------------------------------------------------------------------------

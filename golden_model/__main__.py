@@ -80,7 +80,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"ohmloom {__version__}")
+        print(f"ohmloom {__version__}", flush=True)
         raise typer.Exit
 
 

@@ -31,7 +31,7 @@ def option(settings: type, name: str) -> Any:
     return typer.Option(help=next(one.metadata["help"] for one in fields(settings) if one.name == name))
 
 
-MODEL = f"{', '.join(zoo.READY)}, or FILE.py:NAME or FILE.onnx for your own network."
+MODEL = f"{', '.join(zoo.READY)}, or FILE.py:NAME, FILE.onnx or FILE.pt2 for your own network."
 ModelNeeded = Annotated[str, typer.Option("--model", help=MODEL)]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)]
 Data = Annotated[Path | None, option(Inputs, "data")]

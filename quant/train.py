@@ -36,7 +36,6 @@ from golden_model.image import archive
 from quant import options, stages
 from quant.capture.trace import compare_with_file, network_hash
 from quant.data import sets
-from quant.networks import onnx_file
 from quant.networks.layers import Block
 from quant.networks.pixels import Normalisation
 from quant.networks.source import (
@@ -50,6 +49,7 @@ from quant.networks.source import (
     float_network,
     is_own,
     name_of,
+    reader_of,
 )
 from quant.settings import check, setting
 from quant.training.loop import SCHEMA, VERSION, Training, Watcher
@@ -157,7 +157,7 @@ def complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], sets.ImageSet]:
     check(Options(**given))
     pictures = {name: given.get(name) for name in ("size", "channels")}
     dataset = dataset_for(given.get("model", Settings.model), given.get("data"), **pictures)
-    trained = given.get("weights") is not None or onnx_file.is_file(given.get("model", Settings.model))
+    trained = given.get("weights") is not None or reader_of(given.get("model", Settings.model)) is not None
     made = {**defaults(dataset, given.get("method", Settings.method), trained=trained), **given}
     if made["method"] == "ptq":
         made |= {"quantise_epochs": 0, "finetune_epochs": 0}

@@ -30,6 +30,7 @@ from golden_model.cost.baselines import layer_widths
 from golden_model.cost.components import AREA_QUANTITIES, ComponentTable, Report, load_table
 from golden_model.cost.work import Machine, Stage, StagePlacement, stages
 from golden_model.crossbar.mapping import place_layer
+from golden_model.graph.nodes import Add
 from golden_model.pairs.plumbing import fixed_cycles
 from golden_model.registers import COUNTER_NAMES, WIDTH_BITS
 
@@ -80,8 +81,9 @@ class ChipStage:
 
     macros : of one copy. copies : of the layer. windows : per image. fixed_clocks : per window, c_layer_clocks : per
     image, conversion_clocks : per image on the busiest macro of a single copy. register_bits : of one macro, its
-    windows (input) and partial sums (output). metadata_bits, held_bound_bits : of one copy. own_units : units of
-    `AREA_QUANTITIES` of one macro, or of one copy (`OF_COPIES`), instead of those that follow from the rest.
+    windows (input) and partial sums (output). metadata_bits, held_bound_bits : of one copy. lookup_bits : of the
+    activation table of one macro, 0 for none. own_units : units of `AREA_QUANTITIES` of one macro, or of one copy
+    (`OF_COPIES`), instead of those that follow from the rest.
     """
 
     name: str
@@ -96,6 +98,7 @@ class ChipStage:
     output_register_bits: int
     metadata_bits: float
     held_bound_bits: float = 0.0
+    lookup_bits: int = 0
     own_units: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -113,13 +116,17 @@ class ChipStage:
 
 @dataclass(frozen=True)
 class Chip:
-    """A network on a chip: every layer on its own macros."""
+    """A network on a chip: every layer on its own macros.
+
+    tile_lookup_bits : of an activation table in every tile, for additions that have one.
+    """
 
     hardware: HardwareConfig
     shape: ChipShape
     width_table: bool
     stages: tuple[ChipStage, ...]
     window_reuse: bool = False
+    tile_lookup_bits: int = 0
 
     @property
     def pairs(self) -> int:
@@ -184,6 +191,7 @@ class Chip:
             "window_register_bits": stage.copies * stage.input_register_bits if self.window_reuse else 0,
             "output_register_bits": macros * stage.output_register_bits,
             "width_table_bits": stage.copies * stage.placement.blocks * WIDTH_BITS if self.width_table else 0,
+            "lookup_bits": macros * stage.lookup_bits,
             "metadata_bits": stage.copies * stage.metadata_bits,
             "held_bound_bits": stage.copies * stage.held_bound_bits,
             "macros": macros,
@@ -193,7 +201,11 @@ class Chip:
         }
 
     def _tile_units(self) -> dict[str, float]:
-        return {"tiles": self.tiles, "buffer_bits": self.tiles * self.shape.buffer_bytes * 8}
+        return {
+            "tiles": self.tiles,
+            "buffer_bits": self.tiles * self.shape.buffer_bytes * 8,
+            "lookup_bits": self.tiles * self.tile_lookup_bits,
+        }
 
     def balanced(self, budget: int) -> Chip:
         """The chip with layers copied until no copy of the slowest one fits into `budget` crossbar pairs.
@@ -232,6 +244,7 @@ def chip(machine: Machine, shape: ChipShape | None = None) -> Chip:
     stored = _per_layer("metadata_bits", machine.metadata_bits, len(rows))
     held = _per_layer("held_bound_bits", machine.held_bound_bits, len(rows))
     own = {name: _per_layer(f"own_units: {name}", units, len(rows)) for name, units in machine.own_units.items()}
+    table = hardware.table_entries * hardware.input_bits
     made = []
     for i, (stage, placement) in enumerate(zip(rows, placements, strict=True)):
         window = 0
@@ -256,10 +269,12 @@ def chip(machine: Machine, shape: ChipShape | None = None) -> Chip:
                 * hardware.accumulator_bits,
                 metadata_bits=float(stored[i]),
                 held_bound_bits=float(held[i]),
+                lookup_bits=table if stage.looks_up else 0,
                 own_units={name: float(units[i]) for name, units in own.items()},
             )
         )
-    return Chip(hardware, shape, machine.width_table, tuple(made), machine.window_reuse)
+    adds = any(isinstance(node, Add) and node.lookup is not None for node in network.nodes)
+    return Chip(hardware, shape, machine.width_table, tuple(made), machine.window_reuse, table if adds else 0)
 
 
 def _per_layer(name: str, bits: np.ndarray | None, layers: int) -> np.ndarray:

@@ -47,6 +47,8 @@ AREA_QUANTITIES: dict[str, str] = {
     "window_register_bits": "copies x K x input_bits, for machines with window reuse",
     "output_register_bits": "macros x block columns x ou_cols x accumulator_bits",
     "width_table_bits": "copies x blocks x 4",
+    "lookup_bits": "macros of layers whose activation is a table, and tiles for additions that have one,"
+    " x 2**input_bits x input_bits",
     "metadata_bits": "copies x bits of column bounds, search trees and row indices",
     "held_bound_bits": "copies x 2 x OUs of the largest segment x bits of column bounds, for machines that hold them",
     "macros": "macros",

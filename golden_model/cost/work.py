@@ -56,11 +56,13 @@ class Stage:
     """One row of a network's events: a crossbar node with all its groups.
 
     residual_bits : width of the residual activations that its post-processing reads, 0 if it has none.
+    looks_up : whether its activations come from a table.
     """
 
     name: str
     layers: tuple[Layer, ...]
     residual_bits: int = 0
+    looks_up: bool = False
 
     @property
     def outputs(self) -> int:
@@ -72,7 +74,8 @@ def stages(network: Graph) -> tuple[Stage, ...]:
     """The rows of a network's events, in order."""
     bits = {node.name: node.encoding.bits for node in network.nodes}
     return tuple(
-        Stage(node.name, node.layers, bits[node.inputs[1]] if len(node.inputs) > 1 else 0) for node in network.crossbars
+        Stage(node.name, node.layers, bits[node.inputs[1]] if len(node.inputs) > 1 else 0, node.lookup is not None)
+        for node in network.crossbars
     )
 
 
@@ -245,7 +248,8 @@ class Work:
 
     events : counter name -> number. extra : name -> number, of `EXTRA_NAMES`.
     buffer_bits : bits that it reads from and writes to the activation buffer. width_table_bits : read.
-    outputs : values that are scaled, rounded and clamped. pooled : values that pass a pooling unit.
+    outputs : values that are scaled, rounded and clamped. looked_up : of those that come from a table.
+    pooled : values that pass a pooling unit.
     window_streams : whether input bits come from the window register, not from an input register.
     """
 
@@ -255,6 +259,7 @@ class Work:
     buffer_bits: float = 0.0
     width_table_bits: float = 0.0
     outputs: float = 0.0
+    looked_up: float = 0.0
     pooled: float = 0.0
     window_streams: bool = False
 
@@ -305,6 +310,10 @@ QUANTITIES: dict[str, Quantity] = {
         f"windows x segments x block columns x {WIDTH_BITS}", lambda w, hw: w.width_table_bits
     ),
     "outputs": Quantity("windows x N, and outputs of nodes that rescale", lambda w, hw: w.outputs),
+    "lookup_bits": Quantity(
+        "outputs of layers and additions whose activation is a table x input_bits",
+        lambda w, hw: w.looked_up * hw.input_bits,
+    ),
     "pooled": Quantity("inputs of pooling windows", lambda w, hw: w.pooled),
     "population_counts": Quantity(
         "population_counts x ou_rows", lambda w, hw: w.extra.get("population_counts", 0.0) * hw.ou_rows
@@ -385,6 +394,7 @@ def _stage_work(machine: Machine, index: int, stage: Stage) -> Work:
         buffer_bits=float(buffer),
         width_table_bits=float(width) if machine.width_table else 0.0,
         outputs=float(outputs),
+        looked_up=float(outputs) if stage.looks_up else 0.0,
         window_streams=reads is not None and reads.window_streams,
     )
 
@@ -416,7 +426,8 @@ def _node_work(node: Node, inputs: list[Node], hardware: HardwareConfig, own_inp
         return Work(node.name, buffer_bits=float(read + sum(sizes) * wide(node)), outputs=float(sum(sizes)))
     if isinstance(node, Add):
         read = sum(int(np.prod(x.shape)) * wide(x) for x in inputs)
-        return Work(node.name, buffer_bits=float(read + written), outputs=float(values))
+        looked_up = 0.0 if node.lookup is None else float(values)
+        return Work(node.name, buffer_bits=float(read + written), outputs=float(values), looked_up=looked_up)
     if isinstance(node, Border):
         above, below, left, right = node.border
         kept = inputs[0].shape[0] * (node.shape[1] - above - below) * (node.shape[2] - left - right)

@@ -26,7 +26,8 @@ _HEAD = f"""# Operators
 Written by `python -m quant.capture.table --output docs/operators.md` from the tables and sentences of the code; a test
 compares. Dots in a sentence stand for what it found.
 
-A network is a `torch.nn.Module` that torch.fx can trace, or an ONNX file of opset {OPSETS[0]} to {OPSETS[-1]}
+A network is a `torch.nn.Module` that torch.fx can trace, a `torch.export` program (FILE.pt2), whose ATen operators are
+read as the functions of PyTorch that they come from, or an ONNX file of opset {OPSETS[0]} to {OPSETS[-1]}
 (`pip install 'ohmloom[onnx]'`, and `'ohmloom[qonnx]'` for QONNX). A file becomes a PyTorch module of the layers below,
 and every layer of it is compared with onnxruntime (QONNX: with its executor) on the user's first pictures. It has one
 input (N, C, H, W) of real numbers with C, H and W fixed, any N, and one output. Constants, shapes and what is computed

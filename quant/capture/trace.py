@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from quant.capture.errors import UnsupportedOperator
-from quant.networks import onnx_file, user
+from quant.networks import onnx_file, program_file, user
 from quant.networks.layers import QuantActivation, QuantMatrix
 from quant.networks.pixels import Normalisation
 from quant.networks.tokens import SelfAttention
@@ -65,7 +65,8 @@ def trace(model: nn.Module) -> fx.GraphModule:
     try:
         model = copied(model)
         # A file's graph has the names of its nodes, which tracing it would lose.
-        of_file = isinstance(model, fx.GraphModule) and onnx_file.content(model) is not None
+        named = onnx_file.content(model) is not None or program_file.is_program(model)
+        of_file = isinstance(model, fx.GraphModule) and named
         graph = cast(fx.Graph, model.graph) if of_file else _Tracer().trace(model)
         return fx.GraphModule(model, graph, type(model).__name__)
     except (Exception, SystemExit) as error:
@@ -255,6 +256,8 @@ def node_name(node: fx.Node) -> str:
     """Name of a layer for people: the module's path, or the enclosing module's path and the operator."""
     if node.op in ("call_module", "get_attr"):
         return str(node.target)
+    if layer := program_file.name_of(node):
+        return layer
     stack = node.meta.get("nn_module_stack") or {}
     owner = list(stack.values())[-1][0] if stack else ""
     return f"{owner}.{node.name}" if owner else node.name

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -15,7 +16,7 @@ from torch import nn
 from golden_model.graph.network import Graph
 from quant import stages
 from quant.data import sets
-from quant.networks import onnx_file, user, zoo
+from quant.networks import onnx_file, program_file, user, zoo
 from quant.networks.pixels import Normalisation, float_logits
 from quant.networks.weights import load_weights, outputs_of
 from quant.settings import check, setting
@@ -77,18 +78,23 @@ class Source:
 
 
 def is_own(model: str) -> bool:
-    """Whether MODEL is the user's, FILE.py:NAME or FILE.onnx, and no ready-made network."""
-    return ":" in model or onnx_file.is_file(model)
+    """Whether MODEL is the user's, FILE.py:NAME, FILE.onnx or FILE.pt2, and no ready-made network."""
+    return ":" in model or reader_of(model) is not None
+
+
+def reader_of(model: str) -> Any:
+    """The module that reads MODEL, a file with layers and weights; None for any other network."""
+    return next((reader for reader in (onnx_file, program_file) if reader.is_file(model)), None)
 
 
 def name_of(model: str) -> str:
-    return Path(model).stem if onnx_file.is_file(model) else model.rpartition(":")[2]
+    return Path(model).stem if reader_of(model) else model.rpartition(":")[2]
 
 
 def files_of(model: str) -> tuple[Path, ...]:
-    """The user's files that decide what a network of FILE.py:NAME is; none for a ready-made one, or for FILE.onnx,
-    whose layers are all there is to know."""
-    file, _, _ = ("", "", "") if onnx_file.is_file(model) else model.rpartition(":")
+    """The user's files that decide what a network of FILE.py:NAME is; none for a ready-made one, or for FILE.onnx
+    and FILE.pt2, whose layers are all there is to know."""
+    file, _, _ = ("", "", "") if reader_of(model) else model.rpartition(":")
     return tuple(stages.sources_of_file(Path(file))) if file else ()
 
 
@@ -99,8 +105,8 @@ def dataset_for(
 
     size, channels : of pictures, instead.
     """
-    if onnx_file.is_file(model):
-        channels_taken, height, width = onnx_file.input_shape(model)
+    if (reader := reader_of(model)) is not None:
+        channels_taken, height, width = reader.input_shape(model)
         if height == width:
             size = size or height
         return sets.load(data, size=size, channels=channels or (channels_taken if channels_taken in (1, 3) else None))
@@ -139,12 +145,12 @@ def float_network(model: str, dataset: sets.ImageSet, weights: Path | None = Non
     as many outputs as classes.
     """
     normalisation = Normalisation.none(dataset.shape[0])
-    if onnx_file.is_file(model):
+    if (reader := reader_of(model)) is not None:
         if weights is not None:
             raise ValueError(f"--weights: {model} has its own weights")
-        if (taken := onnx_file.input_shape(model)) != dataset.shape:
+        if (taken := reader.input_shape(model)) != dataset.shape:
             raise ValueError(f"{dataset.source}: images are {dataset.shape}, {model} takes {taken}")
-        network = onnx_file.read(model)
+        network = reader.read(model)
     elif ":" in model:
         network = user.make(model).float()
     else:

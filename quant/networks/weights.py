@@ -28,8 +28,10 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
-    if path.suffix == ".onnx":
-        raise ValueError(f"{path} is an ONNX network; weights come from a PyTorch state dict, .npz or .safetensors")
+    if path.suffix in (kinds := {".onnx": "an ONNX network", ".pt2": "a torch.export program"}):
+        raise ValueError(
+            f"{path} is {kinds[path.suffix]}; weights come from a PyTorch state dict, .npz or .safetensors"
+        )
     found = _read(path)
     while isinstance(found, Mapping) and (inner := [k for k in CONTAINERS if isinstance(found.get(k), Mapping)]):
         found = found[inner[0]]

@@ -176,6 +176,7 @@ def test_area_is_units_times_rows():
         "input_register": 45 * 8,
         "width_table": 10 * 4,
         "window_register": 0,
+        "activation_table": 0,
         "metadata": 1000,
         "held_bounds": 50,
         "control": 1,

@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 
 from golden_model import timing
 from golden_model.config import PAPER, TINY, HardwareConfig
-from golden_model.cost import baselines, components, work
+from golden_model.cost import baselines, components, machines, work
+from golden_model.cost.chip import chip
 from golden_model.cost.energy import energy
 from golden_model.cost.work import Machine
 from golden_model.crossbar.layer import Layer
-from golden_model.graph.network import Graph
+from golden_model.graph.network import Graph, build
+from golden_model.graph.nodes import Add
+from golden_model.graph.numbers import Encoding, Lookup
 from golden_model.registers import COUNTER_NAMES
 from golden_model.trq import AdcRegisters
 from tests.golden_model.oracles import baseline_events
@@ -234,6 +237,7 @@ def test_energy_is_events_times_rows():
         "width_table": windows * 5 * 2 * 4,
         "window_register": 0,
         "post_processing": windows * outputs,
+        "activation_table": 0,
         "pooling": 0,
         "ou_control": 10,
         "column_bounds": 0,
@@ -271,6 +275,41 @@ def test_a_machine_without_width_table_does_not_pay_for_it():
     assert paid.counts[0, row] > 0
     assert free.counts[0, row] == 0
     assert np.array_equal(np.delete(paid.counts, row, 1), np.delete(free.counts, row, 1))
+
+
+def with_tables(network: Graph, *names: str) -> Graph:
+    """The network with a table behind the nodes of these names, and an addition of its output to itself behind it."""
+    lookup = Lookup.of(Encoding(low=-100.0, high=100.0, bits=network.hardware.input_bits), np.tanh)
+    last = network.nodes[-1]
+    add = Add(name="add", inputs=(last.name, last.name), shape=last.shape, encoding=Encoding(high=255.0))
+    nodes = [replace(n, lookup=lookup) if n.name in names else n for n in (*network.nodes, add)]
+    return build("tables", network.hardware, nodes)
+
+
+def test_every_value_before_pooling_reads_one_entry_of_its_activation_table():
+    network = make_network(PAPER, make_layer(PAPER, size=6, pool=2))  # 16 windows of 3 outputs; 2 x 2 x 3 are added
+    bits = {}
+    for names in ((), ("conv",), ("conv", "add")):
+        made = with_tables(network, *names)
+        for machine in (Machine(made, baseline_events(made)), machines.baseline(made)):
+            report = energy(machine)
+            row = [c.name for c in report.table.components].index("activation_table")
+            bits.setdefault(names, []).append(report.counts[:, row].tolist())
+    assert bits[()] == [[0.0, 0.0]] * 2
+    assert bits["conv",] == [[16 * 3 * 8, 0.0]] * 2
+    assert bits["conv", "add"] == [[16 * 3 * 8, 2 * 2 * 3 * 8]] * 2
+
+
+def test_a_layer_with_a_table_has_one_in_every_macro_and_an_addition_in_every_tile():
+    network = make_network(PAPER, make_layer(PAPER, outputs=64, channels=64, size=6, pool=2))
+    plain, layer, both = (
+        chip(machines.baseline(with_tables(network, *names))) for names in ((), ("conv",), ("conv", "add"))
+    )
+    areas = [one.area().mm2_by_group["Post-processing"] * 1e6 for one in (plain, layer, both)]
+    assert plain.macros > 1
+    table = 256 * 8 * 0.1282
+    assert areas[1] - areas[0] == pytest.approx(plain.macros * table)
+    assert areas[2] - areas[1] == pytest.approx(plain.tiles * table)
 
 
 def test_extra_events_are_charged_by_the_row_of_their_quantity():

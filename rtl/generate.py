@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from amaranth.back import rtlil
 from amaranth.back import verilog as amaranth_verilog
-from amaranth.hdl import ClockDomain, Module, ResetInserter, Signal
+from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetInserter, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
@@ -199,9 +199,9 @@ class RegisteredReset(wiring.Component):
         given = getattr(self, self._port)
         reset = Signal(init=1)
         if self._kind == ResetInput.ASYNC_RST_N:
-            m.domains.released = released = ClockDomain("released", async_reset=True)
+            m.domains.released = ClockDomain("released", async_reset=True)
             before = Signal(init=1)
-            m.d.comb += [released.clk.eq(self.clk), released.rst.eq(~given)]
+            m.d.comb += [ClockSignal("released").eq(self.clk), ResetSignal("released").eq(~given)]
             m.d.released += [before.eq(0), reset.eq(before)]
         else:
             m.d.sync += reset.eq(given ^ (self._kind == ResetInput.RST_N))

@@ -24,12 +24,13 @@ class SearchMode(enum.Enum, shape=unsigned(2)):
     OUTWARD = 3  # 1, 2, 3, ... or 0, -1, -2, ... until the answer changes or k is reached; needs pairs
 
 
-def check_modes(pairs: bool, modes: Collection[SearchMode]) -> None:
-    """ValueError unless a machine can have these modes of search."""
+def chosen_modes(pairs: bool, modes: Collection[SearchMode]) -> tuple[SearchMode, ...]:
+    """The modes of search, each once, in the order of `SearchMode`; ValueError unless a machine can have them."""
     if not modes or not set(modes) <= set(SearchMode):
         raise ValueError(f"modes must hold at least one of {', '.join(m.name for m in SearchMode)}, got {modes!r}")
     if SearchMode.OUTWARD in modes and not pairs:
         raise ValueError("mode OUTWARD needs lanes that convert pairs")
+    return tuple(mode for mode in SearchMode if mode in modes)
 
 
 # ---- lanes --------------------------------------------------------------------------------------

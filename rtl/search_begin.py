@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
 from rtl import pair_layouts as layouts
-from rtl.pair_layouts import SearchMode, check_modes
+from rtl.pair_layouts import SearchMode, chosen_modes
 
 
 class SearchBegin(wiring.Component):
@@ -29,8 +29,7 @@ class SearchBegin(wiring.Component):
     """
 
     def __init__(self, config: HardwareConfig, pairs: bool = True, modes: Collection[SearchMode] = tuple(SearchMode)):
-        check_modes(pairs, modes)
-        self.config, self.pairs, self.modes = config, pairs, frozenset(modes)
+        self.config, self.pairs, self.modes = config, pairs, chosen_modes(pairs, modes)
         super().__init__(
             {
                 "constants": In(layouts.search_constants(config, pairs)),

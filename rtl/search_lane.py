@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from golden_model.config import HardwareConfig
 from rtl import pair_layouts as layouts
 from rtl.block import where
-from rtl.pair_layouts import SearchMode, check_modes
+from rtl.pair_layouts import SearchMode, chosen_modes
 
 
 class Activity(enum.Enum, shape=unsigned(2)):
@@ -74,8 +74,7 @@ class SearchLane(wiring.Component):
         *,
         captured: bool = False,
     ):
-        check_modes(pairs, modes)
-        self.config, self.pairs, self.modes, self.captured = config, pairs, frozenset(modes), captured
+        self.config, self.pairs, self.modes, self.captured = config, pairs, chosen_modes(pairs, modes), captured
         super().__init__(
             {
                 "constants": In(layouts.search_constants(config, pairs)),
@@ -186,6 +185,6 @@ class SearchLane(wiring.Component):
 
     def _mode_is(self, mode: SearchMode) -> Value:
         """Whether lanes search in this mode, without any logic if there is no other one, or if it is not there."""
-        if self.modes == {mode} or mode not in self.modes:
+        if self.modes == (mode,) or mode not in self.modes:
             return Const(mode in self.modes)
         return self.constants.mode == mode

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from golden_model.config import HardwareConfig
 from rtl import pair_layouts as layouts
-from rtl.pair_layouts import SearchMode, check_modes
+from rtl.pair_layouts import SearchMode, chosen_modes
 
 
 class SearchSettings(wiring.Component):
@@ -41,8 +41,7 @@ class SearchSettings(wiring.Component):
     """
 
     def __init__(self, config: HardwareConfig, pairs: bool = True, modes: Collection[SearchMode] = tuple(SearchMode)):
-        check_modes(pairs, modes)
-        self.config, self.pairs, self.modes = config, pairs, frozenset(modes)
+        self.config, self.pairs, self.modes = config, pairs, chosen_modes(pairs, modes)
         super().__init__(
             {
                 "registers": In(layouts.search_registers(config, pairs)),

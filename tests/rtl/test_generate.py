@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +33,20 @@ def _call(*arguments):
     return runner.invoke(generate.app, [str(a) for a in arguments])
 
 
-def test_verilog_is_the_same_every_time():
-    assert generate.verilog("tile", TINY) == generate.verilog("tile", TINY)
+def test_verilog_is_the_same_in_every_process():
+    text = (
+        "from dataclasses import replace; from golden_model.config import PRESETS, TINY; from rtl import generate\n"
+        "for config in (TINY, replace(PRESETS['tiny-pairs'], early_stop=1)):\n"
+        "    print(generate.verilog('tile', config))"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", text], env={**os.environ, "PYTHONHASHSEED": seed}, check=True, stdout=subprocess.PIPE
+        )
+        for seed in ("1", "2")
+    ]
+    assert len(runs[0].stdout) > 1_000_000
+    assert runs[0].stdout == runs[1].stdout
 
 
 def test_verilog_of_a_component_equals_that_of_its_name():

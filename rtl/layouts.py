@@ -248,10 +248,12 @@ def stop_bound(config: HardwareConfig) -> Shape:
     return unsigned(bits_for(config.max_k * ((1 << config.weight_bits) - 1)))
 
 
-#: Write port of the table of P+, and of what sums count from.
-bound_write: Callable[[HardwareConfig], data.StructLayout] = lambda config: table_write(  # noqa: E731
-    channel_entry, stop_bound(config)
-)(config)
+def bound_write(config: HardwareConfig) -> data.StructLayout:
+    """Write port of the table of P+."""
+    return table_write(channel_entry, stop_bound(config))(config)
+
+
+#: Write port of the table of what sums count from.
 start_write = table_write(channel_entry, STOP_START)
 
 #: Write port of the width table.

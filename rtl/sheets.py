@@ -126,7 +126,7 @@ def _proofs() -> dict[str, list[tuple[str, str]]]:
     for row in rows_of(DOCS / "formal.md", "proofs"):
         if row["method"].startswith("refuted"):
             continue
-        for block in row["block"].removesuffix(" of pairs").replace(" of pairs,", ",").split(", "):
+        for block in row["block"].replace(" of pairs", "").split(", "):
             name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", block).lower()
             methods = found.setdefault(name, {}).setdefault(row["property"], [])
             if row["method"] not in methods:

@@ -80,9 +80,12 @@ class System(Block):
             m.d.comb += (trace[name][half].eq(sample.payload[name]) for name in ("pair", "ou_col", "place"))
         for i, lane in enumerate(lanes):
             place = Signal.like(lane.place)
+            converted = lane.converted.valid
+            if self.config.early_stop:  # a check takes its turn as a sample does
+                converted &= ~lane.converted.check
             m.d.sync += place.eq(lane.place)  # compared in the clock before, looked at in this one
             m.d.comb += [
-                trace.converted[i].eq(lane.converted.valid & ~(lane.converted.check if self.config.early_stop else 0)),
+                trace.converted[i].eq(converted),
                 trace.value[i].eq(lane.converted.value),
                 trace.converted_place[i].eq(place),
             ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from golden_model import presets
+from golden_model.config import PAPER
 from golden_model.cost import machines
 from golden_model.cost.energy import energy
 from golden_model.graph.host import Host
@@ -44,7 +44,7 @@ def trained(digits: ImageSet, epochs: int) -> ViT:
 def main(path: str, epochs: int = 60) -> None:
     digits = sets.load()
     model = trained(digits, epochs)
-    network = from_torch(model, digits.shape, presets.PRESETS["paper"], digits.calibration(), name="vit")
+    network = from_torch(model, digits.shape, PAPER, digits.calibration(), name="vit")
     archive.save(network, Path(path))
     test, labels = digits.test_images, digits.test_labels
     share = accuracy(float_logits(model, test, Normalisation.none(1)), labels)

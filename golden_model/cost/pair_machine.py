@@ -17,7 +17,7 @@ import numpy as np
 
 from golden_model.cost import baselines, machines
 from golden_model.cost.work import Machine, Reads, dynamic_precision_events, stages
-from golden_model.engines.pair_stop_bits import as_in_the_tile, choose_bits
+from golden_model.engines.pair_stop_bits import Tally, as_in_the_tile, cheapest, tally_layers
 from golden_model.engines.pair_switches import Measured, Switches, measure
 from golden_model.engines.run_network import Progress
 from golden_model.graph.network import Graph
@@ -244,8 +244,9 @@ def ladder(
     trees = {name: optimal(counts, graph.hardware) for name, counts in zip(seen.stages, seen.counts, strict=True)}
     ours, rival = _today(graph, images, told("gathered machines"))
     kinds: tuple[By, ...] = ("blocks", "rows")
-    stops: dict[By, Stopping] = {by: choose_bits(graph, calibration, by=by) for by in kinds}
-    tile: dict[By, Stopping] = {by: as_in_the_tile(graph, calibration, by=by) for by in kinds}
+    tallies: dict[By, dict[str, Tally]] = {by: tally_layers(graph, calibration, by=by) for by in kinds}
+    stops: dict[By, Stopping] = {by: cheapest(one, EarlyStop()) for by, one in tallies.items()}
+    tile: dict[By, Stopping] = {by: as_in_the_tile(graph, one) for by, one in tallies.items()}
     wanted = steps(graph, trees, stops, tile)
     found = measure(graph, images, {step.name: step.switches for step in wanted}, progress=told("pair machine"))
     made = [

@@ -8,6 +8,7 @@ Nothing is lost whatever set is chosen.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -92,15 +93,21 @@ def conversions(packing: Packing, activations: np.ndarray) -> np.ndarray:
     return found
 
 
-def as_in_the_tile(graph: Graph, images: np.ndarray, *, by: By = "blocks") -> dict[str, EarlyStop]:
-    """What `choose_bits` finds for a machine that has a unit in every column, and none for layers with a residual."""
-    chosen = choose_bits(graph, images, EarlyStop(at="column"), by=by, price=PRICE_IN_TILE)
+def cheapest(tallies: Mapping[str, Tally], stop: EarlyStop, price: float = PRICE) -> dict[str, EarlyStop]:
+    """Early stop of the nodes of `tallies` with the bits that cost least; without nodes where none pays."""
+    best = {node: one.best(price) for node, one in tallies.items()}
+    return {node: replace(stop, after=bits) for node, bits in best.items() if bits}
+
+
+def as_in_the_tile(graph: Graph, tallies: Mapping[str, Tally]) -> dict[str, EarlyStop]:
+    """The same for a machine that has a unit in every column, and none for layers with a residual."""
+    chosen = cheapest(tallies, EarlyStop(at="column"), PRICE_IN_TILE)
     return {node.name: chosen[node.name] for node in graph.crossbars if node.name in chosen and len(node.inputs) == 1}
 
 
 def stop_bits(graph: Graph, images: np.ndarray) -> dict[str, int | None]:
-    """The same as `stop_bits` of every crossbar node; None where no check pays."""
-    chosen = as_in_the_tile(graph, images)
+    """`stop_bits` of every crossbar node in the tile, chosen on images; None where no check pays."""
+    chosen = as_in_the_tile(graph, tally_layers(graph, images))
     return {
         node.name: sum(1 << bit for bit in chosen[node.name].bits(node.layers[0])) if node.name in chosen else None
         for node in graph.crossbars
@@ -118,6 +125,22 @@ def choose_bits(
 ) -> dict[str, EarlyStop]:
     """Early stop by name of the crossbar node, with the bits that cost least on images; without nodes where none pays.
 
+    stop : which condition and bounds; its own bits are not looked at. images, by : as for `tally_layers`.
+    """
+    stop = EarlyStop() if stop is None else stop
+    return cheapest(tally_layers(graph, images, stop, by=by, progress=progress), stop, price)
+
+
+def tally_layers(
+    graph: Graph,
+    images: np.ndarray,
+    stop: EarlyStop | None = None,
+    *,
+    by: By = "blocks",
+    progress: Progress | None = None,
+) -> dict[str, Tally]:
+    """Tables by name of the crossbar node, of all but a last layer.
+
     stop : which condition and bounds; its own bits are not looked at. images : uint8 (B, C, H, W). by : as for
     `pack_layer`.
     """
@@ -133,5 +156,4 @@ def choose_bits(
             tallies[step.node] = tallies[step.node] + one if step.node in tallies else one
         if progress is not None:
             progress(min(begin + _IMAGES, len(images)), len(images))
-    best = {node: one.best(price) for node, one in tallies.items()}
-    return {node: replace(stop, after=bits) for node, bits in best.items() if bits}
+    return tallies

@@ -23,7 +23,7 @@ from golden_model.few_ones import nearest_level
 from golden_model.image.check import check_descriptor, check_placement
 from golden_model.image.places import place_layer
 from golden_model.image.program import Tables
-from golden_model.pairs.early_stop import StopWords
+from golden_model.pairs.early_stop import StopWords, chosen_bits
 from golden_model.registers import COUNTER_NAMES, OFFSET_BITS, StepKind, unpack_descriptor
 from golden_model.rounding import round_half_up_shift
 from golden_model.trq import AdcRegisters
@@ -202,7 +202,7 @@ class Interpreter:
         if not (bits := values.get("stop_bits", 0)):
             return None
         channels = slice(values["channel_base"], values["channel_base"] + values["outputs"])
-        after = tuple(bit for bit in reversed(range(1, values["stream_bits"])) if bits >> bit & 1)
+        after = chosen_bits(bits, values["stream_bits"])
         return StopWords(after, self.tables.stop_starts[channels], self.tables.stop_bounds[channels])
 
     def _activated(self, total: np.ndarray, residual: np.ndarray | None, values: dict[str, int]) -> np.ndarray:

@@ -80,8 +80,7 @@ class EarlyStop:
     @classmethod
     def in_tile(cls, layer: Layer) -> EarlyStop | None:
         """Early stop of a layer as its `stop_bits` say, None without."""
-        bits = layer.stop_bits or 0
-        after = tuple(bit for bit in reversed(range(1, layer.input_bits)) if bits >> bit & 1)
+        after = chosen_bits(layer.stop_bits or 0, layer.input_bits)
         return cls(after=after, at="column") if after else None
 
     def bits(self, layer: Layer) -> tuple[int, ...]:
@@ -135,6 +134,11 @@ class EarlyStop:
         }
 
 
+def chosen_bits(stop_bits: int, bits: int) -> tuple[int, ...]:
+    """Input bits after which outputs are checked, falling. stop_bits : bit j set for a check after input bit j."""
+    return tuple(bit for bit in reversed(range(1, bits)) if stop_bits >> bit & 1)
+
+
 #: Early stop of all layers, or by name of the crossbar node; None, or a layer that is not named, has none.
 Stopping = EarlyStop | Mapping[str, EarlyStop] | None
 
@@ -170,6 +174,16 @@ def _magnitudes(weights: np.ndarray, hardware: HardwareConfig, bounds: Bounds) -
     return np.add.reduceat(both, np.arange(0, both.shape[1], hardware.ou_rows), axis=1)
 
 
+def _positive(layer: Layer) -> np.ndarray:
+    """P+: int64 (N,)."""
+    return np.maximum(layer.weights, 0).sum(axis=0, dtype=np.int64)
+
+
+def _has_weights(prepared: Prepared) -> np.ndarray:
+    """Outputs of block columns with weights, all others are not checked: bool (N,)."""
+    return np.repeat(prepared.widths.any(axis=0), prepared.hardware.ou_cols)[: prepared.outputs]
+
+
 def limits(layer: Layer) -> np.ndarray:
     """The largest sum whose result without residual is 0: int64 (N,), cut to the sums that there can be.
 
@@ -178,7 +192,7 @@ def limits(layer: Layer) -> np.ndarray:
     """
     largest = (1 << layer.shift) - 1 - ((1 << layer.shift) >> 1)
     most = (1 << layer.input_bits) - 1
-    top = most * np.maximum(layer.weights, 0).astype(np.int64).sum(axis=0)
+    top = most * _positive(layer)
     bottom = -most * np.maximum(-layer.weights, 0).astype(np.int64).sum(axis=0) - 1
     multipliers = np.asarray(layer.multipliers, dtype=np.int64)
     found = largest // np.maximum(multipliers, 1) - layer.bias
@@ -187,7 +201,7 @@ def limits(layer: Layer) -> np.ndarray:
 
 def starts(layer: Layer) -> np.ndarray:
     """What sums start at in place of 0 with condition "limit", -(limit + P+ + 1): int64 (N,)."""
-    return -(limits(layer) + np.maximum(layer.weights, 0).sum(axis=0, dtype=np.int64) + 1)
+    return -(limits(layer) + _positive(layer) + 1)
 
 
 def checked_after(streamed: np.ndarray, after: Collection[int]) -> np.ndarray:
@@ -216,7 +230,7 @@ class StopWords:
         """None for a layer without `stop_bits`."""
         if (stop := EarlyStop.in_tile(layer)) is None:
             return None
-        return cls(stop.bits(layer), starts(layer), np.maximum(layer.weights, 0).sum(axis=0, dtype=np.int64))
+        return cls(stop.bits(layer), starts(layer), _positive(layer))
 
     @classmethod
     def nothing(cls, outputs: int) -> StopWords:
@@ -230,7 +244,7 @@ class StopWords:
         x = streamed.reshape(len(activations), -1)[:, : prepared.k].astype(np.float64)
         weights, checking = prepared.weights.astype(np.float64), checked_after(positions, self.after)
         shape = (len(x), prepared.outputs)
-        used = np.repeat(prepared.widths.any(axis=0), prepared.hardware.ou_cols)[: prepared.outputs]
+        used = _has_weights(prepared)
         last_bit, sums, checks = (np.zeros(size, dtype=np.int64) for size in (shape, shape, len(x)))
         for j in (*self.after, 0):
             acc = (np.floor(x / (1 << j)) @ weights).astype(np.int64) << j
@@ -262,7 +276,7 @@ def find_stops(
     live, last_bit = np.ones(shape, dtype=bool), np.zeros(shape, dtype=np.int64)
     sums, checks = np.zeros(shape, dtype=np.int64), np.zeros(len(x), dtype=np.int64)
     acc, limit = np.zeros(shape, dtype=np.int64), limits(layer)
-    checked = np.broadcast_to(np.repeat(prepared.widths.any(axis=0), prepared.hardware.ou_cols)[: shape[1]], shape)
+    checked = np.broadcast_to(_has_weights(prepared), shape)
     if stop.condition == "limit" and residual is not None:
         checked = checked & (residual == 0)
     after = stop.bits(layer)

@@ -296,7 +296,7 @@ def _window(
                     for one in clocks:
                         if what.left:
                             one.decide(half)
-                elif isinstance(what, Activated):
+                else:
                     group, k, live, positive, negative = what
                     made.ou_activations[w] += 1
                     made.pairs_converted[w] += live.sum()

@@ -97,20 +97,14 @@ class Emitter:
         low, high = self._ends(op, *op.code)
         places = np.linspace(low, high, 4097)
         values = sampled(places)
-        self._check_values(op, values, low, high)
+        _check_values(op, values, low, high)
         below, above = (np.flatnonzero(np.abs(values - values[end]) > encoding.scale / 2) for end in (0, -1))
         if len(below):
-            low, high = min(0.0, places[below[0] - 1]), places[above[-1] + 1]
-        code = Encoding(low=float(low), high=float(max(high, (high - low) / 255)), bits=self.hardware.input_bits)
+            low, high = min(0.0, float(places[below[0] - 1])), float(places[above[-1] + 1])
+        code = Encoding(low=low, high=max(high, (high - low) / 255), bits=self.hardware.input_bits)
         lookup = Lookup.of(code, sampled)
-        self._check_values(op, lookup.values, float(low), float(high))
+        _check_values(op, lookup.values, low, high)
         return lookup
-
-    def _check_values(self, op: Op, values: np.ndarray, low: float, high: float) -> None:
-        if not np.isfinite(values).all():
-            raise UnsupportedOperator(
-                f"layer {op.name!r}: its function has no value for some inputs between {low:g} and {high:g}"
-            )
 
     def _ends(self, op: Op, low: float, high: float) -> tuple[float, float]:
         """The range of an encoding that covers low..high, of an op."""
@@ -255,3 +249,11 @@ class Emitter:
         if op.kind == "max":
             return nodes.MaxPool(**base, window=op.window)
         return nodes.AveragePool(**base, window=op.window, sums=op.name == self.output and not op.relu)
+
+
+def _check_values(op: Op, values: np.ndarray, low: float, high: float) -> None:
+    """UnsupportedOperator if values of an op's function, for inputs low..high, are infinite or no numbers."""
+    if not np.isfinite(values).all():
+        raise UnsupportedOperator(
+            f"layer {op.name!r}: its function has no value for some inputs between {low:g} and {high:g}"
+        )

@@ -39,9 +39,9 @@ HOST = ("layer_norm", "attention", "add_constant")
 class Op:
     """One operator of the float network.
 
-    kind : image, matrix, norm, relu, function, max, mean, cat, add, border or reshape, or one of
-    `HOST`. inputs : names of ops; the
-    second input of a matrix is a residual. shape : (C, H, W) of the output; low, high : its real range.
+    kind : image, matrix, norm, relu, function, max, mean, cat, add, border or reshape, or one of `HOST`.
+    inputs : names of ops; the second input of a matrix is a residual.
+    shape : (C, H, W) of the output; low, high : its real range.
     relu : clamped at 0 after it. cap : its upper clamp (ReLU6), None for none.
     function : of every value, after that and before any pooling; None for none. code : real range of what goes into it.
     integers, scale : a trained integer weight, shaped as `weight`, and its real step per output (N,), negative where

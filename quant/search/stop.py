@@ -14,11 +14,9 @@ IMAGES = 4
 def with_early_stop(graph: Graph, dataset: ImageSet) -> Graph:
     """The graph with the bits that cost least, if its machine has early stop; otherwise the graph itself.
 
-    ValueError if the data has no training images to choose on.
+    InputError if the data has too few training images to hold one out.
     """
     if not graph.hardware.early_stop:
         return graph
-    images = dataset.validation()[0][:IMAGES]
-    if not len(images):
-        raise ValueError("the bits of early stop are chosen on training images, and the data has none")
+    images, _ = dataset.validation(IMAGES)
     return with_settings(graph, stop_bits=stop_bits(graph, images))

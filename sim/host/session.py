@@ -173,7 +173,7 @@ def compare(image: Image, result: ImageResult, clocks: bool = True) -> str | Non
     if not clocks:
         events[:, _CYCLES] = image.vectors.events.counts[result.index][:, _CYCLES]
         cycles = int(image.vectors.cycles[result.index])
-    return image.difference(result.index, result.logits, events.tolist(), cycles)
+    return image.difference(result.index, result.logits, events, cycles)
 
 
 # ---- looking for the cause ----------------------------------------------------------------------

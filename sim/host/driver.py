@@ -204,13 +204,16 @@ class Driver:
         """Write the input activations (C, H, W), unsigned, from byte `base` of the activation memory on."""
         await self.write_sections([picture_of(image, base, self.hardware)])
 
-    async def start(self, steps: int, *, expected_cycles: int, progress: Progress | None = None) -> None:
-        """Run the first `steps` steps of the program and wait for the end, for its interrupt if the device has one.
+    async def start(
+        self, steps: int, *, first: int = 0, expected_cycles: int, progress: Progress | None = None
+    ) -> None:
+        """Run steps `first`..`steps` - 1 of the program and wait for the end, for its interrupt if the device has one.
 
         expected_cycles : what the golden model predicts, in clocks; the watchdog barks well after it.
         progress : called now and then with the clocks that have passed.
         Raises DeviceError with the device's error code, BusTimeout when the run does not end.
         """
+        await self.write_register("FIRST_LAYER", layer=first)
         await self.write_register("LAYER_COUNT", layers=steps)
         if self.bus.interrupts:
             await self.write_register("IRQ_STATUS", done=1, error=1)

@@ -59,7 +59,7 @@ class FakeDevice(Bus):
 
 
 def test_a_device_that_is_something_else_is_refused():
-    with pytest.raises(DeviceError, match="the device identifies as 0x12345678, not as 0x4F484D03"):
+    with pytest.raises(DeviceError, match="the device identifies as 0x12345678, not as 0x4F484D04"):
         run_now(Driver(FakeDevice(identity=0x12345678), SMALL).identify())
 
 

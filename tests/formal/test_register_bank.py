@@ -82,6 +82,8 @@ class BankSpec(wiring.Component):
             & ((entry & ((1 << len(bank.reference_write.count)) - 1)) <= config.ou_rows),
             "ACTIVATIONS": Const(1),
             "LOOKUPS": data < 1 << config.input_bits,
+            "STOP_BOUNDS": Const(1),
+            "STOP_STARTS": Const(1),
         }
         for name, here in regions.items():
             m.d.comb += here.eq((index == REGION[name].index) & (entry < entries[name]))

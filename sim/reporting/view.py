@@ -61,8 +61,7 @@ def view(data: dict[str, Any], pictures: np.ndarray) -> dict[str, Any]:
         "widths": _widths_view(data),
         "histograms": _histograms_view(data["layers"]),
         "memory": _memory_view(data),
-        "host_counts": COUNTS,
-        "host_total": total_work(data["host"]),
+        "host": _host_view(data["host"]),
         "summary": _summary_view(data),
         "crossbars": _crossbars_view(data),
         "shares": _shares_view(data["layers"]),
@@ -474,7 +473,18 @@ def _confusion_view(data: dict[str, Any]) -> dict[str, Any] | None:
     return {"figure": None, "names": names, "rows": rows, "worst": worst}
 
 
-# ---- memory and provenance ----------------------------------------------------------------------
+# ---- host, memory and provenance ----------------------------------------------------------------------
+def _host_view(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The host's counts as cells, a row per node and their sums; None if it has nothing to do."""
+    if not rows:
+        return None
+    shown = [*rows, {"node": "all", **total_work(rows)}]
+    return {
+        "head": ["node", *map(words, COUNTS)],
+        "rows": [[row["node"], *(count(row[name]) for name in COUNTS)] for row in shown],
+    }
+
+
 def _memory_view(data: dict[str, Any]) -> str:
     """The memory map with one place along the time axis for every run of steps of one node."""
     place: list[int] = []

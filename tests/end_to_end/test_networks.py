@@ -108,8 +108,8 @@ def test_an_encoder_whose_host_works_between_runs_equals_golden(hardware):
 @MACHINES
 def test_networks_with_work_of_the_host_equal_golden(hardware):
     works = 0
-    for seed in range(12):
-        image = check(random_network(seed, hardware, (*HOST_KINDS, *KINDS), 8), seed)
+    for seed in range(20):
+        image = check(random_network(seed, hardware, (*HOST_KINDS, *HOST_KINDS, *KINDS), 8), seed)
         works += len(image.program.host_steps)
     assert works > 6
 

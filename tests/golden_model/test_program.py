@@ -15,7 +15,7 @@ from golden_model.image import placing
 from golden_model.image import program as program_module
 from golden_model.image.archive import load
 from golden_model.image.interpreter import Interpreter
-from golden_model.image.lowering import lower
+from golden_model.image.lowering import HostStep, lower
 from golden_model.image.program import fitting, needs, plan
 from golden_model.registers import StepKind, pack_descriptor
 from golden_model.trq import AdcRegisters
@@ -294,6 +294,16 @@ def test_work_of_the_host_outside_program_or_memory_is_refused(change, words):
 
 
 # ---- placing ------------------------------------------------------------------------------------
+@HOSTS
+def test_what_the_host_reads_and_writes_is_kept_for_it(hardware):
+    program = plan(encoder(hardware))
+    for index, step in enumerate(program.order):
+        if isinstance(step, HostStep):
+            for base, size in ((step.read_base, step.read_bytes), (step.write_base, step.write_bytes)):
+                held = [b for b in program.buffers if b.base <= base and base + size <= b.base + b.size]
+                assert any(b.first <= index <= b.last for b in held), step.name
+
+
 @settings(max_examples=60)
 @given(random_networks(SMALL, (*KINDS, *HOST_KINDS)))
 def test_buffers_that_are_needed_at_the_same_time_do_not_overlap(network):

@@ -44,7 +44,7 @@ class Net(nn.Module):
 
 
 #: Forty steps are few, so widths are pushed hard.
-PUSH = {"msq": ("--alpha", 0.3), "bitplane": ("--plane-lr", 0.08, "--alpha", 0.15)}
+PUSH = {"msq": ("--alpha", 0.3), "bitplane": ("--plane-lr", 0.08, "--alpha", 0.1)}
 
 
 OWN += """

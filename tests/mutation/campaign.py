@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from _pytest.runner import runtestprotocol
 
+from tests.formal.prove import cpu_seconds
 from tests.mutation import designs, equivalence, results
 from tests.mutation.children import Report, in_child
 from tests.mutation.designs import FILES, Design
@@ -303,18 +304,13 @@ class Campaign:
 
     def _first_failure(self, tests: Iterator[Any], limit: float, report: Report) -> str:
         """The name of the first test that fails, or "" if none does in `limit` seconds of a processor."""
-        begin = _cpu_seconds()
-        while _cpu_seconds() - begin < limit and (test := next(tests, None)):
+        begin = cpu_seconds()
+        while cpu_seconds() - begin < limit and (test := next(tests, None)):
             report({"at": test.nodeid}, 10 + 3 * self.spent.get(test.nodeid, 8))
-            before = _cpu_seconds()
+            before = cpu_seconds()
             reports = runtestprotocol(test, log=False, nextitem=None)
             failures = [str(one.longrepr) for one in reports if one.failed]
             if any(not any(words in failure for words in NO_ANSWER) for failure in failures):
                 return test.nodeid
-            report({"passed": test.nodeid, "spent": round(_cpu_seconds() - before, 2)}, 60)
+            report({"passed": test.nodeid, "spent": round(cpu_seconds() - before, 2)}, 60)
         return ""
-
-
-def _cpu_seconds() -> float:
-    """Of this process and those that it waited for."""
-    return sum(os.times()[:4])

@@ -36,7 +36,7 @@ REFUTED = ("refuted", "can_have_a_beat", "it_is_not")
 NO_ANSWER = ("the prover did not end within", "TimeoutExpired", "Failed: Timeout")
 #: Seconds of a processor after which a mutant is looked at by the next means: a block's first tests and, if the mutant
 #: is not equivalent, the rest of them; further tests; proofs.
-FIRST_TESTS, OWN_TESTS, MORE_TESTS, PROOFS = 12.0, 12.0, 40.0, 60.0
+FIRST_TESTS, OWN_TESTS, MORE_TESTS, PROOFS = 12.0, 12.0, 120.0, 60.0
 #: Least of each block.
 LEAST = 4
 

@@ -47,7 +47,7 @@ class HardwareConfig:
         (docs/pair-machine.md); a power of two. Each has `crossbar_pairs` of its own, with the same cells. 1 in a
         machine of planes.
     sample_places : samples that a converter of a pair machine holds, those that it converts included.
-    comparator_valid : 1: comparators of a pair machine say whether they have decided, and are asked again if not.
+    comparator_valid : 1: comparators say whether they have decided, and are asked again if not.
     early_stop : 1: lanes of a pair machine stop converting outputs that are certainly 0 (docs/pair-machine.md).
     activation_tables : activation functions that the tile can hold as tables, over all steps; 0 for a tile without the
         look-up, whose post-processing is a clock shorter.
@@ -259,7 +259,7 @@ _LATER: dict[str, Any] = {
 }
 
 #: Fields that only a pair machine has, others their defaults.
-_OF_PAIRS = ("macros", "sample_places", "comparator_valid", "early_stop")
+_OF_PAIRS = ("macros", "sample_places", "early_stop")
 
 _LIMITS: dict[str, tuple[int, int]] = {
     "rows": (1, 1024),

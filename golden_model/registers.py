@@ -17,7 +17,7 @@ from golden_model.config import HardwareConfig, bits_for
 ADDRESS_BITS = 28
 REGION_SHIFT = 24
 #: Reads from the IDENTITY register: "OHM" and the version of the register map.
-IDENTITY = 0x4F484D03
+IDENTITY = 0x4F484D04
 #: Clocks that the array may take for an OU before it is given up: 10 ms at 100 MHz.
 ARRAY_LIMIT = 1 << 20
 #: Bits of one width-table entry: bit planes of a block, 0..8 (system.md §5).
@@ -33,7 +33,7 @@ class ErrorCode(IntEnum):
 
     NONE = 0
     ADC_CONFIGURATION = 1  # illegal twin-range registers (system.md §4.1)
-    LAYER_COUNT = 2  # zero steps, or more than max_layers
+    LAYER_COUNT = 2  # no step to run: FIRST_LAYER is not below LAYER_COUNT; or that is more than max_layers
     LAYER_GEOMETRY = 3  # a size, a base address or a width outside the hardware configuration
     UNSUPPORTED = 4  # a kind of step that this hardware does not have
     ABORTED = 5  # stopped by CONTROL.abort
@@ -124,7 +124,7 @@ REGISTERS: tuple[Register, ...] = (
         0x08,
         "w1",
         (
-            Field("start", 1, "run LAYER_COUNT steps; does nothing while busy"),
+            Field("start", 1, "run steps FIRST_LAYER..LAYER_COUNT - 1; does nothing while busy"),
             Field("abort", 1, "stop as soon as the array has taken the samples on offer; STATUS.error becomes ABORTED"),
             Field("check_cells", 1, "read the cells of CELL_PAIRS crossbar pairs back into CELL_CHECKSUM"),
             Field("restart_checksum", 1, "begin TABLE_CHECKSUM and CELL_FAILURES anew"),
@@ -151,8 +151,8 @@ REGISTERS: tuple[Register, ...] = (
         "LAYER_COUNT",
         0x10,
         "rw",
-        (Field("layers", 16, "steps to run, 1..max_layers; fewer than the program has keep an output"),),
-        "Length of the program.",
+        (Field("layers", 16, "end of the steps to run, 1..max_layers; fewer than the program has keep an output"),),
+        "Length of the program, or where a run stops: behind step LAYER_COUNT - 1.",
     ),
     Register("CYCLES_LOW", 0x14, "r", (Field("cycles", 32, "clocks from start to done, bits 31:0"),), "Run time."),
     Register("CYCLES_HIGH", 0x18, "r", (Field("cycles", 16, "clocks from start to done, bits 47:32"),), "Run time."),
@@ -203,7 +203,9 @@ REGISTERS: tuple[Register, ...] = (
         (
             Field("done", 1, "a run has ended without error"),
             Field(
-                "error", 1, "a run has ended with an error, an abort or a wrong LAYER_COUNT, or the array was given up"
+                "error",
+                1,
+                "a run has ended with an error, an abort or no legal steps to run, or the array was given up",
             ),
         ),
         "Ends that the host has not cleared; what happens in the clock of the clearing is kept.",
@@ -293,6 +295,13 @@ REGISTERS: tuple[Register, ...] = (
         "r",
         (Field("answers", 32, "comparators 32 * word and up: 1 = the sample is at least the code less half an LSB"),),
         "What the comparators of the half answered in the clock before.",
+    ),
+    Register(
+        "FIRST_LAYER",
+        0x58,
+        "rw",
+        (Field("layer", 16, "first step to run, below LAYER_COUNT; memories keep what earlier runs left"),),
+        "Where a run begins: a host that computes between two steps runs the program in parts.",
     ),
 )
 

@@ -49,8 +49,7 @@ def replay(image: Image, count: int) -> dict[str, Any]:
     with progress_bar() as tell:
         expected, _ = runner.run(images, progress=partial(tell, "golden model"))
     seconds = time.perf_counter() - start
-    interpreter = Interpreter(image.program.tables, image.network.hardware, image_base=image.program.image_base)
-    logits, events = interpreter.run(images)
+    logits, events = Interpreter.of(image.program).run(images)
     cycles = timing.network_cycles(image.network.hardware, events.cycles)
     labels = image.vectors.labels[:count]
     known = labels >= 0

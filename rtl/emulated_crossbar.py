@@ -77,6 +77,7 @@ class EmulatedCrossbar(Block):
                 m.d.sync += input_slice.eq(port.sample.payload.slice)
         m.d.comb += [
             port.program.ready.eq(1),
+            *([port.decided.eq(~0)] if config.comparator_valid else []),
             write.en.eq(port.program.valid),
             write.addr.eq(cell_address(port.program.payload)),
             write.data.eq(port.program.payload.cells),

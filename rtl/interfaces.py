@@ -25,7 +25,9 @@ def _conversion_members(config: HardwareConfig) -> dict:
     return {
         "sample": Out(stream.Signature(layouts.sample(config))),
         "thresholds": Out(layouts.thresholds(config)),
+        "compare": Out(layouts.lanes(config)),
         "comparators": In(layouts.lanes(config)),
+        **({"decided": In(layouts.lanes(config))} if config.comparator_valid else {}),
         "layer": Out(layouts.layer_index(config)),
     }
 
@@ -37,12 +39,16 @@ class ConversionPort(wiring.Signature):
     -------
     sample : stream of `layouts.sample`. A transfer means "hold now": the conversion that follows runs on
         this sample. In the clock after a transfer the comparators already see the new sample. Valid may
-        depend combinationally on `comparators`; ready must not depend on valid. The payload is on the
+        depend combinationally on `comparators` and `decided`; ready must not depend on valid. The payload is on the
         port before the transfer whenever it is known, so that the array settles while the previous OU
         converts.
     thresholds : registered DAC code per lane. Lanes that do not convert hold any value.
+    compare : strobe per lane, from registers: its answer of this clock counts. Other lanes need not compare.
     comparators : bit per lane, 1 = v >= threshold - 1/2 LSB (system.md §4.2). A combinational answer to
         the thresholds of the same clock, captured at the clock's end.
+    decided : bit per lane, its answer is one. Where it is 0 with `compare`, the lane stands still and asks the same in
+        the next clock, and the sample stays. May come as late in the clock as `comparators`. Only with
+        `comparator_valid` of the configuration.
     layer : index of the running layer; selects the reference voltage.
     """
 

@@ -84,14 +84,12 @@ class LaneTest(Block):
                     code.eq(Mux(driven, self.code.code, given))
                     for code, given in zip(outside.thresholds, inside.thresholds, strict=True)
                 ),
+                outside.compare.eq(Mux(tied, 0, inside.compare | driven.replicate(len(inside.compare)))),
             ]
             if config.pairs:
                 m.d.comb += [
-                    outside.compare.eq(Mux(tied, 0, inside.compare | driven.replicate(len(inside.compare)))),
-                    *(
-                        place.eq(Mux(driven, control.place, given))
-                        for place, given in zip(outside.places, inside.places, strict=True)
-                    ),
+                    place.eq(Mux(driven, control.place, given))
+                    for place, given in zip(outside.places, inside.places, strict=True)
                 ]
             if config.comparator_valid:
                 m.d.comb += inside.decided.eq(outside.decided | tied.replicate(len(outside.decided)))

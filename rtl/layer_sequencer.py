@@ -1,4 +1,4 @@
-"""The layer sequencer: runs a whole network program without the host."""
+"""The layer sequencer: runs a network program, or a part of it, without the host."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class LayerSequencer(Block):
 
     Members
     -------
-    start : strobe, run `layer_count` layers; ignored while busy. abort : strobe, stop; ignored when idle.
+    start : strobe, run layers `first_layer`..`layer_count` - 1; ignored while busy. abort : strobe, stop; ignored when
+        idle.
     status : busy, done, error, layer, overflow for register STATUS (cells_busy stays 0).
     ends : strobes, a run ends: without error, or with one, which may be that it does not begin.
     cycles : clocks with busy = 1 of the run, so far or in total.
@@ -56,6 +57,7 @@ class LayerSequencer(Block):
     start: In(1)
     abort: In(1)
     layer_count: In(REGISTER["LAYER_COUNT"].fields[0].bits)
+    first_layer: In(REGISTER["FIRST_LAYER"].fields[0].bits)
     status: Out(tile.status())
     ends: Out(tile.ends())
     cycles: Out(COUNTER_BITS)
@@ -129,11 +131,12 @@ class LayerSequencer(Block):
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
                 m.d.sync += [status.done.eq(0), status.overflow.eq(0), status.layer.eq(0), self.cycles.eq(0)]
-                with m.If((count == 0) | (count > self.config.max_layers)):
+                with m.If((self.first_layer >= count) | (count > self.config.max_layers)):
                     m.d.sync += status.error.eq(ErrorCode.LAYER_COUNT)
                     m.d.comb += self.ends.error.eq(1)
                 with m.Else():
                     m.d.sync += [status.error.eq(ErrorCode.NONE), status.busy.eq(1)]
+                    m.d.sync += status.layer.eq(self.first_layer)
                     m.next = "FETCH"
             with running("FETCH"):
                 m.d.comb += [self.read_start.eq(1), self.counters_clear.eq(1)]

@@ -141,7 +141,10 @@ class Macro(Block):
                 lane.start.eq(scheduler.lane_start[i]),
                 lane.comparator.eq(self.crossbar.comparators[i]),
                 self.crossbar.thresholds[i].eq(lane.threshold),
+                self.crossbar.compare[i].eq(lane.busy),
             ]
+            if self.config.comparator_valid:
+                m.d.comb += lane.decided.eq(self.crossbar.decided[i])
         m.d.comb += [
             scheduler.lane_busy.eq(Cat(lane.busy for lane in lanes)),
             scheduler.lane_last.eq(Cat(lane.last for lane in lanes)),

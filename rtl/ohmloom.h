@@ -6,7 +6,7 @@
 #ifndef OHMLOOM_H
 #define OHMLOOM_H
 
-#define OHM_IDENTITY_VALUE 0x4F484D03u
+#define OHM_IDENTITY_VALUE 0x4F484D04u
 /* Clocks that the array may take for an operation unit. */
 #define OHM_ARRAY_LIMIT 1048576u
 
@@ -139,6 +139,10 @@
 #define OHM_TEST_ANSWERS 0x54u
 #define OHM_TEST_ANSWERS_ANSWERS_SHIFT 0
 #define OHM_TEST_ANSWERS_ANSWERS_MASK 0xFFFFFFFFu
+
+#define OHM_FIRST_LAYER 0x58u
+#define OHM_FIRST_LAYER_LAYER_SHIFT 0
+#define OHM_FIRST_LAYER_LAYER_MASK 0x0000FFFFu
 
 /* STATUS.error */
 #define OHM_ERROR_NONE 0

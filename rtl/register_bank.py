@@ -26,7 +26,7 @@ class RegisterBank(Block):
     An access is refused (`error`, no effect) if its address is unaligned or names nothing, if the access
     rights forbid it, if a register or table entry is written with a byte strobe at 0 (activations may
     be), if the data has bits beyond the fields of the register or the entry of the table (descriptors
-    aside), if tables, activations, cells, LAYER_COUNT or CELL_PAIRS are written or activations read while
+    aside), if tables, activations, cells, LAYER_COUNT, FIRST_LAYER or CELL_PAIRS are written or activations read while
     a network runs, if cells are touched while cells are programmed or checked, if CELL_DATA goes beyond
     the last crossbar pair, if CELL_PAIR, CELL_PAIRS, a width, a border value or what a register of the test names
     is beyond the hardware, if CONTROL asks for the cell check or for start while cells are programmed or checked,
@@ -46,7 +46,7 @@ class RegisterBank(Block):
     control : strobes. status, cycles, checksum, failures, first_failed : what the registers of these names read.
     test, test_code, test_lines, test_request, test_answers : registers of the test, see `rtl.lane_test`.
     ends : strobes that set bits of IRQ_STATUS. interrupt : one that is enabled is set.
-    layer_count, cell_pairs : values of LAYER_COUNT and CELL_PAIRS; reset to 0.
+    layer_count, first_layer, cell_pairs : values of LAYER_COUNT, FIRST_LAYER and CELL_PAIRS; reset to 0.
     cell_select, cells, cells_full : cell programming; `cells` is offered only when it is taken at once.
     program_write ... start_write : write ports of the tables; some where the machine has what they are for.
     activations : the activation memory.
@@ -75,6 +75,7 @@ class RegisterBank(Block):
     test_request: Out(tile.test_request())
     test_answers: In(tile.WORD)
     layer_count: Out(tile.register_fields("LAYER_COUNT")["layers"].shape)
+    first_layer: Out(tile.register_fields("FIRST_LAYER")["layer"].shape)
     cell_pairs: Out(tile.register_fields("CELL_PAIRS")["pairs"].shape)
     cell_select: Out(tile.pair_select)
     cells: Out(Stream(tile.WORD))
@@ -224,6 +225,7 @@ class RegisterBank(Block):
             "CONTROL": 0,
             "STATUS": status,
             "LAYER_COUNT": self.layer_count,
+            "FIRST_LAYER": self.first_layer,
             "CYCLES_LOW": self.cycles[: tile.WORD],
             "CYCLES_HIGH": self.cycles[tile.WORD :],
             "CELL_PAIRS": self.cell_pairs,
@@ -253,6 +255,7 @@ class RegisterBank(Block):
             "CONTROL": ~(command.check_cells & (~cells_idle | command.start))
             & ~(command.start & (status.cells_busy | driven)),
             "LAYER_COUNT": ~status.busy,
+            "FIRST_LAYER": ~status.busy,
             "CELL_PAIR": cells_idle & (request.data < config.crossbar_pairs),
             "CELL_DATA": cells_idle & ~self.cells_full,
             "CELL_PAIRS": cells_idle & (request.data <= config.crossbar_pairs),
@@ -297,6 +300,8 @@ class RegisterBank(Block):
                 m.d.comb += [self.control.eq(command), self.control.start.eq(command.start & ~self.status.busy)]
             case "LAYER_COUNT":
                 m.d.sync += self.layer_count.eq(request.data)
+            case "FIRST_LAYER":
+                m.d.sync += self.first_layer.eq(request.data)
             case "CELL_PAIRS":
                 m.d.sync += self.cell_pairs.eq(request.data)
             case "CELL_PAIR":

@@ -31,7 +31,7 @@ _ACCESS = {
 _ERRORS = {
     ErrorCode.NONE: "no error",
     ErrorCode.ADC_CONFIGURATION: "illegal twin-range registers (system.md §4.1)",
-    ErrorCode.LAYER_COUNT: "LAYER_COUNT is zero or more than max_layers",
+    ErrorCode.LAYER_COUNT: "FIRST_LAYER is not below LAYER_COUNT, or LAYER_COUNT is more than max_layers",
     ErrorCode.LAYER_GEOMETRY: "a size, address or width does not fit the hardware, sizes contradict each other, "
     "or planes lie beyond the last crossbar pair",
     ErrorCode.UNSUPPORTED: "a kind of step that this hardware does not have",
@@ -46,7 +46,8 @@ An access is answered with SLVERR and has no effect if
 - the access rights forbid it;
 - a register or table is written with a byte strobe at 0 (ACTIVATIONS takes byte strobes);
 - the data has bits beyond the fields of the register, or is too large for the entry (PROGRAM takes any word);
-- it writes a memory, LAYER_COUNT, CELL_PAIR, CELL_DATA or CELL_PAIRS, or reads ACTIVATIONS, while STATUS.busy is 1;
+- it writes a memory, LAYER_COUNT, FIRST_LAYER, CELL_PAIR, CELL_DATA or CELL_PAIRS, or reads ACTIVATIONS, while
+  STATUS.busy is 1;
 - it writes CELL_PAIR, CELL_DATA or CELL_PAIRS while STATUS.cells_busy is 1 (the array programs an OU, cells are
   checked, or a section of cells of the load stream goes on);
 - CELL_DATA goes beyond the last crossbar pair (after reset and after check_cells a write of CELL_PAIR must come first);

@@ -126,6 +126,8 @@ class SearchLane(wiring.Component):
 
         # ---- a decision of a search; the comparator, which answers late, only selects what it leaves
         first, end = activity == Activity.FIRST, Mux(flag, constants.r2_end, constants.r1_end)
+        if SearchMode.UNIFORM not in self.modes and SearchMode.TWIN not in self.modes:  # no grid is coarse
+            end = Mux(outward, 0, Const(1, len(left)))
         less, rest, step, carry = Signal.like(left), Signal.like(left), Signal.like(left), Signal()
         last_no, last_yes = Signal(), Signal()
         moved, kept = Signal.like(threshold, name="moved"), Signal.like(left, name="kept")

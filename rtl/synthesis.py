@@ -1,4 +1,4 @@
-"""Cells, area, flip-flops, memories and delay of blocks: `python -m rtl.synthesis BLOCK...`."""
+"""Cells, area, flip-flops, memories, delay and netlists of blocks: `python -m rtl.synthesis BLOCK...`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -22,8 +23,8 @@ from rich.table import Table
 
 from golden_model.command import Json, Preset, command, progress_bar, results_console
 from golden_model.config import HardwareConfig, read_hardware
-from golden_model.files import write_json
-from rtl.generate import COMPONENTS, OF_PAIRS, component
+from golden_model.files import write_json, write_text
+from rtl.generate import COMPONENTS, OF_PAIRS, component, without_initial_zeros
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,8 @@ def gate_level(verilog: str, top: str) -> str:
         return (directory / "gates.v").read_text()
 
 
-def _script(directory: Path, library: Library | None, clock: float, effort: str) -> str:
-    """Yosys commands."""
+def _script(directory: Path, library: Library | None, clock: float, effort: str, module: str) -> str:
+    """Yosys commands. module : what the netlist is called."""
     commands = ["read_rtlil block.il", *_logic("block", effort)]
     if library is None:
         commands += _GENERIC
@@ -168,15 +169,42 @@ def _script(directory: Path, library: Library | None, clock: float, effort: str)
             "opt_clean -purge",
             "tee -o stat.json stat -liberty cells.lib -json",
         ]
-    return "\n".join([*commands, "write_json netlist.json", ""])
+    commands += ["write_json netlist.json", f"rename block {module}", "write_verilog -noattr netlist.v"]
+    return "\n".join([*commands, ""])
 
 
-def synthesise(elaboratable: Any, name: str, library: Library | None = None, clock: float = 5.0) -> Result:
+def cell_models(library: Library, used: Iterable[str]) -> str:
+    """Verilog of what the cells `used` do, by `function`, `ff` and `latch` of the Liberty file.
+
+    Raises ValueError if it does not say that of an output."""
+    chosen = ["select -none", *(f"select -add {cell}" for cell in sorted(used))]
+    commands = ["read_liberty -ignore_miss_func cells.lib", *chosen, "opt_clean -purge"]
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        (directory / "cells.lib").write_text(library.text())
+        (directory / "block.ys").write_text("\n".join([*commands, "write_verilog -noattr -selected cells.v", ""]))
+        _yosys(directory, str(library.liberty))
+        text = (directory / "cells.v").read_text()
+    if left_out := set(used) - set(re.findall(r"^module (\w+)", text, re.MULTILINE)):
+        raise ValueError(
+            f"{library.liberty}: not every output of {', '.join(sorted(left_out))} has a function, as a netlist "
+            "needs it; --dont-use leaves a cell alone"
+        )
+    return text
+
+
+def synthesise(
+    elaboratable: Any, name: str, library: Library | None = None, clock: float = 5.0, netlist: Path | None = None
+) -> Result:
     """Map one component, flattened, with its memories left as they are: for area, and if it then misses the clock, for
     speed.
 
-    clock : period in ns that the mapping aims for. Raises ValueError if a tool is missing or fails.
+    clock : period in ns that the mapping aims for. netlist : folder for the mapped Verilog, NAME.v, and with a library
+    for the models of the cells that it uses, NAME_cells.v; NAME without what stands before a colon. Its ports are those
+    of `rtl.generate`; registers have no initial values, a clock of reset sets them. Raises ValueError if a tool is
+    missing or fails.
     """
+    module = name.rpartition(":")[2]
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         sequential = set()
@@ -184,16 +212,23 @@ def synthesise(elaboratable: Any, name: str, library: Library | None = None, clo
             text = library.text()
             sequential = _sequential(text)
             (directory / "cells.lib").write_text(text)
-        (directory / "block.il").write_text(rtlil.convert(elaboratable, name="block", emit_src=False))
-        result = None
+        with without_initial_zeros():
+            (directory / "block.il").write_text(rtlil.convert(elaboratable, name="block", emit_src=False))
+        result, verilog, used = None, "", set[str]()
         for effort in ("area", "speed"):
-            (directory / "block.ys").write_text(_script(directory, library, clock, effort))
+            (directory / "block.ys").write_text(_script(directory, library, clock, effort, module))
             _yosys(directory, name)
-            found = _result(directory, name, sequential, effort)
+            cells = [*json.loads((directory / "netlist.json").read_text())["modules"]["block"]["cells"].values()]
+            found = _result(directory, name, cells, sequential, effort)
             if result is None or (found.delay or 0) < (result.delay or 0):
-                result = found
+                result, verilog = found, (directory / "netlist.v").read_text()
+                used = {cell["type"] for cell in cells if not cell["type"].startswith("$")}
             if result.delay is None or result.delay <= clock:
                 break
+        if netlist is not None:
+            if library is not None:
+                write_text(netlist / f"{module}_cells.v", cell_models(library, used))
+            write_text(netlist / f"{module}.v", verilog)
         return result
 
 
@@ -208,8 +243,7 @@ def _yosys(directory: Path, name: str) -> None:
         raise ValueError(f"{name}: synthesis failed ({next((x for x in lines if 'ERROR' in x), lines[-1])})")
 
 
-def _result(directory: Path, name: str, sequential: set[str], effort: str) -> Result:
-    netlist = [*json.loads((directory / "netlist.json").read_text())["modules"]["block"]["cells"].values()]
+def _result(directory: Path, name: str, netlist: list[Any], sequential: set[str], effort: str) -> Result:
     memories = tuple(
         Memory(
             *(int(str(cell["parameters"][key]), 2) for key in ("SIZE", "WIDTH", "RD_PORTS", "WR_PORTS")),
@@ -311,13 +345,17 @@ def app(
     load: Annotated[float, typer.Option(help="load of every output, in the Liberty file's unit")] = 10.0,
     dont_use: Annotated[list[str] | None, typer.Option(help="pattern of cells to leave alone; may be repeated")] = None,
     clock: Annotated[float, typer.Option(min=0.01, help="clock period in ns that the mapping aims for")] = 5.0,
+    netlist: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="also write mapped Verilog, NAME.v, and models of its cells, NAME_cells.v"),
+    ] = None,
     check: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="report of --json; fails where a figure is more than 2 % above it"),
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Cells, area, flip-flops, memories, depth and delay of blocks, by Yosys and ABC.
+    """Cells, area, flip-flops, memories, depth, delay and netlists of blocks, by Yosys and ABC.
 
     Exit status: 0 success, 1 a figure has grown, 2 a bad call.
     """
@@ -329,7 +367,7 @@ def app(
     with progress_bar() as show:
         for done, name in enumerate(names):
             show(name, done, len(names))
-            results.append(synthesise(resolve(name, config), name, library, clock))
+            results.append(synthesise(resolve(name, config), name, library, clock, netlist))
     _show(results, library, clock)
     conditions = {
         "hardware": config.as_dict(),

@@ -354,6 +354,7 @@ class Tile(Block):
         m.d.comb += [
             sequencer.start.eq(registers.control.start),
             sequencer.layer_count.eq(registers.layer_count),
+            sequencer.first_layer.eq(registers.first_layer),
             registers.status.eq(sequencer.status),
             registers.status.cells_error.eq(programmer.failed),
             registers.ends.done.eq(sequencer.ends.done),

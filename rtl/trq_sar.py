@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal
 
 from rtl import layouts
-from rtl.block import Block, In, Out, where
+from rtl.block import Block, In, Out, Where, where
 
 
 class TrqSar(Block):
@@ -30,8 +30,10 @@ class TrqSar(Block):
     start : strobe; allowed while idle or in the clock of `last`.
     threshold : DAC code, registered; 1..2**R - 1 while converting, R = config.adc_bits.
     comparator : v >= threshold - 1/2 LSB, answer of the same clock, captured at its end.
-    busy : a decision is made in this clock; the number of these clocks is the number of A/D operations.
-    last : this decision is the last one of the conversion. Combinational from `comparator`.
+    decided : the answer is one; otherwise the lane stands still and asks the same in the next clock. Only with
+        `comparator_valid` of the configuration.
+    busy : a decision is asked for in this clock; the number of these clocks is the number of A/D operations.
+    last : this decision is made, and the last one of the conversion. Combinational from `comparator` and `decided`.
     code : search result. range_flag : 0 = R1, 1 = R2 (uniform counts as R2).
     """
 
@@ -39,6 +41,7 @@ class TrqSar(Block):
     start: In(1)
     threshold: Out(layouts.code)
     comparator: In(1)
+    decided: Where(lambda config: bool(config.comparator_valid), In(1))
     busy: Out(1)
     last: Out(1)
     code: Out(layouts.code)
@@ -52,6 +55,9 @@ class TrqSar(Block):
         low = Signal()  # it is the detection at the bottom of the R1 window
         threshold, code = (Signal(bits, name=name, reset_less=True) for name in ("register", "found"))
         range_flag = Signal(name="is_r2", reset_less=True)
+
+        # Where nothing is decided, nothing changes; `start` never comes then.
+        decides = self.decided | ~self.busy if self.config.comparator_valid else Const(1)
 
         # ---- detections
         names = ("detects", "again", "flag", "outside", "inside", "searches")
@@ -76,28 +82,29 @@ class TrqSar(Block):
 
         # ---- what follows; one condition at a time, so that nothing has to choose between them
         enters = inside & ~start  # a point is found without a search
-        m.d.sync += [
-            first.eq(start),
-            low.eq(again),
-            range_flag.eq(flag),
-            threshold.eq(
-                where(start, search.first)
-                | where(again, search.low)
-                | where(outside, search.r2_first)
-                | where(enters, search.r1_first)
-                | where(~detects & ~start, moved)
-            ),
-            steps.eq(
-                where(start, search.r2_steps)
-                | where(enters, search.r1_steps)
-                | (steps & ((again | outside).replicate(bits) | where(~detects, steps >> 1)))
-            ),
-            code.eq(where(searches & ~first, code << 1) | (searches & answer) | where(~self.busy, code)),
-        ]
+        with m.If(decides):
+            m.d.sync += [
+                first.eq(start),
+                low.eq(again),
+                range_flag.eq(flag),
+                threshold.eq(
+                    where(start, search.first)
+                    | where(again, search.low)
+                    | where(outside, search.r2_first)
+                    | where(enters, search.r1_first)
+                    | where(~detects & ~start, moved)
+                ),
+                steps.eq(
+                    where(start, search.r2_steps)
+                    | where(enters, search.r1_steps)
+                    | (steps & ((again | outside).replicate(bits) | where(~detects, steps >> 1)))
+                ),
+                code.eq(where(searches & ~first, code << 1) | (searches & answer) | where(~self.busy, code)),
+            ]
         m.d.comb += [
             self.threshold.eq(threshold),
             self.busy.eq(steps.any()),
-            self.last.eq((searches & ~rest.any()) | (inside & search.r1_is_point)),
+            self.last.eq(decides & ((searches & ~rest.any()) | (inside & search.r1_is_point))),
             self.code.eq(code),
             self.range_flag.eq(range_flag),
         ]

@@ -132,6 +132,7 @@ def summarise(image: Image, report: Report, *, directory: Path, backend: str, cr
         "first_difference": outcome.difference,
         "where": outcome.where,
         "notes": outcome.notes,
+        "host_steps": len(program.host_steps),
         "simulated": len(rows),
         "equal": sum(row["agrees"] for row in rows),
         "images": rows,
@@ -173,6 +174,8 @@ def print_summary(result: dict[str, Any]) -> None:
             f"{result['seconds_per_image']:.2f} s an image; build {result['build_seconds']:.1f} s, "
             f"loading {result['load_seconds']:.2f} s",
         )
+        if result["host_steps"]:
+            console.print(f"{result['host_steps']} steps of every image are work of the host, whose time is not in it")
         if result["labelled"]:
             console.print(f"{result['correct']} of {result['labelled']} labels right")
     if result["first_difference"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 from golden_model.config import PAPER
 from golden_model.cost import machines
 from golden_model.cost.energy import energy
-from golden_model.graph.host import Host
+from golden_model.graph.host import total_work, work_of
 from golden_model.image import archive
 from quant.capture.capture import from_torch
 from quant.data import sets
@@ -52,12 +51,10 @@ def main(path: str, epochs: int = 60) -> None:
     print(f"accuracy on {len(test)} digits: float {share:.2%}, integers {whole:.2%}")
     for machine in (machines.baseline(network), machines.block_widths(network)):
         print(f"energy of a picture, {machine.name}: {energy(machine).total_pj / 1e6:.3f} uJ")
-    work = Counter[str]()
-    for node in network.nodes:
-        if isinstance(node, Host):
-            work.update(node.operations)
     macs = sum(layer.windows * layer.weights.size for layer in network.layers)
-    print(f"on crossbars: {macs:,} multiplications; on the host, not in the energy: {dict(work)}")
+    print(
+        f"on crossbars: {macs:,} multiplications; on the host, not in the energy: {total_work(work_of(network.nodes))}"
+    )
 
 
 if __name__ == "__main__":

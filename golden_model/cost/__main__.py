@@ -20,6 +20,7 @@ from golden_model.cost.chip import ChipShape
 from golden_model.cost.components import DEFAULT_TABLE, load_table, table_names
 from golden_model.cost.machines import Machine, Row, compare, counted, geometry_machines
 from golden_model.files import write_json
+from golden_model.graph.host import work_of
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.image.inputs import load_images, load_network
@@ -99,7 +100,7 @@ def app(
             found = machines_of(loaded, pictures, partial(tell, "golden model"))
     shape = ChipShape(pairs_per_macro=pairs_per_macro, macros_per_tile=macros_per_tile)
     rows = compare(found, components, shape=shape, budget=pairs)
-    savings = {}
+    savings, of_host = {}, work_of(loaded.nodes)
     if pairs_ladder:
         savings = {name: [row.saving for row in compare(found, load_table(name))] for name in table_names()}
     if json_file is not None:
@@ -108,6 +109,7 @@ def app(
             "images": 0 if pictures is None else len(pictures) - pairs_ladder * calibration,
             "table": components.name,
             "machines": [row.as_dict(layers=True) for row in rows],
+            "host": of_host,
         }
         if pairs_ladder:
             content["energy_savings"] = savings
@@ -118,6 +120,8 @@ def app(
     printed.print(tables.chip_table(shown, pairs))
     if pairs_ladder:
         printed.print(tables.savings_table([row.machine.name for row in rows], savings))
+    if of_host:
+        printed.print(tables.host_table(of_host))
     printed.print("Clocks: one decision of every converter takes one. Ratios are to the first row.")
     if trace is not None:
         print_trace(rows, trace)

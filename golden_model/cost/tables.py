@@ -10,6 +10,7 @@ from rich.table import Table
 from golden_model.command import table_of
 from golden_model.cost.components import ComponentTable
 from golden_model.cost.machines import Row
+from golden_model.graph.host import COUNTS, total_work
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -75,6 +76,15 @@ def savings_table(machines: Sequence[str], savings: Mapping[str, Sequence[float]
     ]
     columns = [("machine", "{machine}"), *((table, f"{{{table}:.2f}}x") for table in savings)]
     return table_of("energy saving under every component table", columns, shown, right=True)
+
+
+def host_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """What a host does beside the tile for one image, from `host.work_of`; no energy is known of it."""
+    columns: list[Any] = [("node", "{node}")]
+    for name in COUNTS:
+        columns.append((name.replace("_", " "), f"{{{name}:,}}"))
+    shown = [*rows, {"node": "all", **total_work(rows)}]
+    return table_of("work of the host, one image; not in the energy", columns, shown, right=True)
 
 
 def trace_lines(row: Row) -> list[str]:

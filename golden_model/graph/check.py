@@ -11,6 +11,7 @@ from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping
 from golden_model.crossbar import redy as dynamic_precision
 from golden_model.crossbar.layer import Layer
+from golden_model.graph.host import Host
 from golden_model.graph.nodes import Add, AveragePool, Crossbar, Image, Node, Shape
 from golden_model.graph.numbers import MULTIPLIER_TOP, RESIDUAL_MULTIPLIER_TOP, SHIFT_TOP
 from golden_model.pairs.early_stop import starts
@@ -166,6 +167,8 @@ def check_structure(name: str, nodes: Sequence[Node]) -> None:
                 raise ValueError(f"{where}: only the output can be a last layer, without groups or residual")
         if isinstance(node, Add) and len(node.inputs) > 2:
             raise ValueError(f"{where}: an addition has at most two inputs, got {len(node.inputs)}")
+        if isinstance(node, Host) and len(node.inputs) > 1:
+            raise ValueError(f"{where}: work of the host has one input, got {len(node.inputs)}")
         if isinstance(node, AveragePool) and node.sums and not last:
             raise ValueError(f"{where}: only the output can give sums")
         try:

@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 
 from golden_model.config import HardwareConfig
+from golden_model.few_ones import nearest_level
 from golden_model.graph.nodes import Node, Shape
 from golden_model.graph.numbers import Encoding
 from golden_model.optional import array_library
 
+#: What is counted of a node's work, in the order in which it is shown.
+COUNTS = ("multiply", "add", "divide", "sqrt", "exp", "bytes_in", "bytes_out")
 #: An exponential 0 < e <= 1 of a softmax is a whole number of 2**-EXP_BITS.
 EXP_BITS = 24
 
@@ -42,7 +45,7 @@ class Host(Node):
 
     @property
     def operations(self) -> dict[str, int]:
-        """Operations of a picture by name: multiply, add, divide, sqrt, exp; bytes that go to the host and back.
+        """Operations of a picture, and bytes that go to the host and back, by name of `COUNTS`; 0 for a missing name.
 
         Taking off zero points, and the step from a number to its code, are not included."""
         raise NotImplementedError
@@ -52,6 +55,7 @@ class Host(Node):
         q = given if xp is np else given.cpu().numpy()
         y = np.floor(self.real(q.astype(np.int64) - self.taken.zero) / self.encoding.scale + 0.5)
         made = np.clip(y + self.encoding.zero, 0, self.encoding.top).astype(np.uint8)
+        made = nearest_level(made, self.encoding.bits, self.encoding.ones)
         return made if xp is np else xp.asarray(made)
 
     def _bytes(self, taken: int) -> dict[str, int]:
@@ -71,7 +75,7 @@ class LayerNorm(Host):
     eps: float
 
     def expected_shape(self, inputs: Sequence[Shape]) -> Shape:
-        if not len(self.gain) == len(self.bias) == inputs[0][0] or not self.eps > 0:
+        if not np.shape(self.gain) == np.shape(self.bias) == inputs[0][:1] or not self.eps > 0:
             raise ValueError(f"gain and bias must have {inputs[0][0]} values, eps must be above 0, got {self.eps}")
         return inputs[0]
 
@@ -151,3 +155,13 @@ class AddConstant(Host):
     def operations(self) -> dict[str, int]:
         values = int(np.prod(self.shape))
         return {"multiply": values, "add": values, **self._bytes(values)}
+
+
+def work_of(nodes: Sequence[Node]) -> list[dict[str, Any]]:
+    """What the host does for a picture: a row per node, its name as "node", and all of `COUNTS`."""
+    return [{"node": x.name, **dict.fromkeys(COUNTS, 0), **x.operations} for x in nodes if isinstance(x, Host)]
+
+
+def total_work(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Sums of the rows of `work_of`."""
+    return {name: sum(row[name] for row in rows) for name in COUNTS}

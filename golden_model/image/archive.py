@@ -360,10 +360,12 @@ class Archive:
 
     Attributes: `manifest` (dict). Raises ValueError with one sentence for anything that is not as `pack` writes it.
 
-    data : the file. parts : that the manifest must hold besides those of every archive.
+    data : the file. parts : that the manifest must hold besides those of every archive. optional : that it may hold.
     """
 
-    def __init__(self, data: bytes, schema: str, version: int, parts: Sequence[str]) -> None:
+    def __init__(
+        self, data: bytes, schema: str, version: int, parts: Sequence[str], *, optional: Sequence[str] = ()
+    ) -> None:
         if not data.startswith(b"PK\x03\x04"):
             raise ValueError(f"not {_WHAT.get(schema, 'an archive')}")
         with _damage():
@@ -381,10 +383,12 @@ class Archive:
                 raise ValueError(f"{_shown(entry.filename)} is encrypted")
             if (method := entry.compress_type) not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{_shown(entry.filename)} is compressed with method {method}, not 0 or 8 (deflate)")
-        self.manifest = self._read_manifest(schema, version, parts)
+        self.manifest = self._read_manifest(schema, version, parts, optional)
         self._headers = self._read_headers()
 
-    def _read_manifest(self, schema: str, version: int, parts: Sequence[str]) -> dict[str, Any]:
+    def _read_manifest(
+        self, schema: str, version: int, parts: Sequence[str], optional: Sequence[str]
+    ) -> dict[str, Any]:
         if self._entries[MANIFEST].file_size > _MANIFEST_BYTES:
             raise ValueError(f"{MANIFEST} must be at most {_MANIFEST_BYTES} bytes")
         data = self._unpack(MANIFEST)
@@ -403,7 +407,8 @@ class Archive:
         _check_plain(manifest, MANIFEST)
         if manifest.get("manifest_sha256") != manifest_hash(manifest):
             raise ValueError(f"its own sha256 does not match, {MANIFEST} was changed after it was written")
-        if different := sorted(set(manifest) ^ {*_CONTAINER_PARTS, *parts}):
+        held = set(manifest) - set(optional)
+        if different := sorted(held ^ {*_CONTAINER_PARTS, *parts}):
             raise ValueError(f"parts of {MANIFEST} differ, {', '.join(different)}")
         listed = manifest["arrays"]
         right = isinstance(listed, dict) and all(

@@ -48,6 +48,8 @@ _OPTIONAL = {
     "stop_starts": ("stop_starts.hex", 32),
 }
 FILES = (ARCHIVE, *HEX_FILES)
+#: A part that only images with work of a host have.
+_HOST_STEPS = "host_steps"
 _PARTS = (*NETWORK_PARTS, "counters", "steps", "image_base", "logits", "cell_pairs", "cell_checksum", "vectors")
 #: First parts of the names of arrays that are not the network's.
 _OTHERS = ("tables", "vectors")
@@ -185,7 +187,7 @@ def write(
     _check_replaceable(directory)
     parts, arrays = network_parts(network)
     expected, counted = runner.run(images, progress=progress)
-    logits, events = Interpreter(program.tables, network.hardware, image_base=program.image_base).run(images)
+    logits, events = Interpreter.of(program).run(images)
     if not (np.array_equal(logits, expected) and (runner.cycles(counted) == events.cycles.sum(axis=1)).all()):
         raise ValueError(f"network {network.name}: its program does not compute what the network does")
     arrays |= _table_arrays(program)
@@ -206,7 +208,7 @@ def write(
 
 def _program_parts(program: Program) -> dict[str, Any]:
     """What the manifest says of a program."""
-    return {
+    made = {
         "counters": list(COUNTER_NAMES),
         "steps": [
             {
@@ -224,6 +226,19 @@ def _program_parts(program: Program) -> dict[str, Any]:
         "cell_pairs": program.placement.pairs,
         "cell_checksum": program.tables.checksum,
     }
+    if program.host_steps:
+        made[_HOST_STEPS] = [
+            {
+                "node": step.name,
+                "before": step.before,
+                "source": step.read_base,
+                "target": step.write_base,
+                "input": list(map(int, step.taken)),
+                "output": list(map(int, step.node.shape)),
+            }
+            for step in program.host_steps
+        ]
+    return made
 
 
 def _table_arrays(program: Program) -> dict[str, np.ndarray]:
@@ -318,7 +333,7 @@ def _read(directory: Path, hardware: HardwareConfig | None) -> Image:
         if path.name not in (*FILES, *optional):
             raise ValueError(f"{path.name} does not belong to the image")
     try:
-        archive = Archive(read_file(directory / ARCHIVE), SCHEMA, VERSION, _PARTS)
+        archive = Archive(read_file(directory / ARCHIVE), SCHEMA, VERSION, _PARTS, optional=(_HOST_STEPS,))
         network = _check_hardware(read_network(archive, _OTHERS), hardware)
         program = plan(network)
         _check_program(archive, program)
@@ -358,7 +373,11 @@ def _check_file(path: Path, expected: bytes) -> None:
 
 def _check_program(archive: Archive, program: Program) -> None:
     """The stored program and tables must be those that follow from the network."""
-    for name, value in _program_parts(program).items():
+    follows = _program_parts(program)
+    for name in {_HOST_STEPS} & (set(follows) ^ set(archive.manifest)):
+        how = "is missing" if name in follows else "does not belong to an image without work of a host"
+        raise ValueError(f"{name} {how}")
+    for name, value in follows.items():
         held = archive.manifest[name]
         if held != (value[: len(held)] if name == "counters" and isinstance(held, list) else value):
             raise ValueError(f"{name} does not follow from the network")

@@ -1,12 +1,13 @@
 """The very words of a program, run over a flat byte memory as the hardware runs them (system.md §5a).
 
 Nothing of the network is used: descriptors are unpacked, weights come from cells, width table and placement, converters
-from the reference table. A difference from the runner of the network is a fault of the planner, one from the RTL a
-fault of the hardware.
+from the reference table; between runs of steps the host computes on the memory. A difference from the runner of the
+network is a fault of the planner, one from the RTL a fault of the hardware.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,9 @@ from golden_model.engines.run_layer import run_layer
 from golden_model.events import Events
 from golden_model.few_ones import nearest_level
 from golden_model.image.check import check_descriptor, check_placement
+from golden_model.image.lowering import HostStep
 from golden_model.image.places import place_layer
-from golden_model.image.program import Tables
+from golden_model.image.program import Program, Tables
 from golden_model.pairs.early_stop import StopWords, chosen_bits
 from golden_model.registers import COUNTER_NAMES, OFFSET_BITS, StepKind, unpack_descriptor
 from golden_model.rounding import round_half_up_shift
@@ -51,12 +53,13 @@ class Interpreter:
 
     Parameters
     ----------
-    tables : the tile's memories. image_base : where the image lies; None: where the first step reads.
-    steps : how many steps to run, as register LAYER_COUNT; None runs all.
+    tables : the tile's memories. host_steps : what the host computes between steps. image_base : where the image lies;
+    None: where the first step reads.
+    steps : how many steps to run, from 0 on, as register LAYER_COUNT; None runs all.
     engine : as for `run_layer`.
 
-    Raises ValueError, one sentence naming the step, for descriptors that the hardware refuses (check.py) and for tables
-    that are shorter than the steps need.
+    Raises ValueError, one sentence naming the step, for descriptors that the hardware refuses (check.py), for tables
+    that are shorter than the steps need and for work of the host outside program or memory.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Interpreter:
         tables: Tables,
         hardware: HardwareConfig,
         *,
+        host_steps: Sequence[HostStep] = (),
         image_base: int | None = None,
         steps: int | None = None,
         engine: EngineName = "auto",
@@ -81,12 +85,27 @@ class Interpreter:
                 raise ValueError(f"step {index}: the hardware refuses its descriptor with {code.name}")
             if values.get("lookup", 0) > len(tables.lookups):
                 raise ValueError(f"step {index}: there is no table {values['lookup']} of an activation function")
+        self.host_steps = tuple(host_steps)
+        for step in host_steps:
+            _check_host_step(step, len(tables.program), hardware)
         self._layers = {
             index: _layer(index, values, tables, hardware)
             for index, values in enumerate(self.fields)
             if values["step"] == StepKind.CROSSBAR
         }
         self._prepared: dict[int, Prepared] = {}
+
+    @classmethod
+    def of(cls, program: Program, *, steps: int | None = None, engine: EngineName = "auto") -> Interpreter:
+        """The interpreter of a whole program, or of its first `steps` steps."""
+        return cls(
+            program.tables,
+            program.hardware,
+            host_steps=program.host_steps,
+            image_base=program.image_base,
+            steps=steps,
+            engine=engine,
+        )
 
     def run(self, images: Any) -> tuple[np.ndarray, Events]:
         """Classify images.
@@ -104,6 +123,26 @@ class Interpreter:
 
     def trace(self, images: Any) -> Trace:
         """Run images and keep everything; as `run`."""
+        memory = self._written(images)
+        counts = np.zeros((len(memory), len(self.fields), len(COUNTER_NAMES)), dtype=np.int64)
+        outputs = []
+        for index in range(len(self.fields)):
+            made, counts[:, index] = self._step(index, memory)
+            outputs.append(made)
+        last = outputs[-1] if self.fields[-1]["last"] else np.zeros((len(memory), 0), dtype=np.int64)
+        return Trace(last, Events(counts), outputs, memory)
+
+    def memory_before(self, images: Any, step: int) -> np.ndarray:
+        """The memory as a step finds it, uint8 (B, activation_bytes)."""
+        memory = self._written(images)
+        for index in range(step):
+            self._step(index, memory)
+        self._host(step, memory)
+        return memory
+
+    # ---- one step -------------------------------------------------------------------------------
+    def _written(self, images: Any) -> np.ndarray:
+        """A memory that holds nothing but the images, uint8 (B, activation_bytes)."""
         images = np.asarray(images)
         if images.dtype != np.uint8:
             raise TypeError(f"images must be uint8, got dtype {images.dtype}")
@@ -115,19 +154,26 @@ class Interpreter:
             )
         memory = np.zeros((len(images), self.hardware.activation_bytes), dtype=np.uint8)
         memory[:, self.image_base : self.image_base + flat.shape[1]] = flat
-        counts = np.zeros((len(images), len(self.fields), len(COUNTER_NAMES)), dtype=np.int64)
-        outputs = []
-        for index, values in enumerate(self.fields):
-            run = self._crossbar if values["step"] == StepKind.CROSSBAR else self._element
-            made, counts[:, index] = run(index, values, memory)
-            if not values["last"]:
-                target, size = values["target"], int(np.prod(made.shape[1:]))
-                memory[:, target : target + size] = made.reshape(len(made), size)
-            outputs.append(made)
-        last = outputs[-1] if self.fields[-1]["last"] else np.zeros((len(images), 0), dtype=np.int64)
-        return Trace(last, Events(counts), outputs, memory)
+        return memory
 
-    # ---- one step -------------------------------------------------------------------------------
+    def _step(self, index: int, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What a step makes of the memory, which it and the host before it change, and its counters (B, counters)."""
+        self._host(index, memory)
+        values = self.fields[index]
+        run = self._crossbar if values["step"] == StepKind.CROSSBAR else self._element
+        made, counts = run(index, values, memory)
+        if not values["last"]:
+            target, size = values["target"], int(np.prod(made.shape[1:]))
+            memory[:, target : target + size] = made.reshape(len(made), size)
+        return made, counts
+
+    def _host(self, index: int, memory: np.ndarray) -> None:
+        """The host's work in front of a step."""
+        for step in self.host_steps:
+            if step.before == index:
+                given = memory[:, step.read_base : step.read_base + step.read_bytes]
+                memory[:, step.write_base : step.write_base + step.write_bytes] = step.compute(given)
+
     def _element(self, index: int, values: dict[str, int], memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What an element step writes, and its counters (B, counters)."""
         outputs, channels, first = values["outputs"], values["channels"], values["first_channel"]
@@ -273,6 +319,19 @@ def _requantised(total: np.ndarray, residual: np.ndarray | None, values: dict[st
 def _saturated(logits: np.ndarray) -> np.ndarray:
     """Logits as the hardware stores them, in 32 signed bits."""
     return np.clip(logits, -_LOGIT_TOP - 1, _LOGIT_TOP)
+
+
+def _check_host_step(step: HostStep, steps: int, hardware: HardwareConfig) -> None:
+    """Raise ValueError unless a step of the host stands in the program and its bytes lie in the memory."""
+    where, room = f"step {step.name} of the host", hardware.activation_bytes
+    if not 0 <= step.before < steps:
+        raise ValueError(f"{where}: it must stand before one of the {steps} steps of the tile, got {step.before}")
+    for what, base, size in (
+        ("reads", step.read_base, step.read_bytes),
+        ("writes", step.write_base, step.write_bytes),
+    ):
+        if not 0 <= base <= room - size:
+            raise ValueError(f"{where}: it {what} {size} bytes at {base}, the memory ends at activation_bytes = {room}")
 
 
 def _kernel(values: dict[str, int]) -> tuple[int, int]:

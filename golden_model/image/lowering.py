@@ -1,12 +1,13 @@
 """What a network's program does: its steps, in the order of the network, before anything has an address.
 
 A step is a crossbar layer (one per group) or an element step: pooling, addition, a rescaled copy, a border. Residuals
-are read by the step that adds them; concatenation, reshaping and option-A shortcuts are only places.
+are read by the step that adds them; concatenation, reshaping and option-A shortcuts are only places. What no tile
+computes is a step of the host, which stands between two steps of the tile and has no descriptor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import DynamicPrecision, Layer
-from golden_model.graph.host import Host
+from golden_model.graph.host import AddConstant, Attention, Host, LayerNorm
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape, Shape
 from golden_model.graph.numbers import Rescale
@@ -64,6 +65,11 @@ class Step:
     cycles: int | None
 
     @property
+    def places(self) -> tuple[Place, ...]:
+        """What it reads and writes."""
+        return tuple(place for place in (self.source, self.residual, self.target) if place is not None)
+
+    @property
     def title(self) -> str:
         """For people: its name, and its node's if that differs."""
         return f"step {self.name}" if self.node == self.name else f"step {self.name} (node {self.node})"
@@ -74,21 +80,71 @@ class Step:
         return self.shape[1] * self.shape[2] * self.fields["pool"] ** 2
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HostStep:
+    """Work of the host between two runs of the tile.
+
+    node : what it computes. before : the step of the program that it stands in front of; work in front of the same
+    step keeps its order. source, target : what it reads and writes. taken : (C, H, W) of what it reads.
+    read_base, write_base : first bytes of both, once placed.
+    """
+
+    node: Host
+    before: int
+    source: Place
+    target: Place
+    taken: Shape
+    read_base: int = 0
+    write_base: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """What it reads and writes."""
+        return self.source, self.target
+
+    @property
+    def read_bytes(self) -> int:
+        return int(np.prod(self.taken))
+
+    @property
+    def write_bytes(self) -> int:
+        return int(np.prod(self.node.shape))
+
+    def compute(self, given: np.ndarray) -> np.ndarray:
+        """What it writes, uint8 (B, write_bytes), of what it reads, uint8 (B, read_bytes)."""
+        return self.node.compute(given.reshape(len(given), *self.taken)).reshape(len(given), self.write_bytes)
+
+
 @dataclass(frozen=True, eq=False)
 class Lowering:
     """What a program does, without addresses.
 
-    homes : by tensor that has no buffer of its own, where it lies. sizes : bytes of every tensor.
+    steps : of the tile. host_steps : of the host, in order. homes : by tensor that has no buffer of its own, where it
+    lies. sizes : bytes of every tensor.
     """
 
     network: Graph
     steps: tuple[Step, ...]
+    host_steps: tuple[HostStep, ...]
     homes: dict[str, Place]
     sizes: dict[str, int]
 
     def buffer(self, place: Place) -> Place:
         """Where a place lies in the buffer that holds it; `tensor` then names the buffer."""
         return _buffer(self.homes, place)
+
+
+def in_order(steps: Sequence[Step], host_steps: Sequence[HostStep]) -> tuple[Step | HostStep, ...]:
+    """All steps, each of the host in front of the one of the tile that it stands before."""
+    made: list[Step | HostStep] = []
+    for index, step in enumerate(steps):
+        made += [work for work in host_steps if work.before == index]
+        made.append(step)
+    return tuple(made)
 
 
 def _buffer(homes: Mapping[str, Place], place: Place) -> Place:
@@ -115,13 +171,9 @@ class _Lowering:
         self.bits: dict[str, int] = {}
         self.names = set(self.nodes)
         self.steps: list[Step] = []
+        self.host_steps: list[HostStep] = []
         self.residuals: dict[str, int] = {}  # which input of a node is its residual
         for index, node in enumerate(network.nodes):
-            if isinstance(node, Host):
-                raise ValueError(
-                    f"node {node.name}: the tile cannot compute it, it is work of a host; the golden model runs such"
-                    f" a network, a program of one tile cannot"
-                )
             if len(node.inputs) > 1 and isinstance(node, Crossbar | Add):
                 self.residuals[node.name] = self._residual_input(node, index)
         self.folded = self._folded_borders()
@@ -135,6 +187,7 @@ class _Lowering:
             Concat: self._concat,
             Add: self._add,
             Border: self._border,
+            **dict.fromkeys((LayerNorm, Attention, AddConstant), self._host),
         }
         for node in self.network.nodes:
             self.bits[node.name] = self._bits(node)
@@ -145,7 +198,7 @@ class _Lowering:
                     text = str(error)
                     raise ValueError(text if text.startswith("node ") else f"node {node.name}: {text}") from None
         self._logits(self.network.output)
-        return Lowering(self.network, tuple(self.steps), self.homes, self.sizes)
+        return Lowering(self.network, tuple(self.steps), tuple(self.host_steps), self.homes, self.sizes)
 
     # ---- what needs no step ---------------------------------------------------------------------
     def _residual_input(self, node: Node, index: int) -> int:
@@ -213,7 +266,7 @@ class _Lowering:
     def _bits(self, node: Node) -> int:
         """Bits that hold every value of a node's tensor."""
         inputs = [self.bits[name] for name in node.inputs]
-        if isinstance(node, Crossbar | Add) and node.lookup is not None:
+        if isinstance(node, Host) or (isinstance(node, Crossbar | Add) and node.lookup is not None):
             return node.encoding.bits
         if isinstance(node, Crossbar):
             return max(layer.output_bits for layer in node.layers)
@@ -308,6 +361,18 @@ class _Lowering:
             pad_left=left * stride_x,
             first_channel=node.channels[0],
             out_bits=self.bits[node.name],
+        )
+
+    def _host(self, node: Host) -> None:
+        (name,) = node.inputs
+        self.host_steps.append(
+            HostStep(
+                node=node,
+                before=len(self.steps),
+                source=Place(name),
+                target=Place(node.name),
+                taken=self.nodes[name].shape,
+            )
         )
 
     def _logits(self, node: Node) -> None:

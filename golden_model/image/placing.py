@@ -15,7 +15,7 @@ import numpy as np
 from golden_model.config import HardwareConfig
 from golden_model.crossbar import mapping
 from golden_model.graph.check import accumulator_bits_needed
-from golden_model.image.lowering import PLACED, Lowering, Place, Step
+from golden_model.image.lowering import PLACED, HostStep, Lowering, Place, Step, in_order
 from golden_model.image.places import place_layer
 from golden_model.registers import OFFSET_BITS, descriptor_fields
 from golden_model.trq import RTL_MODES
@@ -28,7 +28,7 @@ _ALIGN = 4
 class Buffer:
     """A part of the activation memory: bytes base..base + size - 1 hold `tensors` during steps first..last.
 
-    first is -1 for the image, which the host writes.
+    Steps of the host count, too (`in_order`). first is -1 for the image, which the host writes.
     """
 
     base: int
@@ -50,12 +50,13 @@ class Need:
 class Layout:
     """A lowered network with addresses, before anything is checked against capacities.
 
-    steps : with all fields, `offset` still in one piece. placement : of the crossbar steps' planes. pads : the pad
-    table. lookups : the tables of activation functions. buffers : the memory map. image_base : where the image lies.
-    needs : by field of `HardwareConfig`.
+    steps, host_steps : with all fields, `offset` still in one piece. placement : of the crossbar steps' planes.
+    pads : the pad table. lookups : the tables of activation functions. buffers : the memory map. image_base : where
+    the image lies. needs : by field of `HardwareConfig`.
     """
 
     steps: tuple[Step, ...]
+    host_steps: tuple[HostStep, ...]
     placement: mapping.Placement
     pads: tuple[int, ...]
     lookups: tuple[tuple[int, ...], ...]
@@ -81,24 +82,23 @@ def _lives(lowering: Lowering, *, in_place: bool) -> tuple[dict[str, str], dict[
     in_place : a step may overwrite its residual if nothing reads that buffer afterwards and the view is exactly the
     target.
     """
-    image = lowering.network.image.name
+    image, order = lowering.network.image.name, in_order(lowering.steps, lowering.host_steps)
     lives = {image: _Life(lowering.sizes[image], -1, -1, [image])}
-    for index, step in enumerate(lowering.steps):
-        for place in (step.source, step.residual, step.target):
-            if place is not None:
-                name = lowering.buffer(place).tensor
-                life = lives.setdefault(name, _Life(lowering.sizes[name], index, index, [name]))
-                life.last = index
+    for index, step in enumerate(order):
+        for place in step.places:
+            name = lowering.buffer(place).tensor
+            life = lives.setdefault(name, _Life(lowering.sizes[name], index, index, [name]))
+            life.last = index
     owner = {name: name for name in lives}
     if not in_place:
         return owner, lives
     by_target: dict[str, list[int]] = {}
-    for index, step in enumerate(lowering.steps):
+    for index, step in enumerate(order):
         if step.target is not None:
             by_target.setdefault(lowering.buffer(step.target).tensor, []).append(index)
     for target, indices in by_target.items():
-        steps = [lowering.steps[index] for index in indices]
-        if not all(_overwrites(lowering, step) for step in steps):
+        steps = [step for step in (order[index] for index in indices) if isinstance(step, Step)]
+        if len(steps) < len(indices) or not all(_overwrites(lowering, step) for step in steps):
             continue
         residuals = {lowering.buffer(step.residual).tensor for step in steps if step.residual is not None}
         sources = {lowering.buffer(step.source).tensor for step in steps}
@@ -214,10 +214,14 @@ def place(lowering: Lowering) -> Layout:
         largest = max(steps, key=what)
         return Need(what(largest), largest.name)
 
+    host_steps = tuple(
+        replace(step, read_base=address(step.source), write_base=address(step.target)) for step in lowering.host_steps
+    )
+    order = in_order(made, host_steps)
     pairs_of = {one.name: used.pairs for one, used in zip((x for x in steps if x.layer), placed, strict=True)}
-    live = [sum(b.size for b in buffers if b.first <= index <= b.last) for index in range(len(steps))]
+    live = [sum(b.size for b in buffers if b.first <= index <= b.last) for index in range(len(order))]
     needs = {
-        "activation_bytes": Need(activation_bytes, steps[int(np.argmax(live))].name),
+        "activation_bytes": Need(activation_bytes, order[int(np.argmax(live))].name),
         "crossbar_pairs": Need(pairs, most(lambda x: pairs_of.get(x.name, -1)).step),
         "max_k": most(lambda x: x.layer.k if x.layer else 0),
         "max_n": most(lambda x: x.shape[0] if x.layer else x.shape[0] * x.fields["out_plane"] * x.fields["last"]),
@@ -230,7 +234,7 @@ def place(lowering: Lowering) -> Layout:
     }
     placement = mapping.Placement(tuple(placed), pairs)
     image_base = address(Place(lowering.network.image.name))
-    return Layout(tuple(made), placement, tuple(pads), tuple(lookups)[1:], buffers, image_base, needs)
+    return Layout(tuple(made), host_steps, placement, tuple(pads), tuple(lookups)[1:], buffers, image_base, needs)
 
 
 # ---- limits -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from golden_model.events import Events
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Shape
 from golden_model.graph.settings import with_settings
-from golden_model.image.lowering import Step, lower
+from golden_model.image.lowering import HostStep, Step, in_order, lower
 from golden_model.image.placing import Buffer, Layout, place, problems_of
 from golden_model.pairs.early_stop import StopWords
 from golden_model.registers import DESCRIPTOR_STRIDE, OFFSET_BITS, pack_descriptor
@@ -61,22 +62,47 @@ class Tables:
     stop_starts: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A run of the tile, steps first..end - 1, and what the host computes before it."""
+
+    host_steps: tuple[HostStep, ...]
+    first: int
+    end: int
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Program:
     """A placed program; make one with `plan`.
 
-    placement : where the planes of every crossbar step lie, in order. buffers : the memory map.
+    steps : of the tile, a descriptor each. host_steps : of the host, between them. placement : where the planes of
+    every crossbar step lie, in order. buffers : the memory map.
     image_base, image_shape : where the host writes the image, C, H, W order. logits : how many there are.
     """
 
     hardware: HardwareConfig
     steps: tuple[Step, ...]
+    host_steps: tuple[HostStep, ...]
     tables: Tables
     placement: mapping.Placement
     buffers: tuple[Buffer, ...]
     image_base: int
     image_shape: Shape
     logits: int
+
+    @property
+    def order(self) -> tuple[Step | HostStep, ...]:
+        """All steps, in order; what `buffers` count by."""
+        return in_order(self.steps, self.host_steps)
+
+    def parts(self, steps: int | None = None) -> tuple[Part, ...]:
+        """The runs that the first `steps` steps take, all by default; one if the host has nothing to compute."""
+        count = len(self.steps) if steps is None else steps
+        cuts = sorted({0} | {step.before for step in self.host_steps if step.before < count})
+        return tuple(
+            Part(tuple(step for step in self.host_steps if step.before == first), first, end)
+            for first, end in pairwise([*cuts, count])
+        )
 
     def step_events(self, events: Events) -> Events:
         """Events (B, crossbar layers) -> (B, steps): element steps have cycles only."""
@@ -86,7 +112,7 @@ class Program:
         return Events(made) + Events.of(cycles=np.array([step.cycles or 0 for step in self.steps]))
 
     def cycles(self, events: Events) -> np.ndarray:
-        """Clocks from start to done, (B,) int64, from events of the crossbar nodes or layers, (B, nodes)."""
+        """Clocks from start to done, all parts, (B,) int64, from events of the crossbar nodes or layers, (B, nodes)."""
         elements = sum(step.cycles or 0 for step in self.steps)
         return timing.network_cycles(self.hardware, events.cycles) + elements
 
@@ -131,6 +157,7 @@ def plan(network: Graph) -> Program:
     return Program(
         hardware=hardware,
         steps=steps,
+        host_steps=layout.host_steps,
         tables=_tables(layout, steps, hardware),
         placement=layout.placement,
         buffers=layout.buffers,

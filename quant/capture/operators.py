@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from golden_model.graph.numbers import Window
 from quant.capture.errors import UnsupportedOperator
 from quant.capture.trace import Seen, as_map, node_name
-from quant.networks.layers import QuantActivation, QuantMatrix
+from quant.networks.layers import QuantActivation, QuantMatrix, RangeActivation
 from quant.networks.refused import because
 from quant.networks.tokens import SelfAttention
 
@@ -42,11 +43,11 @@ class Op:
     kind : image, matrix, norm, relu, function, max, mean, cat, add, border or reshape, or one of `HOST`.
     inputs : names of ops; the second input of a matrix is a residual.
     shape : (C, H, W) of the output; low, high : its real range.
-    relu : clamped at 0 after it. cap : its upper clamp (ReLU6), None for none.
+    relu : clamped after it, at floor, 0 of a ReLU, and at cap (ReLU6), None for none.
     function : of every value, after that and before any pooling; None for none. code : real range of what goes into it.
     integers, scale : a trained integer weight, shaped as `weight`, and its real step per output (N,), negative where
     a batch norm turns the sign; None and empty for a weight that is still to be quantised.
-    bits : of a trained activation, whose range is exactly 0..cap; None otherwise. ones : most ones of one of its
+    bits : of a trained activation, whose range is exactly floor..cap; None otherwise. ones : most ones of one of its
         integers (golden_model/few_ones.py), 0 for any.
     border_value : (C,) what a trained layer takes for a border, None for zeros.
     weight, bias : of a layer norm (C,), its gain and bias; of an added constant, bias (C, H, W).
@@ -62,6 +63,7 @@ class Op:
     low: float
     high: float
     relu: bool = False
+    floor: float = 0.0
     cap: float | None = None
     function: Function | None = None
     code: tuple[float, float] = (0.0, 0.0)
@@ -117,7 +119,7 @@ class Op:
             w = self.window
             pooled = F.max_pool2d if self.kind == "max" else F.avg_pool2d
             x = pooled(x, w.kernel, w.stride, w.pad, ceil_mode=w.ceil_mode)
-        x = x.clamp(0, self.cap) if self.relu else x
+        x = x.clamp(self.floor, self.cap) if self.relu else x
         x = x if self.function is None else self.function(x)
         return (F.max_pool2d(x, self.pool) if self.pool > 1 else x).reshape(len(x), *self.shape)
 
@@ -127,18 +129,21 @@ class Op:
         if self.kind == "function":
             return self.function
         if self.kind == "relu" and self.bits is None:
-            return partial(torch.clamp, min=0, max=self.cap)
+            return partial(torch.clamp, min=self.floor, max=self.cap)
         if self.kind == "norm" and all(bool((x == x[0]).all()) for x in (self.weight, self.bias)):
             scale, shift = float(self.weight[0]), float(self.bias[0])
             return lambda x: x * scale + shift
         return None
 
     def clamp(self, relu: Op) -> None:
-        """Take over what a ReLU does."""
-        self.relu, self.cap, self.bits, self.ones, self.low = True, relu.cap, relu.bits, relu.ones, 0.0
-        self.high = max(0.0, self.high)
+        """Take over what a ReLU, or another clamp, does."""
+        self.relu, self.floor, self.cap, self.bits, self.ones = True, relu.floor, relu.cap, relu.bits, relu.ones
+        if relu.bits is not None:
+            self.low, self.high = relu.low, relu.high
+            return
+        self.low, self.high = max(relu.floor, min(0.0, self.low)), max(0.0, self.high)
         if relu.cap is not None:
-            self.high = relu.cap if relu.bits is not None else min(self.high, relu.cap)
+            self.high = min(self.high, relu.cap)
 
 
 def _same(x: Tensor) -> Tensor:
@@ -412,14 +417,29 @@ class Translator:
         return ref
 
     def quantised_activation(self, x: Ref, clip: Tensor, bits: int, ones: int) -> Ref:
-        return self._add("relu", x, cap=float(clip), bits=bits, ones=ones)
+        return self._trained(self._add("relu", x, cap=float(clip), bits=bits, ones=ones))
+
+    def range_activation(self, x: Ref, low: float, high: float, bits: int) -> Ref:
+        return self._trained(self._add("relu", x, floor=low, cap=high, bits=bits))
+
+    def _trained(self, activation: Ref) -> Ref:
+        """Its range is given, whatever was seen."""
+        op = self.ops[activation.op]
+        assert op.cap is not None
+        op.low, op.high = op.floor, op.cap
+        return activation
 
     def relu6(self, x: Ref, inplace: bool = False) -> Ref:
         return self._add("relu", x, cap=6.0)
 
     def clamp(self, x: Ref, min: Any = None, max: Any = None) -> Ref:
-        self._require(min == 0 and (max is None or max > 0), f"only a clamp from 0 upwards, got {min}..{max}")
-        return self._add("relu", x, cap=None if max is None else float(max))
+        low, high = (float(end) if isinstance(end, int | float) else end for end in (min, max))
+        numbers = all(end is None or isinstance(end, float) for end in (low, high))
+        self._require(
+            numbers and (low is None or low <= 0) and (high is None or high > 0),
+            f"only a clamp to a range of numbers that holds 0, got {min}..{max}",
+        )
+        return self._add("relu", x, floor=-math.inf if low is None else low, cap=None if high == math.inf else high)
 
     def hardtanh(self, x: Ref, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Ref:
         return self.clamp(x, min_val, max_val)
@@ -753,6 +773,7 @@ MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.LogSoftmax: ("softmax", ()),
     QuantMatrix: ("quantised_matrix", ()),  # asks the module itself
     QuantActivation: ("quantised_activation", ("clip", "bits", "ones")),
+    RangeActivation: ("range_activation", ("low", "high", "bits")),
 }
 #: Method of `Translator` -> the functions, and the names of tensor methods, that it translates.
 CALLS: dict[str, tuple[Any, ...]] = {
@@ -842,11 +863,12 @@ MACHINE: dict[str, str] = {
     "attention": "work of the host; of one tensor that holds q, k and v (quant/networks/tokens.py)",
     "relu": "the clamp of the post-processing",
     "relu6": "the clamp of the post-processing, with an upper end",
-    "hardtanh": "the clamp of the post-processing, from 0",
-    "clamp": "the clamp of the post-processing, from 0",
+    "hardtanh": "the clamp of the post-processing, to a range that holds 0",
+    "clamp": "the clamp of the post-processing, to a range that holds 0",
     "function": "a table, in the post-processing of the layer or addition before, otherwise a step; functions of one"
     " tensor that are multiplied or added (x * sigmoid(x)) become one",
     "quantised_matrix": "a crossbar layer with the integers that were trained",
+    "range_activation": "the clamp of the post-processing, its width and range as given",
     "quantised_activation": "the clamp of the post-processing, its width and range as given",
     "max_pool2d": "in the layer's walk where kernel and stride are equal, otherwise a step",
     "adaptive_max_pool2d": "as maximum pooling, for sizes that divide",

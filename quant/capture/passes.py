@@ -32,7 +32,7 @@ class Simplifier:
             if op.picked is not None and not op.relu and len(op.inputs) == 1:  # the same integers, not rounded again
                 source = self.ops[op.inputs[0]]
                 op.low, op.high, op.bits = source.low, source.high, source.bits
-            if op.relu or self._unsigned(op.name):
+            if self._unsigned(op.name):
                 op.low = 0.0
         self._share_scales()
         return self.ops
@@ -119,15 +119,17 @@ class Simplifier:
                 between.append(base)
                 base = self.ops[base.inputs[0]]
             alone = len(self._users(base.name)) == 1
-            again = base.relu and (base.cap, base.bits, base.ones) == (op.cap, op.bits, op.ones)
-            if (self._unsigned(op.inputs[0]) and op.cap is None) or again:
+            same = (base.floor, base.cap, base.bits, base.ones) == (op.floor, op.cap, op.bits, op.ones)
+            # A second clamp of which nothing is lost takes the first one's place.
+            covers = base.cap is None and base.floor <= op.floor
+            if (self._unsigned(op.inputs[0]) and op.cap is None) or (base.relu and same):
                 self._replace(op.name, op.inputs[0])
-            elif base.kind in ("matrix", "add", "mean") and alone and (not base.relu or base.cap is None):
+            elif base.kind in ("matrix", "add", "mean") and alone and (not base.relu or covers):
                 base.clamp(op)
                 for changed in (base, *between):
                     changed.value_of = None  # clamped earlier than in the network
                 for changed in between:
-                    changed.low, changed.high = 0.0, base.high
+                    changed.low, changed.high = base.low, base.high
                 self._replace(op.name, op.inputs[0])
             else:
                 op.kind, op.relu = "add", True  # an addition of one input that clamps
@@ -158,7 +160,7 @@ class Simplifier:
             chosen = max(candidates, key=lambda b: b.weight[0].numel())
             other = op.inputs[1] if op.inputs[0] == chosen.name else op.inputs[0]
             chosen.inputs = [chosen.inputs[0], other]
-            chosen.relu, chosen.cap, chosen.low, chosen.high = op.relu, op.cap, op.low, op.high
+            chosen.relu, chosen.floor, chosen.cap, chosen.low, chosen.high = op.relu, op.floor, op.cap, op.low, op.high
             chosen.bits, chosen.ones, chosen.function, chosen.code = op.bits, op.ones, op.function, op.code
             self._replace(op.name, chosen.name)
 
@@ -204,7 +206,7 @@ class Simplifier:
         picks = op.picked is not None and len(op.inputs) == 1
         if (op.kind in (*TRANSPARENT, "cat", "mean") or picks) and not op.relu:
             return all(map(self._unsigned, op.inputs))
-        return op.relu
+        return op.relu and op.floor >= 0
 
     def _share_scales(self) -> None:
         """Give the inputs of a concatenation its range where nobody else uses them; nothing is requantised then."""
@@ -219,8 +221,8 @@ class Simplifier:
                     chain.append(self.ops[chain[-1].inputs[0]])
                 base = chain[-1]
                 alone = all(len(self._users(o.name)) == 1 for o in chain)
-                # A ReLU is the clamp at the ends of the range.
-                fits = (not base.relu or op.low == 0) and (base.cap is None or op.high <= base.cap)
+                # A clamp is that at the ends of the range.
+                fits = (not base.relu or op.low >= base.floor) and (base.cap is None or op.high <= base.cap)
                 if alone and fits and base.kind in ("matrix", "add", "mean", "cat"):
                     for member in chain:
                         member.low, member.high = op.low, op.high
@@ -259,7 +261,7 @@ def _rounding(op: Op) -> float:
         return 0.0
     integers = np.arange(1 << op.bits)
     off = int(np.abs(nearest_level(integers, op.bits, op.ones) - integers).max())
-    return (off + 0.5) * op.cap / integers[-1]
+    return (off + 0.5) * (op.cap - op.floor) / integers[-1]
 
 
 def _hook(name: str, module: fx.GraphModule) -> str:

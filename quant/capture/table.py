@@ -51,8 +51,9 @@ _QUANTISED = """
 
 Integers of weights are equal, always. Activations and scores are equal to those of the file's executor if every bias,
 batch norm included, is a whole number of products of the two scales, as in QDQ files; otherwise it is rounded to one,
-and an activation may be off by one. Where a sum lies exactly between two integers, the machine rounds up and ONNX to
-even; where it lies closer to there than the 16 bits of a multiplier tell, either may happen.
+and an activation may be off by one. So may one with a zero point, which becomes part of the bias. Where a sum lies
+exactly between two integers, the machine rounds up and ONNX to even; where it lies closer to there than the 16 bits of
+a multiplier tell, either may happen.
 
 """
 

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from quant.capture.errors import UnsupportedOperator
 from quant.networks import onnx_file, program_file, user
-from quant.networks.layers import QuantActivation, QuantMatrix
+from quant.networks.layers import QuantActivation, QuantMatrix, RangeActivation
 from quant.networks.pixels import Normalisation
 from quant.networks.tokens import SelfAttention
 
@@ -47,7 +47,7 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, QuantMatrix | QuantActivation | SelfAttention) or super().is_leaf_module(
+        return isinstance(m, QuantMatrix | QuantActivation | RangeActivation | SelfAttention) or super().is_leaf_module(
             m, module_qualified_name
         )
 
@@ -230,7 +230,7 @@ class _Beside(fx.Interpreter):
             return result
         called = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
         # Ties, and sums that are nearly ties, may be rounded the other way.
-        step = float(called.clip) / (2**called.bits - 1) if isinstance(called, QuantActivation) else 0.0
+        step = called.step if isinstance(called, QuantActivation | RangeActivation) else 0.0
         differs(node_name(n), wanted, result, slack=step, why=f" (onnxruntime, {n.meta['operator']})")
         return wanted
 

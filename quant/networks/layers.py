@@ -238,6 +238,10 @@ class QuantActivation(nn.Module):
         self.clip = nn.Parameter(torch.tensor(1.0), requires_grad=False)
         self.set_bits(bits)
 
+    @property
+    def step(self) -> float:
+        return float(self.clip) / (2**self.bits - 1)
+
     def set_bits(self, bits: int) -> None:
         self.bits = bits
         self.clip.requires_grad_(self.learned or bits <= 3)
@@ -248,6 +252,23 @@ class QuantActivation(nn.Module):
             self.watching.append(_sample(y.detach().float()))
             return y
         return fake_quantise_activation(x, self.clip, 2**self.bits - 1, self.learned, self.ones)
+
+
+class RangeActivation(nn.Module):
+    """An activation of `bits` bits with given ends, 2**bits - 1 equal steps from low to high, one of which is 0. Of a
+    file; it cannot be trained."""
+
+    def __init__(self, bits: int, low: float, high: float) -> None:
+        super().__init__()
+        self.bits, self.low, self.high = bits, low, high
+
+    @property
+    def step(self) -> float:
+        return (self.high - self.low) / (2**self.bits - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        zero = round(-self.low / self.step)
+        return torch.floor(x / self.step + 0.5).clamp(-zero, 2**self.bits - 1 - zero) * self.step
 
 
 def _sample(values: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 from torch.nn import functional as F
 
-from quant.networks.layers import QuantActivation
+from quant.networks.layers import QuantActivation, RangeActivation
 from quant.networks.refused import because
 
 Shape = tuple[int, int, int]
@@ -479,8 +479,8 @@ class Reader:
                 ((low, -np.inf if min is None else min), (high, np.inf if max is None else max))]  # fmt: skip
         if ends[0] == 0 and ends[1] > _INFINITE:
             return self._layer(nn.ReLU(), x)
-        self._require(ends[0] == 0 and ends[1] > 0, f"only a clamp from 0 upwards, got {ends[0]:g}..{ends[1]:g}")
-        return self._layer(nn.Hardtanh(0.0, ends[1]), x)
+        self._require(ends[0] <= 0 < ends[1], f"only a clamp to a range that holds 0, got {ends[0]:g}..{ends[1]:g}")
+        return self._layer(nn.Hardtanh(ends[0], ends[1]), x)
 
     # ---- activation functions ---------------------------------------------------------------------
     def leaky_relu(self, x: fx.Node, *, alpha: float = 0.01) -> fx.Node:
@@ -544,7 +544,7 @@ class Reader:
         return self._activation(x.x, scale, zero, (limits.min, limits.max))
 
     def _activation(self, x: fx.Node, scale: Any, zero: Any, ends: tuple[int, int]) -> fx.Node:
-        """Unsigned integers from 0; a picture has them, and the scores that end the network stay as they are."""
+        """Integers of 1 to 8 bits; a picture has them, and the scores that end the network stay as they are."""
         if self.node.output[0] == self.proto.graph.output[0].name:
             return x
         scale, zero = (self._array(value, "scale and zero point") for value in (scale, zero))
@@ -552,12 +552,14 @@ class Reader:
         step, low, high = float(scale.item()), ends[0] - int(zero.item()), ends[1] - int(zero.item())
         bits = (high - low).bit_length()
         self._require(
-            low == 0 and high == (1 << bits) - 1 and bits <= 8,
-            f"an activation must be an unsigned integer of at most 8 bits whose least value stands for 0, as it is"
-            f" behind a ReLU; these stand for {low * step:g} to {high * step:g} in steps of {step:g}",
+            low <= 0 < high and high - low == (1 << bits) - 1 and bits <= 8,
+            f"an activation must be one of 2, 4, 8, ... 256 integers, which stand for 0 and more; it is one of"
+            f" {high - low + 1}, which stand for {low * step:g} to {high * step:g} in steps of {step:g}",
         )
         if x.op == "placeholder":  # the pixels are integers already, or onnxruntime says otherwise
             return self._layer(nn.Identity(), x)
+        if low < 0:
+            return self._layer(RangeActivation(bits, low * step, high * step), x)
         module = QuantActivation(bits)
         module.clip.requires_grad_(False)
         return self._layer(module, x, clip=np.float32(high * step))

@@ -172,6 +172,11 @@ class _Surgeon:
                     f"layer {op.name!r}: networks whose activation function is not a ReLU cannot be trained here, only"
                     f" quantised after training (python -m quant.capture, or quant.compile without training)"
                 )
+            if op.kind == "relu" and op.floor < 0:
+                raise UnsupportedOperator(
+                    f"layer {op.name!r}: networks with a clamp below 0 cannot be trained here, only quantised after"
+                    f" training"
+                )
             if op.kind == "matrix":
                 self._matrix(op, unsigned)
             elif op.kind == "relu" or (op.kind == "cat" and passes):

@@ -204,13 +204,26 @@ class Driver:
         """Write the input activations (C, H, W), unsigned, from byte `base` of the activation memory on."""
         await self.write_sections([picture_of(image, base, self.hardware)])
 
-    async def start(self, steps: int, *, expected_cycles: int, progress: Progress | None = None) -> None:
-        """Run the first `steps` steps of the program and wait for the end, for its interrupt if the device has one.
+    async def write_bytes(self, base: int, values: np.ndarray) -> None:
+        """Write bytes `values` from byte `base` of the activation memory on; those beside them stay."""
+        first, before = divmod(base, 4)
+        whole = np.zeros(-(-(before + len(values)) // 4) * 4, dtype=np.uint8)
+        for at in {0, len(whole) - 4} if before or len(values) % 4 else ():
+            whole[at : at + 4] = await self.read_bytes(4 * first + at, 4)
+        whole[before : before + len(values)] = values
+        words = whole.view("<u4").astype(np.uint32)
+        await self.write_sections([Section(REGION["ACTIVATIONS"].address(first), words)])
+
+    async def start(
+        self, steps: int, *, first: int = 0, expected_cycles: int, progress: Progress | None = None
+    ) -> None:
+        """Run steps `first`..`steps` - 1 of the program and wait for the end, for its interrupt if the device has one.
 
         expected_cycles : what the golden model predicts, in clocks; the watchdog barks well after it.
         progress : called now and then with the clocks that have passed.
         Raises DeviceError with the device's error code, BusTimeout when the run does not end.
         """
+        await self.write_register("FIRST_LAYER", layer=first)
         await self.write_register("LAYER_COUNT", layers=steps)
         if self.bus.interrupts:
             await self.write_register("IRQ_STATUS", done=1, error=1)
@@ -265,12 +278,23 @@ class Driver:
         expected_cycles: int,
         progress: Progress | None = None,
     ) -> Run:
-        """Run one input through the first `steps` steps of the loaded program, all by default."""
-        count = len(program.steps) if steps is None else steps
+        """Run one input through the first `steps` steps of the loaded program, all by default, and do the host's own
+        work between them. cycles of the result : of all runs that this takes."""
+        count, cycles = len(program.steps) if steps is None else steps, 0
         await self.write_input(image, program.image_base)
-        await self.start(count, expected_cycles=expected_cycles, progress=progress)
+        for part in program.parts(count):
+            for step in part.host_steps:
+                given = await self.read_bytes(step.read_base, step.read_bytes)
+                await self.write_bytes(step.write_base, step.compute(given[None])[0])
+
+            def passed(clocks: int, before: int = cycles) -> None:
+                if progress:
+                    progress(before + clocks)
+
+            await self.start(part.end, first=part.first, expected_cycles=expected_cycles, progress=progress and passed)
+            cycles += await self.cycles()
         logits = await self.logits(program.logits) if count == len(program.steps) else None
-        return Run(logits, await self.events(count), await self.cycles())
+        return Run(logits, await self.events(count), cycles)
 
     # ---- results --------------------------------------------------------------------------
     async def logits(self, outputs: int) -> np.ndarray:
@@ -306,11 +330,15 @@ class Driver:
         size = int(np.prod(step.shape))
         if step.fields["last"]:
             return await self.logits(size)
-        first, before = divmod(step.fields["target"], 4)
+        return (await self.read_bytes(step.fields["target"], size)).reshape(step.shape)
+
+    async def read_bytes(self, base: int, size: int) -> np.ndarray:
+        """Bytes base..base + size - 1 of the activation memory, uint8 (size,)."""
+        first, before = divmod(base, 4)
         words = await self.bus.read_many(
             [REGION["ACTIVATIONS"].address(first + i) for i in range(-(-(before + size) // 4))]
         )
-        return np.array(words, dtype="<u4").view(np.uint8)[before : before + size].reshape(step.shape).copy()
+        return np.array(words, dtype="<u4").view(np.uint8)[before : before + size].copy()
 
     async def abort(self) -> None:
         """Stop the running network."""

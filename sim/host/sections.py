@@ -133,7 +133,11 @@ class Head:
 
 
 def image_file(program: Program) -> bytes:
-    """An image's file."""
+    """An image's file; ValueError for a program with work of the host, which the files do not hold."""
+    if program.host_steps:
+        raise ValueError(
+            f"step {program.host_steps[0].name} is work of the host, of which the files of an image hold nothing"
+        )
     tables, hardware = program.tables, program.hardware
     sections = list(tables_of(tables, hardware))
     words = stream_of([*sections, *cells_of(tables.cell_words)])

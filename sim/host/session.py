@@ -185,7 +185,7 @@ async def locate(driver: Driver, image: Image, index: int) -> tuple[str, dict[st
     place as data.
     """
     program, pixels = image.program, image.vectors.images[index]
-    golden = Interpreter(program.tables, program.hardware, image_base=program.image_base).trace(pixels[None])
+    golden = Interpreter.of(program).trace(pixels[None])
     cycles = golden.events.cycles[0].cumsum()
     for number, step in enumerate(program.steps):
         expected, counts = golden.outputs[number][0], golden.events.counts[0, number]
@@ -276,11 +276,7 @@ def _step_windows(image: Image, number: int, pixels: np.ndarray) -> tuple[Layer,
     if layer is None:
         raise ValueError(f"step {step.name} uses no crossbar")
     placed = program.placement.layers[sum(before.layer is not None for before in program.steps[:number])]
-    memory = np.zeros(program.hardware.activation_bytes, dtype=np.uint8)
-    memory[program.image_base : program.image_base + pixels.size] = pixels.ravel()
-    if number:
-        before = Interpreter(program.tables, program.hardware, image_base=program.image_base, steps=number)
-        memory = before.trace(pixels[None]).memory[0]
+    memory = Interpreter.of(program, steps=number + 1).memory_before(pixels[None], number)[0]
     source, shape = step.fields["source"], (layer.channels, layer.height, layer.width)
     maps = memory[source : source + int(np.prod(shape))].reshape(1, *shape)
     return layer, placed, windows(layer, maps)[0]

@@ -30,11 +30,12 @@ from golden_model.engines.pair_switches import Switches
 from golden_model.engines.pair_switches import measure as switched
 from golden_model.engines.run_network import GraphRunner
 from golden_model.events import Events
-from golden_model.graph.host import AddConstant, Attention, LayerNorm
+from golden_model.graph.host import AddConstant, Attention, LayerNorm, work_of
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape
 from golden_model.graph.settings import with_settings
 from golden_model.image import image as deployment
+from golden_model.image.lowering import HostStep
 from golden_model.image.program import Program
 from golden_model.pairs.early_stop import EarlyStop
 from golden_model.pairs.gather import spend
@@ -128,6 +129,7 @@ def collect(
         "floor": overall.floor(program),
         "crossbars": _crossbars(network, program, rows),
         "memory": memory_map(program),
+        "host": work_of(network.nodes),
         "energy": {
             "table": energy_table.name,
             "title": energy_table.title,
@@ -209,8 +211,9 @@ def memory_map(program: Program) -> dict[str, Any]:
     """What lies where in the activation memory, and when.
 
     {"bytes": size of the memory, "used": bytes up to the highest address that is used, "buffers": [{"tensors": names of
-    nodes, "base", "size", "first", "last"}]}: the bytes hold the tensors during steps first..last; first is -1 for the
-    picture, which the host writes.
+    nodes, "base", "size", "first", "last"}], "order": [{"node", "step"}]}: the bytes hold the tensors during places
+    first..last of the order; first is -1 for the picture, which the host writes. step : of the program, None for the
+    host's own work.
     """
     buffers = [
         {"tensors": list(b.tensors), **{name: int(getattr(b, name)) for name in ("base", "size", "first", "last")}}
@@ -220,6 +223,12 @@ def memory_map(program: Program) -> dict[str, Any]:
         "bytes": program.hardware.activation_bytes,
         "used": max(b["base"] + b["size"] for b in buffers),
         "buffers": buffers,
+        "order": [
+            {"node": x.node.name, "step": None}
+            if isinstance(x, HostStep)
+            else {"node": x.node, "step": program.steps.index(x)}
+            for x in program.order
+        ],
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from golden_model.graph.host import COUNTS, total_work
 from golden_model.registers import COUNTER_NAMES
 from sim.reporting import figures, glossary
 
@@ -60,6 +61,7 @@ def view(data: dict[str, Any], pictures: np.ndarray) -> dict[str, Any]:
         "widths": _widths_view(data),
         "histograms": _histograms_view(data["layers"]),
         "memory": _memory_view(data),
+        "host": _host_view(data["host"]),
         "summary": _summary_view(data),
         "crossbars": _crossbars_view(data),
         "shares": _shares_view(data["layers"]),
@@ -233,9 +235,14 @@ def _network_view(data: dict[str, Any]) -> dict[str, Any]:
     kinds = list(dict.fromkeys(node["kind"] for node in data["nodes"]))
     colours = {kind: figures.colour(i) for i, kind in enumerate(kinds)}
     nodes, placed = [], {row["node"]: row for row in data["rows"]}
+    of_host = [row["node"] for row in data["host"]]
     for node in data["nodes"]:
         where = {0: "no step of its own", 1: "step"}.get(len(node["steps"]), "steps")
-        where = "" if node["kind"] == "image" else f", {where}" + (f" {steps(node['steps'])}" if node["steps"] else "")
+        where = (
+            ""
+            if node["kind"] == "image" or node["name"] in of_host
+            else f", {where}" + (f" {steps(node['steps'])}" if node["steps"] else "")
+        )
         held = placed.get(node["name"], {})
         if held.get("pairs"):
             where += f", {plural(held['pairs'], 'pair')}, {plural(held['ous'], 'OU')}"
@@ -466,16 +473,27 @@ def _confusion_view(data: dict[str, Any]) -> dict[str, Any] | None:
     return {"figure": None, "names": names, "rows": rows, "worst": worst}
 
 
-# ---- memory and provenance ----------------------------------------------------------------------
+# ---- host, memory and provenance ----------------------------------------------------------------------
+def _host_view(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The host's counts as cells, a row per node and their sums; None if it has nothing to do."""
+    if not rows:
+        return None
+    shown = [*rows, {"node": "all", **total_work(rows)}]
+    return {
+        "head": ["node", *map(words, COUNTS)],
+        "rows": [[row["node"], *(count(row[name]) for name in COUNTS)] for row in shown],
+    }
+
+
 def _memory_view(data: dict[str, Any]) -> str:
     """The memory map with one place along the time axis for every run of steps of one node."""
     place: list[int] = []
     names: list[str] = []
     labels: list[str] = []  # number of the first step of each run
-    for step in data["steps"]:
+    for step in data["memory"]["order"]:
         if not names or names[-1] != step["node"]:
             names.append(step["node"])
-            labels.append(str(step["index"]))
+            labels.append("host" if step["step"] is None else str(step["step"]))
         place.append(len(names) - 1)
     memory, nodes = data["memory"], [node["name"] for node in data["nodes"]]
     buffers = [

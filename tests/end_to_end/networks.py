@@ -36,7 +36,7 @@ def loaded(network: Graph, images: np.ndarray) -> Image:
     """
     program = plan(network)
     logits, _ = GraphRunner(network).run(images)
-    made, events = Interpreter(program.tables, program.hardware, image_base=program.image_base).run(images)
+    made, events = Interpreter.of(program).run(images)
     assert (made == logits).all(), "runner and interpreter differ"
     labels, cycles = np.full(len(images), -1), events.cycles.sum(axis=1)
     return Image(network, program, Vectors(images, labels, logits, events, cycles), {})

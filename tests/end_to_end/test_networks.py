@@ -13,11 +13,12 @@ from golden_model.graph.network import build
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Image, MaxPool, Reshape
 from golden_model.graph.numbers import Encoding, Window
 from golden_model.graph.settings import with_settings
-from golden_model.registers import COUNTER_NAMES, StepKind
+from golden_model.registers import COUNTER_NAMES, REGION, StepKind
 from sim.array.crossbars import CrossbarSettings
 from sim.host.session import Job
 from tests.end_to_end.networks import NINE, SLOW, SMALL, WIDE, assert_equal, loaded, run
 from tests.golden_model.random_graphs import (
+    HOST_KINDS,
     KINDS,
     NINE_PAIRS,
     SMALL_MACROS,
@@ -28,6 +29,7 @@ from tests.golden_model.random_graphs import (
     SMALL_TABLES_MACROS,
     WITH_FUNCTIONS,
     Maker,
+    encoder,
     random_images,
     random_network,
     random_networks,
@@ -103,6 +105,35 @@ def test_any_network_equals_golden(hardware):
         check(network, seed)
 
     inner()
+
+
+@MACHINES
+def test_an_encoder_whose_host_works_between_runs_equals_golden(hardware):
+    image = loaded(encoder(hardware), random_images(2, encoder(hardware), 4))
+    assert len(image.program.parts()) == 5
+    assert_equal(image, run(image))
+    image.program.host_steps[1].node.gain[:] += 1
+    assert run(image).difference is not None, "the host computed with its own numbers"
+
+
+@MACHINES
+def test_networks_with_work_of_the_host_equal_golden(hardware):
+    works = 0
+    for seed in range(20):
+        image = check(random_network(seed, hardware, (*HOST_KINDS, *HOST_KINDS, *KINDS), 8), seed)
+        works += len(image.program.host_steps)
+    assert works > 6
+
+
+def test_a_first_difference_behind_work_of_the_host_is_named():
+    """A multiplier of the last step but one is wrong; the steps before it agree."""
+    image = loaded(encoder(), random_images(3, encoder(), 1))
+    step = image.program.steps[4]
+    entry = step.fields["channel_base"]
+    wrong = REGION["MULTIPLIERS"].address(entry), int(image.program.tables.multipliers[entry]) // 2
+    outcome = run(image, Job((0,), pokes=(wrong,)))
+    assert outcome.where["step"] == step.name
+    assert "every A/D conversion agrees" in outcome.difference
 
 
 @pytest.mark.parametrize("hardware", [SMALL_TABLES, SMALL_TABLES_MACROS], ids=["planes", "macros"])

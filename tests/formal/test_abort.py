@@ -41,7 +41,7 @@ class SequencerSpec(wiring.Component):
         m = Module()
         m.submodules.sequencer = sequencer = self.sequencer
         wiring.connect(m, wiring.flipped(self), sequencer)
-        state, count = sequencer.status, sequencer.layer_count
+        state, count, first = sequencer.status, sequencer.layer_count, sequencer.first_layer
         stopped, began, refused = Signal(), Signal(), Signal()
         # An abort that waits for the array to take its samples, and the clocks that it has waited.
         waiting, waited = Signal(), Signal(range(LIMIT + 1))
@@ -51,12 +51,14 @@ class SequencerSpec(wiring.Component):
             m.d.sync += [waiting.eq(1), waited.eq(waited + 1)]
         had_to_wait = Signal()
         m.d.sync += had_to_wait.eq(state.busy & (had_to_wait | sequencer.sample_waits))
-        legal = (count != 0) & (count <= sequencer.config.max_layers)
+        legal = (first < count) & (count <= sequencer.config.max_layers)
+        asked = Signal.like(first)
         idle_start = sequencer.start & ~state.busy
         m.d.sync += [
             stopped.eq(state.busy & (sequencer.abort | waiting) & (~sequencer.sample_waits | (waited == LIMIT))),
             began.eq(idle_start & legal),
             refused.eq(idle_start & ~legal),
+            asked.eq(first),
         ]
         strobes = Cat(getattr(sequencer, name) for name in STROBES)
         with m.If(~state.busy):
@@ -70,12 +72,12 @@ class SequencerSpec(wiring.Component):
                 Assert((state.error == ErrorCode.ABORTED) | (had_to_wait & state.error.any())),
             ]
         with m.If(refused):
-            m.d.comb += [Assert(~state.busy), Assert(state.error == ErrorCode.LAYER_COUNT)]
+            m.d.comb += [Assert(~state.busy & (state.layer == 0)), Assert(state.error == ErrorCode.LAYER_COUNT)]
         with m.If(began):
             m.d.comb += [
                 Assert(state.busy & ~state.done & ~state.overflow & (state.error == ErrorCode.NONE)),
                 Assert(sequencer.read_start & sequencer.counters_clear),
-                Assert((state.layer == 0) & (sequencer.cycles == 0) & (sequencer.layer_cycles == 1)),
+                Assert((state.layer == asked) & (sequencer.cycles == 0) & (sequencer.layer_cycles == 1)),
             ]
         # A run ends by an abort, an error, or its last step.
         busy, ended = Signal(), Signal()
@@ -141,6 +143,8 @@ def test_without_the_reset_of_an_abort_it_is_not(refutation):
         ("(~self.sample_waits | (waited == self.limit))", "~self.sample_waits"),
         ("(~self.sample_waits | (waited == self.limit))", "(waited == self.limit)"),
         ("status.layer.eq(0), self.cycles.eq(0)", "self.cycles.eq(0)"),
+        ("status.layer.eq(self.first_layer)", "status.layer.eq(0)"),
+        ("self.first_layer >= count", "count == 0"),
     ],
 )
 def test_wrong_sequencer_is_refuted(correct, wrong, refutation):

@@ -82,6 +82,8 @@ class BankSpec(wiring.Component):
             & ((entry & ((1 << len(bank.reference_write.count)) - 1)) <= config.ou_rows),
             "ACTIVATIONS": Const(1),
             "LOOKUPS": data < 1 << config.input_bits,
+            "STOP_BOUNDS": Const(1),
+            "STOP_STARTS": Const(1),
         }
         for name, here in regions.items():
             m.d.comb += here.eq((index == REGION[name].index) & (entry < entries[name]))
@@ -158,6 +160,7 @@ class BankSpec(wiring.Component):
         ]
         for name, port in (
             ("LAYER_COUNT", bank.layer_count),
+            ("FIRST_LAYER", bank.first_layer),
             ("CELL_PAIRS", bank.cell_pairs),
             ("TEST_CONTROL", bank.test.as_value()),
             ("TEST_CODE", bank.test_code.as_value()),
@@ -202,6 +205,7 @@ class BankSpec(wiring.Component):
             "CONTROL": 0,
             "STATUS": status.as_value(),
             "LAYER_COUNT": bank.layer_count,
+            "FIRST_LAYER": bank.first_layer,
             "CYCLES_LOW": bank.cycles[:32],
             "CYCLES_HIGH": bank.cycles[32:],
             "CELL_PAIRS": bank.cell_pairs,
@@ -224,6 +228,7 @@ class BankSpec(wiring.Component):
             & (~data[2] | (no_cells & ~data[0]))  # check_cells
             & (~data[0] | (~status.cells_busy & (bank.test.mode != PortMode.DRIVEN))),  # start
             "LAYER_COUNT": (data < 1 << 16) & ~status.busy,
+            "FIRST_LAYER": (data < 1 << 16) & ~status.busy,
             "CELL_PAIR": (data < config.crossbar_pairs) & no_cells,
             "CELL_DATA": no_cells & ~bank.cells_full,
             "CELL_PAIRS": (data <= config.crossbar_pairs) & no_cells,
@@ -320,6 +325,7 @@ def test_no_word_of_cells_is_lost_between_bank_and_programmer(proof):
     ("correct", "wrong"),
     [
         ('"LAYER_COUNT": ~status.busy,', '"LAYER_COUNT": 1,'),
+        ('"FIRST_LAYER": ~status.busy,', '"FIRST_LAYER": 1,'),
         ("request.data <= config.weight_bits", "request.data <= config.weight_bits + 1"),
         ("exists & fits[name]", "fits[name]"),
         ("with m.If(execute & request.write & aligned & ~refused)", "with m.If(execute & request.write & ~refused)"),

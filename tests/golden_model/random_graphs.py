@@ -18,6 +18,7 @@ from golden_model import trq
 from golden_model.config import TINY, HardwareConfig
 from golden_model.crossbar import mapping
 from golden_model.crossbar.layer import DynamicPrecision, Layer
+from golden_model.graph.host import AddConstant, Attention, Host, LayerNorm
 from golden_model.graph.network import Graph, build
 from golden_model.graph.nodes import (
     Add,
@@ -71,6 +72,8 @@ SMALL_TABLES, SMALL_TABLES_MACROS = (replace(x, activation_tables=40) for x in (
 Pick = Callable[[int, int], int]
 #: What a network of this file may consist of, besides the image.
 KINDS = ("convolution", "residual", "shortcut", "linear", "max", "mean", "concat", "add", "border", "reshape")
+#: And these, which the host computes.
+HOST_KINDS = ("norm", "attention", "constant")
 #: Kinds of networks in which functions stand everywhere: behind pooling, groups, residuals, in steps of their own.
 WITH_FUNCTIONS = ("convolution", "convolution", "convolution", "residual", "shortcut", "add", "concat", "max")
 _LARGEST = 160  # values of a tensor
@@ -367,7 +370,7 @@ class Maker:
         if made is not None and self.chance():  # make the parts' producers share its encoding where they can
             for part in parts:
                 index = next(i for i, node in enumerate(self.nodes) if node.name == part.name)
-                if isinstance(part, Crossbar | Add | AveragePool | Concat):
+                if isinstance(part, Crossbar | Add | AveragePool | Concat | Host):
                     self.nodes[index] = replace(self.nodes[index], encoding=encoding)
         return made
 
@@ -403,6 +406,37 @@ class Maker:
         shape = self.choose([(c * h * w, 1, 1), (c, w, h), (h, c, w), (1, c * h, w)])
         node = Reshape(**{**self.base("reshape", source), "shape": shape})
         return self.add(node)
+
+    def norm(self) -> Node | None:
+        source = self.tensor(self.plain)
+        if source is None:
+            return None
+        gain, bias = self.rng.normal(1, 0.3, (2, source.shape[0]))
+        eps = self.choose([1e-5, 0.1])
+        return self.add(
+            LayerNorm(**self.base("norm", source, encoding=self.encoding(2.0)), gain=gain, bias=bias - 1, eps=eps)
+        )
+
+    def attention(self) -> Node | None:
+        """Of channels that are there, or that a convolution makes."""
+        source = self.tensor(self.plain)
+        if source is None:
+            return None
+        heads = self.pick(1, 2)
+        if source.shape[0] % (3 * heads):
+            made = self.crossbar(source, 3 * heads * self.pick(1, 2), kernel_height=1, kernel_width=1)
+            if made is None:
+                return None
+            source = made
+        encoding = self.encoding(source.encoding.high)
+        return self.add(Attention(**self.base("attention", source, encoding=encoding), heads=heads))
+
+    def constant(self) -> Node | None:
+        source = self.tensor(self.plain)
+        if source is None:
+            return None
+        values, high = self.rng.normal(0, source.encoding.high / 2, source.shape), 1.5 * source.encoding.high
+        return self.add(AddConstant(**self.base("constant", source, encoding=self.encoding(high)), values=values))
 
     # ---- the whole ------------------------------------------------------------------------------
     def dangling(self) -> list[Node]:
@@ -490,3 +524,32 @@ def random_images(seed: int, network: Graph, count: int) -> np.ndarray:
         if index < count:
             images[index] = value
     return images.astype(np.uint8)
+
+
+def encoder(hardware: HardwareConfig = SMALL, seed: int = 0) -> Graph:
+    """An encoder of a transformer on 3 tokens of 6 channels. Its residuals live on while the host computes, and the
+    host writes one part of a concatenation, at a byte that is no multiple of 4."""
+    maker, bits = Maker.seeded(seed, hardware), hardware.input_bits
+    rng, pixel = maker.rng, {"kernel_height": 1, "kernel_width": 1}
+    image = Image(name="image", shape=(2, 6, 2), encoding=Encoding(high=1.0, bits=bits))
+    maker.nodes.append(image)
+
+    def made(node: Node | None, reach: float = 3.0) -> Node:
+        _require(node)
+        maker.nodes[-1] = replace(maker.nodes[-1], encoding=Encoding(low=-reach, high=reach, bits=bits))
+        return maker.nodes[-1]
+
+    def norm(x: Node) -> Node:
+        gain, bias = rng.normal(1, 0.3, (2, x.shape[0]))
+        return made(maker.add(LayerNorm(**maker.base("norm", x), gain=gain, bias=bias - 1, eps=1e-5)))
+
+    x = made(maker.crossbar(image, 6, stride=2, kernel_height=2, kernel_width=2))
+    x = made(maker.add(AddConstant(**maker.base("constant", x), values=rng.normal(0, 1, x.shape))))
+    qkv = made(maker.crossbar(norm(x), 18, **pixel))
+    attended = made(maker.add(Attention(**maker.base("attention", qkv), heads=2)))
+    x = made(maker.crossbar(attended, 6, residual=x, **pixel))
+    hidden = made(maker.crossbar(norm(x), 5, **pixel))
+    x = made(maker.crossbar(hidden, 6, residual=x, **pixel))
+    x = made(maker.add(Concat(**maker.base("concat", x, norm(x)))))
+    maker.crossbar(x, 4, kind="linear", kernel_height=3, kernel_width=1, last=True)
+    return build("encoder", hardware, maker.nodes)

@@ -16,6 +16,7 @@ from golden_model.cost import __main__ as cost_command
 from golden_model.graph.settings import on_machine, with_settings
 from golden_model.image import archive as graph_file
 from golden_model.image import image
+from tests.golden_model.random_graphs import encoder
 from tests.golden_model.test_graph import everything, pixels
 from tests.strategies import make_images, make_network
 
@@ -138,3 +139,14 @@ def test_the_module_is_a_command(files):
     )
     assert done.returncode == 0, done.stderr
     assert "width per layer" in done.stdout
+
+
+def test_work_of_the_host_is_counted_apart(files, tmp_path):
+    network = encoder(replace(TINY, weight_bits=8, input_bits=8, crossbar_pairs=256, max_k=512, max_n=512))
+    graph_file.save(network, tmp_path / "host.graph")
+    result = run(tmp_path / "host.graph", "--json", tmp_path / "out.json")
+    assert result.exit_code == 0, result.output
+    assert "work of the host, one image; not in the energy" in result.output
+    host = json.loads((tmp_path / "out.json").read_text())["host"]
+    assert [(row["node"], row["bytes_in"]) for row in host][1:3] == [("norm3", 18), ("attention5", 54)]
+    assert "work of the host" not in run(files / "net.graph").output

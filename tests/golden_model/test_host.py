@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from golden_model.graph.host import AddConstant, Attention, Host, LayerNorm
+from golden_model.graph.host import COUNTS, AddConstant, Attention, Host, LayerNorm, total_work, work_of
 from golden_model.graph.network import Graph, build
 from golden_model.graph.nodes import Image, Node
 from golden_model.graph.numbers import Encoding
@@ -91,6 +93,73 @@ def small() -> Graph:
     return build("attends", graphs.SMALL, nodes)
 
 
+def test_a_norm_and_a_constant_are_the_same_after_writing(tmp_path):
+    """Arrays of real numbers come back to the last bit."""
+    rng = np.random.default_rng(6)
+    encoding = Encoding(low=-3.0, high=5.0)
+    nodes: list[Node] = [
+        Image(name="image", shape=(2, 6, 6), encoding=Encoding(high=1.0)),
+        graphs.convolution(rng, "c", ("image",), (2, 6, 6), 12, low=-9.0),
+        AddConstant(
+            name="a", inputs=("c",), shape=(12, 6, 6), encoding=encoding, values=rng.normal(0, 1 / 3, (12, 6, 6))
+        ),
+        LayerNorm(
+            name="n",
+            inputs=("a",),
+            shape=(12, 6, 6),
+            encoding=encoding,
+            gain=rng.normal(1, 1 / 3, 12),
+            bias=rng.normal(0, 1 / 3, 12),
+            eps=1e-5,
+        ),
+        graphs.head(rng, "fc", "n", (12, 6, 6)),
+    ]
+    network = build("normalised", graphs.SMALL, nodes)
+    archive.save(network, tmp_path / "n.graph")
+    read = archive.load(tmp_path / "n.graph")
+    again, constant = read.node("n"), read.node("a")
+    assert isinstance(again, LayerNorm)
+    assert isinstance(constant, AddConstant)
+    wanted = network.node("n"), network.node("a")
+    assert (again.eps, again.taken, again.encoding) == (1e-5, encoding, encoding)
+    assert (constant.taken, constant.encoding) == (network.node("c").encoding, encoding)
+    assert again.gain.tobytes() + again.bias.tobytes() == wanted[0].gain.tobytes() + wanted[0].bias.tobytes()
+    assert constant.values.tobytes() == wanted[1].values.tobytes()
+    q = given(7, 12, 6, 6)
+    for one, other in zip((again, constant), wanted, strict=True):
+        np.testing.assert_array_equal(one.compute(q), other.compute(q))
+    assert archive.to_bytes(read) == archive.to_bytes(network)
+
+
+def test_activations_of_the_host_may_have_few_ones():
+    encoding = Encoding(high=5.0, ones=2)
+    node = AddConstant(name="c", inputs=("x",), shape=(12, 6, 6), encoding=encoding, values=np.zeros((12, 6, 6)))
+    made = node.derived([TAKEN], graphs.SMALL).compute(given(8, 12, 6, 6))
+    assert {int(value).bit_count() for value in np.unique(made)} == {0, 1, 2}
+
+
+def test_work_of_the_host_has_one_input():
+    network = small()
+    nodes = [replace(node, inputs=("qkv", "qkv")) if node.name == "a" else node for node in network.nodes]
+    with pytest.raises(ValueError, match="node a: work of the host has one input, got 2"):
+        build("attends", graphs.SMALL, nodes)
+
+
+@pytest.mark.parametrize("shape", [(11,), (12, 1), ()], ids=str)
+def test_a_gain_of_another_shape_is_refused(shape):
+    node = LayerNorm(
+        name="n",
+        inputs=("x",),
+        shape=(12, 5, 1),
+        encoding=TAKEN,
+        gain=np.ones(shape),
+        bias=np.zeros(12),
+        eps=1e-5,
+    )
+    with pytest.raises(ValueError, match="gain and bias must have 12 values, eps must be above 0"):
+        node.expected_shape([(12, 5, 1)])
+
+
 def test_a_graph_with_host_nodes_is_the_same_after_writing(tmp_path):
     network = small()
     archive.save(network, tmp_path / "n.graph")
@@ -113,6 +182,12 @@ def test_operations_are_counted_by_name():
         "bytes_in": 3 * c * t,
         "bytes_out": c * t,
     }
+
+
+def test_work_is_listed_by_node_with_every_count_and_summed():
+    (row,) = work_of(small().nodes)
+    assert row == {"node": "a", **dict.fromkeys(COUNTS, 0), **small().node("a").operations}
+    assert total_work([row, row]) == {name: 2 * row[name] for name in COUNTS}
 
 
 def test_channels_that_are_no_heads_are_refused():

@@ -16,6 +16,7 @@ from golden_model.crossbar import mapping
 from golden_model.engines.run_network import GraphRunner
 from golden_model.files import InputError
 from golden_model.image import archive, image
+from golden_model.image.interpreter import Interpreter
 from golden_model.image.program import plan
 from golden_model.registers import COUNTER_NAMES, descriptor_words, unpack_descriptor
 from tests.golden_model.random_graphs import (
@@ -25,6 +26,7 @@ from tests.golden_model.random_graphs import (
     SMALL_PAIRS,
     SMALL_STOP,
     SMALL_TABLES,
+    encoder,
     random_images,
     random_network,
 )
@@ -316,6 +318,67 @@ def test_a_missing_or_changed_file_of_tables_is_refused(with_tables):
 def test_a_file_of_tables_does_not_belong_to_an_image_without_them(directory):
     (directory / "lookups.hex").write_text("")
     refused(directory, "lookups.hex does not belong to the image")
+
+
+@pytest.fixture(scope="module", params=[SMALL, SMALL_PAIRS], ids=["planes", "pairs"])
+def of_host(request, tmp_path_factory):
+    """As `original`, with work of the host between the steps."""
+    directory = tmp_path_factory.mktemp("images") / "host"
+    net = encoder(request.param)
+    return directory, image.write(directory, net, random_images(5, net, 3))
+
+
+@pytest.fixture
+def host_directory(of_host, tmp_path):
+    return shutil.copytree(of_host[0], tmp_path / "copy")
+
+
+def test_work_of_the_host_is_read_back_and_runs(of_host):
+    directory, written = of_host
+    read = image.read(directory)
+    assert read.manifest["version"] == 3
+    program = read.program
+    stated = [(step["node"], step["before"], step["source"], step["target"]) for step in read.manifest["host_steps"]]
+    assert stated == [(step.name, step.before, step.read_base, step.write_base) for step in program.host_steps]
+    assert stated[-1][:2] == ("norm10", 5)
+    logits, events = Interpreter.of(program).run(read.vectors.images)
+    assert np.array_equal(logits, written.vectors.logits)
+    assert np.array_equal(events.counts, written.vectors.events.counts)
+    assert np.array_equal(events.cycles.sum(axis=1), written.vectors.cycles)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m, a: m.pop("host_steps"), "host_steps is missing"),
+        (edit(host_steps=[]), "host_steps does not follow from the network"),
+        (edit(host_steps=3), "host_steps does not follow from the network"),
+        (lambda m, a: m["host_steps"][0].update(before=2), "host_steps does not follow from the network"),
+        (lambda m, a: m["host_steps"][0].update(target=0), "host_steps does not follow from the network"),
+        (lambda m, a: m["host_steps"].reverse(), "host_steps does not follow from the network"),
+        (lambda m, a: m["nodes"][3].update(eps=-1.0), "node norm3: .*eps must be above 0, got -1"),
+        (lambda m, a: m["nodes"][5].update(heads=4), "node attention5: its 18 channels must be q, k and v of 4 heads"),
+        (lambda m, a: m["nodes"][5].update(heads="2"), "heads must be int, got '2'"),
+        (edit_array("node 3 norm3.gain", lambda x: x[1:]), "node norm3: gain and bias must have 6 values"),
+        (edit_array("node 3 norm3.gain", lambda x: x * np.nan), "node 3 norm3.gain must be finite"),
+        (edit_array("node 2 constant2.values", lambda x: x[:, 1:]), "node constant2: its constant must have shape"),
+        (lambda m, a: a.pop("node 2 constant2.values"), "the array node 2 constant2.values is missing"),
+    ],
+)
+def test_bad_work_of_the_host_is_refused_with_one_sentence(host_directory, change, words):
+    forge(host_directory, change)
+    refused(host_directory, words)
+
+
+def test_a_changed_array_of_the_host_is_refused(host_directory):
+    forge(host_directory, edit_array("node 3 norm3.gain", lambda x: x + 1), seal=False)
+    refused(host_directory, "norm3.gain.npy was changed, its sha256 does not match")
+
+
+def test_work_of_the_host_does_not_belong_to_an_image_without_it(directory):
+    assert "host_steps" not in image.read(directory).manifest
+    forge(directory, edit(host_steps=[]))
+    refused(directory, "host_steps does not belong to an image without work of a host")
 
 
 def test_an_image_without_tables_does_not_speak_of_them(directory):

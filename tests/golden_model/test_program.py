@@ -15,17 +15,20 @@ from golden_model.image import placing
 from golden_model.image import program as program_module
 from golden_model.image.archive import load
 from golden_model.image.interpreter import Interpreter
-from golden_model.image.lowering import lower
+from golden_model.image.lowering import HostStep, lower
 from golden_model.image.program import fitting, needs, plan
 from golden_model.registers import StepKind, pack_descriptor
 from golden_model.trq import AdcRegisters
 from tests.golden_model.random_graphs import (
+    HOST_KINDS,
     KINDS,
     NINE,
     SMALL,
+    SMALL_PAIRS,
     SMALL_TABLES,
     SMALL_TABLES_MACROS,
     WITH_FUNCTIONS,
+    encoder,
     random_images,
     random_network,
     random_networks,
@@ -55,7 +58,7 @@ def check(network: Graph, images, engine="direct") -> None:
     program = plan(network)
     runner = GraphRunner(network, engine=engine)
     logits, events = runner.run(images)
-    trace = Interpreter(program.tables, network.hardware, engine=engine).trace(images)
+    trace = Interpreter.of(program, engine=engine).trace(images)
     tensors = runner.outputs(images)
     for step, made in zip(program.steps, trace.outputs, strict=True):
         if step.fields["last"] or ".copy" in step.name:
@@ -217,9 +220,92 @@ def test_descriptors_that_the_hardware_refuses_are_refused(change, words):
         Interpreter(program_with(change), SMALL)
 
 
+# ---- work of the host ---------------------------------------------------------------------------
+HOSTS = pytest.mark.parametrize("hardware", [SMALL, SMALL_PAIRS], ids=["planes", "pairs"])
+
+
+@HOSTS
+def test_networks_with_work_of_the_host_are_computed_by_their_programs(hardware):
+    parts = set()
+    for seed in range(12):
+        network = random_network(seed, hardware, (*HOST_KINDS, *KINDS), 8)
+        check(network, random_images(seed, network, 3))
+        parts.add(len(plan(network).parts()))
+    assert {1, 2} <= parts
+
+
+@HOSTS
+def test_an_encoder_is_computed_in_the_runs_between_its_work_of_the_host(hardware):
+    network = encoder(hardware)
+    check(network, random_images(0, network, 4))
+    program = plan(network)
+    assert [(part.first, part.end, [step.name for step in part.host_steps]) for part in program.parts()] == [
+        (0, 1, []),
+        (1, 2, ["constant2", "norm3"]),
+        (2, 3, ["attention5"]),
+        (3, 5, ["norm7"]),
+        (5, 6, ["norm10"]),
+    ]
+    assert [step.write_base % 4 for step in program.host_steps] == [0, 0, 0, 0, 2], "a part of a concatenation"
+
+
+def test_the_first_steps_of_a_program_take_the_runs_that_lead_to_them():
+    parts = plan(encoder()).parts
+    assert [(part.first, part.end) for part in parts(4)] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert [(part.first, part.end) for part in parts(1)] == [(0, 1)]
+    assert parts(1)[0].host_steps == ()
+
+
+def test_a_program_without_work_of_the_host_is_one_run():
+    program = plan(random_network(3, SMALL))
+    assert [(part.host_steps, part.first, part.end) for part in program.parts()] == [((), 0, len(program.steps))]
+
+
+def test_the_memory_before_a_step_holds_what_the_host_has_written():
+    program = plan(encoder())
+    images = random_images(0, encoder(), 2)
+    interpreter = Interpreter.of(program)
+    for index, work in ((1, program.host_steps[1]), (5, program.host_steps[4])):
+        memory = interpreter.memory_before(images, index)
+        given = memory[:, work.read_base : work.read_base + work.read_bytes]
+        held = memory[:, work.write_base : work.write_base + work.write_bytes]
+        assert np.array_equal(held, work.compute(given))
+        assert held.any()
+    assert interpreter.memory_before(images, 0).sum() == images.sum()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"before": 6}, "step norm10 of the host: it must stand before one of the 6 steps of the tile, got 6"),
+        ({"before": -1}, "step norm10 of the host: it must stand before one of the 6 steps of the tile, got -1"),
+        (
+            {"read_base": SMALL.activation_bytes - 17},
+            "step norm10 of the host: it reads 18 bytes at 16367, the memory ends at activation_bytes = 16384",
+        ),
+        ({"write_base": -1}, "step norm10 of the host: it writes 18 bytes at -1, the memory ends"),
+    ],
+)
+def test_work_of_the_host_outside_program_or_memory_is_refused(change, words):
+    program = plan(encoder())
+    steps = (*program.host_steps[:-1], replace(program.host_steps[-1], **change))
+    with pytest.raises(ValueError, match=words):
+        Interpreter.of(replace(program, host_steps=steps))
+
+
 # ---- placing ------------------------------------------------------------------------------------
+@HOSTS
+def test_what_the_host_reads_and_writes_is_kept_for_it(hardware):
+    program = plan(encoder(hardware))
+    for index, step in enumerate(program.order):
+        if isinstance(step, HostStep):
+            for base, size in ((step.read_base, step.read_bytes), (step.write_base, step.write_bytes)):
+                held = [b for b in program.buffers if b.base <= base and base + size <= b.base + b.size]
+                assert any(b.first <= index <= b.last for b in held), step.name
+
+
 @settings(max_examples=60)
-@given(random_networks(SMALL))
+@given(random_networks(SMALL, (*KINDS, *HOST_KINDS)))
 def test_buffers_that_are_needed_at_the_same_time_do_not_overlap(network):
     program = plan(network)
     for index, one in enumerate(program.buffers):

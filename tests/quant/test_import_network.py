@@ -153,6 +153,15 @@ def in_place(self, x):
     return self.fc(torch.flatten(F.relu(y + x), 1))
 
 
+def clamped(self, x):
+    """Ranges around 0: of a layer and its maximum, behind a ReLU and a wider range, of a sum, of several maps."""
+    x = F.max_pool2d(self.a(x).clamp(-0.4, 0.5), 2)
+    y = F.hardtanh(F.relu(self.b(x)), -0.3, 0.4)
+    z = F.hardtanh(self.c(x), -0.5, 0.5).clamp(-0.2, 0.1)
+    x = torch.clamp(x + self.d(x), max=0.3)
+    return self.fc(torch.cat([x, y, z], 1).clamp(-0.35, 0.25).flatten(1))
+
+
 def sequential(*modules: nn.Module) -> nn.Module:
     return nn.Sequential(*modules)
 
@@ -187,6 +196,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "fully convolutional": lambda: sequential(
         conv(3, 6), nn.Hardtanh(0, 2), nn.MaxPool2d(3, 2, 1), conv(6, 5, 1), nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten()
     ),
+    "clamped": lambda: Net(clamped, a=conv(3, 4), b=conv(4, 4), c=conv(4, 4), d=conv(4, 4), fc=fc(12 * 36)),
     "linear on pixels": lambda: sequential(nn.Flatten(), nn.Linear(432, 20), nn.ReLU(), fc(20)),
     "relu at the end": lambda: sequential(conv(3, 6), nn.ReLU(), nn.AdaptiveMaxPool2d(2), nn.Flatten(), fc(24),
                                           nn.ReLU()),
@@ -226,6 +236,16 @@ def test_residuals_become_part_of_the_larger_convolution():
     assert (total.name, total.inputs) == ("c", ("b", "p"))
     signed = made.node("p").encoding
     assert signed.low < 0 < signed.zero
+
+
+def test_a_range_around_0_is_a_clamp_and_no_table():
+    made = imported("clamped")
+    assert all(getattr(node, "lookup", None) is None for node in made.nodes)
+    first, total = made.node("a").encoding, made.node("d").encoding
+    assert made.layers[0].pool == 2
+    assert (first.low, first.high) == (pytest.approx(-0.4, abs=0.002), pytest.approx(0.5, abs=0.002))
+    assert total.high == pytest.approx(0.3)
+    assert total.low < -0.4
 
 
 def test_maximum_pooling_goes_into_the_layer_where_the_hardware_can_do_it():
@@ -405,7 +425,8 @@ def test_operators_that_are_not_supported_are_named_with_their_layer():
     refused("layer 'cat': cat: only channels", lambda s, x: torch.cat([s.a(x), s.a(x)], 2), a=conv(3, 4))
     refused("layer 'getitem': getitem: only x", lambda s, x: s.a(x)[:, :, 1:], a=conv(3, 4))
     refused("layer 'mean': mean: only the mean over height", lambda s, x: s.a(x).mean(1), a=conv(3, 4))
-    refused("layer 'clamp': clamp: only a clamp from 0", lambda s, x: s.a(x).clamp(-1, 1), a=conv(3, 4))
+    refused("layer 'clamp': clamp: only a clamp to a range", lambda s, x: s.a(x).clamp(0.1, 1), a=conv(3, 4))
+    refused("layer 'clamp': .* of numbers", lambda s, x: s.a(x).clamp(None, x.abs()), a=conv(3, 3, padding=1))
 
 
 def test_an_operator_inside_a_block_is_named_with_the_block():

@@ -147,8 +147,8 @@ OPERATORS: dict[str, tuple[list[Any], dict[str, Any], int]] = {
         [
             ("Add", ["c", "three"], ["u"], {}),
             ("Clip", ["u", "zero", "six"], ["v"], {}),
-            ("Mul", ["c", "v"], ["p"], {}),
-            ("Div", ["p", "six"], ["t"], {}),
+            ("Mul", ["c", "v"], ["q"], {}),
+            ("Div", ["q", "six"], ["t"], {}),
         ],
         {"zero": np.float32(0), "three": np.float32(3), "six": np.float32(6)},
         13,
@@ -158,8 +158,8 @@ OPERATORS: dict[str, tuple[list[Any], dict[str, Any], int]] = {
             ("Div", ["c", "root"], ["d"], {}),
             ("Erf", ["d"], ["e"], {}),
             ("Add", ["e", "one"], ["o"], {}),
-            ("Mul", ["c", "o"], ["p"], {}),
-            ("Mul", ["p", "half"], ["t"], {}),
+            ("Mul", ["c", "o"], ["q"], {}),
+            ("Mul", ["q", "half"], ["t"], {}),
         ],
         {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)},
         13,
@@ -361,7 +361,7 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "operator": (
         [("Sin", ["m"], ["t"], {})],
         {},
-        r"^node 'my/t': Sin of opset 13: it is not supported \(supported: Add, AveragePool",
+        r"^node 'my/t': Sin of opset 13: it is not supported \(supported: Abs, Add, AveragePool",
     ),
     "function": (
         [("Sqrt", ["m"], ["t"], {})],
@@ -383,7 +383,11 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
         {},
         "Mul of opset 13: only a constant, not a second tensor of the network that is no function of the first",
     ),
-    "clamp": ([("Clip", ["m", "a"], ["t"], {})], {"a": np.float32(-1)}, "only a clamp from 0 upwards, got -1..inf"),
+    "clamp": (
+        [("Clip", ["m", "a"], ["t"], {})],
+        {"a": np.float32(1)},
+        "only a clamp to a range that holds 0, got 1..inf",
+    ),
     "mean": ([("ReduceMean", ["m"], ["t"], {"axes": [1]})], {}, r"only the mean over height and width .* axes \[1\]"),
     "border": (
         [("Pad", ["m", "n"], ["t"], {"mode": "reflect"})],

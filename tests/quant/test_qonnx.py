@@ -114,6 +114,30 @@ def test_a_quantiser_that_repeats_another_is_no_step_of_its_own(tmp_path):
     assert len(equal(written(tmp_path, nodes, CONSTANTS)).nodes) == 4
 
 
+def off_by_one_at_most(made: Graph, path: Path, names: dict[str, str], least: int, step: float) -> None:
+    """Activations by name, in the file -> in the graph: a zero point goes into a bias, and is rounded there."""
+    floats = torch.tensor(pictures() / 255, dtype=torch.float32)
+    wanted, found = onnx_file.node_values(onnx_file.read(path), floats), GraphRunner(made, engine="direct")
+    outputs = found.outputs(pictures())
+    for theirs, ours in names.items():
+        difference = outputs[ours].astype(int) - (np.round(wanted[theirs].numpy() / step).astype(int) - least)
+        assert np.abs(difference).max() <= 1
+        assert (difference != 0).mean() < 0.01
+
+
+@pytest.mark.usefixtures("_executor")
+@pytest.mark.parametrize("relu", [False, True])
+def test_signed_activations_keep_their_zero_point(relu, tmp_path):
+    changed = {"a1": quant("r1" if relu else "c1", "sa", "b5", "a1", signed=1)}
+    nodes = [changed.get(node[2][0], node) for node in NODES if relu or node[2] != ["r1"]]
+    path = written(tmp_path, nodes, {**CONSTANTS, "b5": np.float32(5)})
+    made = captured(path)
+    name = "my_a1" if relu else "my_c1"  # a layer has one clamp, so the second one is a step
+    assert made.node(name).encoding.zero == 16
+    assert made.node(name).encoding.bits == 5
+    off_by_one_at_most(made, path, {"a1" if relu else "p1": name}, -16, FIRST)
+
+
 @pytest.mark.usefixtures("_executor")
 def test_a_quantiser_of_the_scores_is_left_out(tmp_path):
     nodes = [*NODES[:-1], ("MatMul", ["f", "w3t"], ["z"], {}), quant("z", "sa", "b8", "y", **SIGNED)]
@@ -143,13 +167,10 @@ def with_activation(folder: Path, **changed: Any) -> Path:
 @pytest.mark.parametrize(
     ("changed", "match"),
     [
-        (
-            {"signed": 1},
-            r"node 'my/a1': Quant of opset 13: an activation must be an unsigned integer of at most 8",
-        ),
-        ({"bits": 9}, "at most 8 bits whose least value stands for 0"),
-        ({"zero": 3}, "these stand for -0.6 to 2.4 in steps of 0.2"),
-        ({"narrow": 1}, "these stand for 0 to 2.8 in steps of 0.2"),
+        ({"bits": 9}, r"node 'my/a1': Quant of opset 13: an activation must be one of 2, 4, 8, ... 256 integers"),
+        ({"zero": -3}, "it is one of 16, which stand for 0.6 to 3.6 in steps of 0.2"),
+        ({"narrow": 1}, "it is one of 15, which stand for 0 to 2.8 in steps of 0.2"),
+        ({"narrow": 1, "signed": 1}, "it is one of 15, which stand for -1.4 to 1.4 in steps of 0.2"),
         ({"rounding_mode": "FLOOR"}, "rounded to the nearest integer, not FLOOR"),
         ({"rounding_mode": "ODD"}, "rounding_mode must be one of ROUND, HALF_EVEN, HALF_UP, FLOOR, CEIL, got ODD"),
         ({"scale": np.full((1, 6, 1, 1), FIRST)}, "must have one scale and one zero point"),
@@ -234,6 +255,16 @@ def test_integers_must_become_numbers_again(tmp_path):
     refused(written(tmp_path, nodes, constants), "its scale and zero point must be those of QuantizeLinear")
 
 
-def test_signed_activations_are_refused(tmp_path):
+@pytest.mark.parametrize(("kind", "zero"), [(np.uint8, 77), (np.int8, 0)])
+def test_signed_activations_are_those_of_onnxruntime(kind, zero, tmp_path):
     nodes, constants = linear_nodes(np.uint8)
-    refused(written(tmp_path, nodes, {**constants, "az": np.uint8(7)}), "must be an unsigned integer .* in steps of")
+    signed = [
+        (name, ["c1" if given == "r1" else "signed" if given == "az" and out[0] in ("a1", "a1i") else given
+                for given in inputs], out, words)
+        for name, inputs, out, words in nodes if out != ["r1"]
+    ]  # fmt: skip
+    path = written(tmp_path, signed, {**constants, "signed": np.array(zero, kind)})
+    made, least = captured(path), int(np.iinfo(kind).min) - zero
+    off_by_one_at_most(made, path, {"p1": "my_c1"}, least, 0.01)
+    assert made.crossbars[0].encoding.zero == -least
+    assert float(made.crossbars[0].encoding.scale) == pytest.approx(0.01)

@@ -226,6 +226,12 @@ def test_a_network_that_the_graph_does_not_compute_is_refused_before_it_is_train
 
 
 def test_an_operator_that_cannot_become_integers_is_refused_before_it_is_trained():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Hardtanh(0.1, 1), nn.Flatten(), nn.Linear(256, 5))
+    with pytest.raises(UnsupportedOperator, match="layer '1': Hardtanh: only a clamp to a range of numbers"):
+        made(model)
+
+
+def test_a_clamp_below_0_is_refused_before_it_is_trained():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Hardtanh(-1, 1), nn.Flatten(), nn.Linear(256, 5))
-    with pytest.raises(UnsupportedOperator, match="layer '1': Hardtanh: only a clamp from 0 upwards"):
+    with pytest.raises(UnsupportedOperator, match="layer '1': networks with a clamp below 0 cannot be trained here"):
         made(model)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,10 @@ from torch import nn
 
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.host import Host
-from golden_model.image.program import plan
+from golden_model.graph.settings import with_settings
+from golden_model.image import archive
+from golden_model.image.interpreter import Interpreter
+from golden_model.image.program import fitting, plan
 from quant.capture.capture import from_torch
 from quant.capture.errors import UnsupportedOperator
 from quant.networks.pixels import Normalisation, float_logits
@@ -73,10 +79,25 @@ def test_all_linear_layers_of_a_vit_are_on_crossbars():
     ]  # fmt: skip
 
 
-def test_a_program_of_one_tile_refuses_work_of_the_host():
+def test_a_program_of_a_vit_computes_what_its_network_does():
     made = from_torch(vit(), SHAPE, HARDWARE, pictures(4))
-    with pytest.raises(ValueError, match="node add: the tile cannot compute it, it is work of a host"):
-        plan(made)
+    program = plan(with_settings(made, hardware=fitting(made, HARDWARE)))
+    assert [(part.first, part.end) for part in program.parts()] == [(0, 1), (1, 2), (2, 3), (3, 5), (5, 7)]
+    assert [step.name for step in program.host_steps] == [
+        "add", "blocks.0.norm1", "blocks.0.attention", "blocks.0.norm2", "norm",
+    ]  # fmt: skip
+    images = pictures(4)
+    np.testing.assert_array_equal(Interpreter.of(program).run(images)[0], GraphRunner(made).run(images)[0])
+
+
+@pytest.mark.slow
+def test_the_example_trains_a_transformer_and_counts_its_work(tmp_path, capsys):
+    source = Path(__file__).resolve().parents[2] / "docs/examples/vit.py"
+    runpy.run_path(str(source))["main"](str(tmp_path / "vit.graph"), 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("accuracy on 1000 digits: float ")
+    assert "on crossbars: 287,552 multiplications; on the host, not in the energy: {'multiply': 43168" in lines[-1]
+    assert len(plan(archive.load(tmp_path / "vit.graph")).host_steps) == 8
 
 
 @pytest.mark.parametrize(

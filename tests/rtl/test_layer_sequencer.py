@@ -119,10 +119,10 @@ class Others:
                     levels.add(answer)
                 ctx.set(getattr(dut, answer), waiting[answer] == 0 or answer in levels)
 
-    def expected(self, count: int | None = None) -> list[tuple]:
-        """The log of an undisturbed run of the first `count` steps."""
+    def expected(self, count: int | None = None, first: int = 0) -> list[tuple]:
+        """The log of an undisturbed run of steps `first`..`count` - 1."""
         log: list[tuple] = []
-        for layer, step in enumerate(self.steps[:count]):
+        for layer, step in list(enumerate(self.steps[:count]))[first:]:
             log += [(name, layer) for name in STROBES]
             if self.pairs and not step.element:
                 for beat in range(step.windows + 2):
@@ -135,8 +135,9 @@ class Others:
             log += [("store_events", layer), ("events_stored", layer)]
         return log
 
-    async def start(self, ctx, count: int | None = None) -> None:
+    async def start(self, ctx, count: int | None = None, first: int = 0) -> None:
         ctx.set(self.dut.layer_count, len(self.steps) if count is None else count)
+        ctx.set(self.dut.first_layer, first)
         await strobe(ctx, self.dut.start)
 
     async def idle(self, ctx) -> dict[str, int]:
@@ -176,6 +177,36 @@ def test_only_the_first_steps_run_if_layer_count_says_so():
 
     others.simulate(bench)
     assert others.log == others.expected(2)
+
+
+@BOTH
+def test_runs_of_parts_do_together_what_one_run_does(hardware):
+    others = Others(MIXED, hardware, slowest=3)
+
+    async def bench(ctx):
+        for first, count in ((0, 1), (1, 3), (3, len(MIXED))):
+            before = others.busy
+            await others.start(ctx, count, first)
+            assert fetch(ctx, others.dut.status)["layer"] == first
+            assert await others.idle(ctx) == _status(done=1, layer=count - 1)
+            assert ctx.get(others.dut.cycles) == others.busy - before, "clocks begin anew with every run"
+
+    others.simulate(bench)
+    assert others.log == others.expected()
+    assert others.settled == [SETTLE] * len(MIXED)
+
+
+@BOTH
+def test_a_part_can_run_again(hardware):
+    others = Others(MIXED, hardware)
+
+    async def bench(ctx):
+        for _ in range(2):
+            await others.start(ctx, 3, 1)
+            assert await others.idle(ctx) == _status(done=1, layer=2)
+
+    others.simulate(bench)
+    assert others.log == others.expected(3, 1) * 2
 
 
 @BOTH
@@ -273,14 +304,16 @@ def test_overflow_stays_in_status_until_the_next_start():
 
 
 # ---- errors -------------------------------------------------------------------------------------
-@pytest.mark.parametrize("count", [0, TINY.max_layers + 1])
-def test_a_layer_count_outside_the_hardware_does_not_start(count):
+@pytest.mark.parametrize(
+    ("count", "first"), [(0, 0), (TINY.max_layers + 1, 0), (1, 1), (1, 2), (0, 65535), (TINY.max_layers + 1, 1)]
+)
+def test_a_layer_count_outside_the_hardware_or_a_first_layer_behind_it_does_not_start(count, first):
     others = Others([Step()])
 
     async def bench(ctx):
         await others.start(ctx)
         await others.idle(ctx)
-        await others.start(ctx, count)
+        await others.start(ctx, count, first)
         for _ in range(3):
             assert fetch(ctx, others.dut.status) == _status(ErrorCode.LAYER_COUNT)
             await ctx.tick()

@@ -94,6 +94,18 @@ def test_back_pressure_changes_no_result(seed):
     check(case, timing=False)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_comparators_that_have_not_decided_are_asked_again_and_change_no_result(seed):
+    hardware = replace(TINY, sample_interval=[1, 2][seed % 2], comparator_valid=1)
+    case = random_case(seed, hardware, segments=4, columns=4)
+    check(replace(case, undecided=[0.2, 0.7][seed // 2 % 2], sample_stall=[0.0, 0.5][seed // 4]), timing=False)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_comparators_that_always_decide_in_time_cost_no_clock(seed):
+    check(random_case(seed, replace(TINY, comparator_valid=1), segments=4, columns=4))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_random_layer_of_the_paper_machine_equals_the_oracle(seed):
     check(random_case(seed, PAPER, segments=3, columns=3, windows=1))

@@ -1,4 +1,4 @@
-"""The synthesis command, on a library of a few cells that is written here."""
+"""The synthesis command, on a library of a few invented cells."""
 
 from __future__ import annotations
 
@@ -19,41 +19,9 @@ from rtl.synthesis import Library, synthesise
 pytestmark = pytest.mark.rtl
 runner = CliRunner()
 
-#: Area and function of the library's gates; the flip-flop has an area of 20.
-GATES = {"INV": (1, "!A"), "NAND2": (2, "!(A&B)"), "NOR2": (3, "!(A|B)"), "BUF": (4, "A")}
-HEAD = """library(few) {
-delay_model : table_lookup; time_unit : "1ns"; capacitive_load_unit (1, ff); voltage_unit : "1V"; current_unit : "1mA";
-lu_table_template(t) { variable_1 : input_net_transition; variable_2 : total_output_net_capacitance;
-    index_1 ("0.01, 1.0"); index_2 ("1.0, 100.0"); }
-"""
-
-
-def _cell(name: str, area: float, function: str) -> str:
-    inputs = [pin for pin in "AB" if pin in function]
-    pins = "".join(f"pin({pin}) {{ direction : input; capacitance : 1.0; }}\n" for pin in inputs)
-    sense = "negative_unate" if "!" in function else "positive_unate"
-    table = '(t) { index_1 ("0.01, 1.0"); index_2 ("1.0, 100.0"); values ("0.1, 0.5", "0.2, 0.6"); }'
-    timing = "".join(
-        f'timing() {{ related_pin : "{pin}"; timing_sense : {sense}; cell_rise {table} rise_transition {table}'
-        f" cell_fall {table} fall_transition {table} }}\n"
-        for pin in inputs
-    )
-    output = f'pin(Y) {{ direction : output; function : "{function}"; max_capacitance : 100.0; {timing} }}\n'
-    return f"cell({name}) {{ area : {area};\n{pins}{output}}}\n"
-
-
-@pytest.fixture(scope="module")
-def liberty(tmp_path_factory) -> Path:
-    cells = "".join(_cell(name, area, function) for name, (area, function) in GATES.items())
-    flip_flop = (
-        'cell(DFF) { area : 20; ff(IQ, IQN) { clocked_on : "C"; next_state : "D"; }\n'
-        "pin(C) { direction : input; clock : true; capacitance : 1.0; }\n"
-        "pin(D) { direction : input; capacitance : 1.0; }\n"
-        'pin(Q) { direction : output; function : "IQ"; } }\n'
-    )
-    path = tmp_path_factory.mktemp("liberty") / "cells.lib"
-    path.write_text(f"{HEAD}{cells}{flip_flop}}}\n")
-    return path
+#: A few invented cells, and what they take.
+SMALL = Path(__file__).with_name("small.lib")
+AREA = {"NAND2": 2, "BUF": 4, "DFF": 20}
 
 
 class Chain(wiring.Component):
@@ -85,10 +53,10 @@ class Table(wiring.Component):
         return m
 
 
-def test_area_is_the_sum_of_the_librarys_cells(liberty):
-    found = synthesise(Chain(), "chain", Library(liberty))
+def test_area_is_the_sum_of_the_librarys_cells():
+    found = synthesise(Chain(), "chain", Library(SMALL))
     assert (found.area, found.cells, found.flip_flops, found.depth) == (
-        GATES["NAND2"][0] + GATES["BUF"][0] + 20,
+        AREA["NAND2"] + AREA["BUF"] + AREA["DFF"],
         3,
         1,
         2,
@@ -97,15 +65,15 @@ def test_area_is_the_sum_of_the_librarys_cells(liberty):
     assert found.delay > 0
 
 
-def test_gzipped_library_is_the_same(liberty, tmp_path):
+def test_gzipped_library_is_the_same(tmp_path):
     path = tmp_path / "cells.lib.gz"
-    path.write_bytes(gzip.compress(liberty.read_bytes()))
-    assert synthesise(Chain(), "chain", Library(path)) == synthesise(Chain(), "chain", Library(liberty))
+    path.write_bytes(gzip.compress(SMALL.read_bytes()))
+    assert synthesise(Chain(), "chain", Library(path)) == synthesise(Chain(), "chain", Library(SMALL))
 
 
-def test_cell_that_is_not_to_be_used_is_not_used(liberty):
-    found = synthesise(Chain(), "chain", Library(liberty, dont_use=("NAND2",)))
-    assert found.area > synthesise(Chain(), "chain", Library(liberty)).area
+def test_cell_that_is_not_to_be_used_is_not_used():
+    found = synthesise(Chain(), "chain", Library(SMALL, dont_use=("NAND2",)))
+    assert found.area > synthesise(Chain(), "chain", Library(SMALL)).area
 
 
 def test_without_a_library_gates_are_counted_in_nand2():
@@ -113,24 +81,24 @@ def test_without_a_library_gates_are_counted_in_nand2():
     assert (found.area, found.flip_flops, found.depth, found.delay) == (7.0, 1, 1, None)
 
 
-def test_memory_stays_one_with_its_size_and_ports(liberty):
-    found = synthesise(Table(), "table", Library(liberty))
+def test_memory_stays_one_with_its_size_and_ports():
+    found = synthesise(Table(), "table", Library(SMALL))
     assert found.memories == (synthesis.Memory(words=16, bits=5, read_ports=1, write_ports=1),)
 
 
-def test_command_prints_and_writes_what_it_found(liberty, tmp_path):
-    arguments = ["search_lane", f"{__name__}:Chain", "--hardware", "tiny", "--liberty", str(liberty)]
+def test_command_prints_and_writes_what_it_found(tmp_path):
+    arguments = ["search_lane", f"{__name__}:Chain", "--hardware", "tiny", "--liberty", str(SMALL)]
     result = runner.invoke(synthesis.app, [*arguments, "--clock", "4", "--json", str(tmp_path / "found.json")])
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "found.json").read_text())
-    assert (report["clock"], report["liberty"], report["hardware"]) == (4.0, "cells.lib", TINY.as_dict())
+    assert (report["clock"], report["liberty"], report["hardware"]) == (4.0, "small.lib", TINY.as_dict())
     assert [block["block"] for block in report["blocks"]] == arguments[:2]
     assert report["blocks"][1]["flip_flops"] == 1
 
 
-def test_a_block_that_has_grown_by_more_than_2_percent_is_named(liberty, tmp_path):
+def test_a_block_that_has_grown_by_more_than_2_percent_is_named(tmp_path):
     """Area 26, of which 2 % are 0.52; depth 2, of which they are none."""
-    arguments = [f"{__name__}:Chain", "--hardware", "tiny", "--liberty", str(liberty)]
+    arguments = [f"{__name__}:Chain", "--hardware", "tiny", "--liberty", str(SMALL)]
     baseline = tmp_path / "before.json"
     assert runner.invoke(synthesis.app, [*arguments, "--json", str(baseline)]).exit_code == 0
     report = json.loads(baseline.read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 
@@ -65,22 +66,25 @@ def _memory(hardware=ROOMY, seed=0, top=None):
     return [largest if top else rng.randint(0, largest) for _ in range(hardware.activation_bytes)]
 
 
-async def _check_run(program, driver, memory, steps=None):
-    """One run on the device: everything it leaves behind equals the model."""
+async def _check_run(program, driver, memory, steps=None, cuts=()):
+    """One run on the device, or one up to each of the cuts and to the end: everything it leaves behind equals the
+    model."""
     expected = program.run(memory, steps)
-    count = len(expected.events)
+    count, cycles = len(expected.events), 0
     await write_memory(driver, memory)
-    if expected.overflow:
-        with pytest.raises(DeviceError, match="overflow"):
-            await driver.start(count, expected_cycles=expected.cycles)
-    else:
-        await driver.start(count, expected_cycles=expected.cycles)
+    for first, end in itertools.pairwise((0, *cuts, count)):
+        if expected.overflow:
+            with pytest.raises(DeviceError, match="overflow"):
+                await driver.start(end, first=first, expected_cycles=expected.cycles)
+        else:
+            await driver.start(end, first=first, expected_cycles=expected.cycles)
+        cycles += await driver.cycles()
     assert await read_memory(driver) == expected.memory
     logits = await driver.logits(max(expected.logits, default=-1) + 1)
     assert dict(enumerate(logits.tolist())) == dict(sorted(expected.logits.items()))
     events = await driver.events(count)
     assert [events[i].as_dict() for i in range(count)] == expected.events
-    assert await driver.cycles() == expected.cycles
+    assert cycles == expected.cycles
 
 
 def _check(program, memories=None, *, limit=200_000):
@@ -257,6 +261,42 @@ def test_crossbar_step_with_strided_residual_among_element_steps(hardware, seed)
 
 
 @BOTH
+@pytest.mark.parametrize("cuts", [(1,), (2, 3), (1, 2, 3)], ids=str)
+def test_a_program_in_parts_leaves_what_a_whole_run_leaves(hardware, cuts):
+    """Activations, event counters, logits; and a whole run afterwards."""
+    program = _residual_program(hardware)
+
+    async def job(bus, driver, device, ctx):
+        await program.load(driver)
+        await _check_run(program, driver, _memory(), cuts=cuts)
+        await _check_run(program, driver, _memory(seed=1))
+
+    run_system(hardware, job)
+
+
+@BOTH
+def test_a_part_runs_on_what_the_host_wrote_before_it(hardware):
+    """The second step reads what the host put over the output of the first."""
+    program = _residual_program(hardware)
+    memory = _memory(hardware)
+    given = [value ^ 1 if 80 <= at < 152 else value for at, value in enumerate(program.run(memory, 1).memory)]
+    rest = Program(hardware)
+    rest.__dict__ |= program.__dict__ | {"steps": program.steps[1:]}
+    expected = rest.run(given)
+
+    async def job(bus, driver, device, ctx):
+        await program.load(driver)
+        await write_memory(driver, memory)
+        await driver.start(1, expected_cycles=1000)
+        await write_memory(driver, given)
+        await driver.start(len(program.steps), first=1, expected_cycles=expected.cycles)
+        assert await read_memory(driver) == expected.memory != program.run(memory).memory
+        assert await driver.cycles() == expected.cycles
+
+    run_system(hardware, job)
+
+
+@BOTH
 def test_saturated_weights_and_activations(hardware):
     program = _residual_program(hardware, saturated=True)
     _check(program, [_memory(top=True), [0] * ROOMY.activation_bytes])
@@ -349,10 +389,10 @@ def test_large_units(hardware):
 
 
 # ---- control ------------------------------------------------------------------------------------
-async def _error_of(driver, steps, expected):
+async def _error_of(driver, steps, expected, first=0):
     """Start; the run must end with the error `expected` and nothing done."""
     with pytest.raises(DeviceError, match=expected.name):
-        await driver.start(steps, expected_cycles=1000)
+        await driver.start(steps, first=first, expected_cycles=1000)
     status = await driver.read_register("STATUS")
     assert (status["busy"], status["done"], status["error"]) == (0, 0, expected.value)
     return status
@@ -394,8 +434,8 @@ def test_illegal_descriptors_set_the_error_and_do_not_start_and_a_legal_one_runs
             await _error_of(driver, 1, expected)
             # The step's counters were never stored.
             assert (await driver.read_register("CYCLES_LOW"))["cycles"] < timing.c_layer(hardware)
-        for steps in (0, ROOMY.max_layers + 1):
-            await _error_of(driver, steps, ErrorCode.LAYER_COUNT)
+        for steps, first in ((0, 0), (ROOMY.max_layers + 1, 0), (1, 1), (1, 65535)):
+            await _error_of(driver, steps, ErrorCode.LAYER_COUNT, first)
         await driver.write_region("PROGRAM", _broken(program))
         await _check_run(program, driver, _memory())
 

@@ -59,7 +59,7 @@ class FakeDevice(Bus):
 
 
 def test_a_device_that_is_something_else_is_refused():
-    with pytest.raises(DeviceError, match="the device identifies as 0x12345678, not as 0x4F484D03"):
+    with pytest.raises(DeviceError, match="the device identifies as 0x12345678, not as 0x4F484D04"):
         run_now(Driver(FakeDevice(identity=0x12345678), SMALL).identify())
 
 
@@ -270,3 +270,16 @@ def test_a_long_run_tells_how_far_it_is():
 def test_illegal_pokes_are_refused(poke, message):
     with pytest.raises(ValueError, match=message):
         poke_words([poke])
+
+
+@pytest.mark.parametrize("base", range(8, 13))
+@pytest.mark.parametrize("size", range(1, 10))
+def test_bytes_are_written_and_read_at_any_place_and_those_beside_them_stay(base, size):
+    device = FakeDevice()
+    for word in range(8):
+        device.memory[REGION["ACTIVATIONS"].address(word)] = 0xFFFFFFFF
+    values = np.arange(1, size + 1, dtype=np.uint8)
+    run_now(Driver(device, SMALL, streams=False).write_bytes(base, values))
+    held = run_now(Driver(device, SMALL).read_bytes(0, 32))
+    assert held.tolist() == [*[255] * base, *values.tolist(), *[255] * (32 - base - size)]
+    assert run_now(Driver(device, SMALL).read_bytes(base, size)).tolist() == values.tolist()

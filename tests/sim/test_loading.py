@@ -12,7 +12,7 @@ from sim.host import loading
 from sim.host.bus import run_now
 from sim.host.sections import cells_of, picture_of, stream_of, tables_of
 from tests.end_to_end.networks import library, loaded
-from tests.golden_model.random_graphs import SMALL, random_images, random_network
+from tests.golden_model.random_graphs import SMALL, encoder, random_images, random_network
 
 pytestmark = pytest.mark.rtl
 
@@ -21,6 +21,13 @@ pytestmark = pytest.mark.rtl
 def image():
     network = random_network(11, SMALL)
     return loaded(network, random_images(11, network, 2))
+
+
+def test_work_of_the_host_does_not_go_into_files(tmp_path):
+    image = loaded(encoder(), random_images(0, encoder(), 1))
+    with pytest.raises(ValueError, match="step constant2 is work of the host, of which the files of an image hold"):
+        loading.write_files(image, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_both_ways_load_the_same_and_the_stream_takes_a_word_a_clock(image):

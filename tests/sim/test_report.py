@@ -27,6 +27,7 @@ from golden_model.pairs.search import search_of
 from golden_model.trq import AdcRegisters
 from sim import report
 from sim.reporting import collect, figures, view
+from tests.golden_model.random_graphs import encoder, random_images
 from tests.golden_model.test_graph import SMALL, everything, pixels
 
 TWIN = AdcRegisters(mode="twin", n_r2=3, n_r1=0)
@@ -545,3 +546,22 @@ def test_a_report_of_the_pair_machine_speaks_of_differences_and_has_the_clocks_o
     shown = view.render(found, on_pairs.vectors.images)
     assert "Differences of column pairs" in shown
     assert "two conversion ranges" not in shown
+
+
+# ---- work of the host ---------------------------------------------------------------------------
+def test_work_of_the_host_has_a_table_of_its_own_and_places_in_the_memory_map(tmp_path):
+    made = deployment.write(tmp_path / "image", encoder(), random_images(0, encoder(), 2))
+    found = collect.collect(made)
+    assert [row["node"] for row in found["host"]] == ["constant2", "norm3", "attention5", "norm7", "norm10"]
+    order = found["memory"]["order"]
+    assert [(place["node"], place["step"]) for place in order[:4]] == [
+        ("crossbar1", 0), ("constant2", None), ("norm3", None), ("crossbar4", 1),
+    ]  # fmt: skip
+    page = view.render(found, made.vectors.images)
+    assert "<h3>Work of the host</h3>" in page
+    assert "host: norm7" in page
+
+
+def test_a_network_without_work_of_the_host_does_not_speak_of_it(data, html):
+    assert data["host"] == []
+    assert "Work of the host" not in html

@@ -89,6 +89,7 @@ static void check_cells(const struct head *head) {
 }
 
 static void run(const struct head *head) {
+    write_word(OHM_FIRST_LAYER, 0);
     write_word(OHM_LAYER_COUNT, head->steps);
     write_word(OHM_IRQ_STATUS, OHM_IRQ_STATUS_DONE_MASK | OHM_IRQ_STATUS_ERROR_MASK);
     write_word(OHM_IRQ_ENABLE, OHM_IRQ_ENABLE_DONE_MASK | OHM_IRQ_ENABLE_ERROR_MASK);

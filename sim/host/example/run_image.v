@@ -170,6 +170,7 @@ module run_image;
 
         open(picture);
         send_rest;
+        write_word(`OHM_FIRST_LAYER, 0);
         write_word(`OHM_LAYER_COUNT, head[2]);
         write_word(`OHM_IRQ_ENABLE, `OHM_IRQ_ENABLE_DONE_MASK | `OHM_IRQ_ENABLE_ERROR_MASK);
         write_word(`OHM_CONTROL, `OHM_CONTROL_START_MASK);

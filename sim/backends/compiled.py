@@ -286,6 +286,8 @@ class CompiledBus(Bus):
     crossbar : the model behind the analog port; needed if and only if the library has that port.
     busy : share of the clocks in which the array takes no sample, no cells to write and no request, on each of these
         streams by chance; with `crossbar` only, below 1.
+    pauses : share of the clocks in which the host begins no valid and is not ready, on each channel of the bus and on
+        the load stream by chance; below 1.
     stop : once another thread sets it, what runs here ends soon, with `Stopped`.
     Use as a context manager, or call `close`: the waveform file is complete only then.
     """
@@ -297,12 +299,13 @@ class CompiledBus(Bus):
         waves: str | Path | None = None,
         crossbar: Crossbar | PairCrossbar | None = None,
         busy: float = 0.0,
+        pauses: float = 0.0,
         stop: threading.Event | None = None,
     ):
         super().__init__()
         if library.analog != (crossbar is not None):
             raise ValueError("a crossbar model is needed if and only if the design has an analog port")
-        self._trace_layout, self._stop = library.trace, stop
+        self._trace_layout, self._stop, self.pauses = library.trace, stop, pauses
         self._interrupts, self._streams = library.interrupts, library.streams
         self._library = lib = ctypes.CDLL(str(library.path))
         lib.sim_new.restype = ctypes.c_void_p
@@ -321,6 +324,7 @@ class CompiledBus(Bus):
         if self._analog is not None:
             lib.sim_model(self._sim, ctypes.byref(self._analog.model))
             lib.sim_busy(self._sim, ctypes.c_uint32(int(busy * 2**32)))
+        lib.sim_pauses(self._sim, ctypes.c_uint32(int(pauses * 2**32)))
         lib.sim_reset(self._sim)
 
     def __enter__(self) -> CompiledBus:

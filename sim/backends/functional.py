@@ -51,19 +51,23 @@ def _whole(step: Step) -> bool:
 
 
 def machine_of(program: Program) -> str:
-    """Columns of the table: machine, operation units, macros."""
+    """A column of the table: machine, operation units, macros."""
     hardware = program.hardware
     several = f", {hardware.macros} macros" if hardware.macros > 1 else ""
     return f"{hardware.machine} {hardware.ou_rows} x {hardware.ou_cols}{several}"
 
 
-def note(program: Program, where: Path, *, waits: bool = False) -> None:
-    """Add the uses of a program whose runs equalled the golden model. waits : the array held its streams up."""
+def note(program: Program, where: Path, *, waits: bool = False, pauses: bool = False) -> None:
+    """Add the uses of a program whose runs equalled the golden model.
+
+    waits : the array held its streams up. pauses : so did the host the channels of the bus and the load stream.
+    """
     used = Counter(name for step in program.steps for name, has in USES.items() if has(step))
+    machine = machine_of(program) + ", array busy" * waits + ", bus paused" * pauses
     where.mkdir(parents=True, exist_ok=True)
     with (where / _FILE).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(json.dumps({"machine": machine_of(program) + ", array busy" * waits, "steps": used}) + "\n")
+        file.write(json.dumps({"machine": machine, "steps": used}) + "\n")
 
 
 def summary(where: Path) -> dict[str, dict[str, int]]:

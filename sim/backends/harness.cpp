@@ -109,6 +109,16 @@ struct Simulation {
     bool tracing = false;
     int step = -1;  // records of other steps are left out; -1: none is
     std::vector<uint32_t> trace;
+    uint64_t random = 0x9E3779B97F4A7C15;
+    uint32_t pauses = 0;  // share of clocks, of 2**32, in which the host gives and takes nothing, on every channel
+
+    bool goes(uint32_t share) {  // not so in that share of the calls; xorshift64
+        if (!share) return true;
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        return (random >> 32) >= share;
+    }
 
     Simulation() : top(new Vdut(&context)) {
 #ifdef CROSSBAR
@@ -170,23 +180,15 @@ struct Simulation {
 #ifdef CROSSBAR
     Model model{};
     uint32_t busy = 0;  // share of clocks, of 2**32, in which the array takes nothing, on every stream
-    uint64_t random = 0x9E3779B97F4A7C15;
     bool readback_due = false;  // a cell read was answered by `readback`, to be taken by the design
     Compared compared[PARTS];
 
-    bool takes() {  // xorshift64
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        return (random >> 32) >= busy;
-    }
-
     void be_busy() {
-#define PART(index, prefix, places) top->prefix##sample___05Fready = takes();
+#define PART(index, prefix, places) top->prefix##sample___05Fready = goes(busy);
         CROSSBAR_PARTS
 #undef PART
-        top->ANALOG(program___05Fready) = takes();
-        top->ANALOG(readback_request___05Fready) = !readback_due && takes();
+        top->ANALOG(program___05Fready) = goes(busy);
+        top->ANALOG(readback_request___05Fready) = !readback_due && goes(busy);
     }
 
     // Comparators of this clock: what they depend on are registers, so it is known before logic settles.
@@ -271,23 +273,25 @@ struct Simulation {
         edge();
     }
 
+    // What is valid stays so until it is taken.
     int write(uint32_t address, uint32_t data) {
         top->s_axil_awaddr = address;
-        top->s_axil_awvalid = 1;
         top->s_axil_wdata = data;
         top->s_axil_wstrb = 0xF;
-        top->s_axil_wvalid = 1;
-        top->s_axil_bready = 1;
+        bool address_left = true, data_left = true;
         for (uint64_t i = 0; i < ANSWER_LIMIT; i++) {
+            top->s_axil_awvalid = address_left && (top->s_axil_awvalid || goes(pauses));
+            top->s_axil_wvalid = data_left && (top->s_axil_wvalid || goes(pauses));
+            top->s_axil_bready = goes(pauses);
             settle();
             const bool address_taken = top->s_axil_awvalid && top->s_axil_awready;
             const bool data_taken = top->s_axil_wvalid && top->s_axil_wready;
-            const bool answered = top->s_axil_bvalid;
+            const bool answered = top->s_axil_bvalid && top->s_axil_bready;
             const int response = top->s_axil_bresp;
             if (tracing) record();
             edge();
-            if (address_taken) top->s_axil_awvalid = 0;
-            if (data_taken) top->s_axil_wvalid = 0;
+            if (address_taken) address_left = top->s_axil_awvalid = 0;
+            if (data_taken) data_left = top->s_axil_wvalid = 0;
             if (answered) {
                 top->s_axil_bready = 0;
                 return response;
@@ -298,17 +302,18 @@ struct Simulation {
 
     int read(uint32_t address, uint32_t* data) {
         top->s_axil_araddr = address;
-        top->s_axil_arvalid = 1;
-        top->s_axil_rready = 1;
+        bool left = true;
         for (uint64_t i = 0; i < ANSWER_LIMIT; i++) {
+            top->s_axil_arvalid = left && (top->s_axil_arvalid || goes(pauses));
+            top->s_axil_rready = goes(pauses);
             settle();
             const bool address_taken = top->s_axil_arvalid && top->s_axil_arready;
-            const bool answered = top->s_axil_rvalid;
+            const bool answered = top->s_axil_rvalid && top->s_axil_rready;
             const int response = top->s_axil_rresp;
             *data = top->s_axil_rdata;
             if (tracing) record();
             edge();
-            if (address_taken) top->s_axil_arvalid = 0;
+            if (address_taken) left = top->s_axil_arvalid = 0;
             if (answered) {
                 top->s_axil_rready = 0;
                 return response;
@@ -368,6 +373,8 @@ int sim_waves(Simulation* sim, const char* path) {
 #endif
 }
 
+void sim_pauses(Simulation* sim, uint32_t share) { sim->pauses = share; }
+
 uint64_t sim_clocks(Simulation* sim) { return sim->clocks; }
 
 void sim_wait(Simulation* sim, uint64_t clocks) {
@@ -396,18 +403,19 @@ int sim_stream(Simulation* sim, const uint32_t* words, uint64_t count, int last,
     *done = 0;
 #ifdef STREAM
     auto& top = sim->top;
-    top->s_axis_tvalid = 1;
     for (uint64_t waited = 0; *done < count && waited < STREAM_LIMIT;) {
+        top->s_axis_tvalid = top->s_axis_tvalid || sim->goes(sim->pauses);
         top->s_axis_tdata = words[*done];
         top->s_axis_tlast = last && *done + 1 == count;
         sim->settle();
-        const bool taken = top->s_axis_tready;
+        const bool taken = top->s_axis_tvalid && top->s_axis_tready;
         if (sim->tracing) sim->record();
         sim->edge();
+        if (taken) top->s_axis_tvalid = 0;
         waited = taken ? 0 : waited + 1;
         *done += taken;
     }
-    top->s_axis_tvalid = 0;
+    top->s_axis_tvalid = 0;  // of a word that was never taken
 #endif
     return *done == count ? 0 : -1;
 }

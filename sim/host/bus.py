@@ -44,9 +44,12 @@ class Bus(ABC):
     """Word accesses at byte addresses; words are 32 bits, unsigned.
 
     recorder : of the device's trace port, or None if it has none.
+    pauses : share of clocks in which the host holds each channel back, to test the device.
 
     Raises `BusError` on an error response and `BusTimeout` when the device does not answer.
     """
+
+    pauses: float = 0.0
 
     def __init__(self, recorder: Recorder | None = None):
         self.recorder = recorder

@@ -163,7 +163,7 @@ async def run_job(
     if progress:
         progress("running", ended, total)
     if (gathered := coverage.folder()) is not None and job.judge and outcome.difference is None and outcome.results:
-        functional.note(program, gathered, waits=job.waits)
+        functional.note(program, gathered, waits=job.waits, pauses=bus.pauses > 0)
     return outcome
 
 

@@ -48,11 +48,18 @@ def library(hardware: HardwareConfig, analog: bool) -> Library:
     return build(Tile(hardware) if analog else System(hardware))
 
 
-def run(image: Image, job: Job | None = None, crossbar: CrossbarSettings | None = None, busy: float = 0.0) -> Outcome:
-    """Run vectors of an image (all by default) on its compiled machine. busy : as for `CompiledBus`."""
+def run(
+    image: Image,
+    job: Job | None = None,
+    crossbar: CrossbarSettings | None = None,
+    busy: float = 0.0,
+    pauses: float = 0.0,
+) -> Outcome:
+    """Run vectors of an image (all by default) on its compiled machine. busy, pauses : as for `CompiledBus`."""
     program: Program = image.program
     array = None if crossbar is None else make_crossbar(program, crossbar)
-    with CompiledBus(library(program.hardware, crossbar is not None), crossbar=array, busy=busy) as bus:
+    design = library(program.hardware, crossbar is not None)
+    with CompiledBus(design, crossbar=array, busy=busy, pauses=pauses) as bus:
         return run_now(run_job(bus, image, job or Job(tuple(range(len(image.vectors.images))))))
 
 

@@ -86,6 +86,17 @@ def test_an_array_that_takes_its_time_changes_scores_and_events_of_no_network(ha
     assert any(slower)
 
 
+@pytest.mark.parametrize("hardware", [SMALL, SMALL_PAIRS, SMALL_STOP_MACROS], ids=["planes", "pairs", "macros"])
+def test_a_host_that_holds_up_bus_and_load_stream_changes_nothing_of_any_network(hardware):
+    @settings(max_examples=12)
+    @given(random_networks(hardware), st.integers(0, 99), st.sampled_from([0.1, 0.5, 0.9]))
+    def inner(network, seed, pauses):
+        image = loaded(network, random_images(seed, network, 2))
+        assert_equal(image, run(image, pauses=pauses))
+
+    inner()
+
+
 @MACHINES
 def test_any_network_equals_golden(hardware):
     @settings(max_examples=15)

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from golden_model import pages
-from tests.formal.prove import Method, ProofError, prove
+from tests.formal.prove import Method, ProofError, cpu_seconds, prove
 
 _HEAD = ("property", "block", "configuration", "method", "seconds")
 
@@ -26,7 +25,7 @@ def proof(request, tmp_path) -> Callable[..., None]:
     """Proves a specification and enters it into the table; the name of the test is the property."""
 
     def lead(spec, block: str, configuration: str, method: Method, **options) -> None:
-        begin = time.monotonic()
+        begin = cpu_seconds()
         prove(spec, tmp_path, method, **options)
         _enter(request, block, configuration, method.name, begin)
 
@@ -38,7 +37,7 @@ def refutation(request, tmp_path) -> Callable[..., None]:
     """Sees that a specification does not hold, that a trace shows why, and enters it into the table."""
 
     def lead(spec, block: str, bug: str, method: Method, **options) -> None:
-        begin = time.monotonic()
+        begin = cpu_seconds()
         with pytest.raises(ProofError, match=r"Assert failed|assertion failed|Status: FAILED|status: FAIL"):
             prove(spec, tmp_path, method, **options)
         assert list(tmp_path.rglob("trace*.vcd")), "there is no trace"
@@ -50,13 +49,13 @@ def refutation(request, tmp_path) -> Callable[..., None]:
 @pytest.fixture
 def entry(request) -> Callable[..., None]:
     """Enters what was proved in another way into the table."""
-    begin = time.monotonic()
+    begin = cpu_seconds()
     return lambda block, configuration, method: _enter(request, block, configuration, method, begin)
 
 
 def _enter(request, block: str, configuration: str, method: str, begin: float) -> None:
     name = request.node.originalname.removeprefix("test_").replace("_", " ")
-    row = (name, block, configuration, method, f"{time.monotonic() - begin:.1f}")
+    row = (name, block, configuration, method, f"{cpu_seconds() - begin:.1f}")
     request.node.user_properties.append(("proof", row))
 
 

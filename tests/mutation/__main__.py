@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from golden_model.command import command, progress_bar
-from tests.mutation import report
-from tests.mutation.campaign import SURVIVED, Campaign, chosen, read_results, selected
+from tests.mutation import report, results
+from tests.mutation.campaign import Campaign, chosen
 
+#: What makes a run faster and can be lost.
 _FOLDER = Path("build/mutants")
 
 
@@ -22,7 +23,6 @@ def app(
     count: Annotated[int, typer.Option(min=1, help="mutants of all blocks together")] = 500,
     seed: Annotated[int, typer.Option(help="which ones")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="processes")] = 1,
-    folder: Annotated[Path, typer.Option(help="results; a run that was stopped goes on from them")] = _FOLDER,
     again: Annotated[bool, typer.Option("--again", help="first forget the results of survivors")] = False,
     only_report: Annotated[bool, typer.Option("--report", help="try nothing, show what there is")] = False,
     table: Annotated[Path | None, typer.Option(metavar="FILE", help="page to write the table into")] = None,
@@ -32,21 +32,20 @@ def app(
     Exit status: 0 success, 1 a survivor is not in the list or too few are killed, 2 a bad call.
     """
     order, quotas = chosen(count, seed, blocks or [])
-    folder.mkdir(parents=True, exist_ok=True)
-    results = folder / "results.jsonl"
     if not only_report:
-        survivors = {key for key, record in read_results(results).items() if record["outcome"] == SURVIVED}
+        _FOLDER.mkdir(parents=True, exist_ok=True)
+        survivors = {key for key, record in results.read(results.KEPT).items() if record["outcome"] == results.SURVIVED}
         with progress_bar() as show:
-            Campaign(order, quotas, results, workers, frozenset(survivors) if again else frozenset(), show).run()
-    records = read_results(results)
-    found = selected(order, quotas, records)
-    for row in report.table(found):
-        typer.echo("  ".join(cell.rjust(8) if i else cell.ljust(24) for i, cell in enumerate(row)))
-    sentence = report.summary(found, records, sum(quotas.values()))
-    typer.echo(sentence)
+            Campaign(order, quotas, results.KEPT, _FOLDER, workers, frozenset(survivors if again else ()), show).run()
+    records = results.tidy(results.KEPT)
     if table is not None:
-        report.write(table, found, sentence)
-    if sentences := report.complaints(found, whole=not blocks):
+        report.write(table, records)
+    wanted = set(blocks or [])
+    records = {key: one for key, one in records.items() if not wanted or results.block_of(key).split("/")[-1] in wanted}
+    for row in [report.COLUMNS, *report.table(records)]:
+        typer.echo("  ".join(cell.rjust(8) if i else cell.ljust(24) for i, cell in enumerate(row)))
+    typer.echo(report.summary(records))
+    if sentences := report.complaints(records, whole=not blocks):
         for sentence in sentences:
             typer.echo(f"error: {sentence}", err=True)
         raise typer.Exit(1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import gc
 import inspect
-import json
 import multiprocessing
 import os
 import random
@@ -22,10 +21,12 @@ from typing import Any
 import pytest
 from _pytest.runner import runtestprotocol
 
-from tests.mutation import designs, equivalence
+from tests.formal.prove import cpu_seconds
+from tests.mutation import designs, equivalence, results
 from tests.mutation.children import Report, in_child
 from tests.mutation.designs import FILES, Design
 from tests.mutation.operators import ROOT, Mutant, mutants
+from tests.mutation.results import BROKEN, EQUIVALENT, KILLED, REAL, SAME, SURVIVED, key_of
 
 #: Tests of what is written from all blocks, not of what one does.
 NO_JUDGES = {"test_generate.py", "test_synthesis.py", "test_sheets.py", "test_block.py", "test_build.py"}
@@ -35,14 +36,9 @@ REFUTED = ("refuted", "can_have_a_beat", "it_is_not")
 NO_ANSWER = ("the prover did not end within", "TimeoutExpired", "Failed: Timeout")
 #: Seconds of a processor after which a mutant is looked at by the next means: a block's first tests and, if the mutant
 #: is not equivalent, the rest of them; further tests; proofs.
-FIRST_TESTS, OWN_TESTS, MORE_TESTS, PROOFS = 12.0, 12.0, 40.0, 60.0
+FIRST_TESTS, OWN_TESTS, MORE_TESTS, PROOFS = 12.0, 12.0, 120.0, 60.0
 #: Least of each block.
 LEAST = 4
-
-KILLED, SURVIVED, EQUIVALENT = "killed", "survived", "equivalent"
-#: No mutants: what is generated does not change, or is not generated at all.
-SAME, BROKEN = "no hardware", "not buildable"
-REAL = (KILLED, SURVIVED, EQUIVALENT)
 
 
 def chosen(count: int, seed: int, blocks: Iterable[str] = ()) -> tuple[list[Mutant], dict[str, int]]:
@@ -65,34 +61,6 @@ def chosen(count: int, seed: int, blocks: Iterable[str] = ()) -> tuple[list[Muta
         ranked += [((rank + 0.5) / quota, file, mutant) for rank, mutant in enumerate(found)]
     ranked.sort(key=lambda one: one[:2])
     return [mutant for _, _, mutant in ranked], quotas
-
-
-# ---- results ------------------------------------------------------------------------------------
-def key_of(mutant: Mutant) -> str:
-    return f"{_hash(mutant.file)} {mutant.file} {mutant.start}-{mutant.end} {mutant.becomes}"
-
-
-@cache
-def _hash(file: str) -> str:
-    return designs.source_hash(file)
-
-
-def read_results(path: Path) -> dict[str, dict[str, Any]]:
-    """The last record of every mutant."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return {record["key"]: record for record in map(json.loads, lines)}
-
-
-def selected(order: list[Mutant], quotas: dict[str, int], results: dict[str, Any]) -> list[tuple[Mutant, dict]]:
-    """The first real mutants of every file, as many as are wanted, with their results."""
-    taken: Counter[str] = Counter()
-    found = []
-    for mutant in order:
-        record = results.get(key_of(mutant))
-        if record and record["outcome"] in REAL and taken[mutant.file] < quotas[mutant.file]:
-            taken[mutant.file] += 1
-            found.append((mutant, record))
-    return found
 
 
 # ---- which test looks at what -------------------------------------------------------------------
@@ -135,13 +103,14 @@ def _words_of(test: Callable[..., Any]) -> frozenset[str]:
 class Campaign:
     """A run of pytest in which tests are executed in children, on one mutant each.
 
-    order, quotas : see `chosen`. results : file to which records are added. again : keys of mutants that are tried once
-    more. show : see `golden_model.command.progress_bar`.
+    order, quotas : see `chosen`. kept : file to which results are added. folder : what makes a run faster and can be
+    lost. again : keys of mutants that are tried once more. show : see `golden_model.command.progress_bar`.
     """
 
     order: list[Mutant]
     quotas: dict[str, int]
-    results: Path
+    kept: Path
+    folder: Path
     workers: int = 1
     again: frozenset[str] = frozenset()
     show: Callable[[str, int, int], None] = lambda what, done, total: None
@@ -150,6 +119,11 @@ class Campaign:
     spent: dict[str, float] = field(default_factory=dict)
     kills: Counter[Any] = field(default_factory=Counter)
     designs: list[Design] = field(default_factory=list)
+
+    @property
+    def times(self) -> Path:
+        """Seconds of every mutant and of the tests that it passed."""
+        return self.folder / "times.jsonl"
 
     def run(self) -> None:
         """All mutants that have no result yet."""
@@ -163,49 +137,43 @@ class Campaign:
         for item in session.items:
             if item.path.name not in NO_JUDGES and not any(word in item.name for word in REFUTED):
                 self.items[designs.relative(item.path)].append(item)
-        self.designs = designs.designs(self.results.with_name("designs.pickle"))
-        for record in read_results(self.results).values():
-            self.kills[record["file"], record.get("by")] += 1
-            self.spent |= record.get("passed", {})
+        self.designs = designs.designs(self.folder / "designs.pickle")
+        for key, record in results.read(self.kept).items():
+            self.kills[results.block_of(key), record.get("by")] += 1
+        for record in results.read(self.times).values():
+            self.spent |= record["passed"]
         gc.collect()
         gc.freeze()  # children share what is there
         self._work()
         return True
 
     def _work(self) -> None:
-        kept = {key: record for key, record in read_results(self.results).items() if key not in self.again}
-        counts = Counter(mutant.file for mutant, _ in selected(self.order, self.quotas, kept))
-        self._pass([mutant for mutant in self.order if key_of(mutant) not in kept], counts, first=True)
-        kept = read_results(self.results)
-        left = [
-            mutant
-            for mutant, record in selected(self.order, self.quotas, kept)
-            if record["outcome"] == SURVIVED and record.get("stage") != "all"
-        ]
-        self._pass(left, Counter(), first=False)
-
-    def _pass(self, order: list[Mutant], before: Counter[str], first: bool) -> None:
-        """The workers take mutants in order, in the first pass as long as there are not enough of their file."""
+        """The workers take mutants in order, as long as there are not enough of their file."""
+        kept = {key: record for key, record in results.read(self.kept).items() if key not in self.again}
+        left = [mutant for mutant in self.order if key_of(mutant) not in kept]
+        before = Counter(results.current()[key].file for key in results.selected(self.order, self.quotas, kept))
         files = {file: i for i, file in enumerate(self.quotas)}
         context = multiprocessing.get_context("fork")
         place, counts = context.Value("l", 0), context.Array("l", [before[file] for file in files])
 
         def take() -> Mutant | None:
             with place.get_lock():
-                while place.value < len(order):
-                    mutant = order[place.value]
+                while place.value < len(left):
+                    mutant = left[place.value]
                     place.value += 1
-                    if not first or counts[files[mutant.file]] < self.quotas[mutant.file]:
+                    if counts[files[mutant.file]] < self.quotas[mutant.file]:
                         return mutant
             return None
 
         def worker() -> None:
             while mutant := take():
-                record = self._judge(mutant, first)
+                begin = time.monotonic()
+                record, passed = self._judge(mutant)
+                name = {"mutant": key_of(mutant)}
                 with place.get_lock():
                     counts[files[mutant.file]] += record["outcome"] in REAL
-                    with self.results.open("a") as file:
-                        file.write(json.dumps(record) + "\n")
+                    results.add(self.kept, name | record)
+                    results.add(self.times, name | {"seconds": round(time.monotonic() - begin, 1), "passed": passed})
                 if record["outcome"] == SURVIVED:
                     number, line = mutant.place((ROOT / mutant.file).read_bytes())
                     change = f"{mutant.was!r} -> {mutant.becomes!r}"
@@ -214,38 +182,33 @@ class Campaign:
         processes = [context.Process(target=worker) for _ in range(self.workers)]
         for process in processes:
             process.start()
-        what, total = ("mutants", sum(self.quotas.values())) if first else ("further tests, proofs", len(order))
         while any(process.is_alive() for process in processes):
-            self.show(what, sum(counts[:]), total)
+            self.show("mutants", sum(counts[:]), sum(self.quotas.values()))
             time.sleep(1)
         if any(process.exitcode for process in processes):
             raise RuntimeError("a worker ended early; what it has done is kept")
 
     # ---- one mutant
-    def _judge(self, mutant: Mutant, first: bool) -> dict[str, Any]:
-        """The record of a mutant: of the first pass, or of the second."""
-        begin = time.monotonic()
-        record = {"key": key_of(mutant), "operator": mutant.operator}
-        record |= mutant.entry((ROOT / mutant.file).read_bytes())
-        if first:
-            last = self._in_child(mutant, lambda report: self._look(mutant, self._judges(mutant, "own"), report))
-        else:
-            passed = set(read_results(self.results)[key_of(mutant)].get("passed", ()))
-            for stage in ("more", "formal"):
+    def _judge(self, mutant: Mutant) -> tuple[dict[str, str], dict[str, float]]:
+        """What became of a mutant, and the seconds of the tests that passed."""
+        own = self._judges(mutant, "own")
+        found, passed = self._in_child(mutant, lambda report: self._look(mutant, own, report))
+        for stage in ("more", "formal"):
+            if found["outcome"] == SURVIVED:
                 tests = [test for test in self._judges(mutant, stage) if test.nodeid not in passed]
-                last = self._in_child(mutant, lambda report: self._use(mutant, tests, stage, report))  # noqa: B023
-                if last["outcome"] == KILLED:
-                    break
-        if last["outcome"] == KILLED:
-            self.kills[mutant.file, last["by"]] += 1
-        return record | last | {"seconds": round(time.monotonic() - begin, 1)}
+                further, more = self._in_child(mutant, lambda report: self._use(mutant, tests, stage, report))  # noqa: B023
+                found, passed = found | further, passed | more
+        if found["outcome"] == KILLED:
+            found.pop("miter", None)
+            self.kills[results.block_of(key_of(mutant)), found["by"]] += 1
+        return found, passed
 
-    def _in_child(self, mutant: Mutant, job: Callable[[Report], None]) -> dict[str, Any]:
+    def _in_child(self, mutant: Mutant, job: Callable[[Report], None]) -> tuple[dict[str, str], dict[str, float]]:
         last: dict[str, Any] = {}
         passed: dict[str, float] = {}
         for record in in_child(job, 100):
             if record.get("timeout"):
-                last = {"outcome": KILLED, "by": last.get("at", ""), "stage": "no end"}
+                last = {"outcome": KILLED, "stage": "no end", "by": last.get("at", "")}
                 break
             last = record
             if "passed" in record:
@@ -253,10 +216,10 @@ class Campaign:
         self.spent |= passed
         if "outcome" not in last:
             raise RuntimeError(f"{mutant}: {last}")
-        return last | {"passed": passed}
+        return last, passed
 
     def _look(self, mutant: Mutant, own: list[Any], report: Report) -> None:
-        """First pass: is it one, do the block's own tests notice, does it make a difference at all."""
+        """Is it one, do the block's own tests notice, does it make a difference at all."""
         looked_at = designs.smallest(mutant, self.designs)
 
         def differs(design: Design) -> bool:
@@ -266,19 +229,19 @@ class Campaign:
             designs.install(mutant)
             at = next((i for i, design in enumerate(looked_at) if differs(design)), None)
         except Exception as error:
-            return report({"outcome": BROKEN, "by": f"{type(error).__name__}: {error}"[:200]}, 10)
+            return report({"outcome": BROKEN, "by": type(error).__name__}, 10)
         if at is None:
             return report({"outcome": SAME}, 10)
         left = iter(own)
         if by := self._first_failure(left, FIRST_TESTS, report):
-            return report({"outcome": KILLED, "by": by, "stage": "own"}, 10)
+            return report({"outcome": KILLED, "stage": "own", "by": by}, 10)
         report({"at": "equivalence"}, 100)
         verdict = self._verdict(looked_at[at:])
         if verdict == equivalence.EQUIVALENT:
             where = ", ".join(f"{design.name} {design.config}" for design in looked_at)
             return report({"outcome": EQUIVALENT, "by": where}, 10)
         if by := self._first_failure(left, OWN_TESTS, report):
-            return report({"outcome": KILLED, "by": by, "stage": "own"}, 10)
+            return report({"outcome": KILLED, "stage": "own", "by": by}, 10)
         return report({"outcome": SURVIVED, "miter": verdict}, 10)
 
     def _verdict(self, looked_at: list[Design]) -> str:
@@ -298,25 +261,25 @@ class Campaign:
         return equivalence.EQUIVALENT
 
     def _use(self, mutant: Mutant, tests: list[Any], stage: str, report: Report) -> None:
-        """Second pass."""
+        """Do further tests notice, or proofs."""
         designs.install(mutant)
         if by := self._first_failure(iter(tests), MORE_TESTS if stage == "more" else PROOFS, report):
-            return report({"outcome": KILLED, "by": by, "stage": stage}, 10)
-        report({"outcome": SURVIVED, "stage": "all"}, 10)
+            return report({"outcome": KILLED, "stage": stage, "by": by}, 10)
+        report({"outcome": SURVIVED}, 10)
 
     # ---- tests
     def _judges(self, mutant: Mutant, stage: str) -> list[Any]:
         """Tests that may look at the mutant's file, the best first: those that killed before, are short, and use the
         words of the changed line. The block's own ("own") are those of the same name, or else those that are nearest
-        to it, without those of a block that does not execute the statement; then all others ("more"), or the proofs
-        ("formal")."""
+        to it; of a test of another block, only if that block executes the statement or the test names the file itself.
+        Then all others ("more"), or the proofs ("formal")."""
         path = ROOT / mutant.file
         far = {file: _distances(ROOT / file)[path] for file in self.items if path in _distances(ROOT / file)}
         tests = {file: distance for file, distance in far.items() if "/formal/" not in file}
         named = [file for file in tests if Path(file).name == f"test_{mutant.block}.py"]
         makers = {design.name: False for design in self.designs}
         makers |= {design.name: True for design in self.designs if designs.covers(design.lines, mutant)}
-        able = [file for file in tests if makers.get(Path(file).stem.removeprefix("test_"), True)]
+        able = [file for file in tests if tests[file] == 1 or makers.get(Path(file).stem.removeprefix("test_"), True)]
         own = named or [file for file in able if tests[file] == min(tests[one] for one in able)]
         match stage:
             case "own":
@@ -334,25 +297,20 @@ class Campaign:
         for item in items:
             function = (item.path, item.originalname)
             functions[function] += 1  # one case of every test before further cases of any
-            kills = self.kills[mutant.file, item.nodeid]
+            kills = self.kills[results.block_of(key_of(mutant)), item.nodeid]
             fit = len(items) * sum(1 / common[word] for word in _words_of(item.function) & said)
             ranked.append(functions[function] * self.spent.get(item.nodeid, 1.0) / (1 + 4 * kills) / (1 + fit))
         return [item for _, item in sorted(zip(ranked, items, strict=True), key=lambda one: one[0])]
 
     def _first_failure(self, tests: Iterator[Any], limit: float, report: Report) -> str:
         """The name of the first test that fails, or "" if none does in `limit` seconds of a processor."""
-        begin = _cpu_seconds()
-        while _cpu_seconds() - begin < limit and (test := next(tests, None)):
+        begin = cpu_seconds()
+        while cpu_seconds() - begin < limit and (test := next(tests, None)):
             report({"at": test.nodeid}, 10 + 3 * self.spent.get(test.nodeid, 8))
-            before = _cpu_seconds()
+            before = cpu_seconds()
             reports = runtestprotocol(test, log=False, nextitem=None)
             failures = [str(one.longrepr) for one in reports if one.failed]
             if any(not any(words in failure for words in NO_ANSWER) for failure in failures):
                 return test.nodeid
-            report({"passed": test.nodeid, "spent": round(_cpu_seconds() - before, 2)}, 60)
+            report({"passed": test.nodeid, "spent": round(cpu_seconds() - before, 2)}, 60)
         return ""
-
-
-def _cpu_seconds() -> float:
-    """Of this process and those that it waited for."""
-    return sum(os.times()[:4])

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from golden_model import pages
-from tests.mutation.campaign import BROKEN, EQUIVALENT, KILLED, SAME, SURVIVED
+from tests.mutation import results
 from tests.mutation.operators import ROOT, Mutant, mutants
+from tests.mutation.results import BROKEN, EQUIVALENT, KILLED, REAL, SAME, SURVIVED, Results
 
 #: Mutants that no test and no proof notices, each with the reason.
 KNOWN = Path(__file__).with_name("survivors.json")
 #: Least share of those killed among mutants that are not proved equivalent.
 LEAST_KILLED = 0.97
 _NAMES = ("file", "function", "line", "was", "becomes", "before")
-_COLUMNS = ("block", "mutants", "own tests", "further tests", "proofs", "no end", "equivalent", "survivors")
-
-Found = list[tuple[Mutant, dict[str, Any]]]
+#: The last one follows from the source, all others from the results alone.
+COLUMNS = ("block", "mutants", "own tests", "further tests", "proofs", "no end", "equivalent", "survivors", "stale")
 
 
 def known_survivors() -> list[dict[str, Any]]:
@@ -34,62 +34,67 @@ def mutant_of(entry: dict[str, Any]) -> Mutant | None:
     """The mutant that an entry means, None if the source no longer has it."""
     path = ROOT / entry["file"]
     source = path.read_bytes() if path.is_file() else b""
-    candidates = mutants(entry["file"], source)
+    candidates = (one for one in mutants(entry["file"], source) if one.was == entry["was"])
     return next((one for one in candidates if identity(one.entry(source)) == identity(entry)), None)
 
 
-def rate(found: Found) -> float:
+def rate(records: Results) -> float:
     """Share of killed ones among all but those proved equivalent."""
-    outcomes = Counter(record["outcome"] for _, record in found)
+    outcomes = _outcomes(records)
     return outcomes[KILLED] / max(1, outcomes[KILLED] + outcomes[SURVIVED])
 
 
-def complaints(found: Found, whole: bool) -> list[str]:
-    """A sentence for whatever is not as it should be. whole : all mutants of all blocks were tried."""
-    known = {identity(entry) for entry in known_survivors()}
+def _outcomes(records: Results) -> Counter[str]:
+    return Counter(record["outcome"] for record in records.values())
+
+
+def complaints(records: Results, whole: bool) -> list[str]:
+    """A sentence for whatever is not as it should be; nothing is said of stale results. whole : of all blocks."""
+    listed = {results.key_of(mutant) for entry in known_survivors() if (mutant := mutant_of(entry)) is not None}
     sentences = []
-    for mutant, record in found:
-        number, line = mutant.place((ROOT / mutant.file).read_bytes())
-        where = f"{mutant.file}:{number}: {short(mutant.was)} -> {short(mutant.becomes)} in `{line}`"
-        if record["outcome"] == SURVIVED and identity(record) not in known:
-            sentences.append(f"{where} survives and is not in {KNOWN.name}")
-        if record["outcome"] in (KILLED, EQUIVALENT) and identity(record) in known:
-            sentences.append(f"{where} is {record['outcome']}, but {KNOWN.name} says that it survives")
-    if whole and rate(found) < LEAST_KILLED:
-        sentences.append(f"{100 * rate(found):.1f} % are killed, at least {100 * LEAST_KILLED:.0f} % must be")
+    for key, record in records.items():
+        mutant = results.current().get(key)
+        wrong = record["outcome"] == SURVIVED if key not in listed else record["outcome"] in (KILLED, EQUIVALENT)
+        if mutant is not None and wrong:
+            number, line = mutant.place((ROOT / mutant.file).read_bytes())
+            what = f"{short(mutant.was)} -> {short(mutant.becomes)} in `{line}` {record['outcome']}"
+            state = "and is" if key in listed else "and is not"
+            sentences.append(f"{mutant.file}:{number}: {what} {state} in {KNOWN.name}")
+    if whole and rate(records) < LEAST_KILLED:
+        sentences.append(f"{100 * rate(records):.1f} % are killed, at least {100 * LEAST_KILLED:.0f} % must be")
     return sentences
 
 
-def table(found: Found) -> list[tuple[str, ...]]:
-    """Rows for `_COLUMNS`, the sum last."""
+def table(records: Results) -> list[tuple[str, ...]]:
+    """Rows for `COLUMNS`, the sum last."""
     rows: dict[str, Counter[str]] = {}
-    for mutant, record in found:
-        name = mutant.file.removeprefix("rtl/").removesuffix(".py")
+    for key, record in records.items():
+        if record["outcome"] not in REAL:
+            continue
         kind = record["stage"] if record["outcome"] == KILLED else record["outcome"]
-        for row in (name, "all"):
-            rows.setdefault(row, Counter()).update([kind, "mutants"])
-    kinds = ("mutants", "own", "more", "formal", "no end", EQUIVALENT, SURVIVED)
+        stale = [] if key in results.current() else ["stale"]
+        for row in (results.block_of(key), "all"):
+            rows.setdefault(row, Counter()).update(["mutants", kind, *stale])
+    kinds = ("mutants", "own", "more", "formal", "no end", EQUIVALENT, SURVIVED, "stale")
     names = [*sorted(set(rows) - {"all"}), *({"all"} & set(rows))]
     return [(name, *(str(rows[name][kind] or "") for kind in kinds)) for name in names]
 
 
-def summary(found: Found, results: dict[str, Any], wanted: int) -> str:
-    """What a campaign of that many mutants has found so far, in a line."""
-    outcomes = Counter(record["outcome"] for _, record in found)
-    others = Counter(record["outcome"] for record in results.values())
-    seconds = sum(record["seconds"] for record in results.values())
+def summary(records: Results) -> str:
+    """What was found, in a line."""
+    outcomes = _outcomes(records)
     return (
-        f"{len(found)} of {wanted} mutants tried: {outcomes[KILLED]} killed, {outcomes[EQUIVALENT]} proved equivalent, "
-        f"{outcomes[SURVIVED]} survivors; {100 * rate(found):.1f} % of those that are not equivalent are killed. Not "
-        f"counted: {others[SAME]} changes that make the same hardware, {others[BROKEN]} that make none. "
-        f"{seconds / max(1, len(results)):.0f} s each."
+        f"{sum(outcomes[kind] for kind in REAL)} mutants tried: {outcomes[KILLED]} killed, {outcomes[EQUIVALENT]} "
+        f"proved equivalent, {outcomes[SURVIVED]} survivors; {100 * rate(records):.1f} % of those that are not "
+        f"equivalent are killed. Not counted: {outcomes[SAME]} changes that make the same hardware, "
+        f"{outcomes[BROKEN]} that make none."
     )
 
 
-def write(page: Path, found: Found, sentence: str) -> None:
+def write(page: Path, records: Results) -> None:
     """Put table and survivors into a page of the documentation."""
-    tried = pages.lines_of([_COLUMNS, *table(found)], right=True)
-    pages.put(page, mutants=[sentence, "", *tried], survivors=survivor_lines())
+    tried = pages.lines_of([COLUMNS, *table(records)], right=True)
+    pages.put(page, mutants=[summary(records), "", *tried], survivors=survivor_lines())
 
 
 def survivor_lines() -> list[str]:

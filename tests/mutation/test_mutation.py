@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
-from tests.mutation import designs, equivalence, report
+from golden_model import pages
+from tests.mutation import designs, equivalence, report, results
 from tests.mutation.children import in_child
 from tests.mutation.designs import Design
 from tests.mutation.operators import ROOT, Mutant, mutants
@@ -59,6 +61,37 @@ def test_no_survivor_is_listed_twice():
 def test_page_lists_the_survivors():
     page = (ROOT / "docs" / "mutants.md").read_text()
     assert "\n".join(["<!-- survivors -->", *report.survivor_lines(), "<!-- end of survivors -->"]) in page
+
+
+def test_page_has_the_table_of_the_results():
+    """All but its last column, which is of the source at the time."""
+    stored = results.read(results.KEPT)
+    page = pages.rows_of(ROOT / "docs" / "mutants.md", "mutants")
+    assert [tuple(row.values())[:-1] for row in page] == [row[:-1] for row in report.table(stored)]
+    assert report.summary(stored) in (ROOT / "docs" / "mutants.md").read_text()
+    if stale := [f"{row[0]} ({row[-1]})" for row in report.table(stored)[:-1] if row[-1]]:
+        warnings.warn(f"mutants of an older source, `make mutate` tries new ones: {', '.join(stale)}", stacklevel=1)
+
+
+def test_no_result_is_left_without_an_explanation():
+    stored = results.read(results.KEPT)
+    assert [*results.tidied(stored)] == [*stored], "`make mutate MUTATE=--report` tidies the file"
+    assert report.complaints(stored, whole=True) == []
+
+
+def test_stale_results_go_when_their_block_has_others():
+    fresh = [key for key in results.current() if results.block_of(key) == "trq_sar"][1::-1]
+    old = ["0000 rtl/trq_sar.py 1-2 x", "0000 rtl/no_block.py 1-2 x"]
+    tidied = results.tidied({key: {"mutant": key} for key in [*fresh, *old]})
+    assert [*tidied] == [old[1], *reversed(fresh)]
+
+
+def test_survivor_without_a_reason_is_named_and_a_stale_one_is_not():
+    key, mutant = next(iter(results.current().items()))
+    stored = {one: {"mutant": one, "outcome": "survived"} for one in (key, f"0000 {mutant.file} 1-2 x")}
+    (sentence,) = report.complaints(stored, whole=False)
+    assert sentence.startswith(f"{mutant.file}:")
+    assert sentence.endswith("survived and is not in survivors.json")
 
 
 def test_every_kind_of_change_is_made_where_it_belongs():

@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from amaranth.hdl import Value
 
 from golden_model.config import TINY
 from golden_model.registers import PortMode
+from rtl.interfaces import parts_of
+from rtl.lane_test import LaneTest
 from rtl.tile import Tile
 from sim.array.crossbars import Crossbar, CrossbarSettings, PairCrossbar
 from sim.backends.pysim import PysimBus, crossbar_processes
@@ -19,6 +22,7 @@ from sim.host.driver import Driver
 from sim.host.probe import ArrayProbe
 from tests.rtl.hand_made import read_memory, write_memory
 from tests.rtl.test_tile import _memory, _residual_program
+from tests.rtl.tile_tools import strobe
 
 pytestmark = pytest.mark.rtl
 
@@ -42,6 +46,56 @@ def _on_tile(hardware, array, job, *, limit=150_000):
     simulate(dut, bench, processes=crossbar_processes(dut.crossbar, array), limit=limit)
 
 
+# ---- the block alone ----------------------------------------------------------------------------
+@MACHINES
+def test_comparators_are_those_of_the_array_unless_they_are_tied_off(hardware):
+    dut = LaneTest(hardware)
+    inner, outer = parts_of(dut.macro, hardware), parts_of(dut.array, hardware)
+    width = len(outer[0].comparators)
+    rng = random.Random(2)
+
+    async def bench(ctx):
+        for mode, answer in ((PortMode.NORMAL, 0), (PortMode.TIED_OFF, 0), (PortMode.TIED_OFF, 1)):
+            given = [rng.randrange(1, (1 << width) - 1) for _ in outer]
+            for part, word in zip(outer, given, strict=True):
+                ctx.set(part.comparators, word)
+            ctx.set(dut.control.mode, mode)
+            ctx.set(dut.control.answer, answer)
+            await ctx.tick()
+            expected = [((1 << width) - 1) * answer] * len(outer) if mode else given
+            assert [ctx.get(part.comparators) for part in inner] == expected
+
+    simulate(dut, bench, limit=20)
+
+
+@MACHINES
+def test_a_sample_of_the_host_waits_for_its_own_half_with_the_lines_that_were_written(hardware):
+    dut = LaneTest(hardware)
+    outer = parts_of(dut.array, hardware)
+    lines = 0b101
+
+    async def bench(ctx):
+        ctx.set(dut.control.mode, PortMode.DRIVEN)
+        ctx.set(dut.lines.lines, lines)
+        await strobe(ctx, dut.lines.enable)
+        ctx.set(dut.lines.lines, 0xFFFF_FFFF)
+        await ctx.tick().repeat(3)
+        await strobe(ctx, dut.request.enable)
+        for part in outer[1:]:
+            ctx.set(part.sample.ready, 1)
+        await ctx.tick().repeat(3)
+        assert [ctx.get(part.sample.valid) for part in outer] == [1] + [0] * (len(outer) - 1)
+        payload = outer[0].sample.payload
+        assert ctx.get(Value.cast(payload.lines if hardware.pairs else payload.slice)) == lines
+        assert ctx.get(dut.busy)
+        ctx.set(outer[0].sample.ready, 1)
+        await ctx.tick()
+        assert not ctx.get(dut.busy)
+
+    simulate(dut, bench, limit=30)
+
+
+# ---- in a tile ----------------------------------------------------------------------------------
 @MACHINES
 def test_the_host_measures_any_column_by_the_comparators(hardware):
     """Held values by sweeping the code, on an array of cells that differ."""

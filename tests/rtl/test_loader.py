@@ -70,6 +70,23 @@ def test_sections_become_writes_in_order(stall, seed):
     assert got == expected
 
 
+@pytest.mark.parametrize(("address", "waits"), [(CELL_DATA, 0), (REGISTER["CONTROL"].offset, 1), (ACTIVATIONS, 0)])
+def test_only_sections_of_other_registers_wait_for_the_array(address, waits):
+    dut = Loader(TINY)
+
+    async def bench(ctx):
+        ctx.set(dut.cells_busy, 1)
+        ctx.set(dut.words.valid, 1)
+        ctx.set(dut.words.payload.data, address)
+        await ctx.tick()
+        ctx.set(dut.words.payload.data, 1)
+        for _ in range(3 if waits else 1):
+            assert ctx.get(dut.words.ready) == 1 - waits
+            await ctx.tick()
+
+    simulate(dut, bench, limit=10)
+
+
 def test_a_section_without_words_is_passed_over():
     dut = Loader(TINY)
     got = []

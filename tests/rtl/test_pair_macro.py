@@ -11,6 +11,7 @@ import pytest
 from golden_model.config import PAPER, TINY, HardwareConfig
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.pairs.packs import Packing, pack_layer
+from rtl.pack_walker import PackWalker
 from rtl.pair_layouts import SearchMode
 from rtl.pair_macros import PairMacros
 from sim.bench import simulate
@@ -173,15 +174,27 @@ def test_a_sum_that_does_not_fit_is_saturated_and_told(sign):
     assert result.overflow
 
 
-def test_sums_that_fit_exactly_are_no_overflow():
+@pytest.mark.parametrize(("weight", "last", "total"), [(1, 1, 127), (-1, 2, -128)])
+def test_sums_that_fit_exactly_are_no_overflow(weight, last, total):
     hardware = replace(ROOMY, accumulator_bits=8, weight_bits=1, input_bits=3)
-    packing, _ = _full(hardware, 1, n=1)
+    packing, _ = _full(hardware, weight, n=1)
     windows = np.zeros((1, hardware.max_k), dtype=np.uint8)
-    windows[0, :19] = 7  # 19 * 7 = 133; without the last one 126
-    windows[0, 18] = 1
+    windows[0, :18] = 7  # 18 * 7 = 126
+    windows[0, 18] = last
     result = run(Case(packing, windows))[0]
-    assert result.sums == [[127]]
+    assert result.sums == [[total]]
     assert not result.overflow
+
+
+def test_a_walker_is_finished_from_reset_on():
+    dut = PackWalker(ROOMY)
+
+    async def bench(ctx) -> None:
+        for _ in range(3):
+            assert ctx.get(dut.finished)
+            await ctx.tick()
+
+    simulate(dut, bench, limit=10)
 
 
 # ---- errors -------------------------------------------------------------------------------------

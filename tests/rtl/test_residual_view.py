@@ -88,6 +88,16 @@ def test_any_view_is_read_as_the_model_says(
     _check(fields, [rng.randrange(256) for _ in range(TINY.activation_bytes)], hardware, stall)
 
 
+@pytest.mark.parametrize("hardware", MACHINES, ids=["planes", "pairs", "macros"])
+def test_positions_of_a_row_follow_each_other_over_all_rounds(hardware):
+    fields = step_model.step(
+        hardware, outputs=2, out_height=2, out_width=11, residual=1, residual_base=5, residual_plane=60,
+        residual_row=31, residual_column=2, residual_channels=2,
+    )  # fmt: skip
+    assert len(step_model.rounds(fields, 4)) == 6, "three rounds a row"
+    _check(fields, random.Random(1).choices(range(256), k=TINY.activation_bytes), hardware)
+
+
 def test_negative_channel_is_no_large_one():
     fields = step_model.step(
         TINY, outputs=3, residual=1, residual_channels=65535, residual_first=65534, residual_plane=1, residual_value=200

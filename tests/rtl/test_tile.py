@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from amaranth.hdl import Cat, Module
+from amaranth.hdl import Cat, Module, Value
 from amaranth.lib import wiring
 
 from golden_model import timing
@@ -636,3 +636,31 @@ def test_trace_names_every_activation_with_its_step_and_window():
         windows = [w for i, w in places if i == index]
         assert len(windows) == events["ou_activations"]
         assert set(windows) <= set(range(program.steps[index].fields["out_plane"]))
+
+
+def test_trace_of_pairs_has_every_sample_and_every_conversion_with_its_step():
+    hardware = replace(ROOMY, machine="pairs", crossbar_pairs=64)
+    program = _residual_program(hardware)
+    expected = program.run(_memory(hardware))
+    records = []
+
+    def watch(device):
+        trace = device.trace
+        values = (trace.valid, trace.layer, *(Value.cast(trace[name]) for name in ("sampled", "converted")))
+
+        async def bench(ctx):
+            async for _, _, valid, step, sampled, converted in ctx.tick().sample(*values):
+                assert valid == bool(sampled or converted)
+                records.append((step, sampled.bit_count(), converted.bit_count()))
+
+        return bench
+
+    async def job(bus, driver, device, ctx):
+        await program.load(driver)
+        await _check_run(program, driver, _memory(hardware))
+
+    run_system(hardware, job, background=lambda device: [watch(device)])
+    for index, events in enumerate(expected.events):
+        assert sum(sampled for step, sampled, _ in records if step == index) == events["ou_activations"]
+        conversions = events["conversions_r1"] + events["conversions_r2"]
+        assert sum(converted for step, _, converted in records if step == index) == conversions

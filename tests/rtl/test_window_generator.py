@@ -45,10 +45,11 @@ def _slots(fields, memory, hardware):
     return result
 
 
-def _run(fields, memory, *, hardware=TINY, gaps=False):
+def _run(fields, memory, *, hardware=TINY, gaps=False, broken=0):
     """(values, channel_last, last) of every clock of every window, and every round's place.
 
-    gaps : random clocks between rounds, else a round is started in the clock of the last one's end.
+    gaps : random clocks between rounds, else a round is started in the clock of the last one's end. broken : rounds
+    after which the layer was broken off before.
     """
     dut = WindowGenerator(hardware)
     size = hardware.activation_bytes
@@ -73,6 +74,12 @@ def _run(fields, memory, *, hardware=TINY, gaps=False):
         ctx.set(dut.pad_rows, fields["pad_top"] * fields["width"] % size)
         await write_table(ctx, dut.pad_write, PADS)
         await strobe(ctx, dut.layer_start)
+        for _ in range(broken):
+            await strobe(ctx, dut.start)
+            while not any(byte["last"] for byte in fetch(ctx, dut.bytes)):
+                await ctx.tick()
+        if broken:
+            await strobe(ctx, dut.layer_start)
         rounds = step_model.rounds(fields, hardware.macros)
         windows.extend([] for _ in step_model.origins(fields))
         ctx.set(dut.start, 1)
@@ -179,6 +186,12 @@ def test_neighbours_end_with_their_segment(rows, macros):
         hardware, channels=2, height=3, width=11, kernel_height=2, kernel_width=7, pad_left=3, out_height=2, out_width=9
     )
     _check(fields, _memory(), hardware)
+
+
+@pytest.mark.parametrize("broken", [1, 2, 4, 8])
+def test_a_layer_begins_anew_wherever_the_one_before_was_broken_off(broken):
+    fields = step_model.step(TINY, height=5, width=4, kernel_height=2, pool=2, out_height=2, out_width=2, pad_top=1)
+    _check(fields, _memory(), broken=broken)
 
 
 def test_saturated_activations_and_borders_come_through():

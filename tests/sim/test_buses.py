@@ -74,6 +74,17 @@ def test_bus_of_the_compiled_simulation():
         run_now(exercise(bus))
 
 
+def test_a_host_that_pauses_on_every_channel_is_served_the_same_and_takes_longer():
+    clocks = []
+    for pauses in (0.0, 0.5):
+        with compiled.CompiledBus(compiled.build(StandIn()), pauses=pauses) as bus:
+            begin = bus.clocks
+            run_now(bus.write_many([0, 4] * 100, range(200)))
+            assert run_now(bus.read_many([0, 4] * 100)) == [198, 199] * 100
+            clocks.append(bus.clocks - begin)
+    assert clocks[1] > 1.5 * clocks[0]
+
+
 def test_bus_in_cocotb(tmp_path):
     assert not verilator.run_tests(
         verilator.build(StandIn()), "tests.sim.stand_in_session", environment={}, workspace=tmp_path

@@ -28,5 +28,13 @@ def test_steps_are_counted_by_what_they_ask_for_and_by_machine(tmp_path):
         assert found["logits"][machine] >= times
 
 
+def test_runs_in_which_array_or_host_paused_have_their_own_columns(tmp_path):
+    program = _image(3, SMALL).program
+    for waits, pauses in ((True, False), (False, True)):
+        functional.note(program, tmp_path, waits=waits, pauses=pauses)
+    machine = functional.machine_of(program)
+    assert set(functional.summary(tmp_path)["logits"]) == {f"{machine}, array busy", f"{machine}, bus paused"}
+
+
 def test_what_nothing_asked_for_is_in_the_table_too(tmp_path):
     assert functional.summary(tmp_path) == {name: {} for name in functional.USES}

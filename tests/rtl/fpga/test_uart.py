@@ -8,6 +8,7 @@ from amaranth.hdl import Module
 from rtl.fpga.uart_receiver import UartReceiver
 from rtl.fpga.uart_transmitter import UartTransmitter
 from sim.bench import simulate
+from tests.bench import collector
 
 pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
@@ -33,6 +34,25 @@ def test_every_byte_arrives_as_it_was_sent(divisor):
 
     simulate(m, bench)
     assert arrived == sent
+
+
+@pytest.mark.parametrize("divisor", [4, 7, 12])
+def test_bits_are_sampled_in_their_middle(divisor):
+    """The line is what it should be in the middle clock of every bit only."""
+    receiver, arrived = UartReceiver(divisor), []
+    bits, middle = [0, *(0xA5 >> i & 1 for i in range(8)), 1], divisor - divisor // 2
+
+    async def bench(ctx):
+        for place, bit in enumerate(bits):
+            for clock in range(divisor):
+                falls = place == 0 and clock < middle
+                ctx.set(receiver.line, bit if falls or clock == middle else 1 - bit)
+                await ctx.tick()
+        ctx.set(receiver.line, 1)
+        await ctx.tick().repeat(divisor)
+
+    simulate(receiver, bench, background=[collector(receiver.bytes.valid, receiver.bytes.payload, into=arrived)])
+    assert arrived == [0xA5]
 
 
 @pytest.mark.parametrize("end", [UartReceiver, UartTransmitter])

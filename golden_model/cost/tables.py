@@ -10,7 +10,7 @@ from rich.table import Table
 from golden_model.command import table_of
 from golden_model.cost.components import ComponentTable
 from golden_model.cost.machines import Row
-from golden_model.graph.host import COUNTS, total_work
+from golden_model.graph.host import COUNTS, with_total
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -83,8 +83,7 @@ def host_table(rows: Sequence[dict[str, Any]]) -> Table:
     columns: list[Any] = [("node", "{node}")]
     for name in COUNTS:
         columns.append((name.replace("_", " "), f"{{{name}:,}}"))
-    shown = [*rows, {"node": "all", **total_work(rows)}]
-    return table_of("work of the host, one image; not in the energy", columns, shown, right=True)
+    return table_of("work of the host, one image; not in the energy", columns, with_total(rows), right=True)
 
 
 def trace_lines(row: Row) -> list[str]:

@@ -165,3 +165,8 @@ def work_of(nodes: Sequence[Node]) -> list[dict[str, Any]]:
 def total_work(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Sums of the rows of `work_of`."""
     return {name: sum(row[name] for row in rows) for name in COUNTS}
+
+
+def with_total(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of `work_of` and one more, "all", of their sums."""
+    return [*rows, {"node": "all", **total_work(rows)}]

@@ -16,7 +16,7 @@ import numpy as np
 from golden_model import timing
 from golden_model.config import HardwareConfig
 from golden_model.crossbar.layer import DynamicPrecision, Layer
-from golden_model.graph.host import AddConstant, Attention, Host, LayerNorm
+from golden_model.graph.host import Host
 from golden_model.graph.network import Graph
 from golden_model.graph.nodes import Add, AveragePool, Border, Concat, Crossbar, Image, MaxPool, Node, Reshape, Shape
 from golden_model.graph.numbers import Rescale
@@ -187,11 +187,12 @@ class _Lowering:
             Concat: self._concat,
             Add: self._add,
             Border: self._border,
-            **dict.fromkeys((LayerNorm, Attention, AddConstant), self._host),
+            Host: self._host,
         }
         for node in self.network.nodes:
             self.bits[node.name] = self._bits(node)
-            if node.name not in self.folded and (step := lowering.get(type(node))):
+            kind = Host if isinstance(node, Host) else type(node)
+            if node.name not in self.folded and (step := lowering.get(kind)):
                 try:
                     step(node)
                 except ValueError as error:

@@ -417,29 +417,23 @@ class Translator:
         return ref
 
     def quantised_activation(self, x: Ref, clip: Tensor, bits: int, ones: int) -> Ref:
-        return self._trained(self._add("relu", x, cap=float(clip), bits=bits, ones=ones))
+        return self.range_activation(x, 0.0, float(clip), bits, ones)
 
-    def range_activation(self, x: Ref, low: float, high: float, bits: int) -> Ref:
-        return self._trained(self._add("relu", x, floor=low, cap=high, bits=bits))
-
-    def _trained(self, activation: Ref) -> Ref:
+    def range_activation(self, x: Ref, low: float, high: float, bits: int, ones: int = 0) -> Ref:
         """Its range is given, whatever was seen."""
-        op = self.ops[activation.op]
-        assert op.cap is not None
-        op.low, op.high = op.floor, op.cap
-        return activation
+        ref = self._add("relu", x, floor=low, cap=high, bits=bits, ones=ones)
+        op = self.ops[ref.op]
+        op.low, op.high = low, high
+        return ref
 
     def relu6(self, x: Ref, inplace: bool = False) -> Ref:
         return self._add("relu", x, cap=6.0)
 
     def clamp(self, x: Ref, min: Any = None, max: Any = None) -> Ref:
-        low, high = (float(end) if isinstance(end, int | float) else end for end in (min, max))
-        numbers = all(end is None or isinstance(end, float) for end in (low, high))
-        self._require(
-            numbers and (low is None or low <= 0) and (high is None or high > 0),
-            f"only a clamp to a range of numbers that holds 0, got {min}..{max}",
-        )
-        return self._add("relu", x, floor=-math.inf if low is None else low, cap=None if high == math.inf else high)
+        low, high = -math.inf if min is None else min, math.inf if max is None else max
+        numbers = isinstance(low, int | float) and isinstance(high, int | float)
+        self._require(numbers and low <= 0 < high, f"only a clamp to a range of numbers that holds 0, got {min}..{max}")
+        return self._add("relu", x, floor=float(low), cap=None if high == math.inf else float(high))
 
     def hardtanh(self, x: Ref, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Ref:
         return self.clamp(x, min_val, max_val)

@@ -219,14 +219,13 @@ def memory_map(program: Program) -> dict[str, Any]:
         {"tensors": list(b.tensors), **{name: int(getattr(b, name)) for name in ("base", "size", "first", "last")}}
         for b in program.buffers
     ]
+    number = {step: index for index, step in enumerate(program.steps)}
     return {
         "bytes": program.hardware.activation_bytes,
         "used": max(b["base"] + b["size"] for b in buffers),
         "buffers": buffers,
         "order": [
-            {"node": x.node.name, "step": None}
-            if isinstance(x, HostStep)
-            else {"node": x.node, "step": program.steps.index(x)}
+            {"node": x.name, "step": None} if isinstance(x, HostStep) else {"node": x.node, "step": number[x]}
             for x in program.order
         ],
     }

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from golden_model.graph.host import COUNTS, total_work
+from golden_model.graph.host import COUNTS, with_total
 from golden_model.registers import COUNTER_NAMES
 from sim.reporting import figures, glossary
 
@@ -473,15 +473,14 @@ def _confusion_view(data: dict[str, Any]) -> dict[str, Any] | None:
     return {"figure": None, "names": names, "rows": rows, "worst": worst}
 
 
-# ---- host, memory and provenance ----------------------------------------------------------------------
+# ---- host, memory and provenance ----------------------------------------------------------------
 def _host_view(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The host's counts as cells, a row per node and their sums; None if it has nothing to do."""
     if not rows:
         return None
-    shown = [*rows, {"node": "all", **total_work(rows)}]
     return {
         "head": ["node", *map(words, COUNTS)],
-        "rows": [[row["node"], *(count(row[name]) for name in COUNTS)] for row in shown],
+        "rows": [[row["node"], *(count(row[name]) for name in COUNTS)] for row in with_total(rows)],
     }
 
 

@@ -114,15 +114,14 @@ def test_a_quantiser_that_repeats_another_is_no_step_of_its_own(tmp_path):
     assert len(equal(written(tmp_path, nodes, CONSTANTS)).nodes) == 4
 
 
-def off_by_one_at_most(made: Graph, path: Path, names: dict[str, str], least: int, step: float) -> None:
-    """Activations by name, in the file -> in the graph: a zero point goes into a bias, and is rounded there."""
+def off_by_one_at_most(path: Path, theirs: str, made: Graph, ours: str, least: int, step: float) -> None:
+    """Of an activation, named in the file and in the graph: a zero point goes into a bias, and is rounded there."""
     floats = torch.tensor(pictures() / 255, dtype=torch.float32)
-    wanted, found = onnx_file.node_values(onnx_file.read(path), floats), GraphRunner(made, engine="direct")
-    outputs = found.outputs(pictures())
-    for theirs, ours in names.items():
-        difference = outputs[ours].astype(int) - (np.round(wanted[theirs].numpy() / step).astype(int) - least)
-        assert np.abs(difference).max() <= 1
-        assert (difference != 0).mean() < 0.01
+    wanted = onnx_file.node_values(onnx_file.read(path), floats)[theirs].numpy()
+    found = GraphRunner(made, engine="direct").outputs(pictures())[ours].astype(int)
+    difference = found - (np.round(wanted / step).astype(int) - least)
+    assert np.abs(difference).max() <= 1
+    assert (difference != 0).mean() < 0.01
 
 
 @pytest.mark.usefixtures("_executor")
@@ -135,7 +134,7 @@ def test_signed_activations_keep_their_zero_point(relu, tmp_path):
     name = "my_a1" if relu else "my_c1"  # a layer has one clamp, so the second one is a step
     assert made.node(name).encoding.zero == 16
     assert made.node(name).encoding.bits == 5
-    off_by_one_at_most(made, path, {"a1" if relu else "p1": name}, -16, FIRST)
+    off_by_one_at_most(path, "a1" if relu else "p1", made, name, -16, FIRST)
 
 
 @pytest.mark.usefixtures("_executor")
@@ -258,13 +257,14 @@ def test_integers_must_become_numbers_again(tmp_path):
 @pytest.mark.parametrize(("kind", "zero"), [(np.uint8, 77), (np.int8, 0)])
 def test_signed_activations_are_those_of_onnxruntime(kind, zero, tmp_path):
     nodes, constants = linear_nodes(np.uint8)
+    other = {"r1": "c1", "az": "signed"}
     signed = [
-        (name, ["c1" if given == "r1" else "signed" if given == "az" and out[0] in ("a1", "a1i") else given
-                for given in inputs], out, words)
-        for name, inputs, out, words in nodes if out != ["r1"]
-    ]  # fmt: skip
+        (name, [other.get(x, x) for x in inputs] if out[0] in ("a1", "a1i") else inputs, out, words)
+        for name, inputs, out, words in nodes
+        if out != ["r1"]
+    ]
     path = written(tmp_path, signed, {**constants, "signed": np.array(zero, kind)})
     made, least = captured(path), int(np.iinfo(kind).min) - zero
-    off_by_one_at_most(made, path, {"p1": "my_c1"}, least, 0.01)
+    off_by_one_at_most(path, "p1", made, "my_c1", least, 0.01)
     assert made.crossbars[0].encoding.zero == -least
     assert float(made.crossbars[0].encoding.scale) == pytest.approx(0.01)

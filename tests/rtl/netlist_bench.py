@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -151,10 +152,13 @@ class Replay:
         words.write_text("".join(f"{word:x}\n" for word in session))
         outputs = [port for port in self._ports if not port.is_input]
         inputs = sum(port.width for port in self._ports if port.is_input)
-        compared = places = 0
-        for port in outputs:
-            compared |= (((1 << port.width) - 1) if port.name not in but else 0) << places
-            places += port.width
+        places = accumulate((port.width for port in outputs), initial=0)
+        fields = [
+            (port.name, place, ((1 << port.width) - 1) << place)
+            for port, place in zip(outputs, places, strict=False)
+            if port.name not in but
+        ]
+        compared = sum(mask for *_, mask in fields)
         random = (
             ["+verilator+rand+reset+0"] if begin is None else ["+verilator+rand+reset+2", f"+verilator+seed+{begin}"]
         )
@@ -170,11 +174,8 @@ class Replay:
             return None
         assert verdict == "different", done.stdout + done.stderr
         clock, answer = int(values[0]), int(values[1], 16)
-        expected, place = session[clock] >> inputs, 0
-        for port in outputs:
-            mask = (1 << port.width) - 1
-            found, wanted = answer >> place & mask, expected >> place & mask
-            if found != wanted and port.name not in but:
-                return f"clock {clock}: {port.name} is {found:#x} instead of {wanted:#x}"
-            place += port.width
+        for name, place, mask in fields:
+            found, wanted = ((word & mask) >> place for word in (answer, session[clock] >> inputs))
+            if found != wanted:
+                return f"clock {clock}: {name} is {found:#x} instead of {wanted:#x}"
         raise AssertionError("the bench saw a difference that is none")

@@ -26,8 +26,8 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 	$(OHMLOOM) '.[quant]'
 	touch $@
 
-$(VENV)/.ready: $(VENV)/.demo
-	$(OHMLOOM) '.[quant,fast,reproduce,test,lint]'
+$(VENV)/.ready: $(VENV)/.demo Makefile
+	$(OHMLOOM) '.[quant,fast,reproduce,qonnx,test,lint]'
 	touch $@
 
 # ---- the main job ------------------------------------------------------------------------------

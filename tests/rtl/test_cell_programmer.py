@@ -67,7 +67,7 @@ def test_units_that_the_array_could_not_program_are_counted_and_the_first_one_is
         await ctx.tick()
         put(ctx, dut.select, {"enable": 0, "pair": 0})
         await send(ctx, dut.cells, [0] * ODD.cell_words * len(places))
-        await ctx.tick()
+        await ctx.tick().repeat(5)
         assert ctx.get(dut.failures.units) == len(wrong)
         first = dut.first_failed
         assert (ctx.get(first.pair), ctx.get(first.ou_row), ctx.get(first.ou_col)) == places[3]
@@ -82,6 +82,8 @@ def test_units_that_the_array_could_not_program_are_counted_and_the_first_one_is
             ctx.set(dut.program.ready, 1)
             await ctx.tick()
             ctx.set(dut.program.ready, 0)
+        for signal in (dut.program_failed, dut.program.ready):  # nor while it is asked nothing
+            ctx.set(signal, 1)
 
     simulate(dut, host, background=[crossbar], limit=20_000)
 

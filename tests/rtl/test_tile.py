@@ -642,16 +642,20 @@ def test_trace_of_pairs_has_every_sample_and_every_conversion_with_its_step():
     hardware = replace(ROOMY, machine="pairs", crossbar_pairs=64)
     program = _residual_program(hardware)
     expected = program.run(_memory(hardware))
-    records = []
+    records, taken, left = [], set(), set()
 
     def watch(device):
         trace = device.trace
         values = (trace.valid, trace.layer, *(Value.cast(trace[name]) for name in ("sampled", "converted")))
+        places = (trace.place, trace.converted_place)
 
         async def bench(ctx):
-            async for _, _, valid, step, sampled, converted in ctx.tick().sample(*values):
+            async for _, _, valid, step, sampled, converted, place, from_place in ctx.tick().sample(*values, *places):
                 assert valid == bool(sampled or converted)
                 records.append((step, sampled.bit_count(), converted.bit_count()))
+                taken.update((half, place[half]) for half in range(2) if sampled >> half & 1)
+                lanes = range(2 * hardware.ou_cols)
+                left.update((lane // hardware.ou_cols, from_place[lane]) for lane in lanes if converted >> lane & 1)
 
         return bench
 
@@ -664,3 +668,4 @@ def test_trace_of_pairs_has_every_sample_and_every_conversion_with_its_step():
         assert sum(sampled for step, sampled, _ in records if step == index) == events["ou_activations"]
         conversions = events["conversions_r1"] + events["conversions_r2"]
         assert sum(converted for step, _, converted in records if step == index) == conversions
+    assert left == taken, "every place that was filled, of each half"

@@ -140,19 +140,20 @@ def _opened(text: str, probes: Mapping[str, str], any_state: str) -> str:
         block, register = path.rsplit(".", 1)
         commands += [
             f"delete -input w:{name}",
-            f"connect -nounset -set \\{name} \\spec.{block}.{_wire(text, block, register)}",
+            f"connect -nounset -set \\{name} \\spec.{_wire(text, block, register)}",
         ]
     return "\n".join(commands)
 
 
 def _wire(text: str, block: str, register: str) -> str:
-    """What a register is called; one with the name of a port has a number behind it."""
-    _, _, module = text.partition(f"\nmodule \\spec.spec.{block}\n")
+    """What a register of a block is called; a name that the module around it has, too, has a number behind it."""
+    begin = re.search(rf"^module \\spec\.spec\.({re.escape(block)}(\$\d+)?)$", text, re.MULTILINE)
+    module = text[begin.end() :] if begin else ""
     wires = re.findall(r"^  wire .*\\(\S+)$", module.partition("\nend\n")[0], re.MULTILINE)
     found = [wire for wire in wires if re.fullmatch(rf"{re.escape(register)}(\$\d+)?", wire)]
-    if not found:
+    if not (begin and found):
         raise ValueError(f"{block} has no register {register}")
-    return max(found, key=len)
+    return f"{begin[1]}.{max(found, key=len)}"
 
 
 def _run(directory: Path, limit: int) -> tuple[int, str]:

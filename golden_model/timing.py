@@ -8,14 +8,13 @@ OU activations of segment r; an OU takes max(1, sample_interval, most A/D operat
 lane). The constants belong to the tile; they depend on the hardware configuration only.
 
 The pair machine computes the windows of up to `macros` outputs at once, neighbours in a row: a *round*. Where pooling
-makes an output of several windows, each of them is a round of its own. Rounds are double-buffered. A crossbar step of
-W rounds has beats 0..W + 1; in beat b round b is loaded, b - 1 converts and b - 2 is drained, as far as they exist. A
-beat takes as long as the longest of
+makes an output of several windows, each of them is a round of its own. A crossbar step of W rounds has beats 0..W + 1; in
+beat b round b is loaded, the OUs of b - 1 are formed and sampled (walked), and b - 2 is drained, as far as they exist.
+The next beat begins when all of these are over:
 
-    load      fetches + segments + c_load; in beat 0 also the tables, build_clocks
-    convert   the longest window_clocks of the round + c_convert
-              (golden_model/pairs/machine.py: build_clocks, window_clocks)
-    drain     N + c_drain
+    load      fetches + segments + c_load clocks after the begin of the beat; in beat 0 also the tables, `ready_clocks`
+    walk      c_convert clocks after `window_walked` of the round (golden_model/pairs/machine.py)
+    drain     N + c_drain clocks after the begin of the beat, or after `window_done` of the round, if that is later
 
 and the step c_layer plus its beats. A fetch brings every window of the round up to `values_together` activations of one
 row of the kernel and of one segment. A window of an element step, too, is a round.
@@ -24,7 +23,7 @@ row of the kernel and of one segment. A window of an element step, too, is a rou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -113,7 +112,7 @@ def c_load(hardware: HardwareConfig) -> int:
 
 
 def c_convert(hardware: HardwareConfig) -> int:
-    """Clocks of the conversions of a window outside `window_clocks`."""
+    """Clocks from `window_walked` to the begin of the next beat."""
     return 1
 
 
@@ -162,25 +161,20 @@ def fetches(hardware: HardwareConfig, channels: int, kernel_height: int, kernel_
     return found
 
 
-def pair_beats(
-    hardware: HardwareConfig, kernel: tuple[int, int, int], outputs: int, build: int, windows: Any, rounds: np.ndarray
-) -> np.ndarray:
-    """Clocks of a crossbar step of the pair machine without c_layer.
+class Beats(NamedTuple):
+    """Clocks of the parts of a beat; see the head of this file. ready : of the tables."""
 
-    kernel : channels, rows, columns. build : `build_clocks` of its packs. windows : `window_clocks` (..., windows).
-    rounds : as from `rounds`.
+    load: int
+    convert: int
+    drain: int
+    ready: int = 0
 
-    Returns int64 (...).
-    """
+
+def beats(hardware: HardwareConfig, kernel: tuple[int, int, int], outputs: int, ready: int) -> Beats:
+    """Of a crossbar step of the pair machine. kernel : channels, rows, columns. ready : `ready_clocks` of its packs."""
     segments = -(-int(np.prod(kernel)) // hardware.ou_rows)
-    windows = np.where(rounds < 0, 0, np.asarray(windows, dtype=np.int64)[..., rounds]).max(axis=-1)
-    beats = np.zeros((*windows.shape[:-1], windows.shape[-1] + 2), dtype=np.int64)
-    load, convert, drain = beats[..., :-2], beats[..., 1:-1], beats[..., 2:]
-    load[...] = fetches(hardware, *kernel) + segments + c_load(hardware)
-    np.maximum(beats[..., 0], build, out=beats[..., 0])
-    np.maximum(convert, windows + c_convert(hardware), out=convert)
-    np.maximum(drain, outputs + c_drain(hardware), out=drain)
-    return beats.sum(axis=-1)
+    load = fetches(hardware, *kernel) + segments + c_load(hardware)
+    return Beats(load, c_convert(hardware), outputs + c_drain(hardware), ready)
 
 
 # ---- a network ----------------------------------------------------------------------------------

@@ -26,19 +26,22 @@ class EarlyStop(Block):
 
     Members
     -------
-    begin : strobe, a window begins: nothing has stopped. No check may be pending.
+    begin : strobe, the window of `bank` begins: none of its outputs has stopped. No check of that bank may be pending.
     write : words of an output of this column; between layers.
-    asked : strobe, a check of block column `asked_col` was handed out to the lane. checked : it has come to the sums.
-    stopped : block columns whose output is certainly 0. pending : those with a check that is not decided.
+    asked : strobe, a check of block column `asked_col` and window `asked_bank` was handed out to the lane.
+    checked : it has come to the sums.
+    stopped : of every bank, block columns whose output is certainly 0. pending : those with a check that is not decided.
     """
 
     begin: In(1)
+    bank: In(1)
     write: In(packs.stop_write)
     asked: In(1)
+    asked_bank: In(1)
     asked_col: In(layouts.block_column)
     checked: In(packs.checked_sum)
-    stopped: Out(packs.block_columns)
-    pending: Out(packs.block_columns)
+    stopped: Out(packs.stop_states)
+    pending: Out(packs.stop_states)
 
     #: Clocks from a check to its decision: into a register, added.
     latency = 2
@@ -61,15 +64,16 @@ class EarlyStop(Block):
         width = 2 + max(config.accumulator_bits, len(start), len(bound) + config.input_bits)
         largest = Signal(signed(width))  # that the sum can become, less limit + 1
         m.d.comb += largest.eq(checked.sum + start + (bound << checked.bits_left))
-        size = config.max_block_cols
-        of_check, of_asked = Signal(size), Signal(size)
+        of_check, of_asked = Signal(config.max_block_cols), Signal(config.max_block_cols)
         m.d.comb += [
             of_check.eq(Mux(checked.valid, 1 << checked.block_col, 0)),
             of_asked.eq(Mux(self.asked, 1 << self.asked_col, 0)),
         ]
-        m.d.sync += self.pending.eq((self.pending & ~of_check) | of_asked)
-        with m.If(self.begin):
-            m.d.sync += self.stopped.eq(0)
-        with m.Elif(largest < 0):
-            m.d.sync += self.stopped.eq(self.stopped | of_check)
+        for bank, (stopped, pending) in enumerate(zip(self.stopped, self.pending, strict=True)):
+            over, asked = Mux(checked.bank == bank, of_check, 0), Mux(self.asked_bank == bank, of_asked, 0)
+            m.d.sync += pending.eq((pending & ~over) | asked)
+            with m.If(self.begin & (self.bank == bank)):
+                m.d.sync += stopped.eq(0)
+            with m.Elif(largest < 0):
+                m.d.sync += stopped.eq(stopped | over)
         return m

@@ -29,8 +29,9 @@ class LayerSequencer(Block):
     for the array, after `limit` clocks at the latest.
 
     The pair machine's windows are double-buffered. In a *beat* one window is loaded, the one before it is
-    converted, and the one before that is post-processed, side by side; the next beat begins when all of
-    them are done. In the first beat of a step the macro also builds its tables.
+    walked (its OUs are formed and sampled), and the one before that is post-processed, as soon as its last conversion
+    is done, side by side; the next beat begins when all of them are over. In the first beat of a step the macro also
+    builds its tables.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ class LayerSequencer(Block):
     element : the running step has no crossbars; valid from `check_done` on.
     placement_error : the planes of the running step reach beyond the last crossbar pair.
     table_error : strobe, an entry of a table that was used has lost its parity; ignored when idle.
-    window_loaded : the window can be converted. place : where the window lies that was loaded last.
+    window_loaded : the window can be converted. window_walked : strobe, the next one can be (pair machine). place : where the window lies that was loaded last.
     post_place : where the one lies that is post-processed. layer_ready : the macro's tables are built (pair machine).
     layer_start, window counters and the pairs of strobes: see the block that each names.
     """
@@ -81,6 +82,7 @@ class LayerSequencer(Block):
     post_place: Out(tile.window_place)
     layer_ready: In(1)
     window_start: Out(1)
+    window_walked: In(1)
     window_done: In(1)
     placement_error: In(1)
     table_error: In(1)
@@ -126,7 +128,7 @@ class LayerSequencer(Block):
 
         beat = Signal(tile.beat())
         with m.If(self.layer_start):
-            m.d.sync += [beat.loads.eq(1), beat.converts.eq(0), beat.drains.eq(0)]
+            m.d.sync += [beat.eq(0), beat.loads.eq(1)]
 
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
@@ -210,28 +212,33 @@ class LayerSequencer(Block):
 
     def _beats(self, m: Module, running: Running, error: Signal, beat: View) -> None:
         """States of a crossbar step of the pair machine. beat : what this beat does, each on another window."""
-        converted, drained = Signal(), Signal()
-        place, drained_place = Signal.like(self.place), Signal.like(self.place)  # of what is converted, and drained
+        walked, drained = Signal(), Signal()
+        place, drained_place = Signal.like(self.place), Signal.like(self.place)  # of what is walked, and drained
         over = Signal()
         # A window of an element step is drained while it is loaded.
         m.d.comb += self.post_place.eq(Mux(self.element, self.place, drained_place))
         m.d.comb += over.eq(
             (~beat.loads | self.window_loaded)
-            & (~beat.converts | converted | self.window_done)
+            & (~beat.converts | walked | self.window_walked)
             & (~beat.drains | drained | self.post_done)
             & self.layer_ready
         )
+
+        def drain() -> None:
+            """The window before the one that is walked, in the clock in which it is done, or later in its beat."""
+            done = beat.done | self.window_done
+            m.d.comb += self.post_start.eq(beat.drains & ~beat.begun & done)
+            m.d.sync += [beat.begun.eq(beat.begun | self.post_start), beat.done.eq(done & ~self.post_start)]
+
         with running("BEAT"):
-            m.d.comb += [
-                self.load_start.eq(beat.loads),
-                self.window_start.eq(beat.converts),
-                self.post_start.eq(beat.drains),
-            ]
-            m.d.sync += [converted.eq(0), drained.eq(0)]
+            m.d.comb += [self.load_start.eq(beat.loads), self.window_start.eq(beat.converts)]
+            m.d.sync += [walked.eq(0), drained.eq(0)]
             m.d.sync += [place.eq(self.place), drained_place.eq(place)]
+            drain()
             m.next = "WORK"
         with running("WORK"):
-            m.d.sync += [converted.eq(converted | self.window_done), drained.eq(drained | self.post_done)]
+            m.d.sync += [walked.eq(walked | self.window_walked), drained.eq(drained | self.post_done)]
+            drain()
             with m.If(self.placement_error):
                 m.d.comb += error.eq(ErrorCode.LAYER_GEOMETRY)
             with m.Elif(over):
@@ -239,6 +246,7 @@ class LayerSequencer(Block):
                     beat.loads.eq(beat.loads & ~self.place.last),
                     beat.converts.eq(beat.loads),
                     beat.drains.eq(beat.converts),
+                    beat.begun.eq(0),
                     self.window.eq(self.window + beat.converts),
                 ]
                 m.next = "BEAT"

@@ -14,6 +14,8 @@ from rtl.pair_layouts import formed_ou, pack_lines, sample_place, search_left, s
 
 #: Parts of a macro that walk their own groups of every pack, each with converters for `ou_cols` column pairs.
 HALVES = 2
+#: Windows whose sums are kept: one that is walked, and the one before it, which is converted and then read.
+BANKS = 2
 
 
 # ---- sizes --------------------------------------------------------------------------------------
@@ -148,7 +150,8 @@ def window_row(config: HardwareConfig) -> data.ArrayLayout:
 
 
 def slice_context(config: HardwareConfig) -> data.StructLayout:
-    """What a slice belongs to: input bit, segments of the pack, and the groups of a mask that convert its OUs."""
+    """What a slice belongs to: input bit, segments of the pack, the groups of a mask that convert its OUs, and which
+    sums these add to."""
     group = group_index(config)
     return data.StructLayout(
         {
@@ -156,6 +159,7 @@ def slice_context(config: HardwareConfig) -> data.StructLayout:
             "segments": pack_size(config),
             "first_group": group,
             "last_group": group,
+            "bank": unsigned(1),
         }
     )
 
@@ -188,12 +192,13 @@ def sample_context(config: HardwareConfig) -> data.StructLayout:
     """What converters must know of a sample.
 
     left : `search_begin`'s. whole : all columns of the block column have an output. value << shift is added to the sums
-    of the block column. With early stop, check : it is no sample, the sums of the block column are to be checked, with
+    of the block column, in the bank of the window. With early stop, check : it is no sample, the sums of the block column are to be checked, with
     `shift` input bits to come.
     """
     members = {
         "left": search_left(config, True),
         "whole": unsigned(1),
+        "bank": unsigned(1),
         "block_col": layouts.block_column(config),
         "shift": layouts.bit_position(config),
     }
@@ -211,6 +216,7 @@ def converted(config: HardwareConfig) -> data.StructLayout:
     members = {
         "valid": unsigned(1),
         "value": search_threshold(config, True),
+        "bank": context["bank"],
         "block_col": context["block_col"],
         "shift": context["shift"],
     }
@@ -221,6 +227,11 @@ def converted(config: HardwareConfig) -> data.StructLayout:
 def block_columns(config: HardwareConfig) -> Shape:
     """A bit per block column."""
     return unsigned(config.max_block_cols)
+
+
+def stop_states(config: HardwareConfig) -> data.ArrayLayout:
+    """A bit per block column of the windows of both banks."""
+    return data.ArrayLayout(block_columns(config), BANKS)
 
 
 def stop_words(config: HardwareConfig) -> data.StructLayout:
@@ -246,6 +257,7 @@ def checked_sum(config: HardwareConfig) -> data.StructLayout:
         {
             "valid": unsigned(1),
             "sum": layouts.accumulator(config),
+            "bank": unsigned(1),
             "block_col": layouts.block_column(config),
             "bits_left": layouts.bit_position(config),
         }
@@ -310,7 +322,6 @@ PAIR_COUNTERS = (
     "conversions_r2",
     "ad_operations",
     "input_bits_streamed",
-    "cycles",
     "prefix_counts",
     "prefix_rows",
     "mask_bits_read",
@@ -319,9 +330,6 @@ PAIR_COUNTERS = (
 
 
 def pair_counters(config: HardwareConfig) -> data.StructLayout:
-    """Event counters of all macros.
-
-    input_bits_streamed : segments whose slice was latched. cycles : clocks from the begin of a window to `window_done`.
-    """
+    """Event counters of all macros. input_bits_streamed : segments whose slice was latched."""
     names = PAIR_COUNTERS if config.early_stop else PAIR_COUNTERS[:-1]
     return data.StructLayout({name: unsigned(COUNTER_BITS) for name in names})

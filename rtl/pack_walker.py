@@ -27,6 +27,7 @@ class PackWalker(Block):
     Members
     -------
     start : strobe, begins a window; not while one is walked. bits : positions that it streams, in the clock of `start`.
+    bank : of the window's sums, from the clock after `start` on.
     checks : with early stop, input bits after which outputs are checked, stable while walking.
     last_pack, last_size : from the pack builder, stable while walking.
     writes : to the half's tables; packs and masks are kept here.
@@ -37,6 +38,7 @@ class PackWalker(Block):
 
     start: In(1)
     bits: In(lambda config: config.input_bits)
+    bank: In(1)
     checks: Where(layouts.early_stop, In(lambda config: config.input_bits))
     last_pack: In(packs.pack_index)
     last_size: In(packs.pack_size)
@@ -109,6 +111,7 @@ class PackWalker(Block):
             context.segments.eq(segments),
             context.first_group.eq(mask.first_group),
             context.last_group.eq(mask.last_group),
+            context.bank.eq(self.bank),
         ]
         marks = Signal()  # a mark follows the OUs
         with m.If(taken):
@@ -147,6 +150,7 @@ class PackWalker(Block):
                     self.ous.valid.eq(1),
                     self.ous.payload.check.eq(1),
                     self.ous.payload.input_bit.eq(marked),
+                    self.ous.payload.bank.eq(self.bank),
                 ]
                 with m.If(self.ous.ready):
                     m.d.sync += [marks.eq(0), latching.eq(1)]

@@ -37,13 +37,14 @@ class PairConverter(Block):
     settings : layer descriptor, stable while a window runs. constants : from `SearchSettings`, for differences.
     first_pair : from the pack builder.
     writes : to the half's tables; groups are kept here.
-    bank, read_bank, sums_address, sums_column, sums_taken : see `PartialSums`.
+    read_bank, sums_address, sums_column, sums_taken : see `PartialSums`.
     sum : of block column `sums_address`, in column `sums_column`, combinational.
     clear : 1 for at least as many clocks as the layer has block columns, before its first window: all sums become 0.
-    columns, stop_write, begin : with early stop, block columns of the half that store anything, words of the outputs,
-        and a strobe at the begin of a window.
+    columns, stop_write, begin, bank : with early stop, block columns of the half that store anything, words of the
+        outputs, a strobe at the begin of a window, and its bank.
     ous : from the walker. port : to the analog macro.
-    idle : no OU is held, none is converting, no check is pending, and `sample_interval` has passed.
+    oldest : bank of the oldest window that is not done. quiet : no OU of it is held, none is converting, and no check
+        of it is pending; means it once it has been walked.
     overflow : strobe, a partial sum did not fit `accumulator_bits` and was saturated.
     events : of this clock.
     """
@@ -52,7 +53,6 @@ class PairConverter(Block):
     constants: In(lambda config: pair_layouts.search_constants(config, True))
     first_pair: In(layouts.pair_index)
     writes: In(packs.table_writes)
-    bank: In(1)
     read_bank: In(1)
     sums_address: In(layouts.block_column)
     sums_column: In(layouts.column)
@@ -62,9 +62,11 @@ class PairConverter(Block):
     columns: Where(layouts.early_stop, In(packs.block_columns))
     stop_write: Where(layouts.early_stop, In(packs.stop_write))
     begin: Where(layouts.early_stop, In(1))
+    bank: Where(layouts.early_stop, In(1))
     ous: In(Stream(packs.gathered_ou))
     port: Out(HalfConversionPort)
-    idle: Out(1)
+    oldest: In(1)
+    quiet: Out(1)
     overflow: Out(1)
     events: Out(packs.conversion_events)
 
@@ -140,6 +142,7 @@ class PairConverter(Block):
             m.d.sync += [
                 context.left.eq(begin.begin.left),
                 context.whole.eq(whole),
+                context.bank.eq(ou.bank),
                 context.block_col.eq(block_col),
                 context.shift.eq(shift),
             ]
@@ -155,13 +158,13 @@ class PairConverter(Block):
                 lane.inside.eq(self._inside(j)),
                 lane.turn.eq(places.turn),
                 lane.contexts.eq(contexts),
+                lane.oldest.eq(self.oldest),
                 lane.comparator.eq(self.port.comparators[j]),
                 self.port.thresholds[j].eq(lane.threshold),
                 self.port.places[j].eq(lane.place),
                 self.port.compare[j].eq(lane.busy),
                 column.scale.eq(self.constants.scale),
                 column.converted.eq(lane.converted),
-                column.bank.eq(self.bank),
                 column.read_bank.eq(self.read_bank),
                 column.address.eq(self.sums_address),
                 column.taken.eq(self.sums_taken),
@@ -176,7 +179,7 @@ class PairConverter(Block):
             stops = [EarlyStop(config) for _ in lanes]
             left, last_check = Signal.like(self.columns), Signal()  # block columns to check
             m.d.comb += [
-                pending.eq(Cat(stop.pending.bit_select(block_col, 1) for stop in stops).any()),
+                pending.eq(Cat(stop.pending[ou.bank].bit_select(block_col, 1) for stop in stops).any()),
                 checked.eq(held & ou.check & places.free & ~pending),
                 last_check.eq((left & (left - 1)) == 0),
             ]
@@ -195,20 +198,27 @@ class PairConverter(Block):
                 m.submodules[f"stop{j}"] = stop
                 m.d.comb += [
                     stop.begin.eq(self.begin),
+                    stop.bank.eq(self.bank),
                     stop.write.eq(self.stop_write),
                     stop.write.enable.eq(self.stop_write.enable & (self.stop_write.column == j)),
                     stop.asked.eq(checked),
+                    stop.asked_bank.eq(ou.bank),
                     stop.asked_col.eq(block_col),
                     stop.checked.eq(column.checked),
                     lane.stopped.eq(stop.stopped),
                 ]
-            takes_part &= ~Cat(stop.stopped.bit_select(block_col, 1) for stop in stops)
-            no_check = ~Cat(stop.pending.any() for stop in stops).any()
+            takes_part &= ~Cat(stop.stopped[ou.bank].bit_select(block_col, 1) for stop in stops)
+            no_check = ~Cat(stop.pending[self.oldest].any() for stop in stops).any()
             m.d.comb += self.events.checked.eq(Mux(checked, takes_part, 0))
         else:
             no_check = 1
         m.d.comb += [
-            self.idle.eq(~held & places.rested & ~unfinished.any() & no_check),
+            self.quiet.eq(
+                ~(held & (ou.bank == self.oldest))
+                & ~(waits & (waiting.bank == self.oldest))
+                & ~unfinished.any()
+                & no_check
+            ),
             self.events.started.eq(Mux(activation, takes_part, 0)),
             self.sum.eq(Array(column.data for column in sums)[self.sums_column]),
             self.overflow.eq(Cat(column.overflow for column in sums).any()),

@@ -13,19 +13,18 @@ from rtl.block import Block, In, Out
 class PairCounters(Block):
     """Counts what the halves of all macros do; meaning of the counters as in golden_model/engines/pair_switches.py.
 
-    Latency: an event is counted `latency` clocks later, a clock of `running` 1 clock later. Reset: all 0.
+    Latency: an event is counted `latency` clocks later. Reset: all 0.
 
     Members
     -------
     clear : strobe, all counters become 0; events of this clock and of those before that are not counted yet are lost.
-    walks, conversions : events of the halves of all macros, every clock. running : a window is running.
+    walks, conversions : events of the halves of all macros, every clock.
     counters : `pack_layouts.pair_counters`.
     """
 
     clear: In(1)
     walks: In(packs.all_halves_of(packs.walk_events))
     conversions: In(packs.all_halves_of(packs.conversion_events))
-    running: In(1)
     counters: Out(packs.pair_counters)
 
     #: Clocks from an event to its counter: into a register, the sum over all halves, added.
@@ -56,7 +55,6 @@ class PairCounters(Block):
             amount = Value.cast(amount)
             added = Signal(amount.shape(), name=f"{name}_added")
             m.d.sync += [added.eq(Mux(self.clear, 0, amount)), counters[name].eq(counters[name] + added)]
-        m.d.sync += counters["cycles"].eq(counters["cycles"] + self.running)
         with m.If(self.clear):
             m.d.sync += [counter.eq(0) for counter in counters.values()]
         return m

@@ -32,8 +32,10 @@ class PairLane(Block):
     turn : of the next sample, from `SamplePlaces`. contexts : of the samples before.
     threshold, place, comparator, decided : as in `HalfConversionPort`.
     busy : the comparator's answer of this clock counts.
-    stopped : block columns whose output has stopped.
-    occupied : the lane has not converted the sample in the place of `turn`. unfinished : it has not converted them all.
+    stopped : of the windows of both banks, block columns whose output has stopped.
+    occupied : the lane has not converted the sample in the place of `turn`.
+    oldest : bank of the oldest window that is not done. unfinished : the lane has not converted all its samples; means
+        that window while the lane holds any of it.
     converted : a conversion ends.
     """
 
@@ -47,9 +49,10 @@ class PairLane(Block):
     comparator: In(1)
     busy: Out(1)
     occupied: Out(1)
+    oldest: In(1)
     unfinished: Out(1)
     decided: Where(lambda config: bool(config.comparator_valid), In(1))
-    stopped: Where(common.early_stop, In(packs.block_columns))
+    stopped: Where(common.early_stop, In(packs.stop_states))
     converted: Out(packs.converted)
 
     def elaborate(self, platform) -> Module:
@@ -80,16 +83,21 @@ class PairLane(Block):
                 | (search.busy & (place == self.turn.place))
                 | (search.answered & (decided_place == self.turn.place))
             ),
-            self.unfinished.eq(waits | search.busy | search.answered),
+            self.unfinished.eq(
+                (waits & (context.bank == self.oldest))
+                | (search.busy & (self.contexts[place].bank == self.oldest))
+                | (search.answered & (decided.bank == self.oldest))
+            ),
             # what is done
             self.converted.valid.eq(search.last),
             self.converted.value.eq(search.value),
+            self.converted.bank.eq(decided.bank),
             self.converted.block_col.eq(decided.block_col),
             self.converted.shift.eq(decided.shift),
         ]
         inside, passes = context.whole | self.inside, Signal()  # passes : what is next needs no slot
         if config.early_stop:
-            check, stopped = Signal(), self.stopped.bit_select(context.block_col, 1)
+            check, stopped = Signal(), self.stopped[context.bank].bit_select(context.block_col, 1)
             m.d.comb += [
                 takes_part.eq(inside & ~context.check & ~stopped),
                 check.eq(waits & context.check & ~search.busy & ~search.answered),
@@ -100,6 +108,7 @@ class PairLane(Block):
                 m.d.comb += [
                     self.converted.valid.eq(1),
                     self.converted.value.eq(0),
+                    self.converted.bank.eq(context.bank),
                     self.converted.block_col.eq(context.block_col),
                     self.converted.shift.eq(context.shift),
                 ]

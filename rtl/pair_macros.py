@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
 from golden_model.config import HardwareConfig
@@ -22,7 +22,8 @@ class PairMacros(Block):
     """Computes the partial sums of a round: of one window in every macro (golden_model/timing.py).
 
     The macros hold the same weights, and share the layer's tables, the constants of its search and the event counters.
-    A round takes as long as its longest window.
+    They begin a round together. It has been walked when all its windows have, and is done when all of them are; the
+    next round may begin in between.
 
     Members
     -------
@@ -32,18 +33,19 @@ class PairMacros(Block):
     layer_start : strobe, builds the layer's masks and groups; not while a window is running. layer_ready : they are
         built, `ready_clocks` of golden_model/pairs/machine.py later.
     active : which macros have a window in the round that starts. filling : which ones in the round that is loaded.
-    window_start : strobe, accepted while no window is running, at the earliest in the clock of `window_done`. Ignored
-        if `configuration_error` is 1. A window begins in this clock, or as soon as the layer is ready and the last one
-        of its segments has been taken.
+    window_start : strobe, a round is to begin, at the earliest in the clock of `window_walked` of the one before, and if
+        the sums of the one before that have been read. Ignored if `configuration_error` is 1. It begins in this clock,
+        or as soon as the layer is ready and the last one of its segments has been taken.
     segments0, segments1, ... : of every macro, `settings.segments` beats a window in ascending order.
-    window_done : strobe, in the clock in which the round's last window is done; from this clock on the partial sums can
-        be taken and the counters are up to date.
+    window_walked : strobe, the next round may begin.
+    window_done : strobe, in order of the rounds; from this clock on the partial sums can be taken.
     window_filled : all segments of the next round have been taken.
-    sums_take, sums_address, sums_column, sums, sums_taken : of all macros, see `PairMacro`.
+    sums_take : strobe, once for every round that is done: its sums are read from the next clock on.
+    sums_address, sums_column, sums, sums_taken : of all macros, see `PairMacro`.
     width_write : write port of the width table; not while a layer is being built. bound_write, start_write : with early
         stop, those of its tables.
     crossbar : the analog macros, or a model of them.
-    counters : event counters. counters_clear : strobe, clears `counters`, `overflow` and the sticky part of
+    counters : event counters, up to date as soon as all rounds are done. counters_clear : strobe, clears `counters`, `overflow` and the sticky part of
         `configuration_error`; may come with `window_start` but not during a window.
     overflow : sticky, a partial sum did not fit `accumulator_bits` and was saturated.
     configuration_error : 1 from the clock after illegal A/D registers for as long as they are there; sticky if a window
@@ -60,6 +62,7 @@ class PairMacros(Block):
     active: In(lambda config: config.macros)
     filling: In(lambda config: config.macros)
     window_start: In(1)
+    window_walked: Out(1)
     window_done: Out(1)
     window_filled: Out(1)
     sums_take: In(1)
@@ -91,10 +94,9 @@ class PairMacros(Block):
         m.submodules.events = events = PairCounters(config)
         ports = halves_of(self.crossbar, config)
 
-        done, filled, running, overflow = (Signal(config.macros) for _ in range(4))
+        filled, walked, quiet, overflow = (Signal(config.macros) for _ in range(4))
         tables = Signal(packs.layer_tables(config))
-        unfinished = Signal(config.macros)  # macros whose window of the round is not done
-        start = self.window_start & ~search.error
+        begin, bank, read_bank, oldest = self._rounds(m, filled, tables.built, walked, quiet, search.error)
         m.d.comb += [
             search.registers.eq(self.search),
             search.check.eq(self.window_start),
@@ -107,10 +109,8 @@ class PairMacros(Block):
             self.layer_ready.eq(tables.built),
             self.placement_error.eq(builder.out_of_range),
             self.window_filled.eq((filled | ~self.filling).all()),
-            self.window_done.eq(done.any() & (done | ~unfinished).all()),
             self.crossbar.layer.eq(self.layer),
             events.clear.eq(self.counters_clear),
-            events.running.eq(running.any()),
             self.counters.eq(events.counters),
         ]
         if config.early_stop:
@@ -126,25 +126,23 @@ class PairMacros(Block):
             ]
         else:
             m.d.comb += self.table_error.eq(builder.table_error)
-        with m.If(start):
-            m.d.sync += unfinished.eq(self.active)
-        with m.Else():
-            m.d.sync += unfinished.eq(unfinished & ~done)
         for i, macro in enumerate(macros):
             m.submodules[f"macro{i}"] = macro
             m.d.comb += [
                 macro.settings.eq(self.settings),
                 macro.constants.eq(search.constants),
                 macro.tables.eq(tables),
-                macro.window_start.eq(start & self.active[i]),
-                macro.sums_take.eq(self.sums_take),
+                macro.begin.eq(begin[i]),
+                macro.bank.eq(bank),
+                macro.oldest.eq(oldest),
+                macro.read_bank.eq(read_bank),
                 macro.sums_address.eq(self.sums_address),
                 macro.sums_column.eq(self.sums_column),
                 macro.sums_taken.eq(self.sums_taken),
                 self.sums[i].eq(macro.sum),
-                done[i].eq(macro.window_done),
-                filled[i].eq(macro.window_filled),
-                running[i].eq(macro.running),
+                filled[i].eq(macro.filled),
+                walked[i].eq(macro.walked),
+                quiet[i].eq(macro.quiet),
                 overflow[i].eq(macro.overflow),
             ]
             wiring.connect(m, macro.segments, wiring.flipped(getattr(self, f"segments{i}")))
@@ -157,3 +155,38 @@ class PairMacros(Block):
                 wiring.connect(m, port, wiring.flipped(ports[index]))
         m.d.sync += self.overflow.eq((self.overflow & ~self.counters_clear) | overflow.any())
         return m
+
+    def _rounds(
+        self, m: Module, filled: Value, built: Value, walked: Value, quiet: Value, refused: Value
+    ) -> tuple[Value, Value, Value, Value]:
+        """Begin and end of rounds: (windows that begin, bank of the round that begins or began last, bank that is read,
+        bank of the oldest round that is not done)."""
+        waiting, begins, walking, ends, over = Signal(), Signal(), Signal(), Signal(), Signal()
+        kept, active = Signal(self.config.macros), Signal(self.config.macros)  # macros with a window
+        last, oldest = Signal(init=1), Signal()  # banks of the round that began last, and of the oldest one
+        read_bank = Signal(init=1)
+        begun = Signal(packs.BANKS)  # by bank, a round that is not done
+        start, bank = self.window_start & ~refused, last ^ begins
+        m.d.comb += [
+            active.eq(Mux(start, self.active, kept)),
+            begins.eq((start | waiting) & built & (filled | ~active).all()),
+            ends.eq(walking & walked.all()),
+            over.eq(begun.bit_select(oldest, 1) & ~(walking & ~ends & (last == oldest)) & quiet.all()),
+        ]
+        m.d.sync += [
+            kept.eq(active),
+            waiting.eq((start | waiting) & ~begins),
+            walking.eq(begins | (walking & ~ends)),
+            self.window_walked.eq(ends),
+            # In the clock after the last conversion its value is added.
+            self.window_done.eq(over),
+            last.eq(bank),
+            oldest.eq(oldest ^ over),
+            read_bank.eq(read_bank ^ self.sums_take),
+        ]
+        for index in range(packs.BANKS):
+            with m.If(begins & (bank == index)):
+                m.d.sync += begun[index].eq(1)
+            with m.Elif(over & (oldest == index)):
+                m.d.sync += begun[index].eq(0)
+        return Mux(begins, active, 0), bank, read_bank, oldest

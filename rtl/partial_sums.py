@@ -11,18 +11,16 @@ from rtl import layouts
 from rtl import pack_layouts as packs
 from rtl.block import Block, In, Out, Where
 from rtl.decode_shift_add import needed_bits
+from rtl.pack_layouts import BANKS
 from rtl.pair_layouts import search_constants
-
-#: Windows whose sums are kept: the one that runs, and the one before it.
-BANKS = 2
 
 
 class PartialSums(Block):
     """Adds (value >> scale) << shift to the sum of a block column. (system.md §3)
 
-    Sums are kept twice: those of the running window are added up, those of the one before are read. A sum that was read
-    for the last time becomes 0, so that the window after it can be added up there. Each bank is a small memory with one
-    address for reading and writing.
+    Sums are kept twice, for windows in turn: those of a window are read while the next one is added up. A sum that was
+    read for the last time becomes 0, so that the window after the next one can be added up there. Each bank is a small
+    memory with one address for reading and writing.
 
     Latency: a value is in the sum `latency` clocks after the clock of `converted`. Throughput: a value and a read a
     clock. Reset: sums are not defined before `clear`.
@@ -30,8 +28,7 @@ class PartialSums(Block):
     Members
     -------
     scale : from `SearchSettings`. converted : from the lane.
-    bank : what is added up; changes when all conversions are in their sums. read_bank : what is read; the other one
-        while anything is added.
+    read_bank : what is read; nothing is added there meanwhile.
     address, data : sum of a block column, combinational. taken : strobe, it becomes 0.
     clear : strobe, the sums of block column `clear_address` in both banks become 0; not while anything is added.
     overflow : strobe, the sum did not fit `accumulator_bits` and was saturated.
@@ -40,7 +37,6 @@ class PartialSums(Block):
 
     scale: In(lambda config: search_constants(config, True)["scale"].shape)
     converted: In(packs.converted)
-    bank: In(1)
     read_bank: In(1)
     address: In(layouts.block_column)
     data: Out(layouts.accumulator)
@@ -57,34 +53,35 @@ class PartialSums(Block):
         m = Module()
         config, converted = self.config, self.converted
         shifted = Signal(signed(config.adc_bits + 1 + config.input_bits + config.weight_bits - 2))
-        add, add_col = Signal(), Signal.like(converted.block_col)
-        m.d.sync += [add.eq(converted.valid), add_col.eq(converted.block_col)]
+        add, bank, add_col = Signal(), Signal(), Signal.like(converted.block_col)
+        m.d.sync += [add.eq(converted.valid), bank.eq(converted.bank), add_col.eq(converted.block_col)]
         m.d.sync += shifted.eq((converted.value >> self.scale) << converted.shift)
 
-        before = [Signal.like(self.data, name=f"before{bank}") for bank in range(BANKS)]
-        total, too_large = self._narrowed(Mux(self.bank, before[1], before[0]) + shifted)
+        before = [Signal.like(self.data, name=f"before{index}") for index in range(BANKS)]
+        present = Mux(bank, before[1], before[0])
+        total, too_large = self._narrowed(present + shifted)
         m.d.comb += [
             self.data.eq(Mux(self.read_bank, before[1], before[0])),
             self.overflow.eq(add & too_large),
         ]
-        for bank in range(BANKS):
-            m.submodules[f"bank{bank}"] = memory = Memory(
+        for index in range(BANKS):
+            m.submodules[f"bank{index}"] = memory = Memory(
                 shape=layouts.accumulator(config), depth=config.max_block_cols, init=[]
             )
             write, read = memory.write_port(), memory.read_port(domain="comb")
-            added, taken = Signal(name=f"added{bank}"), Signal(name=f"taken{bank}")
+            added, taken = Signal(name=f"added{index}"), Signal(name=f"taken{index}")
             m.d.comb += [
-                added.eq(add & (self.bank == bank)),
-                taken.eq(self.taken & (self.read_bank == bank)),
+                added.eq(add & (bank == index)),
+                taken.eq(self.taken & (self.read_bank == index)),
                 read.addr.eq(Mux(added, add_col, self.address)),
-                before[bank].eq(read.data),
+                before[index].eq(read.data),
                 write.en.eq(added | taken | self.clear),
                 write.addr.eq(Mux(self.clear, self.clear_address, read.addr)),
                 write.data.eq(Mux(added, total, 0)),
             ]
         if config.early_stop:
             checked = self.checked
-            m.d.comb += [checked.sum.eq(Mux(self.bank, before[1], before[0])), checked.block_col.eq(add_col)]
+            m.d.comb += [checked.sum.eq(present), checked.bank.eq(bank), checked.block_col.eq(add_col)]
             m.d.sync += [checked.valid.eq(converted.valid & converted.check), checked.bits_left.eq(converted.shift)]
         return m
 

@@ -18,15 +18,14 @@ class SamplePlaces(Block):
     -------
     sampled : strobe, a sample is taken; only if `free`. turn : of the next sample, registered.
     occupied : the sample before in the place of `turn` is not converted in every lane.
-    free : a sample may be taken: its place is not occupied, and `rested`.
-    rested : `sample_interval` clocks have passed since the sample before.
+    free : a sample may be taken: its place is not occupied, and `sample_interval` clocks have passed since the sample
+        before.
     """
 
     sampled: In(1)
     turn: Out(layouts.turn)
     occupied: In(1)
     free: Out(1)
-    rested: Out(1)
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -39,7 +38,7 @@ class SamplePlaces(Block):
                 m.d.sync += wait.eq(interval - 1)
             with m.Elif(~rested):
                 m.d.sync += wait.eq(wait - 1)
-        m.d.comb += [self.rested.eq(rested), self.free.eq(rested & ~self.occupied)]
+        m.d.comb += self.free.eq(rested & ~self.occupied)
         with m.If(self.sampled):
             m.d.sync += self.turn.eq(layouts.next_turn(self.config, self.turn))
         return m

@@ -323,14 +323,16 @@ class Tile(Block):
 
     def _connect_pairs(self, m: Module, macro: PairMacros, sequencer, settings, place, precisions, post) -> None:
         """What only the pair macro has: tables, windows side by side, converters of differences."""
+        element = layouts.is_element(settings)
         m.d.comb += [
-            macro.layer_start.eq(sequencer.layer_start & ~layouts.is_element(settings)),
+            macro.layer_start.eq(sequencer.layer_start & ~element),
             sequencer.layer_ready.eq(macro.layer_ready),
             # The round that was loaded last is the one that starts, and afterwards the one that is being loaded.
             macro.active.eq(place.active),
             macro.filling.eq(place.active),
             sequencer.window_loaded.eq(macro.window_filled),
-            macro.sums_take.eq(sequencer.post_start),
+            sequencer.window_walked.eq(macro.window_walked),
+            macro.sums_take.eq(sequencer.post_start & ~element),
             macro.sums_taken.eq(post.sums_taken),
             post.sums.eq(macro.sums),
             macro.search.mode.eq(settings.adc_mode),

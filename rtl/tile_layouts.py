@@ -141,8 +141,12 @@ def group_answer(config: HardwareConfig) -> data.StructLayout:
 
 
 def beat() -> data.StructLayout:
-    """What the pair machine does side by side, each with another window: load, convert, post-process."""
-    return data.StructLayout({"loads": unsigned(1), "converts": unsigned(1), "drains": unsigned(1)})
+    """What the pair machine does side by side, each with another window.
+
+    loads, converts, drains : load, form and sample, post-process. begun : what it drains has begun to. done : a window is
+    done that has not.
+    """
+    return data.StructLayout({name: unsigned(1) for name in ("loads", "converts", "drains", "begun", "done")})
 
 
 def pair_select(config: HardwareConfig) -> data.StructLayout:

@@ -15,7 +15,7 @@ from golden_model.crossbar.windows import windows
 from golden_model.events import Events
 from golden_model.pairs import gather
 from golden_model.pairs.early_stop import StopWords
-from golden_model.pairs.machine import CONVERT, ready_clocks, window_clocks
+from golden_model.pairs.machine import ready_clocks, step_clocks
 from golden_model.pairs.packs import Packing, pack
 from golden_model.pairs.search import search_of
 
@@ -88,27 +88,29 @@ def _run(
     kernel : channels, rows, columns. words : of early stop.
     """
     hardware, packing = prepared.hardware, packing_of(prepared)
-    size = max(1, _CHUNK_BYTES // (9 * len(prepared.widths) * (prepared.bits + hardware.ou_rows)))
-    parts = [_windows(packing, rows[begin : begin + size], plain, words) for begin in range(0, len(rows), size)]
-    sums, counted, clocks = (np.concatenate(part) for part in zip(*parts, strict=True))
+    beats = timing.beats(hardware, kernel, prepared.outputs, ready_clocks(packing, words is not None))
+    windows = len(rows) // images
+    size = max(1, _CHUNK_BYTES // (9 * len(prepared.widths) * (prepared.bits + hardware.ou_rows) * windows)) * windows
+    parts = [
+        _images(packing, rows[begin : begin + size], rounds, beats, plain, words) for begin in range(0, len(rows), size)
+    ]
+    sums, counted, cycles = (np.concatenate(part) for part in zip(*parts, strict=True))
     of_images = counted.reshape(images, -1, len(gather.COUNTED)).sum(axis=1)
-    by_image, ready = clocks.reshape(images, -1), ready_clocks(packing, words is not None)
-    cycles = timing.pair_beats(hardware, kernel, prepared.outputs, ready, by_image, rounds)
     return sums, Events.of(**dict(zip(gather.COUNTED, of_images.T, strict=True)), cycles=cycles).counts
 
 
-def _windows(
-    packing: Packing, rows: np.ndarray, plain: bool, words: StopWords | None
+def _images(
+    packing: Packing, rows: np.ndarray, rounds: np.ndarray, beats: timing.Beats, plain: bool, words: StopWords | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums (P, N), counters (P, COUNTED), and conversion clocks (P,) of windows (P, K)."""
+    """Sums (P, N) and counters (P, COUNTED) of windows (P, K), and clocks of the images that they make up."""
     search = search_of(packing.prepared.registers, packing.hardware)
     stops = None if words is None else words.find(packing.prepared, rows)
     if plain:
         sums, spent = gather.matmul(packing, rows, search, stops)
         counters = spent.counters(packing.hardware.ou_rows, None if stops is None else stops.checks)
-        clocks = window_clocks(packing, rows, search, stops, plain=True).window
+        clocks = step_clocks(packing, rows, search, rounds, beats, stops, plain=True).step
         return sums[0], np.stack([*counters.values()], axis=-1), clocks
     from golden_model.pairs import machine_compiled
 
-    ran = machine_compiled.run(packing, *packing.streams(rows), search, stops)
-    return ran.sums, ran.counted, ran.over.max(axis=1) + CONVERT
+    ran = machine_compiled.run(packing, *packing.streams(rows), search, rounds, beats, stops)
+    return ran.sums, ran.counted, ran.clocks

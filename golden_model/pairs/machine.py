@@ -2,8 +2,9 @@
 
 Tables (rtl/pack_builder.py), once per layer: `build_clocks`.
 
-A window, both halves side by side, in clocks from its begin. The walker of a half takes packs and masks, its former
-makes OUs of masks, its converters sample them:
+Windows of a step, in clocks. A half walks one window after the other, its lanes go on from one to the next without a gap:
+the walker takes packs and masks, its former makes OUs of masks, its converters sample them. From the clock in which a
+window begins:
 
 * Walker. For every input bit that any segment of the window streams, highest first, and every pack: one clock, in
   which the slice is latched or the pack is skipped. Then one clock for every mask, in which the former takes it.
@@ -25,7 +26,10 @@ makes OUs of masks, its converters sample them:
   its slots are free at the earliest, and is done with it. Nothing of the block column is sampled or checked again
   before the clock `STOP` clocks after that in which the last lane took its check.
 
-The window ends `CONVERT` clocks after both halves have nothing left to do.
+A window is walked when its half has taken all its packs and masks, and the converters have taken its last OU or mark; it
+is done when its samples have been converted, and its checks decided, and the window before it is done. Both halves of
+all macros begin a round of windows together; `window_walked` and `window_done` follow `CONVERT` clocks after the last of
+them is walked, and done.
 """
 
 from __future__ import annotations
@@ -44,8 +48,9 @@ from golden_model.pairs.early_stop import STOP, Stops, checked_after
 from golden_model.pairs.gather import Activated, Formed, Latched, walk
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
+from golden_model.timing import Beats
 
-#: Clocks from the clock in which both halves of a window have nothing left to do to `window_done`.
+#: Clocks from the clock in which a round is walked, or done, to `window_walked`, or `window_done`.
 CONVERT = 1
 
 
@@ -80,7 +85,7 @@ class _Half:
     `sample_interval`. done : the last samples, when all lanes were done with them, as many as there are places; before
     the first one, long ago. taken : the last sample, by lane. slots : when they are free, by lane and parity of clocks.
     converted : all samples so far, by all lanes. converting : clocks in which a sample is held.
-    decided : when the last check of a block column was decided.
+    ended : all samples and checks of the window. decided : its last check of a block column.
     """
 
     hardware: HardwareConfig
@@ -96,12 +101,17 @@ class _Half:
     slots: list[list[int]] = field(default_factory=list)
     converted: int = -1
     converting: int = 0
+    ended: int = 0
     decided: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.done.extend([-1] * self.hardware.sample_places)
         self.taken = [-1] * self.hardware.ou_cols
         self.slots = [[0, 1] for _ in self.taken]
+
+    def begin(self, clock: int) -> None:
+        self.walker, self.moved, self.free, self.formed, self.ended = clock + 1, clock, clock, clock, clock
+        self.decided.clear()
 
     def pack(self) -> None:
         self.walker += 1
@@ -132,7 +142,7 @@ class _Half:
             self._convert(start, decisions)
             if decisions is _CHECK:
                 self.decided[column] = self.done[-1] + STOP
-                self.converted = max(self.converted, self.decided[column] - 1)
+                self.ended = max(self.ended, self.decided[column] - 1)
         self.sampled = [self.sampled[1], start]
 
     def _convert(self, start: int, decisions: Decisions) -> None:
@@ -153,11 +163,13 @@ class _Half:
             done = max(done, earliest)
         self.done.append(done)
         self.converting += max(0, done - max(start, self.converted))
-        self.converted = max(self.converted, done)
+        self.converted, self.ended = max(self.converted, done), max(self.ended, done)
 
     @property
-    def over(self) -> int:
-        return max(self.walker, self.moved + 1, self.rested, self.converted + 1)
+    def over(self) -> tuple[int, int]:
+        """When the window is walked, and done."""
+        walked = max(self.walker, self.moved + 1, self.formed + 1)
+        return walked, max(walked, self.ended + 1)
 
 
 #: Decisions by lane.
@@ -166,37 +178,64 @@ Decisions = Mapping[int, int]
 _CHECK: Decisions = {}
 
 
-class Clocks(NamedTuple):
-    """Clocks of windows, int64.
+class Machine:
+    """Halves of some macros, which run rounds of windows with a search of differences; plain Python.
 
-    window : from the begin to `window_done`, (P,). converting : in which a half holds a sample, (P, halves).
+    packing, x, streamed : a layer, and its windows as from `streams`. stops : of these windows, None without early
+    stop.
     """
 
-    window: np.ndarray
-    converting: np.ndarray
+    def __init__(
+        self, packing: Packing, x: np.ndarray, streamed: np.ndarray, search: Search, stops: Stops | None, macros: int
+    ) -> None:
+        self.packing, self.x, self.streamed, self.search, self.stops = packing, x, streamed, search, stops
+        self.macros = [[_Half(packing.hardware) for _ in range(packing.halves)] for _ in range(macros)]
+        self.done = -1
 
+    def round(self, begin: int, windows: Sequence[int]) -> tuple[int, int]:
+        """Clocks of `window_walked` and `window_done` of a round that begins in clock `begin`.
 
-def window_clocks(
-    packing: Packing, activations: np.ndarray, search: Search, stops: Stops | None = None, *, plain: bool = False
-) -> Clocks:
-    """Clocks of windows (P, K) with a search of differences.
+        windows : index of every macro's, negative where it has none.
+        """
+        walked, done = begin, max(begin, self.done)
+        for halves, window in zip(self.macros, windows, strict=True):
+            for index, half in enumerate(halves if window >= 0 else ()):
+                half.begin(begin)
+                self._walk(half, index, window)
+                over = half.over
+                walked, done = max(walked, over[0] + CONVERT), max(done, over[1] + CONVERT)
+        self.done = done + 1  # earliest `window_done` of the next round
+        return walked, done
 
-    stops : of these windows, None without early stop. plain : plain Python even where numba is installed.
-    """
-    if not search.signed:
-        raise ValueError(f"{search.name}: this machine converts the difference of a pair, not its two counts")
-    x, streamed = streams(packing.prepared, check_activations(packing.prepared, activations))
-    if plain or not numba_installed():
-        over, converting = np.zeros((2, len(x), packing.halves), dtype=np.int64)
-        nothing = np.zeros(packing.prepared.outputs, dtype=np.int64)
-        for w, half in np.ndindex(over.shape):
-            last_bit, after = (nothing, ()) if stops is None else (stops.last_bit[w], stops.after)
-            over[w, half], converting[w, half] = _half_clocks(packing, x[w], streamed[w], search, half, last_bit, after)
-    else:
-        from golden_model.pairs import machine_compiled
-
-        *_, over, converting = machine_compiled.run(packing, x, streamed, search, stops)
-    return Clocks(over.max(axis=1) + CONVERT, converting)
+    def _walk(self, state: _Half, half: int, window: int) -> None:
+        """What a half does in a window."""
+        packing, x, streamed = self.packing, self.x[window], self.streamed[window]
+        none = np.zeros(packing.prepared.outputs, dtype=np.int64)
+        last_bit, after = (none, ()) if self.stops is None else (self.stops.last_bit[window], self.stops.after)
+        decides, own = checked_after(streamed[None], after)[0], block_columns(packing, half)
+        for bit in reversed(range(packing.prepared.bits)):
+            if not streamed[:, bit].any():
+                continue
+            latched: dict[int, list[int]] = {}
+            ous: dict[tuple[int, int], list[list[tuple[int, Decisions]]]] = {}
+            for what in walk(packing, x, streamed[:, bit], last_bit, half, bit):
+                if isinstance(what, Latched):
+                    pack, latched[what.pack] = what.pack, list(what.masks)
+                elif isinstance(what, Formed):
+                    mask = what.mask
+                    ous.setdefault((pack, mask), []).append([])
+                elif isinstance(what, Activated):
+                    operations = self.search.pair(np.full(what.positive.shape, what.k), what.positive, what.negative)[1]
+                    lanes = {int(lane): int(operations[0, lane]) for lane in np.flatnonzero(what.live)}
+                    ous[pack, mask][-1].append((what.group.block_col, lanes))
+            for index in range(len(packing.packs)):
+                state.pack()
+                for mask in latched.get(index, []):
+                    state.mask()
+                    for activations in ous.get((index, mask), []):
+                        state.ou(activations)
+            if decides[bit] and own:
+                state.check(own)
 
 
 def block_columns(packing: Packing, half: int) -> list[int]:
@@ -205,37 +244,72 @@ def block_columns(packing: Packing, half: int) -> list[int]:
     return sorted({group.block_col for group in groups if group.half == half})
 
 
-def _half_clocks(
-    packing: Packing, x: np.ndarray, streamed: np.ndarray, search: Search, half: int, last_bit: np.ndarray,
-    after: Sequence[int],
-) -> tuple[int, int]:  # fmt: skip
-    """Clock in which a half has nothing left to do, and clocks in which it holds a sample.
+# ---- steps --------------------------------------------------------------------------------------
+class Clocks(NamedTuple):
+    """Clocks of a step, int64.
 
-    last_bit : (N,), lowest bit for which an output is converted. after : bits after which outputs are checked.
+    step : of every image, (B,). converting : in which a half holds a sample, (B, halves), of all macros together.
     """
-    decides, own = checked_after(streamed[None], after)[0], block_columns(packing, half)
-    state = _Half(packing.hardware)
-    for bit in reversed(range(packing.prepared.bits)):
-        if not streamed[:, bit].any():
-            continue
-        latched: dict[int, list[int]] = {}
-        ous: dict[tuple[int, int], list[list[tuple[int, Decisions]]]] = {}
-        for what in walk(packing, x, streamed[:, bit], last_bit, half, bit):
-            if isinstance(what, Latched):
-                pack, latched[what.pack] = what.pack, list(what.masks)
-            elif isinstance(what, Formed):
-                mask = what.mask
-                ous.setdefault((pack, mask), []).append([])
-            elif isinstance(what, Activated):
-                operations = search.pair(np.full(what.positive.shape, what.k), what.positive, what.negative)[1]
-                lanes = {int(lane): int(operations[0, lane]) for lane in np.flatnonzero(what.live)}
-                ous[pack, mask][-1].append((what.group.block_col, lanes))
-        for index in range(len(packing.packs)):
-            state.pack()
-            for mask in latched.get(index, []):
-                state.mask()
-                for activations in ous.get((index, mask), []):
-                    state.ou(activations)
-        if decides[bit] and own:
-            state.check(own)
-    return state.over, state.converting
+
+    step: np.ndarray
+    converting: np.ndarray
+
+
+def step_clocks(
+    packing: Packing,
+    activations: np.ndarray,
+    search: Search,
+    rounds: np.ndarray,
+    beats: Beats,
+    stops: Stops | None = None,
+    *,
+    plain: bool = False,
+) -> Clocks:
+    """Clocks of the windows of a step on as many macros as a round has windows.
+
+    activations : (B * windows, K). rounds : (R, macros), as from `timing.rounds`. beats : as from `timing.beats`. stops :
+    of these windows, None without early stop. plain : plain Python even where numba is installed.
+    """
+    if not search.signed:
+        raise ValueError(f"{search.name}: this machine converts the difference of a pair, not its two counts")
+    x, streamed = streams(packing.prepared, check_activations(packing.prepared, activations))
+    if not plain and numba_installed():
+        from golden_model.pairs import machine_compiled
+
+        ran = machine_compiled.run(packing, x, streamed, search, rounds, beats, stops)
+        return Clocks(ran.clocks, ran.converting)
+    images = len(x) // (int(rounds.max()) + 1)
+    clocks = Clocks(np.zeros(images, dtype=np.int64), np.zeros((images, packing.halves), dtype=np.int64))
+    for image in range(images):
+        machine = Machine(packing, x, streamed, search, stops, rounds.shape[1])
+        clocks.step[image] = _beats(machine, np.where(rounds < 0, -1, rounds + image * len(x) // images), beats)
+        clocks.converting[image] = np.sum([[half.converting for half in halves] for halves in machine.macros], axis=0)
+    return clocks
+
+
+def _beats(machine: Machine, rounds: np.ndarray, beats: Beats) -> int:
+    """Clocks of all beats of a step (timing.py)."""
+    begin, done = 0, []
+    for beat in range(len(rounds) + 2):
+        ends = [begin]
+        if beat < len(rounds):
+            ends.append(begin + max(beats.load, 0 if beat else beats.ready))
+        if 0 < beat <= len(rounds):
+            walked, over = machine.round(begin, rounds[beat - 1].tolist())
+            ends.append(walked + beats.convert)
+            done.append(over)
+        if beat > 1:
+            ends.append(max(begin, done[beat - 2]) + beats.drain)
+        begin = max(ends)
+    return begin
+
+
+#: A single window, and nothing around its conversions.
+ONE_WINDOW = np.zeros((1, 1), dtype=np.int64), Beats(0, 0, 0)
+
+
+def window_clocks(
+    packing: Packing, activations: np.ndarray, search: Search, stops: Stops | None = None, *, plain: bool = False
+) -> np.ndarray:
+    """Clocks from the begin of each of the windows (P, K), on a machine of its own, to `window_done`; int64 (P,)."""
+    return step_clocks(packing, activations, search, *ONE_WINDOW, stops, plain=plain).step

@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.rtl, pytest.mark.slow]
 class PlacesSpec(wiring.Component):
     """One lane of many: samples with or without it, whenever the places allow; other lanes take any time.
 
-    The array keeps a sample in each place, and has a clock to acquire it. Lossless modes: the value is the sample.
+    The array keeps a sample in each place, and has a clock to acquire it. Lossless modes: the value is the sample. A
+    window follows another in any clock, but the third only when the lane is done with the first.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class PlacesSpec(wiring.Component):
                 "others_occupy": In(1),
                 "noise": In(1),
                 "decided": In(1),
+                "follows": In(1),
+                "ends": In(1),
                 "check": In(1),
                 "stopped": In(1),
             }
@@ -83,6 +86,12 @@ class PlacesSpec(wiring.Component):
         expected, acquired = Signal(size), Signal(size)  # a place's sample is still to be converted; it can be compared
         contexts = Signal(packs.sample_contexts(config))
         place, converted = places.turn.place, lane.converted
+        bank, oldest, banks = Signal(), Signal(), Signal(size)  # of the window that samples, the oldest one, every place
+        m.d.sync += [
+            bank.eq(bank ^ (self.follows & (bank == oldest))),
+            oldest.eq(oldest ^ (self.ends & (bank != oldest) & ~lane.unfinished)),
+        ]
+        of_oldest = Mux(oldest, banks, ~banks)
         m.d.sync += decoded.eq(decoded << 1 | 1)
         m.d.comb += [
             settings.registers.eq(self.registers),
@@ -102,7 +111,9 @@ class PlacesSpec(wiring.Component):
             lane.contexts.eq(contexts),
             lane.comparator.eq(Mux(decides, samples[lane.place] >= lane.threshold, self.noise)),
             Assert(~lane.busy | acquired.bit_select(lane.place, 1)),
-            Assert(lane.unfinished | (expected == 0)),
+            lane.oldest.eq(oldest),
+            Assert(lane.unfinished | (expected & of_oldest == 0)),
+            Assert((bank != oldest) | (expected & ~of_oldest == 0)),
         ]
         if config.comparator_valid:
             m.d.comb += lane.decided.eq(self.decided)
@@ -117,7 +128,7 @@ class PlacesSpec(wiring.Component):
             before = Array(Signal(size, name=f"before{i}") for i in range(size))
             asked = Signal(size)
             done = Mux(converted.valid & ~of_check, 1 << converted.shift, 0)
-            m.d.comb += lane.stopped.eq(self.stopped)
+            m.d.comb += [stopped.eq(self.stopped) for stopped in lane.stopped]
             m.d.sync += [one.eq(one & ~done) for one in before]
             with m.If(of_check):
                 m.d.comb += [Assert(asked.bit_select(converted.shift, 1)), Assert(before[converted.shift] == 0)]
@@ -129,12 +140,13 @@ class PlacesSpec(wiring.Component):
                 m.d.comb += Assert(~asked.bit_select(place, 1))
                 with m.If(self.stopped):
                     m.d.comb += takes_part.eq(0)
-            m.d.comb += Assert(lane.unfinished | (asked == 0))
+            m.d.comb += Assert(lane.unfinished | (asked & of_oldest == 0))
         with m.If(converted.valid & ~of_check):
             m.d.sync += expected.bit_select(converted.shift, 1).eq(0)
             m.d.comb += [
                 Assert(expected.bit_select(converted.shift, 1)),
                 Assert(converted.value == samples[converted.shift]),
+                Assert(converted.bank == banks.bit_select(converted.shift, 1)),
             ]
         with m.If(self.sampled):
             m.d.sync += [
@@ -143,6 +155,8 @@ class PlacesSpec(wiring.Component):
                 acquired.bit_select(place, 1).eq(0),
                 contexts[place].left.eq(begin.begin.left),
                 contexts[place].whole.eq(self.whole),
+                contexts[place].bank.eq(bank),
+                banks.bit_select(place, 1).eq(bank),
                 contexts[place].shift.eq(place),
                 contexts[place].block_col.eq(0),
             ]

@@ -12,24 +12,34 @@ from hypothesis import strategies as st
 from golden_model.config import TINY
 from golden_model.optional import numba_installed
 from golden_model.pairs.early_stop import Stops
-from golden_model.pairs.machine import CONVERT, build_clocks, window_clocks
+from golden_model.pairs.machine import CONVERT, ONE_WINDOW, build_clocks, step_clocks, window_clocks
 from golden_model.pairs.packs import pack_layer
 from golden_model.pairs.search import bounded, counts_search, outward
+from golden_model.timing import Beats
 from golden_model.trq import AdcRegisters
 from tests.golden_model.test_pairs import ALONE, cases, early_stops, stops_of
 from tests.strategies import make_layer
 
 
 @pytest.mark.skipif(not numba_installed(), reason="needs numba")
-@given(cases(), early_stops | st.none())
+@given(cases(), early_stops | st.none(), st.integers(0, 10_000))
 @settings(max_examples=100, deadline=None)
-def test_the_compiled_loop_keeps_the_same_time(case, stop):
+def test_the_compiled_loop_keeps_the_same_time(case, stop, seed):
     packing, layer, windows = case
     stops = stops_of(packing, layer, windows, stop) if stop and packing.split in ALONE else None
     for search in (outward(packing.hardware), bounded(packing.hardware)):
-        plain = window_clocks(packing, windows, search, stops, plain=True)
-        for found, wanted in zip(window_clocks(packing, windows, search, stops), plain, strict=True):
-            np.testing.assert_array_equal(found, wanted)
+        for rounds, beats in (ONE_WINDOW, steps(seed, len(windows))):
+            plain = step_clocks(packing, windows, search, rounds, beats, stops, plain=True)
+            for found, wanted in zip(step_clocks(packing, windows, search, rounds, beats, stops), plain, strict=True):
+                np.testing.assert_array_equal(found, wanted)
+
+
+def steps(seed: int, windows: int) -> tuple[np.ndarray, Beats]:
+    """Rounds of all windows on any number of macros, and any clocks around their conversions."""
+    rng = np.random.default_rng(seed)
+    macros = int(rng.integers(1, 4))
+    padded = np.pad(np.arange(windows), (0, -windows % macros), constant_values=-1)
+    return padded.reshape(-1, macros), Beats(*(int(value) for value in rng.integers(0, 60, 4)))
 
 
 @given(cases())
@@ -37,8 +47,18 @@ def test_the_compiled_loop_keeps_the_same_time(case, stop):
 def test_a_window_lasts_at_least_as_long_as_the_activations_of_its_slower_half(case):
     packing, _, windows = case
     search = outward(packing.hardware)
-    clocks = window_clocks(packing, windows, search)
-    assert (clocks.window >= clocks.converting.max(axis=1) + CONVERT).all()
+    clocks = step_clocks(packing, windows, search, *ONE_WINDOW)
+    assert (clocks.step >= clocks.converting.max(axis=1) + CONVERT).all()
+
+
+@given(cases(), st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_windows_that_follow_each_other_take_no_longer_than_one_by_one(case, seed):
+    packing, _, windows = case
+    search, rounds = outward(packing.hardware), np.arange(len(windows))[:, None]
+    together = step_clocks(packing, windows, search, rounds, Beats(0, 0, 0)).step[0]
+    assert together <= window_clocks(packing, windows, search).sum() + len(windows)
+    assert together >= window_clocks(packing, windows, search).max()
 
 
 def _case(weights, windows, **fields):
@@ -56,8 +76,8 @@ def _clocks(packing, windows, stops=None) -> int:
     """Of one window with outward search, by the definition and by the compiled loop."""
     search = outward(packing.hardware)
     plain, fast = (window_clocks(packing, windows, search, stops, plain=plain) for plain in (True, False))
-    assert plain.window == fast.window
-    return int(plain.window[0])
+    assert plain == fast
+    return int(plain[0])
 
 
 def test_clocks_of_one_unit_are_those_of_its_way_through_the_machine():
@@ -71,8 +91,8 @@ def test_clocks_of_one_unit_are_those_of_its_way_through_the_machine():
 def test_a_window_of_zeros_takes_two_clocks_a_bit():
     # Last pack in clock 7, its mask taken in 8, on to step 2 in 9, where it is seen to be empty.
     packing, windows = _case([[1]], [[0]])
-    clocks = window_clocks(packing, windows, outward(packing.hardware))
-    assert clocks.window[0] == 10 + CONVERT
+    clocks = step_clocks(packing, windows, outward(packing.hardware), *ONE_WINDOW)
+    assert clocks.step[0] == 10 + CONVERT
     assert clocks.converting.sum() == 0
 
 
@@ -115,7 +135,7 @@ def test_a_check_waits_for_the_lanes_and_the_next_sample_of_its_column_for_the_c
 
 def test_samples_keep_their_interval():
     packing, windows = _case([[1]], [[15]], sample_interval=7)
-    assert _clocks(packing, windows) == 5 + 4 * 7 + CONVERT
+    assert _clocks(packing, windows) == 5 + 3 * 7 + 1 + 2 + 1 + CONVERT
 
 
 def test_tables_of_one_block_take_what_the_docstring_says():

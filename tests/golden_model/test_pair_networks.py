@@ -24,7 +24,7 @@ from golden_model.image.interpreter import Interpreter
 from golden_model.image.program import fitting, needs, plan
 from golden_model.optional import numba_installed
 from golden_model.pairs import gather
-from golden_model.pairs.machine import build_clocks, window_clocks
+from golden_model.pairs.machine import build_clocks, step_clocks
 from golden_model.pairs.packs import pack_layer, place_layer
 from golden_model.pairs.search import search_of
 from golden_model.registers import pack_descriptor
@@ -129,10 +129,9 @@ def test_a_layer_counts_what_its_windows_spend_and_keeps_time_step_by_step(seed)
         assert events[name].tolist() == wanted.tolist(), name
     for name in ("skipped_planes", "skipped_bits", "skipped_zero_slices", "conversions_r1"):
         assert not events[name].any()
-    clocks = window_clocks(packing, rows, search, plain=True).window[:, None]
-    one = timing.rounds(1, 1, 1, 1)
-    beats = timing.pair_beats(hardware, (layer.k, 1, 1), layer.outputs, build_clocks(packing), clocks, one)
-    cycles = timing.c_layer(hardware) + beats
+    beats = timing.beats(hardware, (layer.k, 1, 1), layer.outputs, build_clocks(packing))
+    clocks = step_clocks(packing, rows, search, timing.rounds(1, 1, 1, 1), beats, plain=True).step
+    cycles = timing.c_layer(hardware) + clocks
     assert events.cycles.tolist() == cycles.tolist()
 
 

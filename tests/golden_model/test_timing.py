@@ -30,28 +30,9 @@ def test_a_run_adds_the_start_to_its_layers():
 
 
 @pytest.mark.usefixtures("constants")
-def test_windows_of_the_pair_machine_are_loaded_converted_and_drained_side_by_side():
-    # 5 fetches and 3 segments: 15 clocks to load; N = 7: 11 to drain; the tables take 30.
-    windows = [[5, 5], [50, 5], [5, 40]]
-    cycles = timing.c_layer(PAIRS) + timing.pair_beats(PAIRS, (1, 3, 3), 7, 30, windows, timing.rounds(1, 2, 1, 1))
-    beats = [
-        (30, 15, 11, 11),  # tables; load 1 and convert 0; convert 1 and drain 0; drain 1
-        (30, 51, 11, 11),
-        (30, 15, 41, 11),
-    ]
-    assert cycles.tolist() == [100 + sum(each) for each in beats]
-
-
-@pytest.mark.usefixtures("constants")
-def test_tables_that_are_there_before_the_first_window_take_no_time():
-    assert timing.pair_beats(PAIRS, (1, 3, 3), 7, 1, [5], timing.rounds(1, 1, 1, 1)) == 15 + 6 + 11
-
-
-@pytest.mark.usefixtures("constants")
-def test_a_round_converts_as_long_as_its_longest_window():
-    windows = [[20, 30, 40, 21, 22, 33]]  # two outputs of a row at a time, then the third one
-    beats = timing.pair_beats(PAIRS, (1, 3, 3), 7, 1, windows, timing.rounds(2, 3, 1, 2))
-    assert beats.tolist() == [15 + 31 + 41 + 23 + 34 + 11]
+def test_clocks_of_a_beat_are_those_of_its_parts():
+    # 5 fetches and 3 segments: 15 clocks to load; N = 7: 11 to drain.
+    assert timing.beats(PAIRS, (1, 3, 3), 7, 30) == timing.Beats(load=15, convert=1, drain=11, ready=30)
 
 
 def test_rounds_are_neighbours_of_a_row_at_the_same_place_of_their_pooling_windows():

@@ -17,7 +17,7 @@ from golden_model.crossbar import mapping, redy
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.graph.settings import lossless_registers
 from golden_model.pairs.gather import matmul
-from golden_model.pairs.machine import build_clocks, window_clocks
+from golden_model.pairs.machine import build_clocks, step_clocks
 from golden_model.pairs.packs import Packing, pack_layer
 from golden_model.pairs.search import Search
 from golden_model.registers import (
@@ -181,7 +181,7 @@ class Program:
         events = dict.fromkeys(COUNTER_NAMES, 0)
         events["cycles"] = timing.c_layer(self.hardware)
         walked = step_model.windows(fields, before, self.pads)
-        conversions = []
+        conversions, converted = [], []
         for (oy, ox, py, px), channels in zip(step_model.origins(fields), walked, strict=True):
             if element:
                 area = fields["kernel_height"] * fields["kernel_width"]
@@ -189,7 +189,8 @@ class Program:
                 values = [step_model.reduce(fields, channel) for channel in channels]
                 low, multipliers = step_model.low_offset(fields), [fields["multiplier"]] * outputs
             else:
-                window = self._convert(made, [value for channel in channels for value in channel])
+                converted.append([value for channel in channels for value in channel])
+                window = self._convert(made, converted[-1])
                 for name, count in window.counters.items():
                     events[name] += count
                 conversions.append(window.clocks)
@@ -207,20 +208,21 @@ class Program:
                 at += fields["target"]
                 outcome.memory[at] = y if (py, px) == (0, 0) else max(outcome.memory[at], y)
         if conversions:
-            events["cycles"] += self._clocks(made, conversions)
+            events["cycles"] += self._clocks(made, conversions, converted)
         outcome.events.append(events)
 
-    def _clocks(self, made: Step, conversions: list[int]) -> int:
-        """Clocks of the windows of a crossbar step, from those of their conversions."""
+    def _clocks(self, made: Step, conversions: list[int], windows: list[list[int]]) -> int:
+        """Clocks of the windows of a crossbar step, by those of their conversions, or by their values."""
         hardware, (k, outputs) = self.hardware, made.weights.shape
         if made.packing is None:
             return sum(conversions) + len(conversions) * (k + outputs + timing.c_window(hardware))
         kernel = made.fields["channels"], made.fields["kernel_height"], made.fields["kernel_width"]
         load = timing.fetches(hardware, *kernel) + made.fields["segments"] + Tile.load_clocks(hardware)
-        loads = [load] * len(conversions) + [0, 0]
-        converts = [build_clocks(made.packing), *(c + Tile.convert_clocks(hardware) for c in conversions), 0]
-        drains = [0, 0] + [outputs + Tile.drain_clocks(hardware)] * len(conversions)
-        return sum(map(max, loads, converts, drains))
+        drain = outputs + Tile.drain_clocks(hardware)
+        beats = timing.Beats(load, Tile.convert_clocks(hardware), drain, build_clocks(made.packing))
+        rounds, search = np.arange(len(windows))[:, None], _search(hardware, made.registers)
+        rows = np.array(windows, dtype=np.uint8)
+        return int(step_clocks(made.packing, rows, search, rounds, beats, plain=True).step[0])
 
     def _convert(self, made: Step, values: list[int]) -> oracle.Window:
         """Partial sums, events and clocks of one window."""
@@ -252,9 +254,8 @@ class Program:
         """The same on the pair machine; window (1, K)."""
         search = _search(self.hardware, made.registers)
         sums, spent = matmul(made.packing, window, search)
-        clocks = window_clocks(made.packing, window, search, plain=True).window
         counted = {name: int(count[0]) for name, count in spent.counters(self.hardware.ou_rows).items()}
-        return oracle.Window(sums=sums[0, 0], counters=counted, clocks=int(clocks[0]))
+        return oracle.Window(sums=sums[0, 0], counters=counted, clocks=0)  # of a step, not of a window
 
 
 def _search(hardware: HardwareConfig, registers: AdcRegisters) -> Search:

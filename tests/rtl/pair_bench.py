@@ -14,7 +14,7 @@ from golden_model.crossbar.layer import DynamicPrecision, Layer
 from golden_model.crossbar.prepared import Prepared, streams
 from golden_model.pairs.early_stop import Stops, StopWords
 from golden_model.pairs.gather import Activated, Formed, matmul, walk
-from golden_model.pairs.machine import ready_clocks, window_clocks
+from golden_model.pairs.machine import Machine, ready_clocks
 from golden_model.pairs.packs import Packing, pack_layer
 from golden_model.pairs.search import Search, bounded, outward
 from golden_model.registers import descriptor_fields
@@ -158,30 +158,39 @@ class Case:
                     found[self.crossbar_base + group.pair, group.ou_col] = [(_word(p), _word(n)) for p, n in columns]
         return found
 
-    def samples(self, half: int) -> list[list[tuple[int, int, int]]]:
-        """(pair, OU column, word of rows) of every activation of a half, by window."""
+    def samples(self, half: int, window: int) -> list[tuple[int, int, int]]:
+        """(pair, OU column, word of rows) of every activation of a half in a window."""
         prepared, found = self.packing.prepared, []
-        never = np.zeros((len(self.windows), prepared.outputs), dtype=np.int64)
-        stopped = never if self.stops is None else self.stops.last_bit
-        for x, streamed, last_bit in zip(*streams(prepared, self.windows), stopped, strict=True):
-            found.append([])
-            rows = 0
-            for bit in reversed(range(prepared.bits)):
-                for what in walk(self.packing, x, streamed[:, bit], last_bit, half, bit):
-                    if isinstance(what, Formed):
-                        rows = _word(what.rows)
-                    elif isinstance(what, Activated):
-                        found[-1].append((self.crossbar_base + what.group.pair, what.group.ou_col, rows))
+        x, streamed = streams(prepared, self.windows[window : window + 1])
+        last_bit = np.zeros(prepared.outputs, dtype=np.int64) if self.stops is None else self.stops.last_bit[window]
+        rows = 0
+        for bit in reversed(range(prepared.bits)):
+            for what in walk(self.packing, x[0], streamed[0, :, bit], last_bit, half, bit):
+                if isinstance(what, Formed):
+                    rows = _word(what.rows)
+                elif isinstance(what, Activated):
+                    found.append((self.crossbar_base + what.group.pair, what.group.ou_col, rows))
         return found
 
-    def counters(self) -> list[dict[str, int]]:
-        """Event counters of every window, by the golden model."""
+    @property
+    def counters(self) -> dict[str, int]:
+        """Event counters of all windows, by the golden model."""
         stops = self.stops
         _, spent = matmul(self.packing, self.windows, self.search, stops)
-        clocks = window_clocks(self.packing, self.windows, self.search, stops, plain=True).window
         counted = spent.counters(self.packing.hardware.ou_rows, None if stops is None else stops.checks)
-        counted = {name: (counted | {"cycles": clocks})[name] for name in pair_counters(self.packing.hardware).members}
-        return [{name: int(values[w]) for name, values in counted.items()} for w in range(len(self.windows))]
+        return {name: int(counted[name].sum()) for name in pair_counters(self.packing.hardware).members}
+
+    def rounds(self) -> list[list[int]]:
+        """Windows of every round, -1 where a macro has none."""
+        macros, windows = self.packing.hardware.macros, range(len(self.windows))
+        return [[w if w in windows else -1 for w in range(first, first + macros)] for first in windows[::macros]]
+
+    def clocks(self, begins: list[int]) -> tuple[list[int], list[int]]:
+        """Clocks of `window_walked` and of `window_done` of every round, by those in which they begin."""
+        found = streams(self.packing.prepared, self.windows)
+        machine = Machine(self.packing, *found, self.search, self.stops, self.packing.hardware.macros)
+        over = [machine.round(begin, windows) for begin, windows in zip(begins, self.rounds(), strict=True)]
+        return [walked for walked, _ in over], [done for _, done in over]
 
 
 def _word(rows: np.ndarray) -> int:
@@ -233,16 +242,19 @@ def behavioural_array(
 
 @dataclass
 class Run:
-    """What the macros did: clocks of the layer's tables; clocks and counters by round, sums by window.
+    """What the macros did: clocks of the layer's tables; clocks in which rounds begin, are walked and are done; sums by
+    window; counters of all windows.
 
-    samples : by half of every macro, then by its window, as `Case.samples`.
+    samples : of every half of every macro, as `Case.samples`, all windows one after the other.
     """
 
     built: int = 0
-    clocks: list[int] = field(default_factory=list)
+    begins: list[int] = field(default_factory=list)
+    walked: list[int] = field(default_factory=list)
+    done: list[int] = field(default_factory=list)
     sums: list[list[int]] = field(default_factory=list)
-    counters: list[dict[str, int]] = field(default_factory=list)
-    samples: list[list[list]] = field(default_factory=list)
+    counters: dict[str, int] = field(default_factory=dict)
+    samples: list[list] = field(default_factory=list)
     overflow: int = 0
 
 
@@ -259,11 +271,11 @@ class Rig:
 def run(
     *cases: Case, limit: int = 100_000, early: bool = False, rig: Callable[[PairMacros, dict], Rig] | None = None
 ) -> list[Run]:
-    """Of layers on the macros, one after the other: build the layer, then run its windows in rounds, back to back.
+    """Of layers on the macros, one after the other: build the layer, then run its windows in rounds. A round begins when
+    the one before has been walked and the one before that has been read, or some clocks later.
 
-    early : windows are started before the tables, or their segments, are there; otherwise `clocks` are those of
-    `window_clocks`. rig : gives the macro an array with the cells of all cases, as `Case.cells`; otherwise it is
-    `behavioural_array`, and samples are recorded.
+    early : windows are started before the tables, or their segments, are there. rig : gives the macro an array with the
+    cells of all cases, as `Case.cells`; otherwise it is `behavioural_array`, and samples are recorded.
     """
     hardware = cases[0].packing.hardware
     dut = PairMacros(hardware)
@@ -271,7 +283,8 @@ def run(
     made = Rig(dut) if rig is None else rig(dut, cells)
     halves = range(HALVES * hardware.macros)
     sampled: list[list] = [[] for _ in halves]
-    results = [Run(samples=[[] for _ in halves]) for _ in cases]
+    results = [Run() for _ in cases]
+    running = [results[0]]
 
     def mask(windows: int) -> int:
         return (1 << windows) - 1
@@ -283,15 +296,33 @@ def run(
         ctx.set(dut.window_start, 0)
         put(ctx, dut.active, random.Random(windows).randrange(1 << hardware.macros))  # only the strobe's clock counts
 
-    async def read_sums(ctx, prepared: Prepared, windows: int, *, take: bool = False) -> list[list[int]]:
-        """take : the sums are read for the last time."""
+    async def strobes(ctx) -> None:
+        """Clocks of the rounds' strobes."""
+        clock = 0
+        strobes = (dut.window_start, dut.window_walked, dut.window_done)
+        async for _, _, *seen in ctx.tick().sample(*strobes):
+            now = running[0]
+            for one, clocks in zip(seen, (now.begins, now.walked, now.done), strict=True):
+                if one:
+                    clocks.append(clock)
+            clock += 1
+
+    async def until(ctx, strobe: str, count: int) -> None:
+        for _ in range(limit):
+            if len(getattr(running[0], strobe)) >= count:
+                return
+            await ctx.tick()
+        raise AssertionError(f"round {count} is not {strobe} in {limit} clocks")
+
+    async def read_sums(ctx, prepared: Prepared, windows: int, *, last: bool) -> list[list[int]]:
+        """last : the sums are read for the last time."""
         sums: list[list[int]] = [[] for _ in range(windows)]
         for output in range(prepared.outputs):
             put(ctx, dut.sums_address, output // hardware.ou_cols)
             put(ctx, dut.sums_column, output % hardware.ou_cols)
             ctx.set(
                 dut.sums_taken,
-                take and (output % hardware.ou_cols == hardware.ou_cols - 1 or output == prepared.outputs - 1),
+                last and (output % hardware.ou_cols == hardware.ou_cols - 1 or output == prepared.outputs - 1),
             )
             await ctx.tick()
             ctx.set(dut.sums_taken, 0)
@@ -299,8 +330,18 @@ def run(
                 one.append(found)
         return sums
 
+    async def drain(ctx, prepared: Prepared, windows: int, *, twice: bool) -> list[list[int]]:
+        """Sums of the next round that is done."""
+        ctx.set(dut.sums_take, 1)
+        await ctx.tick()
+        ctx.set(dut.sums_take, 0)
+        before = await read_sums(ctx, prepared, windows, last=False) if twice else None
+        sums = await read_sums(ctx, prepared, windows, last=True)
+        assert before in (None, sums), "sums changed before they were taken"
+        return sums
+
     async def layer(ctx, case: Case, result: Run) -> None:
-        packing, prepared = case.packing, case.packing.prepared
+        packing, prepared, rng = case.packing, case.packing.prepared, random.Random(case.seed)
         ctx.set(dut.counters_clear, 1)
         for i, width in enumerate(prepared.widths.ravel()):
             put(ctx, dut.width_write, {"enable": 1, "address": case.width_base + i, "data": int(width)})
@@ -323,35 +364,34 @@ def run(
         ctx.set(dut.layer_start, 0)
         if not early:
             result.built = await clocks_until(ctx, dut.layer_ready, limit=limit)
-        before, last = dict.fromkeys(dut.counters.shape().members, 0), []
-        for first in range(0, len(case.windows), hardware.macros):
-            windows = min(hardware.macros, len(case.windows) - first)
+        patient = rng.random() < 0.3  # every round is done before the next one begins
+        sizes = [sum(window >= 0 for window in windows) for windows in case.rounds()]
+        for index, windows in enumerate(sizes):
             ctx.set(dut.filling, mask(windows))
             while not early and not ctx.get(dut.window_filled):
                 await ctx.tick()
+            for _ in range(rng.choice([0, 0, 0, rng.randint(0, 30)])):
+                await ctx.tick()
             await start(ctx, windows)
-            result.clocks.append(await clocks_until(ctx, dut.window_done, limit=limit))
-            after = fetch(ctx, dut.counters)
-            result.counters.append({name: after[name] - before[name] for name in after})
-            before = after
-            if last:
-                again = await read_sums(ctx, prepared, len(last), take=True)
-                assert again == last, "sums changed before they were taken"
-            ctx.set(dut.sums_take, 1)
-            await ctx.tick()
-            ctx.set(dut.sums_take, 0)
-            last = await read_sums(ctx, prepared, windows)
-            result.sums += last
-            for half, found in zip(result.samples[: HALVES * windows], sampled, strict=False):
-                half.append(list(found))
-                found.clear()
-            assert not any(sampled), "a macro without a window samples"
+            await until(ctx, "walked", index + 1)
+            if patient:
+                await until(ctx, "done", index + 1)
+            if index:
+                await until(ctx, "done", index)
+                result.sums += await drain(ctx, prepared, sizes[index - 1], twice=rng.random() < 0.5)
+        await until(ctx, "done", len(sizes))
+        result.sums += await drain(ctx, prepared, sizes[-1], twice=True)
+        result.counters = fetch(ctx, dut.counters)
+        for found in sampled:
+            result.samples.append(list(found))
+            found.clear()
         result.overflow = ctx.get(dut.overflow)
 
     async def control(ctx) -> None:
         if made.prepare is not None:
             await made.prepare(ctx)
         for case, result in zip(cases, results, strict=True):
+            running[0] = result
             await layer(ctx, case, result)
 
     def source(macro: int) -> Testbench:
@@ -375,7 +415,7 @@ def run(
 
         return bench
 
-    background = [source(macro) for macro in range(hardware.macros)]
+    background = [strobes, *(source(macro) for macro in range(hardware.macros))]
     for half, port in enumerate(halves_of(dut.crossbar, hardware)):
         background.append(stream_rule(port.sample, f"sample of half {half}"))
         if rig is None:
@@ -393,33 +433,21 @@ def check(
     """Run layers; sums of every window, event counters and clocks of every round must equal the golden model; without a
     `rig` also the order of samples."""
     for case, actual in zip(cases, run(*cases, early=early, rig=rig), strict=True):
-        _compare(case, actual, timing=timing, early=early, samples=rig is None)
+        _compare(case, actual, timing=timing and not early, built=not early, samples=rig is None)
 
 
-def _of_round(windows: list[dict[str, int]]) -> dict[str, int]:
-    """Counters of a round: events of all its windows, clocks of the longest one."""
-    counted = {name: sum(window[name] for window in windows) for name in windows[0]}
-    return counted | {"cycles": max(window["cycles"] for window in windows)}
-
-
-def _compare(case: Case, actual: Run, *, timing: bool, early: bool, samples: bool) -> None:
-    if not early:
+def _compare(case: Case, actual: Run, *, timing: bool, built: bool, samples: bool) -> None:
+    if built:
         assert actual.built == ready_clocks(case.packing, bool(case.words and case.words.after))
     macros = case.packing.hardware.macros
-    for half, samples_of in enumerate(actual.samples) if samples else ():
-        expected_samples = case.samples(half % HALVES)[half // HALVES :: macros]
-        for window, (found, wanted) in enumerate(zip(samples_of, expected_samples, strict=True)):
-            assert found == wanted, f"half {half}, window {window}"
+    for half, found in enumerate(actual.samples) if samples else ():
+        windows = range(half // HALVES, len(case.windows), macros)
+        wanted = [sample for window in windows for sample in case.samples(half % HALVES, window)]
+        assert found == wanted, f"half {half}"
     assert actual.sums == case.sums.tolist()
-    windows = case.counters()
-    expected = [_of_round(windows[first : first + macros]) for first in range(0, len(windows), macros)]
-    clocks = [counted["cycles"] for counted in expected]
-    if not timing or (early and macros > 1):  # the macros of a round may then begin one after the other
-        for counted in (*actual.counters, *expected):
-            counted.pop("cycles")
+    expected, counters = case.counters, dict(actual.counters)
     if case.undecided:  # what was asked again counts again
-        for counted, wanted in zip(actual.counters, expected, strict=True):
-            assert counted.pop("ad_operations") >= wanted.pop("ad_operations")
-    assert actual.counters == expected
-    if timing and not early:
-        assert actual.clocks == clocks
+        assert counters.pop("ad_operations") >= expected.pop("ad_operations")
+    assert counters == expected
+    if timing:
+        assert (actual.walked, actual.done) == case.clocks(actual.begins)

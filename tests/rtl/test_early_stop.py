@@ -41,9 +41,24 @@ def test_stored_words_stop_what_the_limit_stops(case, chosen):
 Check = tuple[int, int, int]  # block column, sum, bits left
 
 
-def decide(config: HardwareConfig, words: list[tuple[int, int]], checks: list[Check]) -> list[tuple[int, int]]:
-    """(stopped, pending) after every check; words : (bound, start) by block column."""
+def decide(
+    config: HardwareConfig, words: list[tuple[int, int]], checks: list[Check], bank: int = 0
+) -> list[tuple[int, int]]:
+    """(stopped, pending) of a window of `bank` after every check, and after the next window of it has begun.
+
+    words : (bound, start) by block column. A window of the other bank begins between the checks, and has none.
+    """
     dut, found = EarlyStop(config), []
+
+    def state(ctx) -> tuple[int, int]:
+        assert (ctx.get(dut.stopped[1 - bank]), ctx.get(dut.pending[1 - bank])) == (0, 0)
+        return ctx.get(dut.stopped[bank]), ctx.get(dut.pending[bank])
+
+    async def begin(ctx, bank: int) -> None:
+        put(ctx, dut.bank, bank)
+        ctx.set(dut.begin, 1)
+        await ctx.tick()
+        ctx.set(dut.begin, 0)
 
     async def bench(ctx):
         for column, (bound, start) in enumerate(words):
@@ -52,24 +67,26 @@ def decide(config: HardwareConfig, words: list[tuple[int, int]], checks: list[Ch
             )
             await ctx.tick()
         ctx.set(dut.write.enable, 0)
+        put(ctx, dut.asked_bank, bank)
         for column, partial, left in checks:
+            await begin(ctx, 1 - bank)
             put(ctx, dut.asked_col, column)
             ctx.set(dut.asked, 1)
             await ctx.tick()
             ctx.set(dut.asked, 0)
-            assert ctx.get(dut.pending) == 1 << column
-            put(ctx, dut.checked, {"valid": 1, "sum": partial, "block_col": column, "bits_left": left})
+            assert state(ctx)[1] == 1 << column
+            put(
+                ctx, dut.checked, {"valid": 1, "sum": partial, "bank": bank, "block_col": column, "bits_left": left}
+            )
             await ctx.tick()
             ctx.set(dut.checked.valid, 0)
-            assert ctx.get(dut.pending) == 1 << column
+            assert state(ctx)[1] == 1 << column
             await ctx.tick().repeat(EarlyStop.latency - 1)
-            found.append((ctx.get(dut.stopped), ctx.get(dut.pending)))
-        ctx.set(dut.begin, 1)
-        await ctx.tick()
-        ctx.set(dut.begin, 0)
-        found.append((ctx.get(dut.stopped), ctx.get(dut.pending)))
+            found.append(state(ctx))
+        await begin(ctx, bank)
+        found.append(state(ctx))
 
-    simulate(dut, bench, limit=len(words) + 5 * len(checks) + 10)
+    simulate(dut, bench, limit=len(words) + 6 * len(checks) + 10)
     return found
 
 
@@ -85,9 +102,10 @@ def test_an_output_stops_exactly_when_its_largest_sum_is_negative(config):
                 assert stopped == (partial < needed), (start, left, partial)
 
 
-def test_what_has_stopped_stays_stopped_until_the_next_window():
+@pytest.mark.parametrize("bank", [0, 1])
+def test_what_has_stopped_stays_stopped_until_the_next_window_of_its_bank(bank):
     words, checks = [(0, 0), (2, 1), (3, -1)], [(2, 3, 1), (1, -9, 1), (2, -9, 1), (1, 100, 0)]
-    assert decide(TINY, words, checks) == [(0, 0), (0b010, 0), (0b110, 0), (0b110, 0), (0, 0)]
+    assert decide(TINY, words, checks, bank) == [(0, 0), (0b010, 0), (0b110, 0), (0b110, 0), (0, 0)]
 
 
 def test_a_check_is_known_after_its_way_through_sums_and_column():

@@ -53,7 +53,8 @@ MIXED = [Step(windows=3), Step(element=True), Step(), Step(windows=2, element=Tr
 class Others:
     """All other blocks: every strobe is logged and answered 1 to `slowest` clocks later; `flush` resets them.
 
-    Of the pair machine a loaded window stays until it is converted, and the tables are built beside the first load.
+    Of the pair machine a loaded window stays until it is converted, a window is done some clocks after it was walked, and
+    after the one before it, and the tables are built beside the first load.
 
     log : (strobe, step), of the strobes of a window (strobe, step, window). clocks : per step stored, its clocks.
     ends : what `ends` told. settled : `layer_cycles` at every `layer_start`. busy : clocks with STATUS.busy.
@@ -63,7 +64,7 @@ class Others:
     def __init__(self, steps: list[Step], hardware: HardwareConfig = TINY, *, slowest: int = 1):
         self.steps, self.pairs = steps, hardware.pairs
         self.dut = LayerSequencer(hardware, settle_clocks=SETTLE, limit=LIMIT)
-        self.answers = ANSWERS | ({"layer_start": "layer_ready"} if self.pairs else {})
+        self.answers = ANSWERS | ({"layer_start": "layer_ready", "window_start": "window_walked"} if self.pairs else {})
         self.rng, self.slowest = random.Random(len(steps) + slowest), slowest
         self.forget()
 
@@ -76,6 +77,7 @@ class Others:
 
     async def play(self, ctx) -> None:
         dut, waiting, levels, loaded = self.dut, {}, set(), 0
+        converting: list[int] = []  # clocks until each of the walked windows is done, of the pair machine
         names = (*STROBES, *WINDOW_STROBES, "store_events", "events_stored", "flush")
         ports = [getattr(dut, name) for name in names]
         async for _, _, ends, layer, window, cycles, busy, *values in ctx.tick().sample(
@@ -111,6 +113,7 @@ class Others:
                 self.flushes += 1
                 waiting.clear()
                 levels.clear()
+                converting.clear()
             levels -= {self.answers.get("layer_start")} if "layer_start" in on else set()
             levels -= {"window_loaded"} if "window_start" in on else set()
             for answer in self.answers.values():
@@ -118,6 +121,12 @@ class Others:
                 if waiting[answer] == 0 and self.pairs and answer in ("window_loaded", "layer_ready"):
                     levels.add(answer)
                 ctx.set(getattr(dut, answer), waiting[answer] == 0 or answer in levels)
+            if self.pairs:
+                converting = [left - 1 for left in converting if left > 1]
+                if waiting.get("window_walked") == 0:
+                    soon = self.rng.randint(1, 2 * self.slowest)
+                    converting.append(max([soon, *(left + 1 for left in converting)]))
+                ctx.set(dut.window_done, 1 in converting)
 
     def expected(self, count: int | None = None, first: int = 0) -> list[tuple]:
         """The log of an undisturbed run of steps `first`..`count` - 1."""

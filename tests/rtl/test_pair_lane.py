@@ -38,7 +38,7 @@ class LaneWithSettings(wiring.Component):
     def __init__(self, config):
         self.lane, self.begin, self.settings = PairLane(config), SearchBegin(config), SearchSettings(config)
         members = self.lane.signature.members
-        inputs = ("inside", "turn", "contexts", "comparator")
+        inputs = ("inside", "turn", "contexts", "comparator", "oldest")
         outputs = ("threshold", "place", "busy", "occupied", "unfinished", "converted")
         super().__init__(
             {
@@ -66,9 +66,11 @@ class LaneWithSettings(wiring.Component):
 
 @dataclass
 class Sample:
-    """Of an activation. taken : the lane has begun with it. left : answers to come. answer : clock of the next one."""
+    """Of an activation. taken : the lane has begun with it. left : answers to come. answer : clock of the next one.
+    bank : of its window."""
 
     place: int
+    bank: int
     takes_part: bool
     level: int
     left: int
@@ -80,17 +82,17 @@ class Sample:
 @pytest.mark.parametrize("places", [2, 3, 6])
 @pytest.mark.parametrize("seed", range(2))
 def test_two_samples_are_converted_side_by_side_in_the_order_of_sampling(registers, places, seed):
-    """Samples come at random, also faster than the lane is; it takes no part in some of them."""
+    """Samples come at random, also faster than the lane is, of one window and of the next; it takes no part in some."""
     rng = random.Random(seed)
     config = replace(PAPER, machine="pairs", sample_places=places)
     dut = LaneWithSettings(config)
     held = [0] * places
     under_way: deque[Sample] = deque()
-    count = side_by_side = overtaken = 0
+    count = side_by_side = overtaken = bank = oldest = ends = 0
     inside = seed == 1
 
     async def bench(ctx) -> None:
-        nonlocal count, side_by_side, overtaken
+        nonlocal count, side_by_side, overtaken, bank, oldest, ends
         put(ctx, dut.registers, registers.fields(True))
         ctx.set(dut.inside, inside)
         await ctx.tick().repeat(2)
@@ -111,9 +113,10 @@ def test_two_samples_are_converted_side_by_side_in_the_order_of_sampling(registe
             converted = fetch(ctx, dut.converted)
             assert converted["valid"] == (looked is not None and looked.left == 1)
             if converted["valid"]:
-                assert (converted["value"], converted["shift"]) == (looked.level, looked.place)
+                found = tuple(converted[name] for name in ("value", "shift", "bank"))
+                assert found == (looked.level, looked.place, looked.bank)
                 overtaken += under_way[0] is not looked
-            assert ctx.get(dut.unfinished) == bool(under_way)
+            assert ctx.get(dut.unfinished) == any(s.bank == oldest for s in under_way)
             assert ctx.get(dut.occupied) == any(s.place == count % places for s in under_way)
 
             # The next sample in order begins in a free slot, or is passed over.
@@ -131,6 +134,11 @@ def test_two_samples_are_converted_side_by_side_in_the_order_of_sampling(registe
             under_way.extend(remaining)
 
             sample = not ctx.get(dut.occupied) and rng.random() < 0.9
+            if bank != oldest and not any(s.bank == oldest for s in under_way):
+                oldest, ends = bank, ends + 1
+            elif bank == oldest and rng.random() < 0.1:
+                bank = 1 - bank
+            ctx.set(dut.oldest, oldest)
             await ctx.tick()
             if sample:
                 place, ones = count % places, rng.randint(1, PAPER.ou_rows)
@@ -138,14 +146,16 @@ def test_two_samples_are_converted_side_by_side_in_the_order_of_sampling(registe
                 whole = rng.random() < 0.6
                 operations = oracle.search(registers, PAPER.adc_bits, ones, level)[2]
                 takes_part = whole or inside
-                under_way.append(Sample(place, takes_part, level, operations if takes_part else 0))
+                under_way.append(Sample(place, bank, takes_part, level, operations if takes_part else 0))
                 held[place] = level
                 left = ones << (registers.mode == SearchMode.BOUNDED)
-                put(ctx, dut.contexts[place], {"left": left, "whole": whole, "block_col": 0, "shift": place})
+                context = {"left": left, "whole": whole, "bank": bank, "block_col": 0, "shift": place}
+                put(ctx, dut.contexts[place], context)
                 count += 1
                 put(ctx, dut.turn, {"place": count % places, "lap": count // places % 2})
 
     simulate(dut, bench, limit=2000)
     assert count > 100
     assert side_by_side > 100
+    assert ends > 10
     assert places == 2 or overtaken > 5

@@ -1,8 +1,9 @@
 """Clocks of a network on the pair macro, layer by layer: `python -m golden_model.pairs.clocks NETWORK --images FILE`.
 
 NETWORK is a deployment image (a directory) or the file of a graph. Every figure is the mean of one picture on one
-macro with outward search: clocks of all windows (machine.py) without those of their last addition, and over those of
-"lanes 2" of gather.py; shares of the time in which activations last and in which lanes decide; clocks of the tables.
+macro with outward search: clocks of all windows (machine.py), one behind the other, without loading and draining, and
+over those of "lanes 2" of gather.py, which ends every window before it begins the next one; shares of the time in which
+activations last and in which lanes decide; clocks of the tables.
 Exit status: 0 printed, 2 bad usage or bad input.
 """
 
@@ -21,9 +22,10 @@ from golden_model.files import write_json
 from golden_model.graph.network import Graph
 from golden_model.image.inputs import load_images, load_network
 from golden_model.pairs.gather import MODES, spend
-from golden_model.pairs.machine import CONVERT, build_clocks, window_clocks
+from golden_model.pairs.machine import build_clocks, step_clocks
 from golden_model.pairs.packs import pack_layer
 from golden_model.pairs.search import outward
+from golden_model.timing import Beats
 
 
 @dataclass
@@ -51,11 +53,12 @@ def network_clocks(graph: Graph, images: np.ndarray) -> dict[str, LayerClocks]:
     search, found = outward(graph.hardware), {}
     for step in PairRunner(graph).steps(images):
         packing = pack_layer(step.layer, graph.hardware)
-        clocks = window_clocks(packing, step.windows, search)
+        windows = len(step.windows) // len(images)
+        clocks = step_clocks(packing, step.windows, search, np.arange(windows)[:, None], Beats(0, 0, 0))
         spent = spend(packing, step.windows, [search])
         one = LayerClocks(
             windows=len(step.windows),
-            clocks=int(clocks.window.sum()) - CONVERT * len(step.windows),
+            clocks=int(clocks.step.sum()),
             lanes=int(spent.clocks[0, MODES.index("lanes 2")].sum()),
             converting=int(clocks.converting.sum()) / packing.halves,
             deciding=int(spent.operations.sum()) / (packing.halves * graph.hardware.ou_cols),

@@ -3,13 +3,12 @@
 NETWORK is a deployment image (a directory) or the file of a graph; `--hardware` names the machine of one macro. Clocks
 are those of the whole run of a picture, three times:
 
-* rounds: what the hardware does (timing.py): every macro has the window of another output, and waits for the others.
-* no waiting: at best, if every macro went on with its next window at once; loading and draining still take turns.
-* one window: at best, if the macros shared out each window's block columns, or its packs, evenly: conversions take a
-  part of the clocks, loading and draining all of them.
+* rounds: what the hardware does (timing.py): every macro has the window of another output, and begins it with the others.
+* no waiting: at best, if macros did not wait for each other; loading and draining still take turns.
+* one window: at best, if the macros shared out each window's block columns, or its packs, evenly: what one macro takes
+  beyond loading and draining is shared out.
 
-Beside them: share of the clocks of the first way in which a window converts. Exit status: 0 printed, 2 bad usage or bad
-input.
+Beside them: clocks of the first way if loading and draining took none. Exit status: 0 printed, 2 bad usage or bad input.
 """
 
 from __future__ import annotations
@@ -24,23 +23,24 @@ import typer
 from golden_model import timing
 from golden_model.command import Json, Preset, command, results_console, table_of
 from golden_model.config import HardwareConfig, read_hardware
-from golden_model.crossbar.layer import Layer
-from golden_model.engines.pair_runner import PairRunner
+from golden_model.engines.pair_runner import PairRunner, Step
 from golden_model.files import write_json
 from golden_model.graph.network import Graph
 from golden_model.graph.settings import with_settings
 from golden_model.image.inputs import load_images, load_network
 from golden_model.image.lowering import lower
-from golden_model.pairs.machine import build_clocks, window_clocks
-from golden_model.pairs.packs import Packing, pack
+from golden_model.pairs.machine import build_clocks, step_clocks
+from golden_model.pairs.packs import pack
 from golden_model.pairs.search import search_of
 
 COUNTS = (1, 2, 4, 8, 16)
+#: No clocks but those of conversions.
+NOTHING = timing.Beats(0, 0, 0)
 
 
 @dataclass
 class MacroClocks:
-    """Clocks of a picture on some macros; see the head of this file. converting : of `rounds`."""
+    """Clocks of a picture on some macros; see the head of this file. converting : of `rounds`, without the rest."""
 
     rounds: float = 0
     no_waiting: float = 0
@@ -53,10 +53,7 @@ def macro_clocks(graph: Graph, images: np.ndarray) -> dict[int, MacroClocks]:
     machines = {count: replace(graph.hardware, macros=count) for count in COUNTS}
     found = {count: MacroClocks(*_elements(graph, count)) for count in COUNTS}
     for step in PairRunner(graph).steps(images):
-        packing, search = pack(step.prepared), search_of(step.prepared.registers, graph.hardware)
-        windows = window_clocks(packing, step.windows, search).window.reshape(len(images), -1)
-        for count, machine in machines.items():
-            _add_step(found[count], machine, step.layer, packing, windows)
+        _add_step(found, machines, step)
     return found
 
 
@@ -67,25 +64,32 @@ def _elements(graph: Graph, count: int) -> tuple[float, float, float]:
     return together, together, alone
 
 
-def _add_step(total: MacroClocks, machine: HardwareConfig, layer: Layer, packing: Packing, windows: np.ndarray) -> None:
-    """A crossbar step, windows (B, windows) in clocks."""
+def _add_step(found: dict[int, MacroClocks], machines: dict[int, HardwareConfig], step: Step) -> None:
+    """A crossbar step."""
+    layer, packing = step.layer, pack(step.prepared)
+    search = search_of(step.prepared.registers, packing.hardware)
     kernel = layer.channels, layer.kernel_height, layer.kernel_width
-    build = build_clocks(packing)
-    abreast = timing.abreast(machine, layer.pool * layer.stride, last=layer.last)
-    rounds = timing.rounds(layer.out_height, layer.out_width, layer.pool, abreast)
+    beats = timing.beats(packing.hardware, kernel, layer.outputs, build_clocks(packing))
+
+    def clocks(rounds: np.ndarray, beats: timing.Beats) -> float:
+        return float(step_clocks(packing, step.windows, search, rounds, beats).step.mean())
+
+    def around(rounds: np.ndarray) -> float:
+        """Tables, loading, draining: the clocks of beats that convert nothing."""
+        first = max(beats.load, beats.ready)
+        return first + (len(rounds) - 1) * max(beats.load, beats.drain) + beats.drain
+
     alone = timing.rounds(layer.out_height, layer.out_width, layer.pool, 1)
-
-    def beats(clocks: np.ndarray, rounds: np.ndarray) -> float:
-        return float(timing.pair_beats(machine, kernel, layer.outputs, build, clocks, rounds).mean())
-
-    of_macros = np.where(rounds < 0, 0, windows[:, rounds] + timing.c_convert(machine))
-    longest = of_macros.sum(axis=1).max(axis=1).mean()
-    around = beats(np.zeros_like(windows), rounds)  # tables, loading, draining
-    constant = timing.c_layer(machine)
-    total.rounds += constant + beats(windows, rounds)
-    total.no_waiting += constant + max(around, longest + beats(np.zeros_like(windows[:, :1]), alone[:1]))
-    total.one_window += constant + beats(-(-windows // machine.macros), alone)
-    total.converting += of_macros.max(axis=2).sum(axis=1).mean()
+    one, constant = clocks(alone, beats), timing.c_layer(packing.hardware)
+    for count, machine in machines.items():
+        abreast = timing.abreast(machine, layer.pool * layer.stride, last=layer.last)
+        rounds = timing.rounds(layer.out_height, layer.out_width, layer.pool, abreast)
+        converting = clocks(rounds, NOTHING)
+        total, longest = found[count], clocks(alone, NOTHING) / abreast
+        total.rounds += constant + clocks(rounds, beats)
+        total.no_waiting += constant + max(around(rounds), longest + around(rounds[:1]))
+        total.one_window += constant + max(around(alone), one / count)
+        total.converting += converting
 
 
 def print_table(found: dict[int, MacroClocks], title: str) -> None:

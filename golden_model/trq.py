@@ -321,12 +321,13 @@ def _to_index(v: Any, top: int) -> np.ndarray:
 def min_count(adc_bits: int, counts_per_lsb: float = 1.0) -> np.ndarray:
     """Smallest count that answers 1 to threshold t: ceil(lambda * (t - 1/2)), t = 1..2**R - 1 (system.md §4.4).
 
-    counts_per_lsb : lambda > 0, counts per LSB of the full grid. Computed exactly from the given float.
+    counts_per_lsb : lambda, above 0 and at most 2**32, counts per LSB of the full grid. Computed exactly from the given
+    float.
 
     Returns int64 of shape (2**R - 1,), entry t - 1; non-decreasing, at least 1.
     """
-    if not 0 < counts_per_lsb < float("inf"):
-        raise ValueError(f"min_count: counts_per_lsb must be positive and finite, got {counts_per_lsb}")
+    if not 0 < counts_per_lsb <= 1 << 32:
+        raise ValueError(f"min_count: counts_per_lsb must be above 0 and at most 2**32, got {counts_per_lsb}")
     scale = Fraction(counts_per_lsb)
     return np.array([ceil(scale * (2 * t - 1) / 2) for t in range(1, 1 << adc_bits)], dtype=np.int64)
 

@@ -8,8 +8,8 @@ OU activations of segment r; an OU takes max(1, sample_interval, most A/D operat
 lane). The constants belong to the tile; they depend on the hardware configuration only.
 
 The pair machine computes the windows of up to `macros` outputs at once, neighbours in a row: a *round*. Where pooling
-makes an output of several windows, each of them is a round of its own. A crossbar step of W rounds has beats 0..W + 1; in
-beat b round b is loaded, the OUs of b - 1 are formed and sampled (walked), and b - 2 is drained, as far as they exist.
+makes an output of several windows, each of them is a round of its own. A crossbar step of W rounds has beats 0..W + 1;
+in beat b round b is loaded, the OUs of b - 1 are formed and sampled (walked), b - 2 is drained, as far as they exist.
 The next beat begins when all of these are over:
 
     load      fetches + segments + c_load clocks after the begin of the beat; in beat 0 also the tables, `ready_clocks`

@@ -30,7 +30,8 @@ class EarlyStop(Block):
     write : words of an output of this column; between layers.
     asked : strobe, a check of block column `asked_col` and window `asked_bank` was handed out to the lane.
     checked : it has come to the sums.
-    stopped : of every bank, block columns whose output is certainly 0. pending : those with a check that is not decided.
+    stopped : of every bank, block columns whose output is certainly 0. pending : those with a check that is not
+        decided.
     """
 
     begin: In(1)

@@ -50,7 +50,8 @@ class LayerSequencer(Block):
     element : the running step has no crossbars; valid from `check_done` on.
     placement_error : the planes of the running step reach beyond the last crossbar pair.
     table_error : strobe, an entry of a table that was used has lost its parity; ignored when idle.
-    window_loaded : the window can be converted. window_walked : strobe, the next one can be (pair machine). place : where the window lies that was loaded last.
+    window_loaded : the window can be converted. window_walked : strobe, the next one can be (pair machine).
+    place : where the window lies that was loaded last.
     post_place : where the one lies that is post-processed. layer_ready : the macro's tables are built (pair machine).
     layer_start, window counters and the pairs of strobes: see the block that each names.
     """

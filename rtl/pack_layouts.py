@@ -192,8 +192,8 @@ def sample_context(config: HardwareConfig) -> data.StructLayout:
     """What converters must know of a sample.
 
     left : `search_begin`'s. whole : all columns of the block column have an output. value << shift is added to the sums
-    of the block column, in the bank of the window. With early stop, check : it is no sample, the sums of the block column are to be checked, with
-    `shift` input bits to come.
+    of the block column, in the bank of the window. With early stop, check : it is no sample, the sums of the block
+    column are to be checked, with `shift` input bits to come.
     """
     members = {
         "left": search_left(config, True),

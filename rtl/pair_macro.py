@@ -21,8 +21,8 @@ class PairMacro(Block):
     Block columns are shared out to two halves. Each has a walker, which forms OUs, and `ou_cols` converters, and adds
     up its own partial sums. A window can begin when both halves have *walked* the one before, handed its last OU to the
     converters: these go on from one window to the next without a gap, and keep the sums of both apart, in two *banks*
-    that windows take in turn. Meanwhile the segments of the window after it are taken. Clocks: golden_model/pairs/machine.py,
-    as long as the crossbar is always ready.
+    that windows take in turn. Meanwhile the segments of the window after it are taken. Clocks, as long as the crossbar
+    is always ready: golden_model/pairs/machine.py.
 
     Members
     -------

@@ -33,9 +33,9 @@ class PairMacros(Block):
     layer_start : strobe, builds the layer's masks and groups; not while a window is running. layer_ready : they are
         built, `ready_clocks` of golden_model/pairs/machine.py later.
     active : which macros have a window in the round that starts. filling : which ones in the round that is loaded.
-    window_start : strobe, a round is to begin, at the earliest in the clock of `window_walked` of the one before, and if
-        the sums of the one before that have been read. Ignored if `configuration_error` is 1. It begins in this clock,
-        or as soon as the layer is ready and the last one of its segments has been taken.
+    window_start : strobe, a round is to begin, at the earliest in the clock of `window_walked` of the one before, and
+        if the sums of the one before that have been read. Ignored if `configuration_error` is 1. It begins in this
+        clock, or as soon as the layer is ready and the last one of its segments has been taken.
     segments0, segments1, ... : of every macro, `settings.segments` beats a window in ascending order.
     window_walked : strobe, the next round may begin.
     window_done : strobe, in order of the rounds; from this clock on the partial sums can be taken.
@@ -45,8 +45,8 @@ class PairMacros(Block):
     width_write : write port of the width table; not while a layer is being built. bound_write, start_write : with early
         stop, those of its tables.
     crossbar : the analog macros, or a model of them.
-    counters : event counters, up to date as soon as all rounds are done. counters_clear : strobe, clears `counters`, `overflow` and the sticky part of
-        `configuration_error`; may come with `window_start` but not during a window.
+    counters : event counters, up to date as soon as all rounds are done. counters_clear : strobe, clears `counters`,
+        `overflow` and the sticky part of `configuration_error`; may come with `window_start` but not during a window.
     overflow : sticky, a partial sum did not fit `accumulator_bits` and was saturated.
     configuration_error : 1 from the clock after illegal A/D registers for as long as they are there; sticky if a window
         was started with them.

@@ -143,8 +143,8 @@ def group_answer(config: HardwareConfig) -> data.StructLayout:
 def beat() -> data.StructLayout:
     """What the pair machine does side by side, each with another window.
 
-    loads, converts, drains : load, form and sample, post-process. begun : what it drains has begun to. done : a window is
-    done that has not.
+    loads, converts, drains : load, form and sample, post-process. begun : what it drains has begun to be. done : a
+    window is done whose drain has not begun.
     """
     return data.StructLayout({name: unsigned(1) for name in ("loads", "converts", "drains", "begun", "done")})
 

@@ -2,9 +2,9 @@
 
 Tables (rtl/pack_builder.py), once per layer: `build_clocks`.
 
-Windows of a step, in clocks. A half walks one window after the other, its lanes go on from one to the next without a gap:
-the walker takes packs and masks, its former makes OUs of masks, its converters sample them. From the clock in which a
-window begins:
+Windows of a step, in clocks. A half walks one window after the other, its lanes go on from one to the next without a
+gap: the walker takes packs and masks, its former makes OUs of masks, its converters sample them. From the clock in
+which a window begins:
 
 * Walker. For every input bit that any segment of the window streams, highest first, and every pack: one clock, in
   which the slice is latched or the pack is skipped. Then one clock for every mask, in which the former takes it.
@@ -26,10 +26,10 @@ window begins:
   its slots are free at the earliest, and is done with it. Nothing of the block column is sampled or checked again
   before the clock `STOP` clocks after that in which the last lane took its check.
 
-A window is walked when its half has taken all its packs and masks, and the converters have taken its last OU or mark; it
-is done when its samples have been converted, and its checks decided, and the window before it is done. Both halves of
-all macros begin a round of windows together; `window_walked` and `window_done` follow `CONVERT` clocks after the last of
-them is walked, and done.
+A window is walked when its half has taken all its packs and masks, and the converters have taken its last OU or mark;
+it is done when its samples have been converted, and its checks decided, and the window before it is done. Both halves
+of all macros begin a round of windows together; `window_walked` and `window_done` follow `CONVERT` clocks after the
+last of them is walked, and done.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _Half:
     `sample_interval`. done : the last samples, when all lanes were done with them, as many as there are places; before
     the first one, long ago. taken : the last sample, by lane. slots : when they are free, by lane and parity of clocks.
     converted : all samples so far, by all lanes. converting : clocks in which a sample is held.
-    ended : all samples and checks of the window. decided : its last check of a block column.
+    decisions : of every lane. ended : all samples and checks of the window. decided : its last check of a block column.
     """
 
     hardware: HardwareConfig
@@ -101,12 +101,14 @@ class _Half:
     slots: list[list[int]] = field(default_factory=list)
     converted: int = -1
     converting: int = 0
+    decisions: list[int] = field(default_factory=list)
     ended: int = 0
     decided: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.done.extend([-1] * self.hardware.sample_places)
         self.taken = [-1] * self.hardware.ou_cols
+        self.decisions = [0] * self.hardware.ou_cols
         self.slots = [[0, 1] for _ in self.taken]
 
     def begin(self, clock: int) -> None:
@@ -158,6 +160,7 @@ class _Half:
                 ]
                 earliest = min(clocks)
                 slots[earliest & 1] = earliest + 2 * decisions[lane]
+                self.decisions[lane] += decisions[lane]
                 done = max(done, slots[earliest & 1])
             self.taken[lane] = earliest
             done = max(done, earliest)
@@ -249,10 +252,12 @@ class Clocks(NamedTuple):
     """Clocks of a step, int64.
 
     step : of every image, (B,). converting : in which a half holds a sample, (B, halves), of all macros together.
+    deciding : in which a lane decides, (B, halves, ou_cols), likewise.
     """
 
     step: np.ndarray
     converting: np.ndarray
+    deciding: np.ndarray
 
 
 def step_clocks(
@@ -267,8 +272,8 @@ def step_clocks(
 ) -> Clocks:
     """Clocks of the windows of a step on as many macros as a round has windows.
 
-    activations : (B * windows, K). rounds : (R, macros), as from `timing.rounds`. beats : as from `timing.beats`. stops :
-    of these windows, None without early stop. plain : plain Python even where numba is installed.
+    activations : (B * windows, K). rounds : (R, macros), as from `timing.rounds`. beats : as from `timing.beats`.
+    stops : of these windows, None without early stop. plain : plain Python even where numba is installed.
     """
     if not search.signed:
         raise ValueError(f"{search.name}: this machine converts the difference of a pair, not its two counts")
@@ -277,13 +282,16 @@ def step_clocks(
         from golden_model.pairs import machine_compiled
 
         ran = machine_compiled.run(packing, x, streamed, search, rounds, beats, stops)
-        return Clocks(ran.clocks, ran.converting)
+        return Clocks(ran.clocks, ran.converting, ran.deciding)
     images = len(x) // (int(rounds.max()) + 1)
-    clocks = Clocks(np.zeros(images, dtype=np.int64), np.zeros((images, packing.halves), dtype=np.int64))
+    shapes = (images,), (images, packing.halves), (images, packing.halves, packing.hardware.ou_cols)
+    clocks = Clocks(*(np.zeros(shape, dtype=np.int64) for shape in shapes))
     for image in range(images):
         machine = Machine(packing, x, streamed, search, stops, rounds.shape[1])
         clocks.step[image] = _beats(machine, np.where(rounds < 0, -1, rounds + image * len(x) // images), beats)
-        clocks.converting[image] = np.sum([[half.converting for half in halves] for halves in machine.macros], axis=0)
+        for halves in machine.macros:
+            clocks.converting[image] += [half.converting for half in halves]
+            clocks.deciding[image] += [half.decisions for half in halves]
     return clocks
 
 

@@ -19,13 +19,15 @@ from golden_model.timing import Beats
 class Ran(NamedTuple):
     """What windows do, int64.
 
-    sums : (P, N). counted : (P, counters), in the order of `gather.COUNTED`. clocks, converting : as `machine.Clocks`.
+    sums : (P, N). counted : (P, counters), in the order of `gather.COUNTED`. clocks, converting, deciding : as in
+    `machine.Clocks`.
     """
 
     sums: np.ndarray
     counted: np.ndarray
     clocks: np.ndarray
     converting: np.ndarray
+    deciding: np.ndarray
 
 
 @_njit
@@ -33,6 +35,7 @@ def _run(
     x, last_bit, checked, stop, positions, bits, ou_rows, columns, places, shortest, segments, first_segment,
     bits_of_mask, first_mask, mask_words, first_group, group_half, plane, first_column, output, positive, negative,
     operations, value, rounds, load, convert, drain, ready, after, sums, counted, clocks, converting,
+    deciding,
 ):  # fmt: skip
     packs, size, outputs = len(segments), mask_words.shape[1], last_bit.shape[1]
     macros, halves = rounds.shape[1], converting.shape[1]
@@ -117,6 +120,7 @@ def _run(
                                                 counted[w, 1] += 1
                                                 found = ou_rows + difference(taken_rows, positive[c], negative[c])
                                                 counted[w, 2] += operations[on, found]
+                                                deciding[image, half, lane] += operations[on, found]
                                                 sums[w, output[c]] += value[on, found] << (i + plane[g])
                                                 even, odd = max(clock, slots[lane, 0]), max(clock, slots[lane, 1])
                                                 clock = min(even + (even & 1), odd + 1 - (odd & 1))
@@ -190,6 +194,7 @@ def run(
         np.zeros((len(x), len(COUNTED)), dtype=np.int64),
         np.zeros(images, dtype=np.int64),
         np.zeros((images, packing.halves), dtype=np.int64),
+        np.zeros((images, packing.halves, hardware.ou_cols), dtype=np.int64),
     )
     _run(
         np.ascontiguousarray(x.reshape(len(x), -1)), np.ascontiguousarray(last_bit),

@@ -86,7 +86,7 @@ class PlacesSpec(wiring.Component):
         expected, acquired = Signal(size), Signal(size)  # a place's sample is still to be converted; it can be compared
         contexts = Signal(packs.sample_contexts(config))
         place, converted = places.turn.place, lane.converted
-        bank, oldest, banks = Signal(), Signal(), Signal(size)  # of the window that samples, the oldest one, every place
+        bank, oldest, banks = Signal(), Signal(), Signal(size)  # of what samples, of the oldest window, of the places
         m.d.sync += [
             bank.eq(bank ^ (self.follows & (bank == oldest))),
             oldest.eq(oldest ^ (self.ends & (bank != oldest) & ~lane.unfinished)),

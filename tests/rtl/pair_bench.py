@@ -271,8 +271,8 @@ class Rig:
 def run(
     *cases: Case, limit: int = 100_000, early: bool = False, rig: Callable[[PairMacros, dict], Rig] | None = None
 ) -> list[Run]:
-    """Of layers on the macros, one after the other: build the layer, then run its windows in rounds. A round begins when
-    the one before has been walked and the one before that has been read, or some clocks later.
+    """Of layers on the macros, one after the other: build the layer, then run its windows in rounds. A round begins as
+    soon as the one before has been walked and the one before that has been read, or some clocks later.
 
     early : windows are started before the tables, or their segments, are there. rig : gives the macro an array with the
     cells of all cases, as `Case.cells`; otherwise it is `behavioural_array`, and samples are recorded.

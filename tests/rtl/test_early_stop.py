@@ -75,9 +75,7 @@ def decide(
             await ctx.tick()
             ctx.set(dut.asked, 0)
             assert state(ctx)[1] == 1 << column
-            put(
-                ctx, dut.checked, {"valid": 1, "sum": partial, "bank": bank, "block_col": column, "bits_left": left}
-            )
+            put(ctx, dut.checked, {"valid": 1, "sum": partial, "bank": bank, "block_col": column, "bits_left": left})
             await ctx.tick()
             ctx.set(dut.checked.valid, 0)
             assert state(ctx)[1] == 1 << column

@@ -53,8 +53,8 @@ MIXED = [Step(windows=3), Step(element=True), Step(), Step(windows=2, element=Tr
 class Others:
     """All other blocks: every strobe is logged and answered 1 to `slowest` clocks later; `flush` resets them.
 
-    Of the pair machine a loaded window stays until it is converted, a window is done some clocks after it was walked, and
-    after the one before it, and the tables are built beside the first load.
+    Of the pair machine a loaded window stays until it is converted, a window is done some clocks after it was walked,
+    and after the one before it, and the tables are built beside the first load.
 
     log : (strobe, step), of the strobes of a window (strobe, step, window). clocks : per step stored, its clocks.
     ends : what `ends` told. settled : `layer_cycles` at every `layer_start`. busy : clocks with STATUS.busy.

@@ -3,12 +3,12 @@
 NETWORK is a deployment image (a directory) or the file of a graph; `--hardware` names the machine of one macro. Clocks
 are those of the whole run of a picture, three times:
 
-* rounds: what the hardware does (timing.py): every macro has the window of another output, and begins it with the others.
+* rounds: what the hardware does (timing.py): every macro has the window of another output, and begins with the others.
 * no waiting: at best, if macros did not wait for each other; loading and draining still take turns.
 * one window: at best, if the macros shared out each window's block columns, or its packs, evenly: what one macro takes
   beyond loading and draining is shared out.
 
-Beside them: clocks of the first way if loading and draining took none. Exit status: 0 printed, 2 bad usage or bad input.
+Beside them: the first way if loading and draining took no clocks. Exit status: 0 printed, 2 bad usage or bad input.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ class Tile(Block):
 
     @staticmethod
     def convert_clocks(config: HardwareConfig) -> int:
-        """c_convert: clocks of a beat that converts, beside those of the macro."""
+        """c_convert: clocks from `window_walked` to the begin of the next beat."""
         return 1
 
     @staticmethod

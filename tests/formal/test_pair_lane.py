@@ -191,6 +191,8 @@ def test_every_sample_is_given_its_own_value_once_and_a_check_comes_behind_the_s
         (PairLane, "(search.answered & (decided_place == self.turn.place))", "0"),
         (PairLane, "decided_place.eq(place)]", "decided_place.eq(turn.place)]"),
         (PairLane, "search.decided.eq(self.decided)", "search.decided.eq(1)"),
+        (PairLane, "(search.answered & (decided.bank == self.oldest))", "0"),
+        (PairLane, "self.converted.bank.eq(decided.bank)", "self.converted.bank.eq(context.bank)"),
         (SamplePlaces, "rested & ~self.occupied", "rested"),
     ],
 )
@@ -201,7 +203,7 @@ def test_wrong_block_is_refuted(block, correct, wrong, refutation):
         adc_bits=3,
         ou_rows=4,
         sample_places=2,
-        comparator_valid=int("decided." in correct),
+        comparator_valid=int("search.decided" in correct),
         early_stop=int("search.answered" in correct or "stopped" in correct),
         **broken,
     )

@@ -39,7 +39,7 @@ MODES = [SearchMode.OUTWARD, SearchMode.BOUNDED]
 def _case(seed: int, hardware, **options) -> Case:
     """A random layer somewhere in the tables and crossbars, under one of the searches."""
     rng = random.Random(seed)
-    packing, _, windows = random_layer(seed, hardware, windows=max(5, 2 * hardware.macros + 1))
+    packing, _, windows = random_layer(seed, hardware, windows=max(4, 2 * hardware.macros + 1))
     return Case(
         packing,
         windows,

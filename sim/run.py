@@ -48,6 +48,7 @@ class CrossbarKind(StrEnum):
     emulated = "emulated"  # digital stand-in inside the hardware
     ideal = "ideal"
     variation = "variation"
+    drift = "drift"
     leakage = "leakage"
     stuck = "stuck"
     noise = "noise"
@@ -57,6 +58,7 @@ class CrossbarKind(StrEnum):
 #: Parameters of the kinds with one imperfection, unless given on the command line.
 _DEFAULTS: dict[CrossbarKind, dict[str, float]] = {
     CrossbarKind.variation: {"variation": 0.1},
+    CrossbarKind.drift: {"age": 1e6, "drift": 0.005, "drift_spread": 0.005},
     CrossbarKind.leakage: {"on_off_ratio": 20.0},
     CrossbarKind.stuck: {"stuck_on": 0.001, "stuck_off": 0.001},
     CrossbarKind.noise: {"read_noise": 0.2},
@@ -207,6 +209,9 @@ def app(
     ] = None,
     variation: Annotated[float | None, typer.Option(help="relative spread of cell conductances")] = None,
     distribution: Annotated[str | None, typer.Option(help="of the spread: lognormal or normal")] = None,
+    age: Annotated[float | None, typer.Option(help="time since verification / time from programming to it")] = None,
+    drift: Annotated[float | None, typer.Option(help="mean ν of cells, conductance x (1 + age)^-ν")] = None,
+    drift_spread: Annotated[float | None, typer.Option(help="standard deviation of ν")] = None,
     on_off_ratio: Annotated[float | None, typer.Option(help="conductance on / off; 0 = infinite")] = None,
     stuck_on: Annotated[float | None, typer.Option(help="probability that a cell is stuck on")] = None,
     stuck_off: Annotated[float | None, typer.Option(help="probability that a cell is stuck off")] = None,
@@ -224,6 +229,9 @@ def app(
     given = {
         "variation": variation,
         "distribution": distribution,
+        "age": age,
+        "drift": drift,
+        "drift_spread": drift_spread,
         "on_off_ratio": on_off_ratio,
         "stuck_on": stuck_on,
         "stuck_off": stuck_off,

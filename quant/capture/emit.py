@@ -90,10 +90,14 @@ class Emitter:
         if op.function is None:
             return None
         function = op.function
+        bits = self.hardware.input_bits
 
         def sampled(x: np.ndarray) -> np.ndarray:
             return function(torch.from_numpy(x).float()).double().numpy()
 
+        if op.bits is not None:  # the activation's own steps, so that it is rounded once
+            high = encoding.low + ((1 << bits) - 1) * float(encoding.scale)
+            return Lookup.of(Encoding(low=encoding.low, high=high, bits=bits), sampled)
         low, high = self._ends(op, *op.code)
         places = np.linspace(low, high, 4097)
         values = sampled(places)
@@ -101,7 +105,7 @@ class Emitter:
         below, above = (np.flatnonzero(np.abs(values - values[end]) > encoding.scale / 2) for end in (0, -1))
         if len(below):
             low, high = min(0.0, float(places[below[0] - 1])), float(places[above[-1] + 1])
-        code = Encoding(low=low, high=max(high, (high - low) / 255), bits=self.hardware.input_bits)
+        code = Encoding(low=low, high=max(high, (high - low) / 255), bits=bits)
         lookup = Lookup.of(code, sampled)
         _check_values(op, lookup.values, low, high)
         return lookup

@@ -47,8 +47,8 @@ class Op:
     function : of every value, after that and before any pooling; None for none. code : real range of what goes into it.
     integers, scale : a trained integer weight, shaped as `weight`, and its real step per output (N,), negative where
     a batch norm turns the sign; None and empty for a weight that is still to be quantised.
-    bits : of a trained activation, whose range is exactly floor..cap; None otherwise. ones : most ones of one of its
-        integers (golden_model/few_ones.py), 0 for any.
+    bits : of a trained activation, whose range is exactly floor..cap, or of a function's, low..high; None otherwise.
+    ones : most ones of one of its integers (golden_model/few_ones.py), 0 for any.
     border_value : (C,) what a trained layer takes for a border, None for zeros.
     weight, bias : of a layer norm (C,), its gain and bias; of an added constant, bias (C, H, W).
     eps : of a layer norm. heads : of attention.
@@ -126,9 +126,11 @@ class Op:
     @property
     def elementwise(self) -> Function | None:
         """What the op does to every value of its only input, whichever channel it is of; None if that is not so."""
+        if self.bits is not None:  # rounded, to integers of its own
+            return None
         if self.kind == "function":
             return self.function
-        if self.kind == "relu" and self.bits is None:
+        if self.kind == "relu":
             return partial(torch.clamp, min=self.floor, max=self.cap)
         if self.kind == "norm" and all(bool((x == x[0]).all()) for x in (self.weight, self.bias)):
             scale, shift = float(self.weight[0]), float(self.bias[0])
@@ -417,9 +419,20 @@ class Translator:
         return ref
 
     def quantised_activation(self, x: Ref, clip: Tensor, bits: int, ones: int) -> Ref:
-        return self.range_activation(x, 0.0, float(clip), bits, ones)
+        return self._clamp_to_range(x, 0.0, float(clip), bits, ones)
 
-    def range_activation(self, x: Ref, low: float, high: float, bits: int, ones: int = 0) -> Ref:
+    def range_activation(self, x: Ref, steps: int, low: float, high: float) -> Ref:
+        """A narrow one is a table, because the clamp of the post-processing ends at the largest integer."""
+        bits = steps.bit_length()
+        unused = (1 << bits) - 1 - steps
+        if not unused:
+            return self._clamp_to_range(x, low, high, bits)
+        ref = self._add("function", x, function=partial(torch.clamp, min=low, max=high), bits=bits)
+        op = self.ops[ref.op]
+        op.low, op.high = low, high + unused * (high - low) / steps
+        return ref
+
+    def _clamp_to_range(self, x: Ref, low: float, high: float, bits: int, ones: int = 0) -> Ref:
         """Its range is given, whatever was seen."""
         ref = self._add("relu", x, floor=low, cap=high, bits=bits, ones=ones)
         op = self.ops[ref.op]
@@ -767,7 +780,7 @@ MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.LogSoftmax: ("softmax", ()),
     QuantMatrix: ("quantised_matrix", ()),  # asks the module itself
     QuantActivation: ("quantised_activation", ("clip", "bits", "ones")),
-    RangeActivation: ("range_activation", ("low", "high", "bits")),
+    RangeActivation: ("range_activation", ("steps", "low", "high")),
 }
 #: Method of `Translator` -> the functions, and the names of tensor methods, that it translates.
 CALLS: dict[str, tuple[Any, ...]] = {
@@ -862,7 +875,7 @@ MACHINE: dict[str, str] = {
     "function": "a table, in the post-processing of the layer or addition before, otherwise a step; functions of one"
     " tensor that are multiplied or added (x * sigmoid(x)) become one",
     "quantised_matrix": "a crossbar layer with the integers that were trained",
-    "range_activation": "the clamp of the post-processing, its width and range as given",
+    "range_activation": "the clamp of the post-processing, its width and range as given; a narrow one is a table",
     "quantised_activation": "the clamp of the post-processing, its width and range as given",
     "max_pool2d": "in the layer's walk where kernel and stride are equal, otherwise a step",
     "adaptive_max_pool2d": "as maximum pooling, for sizes that divide",

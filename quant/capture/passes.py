@@ -139,8 +139,11 @@ class Simplifier:
         for op in [o for o in self.ops.values() if o.kind == "function"]:
             base = self.ops[op.inputs[0]]
             op.code = base.low, base.high
-            if base.kind in ("matrix", "add") and len(self._users(base.name)) == 1 and not base.relu:
+            saturates = op.bits is not None and base.bits is None and base.cap is None and base.floor <= op.low
+            alone = len(self._users(base.name)) == 1 and base.function is None
+            if base.kind in ("matrix", "add") and alone and (not base.relu or saturates):
                 base.function, base.code, base.low, base.high = op.function, op.code, op.low, op.high
+                base.bits = op.bits
                 base.picked = None  # it does more now
                 self._replace(op.name, base.name)
             else:
@@ -223,6 +226,7 @@ class Simplifier:
                 alone = all(len(self._users(o.name)) == 1 for o in chain)
                 # A clamp is that at the ends of the range.
                 fits = (not base.relu or op.low >= base.floor) and (base.cap is None or op.high <= base.cap)
+                fits &= base.bits is None or (op.low, op.high) == (base.low, base.high)
                 if alone and fits and base.kind in ("matrix", "add", "mean", "cat"):
                     for member in chain:
                         member.low, member.high = op.low, op.high
@@ -257,11 +261,12 @@ def compare_with_network(ops: dict[str, Op], module: fx.GraphModule, seen: dict[
 
 def _rounding(op: Op) -> float:
     """The most that rounding changes a trained activation, which `Op.compute` leaves out."""
-    if op.bits is None or op.cap is None:
+    if op.bits is None or not (op.relu or op.function):
         return 0.0
     integers = np.arange(1 << op.bits)
     off = int(np.abs(nearest_level(integers, op.bits, op.ones) - integers).max())
-    return (off + 0.5) * (op.cap - op.floor) / integers[-1]
+    low, high = (op.floor, op.cap) if op.cap is not None else (op.low, op.high)
+    return (off + 0.5) * (high - low) / integers[-1]
 
 
 def _hook(name: str, module: fx.GraphModule) -> str:

@@ -45,6 +45,7 @@ _QUANTISED = """
 |---|---|
 | a weight behind `Quant` or `DequantizeLinear` | its integers less the zero point, a scale or one per output |
 | an activation behind `Quant`, or the pair of them | its width and range in place of calibrated ones |
+| a narrow activation, as −7..7 of 4 bits | the same, in a [table](numbers.md) of the layer or addition before it |
 | a map that the file leaves in floating point | calibrated, as in any network |
 | the picture | the quantiser must be the pixels' own: 8 bits, and no other values than they have |
 | the scores | a quantiser at the very end is left out |

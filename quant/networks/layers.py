@@ -255,20 +255,27 @@ class QuantActivation(nn.Module):
 
 
 class RangeActivation(nn.Module):
-    """An activation of `bits` bits with given ends, 2**bits - 1 equal steps from low to high, one of which is 0. Of a
-    file; it cannot be trained."""
+    """An activation with given ends: `steps` equal steps from low to high, one of which ends at 0. Of a file; it cannot
+    be trained.
 
-    def __init__(self, bits: int, low: float, high: float) -> None:
+    bits : of its integers. It is *narrow* where they have more values than it takes, as -7..7 has of 4 bits.
+    """
+
+    def __init__(self, steps: int, low: float, high: float) -> None:
         super().__init__()
-        self.bits, self.low, self.high = bits, low, high
+        self.steps, self.low, self.high = steps, low, high
+
+    @property
+    def bits(self) -> int:
+        return self.steps.bit_length()
 
     @property
     def step(self) -> float:
-        return (self.high - self.low) / (2**self.bits - 1)
+        return (self.high - self.low) / self.steps
 
     def forward(self, x: Tensor) -> Tensor:
         zero = round(-self.low / self.step)
-        return torch.floor(x / self.step + 0.5).clamp(-zero, 2**self.bits - 1 - zero) * self.step
+        return torch.floor(x / self.step + 0.5).clamp(-zero, self.steps - zero) * self.step
 
 
 def _sample(values: Tensor) -> Tensor:

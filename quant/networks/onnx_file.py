@@ -544,23 +544,23 @@ class Reader:
         return self._activation(x.x, scale, zero, (limits.min, limits.max))
 
     def _activation(self, x: fx.Node, scale: Any, zero: Any, ends: tuple[int, int]) -> fx.Node:
-        """Integers of 1 to 8 bits; a picture has them, and the scores that end the network stay as they are."""
+        """Integers of at most 8 bits; a picture has them, and the scores that end the network stay as they are."""
         if self.node.output[0] == self.proto.graph.output[0].name:
             return x
         scale, zero = (self._array(value, "scale and zero point") for value in (scale, zero))
         self._require(scale.size == zero.size == 1, "an activation must have one scale and one zero point")
         step, low, high = float(scale.item()), ends[0] - int(zero.item()), ends[1] - int(zero.item())
-        bits = (high - low).bit_length()
         self._require(
-            low <= 0 < high and high - low == (1 << bits) - 1 and bits <= 8,
-            f"an activation must be one of 2, 4, 8, ... 256 integers, which stand for 0 and more; it is one of"
+            low <= 0 < high and high - low < 256,
+            f"an activation must be one of at most 256 integers, one of which stands for 0; it is one of"
             f" {high - low + 1}, which stand for {low * step:g} to {high * step:g} in steps of {step:g}",
         )
         if x.op == "placeholder":  # the pixels are integers already, or onnxruntime says otherwise
             return self._layer(nn.Identity(), x)
-        if low < 0:
-            return self._layer(RangeActivation(bits, low * step, high * step), x)
-        module = QuantActivation(bits)
+        activation = RangeActivation(high - low, low * step, high * step)
+        if low < 0 or high - low + 1 < 1 << activation.bits:
+            return self._layer(activation, x)
+        module = QuantActivation(activation.bits)
         module.clip.requires_grad_(False)
         return self._layer(module, x, clip=np.float32(high * step))
 

@@ -11,7 +11,7 @@ the answers of the ideal array are exactly those of `count >= min_count[t - 1]`.
 array of the pair machine (docs/pair-machine.md): it drives any word lines of a column and holds the
 difference of the analog counts of the positive and the negative bit line; λ = 1.
 
-The device models (conductance spread, on/off ratio, stuck cells, read noise) and their default forms are
+The device models (conductance spread, drift, on/off ratio, stuck cells, read noise) and their default forms are
 *ours*: textbook behavioural models, not taken from the three papers.
 """
 
@@ -36,16 +36,24 @@ class CrossbarSettings:
     variation : relative standard deviation of a cell's conductance, drawn once per cell (device to device);
         on and off state scale together.
     distribution : "lognormal" (mean 1, always positive) or "normal" (mean 1, cut off at 0).
+    age : time since the cells were verified, in units of the time t0 from programming to verification; at least 0.
+    drift, drift_spread : mean and standard deviation of the drift exponent ν of a cell, drawn once per cell, normal:
+        g = g0·(1 + age)^-ν, the power law (t / t0)^-ν at t = t0·(1 + age), for on and off state alike. All reads are
+        of one age. A negative ν is a cell whose conductance grows. References do not follow; a mean of 0 is an
+        array whose references follow the mean cell.
     on_off_ratio : on-conductance / off-conductance; 0 means infinite (an off cell conducts nothing).
     stuck_on, stuck_off : probability that a cell always conducts / never does, whatever is programmed.
     read_noise : standard deviation of additive Gaussian noise on a sampled bit line, in counts (units of one
         nominal on-cell), drawn anew for every converter at every sample and constant while it is held. A
         difference has the noise of both its bit lines, which is drawn once, with √2 times the deviation.
-    seed : fixes the device (variation, stuck cells) and the noise sequence.
+    seed : fixes the device (variation, drift, stuck cells) and the noise sequence.
     """
 
     variation: float = 0.0
     distribution: Literal["lognormal", "normal"] = "lognormal"
+    age: float = 0.0
+    drift: float = 0.0
+    drift_spread: float = 0.0
     on_off_ratio: float = 0.0
     stuck_on: float = 0.0
     stuck_off: float = 0.0
@@ -53,7 +61,7 @@ class CrossbarSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("variation", "on_off_ratio", "stuck_on", "stuck_off", "read_noise"):
+        for name in (field.name for field in fields(self) if field.type == "float"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"CrossbarSettings.{name} must be a number, got {value!r}")
@@ -80,18 +88,21 @@ class CrossbarSettings:
     @property
     def ideal(self) -> bool:
         """True if nothing differs from the ideal array."""
-        defaults = {f.name: f.default for f in fields(self)}
-        return all(
-            getattr(self, name) == defaults[name]
-            for name in ("variation", "on_off_ratio", "stuck_on", "stuck_off", "read_noise")
-        )
+        static = self.variation or self.on_off_ratio or self.stuck_on or self.stuck_off or self.read_noise
+        return not static and not self.drifts
+
+    @property
+    def drifts(self) -> bool:
+        """True if conductances have changed since they were verified."""
+        return bool(self.age and (self.drift or self.drift_spread))
 
 
 @dataclass
 class _Pair:
     """A crossbar pair of a device, arrays (grid_rows, grid_cols, lanes, ou_rows).
 
-    spread : factor on a cell's conductance. stuck : -1 off, 0 healthy, 1 on. on : state. conductance : of the state.
+    spread : factor on a cell's conductance, drift included. stuck : -1 off, 0 healthy, 1 on. on : state.
+    conductance : of the state.
     """
 
     spread: np.ndarray
@@ -218,6 +229,9 @@ class Array:
                 else:
                     sigma = np.sqrt(np.log1p(settings.variation**2))
                     spread = np.exp(sigma * normal - sigma**2 / 2)
+            if settings.drifts:  # numbers of its own, so that a device is the same one at every age
+                normal = np.random.default_rng([settings.seed, 2, *place]).standard_normal(shape)
+                spread = spread * (1.0 + settings.age) ** -(settings.drift + settings.drift_spread * normal)
             if settings.stuck_on or settings.stuck_off:
                 draw = rng.random(shape)
                 stuck[draw < settings.stuck_on] = 1

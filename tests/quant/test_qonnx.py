@@ -138,6 +138,57 @@ def test_signed_activations_keep_their_zero_point(relu, tmp_path):
 
 
 @pytest.mark.usefixtures("_executor")
+@pytest.mark.parametrize(("bits", "most"), [(2, 1), (4, 7), (8, 127)])
+def test_narrow_signed_activations_are_a_table_in_their_layer(bits, most, tmp_path):
+    nodes = [quant("c1", "sn", "bn", "a1", **SIGNED) if node[2] == ["a1"] else node for node in NODES]
+    more = {"bn": np.float32(bits), "sn": np.float32(1 / most)}
+    path = written(tmp_path, [node for node in nodes if node[2] != ["r1"]], {**CONSTANTS, **more})
+    made = captured(path)
+    assert [type(node).__name__ for node in made.nodes] == ["Image", "Crossbar", "Crossbar", "Crossbar"]
+    codes = GraphRunner(made, engine="direct").outputs(pictures())["my_c1"]
+    assert (codes.min(), codes.max()) == (0, 2 * most)
+    off_by_one_at_most(path, "p1", made, "my_c1", -most, 1 / most)
+
+
+@pytest.mark.usefixtures("_executor")
+def test_a_narrow_activation_behind_a_relu_is_one_table_and_rounded_once(tmp_path):
+    nodes = [quant("r1", "sa", "b4", "a1", narrow=1) if node[2] == ["a1"] else node for node in NODES]
+    made = equal(written(tmp_path, nodes, {**CONSTANTS, "sa": FIRST / 2}))
+    assert [type(node).__name__ for node in made.nodes] == ["Image", "Crossbar", "Crossbar", "Crossbar"]
+    assert GraphRunner(made, engine="direct").outputs(pictures())["my_c1"].max() == 14
+
+
+@pytest.mark.usefixtures("_executor")
+def test_a_relu_in_front_of_a_narrow_signed_activation_is_not_lost(tmp_path):
+    nodes = [quant("r1", "sa", "b4", "a1", **SIGNED) if node[2] == ["a1"] else node for node in NODES]
+    path = written(tmp_path, nodes, CONSTANTS)
+    made = captured(path)
+    assert made.node("my_a1").encoding.zero == 7
+    off_by_one_at_most(path, "a1", made, "my_a1", -7, FIRST)
+
+
+@pytest.mark.usefixtures("_executor")
+def test_a_function_behind_a_narrow_activation_takes_its_integers(tmp_path):
+    nodes = [quant("c1", "sa", "b4", "q1", **SIGNED) if node[2] == ["r1"] else node for node in NODES]
+    nodes = [("Tanh", ["q1"], ["a1"], {}) if node[2] == ["a1"] else node for node in nodes]
+    path = written(tmp_path, nodes, CONSTANTS)
+    made = captured(path)
+    assert made.node("my_c1").encoding.bits == 4
+    off_by_one_at_most(path, "q1", made, "my_c1", -7, FIRST)
+
+
+@pytest.mark.usefixtures("_executor")
+def test_a_narrow_activation_keeps_its_steps_in_a_concatenation(tmp_path):
+    nodes = [quant("r1", "sa", "b4", "n1", narrow=1) if node[2] == ["a1"] else node for node in NODES]
+    at = next(i for i, node in enumerate(nodes) if node[2] == ["n1"])
+    nodes[at + 1 : at + 1] = [quant("r1", "s2x", "b4", "o1"), ("Concat", ["n1", "o1"], ["a1"], {"axis": 1})]
+    more = {"s2x": np.float32(0.4), "w2": weights(8, 12, 3, 3)}
+    made = captured(written(tmp_path, nodes, {**CONSTANTS, **more}))
+    narrow = next(node for node in made.nodes if getattr(node, "lookup", None) is not None)
+    assert float(narrow.encoding.scale) == pytest.approx(FIRST)
+
+
+@pytest.mark.usefixtures("_executor")
 def test_a_quantiser_of_the_scores_is_left_out(tmp_path):
     nodes = [*NODES[:-1], ("MatMul", ["f", "w3t"], ["z"], {}), quant("z", "sa", "b8", "y", **SIGNED)]
     made = captured(written(tmp_path, nodes, CONSTANTS))
@@ -166,10 +217,9 @@ def with_activation(folder: Path, **changed: Any) -> Path:
 @pytest.mark.parametrize(
     ("changed", "match"),
     [
-        ({"bits": 9}, r"node 'my/a1': Quant of opset 13: an activation must be one of 2, 4, 8, ... 256 integers"),
+        ({"bits": 9}, r"node 'my/a1': Quant of opset 13: an activation must be one of at most 256 integers"),
         ({"zero": -3}, "it is one of 16, which stand for 0.6 to 3.6 in steps of 0.2"),
-        ({"narrow": 1}, "it is one of 15, which stand for 0 to 2.8 in steps of 0.2"),
-        ({"narrow": 1, "signed": 1}, "it is one of 15, which stand for -1.4 to 1.4 in steps of 0.2"),
+        ({"bits": 9, "narrow": 1}, "it is one of 511, which stand for 0 to 102 in steps of 0.2"),
         ({"rounding_mode": "FLOOR"}, "rounded to the nearest integer, not FLOOR"),
         ({"rounding_mode": "ODD"}, "rounding_mode must be one of ROUND, HALF_EVEN, HALF_UP, FLOOR, CEIL, got ODD"),
         ({"scale": np.full((1, 6, 1, 1), FIRST)}, "must have one scale and one zero point"),

@@ -92,6 +92,50 @@ def test_variation_has_mean_one_and_the_given_spread(distribution):
     assert (on >= 0).all()
 
 
+def conductances(pair=0, **settings):
+    """Of the on cells of a crossbar pair, (grid_rows · grid_cols, ou_rows, lanes)."""
+    crossbar = Crossbar(NINE, CrossbarSettings(**settings))
+    crossbar.load(np.ones((2, NINE.grid_rows, NINE.grid_cols, NINE.lanes, NINE.ou_rows)))
+    places = [(row, col) for row in range(NINE.grid_rows) for col in range(NINE.grid_cols)]
+    return np.array([[crossbar.sample(pair, *place, 1 << line) for line in range(NINE.ou_rows)] for place in places])
+
+
+def test_conductance_falls_as_a_power_of_time_with_the_exponent_of_the_cell():
+    cells = conductances(age=999.0, drift=0.05, drift_spread=0.01, seed=3)
+    exponents = -np.log(cells) / np.log(1000.0)
+    assert abs(exponents.mean() - 0.05) < 0.001
+    assert abs(exponents.std() - 0.01) < 0.001
+    later = conductances(age=99999.0, drift=0.05, drift_spread=0.01, seed=3)
+    assert np.allclose(-np.log(later) / np.log(100000.0), exponents)
+
+
+def test_drift_leaves_spread_and_stuck_cells_of_a_device_as_they_were():
+    device = {"variation": 0.3, "stuck_off": 0.1, "seed": 5}
+    fresh, aged = conductances(**device), conductances(**device, age=9.0, drift=0.1)
+    assert np.allclose(aged, fresh * 10**-0.1)
+
+
+def test_every_cell_has_an_exponent_of_its_own_whatever_its_spread():
+    device = {"variation": 0.3, "seed": 5}
+    fresh = np.array([conductances(pair, **device) for pair in (0, 1)])
+    aged = np.array([conductances(pair, **device, age=9.0, drift_spread=0.1) for pair in (0, 1)])
+    exponents, spread = np.log10(fresh / aged), np.log(fresh)
+    drawn = [*exponents.reshape(2, -1), *spread.reshape(2, -1)]
+    assert abs(np.corrcoef(drawn) - np.eye(4)).max() < 0.05
+
+
+def test_off_cells_drift_as_on_cells_do():
+    crossbar = Crossbar(NINE, CrossbarSettings(on_off_ratio=10, age=9.0, drift=1.0))
+    crossbar.program(0, 0, 0, 0)
+    assert np.allclose(crossbar.sample(0, 0, 0, 511), 0.09)
+
+
+def test_without_an_age_or_an_exponent_nothing_drifts():
+    assert CrossbarSettings(drift=0.1, drift_spread=0.1).ideal
+    assert CrossbarSettings(age=1e6).ideal
+    assert not CrossbarSettings(age=1.0, drift_spread=0.1).ideal
+
+
 def test_a_device_is_fixed_by_its_seed_and_not_by_the_order_of_programming():
     full = (1 << NINE.ou_cells) - 1
 
@@ -147,6 +191,7 @@ def test_read_noise_is_held_until_the_next_sample():
     [
         ({"variation": -0.1}, "CrossbarSettings.variation must be a finite number of at least 0, got -0.1"),
         ({"read_noise": float("nan")}, "CrossbarSettings.read_noise must be a finite number of at least 0, got nan"),
+        ({"age": -1.0}, "CrossbarSettings.age must be a finite number of at least 0, got -1.0"),
         ({"on_off_ratio": 0.5}, "on_off_ratio must be 0 .infinite. or at least 1, got 0.5"),
         ({"stuck_on": 0.6, "stuck_off": 0.6}, "stuck_on . stuck_off must be at most 1"),
         ({"distribution": "uniform"}, "distribution must be 'lognormal' or 'normal', got 'uniform'"),
@@ -204,7 +249,9 @@ def test_every_column_compares_the_sample_in_its_place_of_its_half():
 
 
 def test_a_cell_is_the_same_device_on_both_machines():
-    settings = CrossbarSettings(variation=0.3, stuck_on=0.1, stuck_off=0.1, seed=7)
+    settings = CrossbarSettings(
+        variation=0.3, age=9.0, drift=0.1, drift_spread=0.1, stuck_on=0.1, stuck_off=0.1, seed=7
+    )
     planes, pairs = Crossbar(NINE, settings), PairCrossbar(NINE_PAIRS, settings)
     cells = np.ones((2, NINE.grid_rows, NINE.grid_cols, NINE.lanes, NINE.ou_rows))
     planes.load(cells)

@@ -8,7 +8,7 @@ Reads WORK/network.graph and writes
 Converters (TRQ, Algorithm 1 corrected; quant/search/adc.py): lossless ones with the fewest A/D operations, or with
 --tolerance a descending search over lossy ones. Dynamic precision (ReDy; quant/search/redy.py): the cheapest registers
 whose logits and accuracy hold. Everything is chosen on training images that training did not see: the first of them
-are counted, the others check accuracy. The test part is only reported.
+are counted, others check accuracy. The test part is only reported.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class Options:
     )
     l_max: int = setting(4, "Most low bits that dynamic precision may drop, 0..7.", 0, 7)
     skip_zero_slices: bool = setting(True, "Deploy with zero-slice skipping.")
-    adc_images: int = setting(256, "Held-out images that lossy converters are checked on.", 1, 1_000_000)
+    checked_images: int = setting(1000, "Held-out images that choices are checked on.", 1, 1_000_000)
+    adc_images: int = setting(256, "Of these, how many lossy converters are checked on.", 1, 1_000_000)
     event_images: int = setting(100, "Test images that events are counted on.", 1, 1_000_000)
 
     def __post_init__(self) -> None:
@@ -231,6 +232,7 @@ def calibrate(
         raise ValueError("tolerance: converters of the pair machine are lossless, there is nothing to choose")
     plain = on_machine(graph, graph.hardware)
     counted, images, labels = held_out(dataset)
+    images, labels = images[: wanted.checked_images], labels[: wanted.checked_images]
     log(f"counts of {len(counted)} images, checks on {len(images)}")
     counts = {} if pairs else graph_counts(plain, counted)
     few = slice(0, wanted.adc_images)

@@ -11,7 +11,7 @@ from sim.array.crossbars import CrossbarSettings
 from sim.backends.choice import BACKENDS, Request
 from sim.host.session import Job
 from tests.end_to_end.networks import NINE, SMALL, WIDE, assert_equal, loaded, run
-from tests.golden_model.random_graphs import SMALL_PAIRS, random_images, random_network
+from tests.golden_model.random_graphs import SMALL_PAIRS, encoder, random_images, random_network
 
 pytestmark = [pytest.mark.rtl, pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")]
 
@@ -42,6 +42,14 @@ def test_tile_in_amaranths_simulator_with_an_ideal_array_equals_golden(hardware,
 @BOTH
 def test_tile_in_cocotb_with_an_ideal_array_equals_golden(hardware, tmp_path):
     assert_equal(*run_backend(tmp_path, "verilator", random_network(6, hardware, most=3), 6))
+
+
+@pytest.mark.parametrize("backend", ["pysim", "verilator"])
+def test_work_of_the_host_between_runs_equals_golden_in_every_simulator(backend, tmp_path):
+    network = encoder(SMALL)
+    image, outcome = run_backend(tmp_path, backend, network, 2, count=1, crossbar=CrossbarSettings())
+    assert len(image.program.parts()) == 5
+    assert_equal(image, outcome)
 
 
 @BOTH

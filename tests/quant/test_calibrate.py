@@ -228,6 +228,12 @@ def test_bad_option_is_refused(tmp_path: Path, arguments: tuple, message: str):
     assert message in refuse(calibrate, "--work", tmp_path, *arguments)
 
 
+def test_choices_are_checked_on_as_many_pictures_as_asked_for(copied: Path):
+    printed = succeed(calibrate, "--work", copied, *QUICK, "--checked-images", 3)
+    assert "checks on 3\n" in printed
+    assert json.loads((copied / "calibration.json").read_text())["checked_images"] == 3
+
+
 def test_images_that_are_counted_and_checked_are_held_out_and_apart(toy):
     counted, images, labels = calibrate.held_out(toy)
     held = {image.tobytes() for image in toy.validation()[0]}

@@ -38,7 +38,8 @@ from golden_model.image.program import Program, Tables, plan
 from golden_model.registers import COUNTER_NAMES, WIDTH_BITS
 
 SCHEMA = "ohmloom-image"
-VERSION = 3
+#: Rises with the format, and when events or clocks of a machine change, because they are stored with the vectors.
+VERSION = 4
 ARCHIVE = "image.archive"
 HEX_FILES = ("cells.hex", "widths.hex", "bias.hex", "multipliers.hex", "pads.hex", "reference.hex", "program.hex")
 #: Tables that not every image has, by name of `Tables`: file, bits of an entry.

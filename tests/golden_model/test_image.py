@@ -408,15 +408,15 @@ def test_a_manifest_of_another_schema_is_refused(directory, text):
     refused(directory, "schema must be 'ohmloom-image', got ")
 
 
-@pytest.mark.parametrize("version", [0, 4, "3", None, True, 3.0])
+@pytest.mark.parametrize("version", [0, 5, "4", None, True, 4.0])
 def test_another_version_is_refused(directory, version):
     forge(directory, edit(version=version))
-    refused(directory, f"version must be 3, got {version!r}")
+    refused(directory, f"version must be 4, got {version!r}")
 
 
-def test_an_image_whose_counters_were_others_says_how_to_export_it_again(directory):
-    forge(directory, edit(version=2))
-    refused(directory, r"its format is version 2, this one reads 3: export it again \(`python -m quant.export`\)$")
+def test_an_image_whose_clocks_were_others_says_how_to_export_it_again(directory):
+    forge(directory, edit(version=3))
+    refused(directory, r"its format is version 3, this one reads 4: export it again \(`python -m quant.export`\)$")
 
 
 def nested(levels):

@@ -213,7 +213,7 @@ def test_a_directory_that_does_not_exist_is_refused(tmp_path):
 
 def test_an_image_of_version_1_says_how_to_export_it_again(tmp_path):
     (tmp_path / "manifest.json").write_text('{\n "schema": "ohmloom-image",\n "version": 1}')
-    refused(tmp_path, r"its format is version 1, this one reads 3: export it again \(`python -m quant.export`\)$")
+    refused(tmp_path, r"its format is version 1, this one reads 4: export it again \(`python -m quant.export`\)$")
 
 
 GONE = 4194305  # no process has this number

@@ -89,10 +89,11 @@ def _scheduler(m: Module, block: OuScheduler) -> None:
 
 
 def _converter(m: Module, block: PairConverter) -> None:
-    """The tables and the first pair are stable while a window is converted."""
-    working = ~block.idle | block.ous.valid
-    held_while(m, working, block.first_pair, "first_pair")
-    m.d.comb += Assume(~(working & block.writes.groups.enable))
+    """The tables and the first pair are stable while a sample is on offer, and the tables in the clock before."""
+    offered, written, wrote = block.port.sample.valid, block.writes.groups.enable, Signal()
+    held_while(m, offered, block.first_pair, "first_pair")
+    m.d.sync += wrote.eq(written)
+    m.d.comb += Assume(~(offered & (written | wrote)))
 
 
 def _bank(m: Module, block: RegisterBank) -> None:

@@ -149,3 +149,29 @@ def test_cells_read_back_as_programmed(stall):
             assert payload == cells
 
     simulate(dut, bench, limit=2000)
+
+
+def test_a_request_for_cells_waits_for_a_sample_that_comes_with_it():
+    dut = EmulatedCrossbar(TINY)
+
+    async def bench(ctx):
+        port = dut.port
+        await _write_references(ctx, port, TINY)
+        await _program(ctx, port, (0, 0, 0), (1 << TINY.ou_cells) - 1)
+        await _program(ctx, port, (0, 0, 1), 0)
+        await ctx.tick().repeat(EmulatedCrossbar.settle_clocks(TINY))
+        put(ctx, port.sample.payload, {"pair": 0, "ou_row": 0, "ou_col": 0, "slice": (1 << TINY.ou_rows) - 1})
+        put(ctx, port.readback_request.payload, {"pair": 0, "ou_row": 0, "ou_col": 1})
+        put(ctx, port.thresholds, [1] * TINY.lanes)
+        ctx.set(port.sample.valid, 1)
+        ctx.set(port.readback_request.valid, 1)
+        assert not ctx.get(port.readback_request.ready)
+        await ctx.tick()
+        ctx.set(port.sample.valid, 0)
+        assert ctx.get(port.comparators) == (1 << TINY.lanes) - 1, "the sample reads its own cells"
+        await ctx.tick().until(port.readback_request.ready)
+        ctx.set(port.readback_request.valid, 0)
+        assert ctx.get(port.readback.valid)
+        assert ctx.get(port.readback.payload) == 0
+
+    simulate(dut, bench, limit=200)

@@ -18,6 +18,8 @@ from golden_model.crossbar.trace import window_trace
 from golden_model.events import Events
 from golden_model.trq import AdcRegisters, min_count
 from rtl.macro import Macro
+from sim.bench import simulate
+from tests.bench import put
 from tests.rtl.macro_bench import (
     Case,
     check,
@@ -317,6 +319,32 @@ def test_illegal_registers_are_reported_before_the_start():
     bad = replace(case, registers=AdcRegisters(mode="twin", n_r2=3, n_r1=3))
     assert run(bad).configuration_error == 1
     assert run(case).configuration_error == 0
+
+
+def test_planes_beyond_the_last_pair_are_a_placement_error_and_none_is_sampled():
+    case = _plain_case(TINY, np.full((4, 2), 7), [[1] * 4])
+    for base, fits in ((TINY.crossbar_pairs - 1, True), (TINY.crossbar_pairs, False)):
+        dut = Macro(TINY)
+
+        async def bench(ctx, dut=dut, base=base, fits=fits):
+            put(ctx, dut.settings, case.settings() | {"crossbar_base": base})
+            for i, width in enumerate(case.widths.ravel()):
+                put(ctx, dut.width_write, {"enable": 1, "address": case.width_base + i, "data": int(width)})
+                await ctx.tick()
+            ctx.set(dut.width_write.enable, 0)
+            await ctx.tick().repeat(2)
+            put(ctx, dut.segments.payload, {"slices": [1] * TINY.input_bits, "mask": 1})
+            ctx.set(dut.segments.valid, 1)
+            ctx.set(dut.window_start, 1)
+            await ctx.tick()
+            ctx.set(dut.window_start, 0)
+            seen = set()
+            for _ in range(20):
+                seen.add((ctx.get(dut.placement_error), ctx.get(dut.crossbar.sample.valid)))
+                await ctx.tick()
+            assert {(1, 0), (0, 1)} & seen == ({(0, 1)} if fits else {(1, 0)})
+
+        simulate(dut, bench, limit=200)
 
 
 def test_overflow_is_sticky_and_saturates():

@@ -159,3 +159,15 @@ def test_two_samples_are_converted_side_by_side_in_the_order_of_sampling(registe
     assert side_by_side > 100
     assert ends > 10
     assert places == 2 or overtaken > 5
+
+
+def test_a_place_is_occupied_while_its_sample_of_a_whole_lap_before_waits():
+    """Every place is handed out and the lane has taken none of their samples."""
+    dut = LaneWithSettings(replace(PAPER, machine="pairs", sample_places=3))
+
+    async def bench(ctx):
+        for turn, occupied in (({"place": 0, "lap": 0}, 0), ({"place": 2, "lap": 0}, 0), ({"place": 0, "lap": 1}, 1)):
+            put(ctx, dut.turn, turn)
+            assert ctx.get(dut.occupied) == occupied
+
+    simulate(dut, bench, limit=10)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from amaranth.lib.memory import Memory
 
 from golden_model.config import PAPER, TINY, HardwareConfig
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.pairs.packs import Packing, pack_layer
+from rtl import partial_sums
 from rtl.pack_walker import PackWalker
 from rtl.pair_layouts import SearchMode
 from rtl.pair_macros import PairMacros
@@ -138,6 +141,17 @@ def test_layers_one_after_the_other_leave_nothing_behind(seed):
     )
 
 
+def test_sums_begin_at_zero_whatever_their_memories_hold():
+    layers = (random_layer(seed, ROOMY, windows=3) for seed in range(100))
+    packing, _, windows = next(made for made in layers if made[0].prepared.widths.shape[1] >= 3)
+
+    def full(*, shape, depth, init):
+        return Memory(shape=shape, depth=depth, init=[1] * depth)
+
+    with patch.object(partial_sums, "Memory", full):
+        check(Case(packing, windows))
+
+
 @pytest.mark.slow
 def test_a_layer_of_the_paper_machine_equals_the_golden_model():
     hardware = replace(PAPER, max_k=200, max_n=16, crossbar_pairs=16)
@@ -225,6 +239,17 @@ def test_illegal_registers_are_told_and_no_window_begins():
         ctx.set(dut.counters_clear, 1)
         await ctx.tick()
         assert not ctx.get(dut.configuration_error)
+
+    simulate(dut, bench)
+
+
+def test_the_array_is_told_the_layer():
+    dut = PairMacros(ROOMY)
+
+    async def bench(ctx) -> None:
+        for layer in range(ROOMY.max_layers):
+            ctx.set(dut.layer, layer)
+            assert ctx.get(dut.crossbar.layer) == layer
 
     simulate(dut, bench)
 

@@ -545,3 +545,17 @@ def test_cell_data_needs_a_pair_after_reset_and_after_a_check():
 
     on_host_side(job, programmed=programmed)
     assert programmed == [((0, 0, 0), 2)]
+
+
+def test_lines_of_the_test_are_told_with_every_write():
+    told = []
+
+    async def job(bus, driver, ctx, device):
+        for lines in (1, 5):
+            await driver.write_register("TEST_LINES", lines=lines)
+
+    def monitor(device):
+        return collector(device.bank.test_lines.enable, device.bank.test_lines.lines, into=told)
+
+    on_host_side(job, monitors=[monitor])
+    assert told == [1, 5]

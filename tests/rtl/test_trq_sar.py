@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import product
 
 import pytest
 from amaranth.hdl import Cat, Module, Signal
@@ -130,7 +131,17 @@ def test_conversions_follow_each_other_without_a_bubble(seed):
     rng = random.Random(seed)
     adc_bits = rng.randint(1, 8)
     registers = random_registers(rng, adc_bits)
-    levels = [rng.randint(0, (1 << adc_bits) - 1) for _ in range(40)]
+    _check_row(adc_bits, registers, [rng.randint(0, (1 << adc_bits) - 1) for _ in range(40)])
+
+
+def test_a_point_that_is_found_without_a_search_leaves_nothing_in_the_next_conversion():
+    for registers in every_legal_setting(3):
+        if registers.mode == "twin" and registers.n_r1 == 0:
+            _check_row(3, registers, [one for pair in product(range(8), repeat=2) for one in pair])
+
+
+def _check_row(adc_bits: int, registers: AdcRegisters, levels: list[int]) -> None:
+    """Conversions of these levels, each begun in the last clock of the one before."""
     expected = [oracle.convert(level, adc_bits, registers) for level in levels]
     bench_parts = _SingleLane(adc_bits)
     lane = bench_parts.lane

@@ -55,17 +55,22 @@ def _icarus(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("build", [_verilator, _icarus], ids=["verilator", "icarus"])
-def test_the_bench_gets_the_golden_scores_and_clocks_and_names_a_wrong_file(design, build):
+def test_the_bench_gets_the_golden_scores_and_clocks_after_a_reset_in_the_run_too_and_names_a_wrong_file(design, build):
     image, folder = design
     bench = build(folder)
 
-    def run(image_file: Path, number: int) -> list[str]:
+    def run(image_file: Path, number: int, *more: str) -> list[str]:
         files = [f"+image={image_file}", f"+picture={folder / f'picture-{number}.load'}"]
-        done = subprocess.run([*bench, *files], capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run([*bench, *files, *more], capture_output=True, text=True, timeout=300, check=False)
         return [line for line in done.stdout.splitlines() if not line.startswith(("- ", "$finish"))]
 
     for number, (logits, cycles) in enumerate(zip(image.vectors.logits, image.vectors.cycles, strict=True)):
-        assert run(folder / "image.load", number) == [*map(str, logits), f"{cycles} clocks"]
+        answer = [*map(str, logits), f"{cycles} clocks"]
+        assert run(folder / "image.load", number) == answer
+        for begun in (0, cycles // 3, cycles - 100):
+            assert run(folder / "image.load", number, f"+reset={begun}") == answer
+    late = run(folder / "image.load", 0, f"+reset={image.vectors.cycles[0]}")
+    assert late == ["error: the run ended before its reset"]
     words = np.fromfile(folder / "image.load", dtype="<u4")
     words[10] ^= 1
     words.tofile(folder / "wrong.load")

@@ -1,10 +1,12 @@
 // Loads an image into an OhmLoom system and runs a picture on it: a test bench in plain Verilog-2001, for any simulator.
 //
-//     run_image +image=image.load +picture=picture-0.load
+//     run_image +image=image.load +picture=picture-0.load [+reset=CLOCKS]
 //
 // Both files come from `python -m sim.host.loading IMAGE_DIR --output DIR`; sim/host/sections.py says what they hold. The
 // design is `system.v` of `make verilog`, a tile with an emulated crossbar; ohmloom.vh is what
 // `python -m rtl.generate --registers ohmloom.vh` writes. Prints the scores and the clocks of the run, one a line.
+// With +reset the system is reset that many clocks after the run has begun, and the picture is sent and run anew: tables
+// and cells are memories and keep what was loaded.
 
 `timescale 1ns / 1ps
 `include "ohmloom.vh"
@@ -142,7 +144,18 @@ module run_image;
     reg [8*1024-1:0] image, picture;
     reg [31:0] head [0:HEAD_WORDS-1];
     reg [63:0] cycles;
-    integer i;
+    integer i, patience;
+    task start_picture;
+        begin
+            open(picture);
+            send_rest;
+            write_word(`OHM_FIRST_LAYER, 0);
+            write_word(`OHM_LAYER_COUNT, head[2]);
+            write_word(`OHM_IRQ_ENABLE, `OHM_IRQ_ENABLE_DONE_MASK | `OHM_IRQ_ENABLE_ERROR_MASK);
+            write_word(`OHM_CONTROL, `OHM_CONTROL_START_MASK);
+        end
+    endtask
+
     initial begin
         if (!$value$plusargs("image=%s", image) || !$value$plusargs("picture=%s", picture))
             stop("give +image=FILE and +picture=FILE");
@@ -168,12 +181,18 @@ module run_image;
         read_word(`OHM_CELL_CHECKSUM);
         if (answer != head[6]) stop("the array does not hold the cells that were written");
 
-        open(picture);
-        send_rest;
-        write_word(`OHM_FIRST_LAYER, 0);
-        write_word(`OHM_LAYER_COUNT, head[2]);
-        write_word(`OHM_IRQ_ENABLE, `OHM_IRQ_ENABLE_DONE_MASK | `OHM_IRQ_ENABLE_ERROR_MASK);
-        write_word(`OHM_CONTROL, `OHM_CONTROL_START_MASK);
+        start_picture;
+        if ($value$plusargs("reset=%d", patience)) begin
+            repeat (patience) @(negedge clk);
+            read_word(`OHM_STATUS);
+            if (!(answer & `OHM_STATUS_BUSY_MASK)) stop("the run ended before its reset");
+            rst = 1;
+            repeat (2) @(negedge clk);
+            rst = 0;
+            read_word(`OHM_STATUS);
+            if (answer != 0) stop("a reset tile is not idle");
+            start_picture;
+        end
         while (!irq) @(negedge clk);
         read_word(`OHM_STATUS);
         if (!(answer & `OHM_STATUS_DONE_MASK)) stop("the run ended with an error");

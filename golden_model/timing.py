@@ -161,6 +161,10 @@ def fetches(hardware: HardwareConfig, channels: int, kernel_height: int, kernel_
     return found
 
 
+#: Clocks from the clock in which a round of windows is walked, or done, to `window_walked`, or `window_done`.
+CONVERT = 1
+
+
 class Beats(NamedTuple):
     """Clocks of the parts of a beat; see the head of this file. ready : of the tables."""
 

@@ -48,10 +48,7 @@ from golden_model.pairs.early_stop import STOP, Stops, checked_after
 from golden_model.pairs.gather import Activated, Formed, Latched, walk
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
-from golden_model.timing import Beats
-
-#: Clocks from the clock in which a round is walked, or done, to `window_walked`, or `window_done`.
-CONVERT = 1
+from golden_model.timing import CONVERT, Beats
 
 
 # ---- tables -------------------------------------------------------------------------------------

@@ -10,10 +10,9 @@ from golden_model.compiled import njit as _njit
 from golden_model.pairs.early_stop import STOP, Stops
 from golden_model.pairs.gather import COUNTED
 from golden_model.pairs.gather_compiled import Flat, difference, flatten, latch, take_ones
-from golden_model.pairs.machine import CONVERT
 from golden_model.pairs.packs import Packing
 from golden_model.pairs.search import Search
-from golden_model.timing import Beats
+from golden_model.timing import CONVERT, Beats
 
 
 class Ran(NamedTuple):

@@ -336,7 +336,7 @@ def host_directory(of_host, tmp_path):
 def test_work_of_the_host_is_read_back_and_runs(of_host):
     directory, written = of_host
     read = image.read(directory)
-    assert read.manifest["version"] == 3
+    assert read.manifest["version"] == image.VERSION
     program = read.program
     stated = [(step["node"], step["before"], step["source"], step["target"]) for step in read.manifest["host_steps"]]
     assert stated == [(step.name, step.before, step.read_base, step.write_base) for step in program.host_steps]

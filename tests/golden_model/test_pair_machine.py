@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from golden_model.config import TINY
 from golden_model.optional import numba_installed
 from golden_model.pairs.early_stop import Stops
-from golden_model.pairs.machine import CONVERT, ONE_WINDOW, build_clocks, step_clocks, window_clocks
+from golden_model.pairs.machine import ONE_WINDOW, build_clocks, step_clocks, window_clocks
 from golden_model.pairs.packs import pack_layer
 from golden_model.pairs.search import bounded, counts_search, outward
-from golden_model.timing import Beats
+from golden_model.timing import CONVERT, Beats
 from golden_model.trq import AdcRegisters
 from tests.golden_model.test_pairs import ALONE, cases, early_stops, stops_of
 from tests.strategies import make_layer

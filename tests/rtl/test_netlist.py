@@ -1,4 +1,5 @@
-"""Netlists in cells of a library, with models of these cells, against the RTL: every output in every clock.
+"""Netlists in cells of a library, with models of these cells, against the RTL: every output in every clock, in
+Verilator and, where it is installed, in Icarus Verilog.
 
 The library is one of a few invented cells; a real one is tried too where OHMLOOM_LIBERTY names its file.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -63,9 +65,9 @@ class Block:
 
 
 BLOCKS = {
-    "trq_sar": Block(TrqSar, "tiny", _lane_of_planes, ("range_flag",)),
+    "trq_sar": Block(TrqSar, "tiny", _lane_of_planes, ("threshold", "code", "range_flag")),
     "pair_lane": Block(PairLane, "tiny-pairs", _pairs, ("threshold", "converted")),
-    "macro": Block(Macro, "tiny", _planes, ("sum", "trace")),
+    "macro": Block(Macro, "tiny", _planes, ("sum", "trace", "crossbar__thresholds")),
     "pair_macros": Block(
         PairMacros,
         "tiny-pairs",
@@ -85,10 +87,11 @@ def _sessions(name: str) -> list[Session]:
     return sessions
 
 
-def _replay(name: str, folder: Path) -> Replay:
+def _replay(name: str, folder: Path, *, icarus: bool = False) -> Replay:
     block = BLOCKS[name]
     component = block.kind(PRESETS[block.hardware])
-    return Replay(folder, [folder / f"{name}.v", folder / f"{name}_cells.v"], name, ports_of(component))
+    sources = [folder / f"{name}.v", folder / f"{name}_cells.v"]
+    return Replay(folder, sources, name, ports_of(component), icarus=icarus)
 
 
 def _synthesise(name: str, liberty: Path, folder: Path) -> None:
@@ -123,6 +126,16 @@ def _compare(name: str, liberty: Path, folder: Path) -> None:
         assert replay.first_difference(session, begin=number + 1, but=BLOCKS[name].undefined) is None, (
             f"session {number}"
         )
+
+
+@pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog (iverilog) is not installed")
+@pytest.mark.parametrize("name", ["trq_sar", *LARGE])
+def test_netlist_that_begins_undefined_equals_the_rtl_in_icarus(name, tmp_path):
+    """Only what a reset or a write has defined reaches an output that is ever defined."""
+    _synthesise(name, SMALL, tmp_path)
+    replay = _replay(name, tmp_path, icarus=True)
+    for number, session in enumerate(_sessions(name)):
+        assert replay.first_difference(session, but=BLOCKS[name].undefined) is None, f"session {number}"
 
 
 def _wrong_function(folder: Path) -> None:

@@ -174,6 +174,10 @@ class Beats(NamedTuple):
     ready: int = 0
 
 
+#: No clocks but those of conversions.
+NOTHING = Beats(0, 0, 0)
+
+
 def beats(hardware: HardwareConfig, kernel: tuple[int, int, int], outputs: int, ready: int) -> Beats:
     """Of a crossbar step of the pair machine. kernel : channels, rows, columns. ready : `ready_clocks` of its packs."""
     segments = -(-int(np.prod(kernel)) // hardware.ou_rows)

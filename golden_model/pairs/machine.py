@@ -307,14 +307,3 @@ def _beats(machine: Machine, rounds: np.ndarray, beats: Beats) -> int:
             ends.append(max(begin, done[beat - 2]) + beats.drain)
         begin = max(ends)
     return begin
-
-
-#: A single window, and nothing around its conversions.
-ONE_WINDOW = np.zeros((1, 1), dtype=np.int64), Beats(0, 0, 0)
-
-
-def window_clocks(
-    packing: Packing, activations: np.ndarray, search: Search, stops: Stops | None = None, *, plain: bool = False
-) -> np.ndarray:
-    """Clocks from the begin of each of the windows (P, K), on a machine of its own, to `window_done`; int64 (P,)."""
-    return step_clocks(packing, activations, search, *ONE_WINDOW, stops, plain=plain).step

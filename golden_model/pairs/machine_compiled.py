@@ -161,8 +161,8 @@ def _run(
                             ended = max(ended, end, decided[b] - 1)
                         if marked:
                             sampled_before, sampled = sampled, start
-                    walked = max(walked, walker + after, moved + 1 + after, formed + 1 + after)
-                    over = max(over, walker + after, moved + 1 + after, formed + 1 + after, ended + 1 + after)
+                    half_walked = max(walker, moved + 1, formed + 1) + after
+                    walked, over = max(walked, half_walked), max(over, half_walked, ended + 1 + after)
                     keep[0], keep[1], keep[2], keep[3], keep[4] = rested, sampled_before, sampled, place, converted
             following = max(following, walked + convert)
             if r:

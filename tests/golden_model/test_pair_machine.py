@@ -12,13 +12,21 @@ from hypothesis import strategies as st
 from golden_model.config import TINY
 from golden_model.optional import numba_installed
 from golden_model.pairs.early_stop import Stops
-from golden_model.pairs.machine import ONE_WINDOW, build_clocks, step_clocks, window_clocks
+from golden_model.pairs.machine import build_clocks, step_clocks
 from golden_model.pairs.packs import pack_layer
 from golden_model.pairs.search import bounded, counts_search, outward
-from golden_model.timing import CONVERT, Beats
+from golden_model.timing import CONVERT, NOTHING, Beats
 from golden_model.trq import AdcRegisters
 from tests.golden_model.test_pairs import ALONE, cases, early_stops, stops_of
 from tests.strategies import make_layer
+
+#: A single window, and nothing around its conversions.
+ONE_WINDOW = np.zeros((1, 1), dtype=np.int64), NOTHING
+
+
+def window_clocks(packing, activations, search, stops=None, *, plain=False) -> np.ndarray:
+    """Clocks from the begin of each of the windows (P, K), on a machine of its own, to `window_done`; int64 (P,)."""
+    return step_clocks(packing, activations, search, *ONE_WINDOW, stops, plain=plain).step
 
 
 @pytest.mark.skipif(not numba_installed(), reason="needs numba")
@@ -56,7 +64,7 @@ def test_a_window_lasts_at_least_as_long_as_the_activations_of_its_slower_half(c
 def test_windows_that_follow_each_other_take_no_longer_than_one_by_one(case, seed):
     packing, _, windows = case
     search, rounds = outward(packing.hardware), np.arange(len(windows))[:, None]
-    together = step_clocks(packing, windows, search, rounds, Beats(0, 0, 0)).step[0]
+    together = step_clocks(packing, windows, search, rounds, NOTHING).step[0]
     assert together <= window_clocks(packing, windows, search).sum() + len(windows)
     assert together >= window_clocks(packing, windows, search).max()
 

@@ -25,7 +25,7 @@ from golden_model.pairs.gather import MODES, spend
 from golden_model.pairs.machine import build_clocks, step_clocks
 from golden_model.pairs.packs import pack_layer
 from golden_model.pairs.search import outward
-from golden_model.timing import Beats
+from golden_model.timing import NOTHING
 
 
 @dataclass
@@ -56,7 +56,7 @@ def network_clocks(graph: Graph, images: np.ndarray) -> dict[str, LayerClocks]:
     for step in PairRunner(graph).steps(images):
         packing = pack_layer(step.layer, graph.hardware)
         windows = len(step.windows) // len(images)
-        clocks = step_clocks(packing, step.windows, search, np.arange(windows)[:, None], Beats(0, 0, 0))
+        clocks = step_clocks(packing, step.windows, search, np.arange(windows)[:, None], NOTHING)
         spent = spend(packing, step.windows, [search])
         one = LayerClocks(
             windows=len(step.windows),

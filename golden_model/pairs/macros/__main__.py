@@ -34,8 +34,6 @@ from golden_model.pairs.packs import pack
 from golden_model.pairs.search import search_of
 
 COUNTS = (1, 2, 4, 8, 16)
-#: No clocks but those of conversions.
-NOTHING = timing.Beats(0, 0, 0)
 
 
 @dataclass
@@ -80,16 +78,15 @@ def _add_step(found: dict[int, MacroClocks], machines: dict[int, HardwareConfig]
         return first + (len(rounds) - 1) * max(beats.load, beats.drain) + beats.drain
 
     alone = timing.rounds(layer.out_height, layer.out_width, layer.pool, 1)
-    one, constant = clocks(alone, beats), timing.c_layer(packing.hardware)
+    one, converting, constant = clocks(alone, beats), clocks(alone, timing.NOTHING), timing.c_layer(packing.hardware)
     for count, machine in machines.items():
         abreast = timing.abreast(machine, layer.pool * layer.stride, last=layer.last)
         rounds = timing.rounds(layer.out_height, layer.out_width, layer.pool, abreast)
-        converting = clocks(rounds, NOTHING)
-        total, longest = found[count], clocks(alone, NOTHING) / abreast
+        total = found[count]
         total.rounds += constant + clocks(rounds, beats)
-        total.no_waiting += constant + max(around(rounds), longest + around(rounds[:1]))
+        total.no_waiting += constant + max(around(rounds), converting / abreast + around(rounds[:1]))
         total.one_window += constant + max(around(alone), one / count)
-        total.converting += converting
+        total.converting += clocks(rounds, timing.NOTHING)
 
 
 def print_table(found: dict[int, MacroClocks], title: str) -> None:

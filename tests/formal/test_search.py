@@ -9,24 +9,24 @@ from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
-from golden_model.config import TINY, HardwareConfig
+from golden_model.config import TINY
 from rtl import pair_layouts as layouts
 from rtl.pair_layouts import SearchMode
 from rtl.search_begin import SearchBegin
 from rtl.search_lane import Activity, SearchLane
 from rtl.search_settings import SearchSettings
 from tests.formal.mutants import mutant
-from tests.formal.prove import PDR, bound, held, induction
+from tests.formal.prove import bound, held, induction
 
 pytestmark = [pytest.mark.rtl, pytest.mark.slow]
 
 
-#: Registers of the lane that the invariant of the grid's modes speaks of.
+#: Registers of the lane that the invariants speak of.
 PROBES = {"left": "lane.left", "activity": "lane.activity", "flag": "lane.flag"}
 
 
-def _config(adc_bits: int) -> HardwareConfig:
-    return replace(TINY, adc_bits=adc_bits, rows=32, ou_rows=9 if adc_bits == 4 else (1 << adc_bits) - 1)
+#: Rows of an OU for a resolution.
+ROWS = {3: 7, 4: 9, 8: 128}
 
 
 class SearchSpec(wiring.Component):
@@ -36,7 +36,8 @@ class SearchSpec(wiring.Component):
     """
 
     def __init__(self, adc_bits: int, modes: list[SearchMode], lane: type = SearchLane):
-        self.config, self.modes, self.lane = _config(adc_bits), modes, lane
+        self.config = replace(TINY, adc_bits=adc_bits, rows=128, ou_rows=ROWS[adc_bits])
+        self.modes, self.lane = modes, lane
         super().__init__(
             {
                 "registers": In(layouts.search_registers(self.config, True)),
@@ -89,7 +90,7 @@ class SearchSpec(wiring.Component):
         with m.If(registers.mode == SearchMode.BOUNDED):
             self._bounded(m, lane, finished)
         with m.Elif(registers.mode == SearchMode.OUTWARD):
-            self._outward(m, lane, finished, operations)
+            self._outward(m, lane, finished, clocks, operations)
         with m.Else():
             self._grid(m, lane, finished, clocks, operations)
         return m
@@ -126,6 +127,12 @@ class SearchSpec(wiring.Component):
         ]
         with m.If(lane.busy):
             m.d.comb += [Assert(low < high), Assert(lane.threshold == middle)]
+            # Invariant: the lane remembers how many values are left beside the lowest.
+            m.d.comb += [
+                Assert((low >= lowest) & (high <= self.ones)),
+                Assert((low <= self.sample) & (self.sample <= high)),
+                Assert(self.left == (high - low).as_unsigned()),
+            ]
             with m.If(self.sample >= middle):
                 m.d.sync += low.eq(middle)
             with m.Else():
@@ -135,13 +142,32 @@ class SearchSpec(wiring.Component):
         with m.If(finished):
             m.d.comb += Assert(lane.value == self.sample)
 
-    def _outward(self, m: Module, lane, finished: Signal, operations: Signal) -> None:
+    def _outward(self, m: Module, lane, finished: Signal, clocks: Signal, operations: Signal) -> None:
         sample, ones = self.sample, self.ones
         up, down = sample + 1, 2 - sample
         expected = Mux(sample >= 1, Mux(up < ones, up, ones), Mux(down <= ones, down, ones + 1))
         m.d.comb += Assume((sample >= -ones) & (sample <= ones))
+        # Invariant: thresholds went up from 1, or down after the first answer, one by one.
+        first = self.activity == Activity.FIRST
         with m.If(lane.busy):
-            m.d.comb += [Assert(lane.threshold <= ones), Assert(lane.threshold > -ones)]
+            m.d.comb += [
+                Assert(lane.threshold <= ones),
+                Assert(lane.threshold > -ones),
+                Assert(first | (self.activity == Activity.SEARCH)),
+                Assert(first == (clocks == 0)),
+            ]
+            with m.If(self.flag):
+                m.d.comb += [
+                    Assert(lane.threshold == clocks + 1),
+                    Assert(first | (sample >= clocks)),
+                    Assert(self.left == ones - clocks),
+                ]
+            with m.Else():
+                m.d.comb += [
+                    Assert(lane.threshold == 1 - clocks),
+                    Assert(~first & (sample <= 1 - clocks)),
+                    Assert(self.left == ones + 1 - clocks),
+                ]
         with m.If(finished):
             m.d.comb += [Assert(lane.value == sample), Assert(operations == expected)]
 
@@ -222,15 +248,18 @@ class SearchSpec(wiring.Component):
             ]
 
 
+@pytest.mark.parametrize("adc_bits", [4, 8])
 @pytest.mark.parametrize("mode", [SearchMode.BOUNDED, SearchMode.OUTWARD])
-def test_result_and_operations_are_right_for_every_bound(mode, proof):
-    what = f"R = 4, pairs, ou_rows = 9, {mode.name}, every k"
-    proof(SearchSpec(4, [mode]), "search_lane, search_begin, search_settings", what, PDR)
+def test_result_and_operations_are_right_for_every_bound(mode, adc_bits, proof):
+    what = f"R = {adc_bits}, pairs, ou_rows = {ROWS[adc_bits]}, {mode.name}, every k"
+    spec = SearchSpec(adc_bits, [mode])
+    proof(spec, "search_lane, search_begin, search_settings", what, induction(2), probes=PROBES)
 
 
-def test_result_and_operations_are_those_of_the_definition_for_every_grid(proof):
-    spec = SearchSpec(4, [SearchMode.UNIFORM, SearchMode.TWIN])
-    what = "R = 4, pairs, UNIFORM and TWIN, all legal registers"
+@pytest.mark.parametrize("adc_bits", [4, 8])
+def test_result_and_operations_are_those_of_the_definition_for_every_grid(adc_bits, proof):
+    spec = SearchSpec(adc_bits, [SearchMode.UNIFORM, SearchMode.TWIN])
+    what = f"R = {adc_bits}, pairs, UNIFORM and TWIN, all legal registers"
     proof(spec, "search_lane, search_begin, search_settings", what, induction(2), probes=PROBES)
 
 

@@ -106,7 +106,7 @@ class SearchLane(wiring.Component):
             m.d.sync += [register.eq(value) for register, value in zip(answered, asked, strict=True)]
             m.d.sync += yes.eq(self.comparator)
             if self.config.comparator_valid:
-                decided = Signal(reset_less=True)
+                decided = Signal(name="answer_decided", reset_less=True)
                 m.d.sync += decided.eq(self.decided)
         last, threshold_next, left_next, flag_next = Signal(), Signal.like(threshold), Signal.like(left), Signal()
         activity_next = Signal(Activity, init=Activity.SEARCH)

@@ -146,14 +146,14 @@ def _opened(text: str, probes: Mapping[str, str], any_state: str) -> str:
 
 
 def _wire(text: str, block: str, register: str) -> str:
-    """What a register of a block is called; a name that the module around it has, too, has a number behind it."""
+    """What a register or port of a block is called; where both have its name, one of them has a number behind it."""
     begin = re.search(rf"^module \\spec\.spec\.({re.escape(block)}(\$\d+)?)$", text, re.MULTILINE)
-    module = text[begin.end() :] if begin else ""
-    wires = re.findall(r"^  wire .*\\(\S+)$", module.partition("\nend\n")[0], re.MULTILINE)
-    found = [wire for wire in wires if re.fullmatch(rf"{re.escape(register)}(\$\d+)?", wire)]
-    if not (begin and found):
+    module = text[begin.end() :].partition("\nend\n")[0] if begin else ""
+    wires = re.findall(rf"^  wire (.*)\\({re.escape(register)}(?:\$\d+)?)$", module, re.MULTILINE)
+    if not (begin and wires):
         raise ValueError(f"{block} has no register {register}")
-    return f"{begin[1]}.{max(found, key=len)}"
+    registers = [name for kind, name in wires if "put" not in kind]
+    return f"{begin[1]}.{(registers or [name for _, name in wires])[0]}"
 
 
 def _run(directory: Path, limit: int) -> tuple[int, str]:

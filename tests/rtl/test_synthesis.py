@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,8 @@ from amaranth.lib.wiring import In, Out
 from typer.testing import CliRunner
 
 from golden_model.config import TINY
-from rtl import synthesis
+from rtl import static_timing, synthesis
+from rtl.generate import component
 from rtl.synthesis import Library, synthesise
 
 pytestmark = pytest.mark.rtl
@@ -74,6 +78,66 @@ def test_gzipped_library_is_the_same(tmp_path):
 def test_cell_that_is_not_to_be_used_is_not_used():
     found = synthesise(Chain(), "chain", Library(SMALL, dont_use=("NAND2",)))
     assert found.area > synthesise(Chain(), "chain", Library(SMALL)).area
+
+
+@pytest.fixture
+def opensta(monkeypatch, tmp_path):
+    """A program that answers as OpenSTA does, and keeps what it was given in the folder that it returns."""
+    kept, program = tmp_path / "kept", tmp_path / "bin" / static_timing.PROGRAM
+    kept.mkdir()
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ncp * {kept}\ncat {kept}/answer\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return kept
+
+
+def test_least_period_is_ten_ns_less_opensta_s_slack_at_ten(opensta):
+    opensta.joinpath("answer").write_text("   -10.0\n    8.1250   slack (MET)\n")
+    assert synthesise(Chain(), "chain", Library(SMALL)).period == 1.875
+    verilog, script = (opensta / name for name in ("block.v", "block.tcl"))
+    assert re.findall(r"^(NAND2|DFF|BUF) g", verilog.read_text(), re.MULTILINE) in (
+        [["NAND2", "BUF", "DFF"], ["NAND2", "DFF", "BUF"], ["BUF", "NAND2", "DFF"]]
+    )
+    assert "create_clock -name clk -period 10.0 [get_ports {clk}]" in script.read_text()
+
+
+def test_pins_of_a_memory_are_ports_for_opensta(opensta):
+    """Logic behind its outputs begins there; here it has none, and its inputs come from a register."""
+
+    class Behind(wiring.Component):
+        def __init__(self):
+            super().__init__({"address": In(4), "data": In(5), "enable": In(1), "y": Out(1)})
+
+        def elaborate(self, platform):
+            m = Module()
+            m.submodules.table = table = Table()
+            address = Signal(4, reset_less=True)
+            m.d.sync += address.eq(self.address)
+            m.d.comb += [table.address.eq(address), table.data.eq(self.data), table.enable.eq(self.enable)]
+            m.d.comb += self.y.eq(table.read[0] & table.read[1])
+            return m
+
+    opensta.joinpath("answer").write_text("8.0 slack (MET)\n")
+    synthesise(Behind(), "behind", Library(SMALL))
+    script = (opensta / "block.tcl").read_text()
+    counts = [len(re.findall(r"n\d+", line)) for line in script.splitlines() if "put_delay" in line]
+    assert counts == [4 + 2, 4 + 1]  # in: address, two bits that are read; out: address to the memory, y
+
+
+def test_error_of_opensta_is_named(opensta):
+    opensta.joinpath("answer").write_text("Error: cells.lib, line 1 syntax error\n")
+    with pytest.raises(ValueError, match=r"OpenSTA failed .*cells\.lib, line 1 syntax error"):
+        synthesise(Chain(), "chain", Library(SMALL))
+
+
+@pytest.mark.skipif(shutil.which(static_timing.PROGRAM) is None, reason="OpenSTA (sta) is not installed")
+def test_opensta_adds_the_flip_flops_to_what_abc_finds():
+    """Of `small.lib` a flip-flop takes 0.3 ns or more."""
+    found = synthesise(component("search_lane", TINY), "search_lane", Library(SMALL))
+    assert found.period is not None
+    assert found.delay is not None
+    assert max(0.3, found.delay) < found.period < found.delay + 1
 
 
 def test_without_a_library_gates_are_counted_in_nand2():

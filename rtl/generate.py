@@ -132,6 +132,13 @@ OF_PAIRS = {name for name in COMPONENTS if name.startswith(("pair_", "pack_"))} 
     *("window_register", "sample_places", "partial_sums", "emulated_pair_crossbar"),
 }
 
+#: What simulators and synthesis read by `-f`, in the folder of the files.
+FILE_LIST = "files.f"
+_ABOUT_FILES = (
+    "// Every file is complete: a module of the file's name, and those inside it, whose names begin with it.",
+    "// So one file is enough for a top, tile.v for a chip; together they do not clash.",
+)
+
 #: Lint messages that Amaranth's style of Verilog cannot avoid, with the reasons.
 WAIVER = Path(__file__).with_name("verilator.vlt")
 
@@ -275,6 +282,7 @@ def _generate(
         console.print(f"{name:20} {text.count(chr(10)):7} lines {seconds:6.1f} s", highlight=False)
         for message in messages:
             console.print(f"  {message}", highlight=False, markup=False)
+    write_text(output / FILE_LIST, "".join(f"{line}\n" for line in [*_ABOUT_FILES, *(f"{name}.v" for name in names)]))
     return results
 
 

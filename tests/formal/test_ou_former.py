@@ -100,7 +100,7 @@ def test_every_1_of_a_real_ou_is_in_exactly_one_ou(proof):
 
 
 @pytest.mark.parametrize(
-    ("correct", "wrong"), [("before > rows - q if", "before >= rows - q if"), ("rest ^ (rest - 1)", "rest")]
+    ("correct", "wrong"), [("before > rows - q if", "before >= rows - q if"), ("one & ~two", "one")]
 )
 def test_wrong_former_is_refuted(correct, wrong, refutation):
     spec = FormerSpec(3, 3, mutant(OuFormer, correct, wrong))

@@ -93,7 +93,7 @@ def _prose(text: str) -> list[str]:
 BASELINES = Path(__file__).with_name("baseline")
 #: Pages that `make formal`, `make mutate` and `make coverage` write.
 DOCS = Path(__file__).parents[1] / "docs"
-SIZES = ("tiny", "tiny-pairs", "sky130-paper-pairs")
+SIZES = ("tiny", "tiny-pairs", "sky130-paper", "sky130-paper-pairs")
 
 
 def known() -> dict[str, list[tuple[str, str]]]:
@@ -116,6 +116,7 @@ def _sizes() -> dict[str, list[tuple[str, str]]]:
             else:
                 library, preset = name.split("-", 1)
                 delay = f", {one['delay']:.2f} ns between registers" if one["delay"] else ""
+                delay += f", {one['period']:.2f} ns with them" if one.get("period") else ""
                 line = f"size of `{preset}` in {library}", f"{one['area']:,.0f} µm², {flip_flops}{delay}"
             found.setdefault(one["block"], []).append(line)
     return found

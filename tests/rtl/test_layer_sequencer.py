@@ -278,6 +278,37 @@ def test_first_window_of_a_pair_step_is_converted_when_it_is_loaded_and_the_tabl
     others.simulate(bench)
 
 
+@pytest.mark.parametrize("slowest", [1, 7])
+def test_a_beat_ends_in_the_clock_in_which_the_last_of_its_parts_does(slowest):
+    """Loading, walking and draining end in any order, and any of them last; the next beat begins in the next clock."""
+    others = Others([Step(windows=30)], PAIRS, slowest=slowest)
+    dut, begins, ended, last = others.dut, [], [], set()
+
+    async def watch(ctx):
+        clock, open_parts = 0, set()
+        async for _, _, load, walk, loaded, walked, posted in ctx.tick().sample(
+            dut.load_start, dut.window_start, dut.window_loaded, dut.window_walked, dut.post_done
+        ):
+            clock += 1
+            over = {name for name, done in (("load", loaded), ("walk", walked), ("drain", posted)) if done} & open_parts
+            open_parts -= over
+            if over and not open_parts:
+                ended.append(clock)
+                last.update(over if len(over) == 1 else ())
+            if load and walk:  # of the beats that do all three
+                begins.append(clock)
+                open_parts = {"load", "walk", "drain"} if len(begins) > 1 else {"load", "walk"}
+
+    async def bench(ctx):
+        await others.start(ctx)
+        assert await others.idle(ctx) == _status(done=1)
+
+    simulate(dut, bench, processes=[others.play, watch], limit=5000)
+    assert len(begins) == 29
+    assert begins[1:] == [clock + 1 for clock in ended[:-1]]
+    assert last == ({"load", "walk", "drain"} if slowest > 1 else last)
+
+
 def test_start_while_busy_changes_nothing():
     others = Others(MIXED, slowest=3)
 

@@ -1,7 +1,7 @@
 """The page of operators, from the code: `python -m quant.capture.table --output docs/operators.md`.
 
-What is supported is read from the tables of `quant.capture.operators` and `quant.networks.onnx_file`; the sentences of
-refusal are those that their methods raise.
+What is supported is read from the tables in `quant/capture/operators/` and `quant/networks/onnx_operators/`; the
+sentences of refusal are those that their methods raise.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import typer
 
 from golden_model.command import command, console
 from golden_model.files import write_text
-from quant.capture.operators import CALLS, MACHINE, MODULES, Translator
-from quant.networks.onnx_file import OPERATORS, OPSETS, QUANTISERS, Reader
+from quant.capture.operators.tables import CALLS, MACHINE, MODULES
+from quant.capture.operators.translator import Translator
+from quant.networks.onnx_file import OPSETS
+from quant.networks.onnx_operators.reader import OPERATORS, QUANTISERS, Reader
 from quant.networks.refused import REFUSED
 
 _HEAD = f"""# Operators

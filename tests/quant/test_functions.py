@@ -17,7 +17,7 @@ from golden_model.graph.nodes import Add, Crossbar
 from golden_model.image.program import fitting
 from quant.capture.capture import from_torch
 from quant.capture.errors import UnsupportedOperator
-from quant.capture.operators import FUNCTIONS
+from quant.capture.operators.tables import FUNCTIONS
 from quant.data import sets
 from quant.networks.pixels import Normalisation, float_logits
 from quant.reference import accuracy, exact_logits
@@ -226,9 +226,9 @@ def test_training_refuses_functions_by_name():
 
 
 def test_a_capture_that_finds_another_function_is_noticed(monkeypatch):
-    from quant.capture import operators
+    from quant.capture.operators import functions
 
-    monkeypatch.setattr(operators, "after", lambda second, first: second)
+    monkeypatch.setattr(functions, "after", lambda second, first: second)
     refused("^layer '.*': the captured network differs from the network itself", network(FORMS["gelu by erf"]))
 
 

@@ -129,6 +129,11 @@ OPERATORS: dict[str, tuple[list[Any], dict[str, Any], int]] = {
     ),
     "leaky relu": ([("LeakyRelu", ["c"], ["t"], {"alpha": 0.2})], {}, 13),
     "one slope": ([("PRelu", ["c", "s"], ["t"], {})], {"s": np.full((1, 1, 1), 0.3, np.float32)}, 13),
+    "a slope per channel": (
+        [("PRelu", ["c", "s"], ["t"], {})],
+        {"s": np.linspace(-0.5, 1.2, 6, dtype=np.float32).reshape(6, 1, 1)},
+        13,
+    ),
     "thresholded relu": ([("ThresholdedRelu", ["c"], ["t"], {"alpha": 0.1})], {}, 13),
     "hard swish": ([("HardSwish", ["c"], ["t"], {})], {}, 14),
     "hard sigmoid": ([("HardSigmoid", ["c"], ["t"], {"alpha": 0.25})], {}, 13),

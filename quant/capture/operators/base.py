@@ -50,13 +50,18 @@ class Translation:
             flat = ref.flat and kind != "reshape"
             self._require(not flat, "a map (B, C, H * W) must become tokens first, by transpose(1, 2)")
         c, h, w = (shape[2], shape[1], 1) if len(shape) == 3 else (*shape, 1, 1)[1:4]
-        name, count = node_name(self.node), 1
-        while name in self.ops:  # a module that is called again
-            count += 1
-            name = f"{node_name(self.node)}#{count}"
+        name = self._unused(node_name(self.node))
         attributes["value_of"] = self.node
         self.ops[name] = Op(name, kind, [r.op for r in inputs], (c, h, w), seen.low, seen.high, **attributes)
         return Ref(name, len(shape))
+
+    def _unused(self, wanted: str) -> str:
+        """A name for an op, which has a number if a module is called again."""
+        name, count = wanted, 1
+        while name in self.ops:
+            count += 1
+            name = f"{wanted}#{count}"
+        return name
 
     def _shape(self, x: Ref) -> Shape:
         return self.ops[x.op].shape

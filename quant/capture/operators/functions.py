@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from quant.capture.op import Function, Ref, after
+from quant.capture.op import Function, Op, Ref, after
 from quant.capture.operators.base import Translation
+from quant.capture.trace import node_name
 
 
 def _same(x: Tensor) -> Tensor:
@@ -31,9 +33,31 @@ class Functions(Translation):
         slopes = (*others, getattr(called, "weight", None))
         self._require(
             all(not isinstance(value, Tensor) or value.numel() == 1 for value in slopes),
-            "a slope per channel is no function of one number; one slope for all channels is supported",
+            "a number per channel makes no function of one number; one for all channels is supported",
         )
         return self._add("function", x, function=lambda v: called(v.clone(), *arguments, **options).detach())
+
+    def prelu(self, x: Ref, weight: Any) -> Ref:
+        """A slope per channel is two layers of one pixel: x and -x times the slope, clamped at 0, and their sum."""
+        self._are_constant(weight)
+        slope = weight.detach().double().flatten()
+        if bool((slope == slope[0]).all()):
+            return self._add("function", x, function=lambda v: F.prelu(v, slope[:1].to(v.dtype)))
+        self._require(isinstance(x, Ref) and x.rank != 3, "of tokens (B, T, C) it needs one slope for all")
+        seen, before = self.seen[self.node], self.ops[x.op]
+        one = torch.eye(len(slope), dtype=torch.float64)[:, :, None, None]
+        turned = slope.sign()[:, None, None, None] * one
+        scale = torch.cat([torch.ones_like(slope), slope.abs()])
+        integers = torch.cat([one, -one])
+        name = self._unused(f"{node_name(self.node)}.sides")
+        self.ops[name] = Op(
+            name, "matrix", [x.op], (len(scale), *before.shape[1:]), 0.0, max(-seen.low, seen.high), relu=True,
+            weight=integers * scale[:, None, None, None], bias=torch.zeros_like(scale), integers=integers, scale=scale,
+        )  # fmt: skip
+        joined, zeros = torch.cat([one, -turned], 1), torch.zeros_like(slope)
+        return self._add(
+            "matrix", Ref(name, x.rank), weight=joined, bias=zeros, integers=joined, scale=torch.ones_like(slope)
+        )
 
     def _common(self, a: Any, b: Any) -> tuple[Ref, Function, Function, bool] | None:
         """(x, f, g, whether one is more than a clamp or a constant) where a = f(x) and b = g(x), of the nearest x."""

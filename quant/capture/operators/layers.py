@@ -39,7 +39,7 @@ class Layers(Translation):
             _, height, width = self._shape(x)
             before = self.ops[x.op]
             shape = (before.shape[0], height + border[0] + border[1], width + border[2] + border[3])
-            name = f"{node_name(self.node)}.border"
+            name = self._unused(f"{node_name(self.node)}.border")
             self.ops[name] = Op(name, "border", [x.op], shape, before.low, before.high, border=border)
             x, pad = Ref(name, 4), 0
         weight = weight.detach().double()

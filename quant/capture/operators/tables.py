@@ -33,6 +33,7 @@ MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.ReLU: ("relu", ()),
     nn.Hardtanh: ("hardtanh", ("min_val", "max_val")),  # ReLU6 is one
     **dict.fromkeys(FUNCTIONS, ("function", ())),
+    nn.PReLU: ("prelu", ("weight",)),
     nn.MaxPool2d: ("max_pool2d", ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")),
     nn.AvgPool2d: (
         "avg_pool2d",
@@ -67,8 +68,6 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "function": (
         F.leaky_relu,
         F.leaky_relu_,
-        F.prelu,
-        torch.prelu,
         F.rrelu,
         F.elu,
         F.elu_,
@@ -111,6 +110,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
         "sign",
         "pow",
     ),
+    "prelu": (F.prelu, torch.prelu),
     "max_pool2d": (F.max_pool2d, torch.max_pool2d),
     "avg_pool2d": (F.avg_pool2d,),
     "adaptive_avg_pool2d": (F.adaptive_avg_pool2d,),
@@ -146,6 +146,7 @@ MACHINE: dict[str, str] = {
     "clamp": "the clamp of the post-processing, to a range that holds 0",
     "function": "a table, in the post-processing of the layer or addition before, otherwise a step; functions of one"
     " tensor that are multiplied or added (x * sigmoid(x)) become one",
+    "prelu": "a table for one slope; for a slope per channel two layers of one pixel, of both sides and of their sum",
     "quantised_matrix": "a crossbar layer with the integers that were trained",
     "range_activation": "the clamp of the post-processing, its width and range as given; a narrow one is a table",
     "quantised_activation": "the clamp of the post-processing, its width and range as given",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from torch import fx, nn
@@ -72,9 +72,18 @@ class Quantisers(Reading):
         module.clip.requires_grad_(False)
         return self._layer(module, x, clip=np.float32(high * step))
 
+    def bipolar_quant(self, x: Any, scale: Any, **attributes: Any) -> NoReturn:
+        """Only weights; see `_fold_quantiser`."""
+        self._refuse(
+            "an activation of -1 or 1 has no 0 and turns where a table has an entry; only weights are supported"
+        )
+
     # ---- constants --------------------------------------------------------------------------------
-    def _fold_quant(self, values: Any, scale: Any, zero: Any, bits: Any) -> None:
+    def _fold_quantiser(self, values: Any, scale: Any, zero: Any = None, bits: Any = None) -> None:
         """A constant that is quantised."""
+        if self.node.op_type == "BipolarQuant":
+            self._keep(np.where(values >= 0, 1, -1), np.asarray(scale))
+            return
         low, high = self._ends(float(bits))
         integers = np.clip(_ROUND[self._rounding()](values / scale + zero), low, high)
         self._keep(np.asarray(integers - zero).astype(np.int64), np.asarray(scale))
@@ -93,6 +102,6 @@ class Quantisers(Reading):
         """Least and largest integer of QONNX's Quant."""
         self._require(bits in range(1, 33), f"its bit width must be a whole number up to 32, got {bits:g}")
         signed, narrow = self._attribute("signed", 1), self._attribute("narrow", 0)
-        self._require(not (signed and bits == 1), "weights of one bit, -1 or 1, are not supported")
+        self._require(not (signed and bits == 1), "a sign and no more is BipolarQuant")
         half = 1 << int(bits) - 1
         return (-half + narrow, half - 1) if signed else (0, 2 * half - 1 - narrow)

@@ -36,7 +36,7 @@ class Reader(Layers, Quantisers, Windows, Shapes):
                 self._translate(inputs)
             elif node.domain in onnx_runtime.QONNX:
                 self._require(node.op_type in QUANTISERS, "it is not supported")
-                self._fold_quant(*inputs)
+                self._fold_quantiser(*inputs)
             else:
                 self._fold()
         output = self.nodes.get(self.proto.graph.output[0].name)
@@ -112,7 +112,11 @@ def _along(value: np.ndarray, axis: int, rank: int) -> np.ndarray:
 
 
 #: Quantiser of QONNX -> method of `Reader`.
-QUANTISERS: dict[str, Callable[..., Any]] = {"Quant": Reader.quant, "IntQuant": Reader.quant}
+QUANTISERS: dict[str, Callable[..., Any]] = {
+    "Quant": Reader.quant,
+    "IntQuant": Reader.quant,
+    "BipolarQuant": Reader.bipolar_quant,
+}
 #: Operator of the ONNX standard -> method of `Reader`.
 OPERATORS: dict[str, Callable[..., Any]] = {
     "Conv": Reader.conv,

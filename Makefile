@@ -136,7 +136,7 @@ COVERED ?= tests/end_to_end/test_networks.py tests/end_to_end/test_faults.py
 COVERED_TESTS = not macros and not many and (not other_machines or nine or wide)
 coverage: setup ## what simulations exercise of the Verilog, by block; TABLE=docs/coverage.md writes it there
 	rm -rf build/coverage
-	OHMLOOM_COVERAGE=build/coverage OHMLOOM_BUILD=build/covered $(PYTEST) -n 2 -k "$(COVERED_TESTS)" $(COVERED)
+	OHMLOOM_COVERAGE=build/coverage OHMLOOM_BUILD=build/covered $(PYTEST) -n 2 --timeout 3600 -k "$(COVERED_TESTS)" $(COVERED)
 	$(RUN) -m sim.backends.coverage build/coverage $(if $(TABLE),--table $(TABLE))
 
 regs: setup ## write rtl/REGISTERS.md and rtl/ohmloom.h from the register table

@@ -55,7 +55,7 @@ ALLOWED = {
 ALLOWED_IN_FILE = {
     "golden_model/engines/torch_engine.py": {"torch"},
     "golden_model/command.py": {"typer", "rich"},
-    "quant/networks/onnx_file.py": {"onnx", "onnxruntime", "qonnx"},
+    "quant/networks/onnx_runtime.py": {"onnx", "onnxruntime", "qonnx"},
     "golden_model/cost/tables.py": {"rich"},
     "sim/host/serial_bus.py": {"serial"},
     "sim/reporting/browser.py": {"playwright"},

@@ -25,7 +25,8 @@ from golden_model.config import HardwareConfig
 from golden_model.graph.network import Graph
 from quant.capture.emit import Emitter, quantise_weights
 from quant.capture.errors import UnsupportedOperator
-from quant.capture.operators import Op, Shape, Translator
+from quant.capture.op import Op, Shape
+from quant.capture.operators.translator import Translator
 from quant.capture.passes import Simplifier, compare_with_network
 from quant.capture.trace import Seen, compare_with_eager, compare_with_file, observe, run_eager, trace
 from quant.networks.pixels import Normalisation

@@ -17,7 +17,7 @@ from golden_model.graph.numbers import Encoding, Lookup
 from golden_model.graph.settings import lossless_registers
 from golden_model.trq import min_count
 from quant.capture.errors import UnsupportedOperator
-from quant.capture.operators import HOST, Op, from_image
+from quant.capture.op import HOST, Op, from_image
 from quant.networks.pixels import PIXEL_LEVELS, Normalisation
 
 

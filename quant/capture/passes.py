@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from golden_model.few_ones import nearest_level
 from quant.capture.errors import UnsupportedOperator
-from quant.capture.operators import TRANSPARENT, Function, Op, after, from_image
+from quant.capture.op import TRANSPARENT, Function, Op, after, from_image
 from quant.capture.trace import Seen, as_map, differs
 
 

@@ -1,7 +1,7 @@
 """The page of operators, from the code: `python -m quant.capture.table --output docs/operators.md`.
 
-What is supported is read from the tables of `quant.capture.operators` and `quant.networks.onnx_file`; the sentences of
-refusal are those that their methods raise.
+What is supported is read from the tables in `quant/capture/operators/` and `quant/networks/onnx_operators/`; the
+sentences of refusal are those that their methods raise.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import typer
 
 from golden_model.command import command, console
 from golden_model.files import write_text
-from quant.capture.operators import CALLS, MACHINE, MODULES, Translator
-from quant.networks.onnx_file import OPERATORS, OPSETS, QUANTISERS, Reader
+from quant.capture.operators.tables import CALLS, MACHINE, MODULES
+from quant.capture.operators.translator import Translator
+from quant.networks.onnx_file import OPSETS
+from quant.networks.onnx_operators.reader import OPERATORS, QUANTISERS, Reader
 from quant.networks.refused import REFUSED
 
 _HEAD = f"""# Operators
@@ -44,6 +46,7 @@ _QUANTISED = """
 | of | machine |
 |---|---|
 | a weight behind `Quant` or `DequantizeLinear` | its integers less the zero point, a scale or one per output |
+| a weight behind `BipolarQuant` | −1 or 1, 1 for 0, a scale or one per output |
 | an activation behind `Quant`, or the pair of them | its width and range in place of calibrated ones |
 | a narrow activation, as −7..7 of 4 bits | the same, in a [table](numbers.md) of the layer or addition before it |
 | a map that the file leaves in floating point | calibrated, as in any network |
@@ -99,10 +102,10 @@ def onnx_names(method: str) -> list[str]:
 #: Method of `Reader` -> what it means: a method of `Translator`.
 MEANT: dict[Callable[..., Any], str] = {
     Reader.conv: "conv2d", Reader.gemm: "linear", Reader.matmul: "linear", Reader.batch_norm: "batch_norm",
-    Reader.relu: "relu", Reader.leaky_relu: "function", Reader.prelu: "function", Reader.thresholded_relu: "function",
+    Reader.relu: "relu", Reader.leaky_relu: "function", Reader.prelu: "prelu", Reader.thresholded_relu: "function",
     Reader.hard_sigmoid: "hardtanh", Reader.elu: "function", Reader.selu: "function", Reader.gelu: "function",
     Reader.swish: "function", Reader.function: "function", Reader.formula: "function", Reader.power: "function",
-    Reader.clip: "hardtanh", Reader.quant: "quantised_activation",
+    Reader.clip: "hardtanh", Reader.bipolar_quant: "quantised_matrix", Reader.quant: "quantised_activation",
     Reader.quantize_linear: "quantised_activation", Reader.dequantize_linear: "quantised_activation",
     Reader.max_pool: "max_pool2d", Reader.average_pool: "avg_pool2d", Reader.global_average_pool: "adaptive_avg_pool2d",
     Reader.global_max_pool: "adaptive_max_pool2d", Reader.reduce_mean: "mean", Reader.add: "add", Reader.total: "add",

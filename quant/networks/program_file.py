@@ -2,7 +2,7 @@
 
 A program is a graph of ATen operators, whose names and arguments are those of PyTorch's functions: they become these
 functions again, and convolutions, linear layers and batch norms become modules, called as in the network that was
-exported. So there is one table of operators (quant/capture/operators.py), and training finds its layers. What comes out
+exported. So there is one table of operators (quant/capture/operators/), and training finds its layers. What comes out
 is compared with the program on one picture.
 
 Shapes come from the program, any batch is taken. ValueError says in one sentence what a file has that is not supported.

@@ -34,7 +34,6 @@ REFUSED: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("QLinearConv", "QLinearMatMul", "QLinearAdd", "QGemm", "ConvInteger", "MatMulInteger",
          "DynamicQuantizeLinear"),
     ),
-    ("weights are a sign and a magnitude, and 0 is one of them", ("BipolarQuant",)),
     ("sums are rounded once, by the quantiser behind them", ("Trunc",)),
 )  # fmt: skip
 

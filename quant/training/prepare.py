@@ -24,7 +24,7 @@ from golden_model.few_ones import nearest_level
 from golden_model.graph.network import Graph
 from quant.capture.capture import captured, from_torch
 from quant.capture.errors import UnsupportedOperator
-from quant.capture.operators import TRANSPARENT, Op, Shape, from_image
+from quant.capture.op import TRANSPARENT, Op, Shape, from_image
 from quant.networks.layers import BitPlaneWeight, Block, FloatWeight, QuantActivation, QuantMatrix, WeightSource
 from quant.networks.pixels import PIXEL_LEVELS, Normalisation
 

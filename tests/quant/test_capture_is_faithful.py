@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from golden_model.engines.run_network import GraphRunner
 from golden_model.graph.network import build
 from golden_model.graph.nodes import Add
-from quant.capture import operators
 from quant.capture.capture import from_torch
 from quant.capture.errors import UnsupportedOperator
+from quant.capture.op import Op
 from quant.capture.trace import network_hash
 from quant.networks.pixels import Normalisation, float_logits
 from quant.reference import exact_logits
@@ -169,9 +169,9 @@ def test_a_parameter_that_changes_while_the_network_runs_is_refused():
 
 @pytest.mark.parametrize("kind", ["matrix", "cat", "max", "relu"])
 def test_a_translation_that_is_wrong_is_found(monkeypatch, kind):
-    right = operators.Op.compute
+    right = Op.compute
     monkeypatch.setattr(
-        operators.Op,
+        Op,
         "compute",
         lambda op, x: right(op, x) * (1.01 if op.kind == kind or (kind == "relu" and op.relu) else 1),
     )

@@ -17,7 +17,7 @@ from golden_model.graph.nodes import Add, Crossbar
 from golden_model.image.program import fitting
 from quant.capture.capture import from_torch
 from quant.capture.errors import UnsupportedOperator
-from quant.capture.operators import FUNCTIONS
+from quant.capture.operators.tables import FUNCTIONS
 from quant.data import sets
 from quant.networks.pixels import Normalisation, float_logits
 from quant.reference import accuracy, exact_logits
@@ -96,6 +96,30 @@ def test_two_slopes_of_one_network_are_two_functions():
     made = close(model)
     tables = [layer.table for layer in made.layers[:2]]
     assert np.diff(tables[0]).min() >= 0 > np.diff(tables[1]).min()
+
+
+SLOPES = torch.tensor([0.25, -0.5, 0.0, 1.0, 1.5, 0.1, -1.0, 0.3])
+
+
+def with_slopes(function=lambda s, x: F.prelu(x, s.act.weight), **changed):
+    model = network(function, act=nn.PReLU(8), **changed)
+    model.act.weight.data = SLOPES.clone()
+    return model
+
+
+@pytest.mark.parametrize("call", [lambda s, x: s.act(x), lambda s, x: F.prelu(x, s.act.weight)])
+def test_a_slope_per_channel_is_two_layers_of_one_pixel(call):
+    made = close(with_slopes(call))
+    assert lookups(made) == []
+    assert [node.name for node in made.crossbars[:3]] == [
+        "a",
+        f"{made.crossbars[2].name}.sides",
+        made.crossbars[2].name,
+    ]
+    sides, joined = (node.layers[0].weights for node in made.crossbars[1:3])
+    one, sign = np.eye(8), np.diag(np.sign(SLOPES.numpy()))
+    assert (sides == np.hstack([one, -np.abs(sign)])).all()
+    assert (joined == np.vstack([one, -sign])).all()
 
 
 # ---- where it stands ----------------------------------------------------------------------------
@@ -195,9 +219,19 @@ def refused(match, model):
         from_torch(model, SHAPE, HARDWARE, pictures(4))
 
 
-def test_a_slope_per_channel_is_refused_by_name():
-    words = "^layer 'act': PReLU: a slope per channel is no function of one number; one slope for all channels is supp"
-    refused(words, network(lambda s, x: s.act(x), act=nn.PReLU(8)))
+def test_a_number_per_channel_makes_no_function():
+    words = "^layer '.*': pow: a number per channel makes no function of one number; one for all channels is supported"
+    exponents = nn.ParameterList([torch.full((8, 1, 1), 2.0)])
+    refused(words, network(lambda s, x: torch.pow(x, s.exponents[0]), exponents=exponents))
+
+
+def test_a_slope_per_token_is_refused():
+    def forward(self, x):
+        return self.fc(self.act(self.a(x).flatten(2).transpose(1, 2)).mean(1))
+
+    model = Net(forward, a=conv(3, 8), act=nn.PReLU(144), fc=fc(8))
+    nn.init.uniform_(model.act.weight)
+    refused("^layer 'act': PReLU: of tokens", seeded(model))
 
 
 def test_squeeze_and_excitation_is_refused_by_name():
@@ -226,9 +260,9 @@ def test_training_refuses_functions_by_name():
 
 
 def test_a_capture_that_finds_another_function_is_noticed(monkeypatch):
-    from quant.capture import operators
+    from quant.capture.operators import functions
 
-    monkeypatch.setattr(operators, "after", lambda second, first: second)
+    monkeypatch.setattr(functions, "after", lambda second, first: second)
     refused("^layer '.*': the captured network differs from the network itself", network(FORMS["gelu by erf"]))
 
 

@@ -335,6 +335,14 @@ def test_batch_norms_are_folded_before_weights_are_quantised():
     assert np.abs(layer.weights.T * np.abs(folded).max() / 127 - folded).max() <= 0.5001 * np.abs(folded).max() / 127
 
 
+def test_a_layer_with_a_lopsided_border_is_called_twice():
+    layer = nn.Conv2d(3, 3, 2, padding="same")
+    made = from_torch(
+        seeded(Net(lambda s, x: s.fc(s.a(s.a(x)).flatten(1)), a=layer, fc=fc(432))), SHAPE, HARDWARE, pictures(4)
+    )
+    assert [n.name for n in made.nodes if isinstance(n, Border)] == ["a.border", "a.border#2"]
+
+
 def test_the_border_of_a_normalised_image_is_its_mean():
     made = imported("chain", normalisation=NORMALISATION)
     assert made.layers[0].pad_values.tolist() == [125, 115, 105]  # floor(255 * mean + 1/2)

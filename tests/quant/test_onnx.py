@@ -20,6 +20,7 @@ from quant.capture.__main__ import captured as capture
 from quant.capture.capture import from_torch
 from quant.capture.errors import UnsupportedOperator
 from quant.networks import onnx_file
+from quant.networks.onnx_operators import reader
 from quant.networks.pixels import Normalisation, float_logits
 from quant.networks.source import Inputs, Source
 from quant.reference import exact_logits
@@ -128,6 +129,11 @@ OPERATORS: dict[str, tuple[list[Any], dict[str, Any], int]] = {
     ),
     "leaky relu": ([("LeakyRelu", ["c"], ["t"], {"alpha": 0.2})], {}, 13),
     "one slope": ([("PRelu", ["c", "s"], ["t"], {})], {"s": np.full((1, 1, 1), 0.3, np.float32)}, 13),
+    "a slope per channel": (
+        [("PRelu", ["c", "s"], ["t"], {})],
+        {"s": np.linspace(-0.5, 1.2, 6, dtype=np.float32).reshape(6, 1, 1)},
+        13,
+    ),
     "thresholded relu": ([("ThresholdedRelu", ["c"], ["t"], {"alpha": 0.1})], {}, 13),
     "hard swish": ([("HardSwish", ["c"], ["t"], {})], {}, 14),
     "hard sigmoid": ([("HardSigmoid", ["c"], ["t"], {"alpha": 0.25})], {}, 13),
@@ -463,7 +469,7 @@ def test_files_that_are_no_network_for_pictures_are_refused(tmp_path):
 def test_an_operator_that_is_misread_is_found_by_onnxruntime(tmp_path, monkeypatch):
     nodes, constants, _ = OPERATORS["Add"]
     path = network(tmp_path, nodes, constants)
-    monkeypatch.setitem(onnx_file.OPERATORS, "Add", lambda self, a, b: self._call(torch.add, a, a))
+    monkeypatch.setitem(reader.OPERATORS, "Add", lambda self, a, b: self._call(torch.add, a, a))
     with pytest.raises(UnsupportedOperator, match=r"layer 'my_t': .* \(onnxruntime, Add of opset 13\)"):
         captured(path)
 

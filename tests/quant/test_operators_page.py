@@ -9,9 +9,10 @@ from torch import nn
 
 from quant.capture.capture import from_torch
 from quant.capture.errors import UnsupportedOperator
-from quant.capture.operators import CALLS, MACHINE, MODULES, Translator
+from quant.capture.operators.tables import CALLS, MACHINE, MODULES
+from quant.capture.operators.translator import Translator
 from quant.capture.table import MEANT, page, sentences
-from quant.networks.onnx_file import OPERATORS, QUANTISERS
+from quant.networks.onnx_operators.reader import OPERATORS, QUANTISERS
 from tests.quant.test_import_network import HARDWARE, SHAPE, conv, pictures, seeded, sequential
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -90,6 +90,18 @@ def test_a_scale_per_output_is_kept(tmp_path):
 
 
 @pytest.mark.usefixtures("_executor")
+@pytest.mark.parametrize("scale", [WEIGHT, np.arange(1, 9).reshape(8, 1, 1, 1).astype(np.float32) * WEIGHT / 8])
+def test_weights_of_a_sign_are_minus_1_or_1_and_0_is_1(scale, tmp_path):
+    nodes = [
+        ("BipolarQuant", ["w2", "s2"], ["w2q"], {"domain": QONNX}) if node[2] == ["w2q"] else node for node in NODES
+    ]
+    values = CONSTANTS["w2"].copy()
+    values[:, 0] = 0
+    made = equal(written(tmp_path, nodes, {**CONSTANTS, "w2": values, "s2": scale, "bias": np.zeros(8, np.float32)}))
+    assert (made.layers[1].weights == np.where(values >= 0, 1, -1).reshape(8, -1).T).all()
+
+
+@pytest.mark.usefixtures("_executor")
 def test_a_bias_between_whole_numbers_moves_an_activation_by_one_at_most(tmp_path):
     nodes = list(NODES)
     at = next(i for i, node in enumerate(nodes) if node[2] == ["r2"])
@@ -224,7 +236,10 @@ def with_activation(folder: Path, **changed: Any) -> Path:
         ({"rounding_mode": "ODD"}, "rounding_mode must be one of ROUND, HALF_EVEN, HALF_UP, FLOOR, CEIL, got ODD"),
         ({"scale": np.full((1, 6, 1, 1), FIRST)}, "must have one scale and one zero point"),
         ({"bits": 2.5}, "its bit width must be a whole number up to 32, got 2.5"),
-        ({"operator": "BipolarQuant"}, r"BipolarQuant of opset 13: it is not supported: weights are a sign"),
+        (
+            {"operator": "BipolarQuant"},
+            r"BipolarQuant of opset 13: an activation of -1 or 1 has no 0 .* only weights are supported",
+        ),
         ({"operator": "Trunc"}, "Trunc of opset 13: it is not supported"),
     ],
 )
@@ -234,7 +249,7 @@ def test_a_quantiser_that_the_machine_does_not_have_is_refused(changed, match, t
 
 def test_weights_that_the_machine_does_not_have_are_refused(tmp_path):
     bits = {**CONSTANTS, "b4": np.float32(1)}
-    refused(written(tmp_path, NODES, bits), "node 'my/w1q': Quant .* weights of one bit, -1 or 1, are not supported")
+    refused(written(tmp_path, NODES, bits), "node 'my/w1q': Quant .* a sign and no more is BipolarQuant")
     scale = np.full((6, 3, 1, 1), 0.05, np.float32)
     scale[0, 0] = 0.04
     refused(written(tmp_path, NODES, {**CONSTANTS, "s1": scale}), "'my/c1': Conv .* one scale, or one per output")

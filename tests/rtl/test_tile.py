@@ -562,6 +562,41 @@ def test_an_abort_withdraws_no_sample_that_the_array_has_not_taken(hardware, hel
     assert waited[0], "a sample was on offer"
 
 
+@BOTH
+def test_an_abort_without_a_sample_on_offer_does_not_wait_for_the_array(hardware):
+    program = _residual_program(hardware)
+
+    async def job(bus, driver, device, ctx):
+        await program.load(driver)
+        await driver.write_register("LAYER_COUNT", layers=4)
+        ctx.set(device.hold, 3)
+        await driver.write_register("CONTROL", start=1)
+        await driver.write_register("CONTROL", abort=1)
+        assert not ctx.get(Cat(part.sample.valid for part in device.parts))
+        assert (await driver.read_register("STATUS"))["busy"] == 0
+
+    run_system(hardware, job, make=HeldSystem)
+
+
+def test_a_word_of_cells_behind_the_last_pair_is_refused():
+    hardware = replace(TINY, crossbar_pairs=2)
+    words = hardware.ous_per_crossbar * hardware.cell_words
+
+    async def job(bus, driver, device, ctx):
+        data = REGISTER["CELL_DATA"].offset
+        await driver.write_register("CELL_PAIR", pair=1)
+        for _ in range(words):
+            await bus.write(data, 0)
+            while (await driver.read_register("STATUS"))["cells_busy"]:
+                pass
+        with pytest.raises(BusError, match=r"write.*SLVERR"):
+            await bus.write(data, 0)
+        await driver.write_register("CELL_PAIR", pair=1)
+        await bus.write(data, 0)
+
+    run_system(hardware, job)
+
+
 def test_while_busy_start_is_ignored_and_accesses_to_tables_are_refused():
     program = _residual_program()
     expected = program.run(_memory())

@@ -281,7 +281,11 @@ def test_no_path_leads_from_pin_to_pin_of_a_tile_but_from_the_comparators_of_pla
     found = paths(RegisteredReset(Tile(config)), tmp_path)
     assert {output: inputs for output, inputs in found.items() if inputs} == expected
     allowed = [f"{output} <- {given}" for output, inputs in expected.items() for given in inputs]
-    entry(f"Tile, {config.machine}", f"but {', '.join(allowed)}" if allowed else "none at all", "netlist")
+    entry(
+        "Tile of pairs" if config.pairs else "Tile",
+        f"but {', '.join(allowed)}" if allowed else "none at all",
+        "netlist",
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from golden_model.pairs.early_stop import Stops, StopWords
 from golden_model.pairs.gather import Activated, Formed, matmul, walk
 from golden_model.pairs.machine import Machine, ready_clocks
 from golden_model.pairs.packs import Packing, pack_layer
-from golden_model.pairs.search import Search, bounded, outward
+from golden_model.pairs.search import Search, bounded, outward, search_of
 from golden_model.registers import descriptor_fields
+from golden_model.trq import AdcRegisters
 from rtl.pack_layouts import HALVES, pair_counters
 from rtl.pair_interfaces import halves_of
 from rtl.pair_layouts import SearchMode
@@ -112,7 +113,7 @@ def random_words(seed: int, layer: Layer) -> StopWords | None:
 # ---- the macro ----------------------------------------------------------------------------------
 @dataclass
 class Case:
-    """A layer and the windows (P, K) to run on it. mode : search of the lanes.
+    """A layer and the windows (P, K) to run on it. mode : search of the lanes. grid : registers in place of it.
 
     words : of early stop, None for none; channel_base : where they lie.
     sample_stall, segment_stall : share of clocks in which the crossbar, or the source of segments, is not ready.
@@ -130,9 +131,12 @@ class Case:
     undecided: float = 0.0
     segment_stall: float = 0.0
     seed: int = 0
+    grid: AdcRegisters | None = None
 
     @property
     def search(self) -> Search:
+        if self.grid is not None:
+            return search_of(self.grid, self.packing.hardware)
         makers = {SearchMode.OUTWARD: outward, SearchMode.BOUNDED: bounded}
         return makers[self.mode](self.packing.hardware)
 
@@ -145,6 +149,9 @@ class Case:
         return matmul(self.packing, self.windows, self.search, self.stops)[0][0]
 
     def registers(self) -> dict[str, int]:
+        if (grid := self.grid) is not None:
+            mode = SearchMode[grid.mode.upper()].value
+            return {"mode": mode, "signed": 1, "n_r1": grid.n_r1, "n_r2": grid.n_r2, "m": grid.m, "bias": 0}
         bits = self.packing.hardware.adc_bits + 1
         return {"mode": self.mode.value, "signed": 1, "n_r1": 0, "n_r2": bits, "m": 0, "bias": 0}
 

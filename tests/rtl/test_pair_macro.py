@@ -13,6 +13,7 @@ from amaranth.lib.memory import Memory
 from golden_model.config import PAPER, TINY, HardwareConfig
 from golden_model.crossbar.layer import DynamicPrecision
 from golden_model.pairs.packs import Packing, pack_layer
+from golden_model.trq import AdcRegisters
 from rtl import partial_sums
 from rtl.pack_walker import PackWalker
 from rtl.pair_layouts import SearchMode
@@ -94,6 +95,19 @@ def _stopping(seed: int, hardware, **options) -> Case:
         prepared = replace(case.packing.prepared, redy=DynamicPrecision(l_max=3, tau_sq=65535))
         case = replace(case, packing=replace(case.packing, prepared=prepared, tables={}))
     return replace(case, words=words, channel_base=random.Random(seed).randint(0, 10))
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [AdcRegisters(mode="uniform", n_r2=3), AdcRegisters(mode="twin", n_r2=2, n_r1=1, m=1)],
+    ids=["uniform", "twin"],
+)
+def test_values_of_a_coarse_grid_are_counted_in_its_steps(grid):
+    """Sums of every column are in units of Delta_R1 (system.md §4.2), the converter's `scale` constants, here 2 counts."""
+    hardware = replace(ROOMY, machine="pairs")
+    case = _case(3, hardware, grid=grid)
+    assert case.sums.any()
+    check(case)
 
 
 @pytest.mark.parametrize("places", [2, 4, 8])

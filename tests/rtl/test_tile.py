@@ -356,14 +356,22 @@ def test_other_machines(hardware, machine):
     _check(program)
 
 
-@pytest.mark.parametrize("mode", ["uniform", "twin", "bounded", "outward"])
-def test_every_search_of_the_pair_machine(mode):
-    hardware = replace(ROOMY, machine="pairs", crossbar_pairs=64)
-    given = {"n_r2": hardware.converter_bits} if mode != "twin" else {"n_r2": 2, "n_r1": 2, "m": 2}
+@pytest.mark.parametrize(
+    "registers",
+    [
+        *(AdcRegisters(mode=mode, n_r2=PAIRS.converter_bits) for mode in ("uniform", "bounded", "outward")),
+        AdcRegisters(mode="twin", n_r2=2, n_r1=2, m=2),
+        AdcRegisters(mode="uniform", n_r2=PAIRS.converter_bits - 2),
+        AdcRegisters(mode="twin", n_r2=2, n_r1=1, m=1),
+    ],
+    ids=["uniform", "bounded", "outward", "twin", "coarse uniform", "coarse twin"],
+)
+def test_every_search_of_the_pair_machine(registers):
+    hardware = PAIRS
     program = Program(hardware)
     program.crossbar(
         *_matrix(np.random.default_rng(6), hardware, 20, 5), channels=5, height=2, width=2, kernel_height=2,
-        kernel_width=2, last=1, registers=AdcRegisters(mode=mode, **given),
+        kernel_width=2, last=1, registers=registers,
     )  # fmt: skip
     _check(program, [_memory(), _memory(top=True)])
 
@@ -564,6 +572,7 @@ def test_an_abort_withdraws_no_sample_that_the_array_has_not_taken(hardware, hel
 
 @BOTH
 def test_an_abort_without_a_sample_on_offer_does_not_wait_for_the_array(hardware):
+    """`sample_waits` of the sequencer asks for `part.sample.valid`, too, where `ready` is 0."""
     program = _residual_program(hardware)
 
     async def job(bus, driver, device, ctx):
@@ -579,6 +588,7 @@ def test_an_abort_without_a_sample_on_offer_does_not_wait_for_the_array(hardware
 
 
 def test_a_word_of_cells_behind_the_last_pair_is_refused():
+    """The programmer is full; the registers know it by `cells_full`."""
     hardware = replace(TINY, crossbar_pairs=2)
     words = hardware.ous_per_crossbar * hardware.cell_words
 

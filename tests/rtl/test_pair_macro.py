@@ -103,7 +103,7 @@ def _stopping(seed: int, hardware, **options) -> Case:
     ids=["uniform", "twin"],
 )
 def test_values_of_a_coarse_grid_are_counted_in_its_steps(grid):
-    """Sums of every column are in units of Delta_R1 (system.md §4.2), the converter's `scale` constants, here 2 counts."""
+    """Sums of a column are in units of Delta_R1 (system.md §4.2), which `scale` of the constants tells: 2 counts."""
     hardware = replace(ROOMY, machine="pairs")
     case = _case(3, hardware, grid=grid)
     assert case.sums.any()

@@ -60,23 +60,22 @@ def _ports(names: list[str]) -> str:
 
 def _flat(netlist: dict[str, Any]) -> tuple[str, list[str], list[str]]:
     """Verilog with a wire per net and a port per net that leaves or enters, inputs but the clock, outputs."""
-    gates = [cell for cell in netlist["cells"].values() if not cell["type"].startswith("$")]
-    memories = [cell for cell in netlist["cells"].values() if cell["type"].startswith("$")]
-    around = {"input": set[int](), "output": set[int]()}
-    for port in netlist["ports"].values():
-        around[port["direction"]].update(_nets(port["bits"]))
-    for cell in memories:
-        for name, bits in cell["connections"].items():
-            around["output" if cell["port_directions"][name] == "input" else "input"].update(_nets(bits))
-    used, driven = set[int](), set[int]()
-    for gate in gates:
-        for name, bits in gate["connections"].items():
-            (used if gate["port_directions"][name] == "input" else driven).update(_nets(bits))
-    clock = set(_nets(netlist["ports"].get(_CLOCK, {"bits": []})["bits"]))
-    inputs, outputs = sorted((around["input"] & used) - clock), sorted(around["output"] & driven)
+    cells = [*netlist["cells"].values()]
+    gates, memories = ([cell for cell in cells if cell["type"].startswith("$") == cut] for cut in (False, True))
+    entering, leaving = (
+        {bit for port in netlist["ports"].values() if port["direction"] == way for bit in port["bits"]}
+        for way in ("input", "output")
+    )
+    entering.update(net for memory in memories for net in nets(memory, "output"))
+    leaving.update(net for memory in memories for net in nets(memory, "input"))
+    used, driven = ({net for gate in gates for net in nets(gate, way)} for way in ("input", "output"))
+    clock = set(netlist["ports"].get(_CLOCK, {"bits": []})["bits"])
+    inputs, outputs = sorted((entering & used) - clock), sorted(leaving & driven)
 
     def name_of(bit: int | str) -> str:
-        return f"n{bit}" if isinstance(bit, int) and bit not in clock else _CLOCK if bit in clock else f"1'b{bit}"
+        if bit in clock:
+            return _CLOCK
+        return f"n{bit}" if isinstance(bit, int) else f"1'b{bit}"
 
     ports = [_CLOCK, *(f"n{net}" for net in [*inputs, *outputs])]
     lines = [f"module block({', '.join(ports)});", f"input {_CLOCK};"]
@@ -88,6 +87,7 @@ def _flat(netlist: dict[str, Any]) -> tuple[str, list[str], list[str]]:
     return "\n".join([*lines, "endmodule", ""]), [f"n{net}" for net in inputs], [f"n{net}" for net in outputs]
 
 
-def _nets(bits: list[int | str]) -> list[int]:
-    """Without constants."""
-    return [bit for bit in bits if isinstance(bit, int)]
+def nets(cell: dict[str, Any], direction: str) -> list[int]:
+    """At the ports of a cell, "input" or "output"; without constants."""
+    ports = [port for port, way in cell["port_directions"].items() if way == direction]
+    return [bit for port in ports for bit in cell["connections"].get(port, []) if isinstance(bit, int)]

@@ -25,7 +25,7 @@ from golden_model.command import Json, Preset, command, progress_bar, results_co
 from golden_model.config import HardwareConfig, read_hardware
 from golden_model.files import write_json, write_text
 from rtl.generate import COMPONENTS, OF_PAIRS, component, without_initial_zeros
-from rtl.static_timing import least_period
+from rtl.static_timing import least_period, nets
 
 
 @dataclass(frozen=True)
@@ -281,11 +281,6 @@ def _result(directory: Path, name: str, netlist: list[Any], sequential: set[str]
 
 def _depth(gates: list[dict[str, Any]]) -> int:
     """Most gates in a row."""
-
-    def nets(gate: dict[str, Any], direction: str) -> list[int]:
-        ports = [port for port, way in gate["port_directions"].items() if way == direction]
-        return [bit for port in ports for bit in gate["connections"].get(port, []) if isinstance(bit, int)]
-
     driver = {net: i for i, gate in enumerate(gates) for net in nets(gate, "output")}
     sources = {i: {driver[net] for net in nets(gate, "input") if net in driver} for i, gate in enumerate(gates)}
     depths: dict[int, int] = {}

@@ -149,11 +149,10 @@ class Case:
         return matmul(self.packing, self.windows, self.search, self.stops)[0][0]
 
     def registers(self) -> dict[str, int]:
-        if (grid := self.grid) is not None:
-            mode = SearchMode[grid.mode.upper()].value
-            return {"mode": mode, "signed": 1, "n_r1": grid.n_r1, "n_r2": grid.n_r2, "m": grid.m, "bias": 0}
-        bits = self.packing.hardware.adc_bits + 1
-        return {"mode": self.mode.value, "signed": 1, "n_r1": 0, "n_r2": bits, "m": 0, "bias": 0}
+        name, bits = self.mode.name.lower(), self.packing.hardware.adc_bits + 1
+        adc = self.grid or AdcRegisters(mode=name, n_r2=bits)
+        mode = SearchMode[adc.mode.upper()].value
+        return {"mode": mode, "signed": 1, "n_r1": adc.n_r1, "n_r2": adc.n_r2, "m": adc.m, "bias": 0}
 
     def cells(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
         """Cells of every OU column in use: two words of rows (positive, negative) per column; (pair, OU column)."""
